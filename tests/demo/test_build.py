@@ -1,0 +1,135 @@
+"""The choices that the build makes, and that its files depend on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from demo.artists import Artist, IconSet, package_folder
+from demo.build import UNSEEN, Split
+from demo.concepts import Concept, raw_caption, read_concepts, shuffled, slug
+from demo.tars import write_tar
+from mobileclip2.errors import UserError
+
+BANANA = Concept("1F34C", "banana", ("animal", "fruit", "monkey", "yellow"), "food-drink")
+BOOT = Concept("1F462", "woman’s boot", ("boot", "clothing"), "objects")
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("monkey face", "monkey-face"),
+        ("woman’s boot", "womans-boot"),
+        ("jack-o-lantern", "jack-o-lantern"),
+        ("piñata", "pinata"),
+        ("pool 8 ball", "pool-8-ball"),
+        ("mouse (computer)", "mouse-computer"),
+    ],
+)
+def test_slug(label: str, name: str) -> None:
+    assert slug(label) == name
+
+
+def icon_set(artist: Artist, *names: str, codes: dict[str, str] | None = None, **aliases: str) -> IconSet:
+    parents = {alias.replace("_", "-"): {"parent": parent} for alias, parent in aliases.items()}
+    icons = {
+        "icons": {name: {"body": "<g/>"} for name in names},
+        "aliases": parents,
+        "width": 36,
+        "height": 36,
+    }
+    return IconSet(artist, icons, codes)
+
+
+def test_match_by_slug_follows_aliases_and_guesses_nothing() -> None:
+    artist = Artist("some", "some", "1", "MIT")
+    icons = icon_set(artist, "boots", "bananas", womans_boot="boots")
+    assert icons.icon_name(BOOT) == "boots"
+    assert icons.icon_name(BANANA) is None
+
+
+def test_an_alias_that_turns_its_icon_is_not_followed() -> None:
+    icons = icon_set(Artist("some", "some", "1", "MIT"), "boots")
+    icons.icons["aliases"]["womans-boot"] = {"parent": "boots", "hFlip": True}
+    assert icons.icon_name(BOOT) is None
+
+
+def test_match_without_hyphens() -> None:
+    assert (
+        icon_set(Artist("some", "some", "1", "MIT", hyphens=False), "womansboot").icon_name(BOOT)
+        == "womansboot"
+    )
+
+
+def test_match_by_code_point_ignores_the_slug() -> None:
+    artist = Artist("some", "some", "1", "MIT", codes_of="some")
+    icons = icon_set(artist, "yellow-fruit", "banana", codes={"1f34c": "yellow-fruit", "1f462": "gone"})
+    assert icons.icon_name(BANANA) == "yellow-fruit"
+    assert icons.icon_name(BOOT) is None
+
+
+def test_match_by_code_point_without_variation_selector() -> None:
+    artist = Artist("some", "some", "1", "MIT", codes_of="some")
+    comb = Concept("1F56F-FE0F", "candle", ("light",), "objects")
+    assert icon_set(artist, "candle", codes={"1f56f": "candle"}).icon_name(comb) == "candle"
+
+
+def test_raw_captions_are_some_of_the_tags_and_differ_between_artists() -> None:
+    captions = [raw_caption(BANANA, f"artist {number}") for number in range(40)]
+    for caption in captions:
+        words = caption.split()
+        assert 1 <= len(words) <= 3
+        assert words == [tag for tag in BANANA.tags if tag in words]
+    assert len(set(captions)) > 5
+
+
+def test_raw_caption_is_fixed() -> None:
+    assert raw_caption(BANANA, "twemoji") == raw_caption(BANANA, "twemoji") == "animal monkey"
+
+
+def test_choices_do_not_depend_on_order() -> None:
+    concepts = [Concept(f"{number:04X}", f"thing {number}", ("thing",), "objects") for number in range(861)]
+    mixed = random.Random(1).sample(concepts, len(concepts))
+    split, again = Split.of(concepts), Split.of(mixed)
+    assert set(split.unseen) == set(again.unseen)
+    assert set(split.captioned) == set(again.captioned)
+    assert (len(split.unseen), len(split.seen), len(split.captioned)) == (UNSEEN, 661, 330)
+    assert not set(split.unseen) & set(split.seen)
+    assert shuffled(concepts, "a", str) == shuffled(mixed, "a", str) != shuffled(concepts, "b", str)
+
+
+def test_tar_bytes_depend_on_members_alone(tmp_path: Path) -> None:
+    content = [("a.txt", b"one"), ("a.json", b"{}")]
+    write_tar(tmp_path / "first.tar", content)
+    write_tar(tmp_path / "folder" / "second.tar", content)
+    first, second = (hashlib.sha256(path.read_bytes()).digest() for path in sorted(tmp_path.rglob("*.tar")))
+    assert first == second
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_wrong_package_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "package.json").write_text('{"version": "2.0.0"}')
+    with pytest.raises(UserError, match=r"2\.0\.0, not 1\.0\.0.*npm install"):
+        package_folder(tmp_path, "some", "1.0.0")
+    with pytest.raises(UserError, match="no package other"):
+        package_folder(tmp_path, "other", "1.0.0")
+
+
+def test_concepts_are_those_of_the_pictured_groups(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "en").mkdir()
+    groups = {"0": "smileys-emotion", "4": "food-drink"}
+    (tmp_path / "meta" / "groups.json").write_text(json.dumps({"groups": groups}))
+    emoji = [
+        {"hexcode": "B", "label": "pear", "tags": ["fruit"], "group": 4, "order": 2},
+        {"hexcode": "A", "label": "apple", "tags": ["fruit"], "group": 4, "order": 1},
+        {"hexcode": "C", "label": "grin", "tags": ["face"], "group": 0, "order": 0},
+        {"hexcode": "D", "label": "regional indicator", "tags": []},
+    ]
+    (tmp_path / "en" / "data.json").write_text(json.dumps(emoji))
+    assert [concept.label for concept in read_concepts(tmp_path)] == ["apple", "pear"]
