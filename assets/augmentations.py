@@ -1,0 +1,21 @@
+"""View parameters: one source for all teachers and students."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.pipeline import Done, Pipeline
+from mobileclip2.profile import Profile
+
+
+def augmentations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    return [define(profile, graph["augmentations"], section="augmentations", kinds={"parquet"}, metadata=views_sheet)]
+
+
+def views_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    from mobileclip2.report.sheets import views_sheet
+
+    assert done.group is not None
+    return {"views": dg.MetadataValue.md(views_sheet(pipeline, done.group))}

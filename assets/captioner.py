@@ -1,0 +1,22 @@
+"""Clean caption sets and the captioners that are fine-tuned on them."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.curves import training_metadata
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.profile import Profile
+
+
+def captioners(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    corpora = [asset for asset in graph.values() if asset.stage == "caption_corpus"]
+    models = [asset for asset in graph.values() if asset.stage == "captioner"]
+    return [
+        *(define(profile, asset, section="captioner", kinds={"webdataset"}) for asset in corpora),
+        *(
+            define(profile, asset, section="captioner", kinds={"pytorch"}, metadata=training_metadata)
+            for asset in models
+        ),
+    ]

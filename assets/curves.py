@@ -1,0 +1,17 @@
+"""What every trained model shows: its last numbers and its loss curve."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from mobileclip2.pipeline import Done, Pipeline
+
+
+def training_metadata(pipeline: Pipeline, done: Done) -> dict[str, object]:
+    from mobileclip2.report.sheets import training_curve
+
+    (manifest,) = done.manifests.values()
+    if "metrics.jsonl" not in {file.name for file in manifest.files}:
+        return {}
+    numbers, picture = training_curve(pipeline, done.asset.key)
+    return {**numbers, "loss_curve": dg.MetadataValue.md(picture)}

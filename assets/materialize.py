@@ -1,0 +1,110 @@
+"""From an asset of the library's graph to one of Dagster's: the shape that every stage module fills in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster as dg
+
+from mobileclip2.graph import Asset
+from mobileclip2.pipeline import Done, Pipeline
+from mobileclip2.profile import Profile
+from mobileclip2.progress import Progress, Step
+
+OWNERS = ["team:mobileclip2"]
+
+Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
+
+
+def groups_of(profile: Profile) -> dg.StaticPartitionsDefinition:
+    return dg.StaticPartitionsDefinition(profile.group_names)
+
+
+def define(
+    profile: Profile,
+    asset: Asset,
+    *,
+    section: str,
+    kinds: set[str],
+    metadata: Metadata | None = None,
+    check: Callable[[Pipeline, Done], dg.AssetCheckResult] | None = None,
+    check_name: str = "",
+) -> dg.AssetsDefinition:
+    """A Dagster asset that computes the missing parts of ``asset`` and mirrors its data version."""
+    key = dg.AssetKey(asset.key.split("/"))
+
+    @dg.asset(
+        key=key,
+        group_name=section,
+        description=asset.description,
+        kinds=kinds,
+        owners=OWNERS,
+        tags={"stage": asset.stage} | ({"model": asset.name} if asset.name else {}),
+        code_version=asset.code_version,
+        deps=[dg.AssetKey(upstream.split("/")) for upstream in asset.upstream],
+        partitions_def=groups_of(profile) if asset.grouped else None,
+        # one run a partition: a run over several gives all of them one data version
+        backfill_policy=dg.BackfillPolicy.multi_run(1) if asset.grouped else None,
+        check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
+    )
+    def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+        group = context.partition_key if asset.grouped else None
+        done = pipeline.materialise(asset.key, group, log_progress(context))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(done.data_version),
+            metadata={**common_metadata(done), **(metadata(pipeline, done) if metadata else {})},
+            check_results=[check(pipeline, done)] if check else [],
+        )
+
+    return materialize
+
+
+def common_metadata(done: Done) -> dict[str, Any]:
+    """Counts, rates, skips and hashes: what every materialisation shows."""
+    computed = sum(done.manifests[name].samples for name in done.computed)
+    size = sum(manifest.size for manifest in done.manifests.values())
+    shown: dict[str, Any] = {
+        "samples": done.samples,
+        "skipped": sum(done.skip_reasons.values()),
+        "bytes": size,
+        "seconds": round(done.seconds, 2),
+        "computed": ", ".join(done.computed) or "nothing: all of it was there",
+        "fingerprints": {name: manifest.fingerprint for name, manifest in done.manifests.items()},
+        "data_version": done.data_version,
+    }
+    if computed:
+        shown["samples_per_second"] = round(computed / max(done.seconds, 1e-3), 1)
+    if done.skip_reasons:
+        shown["skip_reasons"] = dg.MetadataValue.json(done.skip_reasons)
+    facts = {name: manifest.facts for name, manifest in done.manifests.items() if manifest.facts}
+    if facts:
+        shown["facts"] = dg.MetadataValue.json(facts)
+    return shown
+
+
+LOG_EVERY_SECONDS = 10.0
+
+
+def log_progress(context: dg.AssetExecutionContext) -> Progress:
+    """Steps and rates into the run's log, at most one line in ten seconds, and to whoever watches in this process."""
+    started = last = time.monotonic()
+
+    def progress(step: Step) -> None:
+        nonlocal last
+        for watcher in WATCHERS:
+            watcher(step)
+        now = time.monotonic()
+        if now - last >= LOG_EVERY_SECONDS:
+            last = now
+            rate = step.done / (now - started)
+            left = (step.total - step.done) / rate if rate else float("inf")
+            numbers = "".join(f", {name} {value:.4g}" for name, value in step.numbers.items())
+            context.log.info(f"{step.done}/{step.total} {step.unit}, {rate:.1f}/s, {left:.0f} s left{numbers}")
+
+    return progress
+
+
+WATCHERS: list[Progress] = []
+"""Listeners in this process beside the log: the terminal's bar."""

@@ -1,0 +1,41 @@
+"""Raw image-text pairs of the source shards."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.pipeline import Done, Pipeline
+from mobileclip2.profile import Profile
+
+
+def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    return [
+        define(
+            profile,
+            graph["raw_shards"],
+            section="raw_shards",
+            kinds={"webdataset", "parquet"},
+            metadata=sample_sheet,
+            check=few_are_bad,
+            check_name="few_samples_are_bad",
+        )
+    ]
+
+
+def sample_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    from mobileclip2.report.sheets import raw_sheet
+
+    assert done.group is not None
+    return {"sample_sheet": dg.MetadataValue.md(raw_sheet(pipeline, done.group))}
+
+
+def few_are_bad(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
+    skipped = sum(done.skip_reasons.values())
+    share = skipped / max(1, done.samples + skipped)
+    return dg.AssetCheckResult(
+        passed=share <= pipeline.profile.max_bad_share,
+        check_name="few_samples_are_bad",
+        metadata={"share": share, "reasons": dg.MetadataValue.json(done.skip_reasons)},
+    )

@@ -1,0 +1,31 @@
+"""The reinforced dataset in the published DR format."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.pipeline import Done, Pipeline
+from mobileclip2.profile import Profile
+
+
+def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    if "reinforced_dataset" not in graph:
+        return []
+    return [
+        define(
+            profile,
+            graph["reinforced_dataset"],
+            section="reinforced_dataset",
+            kinds={"webdataset"},
+            metadata=reinforced_sheet,
+        )
+    ]
+
+
+def reinforced_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    from mobileclip2.report.sheets import reinforced_sheet
+
+    assert done.group is not None
+    return {"sample_sheet": dg.MetadataValue.md(reinforced_sheet(pipeline, done.group))}

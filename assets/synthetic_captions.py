@@ -1,0 +1,31 @@
+"""Captions that captioners write for every image."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.pipeline import Done, Pipeline
+from mobileclip2.profile import Profile
+
+
+def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    return [
+        define(
+            profile,
+            asset,
+            section="synthetic_captions",
+            kinds={"pytorch", "parquet"},
+            metadata=captions_sheet,
+        )
+        for asset in graph.values()
+        if asset.stage == "synthetic_captions"
+    ]
+
+
+def captions_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    from mobileclip2.report.sheets import captions_sheet
+
+    assert done.group is not None
+    return {"captions": dg.MetadataValue.md(captions_sheet(pipeline, done.asset.name, done.group))}

@@ -1,0 +1,18 @@
+"""Teachers: weights pinned by hash, from a hub, a file, or trained here."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.curves import training_metadata
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.profile import Profile
+
+
+def teachers(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    return [
+        define(profile, asset, section="teachers", kinds={"pytorch"}, metadata=training_metadata)
+        for asset in graph.values()
+        if asset.stage == "teacher"
+    ]

@@ -1,0 +1,17 @@
+"""Embeddings of views, real captions and synthetic captions, each its own asset, for each teacher."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.materialize import define
+from mobileclip2.graph import Graph
+from mobileclip2.profile import Profile
+
+
+def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    return [
+        define(profile, asset, section="teacher_embeddings", kinds={"pytorch", "parquet"})
+        for asset in graph.values()
+        if asset.stage == "teacher_embeddings"
+    ]

@@ -1,0 +1,253 @@
+"""Views: which crop of an image and which RandAugment operations, in the format of the released datasets.
+
+A view is ``[[top, left, height, width], [[op, magnitude], [op, magnitude]]]``, with ``null`` in place of the
+operations where RandAugment is off. The crop is in pixels of the original image, so that a view can be drawn
+at the input size of any model; translations are in pixels of a 224-pixel view and scale with it. Drawing a
+view just sampled and drawing a stored one is the same call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mobileclip2.errors import ShardError
+
+REFERENCE_SIZE = 224
+"""Side in pixels of the view that stored translations are meant for; a fact of the format."""
+
+OPERATIONS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
+"""RandAugment's operations; a stored operation is an index into this table."""
+
+_LARGEST = {
+    "ShearX": 0.3,
+    "ShearY": 0.3,
+    "TranslateX": 150 / 331 * REFERENCE_SIZE,
+    "TranslateY": 150 / 331 * REFERENCE_SIZE,
+    "Rotate": 30.0,
+    "Brightness": 0.9,
+    "Color": 0.9,
+    "Contrast": 0.9,
+    "Sharpness": 0.9,
+}
+
+
+class RandAugment(BaseModel):
+    """``ops`` operations a view at strength ``magnitude`` of ``bins`` (Cubuk et al., arXiv 1909.13719)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ops: int = Field(default=2, ge=1, le=14)
+    magnitude: int = Field(default=9, ge=0)
+    bins: int = Field(default=31, ge=2)
+
+    @model_validator(mode="after")
+    def _magnitude_is_a_bin(self) -> Self:
+        if self.magnitude >= self.bins:
+            raise ValueError(f"magnitude {self.magnitude} must be below bins ({self.bins})")
+        return self
+
+
+class Augmentation(BaseModel):
+    """How views are drawn: a random resized crop, then RandAugment unless it is None.
+
+    ``scale`` is the share of the image's area that a crop covers, ``ratio`` its width over height.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    randaugment: RandAugment | None = RandAugment()
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {self.scale}: two shares of the area, 0 < lowest <= highest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"ratio {self.ratio}: two positive width-to-height ratios, the lower first")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view of an image: ``crop`` is (top, left, height, width), ``ops`` are (index, magnitude) or None."""
+
+    crop: tuple[int, int, int, int]
+    ops: tuple[tuple[int, float], ...] | None
+
+    def to_list(self) -> list[Any]:
+        return [list(self.crop), None if self.ops is None else [list(op) for op in self.ops]]
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_list())
+
+    @classmethod
+    def from_list(cls, value: Any) -> Self:
+        """
+        Raises:
+            ValueError: not a view as the format has it.
+        """
+        try:
+            (top, left, height, width), ops = value
+            crop = _integer(top), _integer(left), _integer(height), _integer(width)
+            stored = None if ops is None else tuple((_integer(op), float(magnitude)) for op, magnitude in ops)
+        except (TypeError, ValueError, OverflowError) as error:
+            expected = "[[top,left,h,w], [[op,magnitude],...]]"
+            raise ValueError(f"not a view: {str(value)[:200]}; expected {expected}") from error
+        if min(crop[:2]) < 0 or min(crop[2:]) < 1:
+            raise ValueError(f"not a view: crop {crop} has a negative corner or no area")
+        for op, magnitude in stored or ():
+            if not 0 <= op < len(OPERATIONS) or not math.isfinite(magnitude):
+                known = f"operations are 0 to {len(OPERATIONS) - 1}, with a finite magnitude"
+                raise ValueError(f"not a view: operation [{op}, {magnitude}]; {known}")
+        return cls(crop, stored)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        return cls.from_list(json.loads(text))
+
+
+def parse_views(value: Any) -> list[View]:
+    """The views of a ``param_aug`` field, which is met both as a list and as the JSON text of one.
+
+    Raises:
+        ValueError: neither, or one of the views is malformed.
+    """
+    views = json.loads(value) if isinstance(value, str | bytes) else value
+    if not isinstance(views, list):
+        raise ValueError(f"param_aug is not a list of views: {str(views)[:200]}")
+    return [View.from_list(view) for view in views]
+
+
+def sample_view(augmentation: Augmentation, seed: int, key: str, view: int, width: int, height: int) -> View:
+    """View number ``view`` of the sample ``key``, whose image is ``width`` x ``height`` pixels.
+
+    A pure function of its arguments: neither the order of samples nor the number of workers can change a
+    view. The distribution is that of torchvision's RandomResizedCrop and RandAugment. Plain training takes a
+    new number each epoch.
+    """
+    draw = _uniform(f"{seed}/{view}", key)
+    crop = _crop(augmentation, draw, width, height)
+    randaugment = augmentation.randaugment
+    if randaugment is None:
+        return View(crop, None)
+    return View(crop, tuple(_operation(randaugment, draw) for _ in range(randaugment.ops)))
+
+
+def render(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> Image.Image:
+    """The view of an RGB image as the caller wants it: ``size`` x ``size`` pixels, cut from the original.
+
+    Raises:
+        ShardError: the crop does not fit the image, so this is not the image that the view was made for.
+    """
+    top, left, height, width = view.crop
+    if left + width > image.width or top + height > image.height:
+        raise ShardError(
+            f"the crop {list(view.crop)} does not fit an image of {image.width} x {image.height} pixels: "
+            "crops are in pixels of the original, and this image was resized or exchanged; make the views anew"
+        )
+    image = image.crop((left, top, left + width, top + height))
+    image = image.resize((size, size), Image.Resampling[interpolation.upper()])
+    for op, magnitude in view.ops or ():
+        image = _APPLY[OPERATIONS[op]](image, magnitude)
+    return image
+
+
+def _integer(value: Any) -> int:
+    if int(value) != value:
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
+
+
+def _uniform(stream: str, key: str) -> Iterator[float]:
+    """Numbers in [0, 1) from a hash: no generator state to seed, which would cost more than the draws."""
+    block = 0
+    while True:
+        # the key comes last and nothing before it holds a "/" of its own, so no two streams share an input
+        digest = hashlib.blake2b(f"{stream}/{block}/{key}".encode(), person=b"mobileclip2 view").digest()
+        for start in range(0, 64, 8):
+            yield (int.from_bytes(digest[start : start + 8], "little") >> 11) * 2.0**-53
+        block += 1
+
+
+def _crop(augmentation: Augmentation, draw: Iterator[float], width: int, height: int) -> tuple[int, int, int, int]:
+    (smallest, largest), (narrow, wide) = augmentation.scale, augmentation.ratio
+    low, high = math.log(narrow), math.log(wide)
+    for _ in range(10):
+        area = width * height * (smallest + next(draw) * (largest - smallest))
+        ratio = math.exp(low + next(draw) * (high - low))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(next(draw) * (height - h + 1)), int(next(draw) * (width - w + 1)), h, w
+    # no crop fits a very long image: the largest central one of an allowed ratio
+    if width < height * narrow:
+        w, h = width, max(1, round(width / narrow))
+    elif width > height * wide:
+        w, h = max(1, round(height * wide)), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _operation(randaugment: RandAugment, draw: Iterator[float]) -> tuple[int, float]:
+    op = int(next(draw) * len(OPERATIONS))
+    name = OPERATIONS[op]
+    share = randaugment.magnitude / (randaugment.bins - 1)
+    negative = next(draw) < 0.5
+    if name == "Posterize":
+        return op, float(8 - round(4 * share))
+    if name == "Solarize":
+        return op, 255.0 * (1 - share)
+    if name not in _LARGEST:
+        return op, 0.0
+    magnitude = _LARGEST[name] * share
+    return op, -magnitude if negative else magnitude
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=0)
+
+
+def _pixels(magnitude: float, image: Image.Image) -> int:
+    return int(magnitude * image.width / REFERENCE_SIZE)
+
+
+_APPLY: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "Identity": lambda image, _: image,
+    "ShearX": lambda image, magnitude: _affine(image, 1, magnitude, 0, 0, 1, 0),
+    "ShearY": lambda image, magnitude: _affine(image, 1, 0, 0, magnitude, 1, 0),
+    "TranslateX": lambda image, magnitude: _affine(image, 1, 0, -_pixels(magnitude, image), 0, 1, 0),
+    "TranslateY": lambda image, magnitude: _affine(image, 1, 0, 0, 0, 1, -_pixels(magnitude, image)),
+    "Rotate": lambda image, magnitude: image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=0),
+    "Brightness": lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1 + magnitude),
+    "Color": lambda image, magnitude: ImageEnhance.Color(image).enhance(1 + magnitude),
+    "Contrast": lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1 + magnitude),
+    "Sharpness": lambda image, magnitude: ImageEnhance.Sharpness(image).enhance(1 + magnitude),
+    "Posterize": lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
+    "Solarize": lambda image, magnitude: ImageOps.solarize(image, math.ceil(magnitude)),
+    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
+    "Equalize": lambda image, _: ImageOps.equalize(image),
+}

@@ -1,0 +1,1 @@
+"""Captioners: CoCa models that write the synthetic captions."""

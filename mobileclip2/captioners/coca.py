@@ -1,0 +1,130 @@
+"""CoCa captioners (Yu et al., arXiv 2205.01917): any of open_clip's, and a small one on a frozen trunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from open_clip.coca_model import CoCa
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import AttentionalPooler, LayerNorm
+from torch import nn
+
+from mobileclip2.captioners.config import CoCaConfig
+from mobileclip2.captioners.vocabulary import ShortTokenizer
+from mobileclip2.errors import UserError
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.preprocess import Preprocess
+
+
+def coca_of(captioner: ImageText) -> tuple[CoCa, SimpleTokenizer]:
+    """The CoCa and CLIP tokenizer of ``captioner``; raises ``UserError`` if it has others."""
+    model, tokenizer = captioner.model, captioner.tokenize
+    if not isinstance(model, CoCa) or not isinstance(tokenizer, SimpleTokenizer):
+        raise UserError(
+            f"captioner: {type(model).__name__} with {type(tokenizer).__name__} writes no captions; "
+            "use a CoCa of open_clip with CLIP's tokenizer, such as coca_ViT-L-14"
+        )
+    return model, tokenizer
+
+
+def initialise_decoder(model: CoCa) -> None:
+    """Give the decoder's output projection its random start: open_clip leaves it as uninitialised memory.
+
+    For every CoCa that is trained from nothing.
+    """
+    nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
+
+
+def small_coca(
+    config: CoCaConfig, *, trunk_state: Mapping[str, torch.Tensor] | None = None, seed: int = 0
+) -> ImageText:
+    """The small CoCa of ``config``: its trunk frozen at ``trunk_state`` (timm's names), the rest initialised
+    from ``seed``.
+
+    Its ``state_dict`` holds the trunk too, so that a saved one needs no ``trunk_state``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text = {
+            "context_length": config.context_length,
+            "vocab_size": config.vocabulary,
+            "width": config.width,
+            "heads": config.heads,
+            "layers": config.layers,
+        }
+        model = CoCa(
+            embed_dim=config.width,
+            text_cfg={**text, "embed_cls": True, "output_tokens": True},
+            multimodal_cfg=text,
+            # CoCa insists on building an image tower, and ours takes its place: an empty one costs nothing
+            vision_cfg={"image_size": 32, "patch_size": 32, "width": 64, "layers": 0},
+        )
+        initialise_decoder(model)
+        model.visual = FrozenTrunkTower(config)
+    if trunk_state is not None:
+        model.visual.trunk.network.load_state_dict(trunk_state)
+    return ImageText(
+        model.eval(),
+        ShortTokenizer(config.context_length, config.vocabulary),
+        Preprocess(config.image_size, mean=config.mean, std=config.std),
+        config.width,
+        {"small_coca": config.model_dump(mode="json")},
+    )
+
+
+def trunk_features(model: CoCa, images: torch.Tensor) -> torch.Tensor:
+    """What a small CoCa takes in place of ``images [b, 3, H, W]``: its trunk's cells ``[b, T, C]``."""
+    features: torch.Tensor = model.visual.trunk(images)
+    return features
+
+
+class FrozenTrunkTower(nn.Module):
+    """Image tower of the small CoCa: the frozen trunk's cells are the tokens, attention pools them into the
+    latent.
+
+    Takes images ``[b, 3, H, W]`` or what ``trunk`` made of them, ``[b, T, C]``; gives the latent ``[b,
+    width]`` and the image tokens ``[b, T, width]``.
+    """
+
+    def __init__(self, config: CoCaConfig) -> None:
+        super().__init__()
+        self.trunk = Trunk(config.trunk)
+        self.ln_pre = LayerNorm(self.trunk.channels)
+        self.proj = nn.Linear(self.trunk.channels, config.width)
+        self.pool = AttentionalPooler(config.width, config.width, n_head=config.heads, n_queries=1)
+        self.ln_post = LayerNorm(config.width)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Nothing to recompute: the trunk keeps no activations and the rest is one layer."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        cells = self.trunk(x) if x.ndim == 4 else x
+        tokens = self.proj(self.ln_pre(cells))
+        return self.ln_post(self.pool(tokens)[:, 0]), tokens
+
+
+class Trunk(nn.Module):
+    """The cells of a timm network's feature map, ``[b, 3, H, W] -> [b, h * w, C]``, frozen.
+
+    Always in evaluation mode and without gradient: an image gives the same cells in training and in use,
+    which is what makes them worth keeping.
+    """
+
+    network: Any
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.network = timm.create_model(name, pretrained=False, num_classes=0).requires_grad_(False)
+        self.channels: int = self.network.num_features
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Trunk:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        cells: torch.Tensor = self.network.forward_features(images).flatten(2).transpose(1, 2)
+        return cells

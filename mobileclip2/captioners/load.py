@@ -1,0 +1,56 @@
+"""A captioner from a profile or from what its asset stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mobileclip2.captioners.coca import small_coca
+from mobileclip2.captioners.config import CoCaConfig
+from mobileclip2.contents import Contents
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights
+from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import Read
+from mobileclip2.profile import Captioner
+
+SMALL = "small_coca"
+
+
+def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> ImageText:
+    """The captioner that a profile defines from nothing or from published weights.
+
+    Raises:
+        WeightsError: weights are missing, are not the pinned ones, or do not fit.
+    """
+    if captioner.small is None:
+        assert captioner.model is not None
+        return build(captioner.model, contents, seed=seed)
+    trunk_state = None
+    if captioner.trunk_weights:
+        import timm
+
+        state = torch.load(contents.weights_path(captioner.trunk_weights), map_location="cpu", weights_only=True)
+        trunk_state = efficientnet_lite_state(state, timm.create_model(captioner.small.trunk, num_classes=0))
+    return small_coca(captioner.small, trunk_state=trunk_state, seed=seed)
+
+
+def save_captioner(captioner: ImageText, folder: Path) -> None:
+    (folder / CONFIG).write_text(json.dumps(captioner.config, indent=1, sort_keys=True) + "\n")
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in captioner.model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+
+
+def load_captioner(stored: Read) -> ImageText:
+    """The model of a finished ``captioner/...``."""
+    config = json.loads(stored.fetch(CONFIG).read_text())
+    if SMALL in config:
+        captioner = small_coca(CoCaConfig.model_validate(config[SMALL]))
+    else:
+        captioner = from_config(config)
+    weights = stored.fetch(WEIGHTS)
+    load_weights(captioner.model, load_file(weights), str(weights))
+    return captioner

@@ -1,0 +1,1 @@
+"""Zero-shot classification and retrieval, measured and written down as the DataComp suite does."""

@@ -1,0 +1,107 @@
+"""Features of one model, each image content and each text computed once however many sets hold it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from mobileclip2.errors import ShardError, WeightsError
+from mobileclip2.evaluation.sets import Sample
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.shards.bad_sample import BadSample
+from mobileclip2.shards.image import decode
+
+DECODERS = min(16, os.cpu_count() or 1)
+"""threads that decode and resize while the model works on an earlier batch"""
+AHEAD = 3
+"""batches that may wait for the model"""
+
+
+class Features:
+    """L2-normalised fp32 features of ``model``, kept in memory: 4 * ``embed_dim`` bytes an image or text.
+
+    ``batch`` is the number of images or texts that go through the model at once. Images go where the model lies.
+    """
+
+    def __init__(self, model: ImageText, *, batch: int = 64) -> None:
+        self.model = model
+        self.batch = batch
+        self._images: dict[str, Tensor] = {}
+        self._texts: dict[str, Tensor] = {}
+
+    def of_images(self, samples: Iterable[Sample], name: str, advance: Callable[[], None] = lambda: None) -> Tensor:
+        """``[n, embed_dim]`` in the order of ``samples``; calls ``advance`` after each sample.
+
+        Raises:
+            ShardError: samples that cannot be used, counted and named; fewer images would be another test.
+            WeightsError: the model gives features that are not finite.
+        """
+        contents: list[str] = []
+        faults: list[str] = []
+        waiting: deque[list[tuple[Sample, str, Future[Tensor]]]] = deque([[]])
+        asked: set[str] = set()
+        with ThreadPoolExecutor(DECODERS, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            for sample in samples:
+                content = hashlib.sha256(sample.image).hexdigest()
+                contents.append(content)
+                advance()
+                if sample.fault:
+                    faults.append(f"'{sample.key}' ({sample.fault})")
+                elif content not in self._images and content not in asked:
+                    asked.add(content)
+                    waiting[-1].append((sample, content, threads.submit(self._pixels, sample)))
+                if len(waiting[-1]) == self.batch:
+                    waiting.append([])
+                if len(waiting) > AHEAD:
+                    self._embed(waiting.popleft(), faults)
+            for pending in waiting:
+                self._embed(pending, faults)
+        if faults:
+            shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+            raise ShardError(
+                f"evaluation set '{name}': {len(faults)} of {len(contents)} test samples cannot be used: {shown}. "
+                "A smaller test set gives another number: fetch the set again or repair it"
+            )
+        return torch.stack([self._images[content] for content in contents])
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        """``[len(texts), embed_dim]``.
+
+        Raises:
+            WeightsError: the model gives features that are not finite.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        for start in range(0, len(new), self.batch):
+            some = new[start : start + self.batch]
+            self._texts.update(zip(some, _finite(self.model.embed_texts(some)), strict=True))
+        return torch.stack([self._texts[text] for text in texts])
+
+    def _pixels(self, sample: Sample) -> Tensor:
+        return self.model.preprocess.whole(decode(sample.image))
+
+    def _embed(self, pending: list[tuple[Sample, str, Future[Tensor]]], faults: list[str]) -> None:
+        contents, pixels = [], []
+        for sample, content, future in pending:
+            try:
+                pixels.append(future.result())
+                contents.append(content)
+            except BadSample as fault:
+                faults.append(f"'{sample.key}' ({fault})")
+        if pixels and not faults:
+            device = next(self.model.model.parameters()).device
+            features = self.model.embed_images(torch.stack(pixels).to(device))
+            self._images.update(zip(contents, _finite(features), strict=True))
+
+
+def _finite(features: Tensor) -> Tensor:
+    """NaN compares as neither better nor worse, and would rank first."""
+    features = features.cpu()
+    if not features.isfinite().all():
+        raise WeightsError("the model gives features that are not finite: its weights are broken or it diverged")
+    return features

@@ -1,0 +1,1 @@
+"""Image-text models: architectures, weights, and the one object that carries a model with its conventions."""

@@ -1,0 +1,146 @@
+"""Architectures and weights through open_clip, and the folder layout in which every model of ours is stored.
+
+A stored model is a folder that plain ``open_clip`` reads by ``local-dir:``: ``open_clip_config.json`` and
+``open_clip_model.safetensors``.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.factory import get_model_config, get_model_preprocess_cfg
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mobileclip2.contents import Contents
+from mobileclip2.errors import WeightsError
+from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.preprocess import Preprocess
+from mobileclip2.profile import Model
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
+    """A model as a profile names it, with its weights if it names any, else freshly initialised from ``seed``.
+
+    Raises:
+        WeightsError: the weights cannot be had, or do not fit the architecture.
+    """
+    torch.manual_seed(seed)
+    if model.open_clip and model.open_clip.startswith("hf-hub:"):
+        return _hub(model.open_clip)
+    weights = model.weights
+    if model.open_clip and weights and weights.tag:
+        return _tagged(model.open_clip, weights.tag)
+    config = {"model_cfg": model.config or get_model_config(model.open_clip), "preprocess_cfg": {}}
+    image_text = from_config(config)
+    if weights:
+        path = contents.weights_path(weights)
+        load_weights(image_text.model, _read_state(path), str(path))
+    return image_text
+
+
+def from_config(config: dict[str, Any]) -> ImageText:
+    """A model from the content of an ``open_clip_config.json``, with the random initialisation of the present seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG).write_text(json.dumps(config))
+        name = f"local-dir:{folder}"
+        return _wrap(open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name), config)
+
+
+def _hub(name: str) -> ImageText:
+    try:
+        model = open_clip.create_model(name, require_pretrained=True)
+        config = open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))
+    except Exception as error:
+        raise WeightsError(
+            f"{name}: cannot be loaded from the hub ({type(error).__name__}); check the name and the network, "
+            "or download it once and give 'open_clip' with 'weights: {path: ...}'"
+        ) from error
+    return _wrap(model, open_clip.get_tokenizer(name), config)
+
+
+def _tagged(name: str, tag: str) -> ImageText:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if tag not in tags:
+        raise WeightsError(f"open_clip knows no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}")
+    try:
+        model = open_clip.create_model(name, pretrained=tag)
+    except Exception as error:
+        raise WeightsError(
+            f"{name}: the weights '{tag}' cannot be downloaded ({type(error).__name__}: {error})"
+        ) from error
+    return _wrap(model, open_clip.get_tokenizer(name), {"model_cfg": get_model_config(name)})
+
+
+def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
+    cfg = get_model_preprocess_cfg(model)
+    size = cfg.get("size", 224)
+    preprocess = Preprocess(
+        size=size if isinstance(size, int) else size[0],
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg.get("interpolation", "bicubic"),
+    )
+    stored = {
+        "model_cfg": config["model_cfg"],
+        "preprocess_cfg": {
+            "size": preprocess.size,
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "interpolation": preprocess.interpolation,
+            **config.get("preprocess_cfg", {}),
+        },
+    }
+    return ImageText(model.eval(), tokenize, preprocess, int(config["model_cfg"]["embed_dim"]), stored)
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
+    """Loads a complete state.
+
+    Raises:
+        WeightsError: naming the first tensors that are missing, unknown or of another shape.
+    """
+    own = model.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in state]
+    problems += [f"{name} is not in the architecture" for name in state if name not in own]
+    problems += [
+        f"{name} is {list(state[name].shape)}, the architecture has {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(f"{origin}: does not fit the architecture: {'; '.join(problems[:3])}{more}")
+    model.load_state_dict(state)
+
+
+def save(image_text: ImageText, folder: Path) -> None:
+    """Writes the two files of a stored model into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in image_text.model.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+
+
+def load(config_file: Path, weights_file: Path) -> ImageText:
+    """A stored model."""
+    image_text = from_config(json.loads(config_file.read_text()))
+    load_weights(image_text.model, load_file(weights_file), str(weights_file))
+    return image_text

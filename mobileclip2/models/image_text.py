@@ -1,0 +1,41 @@
+"""A two-tower model together with the conventions it was trained under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mobileclip2.preprocess import Preprocess
+
+
+@dataclass
+class ImageText:
+    """An ``open_clip`` model (CLIP, CustomTextCLIP, CoCa, SigLIP-type) with its tokenizer and preprocessing.
+
+    ``model.encode_image([b, 3, size, size])`` and ``model.encode_text([b, context])`` give un-normalised
+    features ``[b, embed_dim]``.
+    """
+
+    model: nn.Module
+    tokenize: Callable[[Sequence[str]], torch.Tensor]
+    """texts -> int64 ``[len(texts), context]``"""
+    preprocess: Preprocess
+    embed_dim: int
+    config: dict[str, Any] = field(default_factory=dict)
+    """``open_clip_config.json`` of the model: ``model_cfg`` and ``preprocess_cfg``"""
+
+    @torch.inference_mode()
+    def embed_images(self, images: torch.Tensor) -> torch.Tensor:
+        """``[b, 3, size, size]`` -> L2-normalised fp32 ``[b, embed_dim]``."""
+        return F.normalize(self.model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """texts -> L2-normalised fp32 ``[len(texts), embed_dim]``."""
+        device = next(self.model.parameters()).device
+        return F.normalize(self.model.encode_text(self.tokenize(texts).to(device)).float(), dim=-1)  # type: ignore[operator]

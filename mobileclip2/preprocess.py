@@ -1,0 +1,35 @@
+"""How one model wants its images: size, interpolation and normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Input convention of one image tower; every teacher and student has its own.
+
+    ``size`` is the side of the square input in pixels.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    interpolation: str = "bicubic"
+
+    def tensor(self, image: Image.Image) -> torch.Tensor:
+        """Normalised float32 ``[3, size, size]`` of an image that already has the right size."""
+        return F.normalize(F.to_tensor(image), list(self.mean), list(self.std))
+
+    def whole(self, image: Image.Image) -> torch.Tensor:
+        """Shorter side to ``size``, centre crop, normalise: what zero-shot evaluation feeds a model."""
+        resized = F.resize(image, [self.size], InterpolationMode(self.interpolation))
+        return self.tensor(F.center_crop(resized, [self.size, self.size]))

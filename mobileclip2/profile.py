@@ -1,0 +1,389 @@
+"""Profiles: what people write by hand to say which pipeline they want.
+
+A profile names shards, teachers with their logit scales, captioners, views, captions, students and evaluation sets. It is
+checked completely before any work starts; every message names the field. Relative paths are relative to the profile's file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mobileclip2.augment import Augmentation
+from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
+from mobileclip2.errors import ProfileError
+from mobileclip2.fingerprint import UNDECLARED
+from mobileclip2.shards.filters import Filters
+from mobileclip2.training.settings import TrainSettings
+
+MAX_GROUPS = 99
+"""Dagster ignores an edge with 100 or more upstream partitions when it decides what is stale."""
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", value) or value in {"image", "text"}:
+        raise ValueError(
+            f"'{value}' cannot name a part of the graph: use lower-case letters, digits and '_', "
+            "and not 'image' or 'text', which name embeddings"
+        )
+    return value
+
+
+def _set_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./-]*", value) or ".." in value:
+        raise ValueError(f"'{value}' cannot name an evaluation set: use letters, digits, '-', '_', '.' and '/'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""names an asset in the graph"""
+SetName = Annotated[str, AfterValidator(_set_name)]
+
+
+def open_clip_names() -> set[str]:
+    """Architectures that open_clip knows, read from its files so that torch stays unloaded."""
+    spec = importlib.util.find_spec("open_clip")
+    assert spec and spec.submodule_search_locations
+    return {file.stem for file in (Path(spec.submodule_search_locations[0]) / "model_configs").glob("*.json")}
+
+
+class Settings(BaseModel):
+    """Base of everything written by hand: unknown fields are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Settings):
+    """A folder of WebDataset tars, local or ``s3://bucket/prefix``."""
+
+    name: Name = "source"
+    url: str = Field(json_schema_extra=UNDECLARED)
+    pattern: str = "**/*.tar"
+
+
+class Weights(Settings):
+    """Where pretrained weights come from, pinned by the hash of the file.
+
+    Exactly one of ``package`` (a file inside an installed Python package), ``path`` (local or ``s3://``) and ``tag`` (a
+    pretrained tag of open_clip).
+    """
+
+    package: str | None = None
+    file: str | None = None
+    path: str | None = Field(None, json_schema_extra=UNDECLARED)
+    tag: str | None = None
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum(origin is not None for origin in (self.package, self.path, self.tag)) != 1:
+            raise ValueError("name exactly one of 'package' (with 'file'), 'path' and 'tag'")
+        if (self.package is None) != (self.file is None):
+            raise ValueError("'package' and 'file' go together: the file inside the installed package")
+        if self.package and not self.sha256:
+            raise ValueError("weights from a package are a third party's upload: pin them with 'sha256'")
+        return self
+
+
+class Model(Settings):
+    """An architecture: an open_clip name, an ``hf-hub:`` name, or an open_clip configuration written out."""
+
+    open_clip: str | None = None
+    config: dict[str, Any] | None = None
+    weights: Weights | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if (self.open_clip is None) == (self.config is None):
+            raise ValueError("name exactly one of 'open_clip' and 'config'")
+        if self.open_clip and not self.open_clip.startswith("hf-hub:") and self.open_clip not in open_clip_names():
+            raise ValueError(
+                f"open_clip has no model '{self.open_clip}'; see open_clip.list_models(), or give an 'hf-hub:' name"
+            )
+        return self
+
+
+class Locked(Settings):
+    """A locked-image teacher (LiT): frozen pretrained towers under two trained projections."""
+
+    trunk: str
+    """timm name of the image tower"""
+    size: int = 96
+    trunk_weights: Weights
+    text_weights: Weights
+    """safetensors of a transformers text encoder, its config and tokenizer beside it"""
+    embed_dim: int = 256
+    context: int = 32
+    train_on: tuple[str, ...] = ("raw_shards",)
+    views: int = 1
+    """stored views of each image that the projections see"""
+    train: TrainSettings
+
+
+class Teacher(Settings):
+    """One teacher of the ensemble: a model with weights, or one trained here."""
+
+    name: Name
+    model: Model | None = None
+    locked: Locked | None = None
+    logit_scale: float | None = Field(None, gt=0, le=1000)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.model is None) == (self.locked is None):
+            raise ValueError(f"teacher '{self.name}': name exactly one of 'model' and 'locked'")
+        if self.model and not self.model.weights and not (self.model.open_clip or "").startswith("hf-hub:"):
+            raise ValueError(
+                f"teacher '{self.name}': 'model.weights' is missing; a teacher without weights teaches noise"
+            )
+        return self
+
+
+class Captioner(Settings):
+    """A CoCa: open_clip's by name, a small one written out, or an earlier captioner fine-tuned."""
+
+    name: Name
+    base: str | None = None
+    """name of the captioner whose weights this one starts from"""
+    model: Model | None = None
+    small: CoCaConfig | None = None
+    trunk_weights: Weights | None = None
+    """weights of the frozen trunk of a small one"""
+    train_on: str | None = None
+    """``raw_shards`` or ``caption_corpus/<name>``"""
+    train: TrainSettings | None = None
+    captions: int = Field(1, ge=1, le=99)
+    generation: GenerationSettings = GenerationSettings()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if sum(origin is not None for origin in (self.base, self.model, self.small)) != 1:
+            raise ValueError(f"captioner '{self.name}': name exactly one of 'base', 'model' and 'small'")
+        if (self.train is None) != (self.train_on is None):
+            raise ValueError(f"captioner '{self.name}': 'train' and 'train_on' go together")
+        if self.small and not self.train:
+            raise ValueError(f"captioner '{self.name}': a small captioner starts from nothing, it needs 'train'")
+        return self
+
+
+class Corpus(Settings):
+    """A small clean image-caption set for fine-tuning."""
+
+    name: Name
+    url: str = Field(json_schema_extra=UNDECLARED)
+    pattern: str = "**/*.tar"
+
+
+class Views(Settings):
+    count: int = Field(2, ge=1, le=99)
+    seed: int = 0
+    augmentation: Augmentation = Augmentation()
+
+
+class Dataset(Settings):
+    """What the reinforced dataset joins. By default every teacher and every captioner of the profile, in their order."""
+
+    teachers: tuple[str, ...] | None = None
+    captioners: tuple[str, ...] | None = None
+    storage: Literal["pth.gz", "npz"] = "pth.gz"
+    images: bool = True
+
+
+class Loss(Settings):
+    """MobileCLIP2's training loss: ``(1 - distill) * CLIP + distill * distillation`` on the chosen caption batches."""
+
+    distill: float = Field(1.0, ge=0, le=1)
+    captions: Literal["both", "real", "synthetic"] = "both"
+    captioners: tuple[str, ...] | None = None
+    """whose captions to draw from; by default all that the dataset holds"""
+
+
+class Student(Settings):
+    """One student. ``data: raw`` is the plain-CLIP baseline from the same shards."""
+
+    name: Name
+    base: str | None = None
+    """name of an earlier student whose weights this one starts from"""
+    model: Model | None = None
+    data: Literal["reinforced", "raw"] = "reinforced"
+    loss: Loss = Loss()
+    train: TrainSettings
+    evaluate_on: tuple[str, ...] = ()
+    """evaluation sets for the curves during training"""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.base is None) == (self.model is None):
+            raise ValueError(f"student '{self.name}': name exactly one of 'base' and 'model'")
+        return self
+
+
+class EvaluationSource(Settings):
+    """An evaluation set in the published WebDataset layout; the name is its key in DataComp's results."""
+
+    name: SetName
+    url: str = Field(json_schema_extra=UNDECLARED)
+
+
+class Rates(Settings):
+    """Measured work a second, for the cost column of a plan. Keys are stages, values samples a second on one device."""
+
+    samples_per_second: dict[str, float] = {}
+
+
+class Profile(Settings):
+    """One pipeline, whole."""
+
+    name: Name
+    store: str = Field(json_schema_extra=UNDECLARED)
+    groups: int = Field(16, ge=1)
+    sources: tuple[Source, ...] = Field(min_length=1)
+    filters: Filters = Filters()
+    max_bad_share: float = Field(0.1, ge=0, le=1, json_schema_extra=UNDECLARED)
+    views: Views = Views()
+    caption_corpora: tuple[Corpus, ...] = ()
+    captioners: tuple[Captioner, ...] = ()
+    teachers: tuple[Teacher, ...] = ()
+    dataset: Dataset = Dataset()
+    students: tuple[Student, ...] = ()
+    evaluation: tuple[EvaluationSource, ...] = ()
+    device: str = Field("auto", json_schema_extra=UNDECLARED)
+    batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
+    """images at once through a teacher or captioner"""
+    folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    """where the profile's file lies; filled in on loading"""
+
+    def teacher(self, name: str) -> Teacher:
+        return next(teacher for teacher in self.teachers if teacher.name == name)
+
+    def captioner(self, name: str) -> Captioner:
+        return next(captioner for captioner in self.captioners if captioner.name == name)
+
+    def student(self, name: str) -> Student:
+        return next(student for student in self.students if student.name == name)
+
+    @property
+    def dataset_teachers(self) -> tuple[str, ...]:
+        return tuple(t.name for t in self.teachers) if self.dataset.teachers is None else self.dataset.teachers
+
+    @property
+    def dataset_captioners(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.captioners) if self.dataset.captioners is None else self.dataset.captioners
+
+    @property
+    def group_names(self) -> list[str]:
+        return [f"g{number:02d}" for number in range(self.groups)]
+
+    def locate(self, url: str) -> str:
+        """A URL of the profile as an absolute path, or unchanged when it is ``s3://``."""
+        return url if "://" in url else os.path.normpath(Path(self.folder) / url)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.groups > MAX_GROUPS:
+            raise ValueError(
+                f"groups: {self.groups} is more than {MAX_GROUPS}; Dagster ignores an edge with 100 or more partitions when "
+                "it decides what is stale, so put more shards into each group"
+            )
+        for field, things in {
+            "sources": self.sources,
+            "caption_corpora": self.caption_corpora,
+            "captioners": self.captioners,
+            "teachers": self.teachers,
+            "students": self.students,
+            "evaluation": self.evaluation,
+            "students and teachers (they share the evaluation's names)": (*self.students, *self.teachers),
+        }.items():
+            names = [thing.name for thing in things]  # type: ignore[attr-defined]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{field}: two are named '{name}'; names must differ")
+        self._check_references()
+        return self
+
+    def _check_references(self) -> None:
+        def known(field: str, wanted: tuple[str, ...] | list[str], have: tuple[str, ...] | list[str]) -> None:
+            for name in wanted:
+                if name not in have:
+                    raise ValueError(f"{field}: there is no '{name}'; the profile has {', '.join(have) or 'none'}")
+
+        captioners = [captioner.name for captioner in self.captioners]
+        corpora = [f"caption_corpus/{corpus.name}" for corpus in self.caption_corpora]
+        known("dataset.teachers", self.dataset_teachers, [teacher.name for teacher in self.teachers])
+        known("dataset.captioners", self.dataset_captioners, captioners)
+        for position, captioner in enumerate(self.captioners):
+            if captioner.base:
+                known(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
+            if captioner.train_on:
+                known(f"captioners.{captioner.name}.train_on", (captioner.train_on,), ["raw_shards", *corpora])
+        for teacher in self.teachers:
+            if teacher.locked:
+                known(
+                    f"teachers.{teacher.name}.locked.train_on",
+                    teacher.locked.train_on,
+                    ["raw_shards", *corpora],
+                )
+                if teacher.locked.views > self.views.count:
+                    raise ValueError(
+                        f"teachers.{teacher.name}.locked.views: more than the {self.views.count} stored views"
+                    )
+        for position, student in enumerate(self.students):
+            field = f"students.{student.name}"
+            known(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])
+            if student.base:
+                known(f"{field}.base", (student.base,), [earlier.name for earlier in self.students[:position]])
+            if student.loss.captioners is not None:
+                known(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
+            if student.data == "reinforced":
+                if not self.dataset_teachers:
+                    raise ValueError(f"{field}: a reinforced student needs at least one teacher in the dataset")
+                if not self.dataset_captioners and student.loss.captions != "real":
+                    raise ValueError(f"{field}.loss.captions: the dataset has no captioner; use 'real'")
+                for name in self.dataset_teachers:
+                    if self.teacher(name).logit_scale is None:
+                        raise ValueError(
+                            f"teachers.{name}.logit_scale is missing; student '{student.name}' distils from it. "
+                            "The paper's optima are 50 to 90"
+                        )
+
+
+def parse(text: str, *, origin: Path) -> Profile:
+    """A profile from YAML text.
+
+    Raises:
+        ProfileError: naming the file and each offending field.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{origin}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
+    try:
+        return Profile.model_validate({**values, "folder": str(origin.parent.resolve())})
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        ]
+        raise ProfileError(f"{origin}: the profile is not usable; nothing was run\n" + "\n".join(lines)) from None
+
+
+def load(path: str | Path) -> Profile:
+    """Reads a profile from a YAML file.
+
+    Raises:
+        ProfileError: when the file is missing or a field is wrong.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot read the profile: {error.strerror}") from error
+    return parse(text, origin=path)

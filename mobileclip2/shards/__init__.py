@@ -1,0 +1,1 @@
+"""Raw shards: reading WebDataset tars, decoding their images, deciding which samples are kept."""

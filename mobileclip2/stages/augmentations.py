@@ -1,0 +1,29 @@
+"""Draws the parameters of the missing views of every image. Needs the images' sizes alone, not their pixels."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from mobileclip2.augment import sample_view
+from mobileclip2.contents import Shard
+from mobileclip2.pipeline import PartWork, Work
+from mobileclip2.stages.by_shard import close_shards, each_shard, raw_table, write_side
+
+
+def run(work: Work) -> None:
+    views = work.profile.views
+
+    def write(shard: Shard, parts: list[PartWork]) -> None:
+        raw = raw_table(parts[0].only("raw_shards"), shard)
+        keys, widths, heights = (raw.column(name).to_pylist() for name in ("key", "width", "height"))
+        for part in parts:
+            number = part.part.declared["view"]
+            drawn = [
+                sample_view(views.augmentation, views.seed, key, number, width, height).to_json()
+                for key, width, height in zip(keys, widths, heights, strict=True)
+            ]
+            write_side(part, shard, pa.table({"key": keys, "view": drawn}))
+
+    each_shard(work, write)
+    for part in work.parts:
+        close_shards(part, work.shards)

@@ -1,0 +1,92 @@
+"""Trains a captioner: a CoCa from nothing, from published weights, or from an earlier captioner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+
+from mobileclip2.captioners.coca import trunk_features
+from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
+from mobileclip2.contents import Shard
+from mobileclip2.models.build import CONFIG, WEIGHTS
+from mobileclip2.models.device import choose_device
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import PartWork, Work
+from mobileclip2.progress import Step
+from mobileclip2.stages.by_shard import images_of
+from mobileclip2.stages.trained import publish, tables_of
+from mobileclip2.store.storage import atomic_path
+from mobileclip2.training.data import FeatureSource, RawSource, SampleSource
+from mobileclip2.training.objectives import CoCaObjective
+from mobileclip2.training.settings import TrainSettings
+from mobileclip2.training.trainer import train
+
+
+def run(work: Work) -> None:
+    (part,) = work.parts
+    declared = work.profile.captioner(work.asset.name)
+    settings = declared.train
+    device = choose_device(work.profile.device)
+    if declared.base:
+        captioner = load_captioner(part.only("base"))
+    else:
+        captioner = build_captioner(declared, work.contents, seed=settings.seed if settings else 0)
+    captioner.model.to(device)
+    result = None
+    if settings:
+        result = train(
+            captioner.model,
+            CoCaObjective(),
+            training_source(work, part, captioner, settings, device),
+            settings,
+            work.scratch,
+            device=device,
+            fingerprint=part.fingerprint,
+            progress=work.progress,
+        )
+    save_captioner(captioner, work.scratch)
+    publish(
+        work,
+        result,
+        {name: work.scratch / name for name in (CONFIG, WEIGHTS)},
+        {"embed_dim": captioner.embed_dim},
+    )
+
+
+def training_source(
+    work: Work, part: PartWork, captioner: ImageText, settings: TrainSettings, device: torch.device
+) -> SampleSource:
+    """Images as they are; for a small captioner the features of its frozen trunk, computed once."""
+    shards = list(tables_of(part.inputs["data"], work.contents))
+    if SMALL not in captioner.config:
+        return RawSource(
+            [(shard, table) for shard, table in shards],
+            captioner.tokenize,
+            captioner.preprocess,
+            seed=settings.seed,
+        )
+    features, texts = [], []
+    for number, (shard, table) in enumerate(shards):
+        features.append(shard_features(captioner, shard, table, work.scratch, device))
+        texts += table.column("caption").to_pylist()
+        work.progress(Step(number + 1, len(shards), "shards of frozen features"))
+    return FeatureSource(torch.cat(features), captioner.tokenize(texts), seed=settings.seed)
+
+
+def shard_features(
+    captioner: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device
+) -> torch.Tensor:
+    """Trunk features ``[n, T, C]`` of one shard, kept until training is done."""
+    kept = scratch / "features" / f"{shard.id}.safetensors"
+    if not kept.exists():
+        images = [captioner.preprocess.whole(image) for _, image in images_of(shard, table)]
+        features = [
+            trunk_features(captioner.model, torch.stack(images[i : i + 64]).to(device)).cpu()
+            for i in range(0, len(images), 64)
+        ]
+        with atomic_path(kept) as temporary:
+            save_file({"features": torch.cat(features)}, temporary)
+    return load_file(kept)["features"]

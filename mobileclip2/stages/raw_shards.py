@@ -1,0 +1,23 @@
+"""Validates every sample of the source shards. The tars stay where they are; side files say what is good in them."""
+
+from __future__ import annotations
+
+from mobileclip2.contents import Shard, local_copy
+from mobileclip2.pipeline import PartWork, Work
+from mobileclip2.shards.tar import read_samples
+from mobileclip2.shards.validate import check_share, validate_shard
+from mobileclip2.stages.by_shard import close_shards, each_shard, write_side
+
+
+def run(work: Work) -> None:
+    (part,) = work.parts
+
+    def write(shard: Shard, parts: list[PartWork]) -> None:
+        with local_copy(shard.url).open("rb") as file:
+            validated = validate_shard(read_samples(file, shard.url), work.profile.filters)
+        total = validated.table.num_rows + validated.skipped.num_rows
+        check_share(validated.skipped, total, work.profile.max_bad_share, shard.url)
+        write_side(part, shard, validated.table, validated.skipped)
+
+    each_shard(work, write)
+    close_shards(part, work.shards)

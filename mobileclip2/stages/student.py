@@ -1,0 +1,73 @@
+"""Trains a student on the reinforced dataset, or on the raw pairs as the plain-CLIP baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.device import choose_device
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import PartWork, Work
+from mobileclip2.profile import Student
+from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.trained import publish, raw_source, reinforced_source
+from mobileclip2.teachers.load import load_teacher
+from mobileclip2.training.data import SampleSource
+from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
+from mobileclip2.training.trainer import train
+
+
+def run(work: Work) -> None:
+    (part,) = work.parts
+    student = work.profile.student(work.asset.name)
+    device = choose_device(work.profile.device)
+    if student.base:
+        image_text = load_teacher(part.only("base"), work.contents)
+    else:
+        assert student.model is not None
+        image_text = build(student.model, work.contents, seed=student.train.seed)
+    image_text.model.to(device)
+    objective, source = learning(work, part, student, image_text)
+    result = train(
+        image_text.model,
+        objective,
+        source,
+        student.train,
+        work.scratch,
+        device=device,
+        fingerprint=part.fingerprint,
+        evaluate=curve(work, student, image_text, device),
+        progress=work.progress,
+    )
+    save(image_text, work.scratch)
+    facts = {"embed_dim": image_text.embed_dim, "samples": student.train.total_steps * student.train.batch}
+    publish(work, result, {name: work.scratch / name for name in (CONFIG, WEIGHTS)}, facts)
+
+
+def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
+    """What the student minimises, and the data it sees."""
+    if student.data == "raw":
+        return Contrastive(), raw_source(work, part, image_text, student.train.seed)
+    dims = part.inputs["data"][0].manifest.facts["teacher_dims"]
+    teachers = work.profile.dataset_teachers
+    objective = Reinforced(
+        teacher_dims=[dims[name] for name in teachers],
+        teacher_scales=[float(work.profile.teacher(name).logit_scale or 0) for name in teachers],
+        distill=student.loss.distill,
+        captions=student.loss.captions,
+    )
+    return objective, reinforced_source(work, part, student, image_text)
+
+
+def curve(
+    work: Work, student: Student, image_text: ImageText, device: torch.device
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Evaluation during training on the sets that the profile names for it."""
+    if not student.evaluate_on:
+        return None
+    sets = [open_set(work, name) for name in student.evaluate_on]
+    return lambda model: curve_numbers(evaluate(image_text, sets, device=device))

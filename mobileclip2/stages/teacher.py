@@ -1,0 +1,98 @@
+"""Makes a teacher ready: fetches and pins given weights, or trains the projections of a locked-image teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mobileclip2.contents import Shard
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.device import choose_device
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import Work
+from mobileclip2.profile import Locked
+from mobileclip2.progress import Step
+from mobileclip2.stages.by_shard import images_of
+from mobileclip2.stages.trained import publish, tables_of
+from mobileclip2.store.storage import atomic_path
+from mobileclip2.teachers.locked import (
+    PROJECTIONS,
+    SPEC,
+    Projections,
+    build_locked,
+    image_trunk_features,
+    save_projections,
+    text_trunk_features,
+)
+from mobileclip2.training.data import FeatureSource
+from mobileclip2.training.objectives import Contrastive
+from mobileclip2.training.trainer import train
+
+
+def run(work: Work) -> None:
+    teacher = work.profile.teacher(work.asset.name)
+    if teacher.locked:
+        train_locked(work, teacher.locked)
+        return
+    assert teacher.model is not None
+    (part,) = work.parts
+    image_text = build(teacher.model, work.contents)
+    save(image_text, work.scratch)
+    for name in (CONFIG, WEIGHTS):
+        part.output.put(name, work.scratch / name)
+    part.close([CONFIG, WEIGHTS], samples=0, facts={"embed_dim": image_text.embed_dim})
+
+
+def train_locked(work: Work, spec: Locked) -> None:
+    """LiT on the features of the frozen towers; features are kept by shard until training is done."""
+    (part,) = work.parts
+    device = choose_device(work.profile.device)
+    locked = build_locked(spec, work.contents, seed=spec.train.seed)
+    projections = Projections(locked.model)
+    locked.model.to(device)
+    shards = list(tables_of([read for reads in part.inputs.values() for read in reads], work.contents))
+    images, texts = [], []
+    for number, (shard, table) in enumerate(shards):
+        features = shard_features(locked, shard, table, work.scratch, device)
+        images.append(features["image"])
+        texts.append(features["text"])
+        work.progress(Step(number + 1, len(shards), "shards of frozen features"))
+    source = FeatureSource(torch.cat(images), torch.cat(texts), seed=spec.train.seed)
+    result = train(
+        projections,
+        Contrastive(),
+        source,
+        spec.train,
+        work.scratch,
+        device=device,
+        fingerprint=part.fingerprint,
+        progress=work.progress,
+    )
+    save_projections(projections, spec, work.scratch)
+    files = {name: work.scratch / name for name in (SPEC, PROJECTIONS)}
+    facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
+    publish(work, result, files, facts)
+
+
+def shard_features(
+    locked: ImageText, shard: Shard, table: object, scratch: Path, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers."""
+    kept = scratch / "features" / f"{shard.id}.safetensors"
+    if not kept.exists():
+        texts = table.column("caption").to_pylist()  # type: ignore[attr-defined]
+        images = [locked.preprocess.whole(image) for _, image in images_of(shard, table)]  # type: ignore[arg-type]
+        features = {
+            "image": torch.cat(
+                [
+                    image_trunk_features(locked, torch.stack(images[i : i + 64]).to(device))
+                    for i in range(0, len(images), 64)
+                ]
+            ),
+            "text": torch.cat([text_trunk_features(locked, texts[i : i + 64]) for i in range(0, len(texts), 64)]),
+        }
+        with atomic_path(kept) as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in features.items()}, temporary)
+    return load_file(kept)

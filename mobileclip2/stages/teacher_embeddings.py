@@ -1,0 +1,94 @@
+"""Embeds the missing views, or texts, of every sample with one teacher: normalised, bf16, keyed by sample.
+
+Each teacher renders a stored crop from the original image at its own input size and normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from mobileclip2 import sidefile
+from mobileclip2.augment import View, render
+from mobileclip2.contents import Shard
+from mobileclip2.errors import ShardError
+from mobileclip2.models.device import choose_device
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import PartWork, Work
+from mobileclip2.stages.by_shard import close_shards, each_shard, images_of, raw_table, side_name, write_side
+from mobileclip2.teachers.load import load_teacher
+
+
+def run(work: Work) -> None:
+    device = choose_device(work.profile.device)
+    teacher = load_teacher(work.parts[0].only("teacher"), work.contents)
+    teacher.model.to(device)
+    embed = embed_views if work.asset.key.endswith("/image") else embed_texts
+
+    def write(shard: Shard, parts: list[PartWork]) -> None:
+        embed(teacher, shard, parts, work.profile.batch, device)
+
+    each_shard(work, write)
+    for part in work.parts:
+        close_shards(part, work.shards, {"embed_dim": teacher.embed_dim})
+
+
+def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:
+    """Decodes each image once for all of its missing views.
+
+    Raises:
+        ShardError: the stored views do not belong to the stored samples.
+    """
+    raw = raw_table(parts[0].only("raw_shards"), shard)
+    keys = raw.column("key").to_pylist()
+    views = [_views(part, shard, keys) for part in parts]
+    embedded: list[list[torch.Tensor]] = [[] for _ in parts]
+    waiting: list[torch.Tensor] = []
+
+    def flush() -> None:
+        features = teacher.embed_images(torch.stack(waiting).to(device)).bfloat16().cpu()
+        for position in range(len(parts)):
+            embedded[position].append(features[position :: len(parts)])
+        waiting.clear()
+
+    for number, (_, image) in enumerate(images_of(shard, raw)):
+        for part_views in views:
+            view = render(image, part_views[number], teacher.preprocess.size, teacher.preprocess.interpolation)
+            waiting.append(teacher.preprocess.tensor(view))
+        if len(waiting) >= batch:
+            flush()
+    if waiting:
+        flush()
+    for part, features in zip(parts, embedded, strict=True):
+        stacked = torch.cat(features) if features else torch.empty(0, teacher.embed_dim, dtype=torch.bfloat16)
+        write_side(part, shard, sidefile.embeddings_table(keys, stacked))
+
+
+def _views(part: PartWork, shard: Shard, keys: list[str]) -> list[View]:
+    table = sidefile.read(part.only("view").fetch(side_name(shard)))
+    if table.column("key").to_pylist() != keys:
+        raise ShardError(f"{shard.url}: the stored views are of other samples; run augmentations again")
+    return [View.from_json(text) for text in table.column("view").to_pylist()]
+
+
+def embed_texts(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:
+    """Equal texts are embedded once; an empty text, which a captioner failed to write, has no row."""
+    for part in parts:
+        table = sidefile.read(part.only("texts").fetch(side_name(shard)))
+        rows = [
+            (key, text)
+            for key, text in zip(*(table.column(name).to_pylist() for name in ("key", "caption")), strict=True)
+            if text
+        ]
+        distinct = list(dict.fromkeys(text for _, text in rows))
+        place = {text: number for number, text in enumerate(distinct)}
+        features = [teacher.embed_texts(texts).bfloat16().cpu() for texts in _batches(distinct, batch)]
+        embedded = torch.cat(features) if features else torch.empty(0, teacher.embed_dim, dtype=torch.bfloat16)
+        chosen = embedded[torch.tensor([place[text] for _, text in rows], dtype=torch.long)]
+        write_side(part, shard, sidefile.embeddings_table([key for key, _ in rows], chosen))
+
+
+def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]

@@ -1,0 +1,80 @@
+"""The one file that makes a group's output readable: written last, atomically. No manifest, no output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mobileclip2.fingerprint import canonical
+
+SCHEMA_VERSION = 1
+
+
+class File(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """relative to the manifest's folder"""
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What one part of an asset holds for one group.
+
+    Nothing in it depends on when, where or how fast it was made, so that an interrupted and an undisturbed run give equal bytes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    asset: str
+    part: str
+    group: str | None
+    fingerprint: str
+    code_version: str
+    declared: dict[str, Any]
+    inputs: dict[str, str]
+    """role -> data version of what was read"""
+    samples: int
+    skipped: int
+    skip_reasons: dict[str, int]
+    facts: dict[str, Any]
+    """numbers that readers of the output need: dimensions, sizes, hashes of weights"""
+    files: list[File]
+
+    @property
+    def data_version(self) -> str:
+        """Hash of the content alone: new code that writes the same bytes has the same data version."""
+        content = {
+            "files": [[file.name, file.size, file.sha256] for file in self.files],
+            "samples": self.samples,
+            "skipped": self.skipped,
+            "facts": self.facts,
+        }
+        return hashlib.sha256(canonical(content).encode()).hexdigest()[:32]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def to_bytes(self) -> bytes:
+        body = {"data_version": self.data_version, **self.model_dump()}
+        return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Reads a manifest.
+
+        Raises:
+            ValueError: it is not whole, not a manifest, or its content is not what it says of itself.
+        """
+        body = json.loads(data)
+        stated = body.pop("data_version")
+        manifest = cls.model_validate(body)
+        if manifest.data_version != stated:
+            raise ValueError(f"its data version is {manifest.data_version}, but it says {stated}")
+        return manifest

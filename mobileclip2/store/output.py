@@ -1,0 +1,99 @@
+"""One part of an asset for one group, while it is written and when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mobileclip2.errors import DamagedOutput
+from mobileclip2.store.manifest import File, Manifest
+from mobileclip2.store.storage import Storage
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Output:
+    """The folder ``<asset>/<fingerprint>/<group>`` of a store.
+
+    Files may come and go until :meth:`close` writes the manifest; from then on the folder is immutable.
+    """
+
+    def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
+        self.storage = storage
+        self.prefix = f"{asset}/{fingerprint}" + (f"/{group}" if group else "")
+
+    def key(self, name: str) -> str:
+        return f"{self.prefix}/{name}"
+
+    def has(self, name: str) -> bool:
+        return self.storage.exists(self.key(name))
+
+    def read(self, name: str) -> bytes:
+        return self.storage.read(self.key(name))
+
+    def write(self, name: str, data: bytes) -> None:
+        self.storage.write(self.key(name), data)
+
+    def put(self, name: str, path: Path) -> None:
+        self.storage.put(self.key(name), path)
+
+    def fetch(self, name: str) -> Path:
+        """A local file with the bytes of ``name``.
+
+        Raises:
+            DamagedOutput: the file is gone.
+        """
+        try:
+            path = self.storage.fetch(self.key(name))
+        except FileNotFoundError:
+            path = Path()
+        if not path.is_file():
+            raise DamagedOutput(f"{self.storage.url}/{self.key(name)}: stored file is gone; run again to make it anew")
+        return path
+
+    def describe(self, names: list[str]) -> list[File]:
+        paths = [(name, self.fetch(name)) for name in sorted(names)]
+        return [File(name=name, size=path.stat().st_size, sha256=file_sha256(path)) for name, path in paths]
+
+    def close(self, manifest: Manifest) -> None:
+        self.write("manifest.json", manifest.to_bytes())
+
+    def manifest(self) -> Manifest | None:
+        """The manifest, or None while there is none.
+
+        Raises:
+            DamagedOutput: there is one, and it cannot be trusted.
+        """
+        try:
+            data = self.read("manifest.json")
+        except FileNotFoundError:
+            return None
+        try:
+            return Manifest.from_bytes(data)
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise DamagedOutput(
+                f"{self.storage.url}/{self.key('manifest.json')}: not a manifest as written here ({error}); "
+                "delete it and run again"
+            ) from error
+
+    def verify(self, manifest: Manifest) -> list[str]:
+        """Names every stored file that is gone or differs from the manifest, with how."""
+        problems = []
+        for file in manifest.files:
+            try:
+                path = self.fetch(file.name)
+            except DamagedOutput:
+                problems.append(f"{self.key(file.name)}: gone")
+                continue
+            if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
+                problems.append(f"{self.key(file.name)}: differs from its manifest")
+        return problems
+
+    def discard(self) -> None:
+        """Removes the manifest first, so that nothing half-deleted is ever readable."""
+        self.storage.delete(self.key("manifest.json"))
+        for key, _ in list(self.storage.list(self.prefix + "/")):
+            self.storage.delete(key)

@@ -1,0 +1,16 @@
+"""A teacher or student from what its asset stored."""
+
+from __future__ import annotations
+
+from mobileclip2.contents import Contents
+from mobileclip2.models.build import CONFIG, WEIGHTS, load
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import Read
+from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
+
+
+def load_teacher(stored: Read, contents: Contents) -> ImageText:
+    """The model of a finished ``teacher/...`` or ``student/...``."""
+    if SPEC in {file.name for file in stored.manifest.files}:
+        return load_locked(stored.fetch(SPEC), stored.fetch(PROJECTIONS), contents)
+    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))

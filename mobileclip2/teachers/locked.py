@@ -1,0 +1,131 @@
+"""Locked-image tuning (LiT, Zhai et al., CVPR 2022) of two frozen pretrained towers, both of them here.
+
+The towers never change, so their features are computed once and only the two projections are trained, on features in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import timm
+import torch
+from open_clip.model import CustomTextCLIP
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mobileclip2.contents import Contents
+from mobileclip2.errors import WeightsError
+from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.preprocess import Preprocess
+from mobileclip2.profile import Locked
+
+SPEC = "locked.json"
+PROJECTIONS = "projections.safetensors"
+
+
+def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageText:
+    """Frozen towers with their pretrained weights under freshly initialised projections.
+
+    Raises:
+        WeightsError: a tower's weights are missing or are not the pinned ones.
+    """
+    text_weights = contents.weights_path(spec.text_weights)
+    torch.manual_seed(seed)
+    with _quiet():
+        model = CustomTextCLIP(
+            embed_dim=spec.embed_dim,
+            vision_cfg={
+                "timm_model_name": spec.trunk,
+                "timm_model_pretrained": False,
+                "timm_pool": "",
+                "timm_proj": "linear",
+                "image_size": spec.size,
+            },
+            text_cfg={
+                "hf_model_name": str(text_weights.parent),
+                "hf_tokenizer_name": str(text_weights.parent),
+                "hf_pooler_type": "mean_pooler",
+                "hf_proj_type": "linear",
+            },
+        )
+    state = torch.load(contents.weights_path(spec.trunk_weights), map_location="cpu", weights_only=True)
+    model.visual.trunk.load_state_dict(efficientnet_lite_state(state, model.visual.trunk))
+    for tower in (model.visual.trunk, model.text.transformer):
+        tower.requires_grad_(False)
+    tokenize = open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context)
+    conventions = timm.get_pretrained_cfg(spec.trunk)
+    if conventions is None:
+        raise WeightsError(f"timm has no model '{spec.trunk}'")
+    preprocess = Preprocess(spec.size, conventions.mean, conventions.std)
+    return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers prints a loading report about the unused pooler."""
+    import transformers
+
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+
+
+class Projections(nn.Module):
+    """The trainable rest of a locked model, fed with the features of its frozen towers.
+
+    ``encode_image([b, F]) -> [b, embed_dim]``, ``encode_text([b, G]) -> [b, embed_dim]``.
+    """
+
+    def __init__(self, locked: CustomTextCLIP) -> None:
+        super().__init__()
+        self.image, self.text = locked.visual.head, locked.text.proj
+        self.logit_scale = locked.logit_scale
+
+    def encode_image(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        projected = self.image(features)
+        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+
+    def encode_text(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        projected = self.text(features)
+        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+
+
+@torch.inference_mode()
+def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tensor:
+    """``[b, 3, size, size]`` -> pooled trunk features ``[b, F]``."""
+    return locked.model.visual.trunk(images)
+
+
+@torch.inference_mode()
+def text_trunk_features(locked: ImageText, texts: list[str]) -> torch.Tensor:
+    """texts -> pooled text-tower features ``[len(texts), G]``."""
+    tower: Any = locked.model.text
+    tokens = locked.tokenize(texts)
+    mask = (tokens != tower.config.pad_token_id).long()
+    return tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+
+
+def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None:
+    """Writes the trained part; the frozen towers are pinned by hash in ``locked.json`` and not repeated."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SPEC).write_text(json.dumps(spec.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in projections.state_dict().items()}
+    save_file(state, folder / PROJECTIONS)
+
+
+def load_locked(spec_file: Path, projections_file: Path, contents: Contents) -> ImageText:
+    """A locked teacher as it was trained."""
+    spec = Locked.model_validate(json.loads(spec_file.read_text()))
+    locked = build_locked(spec, contents)
+    Projections(locked.model).load_state_dict(load_file(projections_file))
+    return locked

@@ -1,0 +1,78 @@
+"""Global batches by step number, so that the place in the data is the step and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mobileclip2.errors import UserError
+from mobileclip2.training.distributed import World
+from mobileclip2.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from mobileclip2.training.data import SampleSource
+
+Place = tuple[int, int]
+"""epoch, sample index"""
+
+
+def batches(source: SampleSource, settings: TrainSettings, world: World, start: int) -> Iterator[dict[str, Tensor]]:
+    """This process's share of the global batches of steps ``start`` to the last, each ``{key: [b, ...]}`` on
+    the CPU.
+
+    Step ``s`` sees slice ``s mod (steps an epoch)`` of its epoch's order, and process r of w the r-th of w
+    equal parts of it. The partial batch at the end of an epoch is left out.
+
+    Raises:
+        UserError: fewer samples than a batch, or a batch that does not divide among the processes.
+    """
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        _Samples(source),
+        batch_sampler=_Places(source, settings, world, start),
+        num_workers=settings.workers,
+        pin_memory=world.device.type == "cuda",
+        # the loader draws a seed for its workers; the random numbers of training are not touched by that
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+class _Samples(Dataset[dict[str, Tensor]]):
+    def __init__(self, source: SampleSource) -> None:
+        self.source = source
+
+    def __getitem__(self, place: Place) -> dict[str, Tensor]:
+        return self.source.sample(*place)
+
+
+class _Places(Sampler[list[Place]]):
+    def __init__(self, source: SampleSource, settings: TrainSettings, world: World, start: int) -> None:
+        self.source, self.start, self.stop, self.batch = source, start, settings.total_steps, settings.batch
+        if self.batch % (world.size * settings.accumulate):
+            raise UserError(
+                f"batch: {self.batch} does not divide among {world.size} processes of "
+                f"{settings.accumulate} micro-batches each"
+            )
+        share = self.batch // world.size
+        self.mine = slice(world.rank * share, (world.rank + 1) * share)
+        samples = len(source.order(0))
+        self.steps_an_epoch = samples // self.batch
+        if not self.steps_an_epoch:
+            raise UserError(f"batch: {self.batch} exceeds the {samples} samples there are; make it smaller")
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        order_of, order = -1, None
+        for step in range(self.start, self.stop):
+            epoch, number = divmod(step, self.steps_an_epoch)
+            if epoch != order_of:
+                order_of, order = epoch, self.source.order(epoch)
+            assert order is not None
+            batch = order[number * self.batch : (number + 1) * self.batch]
+            yield [(epoch, int(index)) for index in batch[self.mine]]

@@ -1,0 +1,95 @@
+"""Processes that train one model together: torchrun's environment, and gathering features with their
+gradients.
+
+Each process computes the loss of its own rows against the gathered columns of all.
+``DistributedDataParallel`` averages the gradients over processes, which makes them those of the mean loss:
+the joined batch in one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def gather(self, x: Tensor) -> Tensor:
+        """``[b, ...]`` of every process, by rank: ``[size * b, ...]``. Gradients flow back to each."""
+        if self.size == 1:
+            return x
+        gathered: Tensor = _Gather.apply(x)
+        return gathered
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean over processes, without gradient."""
+        if self.size == 1:
+            return x
+        x = x.detach().clone()
+        dist.all_reduce(x)
+        return x / self.size
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join(device: str | torch.device) -> Iterator[World]:
+    """The world that torchrun describes in the environment, or a world of one.
+
+    On GPUs each process takes the one of its local rank. A process group that exists already is used and left
+    as it is.
+    """
+    device = torch.device(device)
+    started = False
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        started = True
+    if dist.is_initialized() and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    try:
+        if dist.is_initialized():
+            yield World(dist.get_rank(), dist.get_world_size(), device)
+        else:
+            yield World(0, 1, device)
+    finally:
+        if started:
+            dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenates over processes; backward, adds up what every process's loss says about our rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]

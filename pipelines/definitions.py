@@ -1,0 +1,59 @@
+"""The code location: the graph of one profile. ``MOBILECLIP2_PROFILE`` names the profile's file; the demo is the default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from assets.augmentations import augmentations
+from assets.captioner import captioners
+from assets.evaluation import evaluations
+from assets.raw_shards import raw_shards
+from assets.reinforced_dataset import reinforced_dataset
+from assets.student import students
+from assets.synthetic_captions import synthetic_captions
+from assets.teacher import teachers
+from assets.teacher_embeddings import teacher_embeddings
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+
+PROFILES = Path(__file__).parent / "profiles"
+
+STAGES = (
+    raw_shards,
+    augmentations,
+    captioners,
+    synthetic_captions,
+    teachers,
+    teacher_embeddings,
+    reinforced_dataset,
+    students,
+    evaluations,
+)
+
+
+def profile_path(name: str) -> Path:
+    """The file of a built-in profile's name, or the path that was given."""
+    built_in = PROFILES / f"{name}.yaml"
+    return built_in if built_in.exists() else Path(name)
+
+
+def definitions(pipeline: Pipeline) -> dg.Definitions:
+    """All assets of one pipeline, with the pipeline as their resource."""
+    assets = [asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)]
+    return dg.Definitions(
+        assets=assets,
+        resources={"pipeline": dg.ResourceDefinition(lambda _: _fresh(pipeline))},
+        executor=dg.in_process_executor,
+    )
+
+
+def _fresh(pipeline: Pipeline) -> Pipeline:
+    """A run looks at the store and the outside inputs as they are when it starts."""
+    pipeline.forget()
+    return pipeline
+
+
+defs = definitions(Pipeline(load(profile_path(os.environ.get("MOBILECLIP2_PROFILE", "demo")))))

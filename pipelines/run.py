@@ -1,0 +1,147 @@
+"""Materialises what is missing through Dagster, one run for each asset and group, with a live display."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import dagster as dg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from assets.materialize import WATCHERS
+from mobileclip2.errors import UserError
+from mobileclip2.graph import Asset
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.progress import Step
+
+
+def instance() -> dg.DagsterInstance:
+    """The Dagster instance of this checkout, so that the UI shows what the command line ran."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").resolve())))
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text((Path(__file__).parent / "dagster.yaml").read_text())
+    return dg.DagsterInstance.get()
+
+
+def run(pipeline: Pipeline) -> int:
+    """Materialises every missing part in order; returns how many runs that took.
+
+    Raises:
+        UserError: a stage failed; what it said, without a traceback. What was finished is kept.
+    """
+    from pipelines.definitions import definitions
+
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    repository = definitions(pipeline).get_repository_def()
+    total = sum(1 for asset in pipeline.graph.values() for _ in pipeline.groups(asset))
+    runs = 0
+    with instance() as dagster, Display(total) as display:
+        for asset in pipeline.graph.values():
+            for group in pipeline.groups(asset):
+                if pipeline.missing(asset, group):
+                    display.begin(asset, group)
+                    materialise(repository, dagster, asset, group)
+                    runs += 1
+                display.end(asset, group)
+    return runs
+
+
+def materialise(
+    repository: dg.RepositoryDefinition, dagster: dg.DagsterInstance, asset: Asset, group: str | None
+) -> None:
+    """One Dagster run in this process for one asset and group.
+
+    Raises:
+        UserError: the stage failed in a way the user can mend.
+    """
+    key = dg.AssetKey(asset.key.split("/"))
+    job = repository.get_implicit_global_asset_job_def().get_subset(asset_selection={key})
+    result = job.execute_in_process(
+        instance=dagster,
+        partition_key=group,
+        raise_on_error=False,
+        run_config={"loggers": {"console": QUIET}},
+    )
+    if not result.success:
+        raise _cause(result, asset, group)
+
+
+QUIET = {"config": {"log_level": "CRITICAL"}}
+
+
+def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -> Exception:
+    for event in result.all_events:
+        if event.is_step_failure:
+            error = event.step_failure_data.error
+            inner = error.cause if error and error.cause else error
+            if inner:
+                place = f"{asset.key}{f' [{group}]' if group else ''}"
+                user = (inner.cls_name or "") in {each.__name__ for each in _user_errors()}
+                text = inner.message.partition(": ")[2].strip() if user else inner.to_string()
+                return UserError(f"{place}: {text}")
+    return UserError(f"{asset.key}: the run failed; see the Dagster UI")
+
+
+def _user_errors() -> set[type[UserError]]:
+    return {
+        UserError,
+        *UserError.__subclasses__(),
+        *(s for e in UserError.__subclasses__() for s in e.__subclasses__()),
+    }
+
+
+class Display:
+    """A bar over all (asset, group) pairs and one for the step at hand; plain lines where there is no terminal."""
+
+    def __init__(self, total: int) -> None:
+        self.console = Console(stderr=True)
+        self.bars = Bars(
+            TextColumn("{task.description:44}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.total = total
+        self.finished = 0
+        self.started = 0.0
+
+    def __enter__(self) -> Display:
+        WATCHERS.append(self.step)
+        self.bars.start()
+        self.all = self.bars.add_task("all assets and groups", total=self.total, numbers="")
+        self.current = self.bars.add_task("", total=None, numbers="", visible=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        WATCHERS.remove(self.step)
+        self.bars.stop()
+
+    def begin(self, asset: Asset, group: str | None) -> None:
+        self.started = time.monotonic()
+        place = f"{asset.key}{f' [{group}]' if group else ''}"
+        self.bars.reset(self.current, description=place, total=None, numbers="", visible=True)
+
+    def step(self, step: Step) -> None:
+        numbers = "  ".join(f"{name} {value:.3g}" for name, value in step.numbers.items())
+        self.bars.update(self.current, completed=step.done, total=step.total, numbers=f"{step.unit}  {numbers}")
+
+    def end(self, asset: Asset, group: str | None) -> None:
+        self.finished += 1
+        self.bars.update(self.all, completed=self.finished)
+        self.bars.update(self.current, visible=False)
+        if self.started and not self.console.is_terminal:
+            place = f"{asset.key}{f' [{group}]' if group else ''}"
+            self.console.print(
+                f"[{self.finished}/{self.total}] {place} in {time.monotonic() - self.started:.1f} s",
+                markup=False,
+            )
+        self.started = 0.0
