@@ -1,7 +1,5 @@
 """From an asset of the library's graph to one of Dagster's: the shape that every stage module fills in."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -167,7 +167,7 @@ def render(image: Image.Image, view: View, size: int, interpolation: str = "bicu
     if left + width > image.width or top + height > image.height:
         raise ShardError(
             f"the crop {list(view.crop)} does not fit an image of {image.width} x {image.height} pixels: "
-            "crops are in pixels of the original, and this image was resized or exchanged; make the views anew"
+            "crops are in pixels of the original, and this image was resized or exchanged: make new views"
         )
     image = image.crop((left, top, left + width, top + height))
     image = image.resize((size, size), Image.Resampling[interpolation.upper()])

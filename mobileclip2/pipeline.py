@@ -232,20 +232,20 @@ class Pipeline:
                 if self.missing(asset, group):
                     yield asset, group
 
-    def read(self, key: str) -> list[Read]:
-        """Every finished part of an asset over all groups.
+    def read(self, key: str, group: str | None = None) -> list[Read]:
+        """Every finished part of an asset, of one group or over all of them.
 
         Raises:
             UserError: something of it is missing.
         """
         asset = self.graph[key]
         reads = []
-        for group in self.groups(asset):
+        for each in [group] if group else self.groups(asset):
             for part in asset.parts.values():
-                manifest = self.manifest(asset, part, group)
+                manifest = self.manifest(asset, part, each)
                 if manifest is None:
                     raise UserError(f"{key}: not materialised yet; run 'mobileclip2 run'")
-                reads.append(Read(manifest, self._output(asset, manifest.fingerprint, group)))
+                reads.append(Read(manifest, self._output(asset, manifest.fingerprint, each)))
         return reads
 
     def materialise(self, key: str, group: str | None = None, progress: Progress = silent) -> Done:

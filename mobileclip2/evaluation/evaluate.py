@@ -10,7 +10,7 @@ import torch
 
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.ranking import rank
-from mobileclip2.evaluation.results import MAIN, Metrics, Result, main_metric
+from mobileclip2.evaluation.results import MAIN, Metrics, Result, with_main
 from mobileclip2.evaluation.retrieval import retrieval_metrics
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
 from mobileclip2.evaluation.zeroshot import classification_metrics, classifier
@@ -112,4 +112,4 @@ def _keeping(samples: Iterable[Sample], kept: list[Sample]) -> Iterator[Sample]:
 
 
 def _result(each: EvaluationSet, metrics: Metrics, samples: pa.Table) -> Result:
-    return Result(each.name, each.name, {**metrics, MAIN: main_metric(each.name, metrics)}, samples)
+    return Result(each.name, each.name, with_main(each.name, metrics), samples)

@@ -41,11 +41,16 @@ class Result:
         return self.metrics.get(MAIN)
 
 
-def main_metric(key: str, metrics: Metrics) -> float | None:
-    """The number that stands for a set in tables and averages."""
-    if "mean_recall@1" in metrics:
-        return metrics["mean_recall@1"]
-    return metrics["mean_per_class_recall" if key in PER_CLASS else "acc1"]
+def main_name(key: str, metrics: Metrics) -> str | None:
+    """Name of the metric that stands for a set in tables and averages; None where that is not known."""
+    names = ("mean_recall@1", "mean_per_class_recall" if key in PER_CLASS else "acc1")
+    return next((name for name in names if name in metrics), None)
+
+
+def with_main(key: str, metrics: Metrics) -> Metrics:
+    """The metrics of a set with its main one under DataComp's name."""
+    name = main_name(key, metrics)
+    return {**metrics, MAIN: metrics[name] if name else None}
 
 
 def dumps(results: Iterable[Result]) -> str:

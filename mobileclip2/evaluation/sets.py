@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.shards.bad_sample import BadSample
@@ -31,6 +31,7 @@ TYPE = "dataset_type.txt"
 NSHARDS = "test/nshards.txt"
 
 Kind = Literal["classification", "retrieval"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,10 @@ class EvaluationSet:
     def kind(self) -> Kind:
         if (self.path / TYPE).exists():
             stated = "".join(self._lines(TYPE)).lower()
-            if stated == "classification" or stated == "retrieval":
-                return stated
-            raise UserError(
-                f"{self.path / TYPE}: '{stated}' cannot be evaluated; write 'classification' or 'retrieval'"
-            )
+            for kind in KINDS:
+                if stated == kind:
+                    return kind
+            raise UserError(f"{self.path / TYPE}: '{stated}' cannot be evaluated; write {' or '.join(KINDS)}")
         if (self.path / CLASSNAMES).exists():
             return "classification"
         return "retrieval" if "txt" in self._first_members() else "classification"

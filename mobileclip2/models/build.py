@@ -13,7 +13,8 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.factory import get_model_config, get_model_preprocess_cfg
+from open_clip.factory import get_model_config
+from open_clip.model import get_model_preprocess_cfg
 from safetensors.torch import load_file, save_file
 from torch import nn
 

@@ -101,8 +101,8 @@ class TarWriter:
                 self._publish()
         finally:
             if self._temporary:
-                self._file.close()
                 self._temporary.unlink(missing_ok=True)
+                self._file.close()  # fails on a full disk, so it comes last
 
     def _publish(self) -> None:
         if self._path and self._temporary:
@@ -136,6 +136,7 @@ class _StrictTar(_Utf8Tar):
 def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
     seen: set[str] = set()
     sample: RawSample | None = None
+    extensions: set[str] = set()
     size = 0
     while (info := tar.next()) is not None:
         _forget(tar)
@@ -145,13 +146,14 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
                 ignored[_kind(info)] += 1
             continue
         key, extension = parts
-        if sample is None or sample.key != key or extension in sample.members:
+        if sample is None or sample.key != key or extension in extensions:
             if sample is not None:
                 yield sample
-            sample, size = RawSample(key, fault=_path_fault(info.name)), 0
+            sample, extensions, size = RawSample(key, fault=_path_fault(info.name)), set(), 0
             if key in seen:
                 sample.fault = BadSample("duplicate-key", "the key came earlier; members must lie side by side")
             seen.add(key)
+        extensions.add(extension)
         size += info.size
         if size > MAX_SAMPLE_BYTES and not sample.fault:
             detail = f"'{info.name}' brings it to {size:,} bytes; at most {MAX_SAMPLE_BYTES:,}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from mobileclip2 import sidefile
 from mobileclip2.augment import sample_view
 from mobileclip2.contents import Shard
 from mobileclip2.pipeline import PartWork, Work
@@ -22,7 +23,7 @@ def run(work: Work) -> None:
                 sample_view(views.augmentation, views.seed, key, number, width, height).to_json()
                 for key, width, height in zip(keys, widths, heights, strict=True)
             ]
-            write_side(part, shard, pa.table({"key": keys, "view": drawn}))
+            write_side(part, shard, pa.table({"key": keys, "view": drawn}, schema=sidefile.VIEWS))
 
     each_shard(work, write)
     for part in work.parts:

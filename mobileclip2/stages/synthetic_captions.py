@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from mobileclip2 import sidefile
 from mobileclip2.captioners.captions import caption_images
 from mobileclip2.captioners.load import load_captioner
 from mobileclip2.contents import Shard
@@ -47,7 +48,9 @@ def run(work: Work) -> None:
                     "detail": pa.array([f"caption {number}, {settings.retries} retries" for _ in failed], pa.string()),
                 }
             )
-            write_side(part, shard, pa.table({"key": keys, "caption": texts[number]}), skipped)
+            write_side(
+                part, shard, pa.table({"key": keys, "caption": texts[number]}, schema=sidefile.CAPTIONS), skipped
+            )
 
     each_shard(work, write)
     for part in work.parts:

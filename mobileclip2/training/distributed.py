@@ -12,11 +12,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+PATIENCE = timedelta(hours=2)
+"""how long the others wait while the first process evaluates"""
 
 
 @dataclass(frozen=True)
@@ -61,20 +65,19 @@ def join(device: str | torch.device) -> Iterator[World]:
     as it is.
     """
     device = torch.device(device)
-    started = False
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        started = True
-    if dist.is_initialized() and device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    try:
-        if dist.is_initialized():
+    if dist.is_initialized():
+        yield World(dist.get_rank(), dist.get_world_size(), device)
+    elif int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(0, 1, device)
+    else:
+        gpu = device.type == "cuda"
+        if gpu:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE, device_id=device if gpu else None)
+        try:
             yield World(dist.get_rank(), dist.get_world_size(), device)
-        else:
-            yield World(0, 1, device)
-    finally:
-        if started:
+        finally:
             dist.destroy_process_group()
 
 

@@ -68,7 +68,6 @@ def backward(
     ]
 
     def run(module: nn.Module, number: int) -> tuple[dict[str, Tensor], Tensor]:
-        torch.manual_seed(seed(number))
         result: tuple[dict[str, Tensor], Tensor] = module(_to(micros[number], world.device))
         return result
 

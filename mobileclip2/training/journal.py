@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mobileclip2.errors import StoreError
 from mobileclip2.store.storage import atomic_path
 
 
@@ -17,8 +18,16 @@ class Journal:
         self.path = path
 
     def append(self, records: Iterable[Mapping[str, float]]) -> None:
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+        """Raises ``StoreError`` where the disk takes no more."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        try:
+            with self.path.open("a") as file:
+                file.write(lines)
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot be written ({error.strerror}); mend that and run again, "
+                "training goes on from its last checkpoint"
+            ) from error
 
     def settle(self) -> None:
         """Returns when every line is on the disk."""

@@ -130,7 +130,6 @@ class _Run:
         return self._finish()
 
     def _prepare(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         if isinstance(bias := getattr(self.model, "logit_bias", None), nn.Parameter):
             bias.requires_grad_(False)  # a softmax does not see it, and a parameter without gradient stalls DDP
         if self.settings.gradient_checkpointing:

@@ -1,0 +1,269 @@
+"""The report of a pipeline as one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.report import plots
+from mobileclip2.report.pictures import SampleRow
+from mobileclip2.store.storage import atomic_path
+
+METRICS = {
+    "acc1": "top-1",
+    "acc5": "top-5",
+    "image_retrieval_recall@1": "text → image recall@1",
+    "image_retrieval_recall@5": "text → image recall@5",
+    "text_retrieval_recall@1": "image → text recall@1",
+    "text_retrieval_recall@5": "image → text recall@5",
+}
+"""metrics of the headline table, in its order; a set that has none of them shows its main one"""
+CURVES = ("/acc1", "/mean_recall@1")
+"""endings of the numbers in a training's records that are drawn over samples seen"""
+MOST_SKIPS = 200
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model of the headline table; ``note`` says how it came to be, in a few words."""
+
+    name: str
+    kind: Literal["teacher", "student"]
+    results: Sequence[Result]
+    note: str = ""
+    parameters: int | None = None
+    samples_seen: int | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """Records of one training's ``metrics.jsonl``; ``batch`` samples a step."""
+
+    name: str
+    records: Sequence[plots.Record]
+    batch: int
+
+
+@dataclass(frozen=True)
+class Skip:
+    """One sample that was left out."""
+
+    stage: str
+    shard: str
+    key: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One part of an asset for one group, as its manifest has it."""
+
+    part: str
+    group: str | None
+    fingerprint: str
+    data_version: str
+    samples: int
+    skip_reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset with all its outputs; ``seconds`` over all of them, None where no time is known."""
+
+    asset: str
+    outputs: Sequence[Output]
+    description: str = ""
+    code_version: str = ""
+    upstream: Sequence[str] = ()
+    seconds: float | None = None
+
+    @property
+    def samples(self) -> int:
+        return sum(output.samples for output in self.outputs)
+
+    @property
+    def skipped(self) -> int:
+        return sum(sum(output.skip_reasons.values()) for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class Highlight:
+    """One number to begin with: ``Highlight("more top-1 on emoji-861", "+7.9 points", "47.1 % against 39.2 %")``."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the report shows. Empty parts are left out of the page.
+
+    ``profile`` is the profile's YAML text, ``created`` a date, ``software`` name -> version. ``skips`` may be a
+    selection: the counts come from the outputs' skip reasons.
+    """
+
+    title: str
+    profile_name: str
+    created: str
+    models: Sequence[EvaluatedModel] = ()
+    highlights: Sequence[Highlight] = ()
+    trainings: Sequence[Training] = ()
+    samples: Sequence[SampleRow] = ()
+    skips: Sequence[Skip] = ()
+    stages: Sequence[Stage] = ()
+    profile: str = ""
+    software: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of the headline table: a share, or None, for each model; ``best`` are the leaders of each kind."""
+
+    set: str
+    metric: str
+    values: Sequence[float | None]
+    best: Sequence[bool]
+    first: int
+    """number of lines of the set on its first line, else 0"""
+
+
+def render_html(report: Report) -> str:
+    """The page. All text in it is escaped: captions are what strangers wrote on the web."""
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(data_uri=data_uri, duration=duration, percent=percent, svg=Markup, magnitude=plots.count)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        style=Markup((here / "report.css").read_text(encoding="utf-8")),
+        table=metric_rows(report.models),
+        metric_plot=_metric_plot(report.models),
+        accuracies=_accuracy_plots(report),
+        losses=_loss_plots(report.trainings),
+        reasons=skip_reasons(report.stages),
+        most_skips=MOST_SKIPS,
+        longest=max((stage.seconds or 0 for stage in report.stages), default=0),
+    )
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Writes the whole page or nothing."""
+    page = render_html(report)
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def metric_rows(models: Sequence[EvaluatedModel]) -> list[MetricRow]:
+    """The headline table: sets in the order of their first mention, each with the metrics it has."""
+    keys = dict.fromkeys(result.key for model in models for result in model.results)
+    by_model = [{result.key: result.metrics for result in model.results} for model in models]
+    rows = []
+    for key in keys:
+        present = {name for metrics in by_model for name in metrics.get(key, {})}
+        names = [name for name in METRICS if name in present] or [MAIN]
+        for number, name in enumerate(names):
+            values = [metrics.get(key, {}).get(name) for metrics in by_model]
+            label = METRICS.get(name, "main metric")
+            rows.append(MetricRow(key, label, values, _best(models, values), 0 if number else len(names)))
+    return rows
+
+
+def _best(models: Sequence[EvaluatedModel], values: Sequence[float | None]) -> list[bool]:
+    best = []
+    for model, value in zip(models, values, strict=True):
+        rivals = [v for m, v in zip(models, values, strict=True) if m.kind == model.kind and v is not None]
+        best.append(value is not None and len(rivals) > 1 and value == max(rivals) > min(rivals))
+    return best
+
+
+def _metric_plot(models: Sequence[EvaluatedModel]) -> str:
+    results = {model.name: model.results for model in models}
+    if not any(results.values()):
+        return ""
+    teachers = [model.name for model in models if model.kind == "teacher"]
+    return plots.svg(plots.metric_figure(results, reference=teachers), "metrics")
+
+
+def _accuracy_plots(report: Report) -> list[str]:
+    """One figure a set and metric, of every training that was evaluated on it; teachers are levels to measure by."""
+    names = dict.fromkeys(
+        name for training in report.trainings for record in training.records for name in record if name.endswith(CURVES)
+    )
+    figures = []
+    for number, name in enumerate(names):
+        key, _, metric = name.rpartition("/")
+        curves = {
+            training.name: [(r["step"] * training.batch, r[name]) for r in training.records if name in r]
+            for training in report.trainings
+            if any(name in record for record in training.records)
+        }
+        levels = {
+            model.name: value
+            for model in report.models
+            for result in model.results
+            if model.kind == "teacher" and result.key == key and (value := result.metrics.get(metric)) is not None
+        }
+        figure = plots.accuracy_figure(curves, title=f"{key}  ·  {metric}", levels=levels)
+        figures.append(plots.svg(figure, f"accuracy-{number}"))
+    return figures
+
+
+def _loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
+    """A figure each: losses of different objectives do not compare."""
+    return [
+        (training.name, plots.svg(plots.loss_figure({"": training.records}), f"loss-{number}"))
+        for number, training in enumerate(trainings)
+    ]
+
+
+def skip_reasons(stages: Sequence[Stage]) -> list[tuple[str, str, int]]:
+    """(asset, reason, count), the most frequent first within an asset."""
+    rows = []
+    for stage in stages:
+        counts: Counter[str] = Counter()
+        for output in stage.outputs:
+            counts.update(output.skip_reasons)
+        rows += [(stage.asset, reason, count) for reason, count in counts.most_common()]
+    return rows
+
+
+def data_uri(image: Image.Image, side: int = 192) -> str:
+    """The image in the page itself, no larger than ``side``."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="webp", quality=82, method=6)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"

@@ -1,0 +1,21 @@
+"""Colours of everything that is drawn, told apart with any kind of colour vision (Okabe and Ito 2008)."""
+
+from __future__ import annotations
+
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b8589a", "#56b4e9", "#c98a00")
+"""on white; each has a name ``--series-<n>`` and a lighter twin in the report's dark theme"""
+INK = "#1c2430"
+MUTED = "#667085"
+GRID = "#e3e7ee"
+NEUTRAL = "#98a2b3"
+PAPER = "#ffffff"
+
+
+def series(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", NEUTRAL: "--neutral"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+}
+"""names under which the report's style sheet has the same colours for either theme"""

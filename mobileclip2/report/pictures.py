@@ -1,0 +1,150 @@
+"""Small PNG pictures that a materialisation shows of itself."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.report import plots
+from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
+from mobileclip2.report.plots import Point, Record
+
+MAX_BYTES = 44_000
+"""of a sheet: under 60 kB as base64, since Dagster keeps it in an event's row"""
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One sample as people want to see it. ``synthetic`` holds (captioner, caption) pairs."""
+
+    key: str
+    image: Image.Image
+    views: Sequence[Image.Image] = ()
+    caption: str = ""
+    synthetic: Sequence[tuple[str, str]] = ()
+
+
+def loss_curve(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> bytes:
+    """``runs``: name of a training -> records of its ``metrics.jsonl``."""
+    return plots.png(plots.loss_figure(runs, number=number))
+
+
+def accuracy_curve(
+    curves: Mapping[str, Sequence[Point]], *, title: str, levels: Mapping[str, float] | None = None
+) -> bytes:
+    """``curves``: name of a model -> (samples seen, share between 0 and 1)."""
+    return plots.png(plots.accuracy_figure(curves, title=title, levels=levels))
+
+
+def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN) -> bytes:
+    """``models``: name of a model -> its results."""
+    return plots.png(plots.metric_figure(models, metric=metric))
+
+
+def inline_markdown(png: bytes, alt: str = "") -> str:
+    """A Markdown image that carries its own bytes."""
+    text = "".join(" " if character in "[]\\\n\r" else character for character in alt)
+    return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
+def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
+    """A row for each sample: image, views, real caption, synthetic captions with their captioner.
+
+    Colours, then sizes give way until the sheet has at most ``MAX_BYTES``; show 4 to 8 samples.
+    """
+    data = b""
+    for side in (96, 80, 64, 48, 32):
+        sheet = _sheet(rows, side)
+        for colours in (256, 96, 40):
+            buffer = io.BytesIO()
+            sheet.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+            data = buffer.getvalue()
+            if len(data) <= MAX_BYTES:
+                return data
+    return data
+
+
+_GAP = 8
+_TEXT_WIDTH = 340
+_LINE = 17
+
+
+def _sheet(rows: Sequence[SampleRow], side: int) -> Image.Image:
+    views = max((len(row.views) for row in rows), default=0)
+    text_left = 2 * _GAP + (side + _GAP) * (1 + views)
+    texts = [_lines(row) for row in rows]
+    heights = [max(side, _LINE * len(lines)) + 2 * _GAP for lines in texts]
+    sheet = Image.new("RGB", (text_left + _TEXT_WIDTH + _GAP, _LINE + 2 * _GAP + sum(heights)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    heads = ["image", *(f"view {number}" for number in range(views))]
+    for column, head in enumerate(heads):
+        draw.text((_GAP + column * (side + _GAP), _GAP), head, fill=MUTED, font=_font(11))
+    draw.text((text_left, _GAP), "real caption, then synthetic ones", fill=MUTED, font=_font(11))
+    top = _LINE + 2 * _GAP
+    for row, lines, height in zip(rows, texts, heights, strict=True):
+        draw.line((_GAP, top - _GAP // 2, sheet.width - _GAP, top - _GAP // 2), fill=GRID)
+        for column, image in enumerate([row.image, *row.views]):
+            thumb = fit(image, side)
+            left = _GAP + column * (side + _GAP)
+            place = (left + (side - thumb.width) // 2, top + (side - thumb.height) // 2)
+            sheet.paste(thumb, place)
+            draw.rectangle((*place, place[0] + thumb.width - 1, place[1] + thumb.height - 1), outline=GRID)
+        for number, (text, colour) in enumerate(lines):
+            draw.text((text_left, top + _LINE * number), text, fill=colour, font=_font(13))
+        top += height
+    return sheet
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """An RGB image whose longer side is ``side``, small ones enlarged."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _lines(row: SampleRow) -> list[tuple[str, str]]:
+    captioners = list(dict.fromkeys(captioner for captioner, _ in row.synthetic))
+    lines = [(line, INK) for line in _wrap(row.caption or "(no caption)", 3)]
+    for captioner, caption in row.synthetic:
+        colour = series(captioners.index(captioner))
+        lines += [(line, colour) for line in _wrap(f"{captioner}: {caption}", 2)]
+    return [*lines, (_wrap(row.key, 1)[0], MUTED)]
+
+
+def _wrap(text: str, most: int) -> list[str]:
+    """Lines that fit the column by the width of their glyphs; what is left out shows as an ellipsis."""
+    font = _font(13)
+    lines: list[str] = [""]
+    for word in " ".join(text.split())[:1000].split(" "):
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= _TEXT_WIDTH:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        while word:
+            fits = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= _TEXT_WIDTH)
+            lines[-1], word = word[:fits], word[fits:]
+            if word:
+                lines.append("")
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(last + "…") > _TEXT_WIDTH:
+            last = last[:-1]
+        lines = [*lines[: most - 1], last + "…"]
+    return lines
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The typeface of the plots, which knows more scripts than Pillow's own."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

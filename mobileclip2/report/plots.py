@@ -1,0 +1,260 @@
+"""Line and bar charts as matplotlib figures, to be saved as PNG or as SVG that follows a page's theme."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from PIL import Image
+
+from mobileclip2.evaluation.results import MAIN, Result, main_name
+from mobileclip2.report.palette import GRID, INK, MUTED, NEUTRAL, PAPER, VARIABLES, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, float]
+"""one line of a training's ``metrics.jsonl``"""
+Point = tuple[float, float]
+
+_STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": INK,
+    "text.parse_math": False,  # names and captions are not formulas
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mobileclip2",  # else the same figure has other bytes each time
+}
+_LABEL_GAP = 12.0
+"""points between labels at the ends of lines"""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draws under our style, and loads matplotlib no sooner."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def loss_figure(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> Figure:
+    """One number of one or several trainings over their steps: every step faint, its running mean strong."""
+    figure, axes = _figure(4.8, 2.4)
+    ends: dict[str, Point] = {}
+    for index, (name, records) in enumerate(runs.items()):
+        points = _thin([(r["step"], r[number]) for r in records if math.isfinite(r.get(number, math.nan))])
+        if not points:
+            continue
+        steps, values = zip(*points, strict=True)
+        smooth = _running_mean(values, max(1, len(values) // 25))
+        axes.plot(steps, values, color=series(index), alpha=0.28, linewidth=0.8)
+        axes.plot(steps, smooth, color=series(index), linewidth=1.8)
+        ends[name] = (steps[-1], smooth[-1])
+    axes.set_title(number)
+    axes.set_xlabel("step")
+    _label_ends(axes, ends, "{:.3g}")
+    return figure
+
+
+@_styled
+def accuracy_figure(
+    curves: Mapping[str, Sequence[Point]], *, title: str, levels: Mapping[str, float] | None = None
+) -> Figure:
+    """Shares between 0 and 1 over samples seen; ``levels`` are horizontal lines to measure by, the teachers'."""
+    figure, axes = _figure(6.4, 3.2)
+    ends: dict[str, Point] = {}
+    for index, (name, points) in enumerate(curves.items()):
+        if points:
+            seen, shares = zip(*points, strict=True)
+            percent = [100 * share for share in shares]
+            axes.plot(seen, percent, color=series(index), linewidth=1.8, marker="o", markersize=3.5)
+            ends[name] = (seen[-1], percent[-1])
+    for name, level in (levels or {}).items():
+        axes.axhline(100 * level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        ends[name] = (axes.get_xlim()[1], 100 * level)
+    axes.set_title(title)
+    axes.set_xlabel("samples seen")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda value, _: count(value))
+    axes.yaxis.set_major_formatter("{x:.0f} %")
+    _label_ends(axes, ends, "{:.1f} %", colours=list(curves))
+    return figure
+
+
+@_styled
+def metric_figure(
+    models: Mapping[str, Sequence[Result]], *, metric: str = MAIN, reference: Sequence[str] = ()
+) -> Figure:
+    """A bar for each model on each set, labelled with name and value; sets in the order of their first mention.
+
+    Models of ``reference`` are grey: they are what the others are measured by.
+    """
+    keys = list(dict.fromkeys(result.key for results in models.values() for result in results))
+    colours = dict.fromkeys(reference, NEUTRAL)
+    for index, model in enumerate(model for model in models if model not in reference):
+        colours[model] = series(index)
+    bars = [(key, _bars(models, key, metric)) for key in keys]
+    rows = sum(len(values) + 1.1 for _, values in bars)
+    figure, axes = _figure(6.4, 0.35 + 0.21 * max(rows, 2))
+    place, ticks, labels = 0.0, [], []
+    for key, values in bars:
+        shown = {main_name(key, r.metrics) for rs in models.values() for r in rs if r.key == key}
+        name = ", ".join(sorted(filter(None, shown))) if metric == MAIN else metric
+        axes.text(0, place, f"{key}  ·  {name}", fontweight="bold", va="center", ha="left")
+        place += 1
+        for model, value in values.items():
+            axes.barh(place, 100 * value, height=0.74, color=colours[model])
+            axes.annotate(f"{100 * value:.1f} %", (100 * value, place), (4, 0), textcoords="offset points", va="center")
+            ticks.append(place)
+            labels.append(model)
+            place += 1
+        place += 0.1
+    axes.set_yticks(ticks, labels)
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(max(place, 1) - 0.4, -0.6)
+    highest = max((100 * value for _, values in bars for value in values.values()), default=1)
+    axes.set_xlim(0, max(highest, 1) * 1.12)
+    axes.set_xticks([])
+    axes.grid(False)
+    axes.spines["bottom"].set_visible(False)
+    return figure
+
+
+@_styled
+def png(figure: Figure) -> bytes:
+    """A small PNG for an inline picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, facecolor=PAPER)
+    image = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+@_styled
+def svg(figure: Figure, name: str) -> str:
+    """An ``<svg>`` element to stand in a page: its colours are the page's, its ids begin with ``name``."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, f"var({variable}, {colour})")
+    return text
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _bars(models: Mapping[str, Sequence[Result]], key: str, metric: str) -> dict[str, float]:
+    values = {}
+    for model, results in models.items():
+        for result in results:
+            value = result.metrics.get(metric)
+            if result.key == key and value is not None:
+                values[model] = value
+    return values
+
+
+def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colours: Sequence[str] | None = None) -> None:
+    """Names and last values beside the ends of the lines, pushed apart where they would overlap."""
+    if not ends:
+        return
+    names = list(ends)
+    low, high = axes.get_ylim()
+    points = (axes.get_window_extent().height or 1) * 72 / axes.figure.dpi
+    wanted = [(ends[name][1] - low) / ((high - low) or 1) * points for name in names]
+    for name, have, place in zip(names, wanted, spread(wanted, _LABEL_GAP), strict=True):
+        known = names if colours is None else list(colours)
+        colour = series(known.index(name)) if name in known else MUTED
+        axes.annotate(
+            f"{name}  {form.format(ends[name][1])}",
+            (1, ends[name][1]),
+            (10, place - have),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            annotation_clip=False,
+        )
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """Places in the same order, at least ``gap`` apart, moved as little as a group at a time allows."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    groups: list[list[int]] = []
+    centres: list[float] = []
+    for index in order:
+        groups.append([index])
+        centres.append(places[index])
+        while len(groups) > 1 and centres[-1] - centres[-2] < gap * (len(groups[-1]) + len(groups[-2])) / 2:
+            groups[-2:] = [groups[-2] + groups[-1]]
+            centres[-2:] = [sum(places[each] for each in groups[-1]) / len(groups[-1])]
+    result = list(places)
+    for group, centre in zip(groups, centres, strict=True):
+        for position, index in enumerate(group):
+            result[index] = centre + gap * (position - (len(group) - 1) / 2)
+    return result
+
+
+def _thin(points: Sequence[Point], most: int = 500) -> list[Point]:
+    """Means of neighbours where there are more points than a figure can show."""
+    size = math.ceil(len(points) / most) or 1
+    groups = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+def _running_mean(values: Sequence[float], radius: int) -> list[float]:
+    means = []
+    for index in range(len(values)):
+        near = values[max(0, index - radius) : index + radius + 1]
+        means.append(sum(near) / len(near))
+    return means
+
+
+def count(value: float) -> str:
+    """A number as people say it: 38.4 k, 12.8 M."""
+    for size, suffix in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"

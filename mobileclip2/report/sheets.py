@@ -1,0 +1,107 @@
+"""The pictures of materialisations, read back from the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from mobileclip2 import sidefile
+from mobileclip2.augment import View, render
+from mobileclip2.contents import Shard
+from mobileclip2.evaluation.results import MAIN, Result, loads
+from mobileclip2.pipeline import Pipeline, Read
+from mobileclip2.report.pictures import SampleRow, inline_markdown, loss_curve, metric_plot, sample_sheet
+from mobileclip2.stages.by_shard import images_of, raw_table, side_name
+
+ROWS = 5
+VIEW_SIZE = 96
+
+
+def raw_sheet(pipeline: Pipeline, group: str) -> str:
+    """The first samples of a group: image and caption."""
+    return inline_markdown(sample_sheet(list(islice(rows(pipeline, group), ROWS))), "samples")
+
+
+def views_sheet(pipeline: Pipeline, group: str) -> str:
+    """The first samples of a group with their stored views."""
+    return inline_markdown(sample_sheet(list(islice(rows(pipeline, group, views=True), ROWS))), "views")
+
+
+def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> str:
+    """The first samples of a group with what one captioner wrote."""
+    found = rows(pipeline, group, captioners=(captioner,))
+    return inline_markdown(sample_sheet(list(islice(found, ROWS))), "captions")
+
+
+def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
+    """The first samples of a group with views and all captions."""
+    found = rows(pipeline, group, views=True, captioners=pipeline.profile.dataset_captioners)
+    return inline_markdown(sample_sheet(list(islice(found, ROWS))), "reinforced samples")
+
+
+def rows(
+    pipeline: Pipeline, group: str, *, views: bool = False, captioners: tuple[str, ...] = ()
+) -> Iterator[SampleRow]:
+    """Samples of a group in the order of its shards, with what is stored about them."""
+    (raw,) = pipeline.read("raw_shards", group)
+    view_reads = pipeline.read("augmentations", group) if views else []
+    caption_reads = [(name, read) for name in captioners for read in pipeline.read(f"synthetic_captions/{name}", group)]
+    for shard in pipeline.contents.group_shards(group):
+        table = raw_table(raw, shard)
+        captions = dict(zip(*(table.column(name).to_pylist() for name in ("key", "caption")), strict=True))
+        stored_views = [_column(read, shard, "view") for read in view_reads]
+        written = [(name, _column(read, shard, "caption")) for name, read in caption_reads]
+        for key, image in images_of(shard, table):
+            yield SampleRow(
+                key,
+                image,
+                [_rendered(image, stored[key]) for stored in stored_views],
+                captions[key],
+                [(name, texts[key]) for name, texts in written],
+            )
+
+
+def _column(read: Read, shard: Shard, name: str) -> dict[str, str]:
+    table = sidefile.read(read.fetch(side_name(shard)))
+    return dict(zip(table.column("key").to_pylist(), table.column(name).to_pylist(), strict=True))
+
+
+def _rendered(image: Image.Image, view: str) -> Image.Image:
+    return render(image, View.from_json(view), VIEW_SIZE)
+
+
+def training_records(pipeline: Pipeline, key: str) -> list[Mapping[str, Any]]:
+    """``metrics.jsonl`` of a trained asset, empty for one whose weights were given."""
+    (read,) = pipeline.read(key)
+    if "metrics.jsonl" not in {file.name for file in read.manifest.files}:
+        return []
+    return [json.loads(line) for line in read.fetch("metrics.jsonl").read_text().splitlines()]
+
+
+def training_curve(pipeline: Pipeline, key: str) -> tuple[dict[str, float], str]:
+    """The last value of every number of a training, and its loss curve."""
+    records = training_records(pipeline, key)
+    last: dict[str, float] = {}
+    for record in records:
+        last.update(record)
+    return last, inline_markdown(loss_curve({key.partition("/")[2]: records}), "loss")
+
+
+def results(pipeline: Pipeline, model: str) -> list[Result]:
+    """What a model scored on every set, in the order of the profile."""
+    return [
+        result
+        for read in pipeline.read(f"evaluation/{model}")
+        for result in loads(read.fetch("results.jsonl").read_text(), model)
+    ]
+
+
+def evaluation_results(pipeline: Pipeline, model: str) -> tuple[list[tuple[str, str, float]], str]:
+    """(set, metric, value) of every defined metric, and their plot."""
+    found = results(pipeline, model)
+    table = [(r.key, name, value) for r in found for name, value in r.metrics.items() if value is not None]
+    return table, inline_markdown(metric_plot({model: found}, metric=MAIN), "metrics")

@@ -1,0 +1,218 @@
+"""Parquet side files: what the stages hand to each other about the samples of one shard, keyed by sample.
+
+The same table always gives the same bytes. Embeddings are bf16, which costs no accuracy (Faghri et al. 2025) and
+half the storage; Parquet has no such type, so a row is its 2-byte little-endian numbers side by side.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mobileclip2.errors import DamagedOutput
+from mobileclip2.store.storage import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _required(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
+
+
+VIEWS = _required(key=pa.string(), view=pa.string())
+"""``view`` is the JSON of one view, as :mod:`mobileclip2.augment` writes it."""
+
+CAPTIONS = _required(key=pa.string(), caption=pa.string())
+"""An empty caption is one that the captioner failed to write."""
+
+ROW_GROUP = 1024
+"""rows that are in memory while :class:`Embeddings` walks through a file"""
+
+_AGAIN = "delete it and run the stage that wrote it again"
+
+
+def embeddings_schema(dim: int) -> pa.Schema:
+    columns = _required(key=pa.string(), embedding=pa.binary(2 * dim))
+    return columns.with_metadata({"dtype": "bfloat16", "dim": str(dim)})
+
+
+def embeddings_table(keys: Sequence[str], embeddings: torch.Tensor | np.ndarray) -> pa.Table:
+    """A table of ``[len(keys), D]`` embeddings: a float tensor, or the bits of bf16 numbers as uint16.
+
+    Raises:
+        ValueError: not one embedding for each key.
+    """
+    bits = embeddings if isinstance(embeddings, np.ndarray) else to_bits(embeddings)
+    if bits.dtype != np.uint16 or bits.ndim != 2 or len(bits) != len(keys):
+        raise ValueError(f"{len(keys)} keys for embeddings {bits.dtype} {bits.shape}; want uint16 [keys, D]")
+    rows, dim = bits.shape
+    data = pa.py_buffer(np.ascontiguousarray(bits, "<u2"))
+    column = pa.FixedSizeBinaryArray.from_buffers(pa.binary(2 * dim), rows, [None, data])
+    return pa.Table.from_arrays([pa.array(keys, pa.string()), column], schema=embeddings_schema(dim))
+
+
+def to_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file."""
+    buffer = io.BytesIO()
+    _write(table, buffer)
+    return buffer.getvalue()
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Writes the table in one step: a file that can be read is whole.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        _write(table, temporary)
+
+
+def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """The table of a side file; with ``schema`` exactly the columns that it names.
+
+    Raises:
+        DamagedOutput: the file cannot be read, or a column is missing, of another type, or without a value where
+            the schema wants one.
+    """
+    with _guard(path), pq.ParquetFile(path) as file:
+        if schema is None:
+            return file.read()
+        _check(path, file.schema_arrow, schema, empty=file.metadata.num_rows == 0)
+        table = file.read(schema.names)
+    for field in schema:
+        if not field.nullable and (nulls := table.column(field.name).null_count):
+            raise DamagedOutput(f"{path}: column '{field.name}' lacks {nulls} values; {_AGAIN}")
+    return table.cast(schema)
+
+
+def rows(path: Path) -> int:
+    """Number of rows, from the end of the file alone.
+
+    Raises:
+        DamagedOutput: the file cannot be read.
+    """
+    with _guard(path), pq.ParquetFile(path) as file:
+        return int(file.metadata.num_rows)
+
+
+class Embeddings:
+    """An open side file of embeddings. Rows asked for in its order take one row group of memory.
+
+    Raises:
+        DamagedOutput: the file cannot be read, or does not hold bf16 embeddings.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _guard(path):
+            self._file = pq.ParquetFile(path)
+            schema = self._file.schema_arrow
+            kind = schema.field("embedding").type if "embedding" in schema.names else None
+            self.dim: int = kind.byte_width // 2 if isinstance(kind, pa.FixedSizeBinaryType) else 1
+            expected = embeddings_schema(self.dim)
+            _check(path, schema, expected)
+            if schema.metadata != expected.metadata:
+                raise DamagedOutput(f"{path}: metadata {schema.metadata} should be {expected.metadata}; {_AGAIN}")
+            self.keys: list[str] = self._file.read(["key"]).column("key").to_pylist()
+            metadata = self._file.metadata
+        groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = np.cumsum([0, *groups])
+        self._group, self._rows = -1, np.empty((0, self.dim), np.uint16)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Bits of one embedding, uint16 ``[D]``, read-only."""
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if group != self._group:
+            with _guard(self.path):
+                self._rows = self._view(self._file.read_row_group(group, ["embedding"]))
+            self._group = group
+        return self._rows[row - self._starts[group]]
+
+    def all(self) -> np.ndarray:
+        """Bits of all embeddings, uint16 ``[n, D]``, read-only."""
+        with _guard(self.path):
+            return self._view(self._file.read(["embedding"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _view(self, table: pa.Table) -> np.ndarray:
+        column = table.column("embedding")
+        if column.null_count:
+            raise DamagedOutput(f"{self.path}: column 'embedding' lacks {column.null_count} values; {_AGAIN}")
+        array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [_no_row(self.dim)])
+        data = np.frombuffer(array.buffers()[1] or b"", "<u2").reshape(-1, self.dim)
+        data.flags.writeable = False
+        return data[array.offset : array.offset + len(array)]
+
+
+def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
+    """Keys, and the bits of their bf16 embeddings: uint16 ``[n, D]``, a read-only view of what Arrow holds.
+
+    Raises:
+        DamagedOutput: the file cannot be read, or does not hold bf16 embeddings.
+    """
+    with Embeddings(path) as embeddings:
+        return embeddings.keys, embeddings.all()
+
+
+def to_bits(embeddings: torch.Tensor) -> np.ndarray:
+    """Numbers rounded to bf16, as their bits in uint16."""
+    import torch
+
+    return embeddings.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
+
+
+def from_bits(bits: np.ndarray) -> torch.Tensor:
+    """The bf16 tensor of some bits, which are copied."""
+    import torch
+
+    return torch.from_numpy(bits.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
+
+
+def _no_row(dim: int) -> pa.Array:
+    return pa.array([], pa.binary(2 * dim))
+
+
+def _write(table: pa.Table, target: Path | io.BytesIO) -> None:
+    # embeddings are noise to a compressor, and a dictionary of them would be as long as they are
+    packed = [field.name for field in table.schema if not isinstance(field.type, pa.FixedSizeBinaryType)]
+    pq.write_table(
+        table,
+        target,
+        row_group_size=ROW_GROUP,
+        compression={name: "zstd" if name in packed else "none" for name in table.schema.names},
+        use_dictionary=packed,
+        write_statistics=False,
+    )
+
+
+@contextmanager
+def _guard(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedOutput(f"{path}: the side file cannot be read ({error}); {_AGAIN}") from error
+
+
+def _check(path: Path, found: pa.Schema, expected: pa.Schema, *, empty: bool = False) -> None:
+    for field in expected:
+        if field.name not in found.names:
+            has = ", ".join(found.names) or "none"
+            raise DamagedOutput(f"{path}: column '{field.name}' is missing among {has}; {_AGAIN}")
+        kind = found.field(field.name).type
+        # a table made of empty lists knows no types
+        if kind != field.type and not (empty and pa.types.is_null(kind)):
+            raise DamagedOutput(f"{path}: column '{field.name}' is {kind}, not {field.type}; {_AGAIN}")

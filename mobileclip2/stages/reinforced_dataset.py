@@ -1,0 +1,77 @@
+"""Joins everything that was stored about a group's samples into DR tars."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from mobileclip2 import sidefile
+from mobileclip2.contents import Shard, local_copy
+from mobileclip2.pipeline import PartWork, Work
+from mobileclip2.reinforced.join import TeacherFiles, join_shard
+from mobileclip2.shards.validate import check_share
+from mobileclip2.stages.by_shard import each_shard, side_name, skipped_name
+
+
+def tar_name(shard: Shard) -> str:
+    return f"{shard.id}.tar"
+
+
+def run(work: Work) -> None:
+    (part,) = work.parts
+    dataset = work.profile.dataset
+
+    def write(shard: Shard, parts: list[PartWork]) -> None:
+        def files(role: str) -> list[Path]:
+            return [read.fetch(side_name(shard)) for read in part.inputs[role]]
+
+        captioners = work.profile.dataset_captioners
+        (raw,) = files("raw_shards")
+        teachers = [
+            TeacherFiles(
+                name,
+                files(f"embeddings/{name}/image"),
+                *files(f"embeddings/{name}/text"),
+                {captioner: files(f"embeddings/{name}/{captioner}") for captioner in captioners},
+            )
+            for name in work.profile.dataset_teachers
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            tar = Path(folder) / tar_name(shard)
+            counts = join_shard(
+                local_copy(shard.url),
+                raw,
+                files("augmentations"),
+                {captioner: files(f"captions/{captioner}") for captioner in captioners},
+                teachers,
+                tar,
+                storage=dataset.storage,
+                images=dataset.images,
+            )
+            total = counts.samples + counts.skipped.num_rows
+            check_share(counts.skipped, total, work.profile.max_bad_share, shard.url)
+            if counts.skipped.num_rows:
+                part.output.write(skipped_name(shard), sidefile.to_bytes(counts.skipped))
+            part.output.put(tar_name(shard), tar)
+
+    each_shard(work, write, tar_name)
+    close(work, part)
+
+
+def close(work: Work, part: PartWork) -> None:
+    """Closes the manifest; the teachers' order and dimensions are recorded with it."""
+    names, samples, reasons = [], 0, Counter[str]()
+    (raw,) = part.inputs["raw_shards"]
+    for shard in work.shards:
+        names.append(tar_name(shard))
+        samples += sidefile.rows(raw.fetch(side_name(shard)))
+        if part.output.has(skipped_name(shard)):
+            names.append(skipped_name(shard))
+            skipped = sidefile.read(part.output.fetch(skipped_name(shard)))
+            samples -= skipped.num_rows
+            reasons.update(skipped.column("reason").to_pylist())
+    teachers = list(work.profile.dataset_teachers)
+    dims = {name: part.inputs[f"embeddings/{name}/image"][0].manifest.facts["embed_dim"] for name in teachers}
+    facts = {"teachers": teachers, "teacher_dims": dims}
+    part.close(names, samples=samples, skip_reasons=dict(reasons), facts=facts)

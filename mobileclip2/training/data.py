@@ -1,0 +1,330 @@
+"""Where training samples come from: reinforced shards, raw shards, or features in memory.
+
+A source is random access: any sample of any epoch is a pure function of (seed, epoch, index), so that neither the
+number of loader workers nor a restart can change what training sees. What is random about a sample is a hash, never the
+next number of a stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from mobileclip2.augment import Augmentation, View, render, sample_view
+from mobileclip2.errors import ShardError, UserError
+from mobileclip2.preprocess import Preprocess
+from mobileclip2.reinforced.format import CAPTIONS, MEMBERS, ReinforcedSample, decode
+from mobileclip2.shards import image as pictures
+from mobileclip2.shards.bad_sample import BadSample
+from mobileclip2.shards.index import IndexedTar
+from mobileclip2.shards.validate import IMAGE_EXTENSIONS
+
+Tokenize = Callable[[Sequence[str]], torch.Tensor]
+"""texts -> int64 ``[len(texts), context]``"""
+
+KEYS = ("image", "text", "synthetic_text", "teacher_image", "teacher_text", "teacher_synthetic_text")
+"""what a reinforced sample has to offer"""
+
+MIXED_SHARDS = 16
+"""Shards whose samples are in one mixture: enough to mix a batch, few enough to stay in the page cache."""
+
+REMEMBERED_TEXTS = 1 << 15
+"""distinct texts whose tokens a process keeps"""
+
+
+class SampleSource(Protocol):
+    def order(self, epoch: int) -> np.ndarray:
+        """Indices of an epoch's samples in the order to be seen, int64; a pure function of the seed and the epoch."""
+
+    def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """One sample; a pure function of the seed and the arguments. Its keys are some of :data:`KEYS`.
+
+        ``image [3, H, W]`` fp32, ``text`` and ``synthetic_text [L]`` int64, ``teacher_*`` fp32 ``[D]``, the embeddings of
+        all teachers side by side.
+        """
+
+
+class ReinforcedSource:
+    """Samples of reinforced shards in either published layout.
+
+    One seen sample is a stored view, drawn at random and rendered at the student's own input size, the real caption,
+    a synthetic caption, and the stored embeddings of the three. The synthetic caption is drawn as the released code
+    draws it: first one of the fields of ``syn.json`` that the expression ``captions`` matches from their start, then one of
+    its captions.
+
+    ``needs`` are the keys that training will look at; others are not made. ``images`` are the source shards of a dataset
+    that was made without images, one for each of ``shards``.
+
+    Raises:
+        ShardError: a shard cannot be read, or, in :meth:`sample`, a sample is malformed or has another image than
+            the one that its views were made for. Names shard, sample and member.
+        UserError: ``captions`` matches none of a sample's fields, or the images are missing.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        tokenize: Tokenize,
+        preprocess: Preprocess,
+        *,
+        seed: int,
+        captions: str = f"^{CAPTIONS}.*$",
+        needs: Sequence[str] = KEYS,
+        images: Sequence[Path] | None = None,
+    ) -> None:
+        self.needs = tuple(needs)
+        if unknown := set(needs).difference(KEYS):
+            raise UserError(f"training data: no sample has {', '.join(sorted(unknown))}; there are {', '.join(KEYS)}")
+        self._preprocess, self._seed = preprocess, seed
+        self._tokens = _Tokens(tokenize)
+        self._captions = _expression(captions)
+        self._shards = [IndexedTar(path) for path in shards]
+        self._elsewhere: list[_Rows] | None = None
+        if images is not None:
+            pairs = zip(images, self._shards, strict=True)
+            self._elsewhere = [_Rows(IndexedTar(path), shard.keys) for path, shard in pairs]
+        self._places = _Places([len(shard) for shard in self._shards])
+        self.dim = self._expect_usable() if len(self._places) else 0
+        """numbers in an embedding, of all teachers together"""
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._places.mixed(self._seed, epoch)
+
+    def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        shard, number = self._places[index]
+        sample = self._read(shard, number)
+        if sample.image_emb.shape[1] != self.dim:
+            found = f"embeddings of {sample.image_emb.shape[1]} numbers, other samples have {self.dim}"
+            raise ShardError(f"{self._name(shard, sample)}: {found}; the shards belong to different datasets")
+        choose = partial(_choose, self._seed, epoch, sample.key)
+        view = choose("view", len(sample.views))
+        made: dict[str, Callable[[], torch.Tensor]] = {
+            "image": lambda: self._image(shard, number, sample, sample.views[view]),
+            "text": lambda: self._tokens(sample.caption),
+            "teacher_image": lambda: sample.image_emb[view].float(),
+            "teacher_text": lambda: sample.text_emb[0].float(),
+        }
+        if self._wants_synthetic:
+            fields = self._fields(shard, sample)
+            field = fields[choose("field", len(fields))]
+            caption = choose("caption", len(sample.captions[field]))
+            made["synthetic_text"] = lambda: self._tokens(sample.captions[field][caption])
+            made["teacher_synthetic_text"] = lambda: sample.caption_embs[field][caption].float()
+        return {key: made[key]() for key in self.needs}
+
+    @property
+    def _wants_synthetic(self) -> bool:
+        return any("synthetic" in key for key in self.needs)
+
+    def _expect_usable(self) -> int:
+        """A look at the first sample, so that a wrong expression or a missing folder is met before any work."""
+        shard, number = self._places[0]
+        sample = self._read(shard, number)
+        if self._wants_synthetic:
+            self._fields(shard, sample)
+        if "image" in self.needs:
+            self._picture(shard, number, sample)
+        return sample.image_emb.shape[1]
+
+    def _read(self, shard: int, number: int) -> ReinforcedSample:
+        tar = self._shards[shard]
+        return decode(tar.members(number, *MEMBERS), tar.key(number), str(tar.path))
+
+    def _name(self, shard: int, sample: ReinforcedSample) -> str:
+        return f"{self._shards[shard].path}: sample '{sample.key}'"
+
+    def _fields(self, shard: int, sample: ReinforcedSample) -> list[str]:
+        fields = [field for field, texts in sample.captions.items() if texts and self._captions.match(field)]
+        if not fields:
+            has = ", ".join(f"'{field}' ({len(texts)})" for field, texts in sample.captions.items()) or "none"
+            raise UserError(
+                f"{self._name(shard, sample)}: no synthetic caption matches '{self._captions.pattern}'; its fields are {has}. "
+                "Check the captioners that the student is to learn from"
+            )
+        return fields
+
+    def _image(self, shard: int, number: int, sample: ReinforcedSample, view: View) -> torch.Tensor:
+        name = self._name(shard, sample)
+        image = _decoded(self._picture(shard, number, sample), name)
+        try:
+            rendered = render(image, view, self._preprocess.size, self._preprocess.interpolation)
+        except ShardError as error:
+            raise ShardError(f"{name}: {error}") from error
+        return self._preprocess.tensor(rendered)
+
+    def _picture(self, shard: int, number: int, sample: ReinforcedSample) -> bytes:
+        if sample.image is not None:
+            return sample.image
+        name = self._name(shard, sample)
+        if self._elsewhere is None:
+            raise UserError(f"{name}: has no image; the dataset was made without, so give the source shards as well")
+        source = self._elsewhere[shard]
+        members = source.members(number, *IMAGE_EXTENSIONS)
+        image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), b"")
+        expected = sample.rest.get("image_sha256")
+        if expected is not None and hashlib.sha256(image).hexdigest() != expected:
+            raise ShardError(
+                f"{name}: {source.path} has another image than the one that was reinforced; reinforce the shard again"
+            )
+        return image
+
+
+class RawSource:
+    """Plain image-text pairs: the samples in the side files of raw shards.
+
+    Each epoch draws a new view of every image, number ``epoch`` of its views under ``seed``; without ``augmentation`` the
+    whole image is seen, as in evaluation.
+
+    ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.shards.validate.KEPT`.
+
+    Raises:
+        ShardError: a shard cannot be read or lacks a sample that was kept, or, in :meth:`sample`, an image cannot be
+            decoded any more.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[tuple[Path, pa.Table]],
+        tokenize: Tokenize,
+        preprocess: Preprocess,
+        *,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self._preprocess, self._seed, self._augmentation = preprocess, seed, augmentation
+        self._tokens = _Tokens(tokenize)
+        self._shards = [_Rows(IndexedTar(path), table.column("key")) for path, table in shards]
+        self._tables = [table.select(["key", "caption", "image"]).combine_chunks() for _, table in shards]
+        self._places = _Places([table.num_rows for table in self._tables])
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._places.mixed(self._seed, epoch)
+
+    def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        shard, number = self._places[index]
+        key, caption, extension = (column[number].as_py() for column in self._tables[shard].columns)
+        rows = self._shards[shard]
+        image = _decoded(rows.members(number, extension).get(extension, b""), f"{rows.path}: sample '{key}'")
+        return {"image": self._view(image, key, epoch), "text": self._tokens(caption)}
+
+    def _view(self, image: Image.Image, key: str, epoch: int) -> torch.Tensor:
+        if self._augmentation is None:
+            return self._preprocess.whole(image)
+        view = sample_view(self._augmentation, self._seed, key, epoch, *image.size)
+        return self._preprocess.tensor(render(image, view, self._preprocess.size, self._preprocess.interpolation))
+
+
+class FeatureSource:
+    """Pairs in memory, for training on top of frozen towers: whatever the model takes as ``image`` and ``text``.
+
+    A tensor ``[n, ...]`` has one row a sample. A list of n tensors ``[choices, ...]`` has several, of which each epoch draws
+    one.
+    """
+
+    def __init__(
+        self, images: torch.Tensor | Sequence[torch.Tensor], texts: torch.Tensor | Sequence[torch.Tensor], *, seed: int
+    ) -> None:
+        if len(images) != len(texts):
+            raise ValueError(f"{len(images)} images for {len(texts)} texts")
+        self._columns = {"image": images, "text": texts}
+        self._seed = seed
+        self._places = _Places([len(images)])
+
+    def order(self, epoch: int) -> np.ndarray:
+        return self._places.mixed(self._seed, epoch)
+
+    def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        return {key: self._drawn(key, epoch, index) for key in self._columns}
+
+    def _drawn(self, key: str, epoch: int, index: int) -> torch.Tensor:
+        column = self._columns[key]
+        if isinstance(column, torch.Tensor):
+            return column[index]
+        return column[index][_choose(self._seed, epoch, str(index), key, len(column[index]))]
+
+
+class _Places:
+    """Samples numbered through all shards."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._starts = np.cumsum([0, *sizes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        """Shard, and number in the shard."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, index - int(self._starts[shard])
+
+    def mixed(self, seed: int, epoch: int) -> np.ndarray:
+        """All indices: shards in random order, and the samples of each few shards mixed."""
+        random = np.random.default_rng((seed, epoch))
+        shards = random.permutation(len(self._starts) - 1)
+        windows = [shards[start : start + MIXED_SHARDS] for start in range(0, len(shards), MIXED_SHARDS)]
+        ranges = [
+            np.concatenate([np.arange(*self._starts[shard : shard + 2]) for shard in window]) for window in windows
+        ]
+        return np.concatenate([np.empty(0, np.int64), *(random.permutation(indices) for indices in ranges)])
+
+
+class _Rows:
+    """Samples of a tar, numbered as another file has their keys.
+
+    Raises:
+        ShardError: one of the keys is not in the tar.
+    """
+
+    def __init__(self, tar: IndexedTar, keys: Any) -> None:
+        self._tar, self.path = tar, tar.path
+        numbers = tar.numbers()
+        try:
+            self._numbers = np.array([numbers[key] for key in keys.to_pylist()], np.int64)
+        except KeyError as error:
+            raise ShardError(f"{tar.path}: sample '{error.args[0]}' is gone; run raw_shards again") from None
+
+    def members(self, row: int, *extensions: str) -> dict[str, bytes]:
+        return self._tar.members(int(self._numbers[row]), *extensions)
+
+
+class _Tokens:
+    """Tokens ``[L]`` of a text, those of recent texts remembered in each process."""
+
+    def __init__(self, tokenize: Tokenize) -> None:
+        self._tokenize = tokenize
+        self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda text: tokenize([text])[0])
+
+    def __call__(self, text: str) -> torch.Tensor:
+        return self._remembered(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Tokens, (self._tokenize,)
+
+
+def _decoded(data: bytes, name: str) -> Image.Image:
+    try:
+        return pictures.decode(data)
+    except BadSample as bad:
+        raise ShardError(f"{name}: {bad}; the shard has changed since it was validated, fetch it again") from bad
+
+
+def _choose(seed: int, epoch: int, key: str, what: str, count: int) -> int:
+    """One of ``count``, by hash."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{what}/{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % count
+
+
+def _expression(captions: str) -> re.Pattern[str]:
+    try:
+        return re.compile(captions)
+    except re.error as error:
+        raise UserError(f"captions: '{captions}' is not a regular expression ({error})") from error

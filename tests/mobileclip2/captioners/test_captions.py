@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import copy
+from itertools import chain
+
+import pytest
+import torch
+
+from mobileclip2.captioners.captions import FailedCaption, caption_images
+from mobileclip2.captioners.coca import coca_of
+from mobileclip2.captioners.config import GenerationSettings
+from mobileclip2.models.image_text import ImageText
+
+KEYS = ["a", "b", "c", "d", "e", "f"]
+ONCE = GenerationSettings(max_tokens=20, min_tokens=4, retries=0)
+
+
+def test_degenerate_captions_are_drawn_again_and_leave_the_others_alone(
+    open_clip_captioner: ImageText, images: torch.Tensor
+) -> None:
+    once = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE)
+    again = caption_images(
+        open_clip_captioner, images, KEYS, [0, 1, 2], ONCE.model_copy(update={"retries": 6})
+    )
+    assert once.retries == 0 and 0 < len(once.failures) < 18, "the untrained model should fail now and then"
+    assert len(again.failures) < len(once.failures) <= again.retries
+    for before, after in zip(chain(*once.captions), chain(*again.captions), strict=True):
+        assert after == before or before == ""
+
+
+def test_failures_keep_their_place_and_are_named(
+    open_clip_captioner: ImageText, images: torch.Tensor
+) -> None:
+    written = caption_images(open_clip_captioner, images, KEYS, [4, 2], ONCE)
+    assert [len(captions) for captions in written.captions] == [2] * 6
+    empty = [
+        (key, index)
+        for key, captions in zip(KEYS, written.captions, strict=True)
+        for index, text in zip([4, 2], captions, strict=True)
+        if not text
+    ]
+    assert empty and empty == [(failure.key, failure.caption) for failure in written.failures]
+
+
+@pytest.fixture
+def stuck(open_clip_captioner: ImageText) -> ImageText:
+    """A captioner that can only say "the"."""
+    captioner = copy.deepcopy(open_clip_captioner)
+    model, tokenizer = coca_of(captioner)
+    (word,) = (i for token, i in tokenizer.encoder.items() if token == "the</w>")
+    with torch.no_grad():
+        model.text_decoder.ln_final.weight.zero_()
+        model.text_decoder.ln_final.bias.fill_(1)
+        model.text_decoder.text_projection.zero_()
+        model.text_decoder.text_projection[:, word] = 10
+    return captioner
+
+
+def test_a_caption_that_stays_degenerate_is_counted_once(stuck: ImageText, images: torch.Tensor) -> None:
+    settings = GenerationSettings(max_tokens=12, retries=2)
+    written = caption_images(stuck, images[:2], KEYS[:2], [0], settings)
+    assert written.captions == [[""], [""]]
+    assert written.failures == [FailedCaption("a", 0, "repetition"), FailedCaption("b", 0, "repetition")]
+    assert written.retries == 4
+
+
+def test_retries_do_not_encode_the_image_again(stuck: ImageText, images: torch.Tensor) -> None:
+    model, _ = coca_of(stuck)
+    encoded: list[int] = []
+    model.visual.register_forward_hook(lambda _m, inputs, _o: encoded.append(len(inputs[0])))
+    caption_images(stuck, images, KEYS, [0, 1], GenerationSettings(max_tokens=12, retries=3))
+    assert encoded == [6]

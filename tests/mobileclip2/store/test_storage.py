@@ -1,0 +1,99 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mobileclip2.errors import DamagedOutput, StoreError
+from mobileclip2.store import File, LocalStorage, Manifest, Output
+from mobileclip2.store import storage as storage_module
+
+
+def manifest(**changes) -> Manifest:
+    fields = dict(
+        asset="a",
+        part="whole",
+        group="g00",
+        fingerprint="f",
+        code_version="1",
+        declared={},
+        inputs={},
+        samples=1,
+        skipped=0,
+        skip_reasons={},
+        facts={},
+        files=[File(name="x", size=1, sha256="0")],
+    )
+    return Manifest(**{**fields, **changes})  # fmt: skip
+
+
+def test_a_write_is_whole_or_absent(tmp_path, monkeypatch):
+    store = LocalStorage(tmp_path)
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        store.write("a/b", b"12345678")
+    assert not store.exists("a/b")
+    assert list(store.list("")) == []
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_full_disk_for_real():
+    if not os.access("/dev/full", os.W_OK):
+        pytest.skip("needs /dev/full")
+    with (
+        pytest.raises(StoreError, match="disk is full"),
+        storage_module.atomic_path(Path("/dev/shm/never")) as temporary,
+    ):
+        temporary.symlink_to("/dev/full")
+        temporary.write_bytes(b"x")
+
+
+def test_a_read_only_store(tmp_path, monkeypatch):
+    def refuse(self: Path, data: bytes) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(StoreError, match="read-only; point 'store'"):
+        LocalStorage(tmp_path).write("a", b"1")
+
+
+def test_the_data_version_is_that_of_the_content():
+    same = manifest(code_version="2", fingerprint="other", declared={"x": 1}, inputs={"y": "z"})
+    assert same.data_version == manifest().data_version
+    for change in ({"samples": 2}, {"facts": {"dim": 3}}, {"files": [File(name="x", size=1, sha256="1")]}):
+        assert manifest(**change).data_version != manifest().data_version
+
+
+def test_a_manifest_that_was_changed_is_refused(tmp_path):
+    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output.close(manifest())
+    assert output.manifest() == manifest()
+    text = output.read("manifest.json").decode()
+    output.write("manifest.json", text.replace('"samples": 1', '"samples": 7').encode())
+    with pytest.raises(DamagedOutput, match=r"a/f/g00/manifest\.json"):
+        output.manifest()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_manifest_is_named(tmp_path, damage):
+    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output.write("manifest.json", damage)
+    with pytest.raises(DamagedOutput, match=r"manifest\.json"):
+        output.manifest()
+
+
+def test_gone_and_changed_files_are_named(tmp_path):
+    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output.write("x", b"1")
+    output.write("y", b"2")
+    closed = manifest(files=output.describe(["x", "y"]))
+    assert output.verify(closed) == []
+    output.write("x", b"3")
+    (tmp_path / "a/f/g00/y").unlink()
+    assert output.verify(closed) == ["a/f/g00/x: differs from its manifest", "a/f/g00/y: gone"]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_training import (
+    TRAININGS,
+    TinySource,
+    finish,
+    start_process,
+    start_world,
+    tiny_batch,
+    tiny_training,
+)
+from torch import Tensor
+
+from mobileclip2.training.distributed import World, join
+from mobileclip2.training.gradients import Forward, backward, distribute
+from mobileclip2.training.settings import TrainSettings
+from mobileclip2.training.trainer import train
+
+
+def test_a_process_alone_is_a_world_of_one() -> None:
+    with join("cpu") as world:
+        assert (world.rank, world.size, world.first) == (0, 1, True)
+        x = torch.ones(2, requires_grad=True)
+        assert world.gather(x) is x
+        world.wait()
+
+
+def losses_and_gradients(name: str, accumulate: int, world: World) -> dict[str, Tensor]:
+    model, objective = tiny_training(name)
+    batch = {
+        key: (tensor.double() if tensor.is_floating_point() else tensor).chunk(world.size)[world.rank]
+        for key, tensor in tiny_batch(8).items()
+    }
+    forward = distribute(Forward(model.double(), objective), world)
+    parts = backward(forward, objective, batch, world, accumulate=accumulate, seed=lambda micro: micro)
+    results = {part: world.mean(value) for part, value in parts.items()}
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        results[key] = parameter.grad
+    return results
+
+
+def write_losses_and_gradients(folder: Path) -> None:
+    with join("cpu") as world:
+        for name in TRAININGS:
+            for accumulate in (1, 2):
+                results = losses_and_gradients(name, accumulate, world)
+                save_file(results, folder / f"{name}-{accumulate}-{world.rank}.safetensors")
+
+
+@pytest.mark.slow
+def test_processes_have_the_loss_and_gradients_of_the_joined_batch(tmp_path: Path) -> None:
+    finish(*start_world(2, write_losses_and_gradients, tmp_path))
+    for name in TRAININGS:
+        expected = losses_and_gradients(name, 1, World(0, 1, torch.device("cpu")))
+        for accumulate in (1, 2):
+            for rank in (0, 1):
+                found = load_file(tmp_path / f"{name}-{accumulate}-{rank}.safetensors")
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def train_reinforced(directory: Path) -> None:
+    model, objective = tiny_training("reinforced")
+    settings = TrainSettings(steps=20, batch=16, accumulate=2, learning_rate=1e-3, warmup=5, evaluate_every=10)
+    train(
+        model,
+        objective,
+        TinySource(),
+        settings,
+        directory,
+        fingerprint="a",
+        evaluate=lambda model: {"scale": float(model.logit_scale)},
+    )
+
+
+@pytest.mark.slow
+def test_processes_train_as_one_does(tmp_path: Path) -> None:
+    finish(*start_world(2, train_reinforced, tmp_path / "two"))
+    finish(start_process(train_reinforced, tmp_path / "one"))
+    assert {file.name for file in (tmp_path / "two").iterdir()} == {
+        "metrics.jsonl",
+        "timing.jsonl",
+        "resume.pt",
+        "model.safetensors",
+    }
+    one, two = ((tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("one", "two"))
+    assert len(one) == 20
+    for a, b in zip(one, two, strict=True):
+        assert json.loads(b) == pytest.approx(json.loads(a), rel=1e-3)
+    weights = [load_file(tmp_path / run / "model.safetensors") for run in ("one", "two")]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-3)

@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import json
+import signal
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_training import (
+    TRAININGS,
+    TinySource,
+    finish,
+    start_process,
+    tiny_clip,
+    tiny_conv_clip,
+    tiny_training,
+)
+from torch import Tensor, nn
+
+from mobileclip2.errors import StoreError, UserError, WeightsError
+from mobileclip2.progress import Step
+from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
+from mobileclip2.training.schedule import learning_rate
+from mobileclip2.training.settings import TrainSettings
+from mobileclip2.training.trainer import Diverged, TrainResult, parameter_groups, train, train_mode
+
+
+def settings(**fields: Any) -> TrainSettings:
+    return TrainSettings(**{"steps": 12, "batch": 8, "learning_rate": 1e-3, "warmup": 2, "log_every": 5, **fields})
+
+
+def run(directory: Path, name: str = "contrastive", fingerprint: str = "a", **fields: Any) -> TrainResult:
+    model, objective = tiny_training(name)
+    return train(model, objective, TinySource(), settings(**fields), directory, fingerprint=fingerprint)
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_training_lowers_the_loss(tmp_path: Path, name: str) -> None:
+    run(tmp_path, name, steps=40, accumulate=2)
+    losses = [record["loss"] for record in metrics(tmp_path)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_every_step_is_recorded_whatever_the_log_interval(tmp_path: Path) -> None:
+    result = run(tmp_path / "a", log_every=5)
+    run(tmp_path / "b", log_every=1, checkpoint_every=3, workers=1)
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+    assert result.weights.read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    records = metrics(tmp_path / "a")
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert set(records[0]) == {"step", "loss", "lr", "logit_scale", "grad_norm"}
+    assert [r["lr"] for r in records] == [learning_rate(step, settings()) for step in range(12)]
+    assert result.steps == 12 and result.numbers == records[-1]
+
+
+def test_the_trained_weights_are_in_the_model_and_in_the_file(tmp_path: Path) -> None:
+    model = tiny_clip()
+    result = train(model, Contrastive(), TinySource(), settings(), tmp_path, fingerprint="a")
+    assert not model.training
+    torch.testing.assert_close(load_file(result.weights), dict(model.state_dict()), rtol=0, atol=0)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int) -> Any:
+    def listen(sign: Step) -> None:
+        if sign.done >= step:
+            raise Stop
+
+    return listen
+
+
+@pytest.mark.parametrize("stopped_at", [2, 4, 7])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, stopped_at: int) -> None:
+    def conv(directory: Path, **listener: Any) -> None:
+        # dropout and batch norm: random numbers and buffers have to come back too
+        fields = settings(checkpoint_every=4, log_every=1)
+        train(tiny_conv_clip(), Contrastive(), TinySource(), fields, directory, fingerprint="a", **listener)
+
+    conv(tmp_path / "whole")
+    with pytest.raises(Stop):
+        conv(tmp_path / "stopped", progress=stop_at(stopped_at))
+    torch.rand(3)
+    conv(tmp_path / "stopped")
+    for file in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    before = first.metrics.read_bytes(), first.weights.read_bytes()
+    (tmp_path / "model.safetensors").unlink()
+    again = run(tmp_path, batch=8)
+    assert again == first
+    assert (again.metrics.read_bytes(), again.weights.read_bytes()) == before
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(WeightsError, match="belongs to the run a, this one is b"):
+        run(tmp_path, fingerprint="b")
+
+
+def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, "contrastive")
+    with pytest.raises(WeightsError, match=r"resume\.pt: does not fit the model: text"):
+        run(tmp_path, "coca")
+
+
+def test_evaluations_join_the_metrics_of_their_step(tmp_path: Path) -> None:
+    modes = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        modes.append((model.training, torch.is_grad_enabled()))
+        torch.rand(1)
+        return {"top1": float(len(modes))}
+
+    model, objective = tiny_training("contrastive")
+    result = train(
+        model,
+        objective,
+        TinySource(),
+        settings(evaluate_every=5),
+        tmp_path,
+        fingerprint="a",
+        evaluate=evaluate,
+    )
+    found = {record["step"]: record["top1"] for record in metrics(tmp_path) if "top1" in record}
+    assert found == {5: 1.0, 10: 2.0, 12: 3.0}
+    assert modes == [(False, False)] * 3
+    assert result.numbers["top1"] == 3.0
+    run(tmp_path / "without", evaluate_every=5)
+    assert result.weights.read_bytes() == (tmp_path / "without/model.safetensors").read_bytes()
+
+
+def test_progress_tells_steps_losses_and_rates(tmp_path: Path) -> None:
+    signs: list[Step] = []
+    train(*tiny_training("coca"), TinySource(), settings(), tmp_path, fingerprint="a", progress=signs.append)
+    assert [sign.done for sign in signs] == [5, 10, 12] and signs[0].total == 12
+    assert {"loss", "clip", "caption", "samples_per_second"} <= set(signs[0].numbers)
+
+
+def test_the_temperature_is_clamped(tmp_path: Path) -> None:
+    model = tiny_clip()
+    nn.init.constant_(model.logit_scale, 5.0)
+    train(model, Contrastive(), TinySource(), settings(steps=2, max_logit_scale=50), tmp_path, fingerprint="a")
+    assert metrics(tmp_path)[0]["logit_scale"] == pytest.approx(50)
+    assert model.logit_scale.exp().item() <= 50
+
+
+def test_gains_biases_and_the_logit_scale_are_not_decayed() -> None:
+    model = tiny_clip()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    decayed, free = parameter_groups(model, 0.2)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.2, 0.0)
+    decayed_names = {names[parameter] for parameter in decayed["params"]}
+    free_names = {names[parameter] for parameter in free["params"]}
+    assert {"visual.conv1.weight", "token_embedding.weight", "text_projection"} <= decayed_names
+    assert {"logit_scale", "ln_final.weight", "ln_final.bias", "visual.class_embedding"} <= free_names
+    assert decayed_names | free_names == set(names.values())
+
+
+def test_frozen_modules_keep_their_weights_and_statistics(tmp_path: Path) -> None:
+    model = tiny_conv_clip()
+    for module in model.visual[:2]:
+        module.requires_grad_(False)
+    train_mode(model)
+    assert not model.visual[1].training and model.visual[4].training and model.training
+    before = {name: tensor.clone() for name, tensor in model.visual[:2].state_dict().items()}
+    train(model, Contrastive(), TinySource(), settings(), tmp_path, fingerprint="a")
+    torch.testing.assert_close(dict(model.visual[:2].state_dict()), before, rtol=0, atol=0)
+
+
+class Projections(nn.Module):
+    """What is trained of a locked-image teacher: it takes features in place of images and texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode_image, self.encode_text = nn.Linear(12, 8), nn.Linear(5, 8)
+        self.logit_scale = nn.Parameter(torch.tensor(2.66))
+
+
+class Cached(TinySource):
+    def sample(self, epoch: int, index: int) -> dict[str, Tensor]:
+        sample = super().sample(epoch, index)
+        return {"image": sample["teacher_image"], "text": sample["teacher_image"][:5]}
+
+
+def test_projections_train_on_cached_features(tmp_path: Path) -> None:
+    fields = settings(steps=40, learning_rate=1e-2)
+    train(Projections(), Contrastive(), Cached(), fields, tmp_path, fingerprint="a")
+    assert metrics(tmp_path)[-1]["loss"] < metrics(tmp_path)[0]["loss"]
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises((StoreError, NotADirectoryError), match="file"):
+        run(tmp_path / "file" / "folder")
+
+
+class Exploding(Contrastive):
+    def __init__(self, step: int) -> None:
+        self.step, self.seen = step, 0
+
+    def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
+        self.seen += 1
+        parts = super().loss(features, batch, logit_scale, gather)
+        return {"loss": parts["loss"] * (float("nan") if self.seen == self.step else 1)}
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step_and_before_the_checkpoint(tmp_path: Path) -> None:
+    fields = settings(checkpoint_every=4, log_every=100)
+    with pytest.raises(Diverged, match=r"loss is nan at step 7 of 12.*lower learning_rate"):
+        train(tiny_clip(), Exploding(7), TinySource(), fields, tmp_path, fingerprint="a")
+    assert torch.load(tmp_path / "resume.pt", weights_only=True)["step"] == 4
+
+
+class NoTeachers(TinySource):
+    def sample(self, epoch: int, index: int) -> dict[str, Tensor]:
+        sample = super().sample(epoch, index)
+        return {key: tensor for key, tensor in sample.items() if not key.startswith("teacher_")}
+
+
+def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
+    objective = Reinforced((8, 4), (50.0, 30.0), captions="real")
+    with pytest.raises(UserError, match="no teacher_image, teacher_text, which Reinforced needs; they have image"):
+        train(tiny_clip(), objective, NoTeachers(), settings(), tmp_path, fingerprint="a")
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b", gradient_checkpointing=True)
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
+    torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+
+
+def test_a_model_that_cannot_recompute_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gradient_checkpointing: Projections cannot"):
+        train(
+            Projections(),
+            Contrastive(),
+            TinySource(),
+            settings(gradient_checkpointing=True),
+            tmp_path,
+            fingerprint="a",
+        )
+
+
+def train_and_tell(directory: Path, ear: Connection) -> None:
+    fields = settings(steps=40, accumulate=2, evaluate_every=15, checkpoint_every=10, log_every=1, workers=1)
+    train(
+        *tiny_training("reinforced"),
+        TinySource(),
+        fields,
+        directory,
+        fingerprint="a",
+        evaluate=lambda model: {"scale": float(model.logit_scale)},
+        progress=lambda sign: ear.send(sign.done),
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    mouth, ear = Pipe(duplex=False)
+    finish(start_process(train_and_tell, tmp_path / "whole", ear))
+    while mouth.recv() < 40:
+        pass
+    killed = start_process(train_and_tell, tmp_path / "killed", ear)
+    while mouth.recv() < 24:
+        pass
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL and not (tmp_path / "killed/model.safetensors").exists()
+    while mouth.poll():
+        mouth.recv()
+    finish(start_process(train_and_tell, tmp_path / "killed", ear))
+    assert mouth.recv() == 21
+    for file in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -1,0 +1,37 @@
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from pipelines.definitions import PROFILES, definitions
+
+NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+@pytest.fixture(params=NAMES)
+def pipeline(request) -> Pipeline:
+    return Pipeline(load(PROFILES / f"{request.param}.yaml"))
+
+
+def test_dagster_sees_the_graph_of_the_profile(pipeline):
+    graph = definitions(pipeline).resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(pipeline.graph)
+    for asset in pipeline.graph.values():
+        node = graph.get(dg.AssetKey(asset.key.split("/")))
+        assert {key.to_user_string() for key in node.parent_keys} == set(asset.upstream)
+        assert node.description and node.owners and node.kinds and node.code_version
+        assert node.is_partitioned == asset.grouped
+
+
+def test_a_selection_string_is_parsed(pipeline):
+    """dvc's antlr and Dagster's must agree, or every string selection dies."""
+    graph = definitions(pipeline).resolve_asset_graph()
+    selected = dg.AssetSelection.from_string('key:"raw_shards" or +key:"augmentations"').resolve(graph)
+    assert {key.to_user_string() for key in selected} == {"raw_shards", "augmentations"}
+
+
+def test_profiles_are_where_the_readme_says():
+    assert {"demo", "tiny", "dfndr-12m", "dfndr-2b"} <= set(NAMES)
+    assert Path(PROFILES).is_dir()
