@@ -1,6 +1,7 @@
 """From an asset of the library's graph to one of Dagster's: the shape that every stage module fills in."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from mobileclip2.profile import Profile
 from mobileclip2.progress import Progress, Step
 
 OWNERS = ["team:mobileclip2"]
+
+# known, and pinned: without this every process that loads the definitions says so once an asset
+warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
 

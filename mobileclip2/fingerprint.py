@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-UNDECLARED = {"undeclared": True}
+UNDECLARED: dict[str, Any] = {"undeclared": True}
 """``Field(json_schema_extra=UNDECLARED)``: the field never changes the bytes of an output."""
 
 

@@ -9,6 +9,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+Colour = tuple[float, float, float]
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -21,8 +23,8 @@ class Preprocess:
     """
 
     size: int
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    mean: Colour = CLIP_MEAN
+    std: Colour = CLIP_STD
     interpolation: str = "bicubic"
 
     def tensor(self, image: Image.Image) -> torch.Tensor:

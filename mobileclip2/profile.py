@@ -258,6 +258,8 @@ class Profile(Settings):
     """images at once through a teacher or captioner"""
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """where the profile's file lies; filled in on loading"""
+    text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    """the profile as it was written; filled in on loading"""
 
     def teacher(self, name: str) -> Teacher:
         return next(teacher for teacher in self.teachers if teacher.name == name)
@@ -366,7 +368,7 @@ def parse(text: str, *, origin: Path) -> Profile:
     if not isinstance(values, dict):
         raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
     try:
-        return Profile.model_validate({**values, "folder": str(origin.parent.resolve())})
+        return Profile.model_validate({**values, "folder": str(origin.parent.resolve()), "text": text})
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg'].removeprefix('Value error, ')}"

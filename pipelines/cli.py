@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 from mobileclip2.errors import UserError
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,9 +45,6 @@ def _dispatch(chosen: argparse.Namespace) -> int:
 
     path = profile_path(chosen.profile)
     os.environ["MOBILECLIP2_PROFILE"] = str(path)
-    from mobileclip2.pipeline import Pipeline
-    from mobileclip2.profile import load
-
     pipeline = Pipeline(load(path))
     if chosen.command == "check":
         return check(pipeline)
@@ -53,13 +52,36 @@ def _dispatch(chosen: argparse.Namespace) -> int:
         from pipelines.run import run
 
         run(pipeline)
-    from mobileclip2.report.write import write_report
+    return report(pipeline, chosen.report)
 
-    write_report(pipeline, chosen.report)
+
+def report(pipeline: Pipeline, path: Path) -> int:
+    """Writes the HTML report and prints the headline table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mobileclip2.report.gather import gather
+    from mobileclip2.report.html import metric_rows, write_html
+
+    gathered = gather(pipeline)
+    write_html(gathered, path)
+    table = Table(title=gathered.title)
+    table.add_column("set")
+    table.add_column("metric")
+    for model in gathered.models:
+        table.add_column(model.name, justify="right")
+    for row in metric_rows(gathered.models):
+        shares = ["" if value is None else f"{value:.1%}" for value in row.values]
+        table.add_row(row.set if row.first else "", row.metric, *shares, end_section=False)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for highlight in gathered.highlights:
+        console.print(f"{highlight.label}: {highlight.value} ({highlight.note})", markup=False)
+    console.print(f"report: {path}", markup=False)
     return 0
 
 
-def check(pipeline: Pipeline) -> int:  # noqa: F821
+def check(pipeline: Pipeline) -> int:
     """Resolves every outside input and says what the graph holds."""
     from collections import Counter
 

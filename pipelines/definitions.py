@@ -1,4 +1,4 @@
-"""The code location: the graph of one profile. ``MOBILECLIP2_PROFILE`` names the profile's file; the demo is the default."""
+"""The code location: the graph of the profile that ``MOBILECLIP2_PROFILE`` names, by default the demo."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def loads(text: str, name: str) -> list[Result]:
         UserError: not this format; tells the line of ``name``.
     """
     results: dict[str, Result] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -22,7 +22,7 @@ from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.preprocess import Preprocess
+from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Model
 
 CONFIG = "open_clip_config.json"
@@ -87,8 +87,8 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
     size = cfg.get("size", 224)
     preprocess = Preprocess(
         size=size if isinstance(size, int) else size[0],
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
+        mean=cast(Colour, tuple(cfg["mean"])),
+        std=cast(Colour, tuple(cfg["std"])),
         interpolation=cfg.get("interpolation", "bicubic"),
     )
     stored = {

@@ -12,9 +12,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import pickle
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -182,16 +179,9 @@ def _embeddings(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
         raise ValueError(f"no embeddings: neither 'npz' nor 'pth.gz' is among {', '.join(members)}")
     try:
         fields = _read_npz(members[name]) if name == "npz" else _read_pth_gz(members[name])
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        RuntimeError,
-        zlib.error,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers raise whatever damaged input leads them to
         raise ValueError(f"'{name}' cannot be read ({str(error)[:200]})") from error
     if not isinstance(fields, dict):
         raise ValueError(f"'{name}' holds a {type(fields).__name__} and no fields")

@@ -21,6 +21,7 @@ from mobileclip2.reinforced.format import CAPTIONS, ReinforcedSample, Storage, e
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.tar import TarWriter
 from mobileclip2.shards.validate import KEPT, SKIPPED, iter_valid
+from mobileclip2.store.storage import atomic_path
 
 NORM_TOLERANCE = 0.02
 """How far from 1 the length of a stored embedding may be; rounding to bf16 moves it by less than 0.004."""
@@ -61,7 +62,7 @@ def join_shard(
     views: Sequence[Path],
     captions: Mapping[str, Sequence[Path]],
     teachers: Sequence[TeacherFiles],
-    out: Path | BinaryIO,
+    out: Path,
     *,
     storage: Storage = "pth.gz",
     images: bool = True,
@@ -80,7 +81,8 @@ def join_shard(
 
     Raises:
         DamagedOutput: a side file is gone or malformed, holds a key twice, or belongs to another shard.
-        ShardError: the source is not what it was when it was validated.
+        ShardError: the source cannot be read or is not what it was when it was validated.
+        StoreError: the disk is full or cannot be written.
         ValueError: two teachers with one name, no view, or a teacher lacks a side file.
     """
     _expect_complete(views, captions, teachers)
@@ -88,8 +90,9 @@ def join_shard(
     skipped: list[dict[str, str]] = []
     with ExitStack() as stack:
         join = _Join(rows, views, captions, teachers, stack)
-        file = stack.enter_context(source.open("rb"))
-        writer = stack.enter_context(TarWriter(out))
+        file = stack.enter_context(_opened(source))
+        target = stack.enter_context(stack.enter_context(atomic_path(out)).open("wb"))
+        writer = stack.enter_context(TarWriter(target))
         for key, members in iter_valid(file, str(source), rows):
             image = _image(source, rows[key], members)
             try:
@@ -261,6 +264,13 @@ def _unique(path: Path, rows: list[Any], known: Iterable[str] | None = None) -> 
             "belongs to another shard, or to another version of this one; run its stage again"
         )
     return rows
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise ShardError(f"{source}: cannot be read ({error.strerror}); fetch the shard again") from error
 
 
 def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> bytes:

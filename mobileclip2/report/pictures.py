@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -60,9 +61,9 @@ def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
     Colours, then sizes give way until the sheet has at most ``MAX_BYTES``; show 4 to 8 samples.
     """
     data = b""
-    for side in (96, 80, 64, 48, 32):
+    for side in (96, 72, 48, 32):
         sheet = _sheet(rows, side)
-        for colours in (256, 96, 40):
+        for colours in (256, 64):
             buffer = io.BytesIO()
             sheet.quantize(colours, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
             data = buffer.getvalue()
@@ -127,13 +128,15 @@ def _wrap(text: str, most: int) -> list[str]:
         if font.getlength(joined) <= _TEXT_WIDTH:
             lines[-1] = joined
             continue
-        if lines[-1]:
-            lines.append("")
-        while word:
-            fits = next(n for n in range(len(word), 0, -1) if n == 1 or font.getlength(word[:n]) <= _TEXT_WIDTH)
-            lines[-1], word = word[:fits], word[fits:]
-            if word:
-                lines.append("")
+        lines += [""] if lines[-1] else []
+        while font.getlength(word) > _TEXT_WIDTH:
+            sizes = range(1, len(word))
+            fits = max(1, bisect_right(sizes, _TEXT_WIDTH, key=lambda size: font.getlength(word[:size])))
+            lines[-1:] = [word[:fits], ""]
+            word = word[fits:]
+        lines[-1] = word
+        if len(lines) > most:
+            break
     if len(lines) > most:
         last = lines[most - 1]
         while last and font.getlength(last + "…") > _TEXT_WIDTH:

@@ -98,6 +98,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
                 start = tar.offset + tarfile.BLOCKSIZE
                 tar.offset = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             else:
+                file.seek(tar.offset)
                 info = tar.next()
                 if info is None:
                     return

@@ -1,4 +1,4 @@
-"""One module a stage, each with ``run(work)``: reads the finished inputs, writes every missing part, closes its manifest.
+"""One module a stage, each with ``run(work)``: reads finished inputs, writes missing parts, closes manifests.
 
 A stage writes shard by shard and skips shards that are already whole, so a killed run goes on where it stopped.
 """

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from mobileclip2.captioners.coca import trunk_features
 from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
-from mobileclip2.contents import Shard
+from mobileclip2.contents import Shard, local_copy
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
@@ -51,7 +51,7 @@ def run(work: Work) -> None:
     publish(
         work,
         result,
-        {name: work.scratch / name for name in (CONFIG, WEIGHTS)},
+        [CONFIG, WEIGHTS],
         {"embed_dim": captioner.embed_dim},
     )
 
@@ -63,7 +63,7 @@ def training_source(
     shards = list(tables_of(part.inputs["data"], work.contents))
     if SMALL not in captioner.config:
         return RawSource(
-            [(shard, table) for shard, table in shards],
+            [(local_copy(shard.url), table) for shard, table in shards],
             captioner.tokenize,
             captioner.preprocess,
             seed=settings.seed,

@@ -32,7 +32,7 @@ def run(work: Work) -> None:
             TeacherFiles(
                 name,
                 files(f"embeddings/{name}/image"),
-                *files(f"embeddings/{name}/text"),
+                files(f"embeddings/{name}/text")[0],
                 {captioner: files(f"embeddings/{name}/{captioner}") for captioner in captioners},
             )
             for name in work.profile.dataset_teachers

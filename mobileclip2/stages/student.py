@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from mobileclip2.contents import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
 from mobileclip2.models.device import choose_device
@@ -14,9 +15,10 @@ from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.profile import Student
 from mobileclip2.stages.evaluation import open_set
-from mobileclip2.stages.trained import publish, raw_source, reinforced_source
+from mobileclip2.stages.reinforced_dataset import tar_name
+from mobileclip2.stages.trained import publish, shards_of, tables_of
 from mobileclip2.teachers.load import load_teacher
-from mobileclip2.training.data import SampleSource
+from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
 from mobileclip2.training.trainer import train
 
@@ -44,15 +46,20 @@ def run(work: Work) -> None:
         progress=work.progress,
     )
     save(image_text, work.scratch)
-    facts = {"embed_dim": image_text.embed_dim, "samples": student.train.total_steps * student.train.batch}
-    publish(work, result, {name: work.scratch / name for name in (CONFIG, WEIGHTS)}, facts)
+    parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
+    facts = {"embed_dim": image_text.embed_dim, "parameters": parameters, "samples": student.train.total_steps * student.train.batch}
+    publish(work, result, [CONFIG, WEIGHTS], facts)
 
 
 def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
     """What the student minimises, and the data it sees."""
+    seed, shards = student.train.seed, part.inputs["data"]
     if student.data == "raw":
-        return Contrastive(), raw_source(work, part, image_text, student.train.seed)
-    dims = part.inputs["data"][0].manifest.facts["teacher_dims"]
+        tables = [(local_copy(shard.url), table) for shard, table in tables_of(shards, work.contents)]
+        augmentation = work.profile.views.augmentation
+        source = RawSource(tables, image_text.tokenize, image_text.preprocess, seed=seed, augmentation=augmentation)
+        return Contrastive(), source
+    dims = shards[0].manifest.facts["teacher_dims"]
     teachers = work.profile.dataset_teachers
     objective = Reinforced(
         teacher_dims=[dims[name] for name in teachers],
@@ -60,7 +67,24 @@ def learning(work: Work, part: PartWork, student: Student, image_text: ImageText
         distill=student.loss.distill,
         captions=student.loss.captions,
     )
-    return objective, reinforced_source(work, part, student, image_text)
+    return objective, reinforced_source(work, part, student, image_text, objective.needs)
+
+
+def reinforced_source(
+    work: Work, part: PartWork, student: Student, image_text: ImageText, needs: Sequence[str]
+) -> ReinforcedSource:
+    """The DR tars of all groups; the images come from the source shards when the dataset was made without."""
+    found = [(read, shard) for read in part.inputs["data"] for shard in shards_of(read, work.contents)]
+    chosen = student.loss.captioners
+    return ReinforcedSource(
+        [read.fetch(tar_name(shard)) for read, shard in found],
+        image_text.tokenize,
+        image_text.preprocess,
+        seed=student.train.seed,
+        captions=f"^syn_text_({'|'.join(chosen)})$" if chosen else "^syn_text.*$",
+        needs=needs,
+        images=None if work.profile.dataset.images else [local_copy(shard.url) for _, shard in found],
+    )
 
 
 def curve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -37,12 +38,9 @@ def run(work: Work) -> None:
         train_locked(work, teacher.locked)
         return
     assert teacher.model is not None
-    (part,) = work.parts
     image_text = build(teacher.model, work.contents)
     save(image_text, work.scratch)
-    for name in (CONFIG, WEIGHTS):
-        part.output.put(name, work.scratch / name)
-    part.close([CONFIG, WEIGHTS], samples=0, facts={"embed_dim": image_text.embed_dim})
+    publish(work, None, [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
 
 
 def train_locked(work: Work, spec: Locked) -> None:
@@ -71,19 +69,18 @@ def train_locked(work: Work, spec: Locked) -> None:
         progress=work.progress,
     )
     save_projections(projections, spec, work.scratch)
-    files = {name: work.scratch / name for name in (SPEC, PROJECTIONS)}
     facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
-    publish(work, result, files, facts)
+    publish(work, result, [SPEC, PROJECTIONS], facts)
 
 
 def shard_features(
-    locked: ImageText, shard: Shard, table: object, scratch: Path, device: torch.device
+    locked: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
-        texts = table.column("caption").to_pylist()  # type: ignore[attr-defined]
-        images = [locked.preprocess.whole(image) for _, image in images_of(shard, table)]  # type: ignore[arg-type]
+        texts = table.column("caption").to_pylist()
+        images = [locked.preprocess.whole(image) for _, image in images_of(shard, table)]
         features = {
             "image": torch.cat(
                 [

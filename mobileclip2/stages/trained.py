@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from mobileclip2.contents import Contents, Shard
-from mobileclip2.pipeline import PartWork, Read, Work
+from mobileclip2.pipeline import Read, Work
 from mobileclip2.stages.by_shard import raw_table
-from mobileclip2.store import Manifest
 from mobileclip2.training.trainer import METRICS, TrainResult
 
 
 def shards_of(read: Read, contents: Contents) -> list[Shard]:
-    """The tars behind a finished ``raw_shards`` group or caption corpus."""
+    """The tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus."""
     if read.group is not None:
         return contents.group_shards(read.group)
     return contents.corpus_shards(read.manifest.asset.partition("/")[2])
@@ -30,16 +28,11 @@ def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa
             yield shard, raw_table(read, shard)
 
 
-def publish(work: Work, result: TrainResult, files: dict[str, Path], facts: dict[str, Any]) -> Manifest:
-    """Stores the trained files with the metrics of training, then clears the scratch folder."""
+def publish(work: Work, result: TrainResult | None, files: list[str], facts: dict[str, Any]) -> None:
+    """Stores files of the scratch folder with the metrics of training, then clears the folder."""
     (part,) = work.parts
-    stored = {METRICS: result.metrics, **files} if result else files
-    for name, path in stored.items():
-        part.output.put(name, path)
-    manifest = part.close(list(stored), samples=facts.get("samples", 0), facts=facts)
+    names = [*files, *([METRICS] if result else [])]
+    for name in names:
+        part.output.put(name, work.scratch / name)
+    part.close(names, samples=facts.get("samples", 0), facts=facts)
     shutil.rmtree(work.scratch)
-    return manifest
-
-
-def samples_seen(part: PartWork, settings: Any) -> int:
-    return int(settings.total_steps * settings.batch)

@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import timm
@@ -22,7 +22,7 @@ from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.preprocess import Preprocess
+from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Locked
 
 SPEC = "locked.json"
@@ -62,7 +62,8 @@ def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageTex
     conventions = timm.get_pretrained_cfg(spec.trunk)
     if conventions is None:
         raise WeightsError(f"timm has no model '{spec.trunk}'")
-    preprocess = Preprocess(spec.size, conventions.mean, conventions.std)
+    mean, std = cast(Colour, conventions.mean), cast(Colour, conventions.std)
+    preprocess = Preprocess(spec.size, mean, std)
     return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)
 
 
@@ -103,7 +104,8 @@ class Projections(nn.Module):
 @torch.inference_mode()
 def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tensor:
     """``[b, 3, size, size]`` -> pooled trunk features ``[b, F]``."""
-    return locked.model.visual.trunk(images)
+    tower: Any = locked.model.visual
+    return tower.trunk(images)
 
 
 @torch.inference_mode()

@@ -48,8 +48,8 @@ class SampleSource(Protocol):
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """One sample; a pure function of the seed and the arguments. Its keys are some of :data:`KEYS`.
 
-        ``image [3, H, W]`` fp32, ``text`` and ``synthetic_text [L]`` int64, ``teacher_*`` fp32 ``[D]``, the embeddings of
-        all teachers side by side.
+        ``image [3, H, W]`` fp32, ``text`` and ``synthetic_text [L]`` int64, ``teacher_*`` fp32 ``[D]``, the embeddings
+        of all teachers side by side.
         """
 
 
@@ -58,11 +58,11 @@ class ReinforcedSource:
 
     One seen sample is a stored view, drawn at random and rendered at the student's own input size, the real caption,
     a synthetic caption, and the stored embeddings of the three. The synthetic caption is drawn as the released code
-    draws it: first one of the fields of ``syn.json`` that the expression ``captions`` matches from their start, then one of
-    its captions.
+    draws it: first one of the fields of ``syn.json`` that the expression ``captions`` matches from their start, then
+    one of its captions.
 
-    ``needs`` are the keys that training will look at; others are not made. ``images`` are the source shards of a dataset
-    that was made without images, one for each of ``shards``.
+    ``needs`` are the keys that training will look at; others are not made. ``images`` are the source shards of a
+    dataset that was made without images, one for each of ``shards``.
 
     Raises:
         ShardError: a shard cannot be read, or, in :meth:`sample`, a sample is malformed or has another image than
@@ -147,7 +147,7 @@ class ReinforcedSource:
         if not fields:
             has = ", ".join(f"'{field}' ({len(texts)})" for field, texts in sample.captions.items()) or "none"
             raise UserError(
-                f"{self._name(shard, sample)}: no synthetic caption matches '{self._captions.pattern}'; its fields are {has}. "
+                f"{self._name(shard, sample)}: no synthetic caption matches '{self._captions.pattern}'; it has {has}. "
                 "Check the captioners that the student is to learn from"
             )
         return fields
@@ -181,8 +181,8 @@ class ReinforcedSource:
 class RawSource:
     """Plain image-text pairs: the samples in the side files of raw shards.
 
-    Each epoch draws a new view of every image, number ``epoch`` of its views under ``seed``; without ``augmentation`` the
-    whole image is seen, as in evaluation.
+    Each epoch draws a new view of every image, number ``epoch`` of its views under ``seed``; without ``augmentation``
+    the whole image is seen, as in evaluation.
 
     ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.shards.validate.KEPT`.
 
@@ -226,8 +226,8 @@ class RawSource:
 class FeatureSource:
     """Pairs in memory, for training on top of frozen towers: whatever the model takes as ``image`` and ``text``.
 
-    A tensor ``[n, ...]`` has one row a sample. A list of n tensors ``[choices, ...]`` has several, of which each epoch draws
-    one.
+    A tensor ``[n, ...]`` has one row a sample. A list of n tensors ``[choices, ...]`` has several, of which each epoch
+    draws one.
     """
 
     def __init__(

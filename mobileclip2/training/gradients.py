@@ -68,6 +68,7 @@ def backward(
     ]
 
     def run(module: nn.Module, number: int) -> tuple[dict[str, Tensor], Tensor]:
+        torch.manual_seed(seed(number))
         result: tuple[dict[str, Tensor], Tensor] = module(_to(micros[number], world.device))
         return result
 
@@ -80,12 +81,10 @@ def backward(
     bare = forward.module if isinstance(forward, DistributedDataParallel) else forward
     with torch.no_grad(), _buffers_kept(bare):
         ahead = [run(bare, number) for number in range(accumulate)]
-    features = {name: torch.cat([each[name] for each, _ in ahead]) for name in ahead[0][0]}
-    scale = ahead[0][1].requires_grad_()
-    leaves = [tensor.requires_grad_() for tensor in features.values() if tensor.is_floating_point()]
+    features = {name: _leaf(torch.cat([each[name] for each, _ in ahead])) for name in ahead[0][0]}
+    scale = _leaf(ahead[0][1])
     parts = objective.loss(features, rest, scale, world.gather)
     parts["loss"].backward()
-    del leaves
     for number in range(accumulate):
         last = number == accumulate - 1
         with contextlib.nullcontext() if last else _unsynchronised(forward):
@@ -106,6 +105,10 @@ def random_seed(*place: int) -> int:
     """A seed for a place in training: run, step, process, micro-batch."""
     digest = hashlib.sha256(" ".join(map(str, place)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.requires_grad_(tensor.is_floating_point())
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -1,0 +1,125 @@
+"""Collects what a finished pipeline has to show."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+from itertools import islice
+
+from mobileclip2 import sidefile
+from mobileclip2.errors import UserError
+from mobileclip2.graph import Asset
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.report.html import EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
+from mobileclip2.report.pictures import SampleRow
+from mobileclip2.report.sheets import results, rows, training_records
+
+SAMPLES = 8
+SKIPS = 500
+SOFTWARE = ("torch", "open_clip_torch", "timm", "dagster", "pyarrow", "pillow")
+
+
+def gather(pipeline: Pipeline) -> Report:
+    """The report of everything that is materialised; what is not yet is left out."""
+    profile = pipeline.profile
+    models = _models(pipeline)
+    return Report(
+        title=f"MobileCLIP2 pipeline: {profile.name}",
+        profile_name=profile.name,
+        created=datetime.date.today().isoformat(),
+        models=models,
+        highlights=_highlights(models),
+        trainings=_trainings(pipeline),
+        samples=_samples(pipeline),
+        skips=_skips(pipeline),
+        stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],
+        profile=profile.text,
+        software={name: importlib.metadata.version(name) for name in SOFTWARE},
+    )
+
+
+def _done(pipeline: Pipeline, key: str) -> bool:
+    asset = pipeline.graph[key]
+    return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
+
+
+def _models(pipeline: Pipeline) -> list[EvaluatedModel]:
+    profile = pipeline.profile
+    models = []
+    for teacher in profile.teachers:
+        if f"evaluation/{teacher.name}" in pipeline.graph and _done(pipeline, f"evaluation/{teacher.name}"):
+            models.append(EvaluatedModel(teacher.name, "teacher", results(pipeline, teacher.name), "teacher"))
+    for student in profile.students:
+        if f"evaluation/{student.name}" in pipeline.graph and _done(pipeline, f"evaluation/{student.name}"):
+            (read,) = pipeline.read(f"student/{student.name}")
+            note = "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
+            seen = student.train.total_steps * student.train.batch
+            facts = read.manifest.facts
+            found = results(pipeline, student.name)
+            models.append(EvaluatedModel(student.name, "student", found, note, facts.get("parameters"), seen))
+    return models
+
+
+def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
+    """How far distilled students are ahead of plain ones on the first set."""
+    plain = next((model for model in models if model.note.endswith("raw pairs")), None)
+    found = []
+    for model in models:
+        if plain and model.kind == "student" and model is not plain and model.results and plain.results:
+            ours, theirs = model.results[0], plain.results[0]
+            if ours.main is not None and theirs.main is not None:
+                label = f"{model.name} against {plain.name} on {ours.key}, at equal steps"
+                value = f"{(ours.main - theirs.main) * 100:+.1f} points"
+                found.append(Highlight(label, value, f"{ours.main:.1%} against {theirs.main:.1%}"))
+    return found
+
+
+def _trainings(pipeline: Pipeline) -> list[Training]:
+    batches = {f"student/{student.name}": student.train.batch for student in pipeline.profile.students}
+    for captioner in pipeline.profile.captioners:
+        if captioner.train:
+            batches[f"captioner/{captioner.name}"] = captioner.train.batch
+    for teacher in pipeline.profile.teachers:
+        if teacher.locked:
+            batches[f"teacher/{teacher.name}"] = teacher.locked.train.batch
+    return [
+        Training(key.partition("/")[2], training_records(pipeline, key), batch)
+        for key, batch in batches.items()
+        if _done(pipeline, key)
+    ]
+
+
+def _samples(pipeline: Pipeline) -> list[SampleRow]:
+    captioners = pipeline.profile.dataset_captioners
+    group = pipeline.profile.group_names[0]
+    try:
+        return list(islice(rows(pipeline, group, views=True, captioners=captioners), SAMPLES))
+    except UserError:
+        return []
+
+
+def _skips(pipeline: Pipeline) -> list[Skip]:
+    found: list[Skip] = []
+    for asset in pipeline.graph.values():
+        if not asset.grouped or not _done(pipeline, asset.key):
+            continue
+        for read in pipeline.read(asset.key):
+            for file in read.manifest.files:
+                if file.name.endswith(".skipped.parquet") and len(found) < SKIPS:
+                    shard = file.name.removesuffix(".skipped.parquet")
+                    for row in sidefile.read(read.fetch(file.name)).to_pylist():
+                        found.append(Skip(asset.key, shard, row["key"], row["reason"], row["detail"]))
+    return found
+
+
+def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
+    outputs = []
+    for group in pipeline.groups(asset):
+        for name, part in asset.parts.items():
+            manifest = pipeline.manifest(asset, part, group)
+            if manifest:
+                reasons, samples = manifest.skip_reasons, manifest.samples
+                outputs.append(Output(name, group, manifest.fingerprint, manifest.data_version, samples, reasons))
+    times = [record["seconds"] for record in pipeline.times(asset.key)]
+    seconds = sum(times) if times else None
+    return Stage(asset.key, outputs, asset.description, asset.code_version, asset.upstream, seconds)

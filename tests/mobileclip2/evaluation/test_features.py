@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterator
+
+import pytest
+import torch
+from PIL import Image
+from small_sets import picture
+
+from mobileclip2.errors import ShardError, WeightsError
+from mobileclip2.evaluation.features import Features
+from mobileclip2.evaluation.sets import Sample
+from mobileclip2.models.image_text import ImageText
+
+
+def _samples(*seeds: int) -> list[Sample]:
+    return [Sample(f"s{number}", picture(seed), target=0) for number, seed in enumerate(seeds)]
+
+
+@pytest.fixture
+def seen(model: ImageText) -> Iterator[list[int]]:
+    """Sizes of the image batches that go through the model."""
+    sizes: list[int] = []
+    hook = model.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    yield sizes
+    hook.remove()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_features_are_those_of_one_image_at_a_time(model: ImageText, batch: int) -> None:
+    seeds = (3, 1, 4, 1, 5, 9, 2, 6, 5)
+    features = Features(model, batch=batch).of_images(_samples(*seeds), "x")
+    for row, seed in zip(features, seeds, strict=True):
+        pixels = model.preprocess.whole(Image.open(io.BytesIO(picture(seed))).convert("RGB"))
+        with torch.no_grad():
+            raw = model.model.encode_image(pixels[None])[0]
+        torch.testing.assert_close(row, raw / raw.norm(), atol=1e-6, rtol=0)
+    assert features.dtype == torch.float32
+
+
+def test_texts_come_back_in_their_order(model: ImageText) -> None:
+    texts = ["a dog", "a cat", "a dog", "a bee"]
+    features = Features(model, batch=2).of_texts(texts)
+    for row, text in zip(features, texts, strict=True):
+        torch.testing.assert_close(row, model.embed_texts([text])[0], atol=1e-6, rtol=0)
+
+
+def test_each_content_goes_through_the_model_once(model: ImageText, seen: list[int]) -> None:
+    features = Features(model, batch=3)
+    first = features.of_images(_samples(1, 2, 1, 3, 4, 2), "x")
+    assert sum(seen) == 4 and max(seen) == 3
+    second = features.of_images(_samples(4, 5, 1), "y")
+    assert sum(seen) == 5
+    assert torch.equal(second[0], first[4]) and torch.equal(second[2], first[0])
+
+
+def test_batches_do_not_depend_on_timing(model: ImageText) -> None:
+    samples = _samples(*(seed % 13 for seed in range(40)))
+    runs = [Features(model, batch=4).of_images(samples, "x") for _ in range(3)]
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
+
+
+def test_bad_images_are_all_counted_and_named(model: ImageText) -> None:
+    samples = _samples(*range(12))
+    samples[1] = Sample("empty", b"", target=0)
+    samples[8] = Sample("half", picture(8)[:300], target=0)
+    samples[11] = Sample("words", b"this is no image", target=0)
+    with pytest.raises(ShardError) as error:
+        Features(model, batch=2).of_images(samples, "pets")
+    message = str(error.value)
+    assert "evaluation set 'pets': 3 of 12 test samples cannot be used" in message
+    assert all(f"'{key}' (" in message for key in ("empty", "half", "words"))
+    assert "empty-image" in message and "not-an-image" in message
+
+
+def test_many_bad_images_do_not_flood_the_message(model: ImageText) -> None:
+    samples = [Sample(f"s{number}", b"x" * number, target=0) for number in range(9)]
+    with pytest.raises(ShardError, match=r"9 of 9 .*; and 4 more\."):
+        Features(model).of_images(samples, "pets")
+
+
+def test_broken_weights_do_not_win(model: ImageText) -> None:
+    broken = copy.deepcopy(model)
+    broken.model.visual.proj.data[0, 0] = torch.nan
+    broken.model.text_projection.data[0, 0] = torch.inf
+    with pytest.raises(WeightsError, match="not finite"):
+        Features(broken).of_images(_samples(1), "x")
+    with pytest.raises(WeightsError, match="not finite"):
+        Features(broken).of_texts(["a dog"])
+
+
+def test_decoding_threads_leave_the_model_its_own(model: ImageText) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        Features(model).of_images(_samples(1, 2), "x")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobileclip2.evaluation.ranking import ROWS, rank, recall
+
+
+def _plain(scores: list[float], right: set[int]) -> tuple[int, int]:
+    order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
+    return min(order.index(index) for index in right), order[0]
+
+
+@given(st.data())
+def test_rank_is_the_place_in_a_stable_sort(data: st.DataObject) -> None:
+    """One-hot candidates make the scores the queries themselves; small integers make ties."""
+    width = data.draw(st.integers(1, 6))
+    scores = data.draw(st.lists(st.lists(st.integers(-2, 2), min_size=width, max_size=width), min_size=1, max_size=5))
+    to = data.draw(st.lists(st.integers(0, 2), min_size=width, max_size=width))
+    belongs = [data.draw(st.sampled_from(to)) for _ in scores]
+    ranks, first = rank(torch.tensor(scores).float(), torch.eye(width), torch.tensor(belongs), torch.tensor(to))
+    for row, wanted, place, top in zip(scores, belongs, ranks.tolist(), first.tolist(), strict=True):
+        assert (place, top) == _plain(row, {index for index, owner in enumerate(to) if owner == wanted})
+
+
+def test_more_queries_than_are_compared_at_once() -> None:
+    torch.manual_seed(0)
+    queries, candidates = torch.randn(ROWS * 2 + 3, 8), torch.randn(30, 8)
+    belongs = torch.randint(0, 10, (len(queries),))
+    to = torch.arange(30) % 10
+    ranks, first = rank(queries, candidates, belongs, to)
+    scores = (queries @ candidates.T).tolist()
+    for index in (0, ROWS - 1, ROWS, 2 * ROWS + 2):
+        right = {column for column in range(30) if column % 10 == belongs[index]}
+        assert (ranks[index], first[index]) == _plain(scores[index], right)
+
+
+def test_model_that_sees_no_difference_gets_chance() -> None:
+    same = torch.ones(40, 4) / 2
+    ranks, _ = rank(same, same[:10], torch.arange(40) % 10, torch.arange(10))
+    assert recall(ranks, 1) == 0.1 and recall(ranks, 5) == 0.5

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobileclip2.errors import UserError
+from mobileclip2.evaluation.results import Result, dumps, loads, read_results, with_main, write_results
+
+PUBLISHED = """\
+{"key": "imagenet1k", "dataset": "ImageNet 1k", "metrics": {"acc1": 0.7145, "acc5": 0.93, "main_metric": 0.7145}}
+{"key": "wilds/camelyon17", "dataset": "Camelyon17", "metrics": {"acc1": 0.6, "acc5": NaN, "main_metric": 0.6}}
+{"key": "fairness/fairface", "dataset": "FairFace", "metrics": {"acc_race_avg": 0.8, "main_metric": null}}
+"""
+
+results = st.lists(
+    st.builds(
+        Result,
+        st.text(),
+        st.text(),
+        st.dictionaries(st.text(), st.none() | st.floats(allow_nan=False, allow_infinity=False)),
+    ),
+    unique_by=lambda result: result.key,
+)
+
+
+@given(results)
+def test_round_trip(written: list[Result]) -> None:
+    assert loads(dumps(written), "x") == written
+
+
+def test_published_files_with_bare_nan() -> None:
+    imagenet, camelyon, fairface = loads(PUBLISHED, "x")
+    assert imagenet.metrics["acc5"] == 0.93 and imagenet.main == 0.7145
+    assert camelyon.metrics["acc5"] is None and camelyon.main == 0.6
+    assert fairface.main is None
+    for line in dumps([imagenet, camelyon, fairface]).splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"wrote {name}"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_has_no_form_for_are_not_written(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "results.jsonl"
+    write_results(path, [Result("a", "A", {"acc1": 0.5})])
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"acc1 of 'pets' is (nan|inf|-inf)"):
+        write_results(path, [Result("a", "A", {"acc1": 0.6}), Result("pets", "Pets", {"acc1": value})])
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"key": "a"', "not a result"),
+        ("[1]", "one JSON object"),
+        ('{"dataset": "A", "metrics": {}}', "'key' is missing"),
+        ('{"key": "a", "dataset": "A", "metrics": [1]}', "'metrics' is missing or of another type"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": "0.5"}}', "'acc1' is not a number"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": true}}', "'acc1' is not a number"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": Infinity}}', "Infinity is no value"),
+        ('{"key": "imagenet1k", "dataset": "A", "metrics": {}}', "'imagenet1k' has a line already"),
+    ],
+)
+def test_other_files_name_the_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text(PUBLISHED + "\n" + line + "\n")
+    with pytest.raises(UserError, match=rf"other\.jsonl, line 5: .*{message}"):
+        read_results(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.jsonl: the results cannot be read"):
+        read_results(tmp_path / "gone.jsonl")
+
+
+def test_main_metrics() -> None:
+    metrics = {"acc1": 0.5, "mean_per_class_recall": 0.4}
+    assert with_main("emoji-861", metrics)["main_metric"] == 0.5
+    assert with_main("vtab/pets", metrics)["main_metric"] == 0.4
+    assert with_main("flickr", {"mean_recall@1": 0.3, "text_retrieval_recall@1": 0.2})["main_metric"] == 0.3
+    assert with_main("other", {"jaccard": 0.3})["main_metric"] is None

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from small_sets import CLASSES, RETRIEVAL, WriteSet, captioned, labelled, picture
+
+from mobileclip2.errors import ShardError, UserError
+from mobileclip2.evaluation.sets import EvaluationSet
+
+DEMO = Path(__file__).parents[3] / "demo" / "evaluation"
+
+
+def test_classification_set(write_set: WriteSet) -> None:
+    first = [("a", labelled(0, 3)), ("b", {"webp": picture(1, "webp"), "cls": b"5\n"})]
+    each = write_set(first, [("c", {"jpg": picture(2, "jpeg"), "cls": b"0", "json": b"{}"})])
+    each.check()
+    assert (each.kind, each.size, each.classnames) == ("classification", 3, list(CLASSES))
+    assert [(s.key, s.target, s.fault) for s in each.samples()] == [("a", 3, None), ("b", 5, None), ("c", 0, None)]
+    assert next(each.samples()).image == picture(0)
+
+
+def test_retrieval_set_keeps_every_line_of_a_caption_file(write_set: WriteSet) -> None:
+    shard = [("a", captioned(0, "one", "two", "", "four")), ("b", captioned(1, "five"))]
+    each = write_set(shard, files=RETRIEVAL)
+    assert each.kind == "retrieval"
+    assert [s.captions for s in each.samples()] == [("one", "two", "", "four"), ("five",)]
+
+
+def test_kind_without_dataset_type_follows_the_samples(write_set: WriteSet) -> None:
+    files = {**RETRIEVAL, "dataset_type.txt": None}
+    assert write_set([("a", captioned(0, "x"))], name="r", files=files).kind == "retrieval"
+    unnamed = write_set([("a", labelled(0, 0))], name="c", files=files)
+    with pytest.raises(UserError, match=r"'c': .*classnames\.txt cannot be read"):
+        unnamed.check()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("classnames.txt", "dog\n\ncat\n", r"classnames\.txt, line 2: blank"),
+        ("classnames.txt", "", r"classnames\.txt: empty"),
+        ("zeroshot_classification_templates.txt", None, r"templates\.txt cannot be read"),
+        ("zeroshot_classification_templates.txt", "{c}\na photo\n", r"line 2: 'a photo' has no place"),
+        ("zeroshot_classification_templates.txt", "a {}\n", r"line 1: 'a \{\}' has no place"),
+        ("zeroshot_classification_templates.txt", "a {c\n", r"line 1: .* has no place"),
+        ("zeroshot_classification_templates.txt", "{{c}}\n", r"line 1: .* has no place"),
+        ("test/nshards.txt", None, r"nshards\.txt cannot be read"),
+        ("test/nshards.txt", "two", r"'two' is not a number of shards"),
+        ("test/nshards.txt", "0", r"'0' is not a number of shards"),
+        ("test/nshards.txt", "2", r"1\.tar: missing"),
+        ("dataset_type.txt", "multilabel", r"'multilabel' cannot be evaluated"),
+    ],
+)
+def test_incomplete_set_names_the_file(write_set: WriteSet, file: str, text: str | None, message: str) -> None:
+    each = write_set([("a", labelled(0, 0))], files={file: text})
+    with pytest.raises(UserError, match=message):
+        each.check()
+
+
+def test_text_that_is_not_utf8(write_set: WriteSet) -> None:
+    each = write_set([("a", labelled(0, 0))])
+    (each.path / "classnames.txt").write_bytes(b"dog\nchat noir\xe9\n")
+    with pytest.raises(UserError, match=r"classnames\.txt: not UTF-8 at byte 13"):
+        each.check()
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'gone': .*/gone/test/nshards\.txt cannot be read"):
+        EvaluationSet("gone", tmp_path / "gone").check()
+
+
+def test_doubled_braces_are_literal(write_set: WriteSet) -> None:
+    each = write_set([("a", labelled(0, 0))], files={"zeroshot_classification_templates.txt": "{{a}} {c}\n"})
+    assert each.templates[0].format(c="dog") == "{a} dog"
+
+
+def test_shard_that_is_not_counted(write_set: WriteSet) -> None:
+    each = write_set([("a", labelled(0, 0))])
+    shutil.copy(each.path / "test/0.tar", each.path / "test/1.tar")
+    with pytest.raises(ShardError, match=r"1\.tar: not among the 1 shards"):
+        each.check()
+
+
+def test_empty_tars(write_set: WriteSet) -> None:
+    with pytest.raises(ShardError, match="hold no sample"):
+        list(write_set([], []).samples())
+
+
+@pytest.mark.parametrize(("keep", "message"), [(600, "cut off or damaged"), (0, "not a tar")])
+def test_damaged_tar(write_set: WriteSet, keep: int, message: str) -> None:
+    each = write_set([("a", labelled(0, 0)), ("b", labelled(1, 0))])
+    tar = each.path / "test/0.tar"
+    tar.write_bytes(tar.read_bytes()[:keep] if keep else b"no tar" * 1000)
+    with pytest.raises(ShardError, match=message):
+        list(each.samples())
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ({"png": b"", "cls": b"6"}, "class-out-of-range"),
+        ({"png": b"", "cls": b"-1"}, "bad-class"),
+        ({"png": b"", "cls": b"dog"}, "bad-class"),
+        ({"png": b"", "txt": b"dog"}, "no-class"),
+        ({"gif": b"", "cls": b"0"}, "no-image"),
+    ],
+)
+def test_bad_sample_keeps_its_place(write_set: WriteSet, members: dict[str, bytes], reason: str) -> None:
+    each = write_set([("a", labelled(0, 1)), ("bad", members), ("c", labelled(2, 2))])
+    first, bad, last = each.samples()
+    assert bad.fault is not None and bad.fault.reason == reason
+    assert (first.target, last.target) == (1, 2)
+
+
+@pytest.mark.parametrize(("caption", "reason"), [(b" \n ", "no-caption"), (b"\xff", "caption-not-utf8")])
+def test_bad_caption(write_set: WriteSet, caption: bytes, reason: str) -> None:
+    (sample,) = write_set([("a", {"png": picture(0), "txt": caption})], files=RETRIEVAL).samples()
+    assert sample.fault is not None and sample.fault.reason == reason
+
+
+def test_digest_follows_content_and_not_the_place(write_set: WriteSet, tmp_path: Path) -> None:
+    each = write_set([("a", labelled(0, 0))])
+    shutil.copytree(each.path, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("not read")
+    assert EvaluationSet("other", tmp_path / "copy").digest == each.digest
+    for file in ("classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar"):
+        changed = EvaluationSet("changed", tmp_path / f"changed-{Path(file).stem}")
+        shutil.copytree(each.path, changed.path)
+        (changed.path / file).write_bytes((changed.path / file).read_bytes() + b"\0")
+        assert changed.digest != each.digest
+
+
+def test_demo_sets_are_whole() -> None:
+    found = {path.name: EvaluationSet(path.name, path) for path in sorted(DEMO.iterdir())}
+    assert {name: each.kind for name, each in found.items()} == {
+        "emoji-197": "classification",
+        "emoji-861": "classification",
+        "emoji-retrieval": "retrieval",
+        "emoji-unseen-200": "classification",
+    }
+    for each in found.values():
+        samples = list(each.samples())
+        assert len(samples) == each.size and not any(sample.fault for sample in samples)

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mobileclip2.evaluation.results import Result, with_main
+from mobileclip2.report.html import (
+    EvaluatedModel,
+    Highlight,
+    Output,
+    Report,
+    Skip,
+    Stage,
+    Training,
+    duration,
+    metric_rows,
+    render_html,
+    write_html,
+)
+from mobileclip2.report.pictures import SampleRow
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+
+
+def _results(acc1: float) -> list[Result]:
+    retrieval = {"text_retrieval_recall@1": acc1, "image_retrieval_recall@1": acc1 / 2, "mean_recall@1": 0.75 * acc1}
+    return [
+        Result("emoji-861", "emoji-861", with_main("emoji-861", {"acc1": acc1, "acc5": acc1 * 1.5})),
+        Result("emoji-retrieval", "emoji-retrieval", with_main("emoji-retrieval", retrieval)),
+    ]
+
+
+def _report(word: str = "word") -> Report:
+    """A report with every part, and ``word`` wherever text goes."""
+    records = [{"step": float(step), "loss": 4 / step, f"{word}/acc1": step / 40} for step in range(1, 21)]
+    return Report(
+        title=word,
+        profile_name=word,
+        created=word,
+        models=[
+            EvaluatedModel("lite0", "teacher", _results(0.611), word, 26_500_000),
+            EvaluatedModel("lite2", "teacher", _results(0.639), word, 28_000_000),
+            EvaluatedModel("reinforced", "student", _results(0.473), word, 7_900_000, 38_400),
+            EvaluatedModel(word, "student", _results(0.305), word, 7_900_000, 38_400),
+        ],
+        highlights=[Highlight(word, word, word)],
+        trainings=[Training(word, records, 128), Training("plain", records, 128)],
+        samples=[
+            SampleRow(word, Image.new("RGB", (300, 200), "red"), [Image.new("RGB", (64, 64))], word, [(word, word)])
+        ],
+        skips=[Skip(word, word, word, word, word)],
+        stages=[
+            Stage(
+                word,
+                [Output(word, word, word, word, 300, {word: 3}), Output(word, None, word, word, 7)],
+                word,
+                word,
+                [word],
+                75.0,
+            ),
+            Stage("evaluation/x", [], seconds=None),
+        ],
+        profile=word,
+        software={word: word},
+    )
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would act upon."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_every_text_is_escaped() -> None:
+    page = render_html(_report(EVIL))
+    parsed = _Page(page)
+    assert "script" not in parsed.tags
+    assert not [name for name, _ in parsed.attributes if name.startswith("on")]
+    assert all(
+        (value or "").startswith("data:image/webp;base64,") for name, value in parsed.attributes if name == "src"
+    )
+    assert parsed.tags == _Page(render_html(_report("word"))).tags
+    assert parsed.text.count(EVIL) > 20, "and shown as it is"
+
+
+def test_page_asks_nothing_of_the_network() -> None:
+    page = render_html(_report())
+    assert "http://" not in page and "https://" not in page and "@import" not in page
+    for name, value in _Page(page).attributes:
+        if name in {"src", "href", "xlink:href", "data", "action", "srcset"}:
+            assert (value or "").startswith(("data:", "#"))
+    assert "default-src 'none'" in page
+
+
+def test_ids_are_unique_and_links_lead_somewhere() -> None:
+    attributes = _Page(render_html(_report())).attributes
+    ids = [value for name, value in attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {(value or "")[1:] for name, value in attributes if name in {"href", "xlink:href"}}
+    assert targets <= set(ids)
+
+
+def test_headline_table() -> None:
+    models = [replace(model, name=f"m{number}") for number, model in enumerate(_report().models)]
+    rows = metric_rows(models)
+    assert [(row.set, row.metric, row.first) for row in rows] == [
+        ("emoji-861", "top-1", 2),
+        ("emoji-861", "top-5", 0),
+        ("emoji-retrieval", "text → image recall@1", 2),
+        ("emoji-retrieval", "image → text recall@1", 0),
+    ]
+    assert list(rows[0].values) == [0.611, 0.639, 0.473, 0.305]
+    assert list(rows[0].best) == [False, True, True, False]
+    page = render_html(_report())
+    assert '<td class="number student best">47.3</td>' in page and '<td class="number student">30.5</td>' in page
+
+
+def test_sets_that_not_every_model_has() -> None:
+    other = [Result("winogavil", "WinoGAViL", {"jaccard_score_10-12": 0.5, "main_metric": 0.5}), *_results(0.2)[:1]]
+    models = [EvaluatedModel("a", "student", _results(0.3)), EvaluatedModel("b", "student", other)]
+    rows = {(row.set, row.metric): row for row in metric_rows(models)}
+    assert list(rows["winogavil", "main metric"].values) == [None, 0.5]
+    assert list(rows["winogavil", "main metric"].best) == [False, False]
+    assert '<td class="number student">–</td>' in render_html(Report("t", "p", "d", models))
+
+
+def test_accuracy_is_drawn_over_samples_seen_with_the_teachers_as_levels() -> None:
+    records = [{"step": float(step), "loss": 1.0, "emoji-861/acc1": 0.1} for step in range(1, 21)]
+    report = replace(_report(), trainings=[Training("reinforced", records, 1000)])
+    page = render_html(report)
+    assert "20 k" in page and "reinforced  10.0 %" in page and "lite2  63.9 %" in page
+
+
+def test_what_was_skipped() -> None:
+    page = render_html(_report("odd"))
+    assert "Nothing was skipped" not in page and "one by one" in page
+    many = replace(_report(), skips=[Skip("s", "0", f"key{n}", "r") for n in range(1000)])
+    page = render_html(many)
+    assert "The first 200 of 1,000 samples" in page and "key199" in page and "key200" not in page
+
+
+def test_empty_report() -> None:
+    page = render_html(Report("nothing yet", "demo", "today"))
+    assert "Nothing was skipped" in page and "Results" not in page
+    assert {field.name for field in fields(Report)} == set(_report().__dict__)
+
+
+def test_same_report_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.html", "b.html"):
+        write_html(_report(), tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (0.04, "0.0 s"), (9.96, "10.0 s"), (75, "1 min 15 s"), (59.7, "1 min 0 s"), (7322, "2 h 2 min")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

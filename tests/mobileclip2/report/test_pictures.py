@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+from mobileclip2.report.pictures import MAX_BYTES, SampleRow, fit, inline_markdown, sample_sheet
+
+
+def _noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def _open(data: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(data))
+    assert image.format == "PNG"
+    return image.convert("RGB")
+
+
+def test_sheet_shows_every_image() -> None:
+    colours = ["#d01010", "#10d010", "#1010d0"]
+    red, green, blue = (Image.new("RGB", (50, 40), colour) for colour in colours)
+    sheet = _open(sample_sheet([SampleRow("k", red, [green, blue], "a cat", [("coca", "a small cat")])] * 2))
+    found = {colour: number for number, colour in sheet.getcolors(1 << 20)}
+    for colour in ((208, 16, 16), (16, 208, 16), (16, 16, 208)):
+        near = sum(n for c, n in found.items() if max(abs(a - b) for a, b in zip(c, colour, strict=True)) < 8)
+        assert near > 2 * 90 * 70
+
+
+def test_sheet_of_photos_stays_small() -> None:
+    row = SampleRow("k" * 99, _noise(640, 480), [_noise(224, 224)] * 3, "word " * 99, [("coca", "word" * 99)] * 3)
+    sheet = sample_sheet([row] * 5)
+    assert len(sheet) <= MAX_BYTES and len(inline_markdown(sheet)) < 60_000
+
+
+def test_sheet_takes_any_caption_and_shape() -> None:
+    row = SampleRow("", _noise(1, 300), [_noise(300, 2)], "日本語 \x00\u202e 🐙 " * 50, [("a", ""), ("b", "\n\n")])
+    assert _open(sample_sheet([row, SampleRow("bare", _noise(9, 9))])).width > 300
+    assert _open(sample_sheet([])).height > 10
+
+
+def test_same_rows_same_bytes() -> None:
+    row = SampleRow("k", _noise(90, 60), [], "a cat")
+    assert sample_sheet([row]) == sample_sheet([row])
+
+
+def test_fit_keeps_the_shape() -> None:
+    assert fit(_noise(200, 100), 50).size == (50, 25)
+    assert fit(_noise(1, 1000), 50).size == (1, 50)
+
+
+def test_markdown_carries_the_bytes() -> None:
+    text = inline_markdown(b"\x89PNG...", "a](http://x)\n![b")
+    assert text.count("](") == 1 and "\n" not in text
+    assert base64.b64decode(text.rpartition("base64,")[2].removesuffix(")")) == b"\x89PNG..."

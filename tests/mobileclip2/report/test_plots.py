@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobileclip2.evaluation.results import Result
+from mobileclip2.report.palette import VARIABLES
+from mobileclip2.report.plots import accuracy_figure, count, loss_figure, metric_figure, png, spread, svg
+
+RECORDS = [{"step": float(step), "loss": 5 / step} for step in range(1, 60)]
+
+
+@given(st.lists(st.floats(-1e3, 1e3), max_size=9))
+def test_labels_keep_their_order_and_their_distance(places: list[float]) -> None:
+    moved = spread(places, 12)
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    for lower, upper in pairwise(order):
+        assert moved[upper] - moved[lower] >= 12 - 1e-6
+    for place, other in zip(places, moved, strict=True):
+        assert abs(place - other) <= 12 * len(places)
+
+
+def test_labels_with_room_stay() -> None:
+    assert spread([30, 0, 15], 12) == [30, 0, 15]
+
+
+def test_same_numbers_same_bytes() -> None:
+    assert png(loss_figure({"a": RECORDS})) == png(loss_figure({"a": RECORDS}))
+    assert svg(loss_figure({"a": RECORDS}), "x") == svg(loss_figure({"a": RECORDS}), "x")
+
+
+def test_svg_takes_the_colours_of_its_page() -> None:
+    text = svg(accuracy_figure({"a": [(10, 0.1), (20, 0.3)]}, title="t", levels={"teacher": 0.5}), "fig")
+    ET.fromstring(text.replace("xlink:", ""))
+    for colour, variable in VARIABLES.items():
+        assert text.count(colour) == text.count(f"var({variable}, {colour})")
+    assert "var(--series-0, #0072b2)" in text and "var(--ink" in text
+    assert "http" not in text and ' id="fig-' in text
+    assert text.count(' id="') == text.count(' id="fig-')
+
+
+def test_text_in_svg_is_text() -> None:
+    text = svg(
+        metric_figure({"<script>alert(1)</script> $x_1$": [Result("a", "a", {"acc1": 0.5})]}, metric="acc1"), "f"
+    )
+    assert "<script" not in text and "&lt;script&gt;" in text and "$x_1$" in text
+
+
+def test_long_trainings_are_thinned() -> None:
+    long = [{"step": float(step), "loss": 1.0 + (step % 2)} for step in range(200_000)]
+    assert len(svg(loss_figure({"a": long}), "x")) < 100_000
+
+
+@pytest.mark.parametrize("records", [[], [{"step": 1.0}], [{"step": 1.0, "loss": float("nan")}], RECORDS[:1]])
+def test_short_or_empty_trainings(records: list[dict[str, float]]) -> None:
+    assert png(loss_figure({"a": records})).startswith(b"\x89PNG")
+
+
+def test_models_without_a_metric_have_no_bar() -> None:
+    models = {"a": [Result("x", "x", {"acc1": 0.51, "acc5": None})], "b": [Result("y", "y", {"acc5": 0.25})]}
+    text = svg(metric_figure(models, metric="acc1"), "x")
+    assert "51.0 %" in text and "25.0 %" not in text
+
+
+def test_counts() -> None:
+    assert [count(value) for value in (7, 38_400, 12_800_000, 1.9e9)] == ["7", "38.4 k", "12.8 M", "1.9 B"]
+
+
+def test_importing_does_not_load_matplotlib() -> None:
+    code = "import sys, mobileclip2.report.pictures; sys.exit('matplotlib' in sys.modules or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

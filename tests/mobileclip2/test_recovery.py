@@ -1,0 +1,78 @@
+"""A kill at any moment costs at most the shard or step in hand, and the next run ends as if nothing had happened."""
+
+import os
+import signal
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from tests.tiny import make_tiny
+
+RENAMES_A_LIFE = 9
+"""each process is killed at its ninth finished file, so that every stage is hit in its middle"""
+
+
+def materialise_everything(profile: Path) -> None:
+    pipeline = Pipeline(load(profile))
+    for asset, group in pipeline.stale():
+        pipeline.materialise(asset.key, group)
+
+
+def in_a_child(profile: Path, renames: int | None) -> int:
+    """Runs the graph in a forked process that kills itself just before its n-th file gets its name."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    try:
+        if renames is not None:
+            die_at(renames)
+        materialise_everything(profile)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def die_at(renames: int) -> None:
+    replace, left = Path.replace, renames
+
+    def counting(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = counting  # type: ignore[method-assign]
+
+
+def manifests(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("manifest.json")}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_ends_as_undisturbed(tmp_path):
+    torch.set_num_threads(1)
+    profile = make_tiny(tmp_path / "undisturbed")
+    assert in_a_child(profile, None) == 0
+    expected = manifests(tmp_path / "undisturbed" / "store")
+    assert len(expected) > 50
+
+    profile = make_tiny(tmp_path / "killed")
+    deaths = 0
+    while (status := in_a_child(profile, RENAMES_A_LIFE)) != 0:
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        deaths += 1
+        assert deaths < 200, "no progress from life to life"
+    assert deaths > 10
+    store = tmp_path / "killed" / "store"
+    assert manifests(store) == expected
+    pipeline = Pipeline(load(profile))
+    assert not list(pipeline.stale())
+    for asset in pipeline.graph:
+        for read in pipeline.read(asset):
+            assert read.output.verify(read.manifest) == []

@@ -1,0 +1,363 @@
+"""What training sees: a pure function of (seed, epoch, index), and for each sample exactly what was stored about it."""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mobileclip2.augment import Augmentation, render, sample_view
+from mobileclip2.errors import ShardError, UserError
+from mobileclip2.preprocess import Preprocess
+from mobileclip2.reinforced.format import ReinforcedSample, encode
+from mobileclip2.shards.image import decode as decode_image
+from mobileclip2.shards.tar import TarWriter
+from mobileclip2.shards.validate import KEPT
+from mobileclip2.training import data
+from mobileclip2.training.data import KEYS, FeatureSource, RawSource, ReinforcedSource
+
+PREPROCESS = Preprocess(16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+VIEWS, DIM = 3, 8
+FIELDS = {"syn_text_coca": 2, "syn_text_other": 1}
+
+
+def tokenize(texts):
+    """The characters, so that tokens can be told apart."""
+    return torch.tensor([[ord(letter) for letter in text.ljust(40)[:40]] for text in texts])
+
+
+def words(tokens: torch.Tensor) -> str:
+    return "".join(map(chr, tokens.tolist())).rstrip()
+
+
+def pixels(key: str, form: str = "PNG") -> bytes:
+    values = np.frombuffer(hashlib.shake_128(key.encode()).digest(40 * 30 * 3), np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(values.reshape(30, 40, 3)).save(target, form)
+    return target.getvalue()
+
+
+def vector(*about: object) -> torch.Tensor:
+    seed = int.from_bytes(hashlib.sha256(repr(about).encode()).digest()[:7], "big")
+    return torch.nn.functional.normalize(
+        torch.randn(DIM, generator=torch.Generator().manual_seed(seed)), dim=0
+    ).bfloat16()
+
+
+def rows(count: int, *about: object) -> torch.Tensor:
+    return torch.stack([vector(*about, number) for number in range(count)])
+
+
+def reinforced(key: str, **changed) -> ReinforcedSample:
+    image = pixels(key)
+    values = {
+        "caption": f"real {key}",
+        "views": [sample_view(Augmentation(), 1, key, view, 40, 30) for view in range(VIEWS)],
+        "captions": {name: [f"{name} {n} {key}" for n in range(count)] for name, count in FIELDS.items()},
+        "image_emb": rows(VIEWS, key, "view"),
+        "text_emb": rows(1, key, "real"),
+        "caption_embs": {name: rows(count, key, name) for name, count in FIELDS.items()},
+        "image": image,
+        "extension": "png",
+        "rest": {"image_sha256": hashlib.sha256(image).hexdigest()},
+    }
+    return ReinforcedSample(key, **{**values, **changed})
+
+
+def write(path: Path, samples: list[ReinforcedSample], storage="pth.gz") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TarWriter(path) as writer:
+        for sample in samples:
+            writer.write(sample.key, encode(sample, storage))
+    return path
+
+
+def shards(folder: Path, sizes=(4, 1, 6), **changed) -> list[Path]:
+    """Tars of one base name in different folders, with some of the keys in common."""
+    return [
+        write(folder / str(number) / "00000.tar", [reinforced(f"{number}-{n}", **changed) for n in range(size)])
+        for number, size in enumerate(sizes)
+    ]
+
+
+def source(paths: list[Path], **options) -> ReinforcedSource:
+    return ReinforcedSource(paths, tokenize, PREPROCESS, **{"seed": 3, **options})
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return list(first) == list(second) and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_sample_is_a_stored_view_and_captions_with_their_own_embeddings(tmp_path):
+    reader = source(shards(tmp_path))
+    keys = [f"{number}-{n}" for number, size in enumerate((4, 1, 6)) for n in range(size)]
+    seen = Counter()
+    for epoch in range(12):
+        for index, key in enumerate(keys):
+            found = reader.sample(epoch, index)
+            assert list(found) == list(KEYS)
+            view = next(n for n in range(VIEWS) if torch.equal(found["teacher_image"], vector(key, "view", n).float()))
+            stored = sample_view(Augmentation(), 1, key, view, 40, 30)
+            expected = PREPROCESS.tensor(render(decode_image(pixels(key)), stored, 16))
+            assert torch.equal(found["image"], expected) and expected.shape == (3, 16, 16)
+            assert words(found["text"]) == f"real {key}" and found["text"].dtype == torch.int64
+            assert torch.equal(found["teacher_text"], vector(key, "real", 0).float())
+            field, number, of = words(found["synthetic_text"]).split()
+            assert of == key
+            assert torch.equal(found["teacher_synthetic_text"], vector(key, field, int(number)).float())
+            seen[view] += 1
+            seen[field] += 1
+    assert min(seen[view] for view in range(VIEWS)) > 25
+    assert abs(seen["syn_text_coca"] - seen["syn_text_other"]) < 40
+
+
+def test_the_older_layout_and_npz_give_the_same_samples(tmp_path):
+    new = source(shards(tmp_path / "new", captions={"syn_text": ["a", "b"]}, caption_embs={"syn_text": rows(2, "c")}))
+    paths = []
+    for number, path in enumerate(shards(tmp_path / "old")):
+        paths.append(path)
+        with TarWriter(path) as writer:
+            for n in range((4, 1, 6)[number]):
+                sample = reinforced(f"{number}-{n}", captions={}, caption_embs={})
+                members = encode(sample, "npz") | {"syn.json": b'{"syn_text": ["a", "b"]}'}
+                members["paug.json"] = json.dumps(
+                    {"param_aug": json.dumps([v.to_list() for v in sample.views])}
+                ).encode()
+                buffer = io.BytesIO()
+                joined = torch.cat([sample.text_emb, rows(2, "c")]).float().numpy()
+                np.savez(buffer, image_emb=sample.image_emb.float().numpy(), text_emb=joined)
+                writer.write(sample.key, {**members, "npz": buffer.getvalue()})
+    old = source(paths)
+    for index in range(11):
+        assert equal(old.sample(1, index), new.sample(1, index))
+
+
+def test_samples_do_not_depend_on_workers_order_or_process(tmp_path):
+    reader = source(shards(tmp_path))
+
+    def epoch(workers: int) -> list[dict[str, torch.Tensor]]:
+        places = [(1, int(index)) for index in reader.order(1)]
+        loader = DataLoader(_Dataset(reader), sampler=places, batch_size=4, num_workers=workers)
+        return list(loader)
+
+    one, two = epoch(0), epoch(2)
+    assert len(one) == len(two) == 3 and all(equal(first, second) for first, second in zip(one, two, strict=True))
+    backwards = {index: reader.sample(1, index) for index in reversed(range(11))}
+    again = pickle.loads(pickle.dumps(reader))  # noqa: S301
+    assert all(equal(again.sample(1, index), backwards[index]) for index in range(11))
+    assert np.array_equal(again.order(5), reader.order(5))
+
+
+class _Dataset(torch.utils.data.Dataset):
+    def __init__(self, reader):
+        self.reader = reader
+
+    def __getitem__(self, place):
+        return self.reader.sample(*place)
+
+
+def test_epochs_and_seeds_differ(tmp_path):
+    paths = shards(tmp_path)
+    first, other = source(paths), source(paths, seed=4)
+    assert not np.array_equal(first.order(0), first.order(1)) and not np.array_equal(first.order(0), other.order(0))
+    drawn = [
+        [words(reader.sample(epoch, index)["synthetic_text"]) for index in range(11)]
+        for reader, epoch in [(first, 0), (first, 1), (other, 0)]
+    ]
+    assert drawn[0] != drawn[1] and drawn[0] != drawn[2]
+
+
+@given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
+def test_an_order_has_every_sample_once_and_visits_few_shards_at_a_time(sizes, seed, epoch):
+    places = data._Places(sizes)
+    order = places.mixed(seed, epoch)
+    assert order.dtype == np.int64 and sorted(order) == list(range(sum(sizes)))
+    assert np.array_equal(order, places.mixed(seed, epoch))
+    visited = [places[int(index)][0] for index in order]
+    for shard in set(visited):
+        first, last = visited.index(shard), len(visited) - 1 - visited[::-1].index(shard)
+        assert len(set(visited[first : last + 1])) <= data.MIXED_SHARDS
+
+
+def test_places_skip_empty_shards():
+    places = data._Places([0, 2, 0, 0, 1])
+    assert [places[index] for index in range(3)] == [(1, 0), (1, 1), (4, 0)]
+
+
+@pytest.mark.parametrize("captions", ["^syn_text_other$", "syn_text_o"])
+def test_captions_are_drawn_from_the_chosen_captioners(tmp_path, captions):
+    reader = source(shards(tmp_path), captions=captions)
+    assert {words(reader.sample(epoch, 0)["synthetic_text"]) for epoch in range(9)} == {"syn_text_other 0 0-0"}
+
+
+def test_a_captioner_tag_that_matches_nothing_is_an_error_before_any_work(tmp_path):
+    paths = shards(tmp_path)
+    with pytest.raises(UserError, match=r"00000\.tar: sample '0-0': no synthetic caption matches 'dfn'") as caught:
+        source(paths, captions="dfn")
+    assert "'syn_text_coca' (2), 'syn_text_other' (1)" in str(caught.value)
+    with pytest.raises(UserError, match="is not a regular expression"):
+        source(paths, captions="(")
+    write(
+        paths[2],
+        [reinforced("2-0", captions={"syn_text_coca": []}, caption_embs={"syn_text_coca": rows(0 + 1, "x")[:0]})],
+    )
+    with pytest.raises(UserError, match=r"2/00000\.tar: sample '2-0': no synthetic caption"):
+        source(paths).sample(0, 5)
+
+
+def test_without_need_of_synthetic_captions_none_are_asked_for(tmp_path):
+    paths = shards(tmp_path, captions={}, caption_embs={})
+    reader = source(paths, needs=("image", "text", "teacher_image", "teacher_text"))
+    assert list(reader.sample(0, 3)) == ["image", "text", "teacher_image", "teacher_text"]
+    with pytest.raises(UserError, match="no synthetic caption"):
+        source(paths)
+    with pytest.raises(UserError, match="no sample has pictures"):
+        source(paths, needs=("pictures",))
+
+
+def test_images_that_stayed_in_the_source_are_found_by_key(tmp_path):
+    whole = source(shards(tmp_path / "whole"))
+    paths = shards(tmp_path / "light", image=None, extension="jpg")
+    originals = []
+    for number, size in enumerate((4, 1, 6)):
+        originals.append(tmp_path / f"raw-{number}.tar")
+        with TarWriter(originals[-1]) as writer:
+            for n in reversed(range(size + 2)):
+                writer.write(f"{number}-{n}", {"txt": b"x", "png": pixels(f"{number}-{n}")})
+    light = source(paths, images=originals)
+    assert all(equal(light.sample(2, index), whole.sample(2, index)) for index in range(11))
+    with pytest.raises(UserError, match=r"sample '0-0': has no image.*give the source shards"):
+        source(paths)
+    with TarWriter(originals[2]) as writer:
+        for n in range(6):
+            writer.write(f"2-{n}", {"png": pixels("2-0" if n == 3 else f"2-{n}")})
+    changed = source(paths, images=originals)
+    with pytest.raises(ShardError, match=r"sample '2-3': .*raw-2\.tar has another image"):
+        changed.sample(0, 8)
+    with TarWriter(originals[2]) as writer:
+        writer.write("2-0", {"png": pixels("2-0")})
+    with pytest.raises(ShardError, match=r"raw-2\.tar: sample '2-1' is gone"):
+        source(paths, images=originals)
+
+
+def test_faults_name_shard_and_sample(tmp_path):
+    def reading(sample: ReinforcedSample) -> str:
+        paths = [*shards(tmp_path, (1,)), write(tmp_path / "bad.tar", [sample])]
+        with pytest.raises(ShardError) as caught:
+            source(paths).sample(0, 1)
+        return str(caught.value)
+
+    start = re.escape(f"{tmp_path}/bad.tar: sample 'x'")
+    resized = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(resized, "PNG")
+    assert re.match(f"{start}: the crop .* does not fit", reading(reinforced("x", image=resized.getvalue())))
+    assert re.match(f"{start}: truncated-image", reading(reinforced("x", image=pixels("x", "JPEG")[:900])))
+    narrow = {
+        "image_emb": rows(VIEWS, "x")[:, :4],
+        "text_emb": rows(1, "x")[:, :4],
+        "caption_embs": {name: rows(count, "x")[:, :4] for name, count in FIELDS.items()},
+    }
+    assert re.match(f"{start}: embeddings of 4 numbers, other samples have 8", reading(reinforced("x", **narrow)))
+
+
+def test_the_dimension_is_known_and_no_shard_is_no_error(tmp_path):
+    assert source(shards(tmp_path)).dim == DIM
+    assert source([]).dim == 0 and len(source([]).order(0)) == 0
+
+
+def raw_shard(folder: Path, name: str, size: int) -> tuple[Path, pa.Table]:
+    path = folder / f"{name}.tar"
+    with TarWriter(path) as writer:
+        for number in range(size):
+            writer.write(f"{name}-{number}", {"webp": b"not this", "png": pixels(f"{name}-{number}"), "txt": b"old"})
+    kept = [
+        {
+            "key": f"{name}-{number}",
+            "caption": f"caption {name}-{number}",
+            "width": 40,
+            "height": 30,
+            "image": "png",
+            "sha256": "",
+            "url": None,
+        }
+        for number in range(0, size, 2)
+    ]
+    return path, pa.Table.from_pylist(kept, KEPT)
+
+
+def test_raw_pairs_get_a_fresh_view_each_epoch(tmp_path):
+    pairs = [raw_shard(tmp_path, "a", 5), raw_shard(tmp_path, "b", 3)]
+    reader = RawSource(pairs, tokenize, PREPROCESS, seed=9, augmentation=Augmentation())
+    keys = ["a-0", "a-2", "a-4", "b-0", "b-2"]
+    assert sorted(reader.order(0)) == [0, 1, 2, 3, 4]
+    for epoch in range(3):
+        for index, key in enumerate(keys):
+            found = reader.sample(epoch, index)
+            view = sample_view(Augmentation(), 9, key, epoch, 40, 30)
+            assert torch.equal(found["image"], PREPROCESS.tensor(render(decode_image(pixels(key)), view, 16)))
+            assert words(found["text"]) == f"caption {key}" and list(found) == ["image", "text"]
+    again = pickle.loads(pickle.dumps(reader))  # noqa: S301
+    assert equal(again.sample(1, 4), reader.sample(1, 4))
+
+
+def test_without_augmentation_raw_pairs_show_the_whole_image(tmp_path):
+    reader = RawSource([raw_shard(tmp_path, "a", 3)], tokenize, PREPROCESS, seed=0)
+    expected = PREPROCESS.whole(decode_image(pixels("a-2")))
+    assert torch.equal(reader.sample(0, 1)["image"], expected) and torch.equal(reader.sample(7, 1)["image"], expected)
+
+
+def test_a_kept_sample_that_is_gone_or_broken_is_named(tmp_path):
+    path, table = raw_shard(tmp_path, "a", 3)
+    with TarWriter(path) as writer:
+        writer.write("a-0", {"png": pixels("a-0")})
+    with pytest.raises(ShardError, match=r"a\.tar: sample 'a-2' is gone"):
+        RawSource([(path, table)], tokenize, PREPROCESS, seed=0)
+    with TarWriter(path) as writer:
+        writer.write("a-0", {"png": pixels("a-0")[:400]})
+        writer.write("a-2", {"jpg": pixels("a-2")})
+    reader = RawSource([(path, table)], tokenize, PREPROCESS, seed=0)
+    for index, reason in enumerate(["image", "empty-image"]):
+        with pytest.raises(ShardError, match=rf"a\.tar: sample 'a-{2 * index}': .*{reason}"):
+            reader.sample(0, index)
+
+
+def test_features_come_in_pairs_and_several_of_a_sample_take_turns():
+    images = torch.arange(6.0).reshape(3, 2)
+    texts = [torch.tensor([[10], [11]]), torch.tensor([[20]]), torch.tensor([[30], [31], [32]])]
+    reader = FeatureSource(images, texts, seed=1)
+    assert sorted(reader.order(4)) == [0, 1, 2]
+    seen = [set(), set(), set()]
+    for epoch in range(40):
+        for index in range(3):
+            found = reader.sample(epoch, index)
+            assert torch.equal(found["image"], images[index])
+            seen[index].add(int(found["text"]))
+    assert seen == [{10, 11}, {20}, {30, 31, 32}]
+    assert torch.equal(FeatureSource(images, images, seed=1).sample(0, 2)["text"], images[2])
+    with pytest.raises(ValueError, match="3 images for 2 texts"):
+        FeatureSource(images, texts[:2], seed=0)
+
+
+def test_a_text_is_tokenized_once_and_memory_for_that_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "REMEMBERED_TEXTS", 2)
+    asked = []
+
+    def counting(texts):
+        asked.extend(texts)
+        return tokenize(texts)
+
+    tokens = data._Tokens(counting)
+    for text in "a", "a", "b", "a", "c", "b":
+        assert words(tokens(text)) == text
+    assert asked == ["a", "b", "c", "b"]
