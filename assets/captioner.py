@@ -14,9 +14,9 @@ def captioners(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     corpora = [asset for asset in graph.values() if asset.stage == "caption_corpus"]
     models = [asset for asset in graph.values() if asset.stage == "captioner"]
     return [
-        *(define(profile, asset, section="captioner", kinds={"webdataset"}) for asset in corpora),
+        *(define(profile, asset, section="captioners", kinds={"webdataset"}) for asset in corpora),
         *(
-            define(profile, asset, section="captioner", kinds={"pytorch"}, metadata=training_metadata)
+            define(profile, asset, section="captioners", kinds={"pytorch"}, metadata=training_metadata)
             for asset in models
         ),
     ]

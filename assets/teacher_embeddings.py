@@ -11,7 +11,8 @@ from mobileclip2.profile import Profile
 
 def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     return [
-        define(profile, asset, section="teacher_embeddings", kinds={"pytorch", "parquet"})
+        # the graph page labels a box with the end of its key alone: the group must say whose 'image' it is
+        define(profile, asset, section=f"embeddings_{asset.name}", kinds={"pytorch", "parquet"})
         for asset in graph.values()
         if asset.stage == "teacher_embeddings"
     ]

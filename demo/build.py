@@ -157,7 +157,7 @@ class Split:
     def of(cls, concepts: list[Concept]) -> Split:
         unseen = set(shuffled(concepts, "unseen", lambda concept: concept.hexcode)[:UNSEEN])
         seen = [concept for concept in concepts if concept not in unseen]
-        captioned = set(shuffled(seen, "captioned", lambda concept: concept.hexcode)[: len(seen) // 2])
+        captioned = set(shuffled(seen, "captioned", lambda concept: concept.hexcode)[: len(seen) * 3 // 4])
         return cls(
             [concept for concept in concepts if concept in unseen],
             seen,

@@ -130,8 +130,8 @@ def _wrap(text: str, most: int) -> list[str]:
             continue
         lines += [""] if lines[-1] else []
         while font.getlength(word) > _TEXT_WIDTH:
-            sizes = range(1, len(word))
-            fits = max(1, bisect_right(sizes, _TEXT_WIDTH, key=lambda size: font.getlength(word[:size])))
+            widths = [font.getlength(word[: size + 1]) for size in range(len(word))]
+            fits = max(1, bisect_right(widths, _TEXT_WIDTH))
             lines[-1:] = [word[:fits], ""]
             word = word[fits:]
         lines[-1] = word

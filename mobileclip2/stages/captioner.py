@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from mobileclip2.captioners.coca import trunk_features
 from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
 from mobileclip2.contents import Shard, local_copy
+from mobileclip2.models.batched import in_batches
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
@@ -70,23 +71,22 @@ def training_source(
         )
     features, texts = [], []
     for number, (shard, table) in enumerate(shards):
-        features.append(shard_features(captioner, shard, table, work.scratch, device))
+        features.append(shard_features(captioner, shard, table, work.scratch, device, work.profile.batch))
         texts += table.column("caption").to_pylist()
         work.progress(Step(number + 1, len(shards), "shards of frozen features"))
     return FeatureSource(torch.cat(features), captioner.tokenize(texts), seed=settings.seed)
 
 
 def shard_features(
-    captioner: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device
+    captioner: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device, batch: int
 ) -> torch.Tensor:
     """Trunk features ``[n, T, C]`` of one shard, kept until training is done."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
         images = [captioner.preprocess.whole(image) for _, image in images_of(shard, table)]
-        features = [
-            trunk_features(captioner.model, torch.stack(images[i : i + 64]).to(device)).cpu()
-            for i in range(0, len(images), 64)
-        ]
+        features = in_batches(
+            lambda some: trunk_features(captioner.model, torch.stack(list(some)).to(device)), images, batch
+        )
         with atomic_path(kept) as temporary:
-            save_file({"features": torch.cat(features)}, temporary)
+            save_file({"features": features}, temporary)
     return load_file(kept)["features"]

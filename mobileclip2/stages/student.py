@@ -47,7 +47,11 @@ def run(work: Work) -> None:
     )
     save(image_text, work.scratch)
     parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
-    facts = {"embed_dim": image_text.embed_dim, "parameters": parameters, "samples": student.train.total_steps * student.train.batch}
+    facts = {
+        "embed_dim": image_text.embed_dim,
+        "parameters": parameters,
+        "samples": student.train.total_steps * student.train.batch,
+    }
     publish(work, result, [CONFIG, WEIGHTS], facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mobileclip2.contents import Shard
+from mobileclip2.models.batched import each_text_once, in_batches
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
@@ -53,7 +55,7 @@ def train_locked(work: Work, spec: Locked) -> None:
     shards = list(tables_of([read for reads in part.inputs.values() for read in reads], work.contents))
     images, texts = [], []
     for number, (shard, table) in enumerate(shards):
-        features = shard_features(locked, shard, table, work.scratch, device)
+        features = shard_features(locked, shard, table, work.scratch, device, work.profile.batch)
         images.append(features["image"])
         texts.append(features["text"])
         work.progress(Step(number + 1, len(shards), "shards of frozen features"))
@@ -74,22 +76,18 @@ def train_locked(work: Work, spec: Locked) -> None:
 
 
 def shard_features(
-    locked: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device
+    locked: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device, batch: int
 ) -> dict[str, torch.Tensor]:
     """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
-        texts = table.column("caption").to_pylist()
         images = [locked.preprocess.whole(image) for _, image in images_of(shard, table)]
         features = {
-            "image": torch.cat(
-                [
-                    image_trunk_features(locked, torch.stack(images[i : i + 64]).to(device))
-                    for i in range(0, len(images), 64)
-                ]
+            "image": in_batches(
+                lambda some: image_trunk_features(locked, torch.stack(list(some)).to(device)), images, batch
             ),
-            "text": torch.cat([text_trunk_features(locked, texts[i : i + 64]) for i in range(0, len(texts), 64)]),
+            "text": each_text_once(partial(text_trunk_features, locked), table.column("caption").to_pylist(), batch),
         }
         with atomic_path(kept) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in features.items()}, temporary)
+            save_file({name: value.contiguous() for name, value in features.items()}, temporary)
     return load_file(kept)

@@ -5,14 +5,13 @@ Each teacher renders a stored crop from the original image at its own input size
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 
 from mobileclip2 import sidefile
 from mobileclip2.augment import View, render
 from mobileclip2.contents import Shard
 from mobileclip2.errors import ShardError
+from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import PartWork, Work
@@ -75,20 +74,8 @@ def _views(part: PartWork, shard: Shard, keys: list[str]) -> list[View]:
 def embed_texts(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:
     """Equal texts are embedded once; an empty text, which a captioner failed to write, has no row."""
     for part in parts:
-        table = sidefile.read(part.only("texts").fetch(side_name(shard)))
-        rows = [
-            (key, text)
-            for key, text in zip(*(table.column(name).to_pylist() for name in ("key", "caption")), strict=True)
-            if text
-        ]
-        distinct = list(dict.fromkeys(text for _, text in rows))
-        place = {text: number for number, text in enumerate(distinct)}
-        features = [teacher.embed_texts(texts).bfloat16().cpu() for texts in _batches(distinct, batch)]
-        embedded = torch.cat(features) if features else torch.empty(0, teacher.embed_dim, dtype=torch.bfloat16)
-        chosen = embedded[torch.tensor([place[text] for _, text in rows], dtype=torch.long)]
-        write_side(part, shard, sidefile.embeddings_table([key for key, _ in rows], chosen))
-
-
-def _batches(texts: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    for start in range(0, len(texts), size):
-        yield texts[start : start + size]
+        table = sidefile.read(part.only("texts").fetch(side_name(shard)), sidefile.CAPTIONS)
+        rows = [(row["key"], row["caption"]) for row in table.to_pylist() if row["caption"]]
+        keys, texts = [key for key, _ in rows], [text for _, text in rows]
+        embedded = each_text_once(teacher.embed_texts, texts, batch) if texts else torch.empty(0, teacher.embed_dim)
+        write_side(part, shard, sidefile.embeddings_table(keys, embedded))

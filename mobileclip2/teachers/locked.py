@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,13 +58,25 @@ def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageTex
     model.visual.trunk.load_state_dict(efficientnet_lite_state(state, model.visual.trunk))
     for tower in (model.visual.trunk, model.text.transformer):
         tower.requires_grad_(False)
-    tokenize = open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context)
+    tokenize = Trimmed(open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context))
     conventions = timm.get_pretrained_cfg(spec.trunk)
     if conventions is None:
         raise WeightsError(f"timm has no model '{spec.trunk}'")
     mean, std = cast(Colour, conventions.mean), cast(Colour, conventions.std)
     preprocess = Preprocess(spec.size, mean, std)
     return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)
+
+
+class Trimmed:
+    """Tokens without the columns that are padding in every row: under its attention mask the tower never sees them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        tokens: torch.Tensor = self.tokenizer(list(texts))
+        used = (tokens != self.tokenizer.tokenizer.pad_token_id).any(0)
+        return tokens[:, : int(used.sum())]
 
 
 @contextlib.contextmanager
@@ -109,10 +121,10 @@ def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tenso
 
 
 @torch.inference_mode()
-def text_trunk_features(locked: ImageText, texts: list[str]) -> torch.Tensor:
+def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor:
     """texts -> pooled text-tower features ``[len(texts), G]``."""
     tower: Any = locked.model.text
-    tokens = locked.tokenize(texts)
+    tokens = locked.tokenize(texts).to(next(tower.parameters()).device)
     mask = (tokens != tower.config.pad_token_id).long()
     return tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
 

@@ -27,7 +27,8 @@ def profile(template, tmp_path):
 
 
 def edited(profile, change):
-    values = yaml.safe_load(profile.read_text())
+    # anchors give one object several places; a change is meant for one of them
+    values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
     change(values)
     profile.write_text(yaml.safe_dump(values, sort_keys=False))
     return Pipeline(load(profile))
@@ -125,7 +126,9 @@ def test_a_stored_file_that_vanished_is_named(profile):
 def test_a_checkpoint_of_the_wrong_shape(profile):
     weights = profile.parent / "weights"
     shutil.copy(weights / "narrow.safetensors", weights / "wide.safetensors")
-    with pytest.raises(WeightsError, match=r"wide\.safetensors: does not fit the architecture: .* the architecture has"):
+    with pytest.raises(
+        WeightsError, match=r"wide\.safetensors: does not fit the architecture: .* the architecture has"
+    ):
         Pipeline(load(profile)).materialise("teacher/wide")
 
 
@@ -214,7 +217,9 @@ class TestWholeGraph:
         assert facts["teacher_dims"] == {"wide": 24, "narrow": 8}
 
     def test_an_evaluation_set_added_is_all_that_runs(self, profile):
-        pipeline = edited(profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"}))
+        pipeline = edited(
+            profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
+        )
         assert {key.partition(":")[2] for key in self.stale(pipeline)} == {"again"}
 
     def test_manifests_hold_no_path_and_no_time(self, profile):

@@ -48,6 +48,16 @@ def test_rows_come_from_any_row_group_in_any_order(tmp_path):
             assert np.array_equal(opened[row], everything[row])
 
 
+def test_a_walk_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sidefile, "ROW_GROUP", 4)
+    sidefile.write(sidefile.embeddings_table([f"{n}" for n in range(10)], torch.ones(10, 2)), tmp_path / "e.parquet")
+    read, groups = pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *args: groups.append(args[1]) or read(*args))
+    with sidefile.Embeddings(tmp_path / "e.parquet") as opened:
+        assert len([opened[row] for row in range(10)]) == 10
+    assert groups == [0, 1, 2]
+
+
 @given(keys)
 def test_the_same_table_gives_the_same_bytes(tmp_path_factory, names):
     table = pa.table({"key": names, "caption": names}, schema=sidefile.CAPTIONS)

@@ -1,0 +1,91 @@
+"""The web interface as users start it: ``make ui``, on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 180
+STOP_SECONDS = 20
+
+
+@contextmanager
+def serve(profile: Path, folder: Path) -> Iterator[str]:
+    """The address of a running interface of ``profile``; its history and log lie in ``folder``.
+
+    Everything that it started has ended when the block is left.
+    """
+    home, log = folder / "dagster", folder / "server.log"
+    home.mkdir()
+    shutil.copy(ROOT / "pipelines" / "dagster.yaml", home)
+    port = free_port()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment = {
+        **inherited,
+        "DAGSTER_HOME": str(home),
+        "MOBILECLIP2_PROFILE": str(profile),
+        "MOBILECLIP2_CACHE": str(folder / "cache"),
+        "PORT": str(port),
+    }
+    # the environment that runs this test is set up already
+    command = ["make", "--assume-old=.venv/.ready", "ui"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await_answer(f"{url}/server_info", process, log)
+        yield url
+    finally:
+        stop(process)
+
+
+def await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            break
+        try:
+            direct.open(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise AssertionError(f"the interface does not answer; its log:\n{log.read_text()[-4000:]}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ctrl-C, and after a while the end, for the whole process group."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if not alive(process.pid):
+            break
+        os.killpg(process.pid, number)
+        until = time.monotonic() + STOP_SECONDS
+        while alive(process.pid) and time.monotonic() < until:
+            process.poll()
+            time.sleep(0.1)
+    process.wait()
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

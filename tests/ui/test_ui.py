@@ -1,0 +1,129 @@
+"""What users do in the web interface, done in headless Chromium on the interface that ``make ui`` starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dagster as dg
+import pytest
+
+from mobileclip2.graph import Asset
+from mobileclip2.pipeline import Pipeline
+from pipelines.definitions import definitions
+from tests.ui.page import Page
+
+pytestmark = pytest.mark.ui
+
+GROUPS = {
+    "raw_shards": "raw_shards",
+    "augmentations": "augmentations",
+    "caption_corpus": "captioners",
+    "captioner": "captioners",
+    "synthetic_captions": "synthetic_captions",
+    "teacher": "teachers",
+    "teacher_embeddings": "embeddings_{name}",
+    "reinforced_dataset": "reinforced_dataset",
+    "student": "students",
+    "evaluation": "evaluation",
+}
+"""stage -> the group of the graph page that shows it"""
+
+
+def group_of(asset: Asset) -> str:
+    return GROUPS[asset.stage].format(name=asset.name)
+
+
+def button(text: str) -> str:
+    return f"//button[normalize-space()='{text}']"
+
+
+def materialise(page: Page, asset: str, group: str | None = None) -> None:
+    """Clicks through 'Materialize' on an asset's page and waits until the run has succeeded."""
+    page.open(f"/assets/{asset}")
+    if group is None:
+        page.click(button("Materialize"))
+    else:
+        page.click(button("Materialize…"))
+        page.click("//*[text()='Select a partition or create one']")
+        page.click(f"//*[@role='menuitem']//*[@title='{group}']")
+        page.see("1 partition")
+        page.click(button("Launch 1 run"))
+    page.click("//*[contains(., 'Launched run')]" + button("View"))
+    page.see("Success", but_not="Failure")
+
+
+def sidebar(page: Page) -> list[tuple[str, str]]:
+    """(group, label) of every asset that the graph page lists, all groups opened."""
+    collapsed = "//*[@data-index]//*[@aria-label='arrow_drop_down'][contains(@style, '-90deg')]"
+    while page.all(collapsed):
+        before = len(page.all(collapsed))
+        page.click(collapsed)
+        page.until(lambda before=before: len(page.all(collapsed)) < before, "the group to open")
+    rows = page.driver.execute_script(
+        "return [...document.querySelectorAll('[data-index]')].sort((a, b) => a.dataset.index - b.dataset.index)"
+        ".map(row => [!!row.querySelector('[aria-label=asset_group]'), row.querySelector('[title]').title])"
+    )
+    group, found = "", []
+    for is_group, label in rows:
+        if is_group:
+            group = label
+        else:
+            found.append((group, label))
+    return found
+
+
+def test_the_graph_page_shows_every_asset_by_stage(page: Page, pipeline: Pipeline) -> None:
+    expected = {(group_of(asset), asset.key.rpartition("/")[2]) for asset in pipeline.graph.values()}
+    assert len(expected) == len(pipeline.graph), "two boxes of the graph page look the same"
+    page.open("/asset-groups")
+    page.see(*{group for group, _ in expected})
+    assert Counter(sidebar(page)) == Counter(expected)
+
+
+def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) -> None:
+    asset = pipeline.graph["teacher_embeddings/wide/image"]
+    node = definitions(pipeline).resolve_asset_graph().get(dg.AssetKey(asset.key.split("/")))
+    page.open(f"/assets/{asset.key}")
+    page.click("//*[text()='Compute details']")
+    page.see(asset.description, "Owners\nmobileclip2", f"Code version\n{asset.code_version}", '"view-1": {}')
+    kinds = page.text.partition("\nKinds\n")[2].partition("\nTags\n")[0]
+    assert set(kinds.lower().split()) == node.kinds
+
+
+def test_one_group_of_an_asset_is_materialised_from_its_page(page: Page, pipeline: Pipeline) -> None:
+    materialise(page, "raw_shards", "g00")
+    pipeline.forget()
+    (read,) = pipeline.read("raw_shards", "g00")
+    page.open("/assets/raw_shards?view=partitions&partition=g00")
+    page.see("samples\n11", "skipped\n1", "truncated-image", "samples_per_second", read.manifest.data_version)
+    page.click("//*[text()='sample_sheet']/..//*[contains(text(), 'Show Markdown')]")
+    width = page.until(
+        lambda: page.driver.execute_script(
+            "return document.querySelector('[role=dialog] img[src^=\"data:image/png;base64,\"]')?.naturalWidth"
+        ),
+        "the sample sheet",
+    )
+    assert width > 100
+
+
+def test_an_asset_without_groups_is_materialised_from_its_page(page: Page, pipeline: Pipeline) -> None:
+    materialise(page, "caption_corpus/clean")
+    pipeline.forget()
+    (read,) = pipeline.read("caption_corpus/clean")
+    page.open("/assets/caption_corpus/clean")
+    page.see("samples\n12", "skipped\n0", "samples_per_second", read.manifest.data_version)
+
+
+def test_pages_ask_no_other_host(page: Page) -> None:
+    page.open("/")
+    page.see("Overview")
+    assert page.hosts() == {"127.0.0.1"}
+
+
+def test_the_server_is_not_reachable_from_elsewhere(address: str) -> None:
+    port = urlsplit(address).port
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    listening = {place for _, place, _, state, *_ in rows if state == "0A" and int(place.rpartition(":")[2], 16) == port}
+    assert listening == {f"0100007F:{port:04X}"}
