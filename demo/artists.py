@@ -32,9 +32,7 @@ TRAINING = (
     Artist("twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", codes_of="@iconify-json/twemoji"),
     Artist("emojione", "@iconify-json/emojione", "1.2.3", "CC-BY-4.0"),
     Artist("fxemoji", "@iconify-json/fxemoji", "1.2.2", "CC-BY-4.0", hyphens=False),
-    Artist(
-        "fluent", "@iconify-json/fluent-emoji", "1.2.7", "MIT", codes_of="@iconify-json/fluent-emoji-flat"
-    ),
+    Artist("fluent", "@iconify-json/fluent-emoji", "1.2.7", "MIT", codes_of="@iconify-json/fluent-emoji-flat"),
     Artist(
         "fluent-flat",
         "@iconify-json/fluent-emoji-flat",
@@ -61,13 +59,9 @@ def package_folder(packages: Path, name: str, version: str) -> Path:
         if manifest.is_file():
             found = json.loads(manifest.read_text("utf-8"))["version"]
             if found != version:
-                raise UserError(
-                    f"{folder} has version {found}, not {version}: run `npm install {name}@{version}`"
-                )
+                raise UserError(f"{folder} has version {found}, not {version}: run `npm install {name}@{version}`")
             return folder
-    raise UserError(
-        f"no package {name} in {packages}: run `npm install --prefix {packages} {name}@{version}`"
-    )
+    raise UserError(f"no package {name} in {packages}: run `npm install --prefix {packages} {name}@{version}`")
 
 
 @dataclass
@@ -92,9 +86,7 @@ class IconSet:
     def _names(self) -> dict[str, str]:
         """Icon behind every name, aliases included, except those that turn their icon."""
         names = {
-            alias: entry["parent"]
-            for alias, entry in self.icons.get("aliases", {}).items()
-            if set(entry) == {"parent"}
+            alias: entry["parent"] for alias, entry in self.icons.get("aliases", {}).items() if set(entry) == {"parent"}
         }
         names |= {name: name for name in self.icons["icons"]}
         return {key if self.artist.hyphens else key.replace("-", ""): icon for key, icon in names.items()}

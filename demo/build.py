@@ -59,9 +59,7 @@ class Drawing:
 def render(svg: str) -> bytes:
     """PNG of an SVG, SIZE x SIZE on a white ground."""
     # resvg leaves jagged edges where an icon has filters, so it draws larger and the reduction smooths them.
-    large = resvg_py.svg_to_bytes(
-        svg, width=3 * SIZE, height=3 * SIZE, background="#ffffff", skip_system_fonts=True
-    )
+    large = resvg_py.svg_to_bytes(svg, width=3 * SIZE, height=3 * SIZE, background="#ffffff", skip_system_fonts=True)
     buffer = io.BytesIO()
     Image.open(io.BytesIO(bytes(large))).convert("RGB").reduce(3).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -167,11 +165,7 @@ class Split:
 
 def corpus_drawings(drawings: list[Drawing], split: Split) -> list[Drawing]:
     captioned = set(split.captioned)
-    return [
-        drawing
-        for drawing in drawings
-        if drawing.artist.name in CORPUS_ARTISTS and drawing.concept in captioned
-    ]
+    return [drawing for drawing in drawings if drawing.artist.name in CORPUS_ARTISTS and drawing.concept in captioned]
 
 
 def write_demo(out: Path, concepts: list[Concept], training: list[Drawing], test: list[Drawing]) -> None:
@@ -192,9 +186,7 @@ def write_demo(out: Path, concepts: list[Concept], training: list[Drawing], test
     write_classification(evaluation / f"emoji-{len(concepts)}", test, concepts)
     write_classification(evaluation / f"emoji-{len(living)}", test, living)
     write_classification(evaluation / f"emoji-unseen-{UNSEEN}", test, split.unseen)
-    write_retrieval(
-        evaluation / "emoji-retrieval", [drawing for drawing in test if drawing.artist is TEST[0]]
-    )
+    write_retrieval(evaluation / "emoji-retrieval", [drawing for drawing in test if drawing.artist is TEST[0]])
 
 
 def write_tuning(out: Path, concepts: list[Concept], training: list[Drawing]) -> None:
@@ -212,15 +204,9 @@ def write_tuning(out: Path, concepts: list[Concept], training: list[Drawing]) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m demo.build", description="Build the demo's emoji shards."
-    )
-    parser.add_argument(
-        "--packages", type=Path, required=True, help="folder that `npm install` put the packages into"
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder for shards, corpus and evaluation sets"
-    )
+    parser = argparse.ArgumentParser(prog="python -m demo.build", description="Build the demo's emoji shards.")
+    parser.add_argument("--packages", type=Path, required=True, help="folder that `npm install` put the packages into")
+    parser.add_argument("--out", type=Path, required=True, help="folder for shards, corpus and evaluation sets")
     parser.add_argument("--tuning", type=Path, help="folder for a split that holds out fluent, to tune on")
     given = parser.parse_args(arguments)
 

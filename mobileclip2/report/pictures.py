@@ -73,7 +73,7 @@ def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
 
 
 _GAP = 8
-_TEXT_WIDTH = 340
+_TEXT_WIDTH = 340.0
 _LINE = 17
 
 
@@ -82,7 +82,7 @@ def _sheet(rows: Sequence[SampleRow], side: int) -> Image.Image:
     text_left = 2 * _GAP + (side + _GAP) * (1 + views)
     texts = [_lines(row) for row in rows]
     heights = [max(side, _LINE * len(lines)) + 2 * _GAP for lines in texts]
-    sheet = Image.new("RGB", (text_left + _TEXT_WIDTH + _GAP, _LINE + 2 * _GAP + sum(heights)), PAPER)
+    sheet = Image.new("RGB", (text_left + int(_TEXT_WIDTH) + _GAP, _LINE + 2 * _GAP + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
     heads = ["image", *(f"view {number}" for number in range(views))]
     for column, head in enumerate(heads):
@@ -130,8 +130,7 @@ def _wrap(text: str, most: int) -> list[str]:
             continue
         lines += [""] if lines[-1] else []
         while font.getlength(word) > _TEXT_WIDTH:
-            widths = [font.getlength(word[: size + 1]) for size in range(len(word))]
-            fits = max(1, bisect_right(widths, _TEXT_WIDTH))
+            fits = max(1, bisect_right(range(len(word)), _TEXT_WIDTH, key=lambda n: font.getlength(word[: n + 1])))
             lines[-1:] = [word[:fits], ""]
             word = word[fits:]
         lines[-1] = word

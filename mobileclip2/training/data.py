@@ -37,6 +37,9 @@ KEYS = ("image", "text", "synthetic_text", "teacher_image", "teacher_text", "tea
 MIXED_SHARDS = 16
 """Shards whose samples are in one mixture: enough to mix a batch, few enough to stay in the page cache."""
 
+REMEMBERED_SAMPLES = 1 << 13
+"""A dataset of at most so many samples is unpacked once a process, not once an epoch."""
+
 REMEMBERED_TEXTS = 1 << 15
 """distinct texts whose tokens a process keeps"""
 
@@ -93,6 +96,7 @@ class ReinforcedSource:
             pairs = zip(images, self._shards, strict=True)
             self._elsewhere = [_Rows(IndexedTar(path), shard.keys) for path, shard in pairs]
         self._places = _Places([len(shard) for shard in self._shards])
+        self._remembered: dict[tuple[int, int], ReinforcedSample] = {}
         self.dim = self._expect_usable() if len(self._places) else 0
         """numbers in an embedding, of all teachers together"""
 
@@ -136,8 +140,13 @@ class ReinforcedSource:
         return sample.image_emb.shape[1]
 
     def _read(self, shard: int, number: int) -> ReinforcedSample:
+        if (shard, number) in self._remembered:
+            return self._remembered[shard, number]
         tar = self._shards[shard]
-        return decode(tar.members(number, *MEMBERS), tar.key(number), str(tar.path))
+        sample = decode(tar.members(number, *MEMBERS), tar.key(number), str(tar.path))
+        if len(self._places) <= REMEMBERED_SAMPLES:
+            self._remembered[shard, number] = sample
+        return sample
 
     def _name(self, shard: int, sample: ReinforcedSample) -> str:
         return f"{self._shards[shard].path}: sample '{sample.key}'"

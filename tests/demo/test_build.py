@@ -59,10 +59,7 @@ def test_an_alias_that_turns_its_icon_is_not_followed() -> None:
 
 
 def test_match_without_hyphens() -> None:
-    assert (
-        icon_set(Artist("some", "some", "1", "MIT", hyphens=False), "womansboot").icon_name(BOOT)
-        == "womansboot"
-    )
+    assert icon_set(Artist("some", "some", "1", "MIT", hyphens=False), "womansboot").icon_name(BOOT) == "womansboot"
 
 
 def test_match_by_code_point_ignores_the_slug() -> None:

@@ -139,9 +139,7 @@ def test_classification_set(name: str, counts: tuple[int, int]) -> None:
 def test_subsets_agree_with_the_whole() -> None:
     def named(name: str) -> set[tuple[bytes, str]]:
         names = lines(DEMO / "evaluation" / name / "classnames.txt")
-        return {
-            (sample["webp"], names[int(sample["cls"])]) for sample in samples([evaluation_tar(name)]).values()
-        }
+        return {(sample["webp"], names[int(sample["cls"])]) for sample in samples([evaluation_tar(name)]).values()}
 
     assert named("emoji-197") < named("emoji-861")
     assert named("emoji-unseen-200") < named("emoji-861")

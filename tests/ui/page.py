@@ -102,6 +102,8 @@ def chrome(folder: Path, *, chromium: str, driver: str) -> Iterator[Chrome]:
     options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={folder / 'chromium'}"):
         options.add_argument(flag)
+    # Debian's start page is a search engine
+    options.add_experimental_option("prefs", {"session": {"restore_on_startup": 4, "startup_urls": ["about:blank"]}})
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     # with the path given, selenium looks for no driver to download
     window = Chrome(options=options, service=Service(driver))

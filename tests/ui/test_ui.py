@@ -50,7 +50,8 @@ def materialise(page: Page, asset: str, group: str | None = None) -> None:
         page.click(f"//*[@role='menuitem']//*[@title='{group}']")
         page.see("1 partition")
         page.click(button("Launch 1 run"))
-    page.click("//*[contains(., 'Launched run')]" + button("View"))
+    page.see("Launched run")
+    page.click("//*[self::a or self::button][normalize-space()='View']")
     page.see("Success", but_not="Failure")
 
 
@@ -125,5 +126,7 @@ def test_pages_ask_no_other_host(page: Page) -> None:
 def test_the_server_is_not_reachable_from_elsewhere(address: str) -> None:
     port = urlsplit(address).port
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    listening = {place for _, place, _, state, *_ in rows if state == "0A" and int(place.rpartition(":")[2], 16) == port}
+    listening = {
+        place for _, place, _, state, *_ in rows if state == "0A" and int(place.rpartition(":")[2], 16) == port
+    }
     assert listening == {f"0100007F:{port:04X}"}

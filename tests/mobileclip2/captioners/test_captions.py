@@ -19,18 +19,14 @@ def test_degenerate_captions_are_drawn_again_and_leave_the_others_alone(
     open_clip_captioner: ImageText, images: torch.Tensor
 ) -> None:
     once = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE)
-    again = caption_images(
-        open_clip_captioner, images, KEYS, [0, 1, 2], ONCE.model_copy(update={"retries": 6})
-    )
+    again = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE.model_copy(update={"retries": 6}))
     assert once.retries == 0 and 0 < len(once.failures) < 18, "the untrained model should fail now and then"
     assert len(again.failures) < len(once.failures) <= again.retries
     for before, after in zip(chain(*once.captions), chain(*again.captions), strict=True):
         assert after == before or before == ""
 
 
-def test_failures_keep_their_place_and_are_named(
-    open_clip_captioner: ImageText, images: torch.Tensor
-) -> None:
+def test_failures_keep_their_place_and_are_named(open_clip_captioner: ImageText, images: torch.Tensor) -> None:
     written = caption_images(open_clip_captioner, images, KEYS, [4, 2], ONCE)
     assert [len(captions) for captions in written.captions] == [2] * 6
     empty = [

@@ -58,9 +58,7 @@ def test_cached_generation_equals_running_the_whole_model_again(
     ]
     assert found == expected
     lengths = {len(tokens) for captions in found for tokens in captions}
-    assert len(lengths) > 2, (
-        "all captions ended together: finished sequences leaving the batch was not exercised"
-    )
+    assert len(lengths) > 2, "all captions ended together: finished sequences leaving the batch was not exercised"
 
 
 def test_a_sample_is_captioned_alike_in_any_company(captioner: ImageText, images: torch.Tensor) -> None:
@@ -87,9 +85,7 @@ def test_an_image_is_encoded_once_for_all_of_its_captions(captioner: ImageText, 
     assert encoded == [len(images)]
 
 
-def test_cached_trunk_features_take_the_place_of_images(
-    small_captioner: ImageText, images: torch.Tensor
-) -> None:
+def test_cached_trunk_features_take_the_place_of_images(small_captioner: ImageText, images: torch.Tensor) -> None:
     model, tokenizer = coca_of(small_captioner)
     from_images = generate(model, tokenizer, images, KEYS, [0], SAMPLED)
     assert generate(model, tokenizer, trunk_features(model, images), KEYS, [0], SAMPLED) == from_images
