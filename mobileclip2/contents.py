@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from mobileclip2.errors import ShardError, WeightsError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.profile import Profile, Weights
 from mobileclip2.store.output import file_sha256
-from mobileclip2.store.storage import S3Storage
+from mobileclip2.store.storage import S3Storage, atomic_path
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def list_files(url: str, pattern: str) -> list[tuple[str, str]]:
     """(path relative to ``url``, path or URL) of every file that matches, sorted by relative path."""
     if url.startswith("s3://"):
         storage = S3Storage(url)
-        names = [key.lstrip("/") for key, _ in storage.list("/" if storage.prefix == "" else "")]
+        names = [key for key, _ in storage.list("")]
         wanted = pattern.removeprefix("**/")
         return sorted(
             (name, f"{storage.url}/{name}")
@@ -247,14 +248,14 @@ def local_copy(url: str) -> Path:
 
 
 def local_folder(url: str) -> Path:
-    """A local folder with the content of a folder or prefix."""
+    """A local folder with the content that a folder or prefix has now."""
     if not url.startswith("s3://"):
         return Path(url)
     storage = S3Storage(url)
-    target = cache_folder() / "folders" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    for relative, _ in list_files(url, "**/*"):
-        place = target / relative
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            os.link(storage.fetch(relative), place)
+    files = [(relative, storage.etag(relative)) for relative, _ in list_files(url, "**/*")]
+    target = cache_folder() / "folders" / fingerprint([url, files])
+    for relative, _ in files:
+        if not (target / relative).exists():
+            with atomic_path(target / relative) as temporary:
+                shutil.copyfile(storage.fetch(relative), temporary)
     return target

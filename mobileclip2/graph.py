@@ -262,7 +262,9 @@ def _students(profile: Profile) -> Iterator[Asset]:
             f"evaluation/{model.partition('/')[2]}",
             False,
             {
-                source.name: Part(source.name, {}, {"model": Input(model)}, {"set": Folder(source.url)})
+                source.name: Part(
+                    source.name, {"set": source.name}, {"model": Input(model)}, {"set": Folder(source.url)}
+                )
                 for source in profile.evaluation
             },
             f"Zero-shot classification and retrieval of {model} in the DataComp result format.",

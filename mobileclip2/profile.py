@@ -106,6 +106,8 @@ class Model(Settings):
             raise ValueError(
                 f"open_clip has no model '{self.open_clip}'; see open_clip.list_models(), or give an 'hf-hub:' name"
             )
+        if self.weights and (self.open_clip or "").startswith("hf-hub:"):
+            raise ValueError("an 'hf-hub:' model comes with its weights; leave out 'weights'")
         return self
 
 
@@ -121,8 +123,6 @@ class Locked(Settings):
     embed_dim: int = 256
     context: int = 32
     train_on: tuple[str, ...] = ("raw_shards",)
-    views: int = 1
-    """stored views of each image that the projections see"""
     train: TrainSettings
 
 
@@ -231,12 +231,6 @@ class EvaluationSource(Settings):
     url: str = Field(json_schema_extra=UNDECLARED)
 
 
-class Rates(Settings):
-    """Measured work a second, for the cost column of a plan. Keys are stages, values samples a second on one device."""
-
-    samples_per_second: dict[str, float] = {}
-
-
 class Profile(Settings):
     """One pipeline, whole."""
 
@@ -331,10 +325,6 @@ class Profile(Settings):
                     teacher.locked.train_on,
                     ["raw_shards", *corpora],
                 )
-                if teacher.locked.views > self.views.count:
-                    raise ValueError(
-                        f"teachers.{teacher.name}.locked.views: more than the {self.views.count} stored views"
-                    )
         for position, student in enumerate(self.students):
             field = f"students.{student.name}"
             known(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])

@@ -36,7 +36,7 @@ CAPTIONS = _required(key=pa.string(), caption=pa.string())
 ROW_GROUP = 1024
 """rows that are in memory while :class:`Embeddings` walks through a file"""
 
-_AGAIN = "delete it and run the stage that wrote it again"
+_AGAIN = "delete it and the manifest.json beside it, then run again"
 
 
 def embeddings_schema(dim: int) -> pa.Schema:

@@ -76,41 +76,45 @@ def small_coca(
 
 
 def trunk_features(model: CoCa, images: torch.Tensor) -> torch.Tensor:
-    """What a small CoCa takes in place of ``images [b, 3, H, W]``: its trunk's cells ``[b, T, C]``."""
+    """What a small CoCa takes in place of ``images [b, 3, H, W]``: its trunk's features ``[b, C]``."""
     features: torch.Tensor = model.visual.trunk(images)
     return features
 
 
 class FrozenTrunkTower(nn.Module):
-    """Image tower of the small CoCa: the frozen trunk's cells are the tokens, attention pools them into the
-    latent.
+    """Image tower of the small CoCa: each image token is its own linear map of the frozen trunk's pooled feature.
 
-    Takes images ``[b, 3, H, W]`` or what ``trunk`` made of them, ``[b, T, C]``; gives the latent ``[b,
-    width]`` and the image tokens ``[b, T, width]``.
+    Tokens made from the pooled feature (as in ClipCap, Mokady et al., arXiv 2111.09734) carry over to unseen
+    images better than the cells of the feature map when there are only thousands of images to learn from.
+
+    Takes images ``[b, 3, H, W]`` or what ``trunk`` made of them, ``[b, C]``; gives the latent ``[b, width]`` and
+    the image tokens ``[b, tokens, width]``.
     """
 
     def __init__(self, config: CoCaConfig) -> None:
         super().__init__()
         self.trunk = Trunk(config.trunk)
         self.ln_pre = LayerNorm(self.trunk.channels)
-        self.proj = nn.Linear(self.trunk.channels, config.width)
+        self.drop = nn.Dropout(config.dropout)
+        self.proj = nn.Linear(self.trunk.channels, config.tokens * config.width)
         self.pool = AttentionalPooler(config.width, config.width, n_head=config.heads, n_queries=1)
         self.ln_post = LayerNorm(config.width)
+        self.tokens = config.tokens
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Nothing to recompute: the trunk keeps no activations and the rest is one layer."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        cells = self.trunk(x) if x.ndim == 4 else x
-        tokens = self.proj(self.ln_pre(cells))
+        features = self.trunk(x) if x.ndim == 4 else x
+        tokens = self.proj(self.drop(self.ln_pre(features))).unflatten(-1, (self.tokens, -1))
         return self.ln_post(self.pool(tokens)[:, 0]), tokens
 
 
 class Trunk(nn.Module):
-    """The cells of a timm network's feature map, ``[b, 3, H, W] -> [b, h * w, C]``, frozen.
+    """The pooled feature of a timm network, ``[b, 3, H, W] -> [b, C]``, frozen.
 
-    Always in evaluation mode and without gradient: an image gives the same cells in training and in use,
-    which is what makes them worth keeping.
+    Always in evaluation mode and without gradient: an image gives the same feature in training and in use, which
+    is what makes it worth keeping.
     """
 
     network: Any
@@ -126,5 +130,5 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        cells: torch.Tensor = self.network.forward_features(images).flatten(2).transpose(1, 2)
-        return cells
+        features: torch.Tensor = self.network(images)
+        return features

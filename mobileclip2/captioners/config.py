@@ -1,5 +1,4 @@
-"""What a profile says about a captioner. Imports no torch: profiles are checked before anything heavy
-loads."""
+"""What a profile says about a captioner. Imports no torch: profiles are checked before it loads."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ CLIP_VOCABULARY = 49_408
 
 
 class CoCaConfig(BaseModel):
-    """A small CoCa on a frozen convolutional trunk, written inline in a profile.
+    """A small CoCa on a frozen image trunk, written inline in a profile.
 
     The two text transformers are open_clip's own, of one width, with ``layers`` blocks each.
     """
@@ -19,15 +18,19 @@ class CoCaConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trunk: str = "tf_efficientnet_lite0"
-    """timm name of an image model with a feature map"""
+    """timm name of an image model"""
     image_size: int = Field(96, ge=32)
     """side of the square input, pixels"""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    width: int = Field(192, ge=8)
-    layers: int = Field(2, ge=1)
+    tokens: int = Field(8, ge=1)
+    """image tokens that the decoder attends to"""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """on the trunk's features, in training"""
+    width: int = Field(128, ge=8)
+    layers: int = Field(1, ge=1)
     heads: int = Field(4, ge=1)
-    context_length: int = Field(24, ge=4)
+    context_length: int = Field(16, ge=4)
     """tokens of a text, start and end included"""
     vocabulary: int = Field(CLIP_VOCABULARY, ge=514, le=CLIP_VOCABULARY)
     """The first entries of CLIP's byte-pair vocabulary that are kept: rarer words fall into more pieces, and

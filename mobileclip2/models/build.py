@@ -6,8 +6,11 @@ A stored model is a folder that plain ``open_clip`` reads by ``local-dir:``: ``o
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ import open_clip
 import torch
 from open_clip.factory import get_model_config
 from open_clip.model import get_model_preprocess_cfg
+from open_clip.pretrained import get_pretrained_cfg
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -41,7 +45,10 @@ def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
     weights = model.weights
     if model.open_clip and weights and weights.tag:
         return _tagged(model.open_clip, weights.tag)
-    config = {"model_cfg": model.config or get_model_config(model.open_clip), "preprocess_cfg": {}}
+    if model.open_clip:
+        config = {"model_cfg": get_model_config(model.open_clip), "preprocess_cfg": _conventions(model.open_clip)}
+    else:
+        config = {"model_cfg": model.config, "preprocess_cfg": {}}
     image_text = from_config(config)
     if weights:
         path = contents.weights_path(weights)
@@ -49,12 +56,29 @@ def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
     return image_text
 
 
+def _conventions(name: str) -> dict[str, Any]:
+    """How the published weights of an architecture want their images; a copy of them, or a successor, wants the same."""
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    published = get_pretrained_cfg(name, tags[0]) if tags else {}
+    return {key: published[key] for key in ("mean", "std", "interpolation") if published.get(key)}
+
+
 def from_config(config: dict[str, Any]) -> ImageText:
     """A model from the content of an ``open_clip_config.json``, with the random initialisation of the present seed."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_warnings():
         (Path(folder) / CONFIG).write_text(json.dumps(config))
         name = f"local-dir:{folder}"
         return _wrap(open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name), config)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """open_clip and timm warn of the random initialisation that is meant here."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _hub(name: str) -> ImageText:
@@ -83,7 +107,7 @@ def _tagged(name: str, tag: str) -> ImageText:
 
 
 def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
-    cfg = get_model_preprocess_cfg(model)
+    cfg = {**get_model_preprocess_cfg(model), **config.get("preprocess_cfg", {})}
     size = cfg.get("size", 224)
     preprocess = Preprocess(
         size=size if isinstance(size, int) else size[0],

@@ -13,7 +13,7 @@ from timm.models.fastvit import FastVit
 def fastvit_nano(pretrained: bool = False, **kwargs: Any) -> FastVit:
     """FastViT (Vasu et al., ICCV 2023) with four narrow stages of RepMixer blocks, about 0.2 M parameters."""
     args = {
-        "layers": (1, 1, 2, 1),
+        "layers": (1, 1, 1, 1),
         "embed_dims": (16, 32, 64, 128),
         "mlp_ratios": (3, 3, 3, 3),
         "token_mixers": ("repmixer", "repmixer", "repmixer", "repmixer"),

@@ -51,7 +51,9 @@ class Output:
         except FileNotFoundError:
             path = Path()
         if not path.is_file():
-            raise DamagedOutput(f"{self.storage.url}/{self.key(name)}: stored file is gone; run again to make it anew")
+            raise DamagedOutput(
+                f"{self.storage.url}/{self.key(name)}: stored file is gone; delete the manifest.json beside it and run again"
+            )
         return path
 
     def describe(self, names: list[str]) -> list[File]:

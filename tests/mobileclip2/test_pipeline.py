@@ -102,7 +102,7 @@ def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
 
 def test_a_missing_source_names_its_path(profile):
     pipeline = edited(profile, lambda values: values["sources"][0].update(url="nowhere"))
-    with pytest.raises(ShardError, match="source 'made': no shard matches .* in .*nowhere"):
+    with pytest.raises(ShardError, match=r"source 'made': no shard matches .* in .*nowhere"):
         pipeline.materialise("raw_shards", "g00")
 
 

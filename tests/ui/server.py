@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 180
+START_SECONDS = 240
 STOP_SECONDS = 20
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -55,6 +56,19 @@ def materialise(page: Page, asset: str, group: str | None = None) -> None:
     page.see("Success", but_not="Failure")
 
 
+def see_metadata(page: Page, **expected: str) -> dict[str, str]:
+    """Waits for a metadata table that shows, among others, what is expected."""
+
+    def shown() -> dict[str, str]:
+        rows = page.driver.execute_script(
+            "return [...document.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.innerText.trim()))"
+        )
+        found = {cells[0]: [text for text in cells if text][-1] for cells in rows if any(cells)}
+        return found if expected.items() <= found.items() else {}
+
+    return page.until(shown, f"metadata {expected}")
+
+
 def sidebar(page: Page) -> list[tuple[str, str]]:
     """(group, label) of every asset that the graph page lists, all groups opened."""
     collapsed = "//*[@data-index]//*[@aria-label='arrow_drop_down'][contains(@style, '-90deg')]"
@@ -98,8 +112,10 @@ def test_one_group_of_an_asset_is_materialised_from_its_page(page: Page, pipelin
     pipeline.forget()
     (read,) = pipeline.read("raw_shards", "g00")
     page.open("/assets/raw_shards?view=partitions&partition=g00")
-    page.see("samples\n11", "skipped\n1", "truncated-image", "samples_per_second", read.manifest.data_version)
-    page.click("//*[text()='sample_sheet']/..//*[contains(text(), 'Show Markdown')]")
+    shown = see_metadata(page, samples="11", skipped="1", data_version=read.manifest.data_version)
+    assert json.loads(shown["skip_reasons"]) == {"truncated-image": 1}
+    assert float(shown["samples_per_second"]) > 0
+    page.click("//tr[contains(., 'sample_sheet')]//*[contains(text(), 'Show Markdown')]")
     width = page.until(
         lambda: page.driver.execute_script(
             "return document.querySelector('[role=dialog] img[src^=\"data:image/png;base64,\"]')?.naturalWidth"
@@ -114,7 +130,7 @@ def test_an_asset_without_groups_is_materialised_from_its_page(page: Page, pipel
     pipeline.forget()
     (read,) = pipeline.read("caption_corpus/clean")
     page.open("/assets/caption_corpus/clean")
-    page.see("samples\n12", "skipped\n0", "samples_per_second", read.manifest.data_version)
+    see_metadata(page, samples="12", skipped="0", data_version=read.manifest.data_version)
 
 
 def test_pages_ask_no_other_host(page: Page) -> None:

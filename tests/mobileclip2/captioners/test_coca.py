@@ -33,6 +33,7 @@ def test_cached_features_train_the_same_as_images(images: torch.Tensor) -> None:
     gradients = []
     for inputs in (images, trunk_features(model, images)):
         model.zero_grad()
+        torch.manual_seed(0)
         out = model(inputs, text)
         F.cross_entropy(out["logits"].flatten(0, 1), out["labels"].flatten(), ignore_index=0).backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})

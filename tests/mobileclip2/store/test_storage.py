@@ -10,20 +10,20 @@ from mobileclip2.store import storage as storage_module
 
 
 def manifest(**changes) -> Manifest:
-    fields = dict(
-        asset="a",
-        part="whole",
-        group="g00",
-        fingerprint="f",
-        code_version="1",
-        declared={},
-        inputs={},
-        samples=1,
-        skipped=0,
-        skip_reasons={},
-        facts={},
-        files=[File(name="x", size=1, sha256="0")],
-    )
+    fields = {
+        "asset": "a",
+        "part": "whole",
+        "group": "g00",
+        "fingerprint": "f",
+        "code_version": "1",
+        "declared": {},
+        "inputs": {},
+        "samples": 1,
+        "skipped": 0,
+        "skip_reasons": {},
+        "facts": {},
+        "files": [File(name="x", size=1, sha256="0")],
+    }
     return Manifest(**{**fields, **changes})  # fmt: skip
 
 

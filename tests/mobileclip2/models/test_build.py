@@ -1,0 +1,102 @@
+import json
+import math
+
+import open_clip
+import pytest
+import torch
+import yaml
+
+from mobileclip2.contents import Contents
+from mobileclip2.errors import WeightsError
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load, save
+from mobileclip2.profile import Model
+from mobileclip2.profile import load as load_profile
+from pipelines.definitions import PROFILES
+from tests.tiny import make_tiny
+
+TINY = {
+    "embed_dim": 8,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture
+def contents(tmp_path):
+    return Contents(load_profile(make_tiny(tmp_path / "tiny")))
+
+
+def test_a_stored_model_comes_back_as_it_was(tmp_path):
+    model = from_config({"model_cfg": TINY})
+    save(model, tmp_path)
+    again = load(tmp_path / CONFIG, tmp_path / WEIGHTS)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(again.embed_images(images), model.embed_images(images))
+    assert torch.equal(again.embed_texts(["a cat"]), model.embed_texts(["a cat"]))
+    assert again.preprocess == model.preprocess
+
+
+def test_plain_open_clip_reads_a_stored_model(tmp_path):
+    model = from_config({"model_cfg": TINY})
+    save(model, tmp_path)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}")
+    for name, tensor in model.model.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], tensor), name
+
+
+def test_the_seed_decides_the_initialisation(contents):
+    model = Model(config=TINY)
+    one, same, other = (build(model, contents, seed=seed).model.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_weights_that_do_not_fit_name_the_tensors(tmp_path, contents):
+    wider = {**TINY, "embed_dim": 16}
+    save(from_config({"model_cfg": wider}), tmp_path)
+    weights = {"path": str(tmp_path / WEIGHTS)}
+    with pytest.raises(WeightsError, match=r"does not fit the architecture: \S+ is \[.*\], the architecture has \["):
+        build(Model(config=TINY, weights=weights), contents)
+
+
+def test_an_unknown_tag_lists_the_known_ones(contents):
+    with pytest.raises(WeightsError, match="knows no weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b"):
+        build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"}), contents)
+
+
+def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path, contents):
+    class Payload:
+        def __reduce__(self):
+            return print, ("unpickled",)
+
+    torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        build(Model(config=TINY, weights={"path": str(tmp_path / "evil.pt")}), contents)
+
+
+def names_of_the_big_profiles() -> list[str]:
+    names = {"coca_ViT-L-14"}
+    for profile in ("dfndr-12m", "dfndr-2b"):
+        for student in yaml.safe_load((PROFILES / f"{profile}.yaml").read_text())["students"]:
+            names.add(student["model"]["open_clip"])
+    return sorted(names | {"MobileCLIP2-L-14"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names_of_the_big_profiles())
+def test_every_model_name_is_an_architecture_with_its_conventions(name):
+    config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
+    with torch.device("meta"):
+        model = open_clip.create_model(name, load_weights=False, device="meta")
+    images = sum(parameter.numel() for parameter in model.visual.parameters())
+    published = {"S0": 11.4, "S2": 35.7, "B": 86.3, "S3": 125.1, "S4": 321.6, "L-14": 304.3}
+    if name.startswith("MobileCLIP2"):
+        assert math.isclose(images / 1e6, published[name.removeprefix("MobileCLIP2-")], rel_tol=0.02)
+    assert json.dumps(config)
+
+
+def test_released_conventions_hold_for_a_downloaded_checkpoint(contents):
+    built = build(Model(open_clip="MobileCLIP2-S0"), contents)
+    assert built.preprocess.mean == (0.0, 0.0, 0.0) and built.preprocess.std == (1.0, 1.0, 1.0)
+    assert built.preprocess.size == 256 and built.preprocess.interpolation == "bilinear"

@@ -1,0 +1,143 @@
+"""The documentation says what the code does: profiles parse, links resolve, fields, reasons and messages exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from mobileclip2 import errors, profile
+from mobileclip2.augment import Augmentation, RandAugment
+from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
+from mobileclip2.shards.filters import Filters
+from mobileclip2.training.settings import TrainSettings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = {
+    path: path.read_text() for name in ("mobileclip2", "assets", "pipelines") for path in (ROOT / name).rglob("*.py")
+}
+SMALLEST = {"name": "page", "store": "store", "sources": [{"url": "shards"}]}
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "Profile": profile.Profile,
+    "Source": profile.Source,
+    "Filters": Filters,
+    "Views": profile.Views,
+    "Augmentation": Augmentation,
+    "RandAugment": RandAugment,
+    "Caption corpora": profile.Corpus,
+    "Captioners": profile.Captioner,
+    "Small CoCa": CoCaConfig,
+    "Generation": GenerationSettings,
+    "Teachers": profile.Teacher,
+    "Locked": profile.Locked,
+    "Model": profile.Model,
+    "Weights": profile.Weights,
+    "Dataset": profile.Dataset,
+    "Students": profile.Student,
+    "Loss": profile.Loss,
+    "Train": TrainSettings,
+    "Evaluation": profile.EvaluationSource,
+}
+
+
+def yaml_blocks() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for number, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.S | re.M)):
+            yield f"{page.name}-{number}", block
+
+
+BLOCKS = dict(yaml_blocks())
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_yaml_is_a_profile_or_a_part_of_one(block):
+    values = {**SMALLEST, **yaml.safe_load(BLOCKS[block])}
+    profile.parse(yaml.safe_dump(values, sort_keys=False), origin=ROOT / "docs" / "page.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_resolve(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+def table(section: str) -> dict[str, tuple[str, str]]:
+    """Default and *bytes* cell of each field in a section of docs/profiles.md."""
+    text = (ROOT / "docs" / "profiles.md").read_text()
+    body = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
+    assert body, f"docs/profiles.md has no section {section}"
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) ?\|", body[1], re.M)
+    return {name: (default, changes) for name, default, changes in rows}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_is_described(section):
+    fields = {name: field for name, field in SECTIONS[section].model_fields.items() if not field.exclude}
+    rows = table(section)
+    assert set(rows) == set(fields)
+    for name, field in fields.items():
+        default, changes = rows[name]
+        extra = field.json_schema_extra
+        assert (changes.strip() == "no") == (isinstance(extra, dict) and bool(extra.get("undeclared"))), name
+        if field.is_required():
+            assert default == "required", name
+        elif field.default is None or field.default == ():
+            assert default == "–", name
+        elif isinstance(field.default, BaseModel):
+            assert default == "see below", name
+        else:
+            stated = yaml.safe_load(default)
+            actual = list(field.default) if isinstance(field.default, tuple) else field.default
+            numbers = isinstance(actual, list) and not isinstance(actual[0], str)
+            assert stated == (pytest.approx(actual, abs=1e-3) if numbers else actual), name
+
+
+def reasons() -> set[str]:
+    """Slugs under which samples, and captions, are left out."""
+    found = {
+        slug
+        for text in SOURCES.values()
+        for slug in re.findall(r'"((?:missing|bad)-(?:view|caption|embedding))"', text)
+    }
+    found |= {slug for text in SOURCES.values() for slug in re.findall(r'BadSample\(\s*"([a-z0-9-]+)"', text)}
+    image = SOURCES[ROOT / "mobileclip2" / "shards" / "image.py"]
+    found |= set(re.findall(r'"((?:truncated|broken)-image)"', image))
+    degenerate = SOURCES[ROOT / "mobileclip2" / "captioners" / "sentences.py"].partition("def degenerate")[2]
+    return found | set(re.findall(r'return "([a-z-]+)"', degenerate.partition("\ndef ")[0]))
+
+
+def test_every_reason_is_explained():
+    page = (ROOT / "docs" / "errors.md").read_text()
+    explained = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.M))
+    assert len(reasons()) > 20
+    assert reasons() == explained
+
+
+def test_every_kind_of_error_is_named():
+    page = (ROOT / "docs" / "errors.md").read_text()
+    names = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_every_quoted_message_exists():
+    """Messages are quoted with ``…`` where the code fills something in."""
+    joined = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text) for text in SOURCES.values())
+    page = (ROOT / "docs" / "errors.md").read_text().partition("## Messages")[2]
+    quoted = re.findall(r"^\| `([^`]+)` \|", page, re.M)
+    assert len(quoted) > 30
+    for message in quoted:
+        for piece in message.split("…"):
+            assert piece.strip() in joined, f"'{piece.strip()}' of '{message}'"
