@@ -57,7 +57,7 @@ def define(
         done = pipeline.materialise(asset.key, group, log_progress(context))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(done.data_version),
-            metadata={**common_metadata(done), **(metadata(pipeline, done) if metadata else {})},
+            metadata={**(metadata(pipeline, done) if metadata else {}), **common_metadata(done)},
             check_results=[check(pipeline, done)] if check else [],
         )
 

@@ -1,0 +1,104 @@
+"""Sources and stores in a bucket, against an S3 server over HTTP on loopback."""
+
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from moto.server import ThreadedMotoServer
+
+from mobileclip2.contents import Contents, list_files, local_folder
+from mobileclip2.errors import ShardError, StoreError
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from mobileclip2.store import S3Storage
+from tests.tiny import make_tiny
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, monkeypatch, tmp_path):
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "MOBILECLIP2_CACHE": str(tmp_path / "cache"),
+        "TMPDIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    name = f"bucket-{abs(hash(str(tmp_path)))}"
+    client.create_bucket(Bucket=name)
+    return name
+
+
+def storage(bucket: str, tmp_path: Path, prefix: str = "") -> S3Storage:
+    return S3Storage(f"s3://{bucket}/{prefix}", cache=tmp_path / "objects")
+
+
+@pytest.mark.parametrize("prefix", ["", "some/prefix"])
+def test_what_is_written_is_read(bucket, tmp_path, prefix):
+    store = storage(bucket, tmp_path, prefix)
+    store.write("a/b", b"1")
+    (tmp_path / "file").write_bytes(b"22")
+    store.put("a/c", tmp_path / "file")
+    assert store.read("a/b") == b"1"
+    assert store.fetch("a/c").read_bytes() == b"22"
+    assert list(store.list("a/")) == [("a/b", 1), ("a/c", 2)]
+    assert [name for name, _ in list_files(store.url, "**/*")] == ["a/b", "a/c"]
+    store.delete("a/b")
+    assert not store.exists("a/b") and store.exists("a/c")
+
+
+def test_a_changed_object_is_fetched_anew(bucket, tmp_path):
+    store = storage(bucket, tmp_path)
+    store.write("set/x", b"old")
+    assert store.fetch("set/x").read_bytes() == b"old"
+    folder = local_folder(f"{store.url}/set")
+    store.write("set/x", b"new")
+    assert store.fetch("set/x").read_bytes() == b"new"
+    assert local_folder(f"{store.url}/set") != folder
+
+
+def test_a_missing_key_and_a_missing_bucket(bucket, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{bucket}/nothing"):
+        storage(bucket, tmp_path).read("nothing")
+    with pytest.raises(StoreError, match="NoSuchBucket; check the bucket"):
+        storage("no-such-bucket", tmp_path).write("a", b"1")
+
+
+def test_shards_and_store_in_a_bucket_give_the_manifests_of_a_disk(bucket, tmp_path):
+    local = make_tiny(tmp_path / "tiny")
+    bucketed = storage(bucket, tmp_path)
+    for path in (local.parent / "shards").glob("*.tar"):
+        bucketed.put(f"shards/{path.name}", path)
+    values = yaml.safe_load(local.read_text())
+    values["sources"][0]["url"] = f"s3://{bucket}/shards"
+    values["store"] = f"s3://{bucket}/store"
+    remote = local.with_name("remote.yaml")
+    remote.write_text(yaml.safe_dump(values))
+    versions = []
+    for profile in (local, remote):
+        pipeline = Pipeline(load(profile))
+        done = [pipeline.materialise(key, "g00") for key in ("raw_shards", "augmentations")]
+        versions.append([each.data_version for each in done])
+    assert versions[0] == versions[1]
+    text = bucketed.read(next(key for key, _ in bucketed.list("store/") if key.endswith("manifest.json"))).decode()
+    assert "AWS" not in text and "test" not in text.replace("/test", "")
+
+
+def test_an_empty_source_is_named(bucket, tmp_path):
+    profile = make_tiny(tmp_path / "tiny")
+    values = yaml.safe_load(profile.read_text())
+    values["sources"][0]["url"] = f"s3://{bucket}/nowhere"
+    profile.write_text(yaml.safe_dump(values))
+    with pytest.raises(ShardError, match=f"no shard matches .* in s3://{bucket}/nowhere"):
+        _ = Contents(load(profile)).shards
