@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from mobileclip2.errors import UserError
 from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Done, Pipeline
 from mobileclip2.profile import Profile
@@ -54,7 +55,11 @@ def define(
     )
     def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
         group = context.partition_key if asset.grouped else None
-        done = pipeline.materialise(asset.key, group, log_progress(context))
+        try:
+            done = pipeline.materialise(asset.key, group, log_progress(context))
+        except UserError as error:
+            # the run's page begins with a failure's own words; an exception's stand below its traceback
+            raise dg.Failure(str(error), allow_retries=False) from None
         return dg.MaterializeResult(
             data_version=dg.DataVersion(done.data_version),
             metadata={**(metadata(pipeline, done) if metadata else {}), **common_metadata(done)},

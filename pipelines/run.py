@@ -61,9 +61,9 @@ def materialise(
         UserError: the stage failed in a way the user can mend.
     """
     key = dg.AssetKey(asset.key.split("/"))
-    job = repository.get_implicit_global_asset_job_def().get_subset(asset_selection={key})
-    result = job.execute_in_process(
+    result = repository.get_implicit_global_asset_job_def().execute_in_process(
         instance=dagster,
+        asset_selection=[key],
         partition_key=group,
         raise_on_error=False,
         run_config={"loggers": {"console": QUIET}},
@@ -75,25 +75,16 @@ def materialise(
 QUIET = {"config": {"log_level": "CRITICAL"}}
 
 
-def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -> Exception:
+def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -> UserError:
+    place = f"{asset.key}{f' [{group}]' if group else ''}"
     for event in result.all_events:
         if event.is_step_failure:
-            error = event.step_failure_data.error
-            inner = error.cause if error and error.cause else error
-            if inner:
-                place = f"{asset.key}{f' [{group}]' if group else ''}"
-                user = (inner.cls_name or "") in {each.__name__ for each in _user_errors()}
-                text = inner.message.partition(": ")[2].strip() if user else inner.to_string()
-                return UserError(f"{place}: {text}")
-    return UserError(f"{asset.key}: the run failed; see the Dagster UI")
-
-
-def _user_errors() -> set[type[UserError]]:
-    return {
-        UserError,
-        *UserError.__subclasses__(),
-        *(s for e in UserError.__subclasses__() for s in e.__subclasses__()),
-    }
+            failure = event.step_failure_data
+            if failure.user_failure_data:
+                return UserError(f"{place}: {failure.user_failure_data.description}")
+            if failure.error:
+                return UserError(f"{place}: {(failure.error.cause or failure.error).to_string()}")
+    return UserError(f"{place}: the run failed; see the Dagster UI")
 
 
 class Display:

@@ -86,7 +86,7 @@ def test_a_wrong_schema_names_file_and_column(tmp_path, table, message):
     sidefile.write(table, path)
     with pytest.raises(DamagedOutput, match=message) as caught:
         sidefile.read(path, sidefile.CAPTIONS)
-    assert str(path) in str(caught.value) and "run the stage that wrote it again" in str(caught.value)
+    assert str(path) in str(caught.value) and "delete it and the manifest.json beside it" in str(caught.value)
 
 
 def test_embeddings_of_another_type_are_refused(tmp_path):

@@ -1,0 +1,73 @@
+"""The ``dg`` command in the checkout, as Dagster's users know it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobileclip2.graph import build_graph
+from mobileclip2.profile import load
+from pipelines.definitions import PROFILES
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def environment(tmp_path):
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(ROOT / "pipelines" / "dagster.yaml", home)
+    return {**os.environ, "DAGSTER_HOME": str(home), "MOBILECLIP2_PROFILE": str(PROFILES / "demo.yaml")}
+
+
+def dg(environment, *arguments):
+    command = [Path(sys.executable).with_name("dg"), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_definitions_are_checked_without_a_warning(environment):
+    done = dg(environment, "check", "defs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All definitions loaded successfully" in done.stdout
+    assert not done.stderr
+
+
+def test_a_profile_that_cannot_be_loaded_fails_the_check(environment, tmp_path):
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("name: wrong\nstore: store\nsources: []\n")
+    done = dg({**environment, "MOBILECLIP2_PROFILE": str(wrong)}, "check", "defs")
+    assert done.returncode != 0
+    assert "sources" in done.stdout + done.stderr
+
+
+def test_every_asset_is_listed(environment):
+    done = dg(environment, "list", "defs", "--json")
+    assert done.returncode == 0, done.stderr
+    listed = {asset["asset_key"]: asset for asset in json.loads(done.stdout)["assets"]}
+    graph = build_graph(load(PROFILES / "demo.yaml"))
+    assert set(listed) == set(graph)
+    for key, asset in graph.items():
+        assert set(listed[key]["dependency_keys"]) == set(asset.upstream)
+
+
+def test_telemetry_is_off(environment):
+    dg(environment, "list", "defs", "--json")
+    assert not list(Path(environment["DAGSTER_HOME"]).rglob("event.log"))
+
+
+@pytest.mark.parametrize("profile", ["demo", "dfndr-2b"])
+def test_the_definitions_load_in_little_more_than_dagster_itself(profile):
+    """Every run starts with this; seconds of processor time, so that other work on the machine does not count."""
+    code = (
+        "import time, dagster; start = time.process_time(); import pipelines.definitions;"
+        "print(time.process_time() - start)"
+    )
+    environment = {**os.environ, "MOBILECLIP2_PROFILE": str(PROFILES / f"{profile}.yaml")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert float(done.stdout) < 2

@@ -1,0 +1,52 @@
+import shutil
+
+import dagster as dg
+import pytest
+
+from mobileclip2.errors import UserError
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from pipelines.definitions import definitions
+from pipelines.run import materialise
+
+
+@pytest.fixture
+def pipeline(tiny) -> Pipeline:
+    return Pipeline(load(tiny))
+
+
+@pytest.fixture
+def instance(tmp_path):
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield instance
+
+
+def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
+    asset = pipeline.graph["raw_shards"]
+    materialise(definitions(pipeline).get_repository_def(), instance, asset, "g00")
+    (run,) = instance.get_runs()
+    assert run.asset_selection == {dg.AssetKey("raw_shards")}
+    assert run.tags["dagster/partition"] == "g00"
+    event = instance.get_latest_materialization_event(dg.AssetKey("raw_shards"))
+    (read,) = pipeline.read("raw_shards", "g00")
+    assert event.asset_materialization.tags["dagster/data_version"] == read.manifest.data_version
+
+
+def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
+    corpus = pipeline.profile.locate("corpus")
+    shutil.rmtree(corpus)
+    repository = definitions(pipeline).get_repository_def()
+    with pytest.raises(UserError) as raised:
+        materialise(repository, instance, pipeline.graph["caption_corpus/clean"], None)
+    assert str(raised.value).startswith(f"caption_corpus/clean: {corpus}: no such folder")
+    assert "Traceback" not in str(raised.value) and "Stack Trace" not in str(raised.value)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(pipeline, "materialise", broken)
+    repository = definitions(pipeline).get_repository_def()
+    with pytest.raises(UserError, match=r"caption_corpus/clean: ZeroDivisionError: a fault(.|\n)*in broken"):
+        materialise(repository, instance, pipeline.graph["caption_corpus/clean"], None)
