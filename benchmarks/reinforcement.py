@@ -21,7 +21,7 @@ from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Profile, parse
 from mobileclip2.progress import Step
 from mobileclip2.report.sheets import training_records
-from pipelines.definitions import PROFILES
+from pipelines.profiles import PROFILES
 
 SEEDS = (0, 1, 2)
 SET = "emoji-861"

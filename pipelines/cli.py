@@ -10,6 +10,7 @@ from pathlib import Path
 from mobileclip2.errors import UserError
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
+from pipelines.profiles import profile_path
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,8 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(chosen: argparse.Namespace) -> int:
-    from pipelines.definitions import profile_path
-
     path = profile_path(chosen.profile)
     os.environ["MOBILECLIP2_PROFILE"] = str(path)
     pipeline = Pipeline(load(path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import dagster as dg
 
@@ -18,8 +17,7 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
-
-PROFILES = Path(__file__).parent / "profiles"
+from pipelines.profiles import profile_path
 
 STAGES = (
     raw_shards,
@@ -32,12 +30,6 @@ STAGES = (
     students,
     evaluations,
 )
-
-
-def profile_path(name: str) -> Path:
-    """The file of a built-in profile's name, or the path that was given."""
-    built_in = PROFILES / f"{name}.yaml"
-    return built_in if built_in.exists() else Path(name)
 
 
 def definitions(pipeline: Pipeline) -> dg.Definitions:

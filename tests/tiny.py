@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from demo.tars import write_tar
 from mobileclip2.models.build import from_config
 from mobileclip2.profile import load
+from pipelines.profiles import PROFILES
 
-PROFILE = Path(__file__).parents[1] / "pipelines" / "profiles" / "tiny.yaml"
 SIZE = 48
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("square", "circle", "triangle")
@@ -47,7 +47,7 @@ def make_tiny(folder: Path, *, shards: int = 4, samples: int = 6) -> Path:
     Shard n goes to group n modulo 2. One of the ``shards * samples`` raw samples is bad.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    profile = Path(shutil.copy(PROFILE, folder))
+    profile = Path(shutil.copy(PROFILES / "tiny.yaml", folder))
     for shard in range(shards):
         write_tar(folder / "shards" / f"{shard:05d}.tar", _raw_members(shard, samples))
     write_tar(folder / "corpus" / "00000.tar", _corpus_members())

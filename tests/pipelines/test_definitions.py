@@ -5,7 +5,8 @@ import pytest
 
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
-from pipelines.definitions import PROFILES, definitions
+from pipelines.definitions import definitions
+from pipelines.profiles import PROFILES
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
 

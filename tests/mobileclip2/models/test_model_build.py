@@ -11,7 +11,7 @@ from mobileclip2.errors import WeightsError
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load, save
 from mobileclip2.profile import Model
 from mobileclip2.profile import load as load_profile
-from pipelines.definitions import PROFILES
+from pipelines.profiles import PROFILES
 from tests.tiny import make_tiny
 
 TINY = {

@@ -19,7 +19,7 @@ from mobileclip2.teachers.locked import (
     save_projections,
     text_trunk_features,
 )
-from pipelines.definitions import PROFILES
+from pipelines.profiles import PROFILES
 from tests.tiny import make_tiny
 
 
