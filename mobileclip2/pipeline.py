@@ -6,7 +6,7 @@ import importlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,6 @@ class Done:
     computed: list[str]
     """names of the parts that were computed now; the others existed"""
     seconds: float
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def data_version(self) -> str:
@@ -268,9 +267,7 @@ class Pipeline:
             works.append(work)
         todo = [work for work in works if work.output.manifest() is None]
         if todo:
-            stage = importlib.import_module(f"mobileclip2.stages.{asset.stage}")
-            run: Callable[[Work], None] = stage.run
-            run(Work(self, asset, group, todo, progress))
+            self._run(Work(self, asset, group, todo, progress))
         manifests = {}
         for work in works:
             manifest = work.output.manifest()
@@ -283,6 +280,19 @@ class Pipeline:
         if todo:
             self._log_time(done)
         return done
+
+    def take_part(self, key: str) -> None:
+        """Trains an ungrouped asset as one of several processes that is not the first: it computes and stores nothing."""
+        asset = self.graph[key]
+        works = [self.part_work(asset, part, None) for part in asset.parts.values()]
+        todo = [work for work in works if work and work.output.manifest() is None]
+        if todo:
+            self._run(Work(self, asset, None, todo, silent))
+
+    def _run(self, work: Work) -> None:
+        stage = importlib.import_module(f"mobileclip2.stages.{work.asset.stage}")
+        run: Callable[[Work], None] = stage.run
+        run(work)
 
     def _absent(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
         upstream = self.graph[upstream_key]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mobileclip2.errors import ShardError
-from mobileclip2.shards.tar import _forget, _path_fault, _split, _StrictTar
+from mobileclip2.shards.tar import StrictTar, forget_headers, path_fault, split_path
 
 OPEN_FILES = 128
 """tars that a process keeps open; the usual limit is 1,024 files"""
@@ -75,8 +75,8 @@ def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     last, members = None, dict[str, tuple[int, int]]()
     for name, offset, size in _files(path):
-        parts = _split(name)
-        if parts is None or _path_fault(name):
+        parts = split_path(name)
+        if parts is None or path_fault(name):
             continue
         key, extension = parts
         if key != last or extension in members:
@@ -88,7 +88,7 @@ def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
 
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of every regular file. A tar that is cut off lacks its end marker, which is an error."""
-    with path.open("rb") as file, _StrictTar.open(fileobj=file, mode="r:") as tar:
+    with path.open("rb") as file, StrictTar.open(fileobj=file, mode="r:") as tar:
         _rewind(tar)
         while True:
             file.seek(tar.offset)
@@ -101,7 +101,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
                 info = tar.next()
                 if info is None:
                     return
-                _forget(tar)
+                forget_headers(tar)
                 if not info.isreg():
                     continue
                 name, start, size = info.name, info.offset_data, info.size
@@ -111,7 +111,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
 def _rewind(tar: tarfile.TarFile) -> None:
     """Opening has read the first header already."""
     tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]
-    _forget(tar)
+    forget_headers(tar)
 
 
 def _plain_file(header: bytes) -> tuple[str, int] | None:

@@ -48,7 +48,7 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
     tar: tarfile.TarFile | None = None
     last = None
     try:
-        tar = _StrictTar.open(fileobj=file, mode="r|")
+        tar = StrictTar.open(fileobj=file, mode="r|")
         for sample in _group(tar, Counter() if ignored is None else ignored):
             yield sample
             last = sample.key
@@ -82,12 +82,12 @@ class TarWriter:
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         for extension, data in members.items():
             path = f"{key}.{extension}"
-            if _split(path) != (key, extension) or _path_fault(path):
+            if split_path(path) != (key, extension) or path_fault(path):
                 raise ValueError(f"'{path}' would not be read back as member '{extension}' of sample '{key}'")
             info = tarfile.TarInfo(path)
             info.size, info.mode = len(data), 0o644
             self._tar.addfile(info, io.BytesIO(data))
-            _forget(self._tar)
+            forget_headers(self._tar)
 
     def __enter__(self) -> Self:
         return self
@@ -129,7 +129,7 @@ class _Utf8Tar(tarfile.TarFile):
     encoding = "utf-8"  # whatever the machine's locale is
 
 
-class _StrictTar(_Utf8Tar):
+class StrictTar(_Utf8Tar):
     tarinfo = _StrictHeader
 
 
@@ -139,8 +139,8 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
     extensions: set[str] = set()
     size = 0
     while (info := tar.next()) is not None:
-        _forget(tar)
-        parts = _split(info.name)
+        forget_headers(tar)
+        parts = split_path(info.name)
         if not info.isreg() or parts is None:
             if not info.isdir():
                 ignored[_kind(info)] += 1
@@ -149,7 +149,7 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
         if sample is None or sample.key != key or extension in extensions:
             if sample is not None:
                 yield sample
-            sample, extensions, size = RawSample(key, fault=_path_fault(info.name)), set(), 0
+            sample, extensions, size = RawSample(key, fault=path_fault(info.name)), set(), 0
             if key in seen:
                 sample.fault = BadSample("duplicate-key", "the key came earlier; members must lie side by side")
             seen.add(key)
@@ -166,7 +166,7 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
         yield sample
 
 
-def _forget(tar: tarfile.TarFile) -> None:
+def forget_headers(tar: tarfile.TarFile) -> None:
     """tarfile remembers every header, which adds up over a shard."""
     tar.members.clear()  # type: ignore[attr-defined]
 
@@ -177,7 +177,7 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
     return file.read(info.size)
 
 
-def _split(path: str) -> tuple[str, str] | None:
+def split_path(path: str) -> tuple[str, str] | None:
     """Key and extension, or None for a name without one of them (hidden files, README)."""
     folder, slash, base = path.removeprefix("./").rpartition("/")
     stem, _, extension = base.partition(".")
@@ -186,7 +186,7 @@ def _split(path: str) -> tuple[str, str] | None:
     return (folder + slash + stem).encode(errors="backslashreplace").decode(), extension.lower()
 
 
-def _path_fault(path: str) -> BadSample | None:
+def path_fault(path: str) -> BadSample | None:
     if path.startswith("/") or ".." in path.split("/"):
         return BadSample("bad-path", f"the member path '{path}' leaves the folder of the shard")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,12 @@ def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa
 
 
 def publish(work: Work, result: TrainResult | None, files: list[str], facts: dict[str, Any]) -> None:
-    """Stores files of the scratch folder with the metrics of training, then clears the folder."""
+    """Stores files of the scratch folder with the metrics of training, then clears the folder.
+
+    Of several processes that trained together the first one does it.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return
     (part,) = work.parts
     names = [*files, *([METRICS] if result else [])]
     for name in names:

@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 150
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
