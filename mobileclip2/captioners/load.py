@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from mobileclip2.captioners.coca import small_coca
+from mobileclip2.captioners.coca import coca_of, initialise_decoder, small_coca
 from mobileclip2.captioners.config import CoCaConfig
 from mobileclip2.contents import Contents
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights
@@ -28,7 +28,10 @@ def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> I
     """
     if captioner.small is None:
         assert captioner.model is not None
-        return build(captioner.model, contents, seed=seed)
+        built = build(captioner.model, contents, seed=seed)
+        if not captioner.model.weights and not (captioner.model.open_clip or "").startswith("hf-hub:"):
+            initialise_decoder(coca_of(built)[0])
+        return built
     trunk_state = None
     if captioner.trunk_weights:
         import timm

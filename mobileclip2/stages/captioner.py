@@ -80,7 +80,7 @@ def training_source(
 def shard_features(
     captioner: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device, batch: int
 ) -> torch.Tensor:
-    """Trunk features ``[n, T, C]`` of one shard, kept until training is done."""
+    """Trunk features ``[n, C]`` of one shard, kept until training is done."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
         images = [captioner.preprocess.whole(image) for _, image in images_of(shard, table)]
