@@ -10,12 +10,15 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 240
 STOP_SECONDS = 20
+
+GUARDED = 'exec 3<&0; (cat <&3; kill -KILL 0) >/dev/null & exec "$@" </dev/null 3<&-'
+"""Runs a command whose whole process group ends with whoever holds the other end of its stdin, be that one killed."""
 
 
 @contextmanager
@@ -40,7 +43,13 @@ def serve(profile: Path, folder: Path) -> Iterator[str]:
     command = ["make", "--assume-old=.venv/.ready", "ui"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            ["sh", "-c", GUARDED, "sh", *command],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -66,23 +75,13 @@ def await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Ctrl-C, and after a while the end, for the whole process group."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        if not alive(process.pid):
-            break
-        os.killpg(process.pid, number)
-        until = time.monotonic() + STOP_SECONDS
-        while alive(process.pid) and time.monotonic() < until:
-            process.poll()
-            time.sleep(0.1)
+    assert process.stdin
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    process.stdin.close()
     process.wait()
-
-
-def alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def free_port() -> int:
