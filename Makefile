@@ -20,7 +20,6 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 	$(VENV)/bin/uv pip sync --quiet --require-hashes requirements.lock
 	$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	mkdir -p $(DAGSTER_HOME) && cp pipelines/dagster.yaml $(DAGSTER_HOME)/
 	touch $@
 
 demo: setup ## the whole pipeline on the embedded data, ends with a table and report.html
@@ -33,6 +32,7 @@ test: setup ## lint, types and all tests
 	$(VENV)/bin/pytest
 
 ui: setup ## the web interface on loopback
+	mkdir -p $(DAGSTER_HOME) && cp pipelines/dagster.yaml $(DAGSTER_HOME)/
 	$(VENV)/bin/dagster dev --host 127.0.0.1 --port $(PORT) --module-name pipelines.definitions
 
 lock: setup ## resolves the dependencies anew

@@ -164,7 +164,12 @@ def _captioner(captioner: Captioner) -> Asset:
     }
     return _single(
         f"captioner/{captioner.name}",
-        "A CoCa captioner: base weights, fine-tuned with the contrastive and the caption loss.",
+        f"A CoCa captioner{f' that starts from {captioner.base}' if captioner.base else ''}"
+        + (
+            f", trained on {captioner.train_on} with the contrastive and the caption loss."
+            if captioner.train_on
+            else "."
+        ),
         Part(WHOLE, fields, inputs, externals),
     )
 
@@ -225,7 +230,9 @@ def _teacher(teacher: Teacher) -> Asset:
         inputs = {f"data-{number}": Input(source) for number, source in enumerate(teacher.locked.train_on)}
     return _single(
         f"teacher/{teacher.name}",
-        "A teacher, its weights pinned by hash: from a hub, a file, or trained here.",
+        "Frozen pretrained towers under two projections that are trained here."
+        if teacher.locked
+        else "A teacher with given weights, pinned by their hash.",
         Part(WHOLE, fields, inputs, externals),
     )
 
@@ -293,6 +300,7 @@ def _student(profile: Profile, student: Student) -> Asset:
             externals[f"curve/{source.name}"] = Folder(source.url)
     return _single(
         f"student/{student.name}",
-        "A small image-text model, distilled from the reinforced dataset or trained on the raw pairs.",
+        "A small image-text model, "
+        + ("trained on the raw pairs." if student.data == "raw" else "distilled from the reinforced dataset."),
         Part(WHOLE, fields, inputs, externals),
     )
