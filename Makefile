@@ -6,8 +6,8 @@ PORT ?= 3000
 VENV := .venv
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export MOBILECLIP2_PROFILE ?= $(PROFILE)
-# nothing of the demo comes from a hub, and a hub's libraries would otherwise look
-export HF_HUB_OFFLINE ?= 1
+# nothing of the demo and the tests comes from a hub, and a hub's libraries would otherwise look
+demo test: export HF_HUB_OFFLINE = 1
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

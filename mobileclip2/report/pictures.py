@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.report import plots
 from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
-from mobileclip2.report.plots import Point, Record
+from mobileclip2.report.plots import Record
 
 MAX_BYTES = 44_000
 """of a sheet: under 60 kB as base64, since Dagster keeps it in an event's row"""
@@ -35,13 +35,6 @@ class SampleRow:
 def loss_curve(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> bytes:
     """``runs``: name of a training -> records of its ``metrics.jsonl``."""
     return plots.png(plots.loss_figure(runs, number=number))
-
-
-def accuracy_curve(
-    curves: Mapping[str, Sequence[Point]], *, title: str, levels: Mapping[str, float] | None = None
-) -> bytes:
-    """``curves``: name of a model -> (samples seen, share between 0 and 1)."""
-    return plots.png(plots.accuracy_figure(curves, title=title, levels=levels))
 
 
 def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN) -> bytes:

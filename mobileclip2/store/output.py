@@ -93,9 +93,3 @@ class Output:
             if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
                 problems.append(f"{self.key(file.name)}: differs from its manifest")
         return problems
-
-    def discard(self) -> None:
-        """Removes the manifest first, so that nothing half-deleted is ever readable."""
-        self.storage.delete(self.key("manifest.json"))
-        for key, _ in list(self.storage.list(self.prefix + "/")):
-            self.storage.delete(key)

@@ -1,4 +1,3 @@
-import json
 import math
 
 import open_clip
@@ -85,15 +84,15 @@ def names_of_the_big_profiles() -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names_of_the_big_profiles())
-def test_every_model_name_is_an_architecture_with_its_conventions(name):
-    config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": {}}
+def test_every_model_name_is_an_architecture_of_the_published_size(name):
     with torch.device("meta"):
         model = open_clip.create_model(name, load_weights=False, device="meta")
     images = sum(parameter.numel() for parameter in model.visual.parameters())
     published = {"S0": 11.4, "S2": 35.7, "B": 86.3, "S3": 125.1, "S4": 321.6, "L-14": 304.3}
     if name.startswith("MobileCLIP2"):
         assert math.isclose(images / 1e6, published[name.removeprefix("MobileCLIP2-")], rel_tol=0.02)
-    assert json.dumps(config)
+    else:
+        assert images > 300e6
 
 
 def test_released_conventions_hold_for_a_downloaded_checkpoint(contents):

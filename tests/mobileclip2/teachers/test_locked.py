@@ -1,7 +1,5 @@
 """The locked-image teacher on the weights that the demo uses."""
 
-import shutil
-
 import pytest
 import torch
 import yaml
@@ -75,8 +73,7 @@ def test_a_stored_teacher_comes_back(locked, spec, contents, tmp_path):
     assert torch.equal(again.embed_images(images), locked.embed_images(images))
 
 
-def test_weights_that_are_not_installed(spec, contents, tmp_path):
+def test_weights_that_are_not_installed(spec, contents):
     gone = spec.model_copy(update={"trunk_weights": spec.trunk_weights.model_copy(update={"package": "not-here"})})
     with pytest.raises(WeightsError, match="'not-here' is not installed; run 'make setup'"):
         build_locked(gone, contents)
-    shutil.rmtree(tmp_path, ignore_errors=True)
