@@ -10,8 +10,8 @@ from mobileclip2.pipeline import Done, Pipeline
 def training_metadata(pipeline: Pipeline, done: Done) -> dict[str, object]:
     from mobileclip2.report.sheets import training_curve
 
-    (manifest,) = done.manifests.values()
-    if "metrics.jsonl" not in {file.name for file in manifest.files}:
+    (head,) = done.heads.values()
+    if "metrics.jsonl" not in (head.watched or []):
         return {}
     numbers, picture = training_curve(pipeline, done.asset.key)
     return {**numbers, "loss_curve": dg.MetadataValue.md(picture)}

@@ -71,22 +71,22 @@ def define(
 
 def common_metadata(done: Done) -> dict[str, Any]:
     """Counts, rates, skips and hashes: what every materialisation shows."""
-    computed = sum(done.manifests[name].samples for name in done.computed)
-    size = sum(manifest.size for manifest in done.manifests.values())
+    computed = sum(done.heads[name].samples for name in done.computed)
+    size = sum(head.size for head in done.heads.values())
     shown: dict[str, Any] = {
         "samples": done.samples,
         "skipped": sum(done.skip_reasons.values()),
         "bytes": size,
         "seconds": round(done.seconds, 2),
         "computed": ", ".join(done.computed) or "nothing: all of it was there",
-        "fingerprints": {name: manifest.fingerprint for name, manifest in done.manifests.items()},
+        "fingerprints": {name: head.fingerprint for name, head in done.heads.items()},
         "data_version": done.data_version,
     }
     if computed:
         shown["samples_per_second"] = round(computed / max(done.seconds, 1e-3), 1)
     if done.skip_reasons:
         shown["skip_reasons"] = dg.MetadataValue.json(done.skip_reasons)
-    facts = {name: manifest.facts for name, manifest in done.manifests.items() if manifest.facts}
+    facts = {name: head.facts for name, head in done.heads.items() if head.facts}
     if facts:
         shown["facts"] = dg.MetadataValue.json(facts)
     return shown

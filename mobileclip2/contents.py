@@ -9,10 +9,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import importlib.util
-import os
 import re
 import shutil
-import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 from mobileclip2.errors import ShardError, WeightsError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.profile import Profile, Weights
+from mobileclip2.remembered import Remembered, cache_folder
 from mobileclip2.store.output import file_sha256
 from mobileclip2.store.storage import S3Storage, atomic_path
 
@@ -61,28 +60,13 @@ class Pinned:
 External = GroupShards | Folder | Pinned
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("MOBILECLIP2_CACHE", Path.home() / ".cache" / "mobileclip2"))
-
-
 class Contents:
     """Lists and hashes the outside inputs of one profile; looks at each only once."""
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
+        self._remembered = Remembered()
         self._digests: dict[tuple[External, str | None], str] = {}
-
-    @cached_property
-    def _known(self) -> sqlite3.Connection:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(
-            folder / "digests.sqlite", timeout=60, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("pragma journal_mode=wal")
-        connection.execute("pragma synchronous=off")
-        connection.execute("create table if not exists digests (path text primary key, stat text, sha256 text)")
-        return connection
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -161,12 +145,11 @@ class Contents:
         if url.startswith("s3://"):
             return split_s3(url)[0].etag(split_s3(url)[1])
         stat = Path(url).stat()
-        now = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
-        row = self._known.execute("select stat, sha256 from digests where path = ?", (url,)).fetchone()
-        if row and row[0] == now:
-            return str(row[1])
-        digest = file_sha256(Path(url))
-        self._known.execute("insert or replace into digests values (?, ?, ?)", (url, now, digest))
+        look = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+        digest = self._remembered.recall(url, look)
+        if digest is None:
+            digest = file_sha256(Path(url))
+            self._remembered.keep(url, look, digest)
         return digest
 
     def weights_digest(self, weights: Weights) -> str:

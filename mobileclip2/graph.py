@@ -18,7 +18,7 @@ CODE_VERSIONS = {
     "raw_shards": "1",
     "augmentations": "1",
     "caption_corpus": "1",
-    "captioner": "1",
+    "captioner": "2",
     "synthetic_captions": "1",
     "teacher": "1",
     "teacher_embeddings": "1",

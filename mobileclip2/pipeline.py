@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,24 +13,36 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip2.contents import Contents, Shard
-from mobileclip2.errors import StoreError, UserError
+from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
-from mobileclip2.graph import Asset, Graph, Part, build_graph
+from mobileclip2.graph import Asset, Graph, Input, Part, build_graph
 from mobileclip2.profile import Profile
 from mobileclip2.progress import Progress, silent
-from mobileclip2.store import Manifest, Output, Storage, open_storage
+from mobileclip2.remembered import cache_folder
+from mobileclip2.store import Head, Manifest, Output, Storage, open_storage
+from mobileclip2.store.heads import Heads
+from mobileclip2.store.lease import hold
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Read:
     """A finished output, as a stage reads it."""
 
-    manifest: Manifest
+    head: Head
     output: Output
 
     @property
     def group(self) -> str | None:
-        return self.manifest.group
+        return self.head.group
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        manifest = self.output.manifest()
+        if manifest is None:
+            raise DamagedOutput(f"{self.output.storage.url}/{self.output.prefix}: its manifest is gone; run again")
+        return manifest
 
     def fetch(self, name: str) -> Path:
         return self.output.fetch(name)
@@ -120,26 +133,27 @@ class Done:
 
     asset: Asset
     group: str | None
-    manifests: dict[str, Manifest]
+    heads: dict[str, Head]
+    """by part"""
     computed: list[str]
     """names of the parts that were computed now; the others existed"""
     seconds: float
 
     @property
     def data_version(self) -> str:
-        if len(self.manifests) == 1:
-            return next(iter(self.manifests.values())).data_version
-        return fingerprint({name: manifest.data_version for name, manifest in self.manifests.items()})
+        if len(self.heads) == 1:
+            return next(iter(self.heads.values())).data_version
+        return fingerprint({name: head.data_version for name, head in self.heads.items()})
 
     @property
     def samples(self) -> int:
-        return sum(manifest.samples for manifest in self.manifests.values())
+        return sum(head.samples for head in self.heads.values())
 
     @property
     def skip_reasons(self) -> dict[str, int]:
         reasons: dict[str, int] = {}
-        for manifest in self.manifests.values():
-            for reason, count in manifest.skip_reasons.items():
+        for head in self.heads.values():
+            for reason, count in head.skip_reasons.items():
                 reasons[reason] = reasons.get(reason, 0) + count
         return reasons
 
@@ -151,7 +165,10 @@ class Pipeline:
         self.profile = profile
         self.graph: Graph = build_graph(profile)
         self.contents = Contents(profile)
-        self._manifests: dict[tuple[str, str, str | None], Manifest | None] = {}
+        self.damaged: dict[tuple[str, str, str | None], str] = {}
+        """(asset, part, group) -> what is wrong with its stored bytes; it counts as missing"""
+        self._heads: dict[tuple[str, str, str | None], Head | None] = {}
+        self.heads = Heads()
 
     @cached_property
     def storage(self) -> Storage:
@@ -161,8 +178,6 @@ class Pipeline:
     def scratch(self) -> Path:
         """Where unfinished work that must survive a kill lies: beside a local store, else in the cache."""
         if self.storage.url.startswith("s3://"):
-            from mobileclip2.contents import cache_folder
-
             return cache_folder() / "scratch" / self.profile.name
         return Path(self.storage.url) / ".scratch"
 
@@ -171,32 +186,35 @@ class Pipeline:
 
     def forget(self) -> None:
         """Drops what is remembered of the store and of outside inputs, to see changes that others made."""
-        self._manifests.clear()
+        self._heads.clear()
+        self.damaged.clear()
+        self.heads = Heads()
         self.contents = Contents(self.profile)
+
+    def sources(
+        self, asset: Asset, group: str | None, role: str, source: Input
+    ) -> Iterator[tuple[str, Asset, Head | None, str | None]]:
+        """(place, upstream asset, its head, its group) of every output behind a role; a place is a role made unique."""
+        upstream = self.graph[source.asset]
+        names = [source.part] if source.part else list(upstream.parts)
+        groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
+        for upstream_group in groups:
+            for name in names:
+                place = [role, name if len(names) > 1 else "", upstream_group if len(groups) > 1 else ""]
+                head = self.head(upstream, upstream.parts[name], upstream_group)
+                yield "/".join(filter(None, place)), upstream, head, upstream_group
 
     def part_work(self, asset: Asset, part: Part, group: str | None) -> PartWork | None:
         """What computing a part would read and write; None while an input is not there yet."""
         inputs: dict[str, list[Read]] = {}
         versions: dict[str, str] = {}
         for role, source in part.inputs.items():
-            upstream = self.graph[source.asset]
-            names = [source.part] if source.part else list(upstream.parts)
-            groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
-            reads = []
-            for upstream_group in groups:
-                for name in names:
-                    manifest = self.manifest(upstream, upstream.parts[name], upstream_group)
-                    if manifest is None:
-                        return None
-                    reads.append(Read(manifest, self._output(upstream, manifest.fingerprint, upstream_group)))
-                    place = "/".join(
-                        filter(
-                            None,
-                            [role, name if len(names) > 1 else "", upstream_group if len(groups) > 1 else ""],
-                        )
-                    )
-                    versions[place] = manifest.data_version
-            inputs[role] = reads
+            inputs[role] = []
+            for place, upstream, head, upstream_group in self.sources(asset, group, role, source):
+                if head is None:
+                    return None
+                inputs[role].append(Read(head, self._output(upstream, head.fingerprint, upstream_group)))
+                versions[place] = head.data_version
         for role, external in part.externals.items():
             versions[role] = self.contents.digest(external, group)
         identity = fingerprint(
@@ -212,17 +230,29 @@ class Pipeline:
     def _output(self, asset: Asset, identity: str, group: str | None) -> Output:
         return Output(self.storage, asset.key, identity, group)
 
-    def manifest(self, asset: Asset, part: Part, group: str | None) -> Manifest | None:
-        """The manifest that the present profile, code and inputs call for; None where it must still be computed."""
+    def head(self, asset: Asset, part: Part, group: str | None) -> Head | None:
+        """The head that the present profile, code and inputs call for; None where it must still be computed.
+
+        Stored bytes that cannot be trusted count as missing and are named in :attr:`damaged`.
+        """
         key = (asset.key, part.name, group)
-        if key not in self._manifests:
+        if key not in self._heads:
             work = self.part_work(asset, part, group)
-            self._manifests[key] = work.output.manifest() if work else None
-        return self._manifests[key]
+            self._heads[key] = self._look(work) if work else None
+        return self._heads[key]
+
+    def _look(self, work: PartWork) -> Head | None:
+        key = (work.asset.key, work.part.name, work.group)
+        self.damaged.pop(key, None)
+        try:
+            return self.heads.of(work.output)
+        except DamagedOutput as error:
+            self.damaged[key] = str(error)
+            return None
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
         """Names of the parts that are not there."""
-        return [name for name, part in asset.parts.items() if self.manifest(asset, part, group) is None]
+        return [name for name, part in asset.parts.items() if self.head(asset, part, group) is None]
 
     def stale(self) -> Iterator[tuple[Asset, str | None]]:
         """(asset, group) pairs with something missing, in an order that can be computed."""
@@ -241,10 +271,10 @@ class Pipeline:
         reads = []
         for each in [group] if group else self.groups(asset):
             for part in asset.parts.values():
-                manifest = self.manifest(asset, part, each)
-                if manifest is None:
+                head = self.head(asset, part, each)
+                if head is None:
                     raise UserError(f"{key}: not materialised yet; run 'mobileclip2 run'")
-                reads.append(Read(manifest, self._output(asset, manifest.fingerprint, each)))
+                reads.append(Read(head, self._output(asset, head.fingerprint, each)))
         return reads
 
     def materialise(self, key: str, group: str | None = None, progress: Progress = silent) -> Done:
@@ -265,27 +295,45 @@ class Pipeline:
                     f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialised first"
                 )
             works.append(work)
-        todo = [work for work in works if work.output.manifest() is None]
-        if todo:
-            self._run(Work(self, asset, group, todo, progress))
-        manifests = {}
+        computed = self._compute(works, progress)
+        heads = {}
         for work in works:
-            manifest = work.output.manifest()
-            if manifest is None:
+            head = self._look(work)
+            if head is None:
                 raise StoreError(f"{self.storage.url}/{work.output.prefix}: the stage ended without a manifest")
-            manifests[work.part.name] = manifest
-            self._manifests[(key, work.part.name, group)] = manifest
+            heads[work.part.name] = self._heads[(key, work.part.name, group)] = head
         seconds = time.monotonic() - started
-        done = Done(asset, group, manifests, [work.part.name for work in todo], seconds)
-        if todo:
+        done = Done(asset, group, heads, computed, seconds)
+        if computed:
             self._log_time(done)
         return done
+
+    def _compute(self, works: list[PartWork], progress: Progress) -> list[str]:
+        """Computes what is missing of an asset's parts, unless another run does; returns the names of those it computed."""
+        todo = [work for work in works if self._look(work) is None]
+        if not todo:
+            return []
+        place = todo[0].asset.key + (f" [{todo[0].group}]" if todo[0].group else "")
+        logger.debug("%s: %s", place, ", ".join(work.part.name for work in todo))
+        with hold(
+            self.storage,
+            [work.output.prefix for work in todo],
+            waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", place),
+        ):
+            todo = [work for work in todo if self._look(work) is None]
+            for work in todo:
+                if damage := self.damaged.get((work.asset.key, work.part.name, work.group)):
+                    logger.warning("%s: computed anew: %s", place, damage)
+                    work.output.discard()
+            if todo:
+                self._run(Work(self, todo[0].asset, todo[0].group, todo, progress))
+        return [work.part.name for work in todo]
 
     def take_part(self, key: str) -> None:
         """Trains an ungrouped asset as one of several processes that is not the first: it computes and stores nothing."""
         asset = self.graph[key]
         works = [self.part_work(asset, part, None) for part in asset.parts.values()]
-        todo = [work for work in works if work and work.output.manifest() is None]
+        todo = [work for work in works if work and self._look(work) is None]
         if todo:
             self._run(Work(self, asset, None, todo, silent))
 
@@ -305,13 +353,13 @@ class Pipeline:
         for other in self.graph.values():
             if downstream.intersection(other.upstream):
                 downstream.add(other.key)
-        for key in [key for key in self._manifests if key[0] in downstream]:
+        for key in [key for key in self._heads if key[0] in downstream]:
             if key[2] == group or group is None or key[2] is None:
-                del self._manifests[key]
+                del self._heads[key]
 
     def _log_time(self, done: Done) -> None:
         """Times go beside the outputs, never into a manifest, which must not depend on them."""
-        samples = sum(done.manifests[name].samples for name in done.computed)
+        samples = sum(done.heads[name].samples for name in done.computed)
         record = {
             "group": done.group,
             "parts": done.computed,

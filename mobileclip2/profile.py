@@ -250,6 +250,8 @@ class Profile(Settings):
     device: str = Field("auto", json_schema_extra=UNDECLARED)
     batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
     """images at once through a teacher or captioner"""
+    rates: dict[str, float] = Field({}, json_schema_extra=UNDECLARED)
+    """samples a second by stage or asset, for the cost of a plan while nothing was measured"""
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """where the profile's file lies; filled in on loading"""
     text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, explanation in {
         "check": "check a profile and the inputs it names, and show its graph",
+        "plan": "show what would be computed, why, and what it will cost; computes nothing",
         "run": "materialise what is missing, in order, through Dagster",
         "report": "write the HTML report of what is materialised and print the table of results",
     }.items():
@@ -28,6 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument(
             "--profile", default=os.environ.get("MOBILECLIP2_PROFILE", "demo"), help="built-in name or file"
         )
+        if name in {"plan", "run"}:
+            command.add_argument("assets", nargs="*", help="only these and what they need, such as student/reinforced")
+        if name == "plan":
+            command.add_argument("--json", action="store_true", help="the same for programs")
         if name in {"run", "report"}:
             command.add_argument("--report", type=Path, default=Path("report.html"), help="where the report goes")
     chosen = parser.parse_args(arguments)
@@ -47,11 +53,29 @@ def _dispatch(chosen: argparse.Namespace) -> int:
     pipeline = Pipeline(load(path))
     if chosen.command == "check":
         return check(pipeline)
+    if chosen.command == "plan":
+        return show_plan(pipeline, chosen.assets, as_json=chosen.json)
     if chosen.command == "run":
         from pipelines.run import run
 
-        run(pipeline)
+        run(pipeline, chosen.assets)
+        if chosen.assets:
+            return 0
     return report(pipeline, chosen.report)
+
+
+def show_plan(pipeline: Pipeline, assets: list[str], *, as_json: bool) -> int:
+    """Prints the plan as a table, or as JSON."""
+    from mobileclip2.plan import plan
+    from pipelines.show import plan_as_json, plan_as_table
+
+    planned = plan(pipeline, assets)
+    print(plan_as_json(planned) if as_json else plan_as_table(planned, width=terminal_width()), end="")
+    return 0
+
+
+def terminal_width() -> int:
+    return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
 
 
 def report(pipeline: Pipeline, path: Path) -> int:

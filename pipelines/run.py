@@ -16,6 +16,7 @@ from assets.materialize import WATCHERS
 from mobileclip2.errors import UserError
 from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Pipeline
+from mobileclip2.plan import selected
 from mobileclip2.progress import Step
 
 
@@ -29,8 +30,8 @@ def instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-def run(pipeline: Pipeline) -> int:
-    """Materialises every missing part in order; returns how many runs that took.
+def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
+    """Materialises every missing part in order, or those of some assets and all they need; returns how many runs that took.
 
     Raises:
         UserError: a stage failed; what it said, without a traceback. What was finished is kept.
@@ -39,10 +40,11 @@ def run(pipeline: Pipeline) -> int:
 
     logging.getLogger("dagster").setLevel(logging.ERROR)
     repository = definitions(pipeline).get_repository_def()
-    total = sum(1 for asset in pipeline.graph.values() for _ in pipeline.groups(asset))
+    wanted = [pipeline.graph[key] for key in selected(pipeline, only)]
+    total = sum(1 for asset in wanted for _ in pipeline.groups(asset))
     runs = 0
     with instance() as dagster, Display(total) as display:
-        for asset in pipeline.graph.values():
+        for asset in wanted:
             for group in pipeline.groups(asset):
                 if pipeline.missing(asset, group):
                     display.begin(asset, group)

@@ -116,10 +116,10 @@ def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
     outputs = []
     for group in pipeline.groups(asset):
         for name, part in asset.parts.items():
-            manifest = pipeline.manifest(asset, part, group)
-            if manifest:
-                reasons, samples = manifest.skip_reasons, manifest.samples
-                outputs.append(Output(name, group, manifest.fingerprint, manifest.data_version, samples, reasons))
+            head = pipeline.head(asset, part, group)
+            if head:
+                reasons, samples = head.skip_reasons, head.samples
+                outputs.append(Output(name, group, head.fingerprint, head.data_version, samples, reasons))
     times = [record["seconds"] for record in pipeline.times(asset.key)]
     seconds = sum(times) if times else None
     return Stage(asset.key, outputs, asset.description, asset.code_version, asset.upstream, seconds)

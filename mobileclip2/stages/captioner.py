@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,13 +49,8 @@ def run(work: Work) -> None:
             fingerprint=part.fingerprint,
             progress=work.progress,
         )
-    save_captioner(captioner, work.scratch)
-    publish(
-        work,
-        result,
-        [CONFIG, WEIGHTS],
-        {"embed_dim": captioner.embed_dim},
-    )
+    facts = {"embed_dim": captioner.embed_dim, "samples": settings.total_steps * settings.batch if settings else 0}
+    publish(work, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)
 
 
 def training_source(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -45,14 +46,13 @@ def run(work: Work) -> None:
         evaluate=curve(work, student, image_text, device),
         progress=work.progress,
     )
-    save(image_text, work.scratch)
     parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
     facts = {
         "embed_dim": image_text.embed_dim,
         "parameters": parameters,
         "samples": student.train.total_steps * student.train.batch,
     }
-    publish(work, result, [CONFIG, WEIGHTS], facts)
+    publish(work, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
 
 
 def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:

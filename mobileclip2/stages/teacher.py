@@ -41,8 +41,7 @@ def run(work: Work) -> None:
         return
     assert teacher.model is not None
     image_text = build(teacher.model, work.contents)
-    save(image_text, work.scratch)
-    publish(work, None, [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
+    publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
 
 
 def train_locked(work: Work, spec: Locked) -> None:
@@ -70,9 +69,8 @@ def train_locked(work: Work, spec: Locked) -> None:
         fingerprint=part.fingerprint,
         progress=work.progress,
     )
-    save_projections(projections, spec, work.scratch)
     facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
-    publish(work, result, [SPEC, PROJECTIONS], facts)
+    publish(work, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)
 
 
 def shard_features(

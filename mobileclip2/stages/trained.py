@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -29,14 +30,18 @@ def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa
             yield shard, raw_table(read, shard)
 
 
-def publish(work: Work, result: TrainResult | None, files: list[str], facts: dict[str, Any]) -> None:
-    """Stores files of the scratch folder with the metrics of training, then clears the folder.
+def publish(
+    work: Work, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
+) -> None:
+    """Stores the files that ``save`` writes into the scratch folder, with the metrics of training, and clears the folder.
 
-    Of several processes that trained together the first one does it.
+    Of several processes that trained together the first one does it; the others must leave the folder alone, which may
+    be gone by then.
     """
     if int(os.environ.get("RANK", "0")):
         return
     (part,) = work.parts
+    save(work.scratch)
     names = [*files, *([METRICS] if result else [])]
     for name in names:
         part.output.put(name, work.scratch / name)

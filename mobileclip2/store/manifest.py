@@ -12,6 +12,9 @@ from mobileclip2.fingerprint import canonical
 
 SCHEMA_VERSION = 1
 
+WATCHED_FILES = 256
+"""Up to so many files of an output a plan looks at each; of more, at their folder alone."""
+
 
 class File(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -22,11 +25,8 @@ class File(BaseModel):
     sha256: str
 
 
-class Manifest(BaseModel):
-    """What one part of an asset holds for one group.
-
-    Nothing in it depends on when, where or how fast it was made, so that an interrupted and an undisturbed run give equal bytes.
-    """
+class Described(BaseModel):
+    """What a manifest says apart from its files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,6 +44,24 @@ class Manifest(BaseModel):
     skip_reasons: dict[str, int]
     facts: dict[str, Any]
     """numbers that readers of the output need: dimensions, sizes, hashes of weights"""
+
+
+class Head(Described):
+    """A manifest without its list of files, which for thousands of shards is long: what a plan looks at."""
+
+    data_version: str
+    size: int
+    """bytes"""
+    watched: list[str] | None
+    """names of the files, where they are few enough to look at each"""
+
+
+class Manifest(Described):
+    """What one part of an asset holds for one group.
+
+    Nothing in it depends on when, where or how fast it was made, so that an interrupted and an undisturbed run give equal bytes.
+    """
+
     files: list[File]
 
     @property
@@ -60,6 +78,15 @@ class Manifest(BaseModel):
     @property
     def size(self) -> int:
         return sum(file.size for file in self.files)
+
+    def head(self) -> Head:
+        names = [file.name for file in self.files]
+        return Head(
+            **self.model_dump(exclude={"files"}),
+            data_version=self.data_version,
+            size=self.size,
+            watched=names if len(names) <= WATCHED_FILES else None,
+        )
 
     def to_bytes(self) -> bytes:
         body = {"data_version": self.data_version, **self.model_dump()}

@@ -81,15 +81,20 @@ class Output:
                 "delete it and run again"
             ) from error
 
-    def verify(self, manifest: Manifest) -> list[str]:
-        """Names every stored file that is gone or differs from the manifest, with how."""
+    def verify(self, manifest: Manifest, *, every_byte: bool = True) -> list[str]:
+        """Names every stored file that is gone or differs from the manifest, with how; by size alone unless ``every_byte``."""
         problems = []
+        sizes = dict(self.storage.list(f"{self.prefix}/"))
         for file in manifest.files:
-            try:
-                path = self.fetch(file.name)
-            except DamagedOutput:
-                problems.append(f"{self.key(file.name)}: gone")
-                continue
-            if path.stat().st_size != file.size or file_sha256(path) != file.sha256:
-                problems.append(f"{self.key(file.name)}: differs from its manifest")
+            size = sizes.get(self.key(file.name))
+            if size is None:
+                problems.append(f"{self.key(file.name)} is gone")
+            elif size != file.size or (every_byte and file_sha256(self.fetch(file.name)) != file.sha256):
+                problems.append(f"{self.key(file.name)} differs from its manifest")
         return problems
+
+    def discard(self) -> None:
+        """Deletes everything, the manifest first, so that no reader trusts what is left."""
+        self.storage.delete(self.key("manifest.json"))
+        for key, _ in list(self.storage.list(f"{self.prefix}/")):
+            self.storage.delete(key)

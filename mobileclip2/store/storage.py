@@ -27,6 +27,15 @@ class Storage(Protocol):
     url: str
 
     def exists(self, key: str) -> bool: ...
+    def look(self, key: str) -> str | None:
+        """What changes whenever the bytes of ``key`` do, cheaply had; None where there is nothing."""
+
+    def look_into(self, folder: str) -> str:
+        """What changes whenever a key of a folder comes or goes, as far as that is cheaply had."""
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders directly under ``prefix``, sorted."""
+
     def read(self, key: str) -> bytes: ...
     def write(self, key: str, data: bytes) -> None: ...
     def put(self, key: str, path: Path) -> None:
@@ -83,6 +92,22 @@ class LocalStorage:
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
+
+    def look(self, key: str) -> str | None:
+        try:
+            stat = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+
+    def look_into(self, folder: str) -> str:
+        return self.look(folder) or ""
+
+    def folders(self, prefix: str) -> list[str]:
+        try:
+            return sorted(entry.name for entry in os.scandir(self._path(prefix)) if entry.is_dir())
+        except FileNotFoundError:
+            return []
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
@@ -158,6 +183,24 @@ class S3Storage:
             return False
         return True
 
+    def look(self, key: str) -> str | None:
+        try:
+            return self.etag(key)
+        except FileNotFoundError:
+            return None
+
+    def look_into(self, folder: str) -> str:
+        return ""  # a bucket has no folders to look at, and listing thousands of keys is no plan's business
+
+    def folders(self, prefix: str) -> list[str]:
+        start = f"{self.prefix}{prefix.rstrip('/')}/"
+        with self._explained(prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=start, Delimiter="/"
+            )
+            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
+        return sorted(name.removeprefix(start).rstrip("/") for name in found)
+
     def read(self, key: str) -> bytes:
         with self._explained(key):
             return self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
@@ -165,6 +208,27 @@ class S3Storage:
     def write(self, key: str, data: bytes) -> None:
         with self._explained(key):
             self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, ChecksumAlgorithm="SHA256")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes where there is nothing yet; False where there is something."""
+        return self._write_if(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes, etag: str) -> bool:
+        """Writes over what has this ETag; False where something else is by now."""
+        return self._write_if(key, data, IfMatch=etag)
+
+    def _write_if(self, key: str, data: bytes, **condition: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **condition)  # type: ignore[arg-type]
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if status in {404, 409, 412}:
+                return False
+            with self._explained(key):
+                raise
+        return True
 
     def put(self, key: str, path: Path) -> None:
         with self._explained(key):

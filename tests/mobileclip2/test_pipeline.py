@@ -67,11 +67,11 @@ def test_a_second_materialisation_computes_nothing(profile):
 def test_more_views_draw_only_the_new_ones(profile):
     pipeline = Pipeline(load(profile))
     pipeline.materialise("raw_shards", "g00")
-    before = pipeline.materialise("augmentations", "g00").manifests
+    before = pipeline.materialise("augmentations", "g00").heads
     pipeline = edited(profile, lambda values: values["views"].update(count=4))
     done = pipeline.materialise("augmentations", "g00")
     assert done.computed == ["view-2", "view-3"]
-    assert done.manifests["view-0"] == before["view-0"]
+    assert done.heads["view-0"] == before["view-0"]
 
 
 def test_a_changed_shard_touches_its_group_alone(profile):

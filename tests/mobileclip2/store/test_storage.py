@@ -96,4 +96,4 @@ def test_gone_and_changed_files_are_named(tmp_path):
     assert output.verify(closed) == []
     output.write("x", b"3")
     (tmp_path / "a/f/g00/y").unlink()
-    assert output.verify(closed) == ["a/f/g00/x: differs from its manifest", "a/f/g00/y: gone"]
+    assert output.verify(closed) == ["a/f/g00/x differs from its manifest", "a/f/g00/y is gone"]

@@ -1,0 +1,58 @@
+"""What this machine has learned of files and outputs, so that a plan looks at each only once.
+
+Everything in here can be found out again: the cache may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from functools import cached_property
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("MOBILECLIP2_CACHE", Path.home() / ".cache" / "mobileclip2"))
+
+
+class Remembered:
+    """Values by place, each true only while the place looks as it did: ``look`` is its size and times, or its ETag."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, tuple[str, str]] = {}
+
+    @cached_property
+    def _database(self) -> sqlite3.Connection:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(
+            folder / "remembered.sqlite", timeout=60, isolation_level=None, check_same_thread=False
+        )
+        database.execute("pragma journal_mode=wal")
+        database.execute("pragma synchronous=off")
+        database.execute("create table if not exists remembered (place text primary key, look text, value text)")
+        return database
+
+    def load(self, prefix: str) -> None:
+        """Reads everything under a prefix at once: for hundreds of thousands of places one query each takes too long."""
+        rows = self._database.execute(
+            "select place, look, value from remembered where place >= ? and place < ?", (prefix, prefix + "\uffff")
+        )
+        self._loaded.update((place, (look, value)) for place, look, value in rows)
+
+    def recall(self, place: str, look: str) -> str | None:
+        """The value of a place that still looks as it did."""
+        if place not in self._loaded:
+            row = self._database.execute("select look, value from remembered where place = ?", (place,)).fetchone()
+            self._loaded[place] = row or ("", "")
+        then, value = self._loaded[place]
+        return value if then == look else None
+
+    def known(self, place: str) -> bool:
+        """Whether anything was ever kept of a place."""
+        self.recall(place, "")
+        return bool(self._loaded[place][0])
+
+    def keep(self, place: str, look: str, value: str) -> None:
+        self._database.execute("insert or replace into remembered values (?, ?, ?)", (place, look, value))
+        self._loaded[place] = (look, value)

@@ -1,0 +1,97 @@
+"""How plans are shown: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mobileclip2.cost import Cost
+from mobileclip2.plan import Plan, rows
+
+SHOWN_REASONS = 4
+"""of each row of the table; the JSON has all"""
+
+
+def plan_as_table(plan: Plan, *, width: int) -> str:
+    """One line for each asset and reason, with sums below."""
+    if not plan.items:
+        return f"nothing to compute: all {plan.reused} parts are there\n"
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
+    table.add_column("asset", no_wrap=True, footer=f"{len(plan.pairs)} asset-group pairs")
+    table.add_column("groups")
+    table.add_column("parts", overflow="fold")
+    table.add_column("why", overflow="fold", footer=f"{plan.reused} parts are reused")
+    for name, total in zip(("samples", "bytes", "time"), cells(plan.cost), strict=True):
+        table.add_column(name, justify="right", footer=total, no_wrap=True)
+    for row in rows(plan):
+        groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
+        parts = "" if row.parts == ("whole",) else _span(list(row.parts))
+        # texts, not markup: a field's list is written in brackets
+        table.add_row(row.asset, groups, parts, Text(_why(row.reasons)), *cells(row.cost))
+    written = StringIO()
+    console = Console(file=written, width=width)
+    console.print(table)
+    if plan.cost.unknown:
+        console.print(
+            "+ and ?: not known of all parts; time comes from runs on this machine or from 'rates' in the profile"
+        )
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+
+
+def plan_as_json(plan: Plan) -> str:
+    def cost(of: Cost) -> dict[str, Any]:
+        return {**asdict(of), "unknown": sorted(of.unknown)}
+
+    items = [
+        {
+            "asset": item.asset,
+            "part": item.part,
+            "group": item.group,
+            "reasons": list(item.reasons),
+            "cost": cost(item.cost),
+        }
+        for item in plan.items
+    ]
+    return json.dumps({"items": items, "reused": plan.reused, "cost": cost(plan.cost)}, indent=1) + "\n"
+
+
+def cells(cost: Cost) -> tuple[str, str, str]:
+    """Samples, bytes and time of a cost; ``+`` marks a lower bound, ``?`` that nothing is known."""
+    values = {
+        "samples": (cost.samples, f"{cost.samples:,}"),
+        "bytes": (cost.bytes, _bytes(cost.bytes)),
+        "seconds": (cost.seconds, _time(cost.seconds)),
+    }
+    samples, size, seconds = (
+        (f"{text}+" if value else "?") if name in cost.unknown else text for name, (value, text) in values.items()
+    )
+    return samples, size, seconds
+
+
+def _why(reasons: tuple[str, ...]) -> str:
+    more = len(reasons) - SHOWN_REASONS
+    return "; ".join(reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _span(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]}..{names[-1]} ({len(names)})"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
