@@ -181,6 +181,11 @@ class Pipeline:
             return cache_folder() / "scratch" / self.profile.name
         return Path(self.storage.url) / ".scratch"
 
+    @property
+    def note(self) -> str:
+        """What a lease says of its holder: the profile, from which all that it needs can be found."""
+        return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
+
     def groups(self, asset: Asset) -> list[str | None]:
         return list(self.profile.group_names) if asset.grouped else [None]
 
@@ -318,6 +323,7 @@ class Pipeline:
         with hold(
             self.storage,
             [work.output.prefix for work in todo],
+            self.note,
             waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", place),
         ):
             todo = [work for work in todo if self._look(work) is None]

@@ -122,7 +122,7 @@ def field_changes(before: Any, after: Any, name: str = "") -> list[str]:
 def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value))}]"
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 

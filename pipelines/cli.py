@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         "check": "check a profile and the inputs it names, and show its graph",
         "plan": "show what would be computed, why, and what it will cost; computes nothing",
         "run": "materialise what is missing, in order, through Dagster",
+        "lineage": "show what a checkpoint was made from, down to shards and weights",
+        "gc": "list what the store holds that no profile, commit, run or kept checkpoint needs",
         "report": "write the HTML report of what is materialised and print the table of results",
     }.items():
         command = commands.add_parser(name, help=explanation)
@@ -34,6 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("assets", nargs="*", help="only these and what they need, such as student/reinforced")
         if name == "plan":
             command.add_argument("--json", action="store_true", help="the same for programs")
+        if name == "lineage":
+            command.add_argument(
+                "of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"
+            )
+        if name == "gc":
+            command.add_argument("--delete", action="store_true", help="delete what is listed")
+            command.add_argument(
+                "--keep",
+                type=Path,
+                nargs="*",
+                default=[],
+                help="folders of checkpoints to keep, with all they come from",
+            )
         if name in {"run", "report"}:
             command.add_argument("--report", type=Path, default=Path("report.html"), help="where the report goes")
     chosen = parser.parse_args(arguments)
@@ -55,6 +70,10 @@ def _dispatch(chosen: argparse.Namespace) -> int:
         return check(pipeline)
     if chosen.command == "plan":
         return show_plan(pipeline, chosen.assets, as_json=chosen.json)
+    if chosen.command == "lineage":
+        return show_lineage(pipeline, chosen.of)
+    if chosen.command == "gc":
+        return collect(pipeline, chosen.keep, delete=chosen.delete)
     if chosen.command == "run":
         from pipelines.run import run
 
@@ -71,6 +90,29 @@ def show_plan(pipeline: Pipeline, assets: list[str], *, as_json: bool) -> int:
 
     planned = plan(pipeline, assets)
     print(plan_as_json(planned) if as_json else plan_as_table(planned, width=terminal_width()), end="")
+    return 0
+
+
+def show_lineage(pipeline: Pipeline, of: str) -> int:
+    """Prints the lineage of a finished asset, or of a checkpoint that lies elsewhere."""
+    from mobileclip2.lineage import lineage_of, read_lineage
+    from pipelines.show import lineage_as_tree
+
+    found = lineage_of(pipeline, of) if of in pipeline.graph else read_lineage(Path(of))
+    print(lineage_as_tree(found, width=terminal_width()), end="")
+    return 0
+
+
+def collect(pipeline: Pipeline, keep: list[Path], *, delete: bool) -> int:
+    """Lists what nobody needs, and deletes it when told to."""
+    from mobileclip2 import garbage
+    from pipelines.show import unneeded_as_table
+
+    lineages = [file for folder in keep for file in sorted(folder.rglob("lineage.json"))]
+    outputs = garbage.unneeded(pipeline, set(), lineages)
+    if delete:
+        garbage.delete(pipeline, outputs)
+    print(unneeded_as_table(outputs, width=terminal_width(), deleted=delete), end="")
     return 0
 
 

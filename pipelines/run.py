@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import dagster as dg
@@ -18,6 +20,7 @@ from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import selected
 from mobileclip2.progress import Step
+from mobileclip2.store.lease import hold
 
 
 def instance() -> dg.DagsterInstance:
@@ -43,7 +46,7 @@ def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
     wanted = [pipeline.graph[key] for key in selected(pipeline, only)]
     total = sum(1 for asset in wanted for _ in pipeline.groups(asset))
     runs = 0
-    with instance() as dagster, Display(total) as display:
+    with instance() as dagster, running(pipeline), Display(total) as display:
         for asset in wanted:
             for group in pipeline.groups(asset):
                 if pipeline.missing(asset, group):
@@ -52,6 +55,11 @@ def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
                     runs += 1
                 display.end(asset, group)
     return runs
+
+
+def running(pipeline: Pipeline) -> AbstractContextManager[None]:
+    """Tells everyone who looks at the store that this profile is being run, as long as this process lives."""
+    return hold(pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note)
 
 
 def materialise(

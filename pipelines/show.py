@@ -1,4 +1,4 @@
-"""How plans are shown: a table for people, JSON for programs."""
+"""How plans, lineages and leftovers are shown: tables and trees for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from rich.tree import Tree
 
 from mobileclip2.cost import Cost
+from mobileclip2.garbage import Stored
+from mobileclip2.lineage import Lineage, branches
 from mobileclip2.plan import Plan, rows
 
 SHOWN_REASONS = 4
 """of each row of the table; the JSON has all"""
+
+SHOWN_HASHES = 4
+
+UNKNOWN = "+ and ?: not known of all parts; time comes from runs on this machine or from 'rates' in the profile\n"
 
 
 def plan_as_table(plan: Plan, *, width: int) -> str:
@@ -34,14 +41,7 @@ def plan_as_table(plan: Plan, *, width: int) -> str:
         parts = "" if row.parts == ("whole",) else _span(list(row.parts))
         # texts, not markup: a field's list is written in brackets
         table.add_row(row.asset, groups, parts, Text(_why(row.reasons)), *cells(row.cost))
-    written = StringIO()
-    console = Console(file=written, width=width)
-    console.print(table)
-    if plan.cost.unknown:
-        console.print(
-            "+ and ?: not known of all parts; time comes from runs on this machine or from 'rates' in the profile"
-        )
-    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+    return _printed(table, width) + (UNKNOWN if plan.cost.unknown else "")
 
 
 def plan_as_json(plan: Plan) -> str:
@@ -59,6 +59,59 @@ def plan_as_json(plan: Plan) -> str:
         for item in plan.items
     ]
     return json.dumps({"items": items, "reused": plan.reused, "cost": cost(plan.cost)}, indent=1) + "\n"
+
+
+def lineage_as_tree(found: Lineage, *, width: int) -> str:
+    """From the root down to shards and weights; a branch that comes again is not repeated."""
+    assets = branches(found)
+    shown: set[str] = set()
+
+    def add(tree: Tree, key: str) -> None:
+        asset = assets[key]
+        label = Text(key, style="bold").append(f"  {_hashes(asset['fingerprints'])}", style="dim")
+        if key in shown:
+            tree.add(label.append("  as above"))
+            return
+        shown.add(key)
+        branch = tree.add(label)
+        for role, hashes in asset["outside"].items():
+            branch.add(Text(f"{role}  {_hashes(hashes)}"))
+        for source in asset["made_from"]:
+            add(branch, source)
+
+    root = Tree("", hide_root=True, guide_style="dim")
+    add(root, found.asset)
+    return _printed(root, width)
+
+
+def unneeded_as_table(outputs: list[Stored], *, width: int, deleted: bool) -> str:
+    """By asset, what can go or is gone."""
+    if not outputs:
+        return "nothing to delete: every stored output is needed\n"
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
+    table.add_column("asset", footer="deleted" if deleted else "delete them with --delete")
+    table.add_column("outputs", justify="right", footer=str(len(outputs)))
+    table.add_column("files", justify="right", footer=str(sum(each.files for each in outputs)))
+    table.add_column("bytes", justify="right", footer=_bytes(sum(each.bytes for each in outputs)))
+    table.add_column("fingerprints", overflow="fold")
+    for key in dict.fromkeys(each.asset for each in outputs):
+        mine = [each for each in outputs if each.asset == key]
+        size, files = sum(each.bytes for each in mine), sum(each.files for each in mine)
+        fingerprints = dict.fromkeys(each.fingerprint + ("" if each.finished else " (unfinished)") for each in mine)
+        table.add_row(key, str(len(mine)), str(files), _bytes(size), ", ".join(fingerprints))
+    return _printed(table, width)
+
+
+def _printed(shown: Table | Tree, width: int) -> str:
+    written = StringIO()
+    Console(file=written, width=width).print(shown)
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
+
+
+def _hashes(hashes: list[str]) -> str:
+    different = list(dict.fromkeys(hashes))
+    text = ", ".join(each[:16] for each in different[:SHOWN_HASHES])
+    return text + (f" and {len(different) - SHOWN_HASHES} more" if len(different) > SHOWN_HASHES else "")
 
 
 def cells(cost: Cost) -> tuple[str, str, str]:

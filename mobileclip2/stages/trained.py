@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from mobileclip2.contents import Contents, Shard
+from mobileclip2.lineage import LINEAGE, lineage
 from mobileclip2.pipeline import Read, Work
 from mobileclip2.stages.by_shard import raw_table
 from mobileclip2.training.trainer import METRICS, TrainResult
@@ -45,5 +46,6 @@ def publish(
     names = [*files, *([METRICS] if result else [])]
     for name in names:
         part.output.put(name, work.scratch / name)
+    part.output.write(LINEAGE, lineage(work.pipeline, [part]).to_bytes())
     part.close(names, samples=facts.get("samples", 0), facts=facts)
     shutil.rmtree(work.scratch)

@@ -1,7 +1,8 @@
 """Who is computing what: a second run waits for the first instead of computing the same again.
 
 On a disk a lease is a file lock, which ends with its process however that ends. In a bucket it is a small object, created only
-where there is none, renewed while its holder lives, and void when it was not renewed for a while.
+where there is none, renewed while its holder lives, and void when it was not renewed for a while. A lease carries a note of its
+holder's: what it is doing, so that nothing which it needs is swept away meanwhile.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
-from mobileclip2.store.storage import LocalStorage, S3Storage, Storage
+from mobileclip2.store.storage import LocalStorage, S3Storage, Storage, explain
 
 POLL_SECONDS = 0.5
 RENEW_SECONDS = 20.0
@@ -27,67 +29,99 @@ VOID_SECONDS = 90.0
 FOLDER = ".leases"
 
 Waiting = Callable[[], None]
+Release = Callable[[], None]
 
 
 @contextmanager
-def hold(storage: Storage, prefixes: list[str], waiting: Waiting = lambda: None) -> Iterator[None]:
-    """Holds the leases of several outputs; calls ``waiting`` when it must wait for another holder.
+def hold(storage: Storage, names: list[str], note: str = "", waiting: Waiting = lambda: None) -> Iterator[None]:
+    """Holds several leases; calls ``waiting`` when it must wait for another holder.
 
     They are taken in sorted order, so that two runs cannot wait for each other.
     """
     with ExitStack() as stack:
-        for prefix in sorted(prefixes):
+        for name in sorted(names):
             told = False
-            while not (lease := _try(storage, prefix)):
+            while (release := _take(storage, _key(name), note)) is None:
                 if not told:
                     waiting()
                     told = True
                 time.sleep(POLL_SECONDS)
-            stack.callback(lease)
+            stack.callback(release)
         yield
 
 
-def is_held(storage: Storage, prefix: str) -> bool:
-    """Whether somebody computes this output now."""
-    release = _try(storage, prefix)
-    if release:
-        release()
-    return release is None
+def notes(storage: Storage) -> list[str]:
+    """The notes of all leases that are held now."""
+    found = []
+    for key, _ in list(storage.list(f"{FOLDER}/")):
+        note = _held_note(storage, key)
+        if note is not None and note not in found:
+            found.append(note)
+    return found
 
 
-def _name(prefix: str) -> str:
-    return f"{FOLDER}/{hashlib.sha256(prefix.encode()).hexdigest()[:32]}"
+def _key(name: str) -> str:
+    return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _try(storage: Storage, prefix: str) -> Callable[[], None] | None:
+def _take(storage: Storage, key: str, note: str) -> Release | None:
     """Takes a lease and returns what gives it back, or None while another holds it."""
     if isinstance(storage, S3Storage):
-        return _try_object(storage, _name(prefix))
+        return _take_object(storage, key, note)
     assert isinstance(storage, LocalStorage)
-    return _try_file(storage.root / _name(prefix))
+    return _take_file(storage.root / key, note)
 
 
-def _try_file(path: Path) -> Callable[[], None] | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _take_file(path: Path, note: str) -> Release | None:
+    descriptor = _lock(path)
+    if descriptor is None:
+        return None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, note.encode())
     # the file stays: deleting it would let a third run lock a new one while a second still waits for the old
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    return lambda: os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        explain(error, str(path))
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None
-    return lambda: os.close(descriptor)
+    return descriptor
 
 
-def _try_object(storage: S3Storage, key: str) -> Callable[[], None] | None:
+def _held_note(storage: Storage, key: str) -> str | None:
+    if isinstance(storage, S3Storage):
+        body = _read_object(storage, key)
+        return None if body is None or _is_void(body) else str(body["note"])
+    assert isinstance(storage, LocalStorage)
+    path = storage.root / key
+    descriptor = _lock(path)
+    if descriptor is None:
+        return path.read_text()
+    os.close(descriptor)
+    return None
+
+
+def _take_object(storage: S3Storage, key: str, note: str) -> Release | None:
     holder = uuid.uuid4().hex
-    if not _claim(storage, key, holder):
+
+    def body() -> bytes:
+        return json.dumps({"holder": holder, "renewed": time.time(), "note": note}).encode()
+
+    if not _claim(storage, key, body()):
         return None
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(RENEW_SECONDS):
-            storage.write(key, _text(holder))
+            storage.write(key, body())
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -100,16 +134,22 @@ def _try_object(storage: S3Storage, key: str) -> Callable[[], None] | None:
     return release
 
 
-def _claim(storage: S3Storage, key: str, holder: str) -> bool:
-    if storage.create(key, _text(holder)):
+def _claim(storage: S3Storage, key: str, body: bytes) -> bool:
+    if storage.create(key, body):
         return True
-    try:
-        etag = storage.etag(key)
-        renewed = float(json.loads(storage.read(key))["renewed"])
-    except FileNotFoundError:
+    etag = storage.look(key)
+    held = _read_object(storage, key)
+    if etag is None or held is None:
         return False  # just given back: the next try gets it
-    return time.time() - renewed > VOID_SECONDS and storage.replace(key, _text(holder), etag)
+    return _is_void(held) and storage.replace(key, body, etag)
 
 
-def _text(holder: str) -> bytes:
-    return json.dumps({"holder": holder, "renewed": time.time()}).encode()
+def _read_object(storage: S3Storage, key: str) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(storage.read(key)))
+    except FileNotFoundError:
+        return None
+
+
+def _is_void(body: dict[str, Any]) -> bool:
+    return time.time() - float(body["renewed"]) > VOID_SECONDS

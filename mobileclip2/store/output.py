@@ -96,5 +96,4 @@ class Output:
     def discard(self) -> None:
         """Deletes everything, the manifest first, so that no reader trusts what is left."""
         self.storage.delete(self.key("manifest.json"))
-        for key, _ in list(self.storage.list(f"{self.prefix}/")):
-            self.storage.delete(key)
+        self.storage.delete_folder(self.prefix)

@@ -48,9 +48,16 @@ class Storage(Protocol):
         """(key, size in bytes) of every whole key under ``prefix``, sorted."""
 
     def delete(self, key: str) -> None: ...
+    def delete_folder(self, prefix: str) -> None:
+        """Deletes every key under ``prefix``, and on a disk the folders that this leaves empty."""
 
 
-def _explain(error: OSError, place: str) -> NoReturn:
+def explain(error: OSError, place: str) -> NoReturn:
+    """Raises what a user can do about a full or closed disk; any other error as it is.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
     causes = {
         errno.ENOSPC: "the disk is full; free some space and run again, finished shards are kept",
         errno.EDQUOT: "the disk quota is used up; free some space and run again, finished shards are kept",
@@ -77,7 +84,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        _explain(error, str(path))
+        explain(error, str(path))
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -134,6 +141,14 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
+
+    def delete_folder(self, prefix: str) -> None:
+        folder = self._path(prefix)
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in folder.parents:
+            if parent == self.root or any(parent.iterdir()):
+                break
+            parent.rmdir()
 
 
 class S3Storage:
@@ -256,6 +271,10 @@ class S3Storage:
     def delete(self, key: str) -> None:
         with self._explained(key):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    def delete_folder(self, prefix: str) -> None:
+        for key, _ in list(self.list(f"{prefix.rstrip('/')}/")):
+            self.delete(key)
 
     def etag(self, key: str) -> str:
         with self._explained(key):

@@ -40,6 +40,9 @@ MIXED_SHARDS = 16
 REMEMBERED_SAMPLES = 1 << 13
 """A dataset of at most so many samples is unpacked once a process, not once an epoch."""
 
+REMEMBERED_PIXELS = 1 << 26
+"""Stored views of a dataset that have at most so many pixels in all at the student's size are drawn once a process."""
+
 REMEMBERED_TEXTS = 1 << 15
 """distinct texts whose tokens a process keeps"""
 
@@ -97,6 +100,7 @@ class ReinforcedSource:
             self._elsewhere = [_Rows(IndexedTar(path), shard.keys) for path, shard in pairs]
         self._places = _Places([len(shard) for shard in self._shards])
         self._remembered: dict[tuple[int, int], ReinforcedSample] = {}
+        self._drawn: dict[tuple[int, int, int], Image.Image] = {}
         self.dim = self._expect_usable() if len(self._places) else 0
         """numbers in an embedding, of all teachers together"""
 
@@ -112,7 +116,7 @@ class ReinforcedSource:
         choose = partial(_choose, self._seed, epoch, sample.key)
         view = choose("view", len(sample.views))
         made: dict[str, Callable[[], torch.Tensor]] = {
-            "image": lambda: self._image(shard, number, sample, sample.views[view]),
+            "image": lambda: self._image(shard, number, sample, view),
             "text": lambda: self._tokens(sample.caption),
             "teacher_image": lambda: sample.image_emb[view].float(),
             "teacher_text": lambda: sample.text_emb[0].float(),
@@ -161,14 +165,22 @@ class ReinforcedSource:
             )
         return fields
 
-    def _image(self, shard: int, number: int, sample: ReinforcedSample, view: View) -> torch.Tensor:
+    def _image(self, shard: int, number: int, sample: ReinforcedSample, view: int) -> torch.Tensor:
+        place = (shard, number, view)
+        drawn = self._drawn.get(place)
+        if drawn is None:
+            drawn = self._draw(shard, number, sample, sample.views[view])
+            if len(self._places) * len(sample.views) * self._preprocess.size**2 <= REMEMBERED_PIXELS:
+                self._drawn[place] = drawn
+        return self._preprocess.tensor(drawn)
+
+    def _draw(self, shard: int, number: int, sample: ReinforcedSample, view: View) -> Image.Image:
         name = self._name(shard, sample)
         image = _decoded(self._picture(shard, number, sample), name)
         try:
-            rendered = render(image, view, self._preprocess.size, self._preprocess.interpolation)
+            return render(image, view, self._preprocess.size, self._preprocess.interpolation)
         except ShardError as error:
             raise ShardError(f"{name}: {error}") from error
-        return self._preprocess.tensor(rendered)
 
     def _picture(self, shard: int, number: int, sample: ReinforcedSample) -> bytes:
         if sample.image is not None:

@@ -142,6 +142,7 @@ class _Run:
             parameter_groups(self.model, self.settings.weight_decay),
             lr=self.settings.learning_rate,
             betas=self.settings.betas,
+            fused=True,
         )
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.metrics, self.timing = Journal(self.directory / METRICS), Journal(self.directory / TIMING)

@@ -28,7 +28,15 @@ def test_torchrun_trains_what_one_process_would_have(tmp_path):
         assert read.output.verify(read.manifest) == []
         weights.append(load_file(read.fetch(WEIGHTS)))
     for name, alone in weights[0].items():
-        torch.testing.assert_close(weights[1][name], alone, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(learned(name, weights[1][name]), learned(name, alone), atol=1e-4, rtol=1e-3)
+
+
+def learned(name, weight):
+    """Without the biases of attention's keys: softmax does not see them, so Adam scales up their gradients' rounding noise."""
+    if name.endswith("in_proj_bias"):
+        queries, _, values = weight.chunk(3)
+        return torch.cat([queries, values])
+    return weight
 
 
 def test_an_unknown_asset_lists_the_known_ones(tmp_path, capsys):

@@ -1,0 +1,91 @@
+"""What a store holds that nobody needs any more. Finding it deletes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobileclip2.lineage import read_lineage
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import parse
+from mobileclip2.store import Output
+from mobileclip2.store.lease import hold, notes
+
+_PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>g\d\d))?/[^/]+$")
+
+
+@dataclass
+class Stored:
+    """One output in the store, finished or begun."""
+
+    asset: str
+    fingerprint: str
+    group: str | None
+    files: int = 0
+    bytes: int = 0
+    finished: bool = False
+
+    @property
+    def path(self) -> str:
+        return f"{self.asset}/{self.fingerprint}" + (f"/{self.group}" if self.group else "")
+
+
+def stored(pipeline: Pipeline) -> dict[str, Stored]:
+    """Every output in the store by its path."""
+    found: dict[str, Stored] = {}
+    for key, size in pipeline.storage.list(""):
+        match = None if key.startswith(".") else _PLACE.match(key)
+        if match:
+            each = Stored(match["asset"], match["fingerprint"], match["group"])
+            each = found.setdefault(each.path, each)
+            each.files += 1
+            each.bytes += size
+            each.finished |= key.endswith("/manifest.json")
+    return found
+
+
+def needed(pipeline: Pipeline) -> set[str]:
+    """Paths of what a profile has and of what it has begun."""
+    paths = set()
+    for asset in pipeline.graph.values():
+        for group in pipeline.groups(asset):
+            for part in asset.parts.values():
+                work = pipeline.part_work(asset, part, group)
+                if work:
+                    paths.add(work.output.prefix)
+    return paths
+
+
+def needed_by_runs(pipeline: Pipeline) -> set[str]:
+    """Paths that the profiles of running processes need, whichever they are."""
+    paths: set[str] = set()
+    for note in notes(pipeline.storage):
+        running = json.loads(note)
+        paths |= needed(Pipeline(parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")))
+    return paths
+
+
+def needed_by_checkpoints(lineages: Iterable[Path]) -> set[str]:
+    """Paths of everything that kept checkpoints were made from."""
+    return {node.path for file in lineages for node in read_lineage(file).nodes.values()}
+
+
+def unneeded(pipeline: Pipeline, committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
+    """Outputs that the profile, the given commits, runs and checkpoints do not need.
+
+    Args:
+        committed: paths that some commit's ledger names.
+        lineages: files beside the checkpoints that are kept.
+    """
+    keep = needed(pipeline) | needed_by_runs(pipeline) | needed_by_checkpoints(lineages) | committed
+    return [each for path, each in sorted(stored(pipeline).items()) if path not in keep]
+
+
+def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:
+    """Deletes outputs, each only while nobody computes it."""
+    for each in outputs:
+        with hold(pipeline.storage, [each.path]):
+            Output(pipeline.storage, each.asset, each.fingerprint, each.group).discard()

@@ -1,0 +1,81 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mobileclip2.store import LocalStorage, S3Storage, lease
+from mobileclip2.store.lease import hold, notes
+
+HOLD = """
+import sys, time
+from mobileclip2.store import LocalStorage
+from mobileclip2.store.lease import hold
+with hold(LocalStorage(sys.argv[1]), ["a"], "from afar"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Another process that holds the lease 'a'."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_second_holder_waits_until_the_first_is_done_or_dead(tmp_path, elsewhere):
+    waited = []
+
+    def kill_it():
+        waited.append(time.monotonic())
+        os.kill(elsewhere.pid, signal.SIGKILL)
+
+    with hold(LocalStorage(tmp_path), ["b", "a"], waiting=kill_it):
+        assert len(waited) == 1
+
+
+def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
+    storage = LocalStorage(tmp_path)
+    with hold(storage, ["b"], "from here"):
+        assert sorted(notes(storage)) == ["from afar", "from here"]
+    os.kill(elsewhere.pid, signal.SIGKILL)
+    elsewhere.wait()
+    assert notes(storage) == []
+
+
+class TestBucket:
+    @pytest.fixture
+    def storage(self, bucket, tmp_path):
+        return S3Storage(f"s3://{bucket}", cache=tmp_path)
+
+    def test_only_one_holds_it(self, storage, monkeypatch):
+        monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
+        with hold(storage, ["a"], "mine"):
+            assert notes(storage) == ["mine"]
+            assert lease._take(storage, lease._key("a"), "") is None
+        assert notes(storage) == []
+        with hold(storage, ["a"]):
+            pass
+
+    def test_a_lease_that_nobody_renews_is_void(self, storage):
+        body = {"holder": "gone", "renewed": time.time() - lease.VOID_SECONDS - 1, "note": "old"}
+        storage.write(lease._key("a"), json.dumps(body).encode())
+        assert notes(storage) == []
+        with hold(storage, ["a"], "new"):
+            assert notes(storage) == ["new"]
+
+    def test_a_lease_is_renewed_while_its_holder_lives(self, storage, monkeypatch):
+        monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
+        with hold(storage, ["a"], "mine"):
+            first = json.loads(storage.read(lease._key("a")))["renewed"]
+            deadline = time.monotonic() + 20
+            while json.loads(storage.read(lease._key("a")))["renewed"] == first:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
