@@ -6,14 +6,19 @@ over hundreds of thousands of shards costs a ``stat`` each; in a bucket the ETag
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import importlib.util
+import os
+import posixpath
 import re
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
+
+from pathspec import PathSpec
 
 from mobileclip2.errors import ShardError, WeightsError
 from mobileclip2.fingerprint import fingerprint
@@ -23,18 +28,28 @@ from mobileclip2.store.output import file_sha256
 from mobileclip2.store.storage import S3Storage, atomic_path
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One input tar. ``id`` names its side files; it is unique even when two folders hold tars of one name."""
+class Shard(NamedTuple):
+    """One input tar."""
 
-    id: str
-    url: str
     relative: str
+    """the source's name and the path in there"""
+    url: str
+    look: str = ""
+    """as it was when listed: see :class:`Listed`"""
+
+    @property
+    def id(self) -> str:
+        """Names its side files; unique even when two folders hold tars of one name."""
+        stem = posixpath.splitext(posixpath.basename(self.relative))[0]
+        return f"{stem}-{hashlib.sha256(self.relative.encode()).hexdigest()[:8]}"
 
     def number(self) -> int:
         """The number at the end of the name, or a hash of it: decides the group, whatever other shards exist."""
-        digits = re.search(r"(\d+)$", Path(self.relative).stem)
-        return int(digits.group(1)) if digits else int(hashlib.sha256(self.relative.encode()).hexdigest()[:8], 16)
+        digits = _NUMBER.search(self.relative)
+        return int(digits[1]) if digits else int(hashlib.sha256(self.relative.encode()).hexdigest()[:8], 16)
+
+
+_NUMBER = re.compile(r"(\d+)(?:\.[^./]*)?$")
 
 
 @dataclass(frozen=True)
@@ -75,17 +90,17 @@ class Contents:
         Raises:
             ShardError: a source is missing or holds no shard.
         """
-        found = []
+        found: list[Shard] = []
         for source in self.profile.sources:
-            files = list_files(self.profile.locate(source.url), source.pattern)
+            place = self.profile.locate(source.url)
+            files = list_files(place, source.pattern)
             if not files:
                 raise ShardError(
-                    f"source '{source.name}': no shard matches '{source.pattern}' in {self.profile.locate(source.url)}; "
+                    f"source '{source.name}': no shard matches '{source.pattern}' in {place}; "
                     "check 'sources' in the profile"
                 )
-            for relative, url in files:
-                unique = hashlib.sha256(f"{source.name}/{relative}".encode()).hexdigest()[:8]
-                found.append(Shard(f"{Path(relative).stem}-{unique}", url, f"{source.name}/{relative}"))
+            self._remembered.load(place)
+            found += [Shard(f"{source.name}/{relative}", url, look) for relative, url, look in files]
         return found
 
     @cached_property
@@ -112,10 +127,7 @@ class Contents:
             raise ShardError(
                 f"caption corpus '{name}': no shard matches '{corpus.pattern}' in {place}; check 'caption_corpora' in the profile"
             )
-        return [
-            Shard(f"{Path(relative).stem}-{hashlib.sha256(relative.encode()).hexdigest()[:8]}", path, relative)
-            for relative, path in files
-        ]
+        return [Shard(*each) for each in files]
 
     def digest(self, external: External, group: str | None) -> str:
         """Content hash of an external input (of one group, where it differs by group)."""
@@ -128,24 +140,29 @@ class Contents:
         match external:
             case GroupShards():
                 assert group is not None
-                return fingerprint(
-                    [[shard.relative, self.file_digest(shard.url)] for shard in self.group_shards(group)]
-                )
+                return self._digest_of(self.group_shards(group))
             case Folder(url, pattern):
                 place = self.profile.locate(url)
                 files = list_files(place, pattern)
                 if not files:
                     raise ShardError(f"{place}: no such folder, or it is empty; check the profile")
-                return fingerprint([[relative, self.file_digest(path)] for relative, path in files])
+                return self._digest_of(files)
             case Pinned(weights):
                 return self.weights_digest(weights)
+
+    def _digest_of(self, files: Iterable[Shard | Listed]) -> str:
+        lines = [f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
     def file_digest(self, url: str) -> str:
         """sha256 of a local file, ETag of an object."""
         if url.startswith("s3://"):
             return split_s3(url)[0].etag(split_s3(url)[1])
-        stat = Path(url).stat()
-        look = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+        return self._seen_digest(url, _look(Path(url).stat()))
+
+    def _seen_digest(self, url: str, look: str) -> str:
+        if url.startswith("s3://"):
+            return look
         digest = self._remembered.recall(url, look)
         if digest is None:
             digest = file_sha256(Path(url))
@@ -195,21 +212,43 @@ def split_s3(url: str) -> tuple[S3Storage, str]:
     return S3Storage(f"s3://{bucket}"), key
 
 
-def list_files(url: str, pattern: str) -> list[tuple[str, str]]:
-    """(path relative to ``url``, path or URL) of every file that matches, sorted by relative path."""
+class Listed(NamedTuple):
+    """A file or object of an outside input."""
+
+    relative: str
+    url: str
+    look: str
+    """changes when its content may have: size and times of a file, ETag of an object"""
+
+
+def list_files(url: str, pattern: str) -> list[Listed]:
+    """Every file of a folder or prefix that matches a pattern as in ``.gitignore``, sorted by its path in there."""
+    matches = PathSpec.from_lines("gitignore", [pattern]).match_file
     if url.startswith("s3://"):
         storage = S3Storage(url)
-        names = [key for key, _ in storage.list("")]
-        wanted = pattern.removeprefix("**/")
-        return sorted(
-            (name, f"{storage.url}/{name}")
-            for name in names
-            if fnmatch.fnmatch(name, wanted) or fnmatch.fnmatch(name, f"*/{wanted}")
-        )
-    root = Path(url)
-    if root.is_file():
-        return [(root.name, str(root))]
-    return sorted((path.relative_to(root).as_posix(), str(path)) for path in root.glob(pattern) if path.is_file())
+        found = [Listed(key, f"{storage.url}/{key}", etag) for key, etag in storage.etags() if matches(key)]
+    elif (file := Path(url)).is_file():
+        found = [Listed(file.name, url, _look(file.stat()))]
+    else:
+        found = [each for each in _walk(url, "") if matches(each.relative)]
+    return sorted(found)
+
+
+def _walk(folder: str, relative: str) -> Iterator[Listed]:
+    # plain strings and one stat each: with hundreds of thousands of shards, path objects take most of a plan's time
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{relative}{entry.name}/")
+        elif entry.is_file():
+            yield Listed(relative + entry.name, entry.path, _look(entry.stat()))
+
+
+def _look(stat: os.stat_result) -> str:
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
 
 
 def local_copy(url: str) -> Path:
@@ -235,7 +274,7 @@ def local_folder(url: str) -> Path:
     if not url.startswith("s3://"):
         return Path(url)
     storage = S3Storage(url)
-    files = [(relative, storage.etag(relative)) for relative, _ in list_files(url, "**/*")]
+    files = [(each.relative, each.look) for each in list_files(url, "**/*")]
     target = cache_folder() / "folders" / fingerprint([url, files])
     for relative, _ in files:
         if not (target / relative).exists():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mobileclip2.errors import DamagedOutput
@@ -21,30 +20,30 @@ class History:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._fingerprints: dict[str, list[str]] = {}
-        self._heads: dict[tuple[str, str, str | None], Head | None] = {}
+        self._found: dict[str, dict[tuple[str, str | None], list[Head]]] = {}
 
     def of(self, asset: Asset, part: Part, group: str | None) -> list[Head]:
         """Heads of the same part for the same group, whatever they were made from."""
-        if asset.key not in self._fingerprints:
-            self._fingerprints[asset.key] = self._pipeline.storage.folders(asset.key)
-        found = (self._head(asset.key, fingerprint, group) for fingerprint in self._fingerprints[asset.key])
-        return [head for head in found if head is not None and head.part == part.name and head.group == group]
+        return self._all(asset).get((part.name, group), [])
 
-    def of_any_group(self, asset: Asset) -> Iterator[Head]:
+    def of_any_group(self, asset: Asset) -> list[Head]:
         """Heads of any part and group of an asset."""
-        for part in asset.parts.values():
-            for group in self._pipeline.groups(asset):
-                yield from self.of(asset, part, group)
+        return [head for heads in self._all(asset).values() for head in heads]
 
-    def _head(self, asset: str, fingerprint: str, group: str | None) -> Head | None:
-        key = (asset, fingerprint, group)
-        if key not in self._heads:
-            try:
-                self._heads[key] = self._pipeline.heads.of(Output(self._pipeline.storage, asset, fingerprint, group))
-            except DamagedOutput:
-                self._heads[key] = None
-        return self._heads[key]
+    def _all(self, asset: Asset) -> dict[tuple[str, str | None], list[Head]]:
+        if asset.key not in self._found:
+            self._found[asset.key] = {}
+            storage = self._pipeline.storage
+            for fingerprint in storage.folders(asset.key):
+                groups = storage.folders(f"{asset.key}/{fingerprint}") if asset.grouped else [None]
+                for group in groups:
+                    try:
+                        head = self._pipeline.heads.of(Output(storage, asset.key, fingerprint, group))
+                    except DamagedOutput:
+                        continue
+                    if head:
+                        self._found[asset.key].setdefault((head.part, group), []).append(head)
+        return self._found[asset.key]
 
 
 def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Part, group: str | None) -> list[str]:

@@ -268,6 +268,14 @@ class S3Storage:
                 for item in page.get("Contents", []):
                     yield item["Key"].removeprefix(self.prefix), item["Size"]
 
+    def etags(self) -> Iterator[tuple[str, str]]:
+        """(key, ETag) of everything in the bucket under the prefix: one request for a thousand."""
+        with self._explained(""):
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield item["Key"].removeprefix(self.prefix), item["ETag"].strip('"')
+
     def delete(self, key: str) -> None:
         with self._explained(key):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)

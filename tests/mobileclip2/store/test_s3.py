@@ -26,7 +26,7 @@ def test_what_is_written_is_read(bucket, tmp_path, prefix):
     assert store.read("a/b") == b"1"
     assert store.fetch("a/c").read_bytes() == b"22"
     assert list(store.list("a/")) == [("a/b", 1), ("a/c", 2)]
-    assert [name for name, _ in list_files(store.url, "**/*")] == ["a/b", "a/c"]
+    assert [each.relative for each in list_files(store.url, "**/*")] == ["a/b", "a/c"]
     store.delete("a/b")
     assert not store.exists("a/b") and store.exists("a/c")
 
