@@ -189,11 +189,14 @@ class Pipeline:
     def groups(self, asset: Asset) -> list[str | None]:
         return list(self.profile.group_names) if asset.grouped else [None]
 
-    def forget(self) -> None:
-        """Drops what is remembered of the store and of outside inputs, to see changes that others made."""
+    def forget(self, *, every_byte: bool = False) -> None:
+        """Drops what is remembered of the store and of outside inputs, to see changes that others made.
+
+        With ``every_byte`` whatever is looked at in the store from now on is hashed.
+        """
         self._heads.clear()
         self.damaged.clear()
-        self.heads = Heads()
+        self.heads = Heads(every_byte=every_byte)
         self.contents = Contents(self.profile)
 
     def sources(

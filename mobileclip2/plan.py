@@ -53,13 +53,15 @@ class Row:
     cost: Cost
 
 
-def plan(pipeline: Pipeline, only: list[str] | None = None) -> Plan:
+def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool = False) -> Plan:
     """The plan of a whole profile, or of some of its assets and all they need.
+
+    With ``every_byte`` all stored bytes are hashed, and what differs from its manifest is in the plan.
 
     Raises:
         UserError: an outside input is missing, or the store cannot be read.
     """
-    pipeline.forget()
+    pipeline.forget(every_byte=every_byte)
     history, costs = History(pipeline), Costs(pipeline)
     items, total = [], 0
     for key in selected(pipeline, only):

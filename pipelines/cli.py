@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("assets", nargs="*", help="only these and what they need, such as student/reinforced")
         if name == "plan":
             command.add_argument("--json", action="store_true", help="the same for programs")
+            command.add_argument("--verify", action="store_true", help="hash every stored byte, which takes its time")
         if name == "lineage":
             command.add_argument(
                 "of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"
@@ -69,7 +70,7 @@ def _dispatch(chosen: argparse.Namespace) -> int:
     if chosen.command == "check":
         return check(pipeline)
     if chosen.command == "plan":
-        return show_plan(pipeline, chosen.assets, as_json=chosen.json)
+        return show_plan(pipeline, chosen)
     if chosen.command == "lineage":
         return show_lineage(pipeline, chosen.of)
     if chosen.command == "gc":
@@ -83,13 +84,13 @@ def _dispatch(chosen: argparse.Namespace) -> int:
     return report(pipeline, chosen.report)
 
 
-def show_plan(pipeline: Pipeline, assets: list[str], *, as_json: bool) -> int:
+def show_plan(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     """Prints the plan as a table, or as JSON."""
     from mobileclip2.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
 
-    planned = plan(pipeline, assets)
-    print(plan_as_json(planned) if as_json else plan_as_table(planned, width=terminal_width()), end="")
+    planned = plan(pipeline, chosen.assets, every_byte=chosen.verify)
+    print(plan_as_json(planned) if chosen.json else plan_as_table(planned, width=terminal_width()), end="")
     return 0
 
 

@@ -13,11 +13,12 @@ class Heads:
 
     A plan asks for thousands. What is cheaply seen to be as it was is trusted: the manifest, and its files where they are
     few (:data:`~mobileclip2.store.manifest.WATCHED_FILES`), else their folder, which changes when one of them comes or
-    goes. What changed is hashed anew. ``verify`` of an output looks at every byte.
+    goes. What changed is hashed anew; with ``every_byte`` everything is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every_byte: bool = False) -> None:
         self._remembered = Remembered()
+        self._every_byte = every_byte
 
     def of(self, output: Output) -> Head | None:
         """The head of an output, or None while it has no manifest.
@@ -30,7 +31,7 @@ class Heads:
             return None
         place = f"{output.storage.url}/{output.prefix}"
         known = self._remembered.recall(place, manifest_look)
-        if known is not None:
+        if known is not None and not self._every_byte:
             seen, _, text = known.partition("\n")
             head = Head.model_validate_json(text)
             if seen == self._seen(output, head):
@@ -39,9 +40,10 @@ class Heads:
         if manifest is None:
             return None
         head = manifest.head()
-        # a place that was never looked at is taken at its word: hashing a whole store is 'verify'
-        problems = output.verify(manifest, every_byte=self._remembered.known(place))
+        # a place that was never looked at is taken at its word: a whole store is hashed when asked for
+        problems = output.verify(manifest, every_byte=self._every_byte or self._remembered.known(place))
         if problems:
+            self._remembered.keep(place, "damaged", "")  # whoever comes next hashes it again
             raise DamagedOutput(f"{output.storage.url}: {'; '.join(problems)}")
         self._remembered.keep(place, manifest_look, f"{self._seen(output, head)}\n{head.model_dump_json()}")
         return head

@@ -52,7 +52,7 @@ class Output:
             path = Path()
         if not path.is_file():
             raise DamagedOutput(
-                f"{self.storage.url}/{self.key(name)}: stored file is gone; delete the manifest.json beside it and run again"
+                f"{self.storage.url}/{self.key(name)}: stored file is gone; run again, it is found missing and computed anew"
             )
         return path
 
@@ -78,7 +78,7 @@ class Output:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DamagedOutput(
                 f"{self.storage.url}/{self.key('manifest.json')}: not a manifest as written here ({error}); "
-                "delete it and run again"
+                "run again, it is computed anew"
             ) from error
 
     def verify(self, manifest: Manifest, *, every_byte: bool = True) -> list[str]:

@@ -274,6 +274,19 @@ class TestDamage:
         rerun(pipeline)
         assert path.read_bytes() == before
 
+    def test_bytes_that_changed_unseen_are_found_when_every_byte_is_hashed(self, profile):
+        pipeline = Pipeline(load(profile))
+        assert planned(pipeline) == set()
+        path = next(manifest_of(pipeline, "teacher_embeddings/wide/text").parent.glob("*.parquet"))
+        before, stat = path.read_bytes(), path.stat()
+        path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert planned(pipeline) == set(), "size and times are as they were"
+        (item, *_) = plan(pipeline, every_byte=True).items
+        assert path.name in item.reasons[0]
+        rerun(pipeline)
+        assert path.read_bytes() == before
+
     def test_a_manifest_that_is_gone(self, profile):
         pipeline = Pipeline(load(profile))
         path = manifest_of(pipeline, "augmentations")

@@ -1,0 +1,280 @@
+"""What each kind of change computes, on the demo's data, against the least that is possible.
+
+Counts of (asset, group) pairs, exact: nothing is timed. Trainings are cut to a few steps, which no count depends on. Teachers and
+the first captioner learn from a copy of the clean set, so that a change of shards or of the fine-tuning set touches no model
+that does not learn from it; in the demo itself they learn from the raw shards, and new shards make new teachers.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mobileclip2 import graph
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.plan import plan
+from mobileclip2.profile import load
+from pipelines.profiles import PROFILES
+
+DEMO = Path(__file__).parents[1] / "demo"
+GROUPS = tuple(f"g{number:02d}" for number in range(4))
+
+Values = dict[str, Any]
+Pair = tuple[str, str | None]
+
+
+def grouped(*assets: str, groups: tuple[str, ...] = GROUPS) -> set[Pair]:
+    return {(asset, group) for asset in assets for group in groups}
+
+
+def single(*assets: str) -> set[Pair]:
+    return {(asset, None) for asset in assets}
+
+
+def embeddings(teacher: str, *kinds: str, groups: tuple[str, ...] = GROUPS) -> set[Pair]:
+    return grouped(*(f"teacher_embeddings/{teacher}/{kind}" for kind in kinds), groups=groups)
+
+
+BOTH = ("lite0", "lite2")
+LEARNT = single("student/reinforced", "evaluation/reinforced")
+PLAIN = single("student/plain", "evaluation/plain")
+DOWNSTREAM = grouped("reinforced_dataset") | LEARNT
+ALL_KINDS = ("image", "text", "coca_labels")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row: how the profile or the files beside it change, and the least that this can compute."""
+
+    name: str
+    least: set[Pair]
+    values: Callable[[Values], object] = lambda values: None
+    files: Callable[[Path], object] = lambda folder: None
+    code: str | None = None
+    """a stage whose code version is raised"""
+    back: bool = False
+    """computed, and then taken back: what counts is what that computes"""
+
+
+def _one_group(assets: set[str]) -> set[Pair]:
+    return grouped(*assets, groups=("g03",))
+
+
+PER_GROUP = {
+    "raw_shards",
+    "augmentations",
+    "synthetic_captions/coca_labels",
+    *(f"teacher_embeddings/{teacher}/{kind}" for teacher in BOTH for kind in ALL_KINDS),
+    "reinforced_dataset",
+}
+
+CHANGES = (
+    Change(
+        "a teacher's weights",
+        single("teacher/lite2", "evaluation/lite2") | embeddings("lite2", *ALL_KINDS) | DOWNSTREAM,
+        lambda values: values["teachers"][1]["locked"]["train"].update(seed=7),
+    ),
+    Change(
+        "a third teacher",
+        single("teacher/third", "evaluation/third") | embeddings("third", *ALL_KINDS) | DOWNSTREAM,
+        lambda values: values["teachers"].append(
+            {
+                **copy.deepcopy(values["teachers"][0]),
+                "name": "third",
+                "locked": {**copy.deepcopy(values["teachers"][0]["locked"]), "embed_dim": 64},
+            }
+        ),
+    ),
+    Change("a teacher removed", DOWNSTREAM, lambda values: values["teachers"].pop()),
+    Change("the teachers' order", DOWNSTREAM, lambda values: values["teachers"].reverse()),
+    Change(
+        "a captioner's fine-tuning set",
+        single("caption_corpus/labels", "captioner/coca_labels")
+        | grouped("synthetic_captions/coca_labels")
+        | embeddings("lite0", "coca_labels")
+        | embeddings("lite2", "coca_labels")
+        | DOWNSTREAM,
+        files=lambda folder: shutil.copy(folder / "shards" / "00000.tar", folder / "labels" / "00001.tar"),
+    ),
+    Change(
+        "a captioner added",
+        single("captioner/more")
+        | grouped("synthetic_captions/more")
+        | embeddings("lite0", "more")
+        | embeddings("lite2", "more")
+        | DOWNSTREAM,
+        lambda values: (
+            values["captioners"].append({**copy.deepcopy(values["captioners"][-1]), "name": "more", "captions": 1}),
+            values["dataset"]["captioners"].append("more"),
+        ),
+    ),
+    Change(
+        "views 2 -> 4",
+        grouped("augmentations") | embeddings("lite0", "image") | embeddings("lite2", "image") | DOWNSTREAM,
+        lambda values: values["views"].update(count=4),
+    ),
+    Change(
+        "captions 2 -> 3",
+        grouped("synthetic_captions/coca_labels")
+        | embeddings("lite0", "coca_labels")
+        | embeddings("lite2", "coca_labels")
+        | DOWNSTREAM,
+        lambda values: values["captioners"][-1].update(captions=3),
+    ),
+    Change("a logit scale", LEARNT, lambda values: values["teachers"][0].update(logit_scale=51)),
+    Change(
+        "a shard added",
+        _one_group(PER_GROUP) | LEARNT | PLAIN,
+        files=lambda folder: shutil.copy(folder / "shards" / "00002.tar", folder / "shards" / "00015.tar"),
+    ),
+    Change(
+        "a shard replaced",
+        _one_group(PER_GROUP) | LEARNT | PLAIN,
+        files=lambda folder: shutil.copy(folder / "shards" / "00002.tar", folder / "shards" / "00011.tar"),
+    ),
+    Change(
+        "a shard removed",
+        _one_group(PER_GROUP) | LEARNT | PLAIN,
+        files=lambda folder: (folder / "shards" / "00011.tar").unlink(),
+    ),
+    Change(
+        "an evaluation set added",
+        single(*(f"evaluation/{model}" for model in ("reinforced", "plain", *BOTH))),
+        lambda values: values["evaluation"].append(
+            {"name": "unseen", "url": str(DEMO / "evaluation" / "emoji-unseen-200")}
+        ),
+    ),
+    Change(
+        "batch size, workers, device, rates, a comment",
+        set(),
+        lambda values: (
+            values.update(batch=7, device="cpu", rates={"student": 1.0}),
+            values["students"][0]["train"].update(workers=0, log_every=1, checkpoint_every=3),
+        ),
+    ),
+    Change(
+        "changed and changed back",
+        set(),
+        lambda values: values["students"][1]["train"].update(seed=5),
+        back=True,
+    ),
+    Change("a stage's code, same bytes", grouped("augmentations"), code="augmentations"),
+)
+
+
+def measure() -> dict[str, Any]:
+    folder = Path(tempfile.mkdtemp(prefix="partial-reruns-"))
+    try:
+        base = folder / "base"
+        write_inputs(base)
+        compute(Pipeline(load(base / "profile.yaml")))
+        rows = []
+        for number, change in enumerate(CHANGES):
+            place = Path(shutil.copytree(base, folder / str(number)))
+            planned, computed, left = apply(change, place)
+            rows.append(
+                {
+                    "change": change.name,
+                    "planned": len(planned),
+                    "computed": len(computed),
+                    "least": len(change.least),
+                    "too_many": sorted(map(str, computed - change.least)),
+                    "too_few": sorted(map(str, change.least - computed)),
+                    "left": left,
+                }
+            )
+            print(f"{number + 1}/{len(CHANGES)} {change.name}", flush=True)
+            shutil.rmtree(place)
+    finally:
+        shutil.rmtree(folder)
+    return {"rows": rows}
+
+
+def write_inputs(folder: Path) -> None:
+    """The demo's shards and clean set, and its profile with short trainings."""
+    shutil.copytree(DEMO / "shards", folder / "shards")
+    shutil.copytree(DEMO / "corpus" / "labels", folder / "labels")
+    values = yaml.safe_load((PROFILES / "demo.yaml").read_text())
+    values = {**values, "store": "store", "sources": [{"name": "emoji", "url": "shards"}]}
+    values.pop("ledger", None)
+    values["caption_corpora"] = [
+        {"name": "labels", "url": "labels"},
+        {"name": "pairs", "url": str(DEMO / "corpus" / "labels")},
+    ]
+    values["captioners"][0]["train_on"] = "caption_corpus/pairs"
+    values["evaluation"] = [{"name": "emoji-197", "url": str(DEMO / "evaluation" / "emoji-197")}]
+    for captioner in values["captioners"]:
+        captioner["train"] = {**captioner["train"], "steps": 4, "warmup": 0}
+        captioner.setdefault("generation", {})["max_tokens"] = 6
+    for teacher in values["teachers"]:
+        teacher["locked"]["train_on"] = ["caption_corpus/pairs"]
+        teacher["locked"]["size"] = 48
+        teacher["locked"]["train"] = {**teacher["locked"]["train"], "steps": 4, "warmup": 0}
+    for student in values["students"]:
+        student["evaluate_on"] = []
+        student["train"] = {**student["train"], "steps": 2, "batch": 16, "warmup": 0, "workers": 0}
+    (folder / "profile.yaml").write_text(yaml.dump(values, Dumper=_Plain, sort_keys=False))
+
+
+def apply(change: Change, folder: Path) -> tuple[set[Pair], set[Pair], int]:
+    """Makes the change; returns the pairs that were planned and that were computed, and how many are stale after that."""
+    profile = folder / "profile.yaml"
+    before = profile.read_text()
+    values = yaml.safe_load(before)
+    change.values(values)
+    change.files(folder)
+    profile.write_text(f"# edited\n{yaml.dump(values, Dumper=_Plain, sort_keys=False)}")
+    if change.back:
+        assert compute(Pipeline(load(profile)))
+        profile.write_text(before)
+    with raised(change.code):
+        pipeline = Pipeline(load(profile))
+        planned = set(plan(pipeline).pairs)
+        computed = compute(pipeline)
+        return planned, computed, len(plan(pipeline).items)
+
+
+class _Plain(yaml.SafeDumper):
+    """Without anchors: one object in two places would be changed in both."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+@contextmanager
+def raised(stage: str | None) -> Iterator[None]:
+    """A stage's code version, raised for a while."""
+    if stage is None:
+        yield
+        return
+    before = graph.CODE_VERSIONS[stage]
+    graph.CODE_VERSIONS[stage] = f"{before} and more"
+    try:
+        yield
+    finally:
+        graph.CODE_VERSIONS[stage] = before
+
+
+def compute(pipeline: Pipeline) -> set[Pair]:
+    """Computes what is missing and returns which pairs that were."""
+    return {(asset.key, group) for asset, group in pipeline.stale() if pipeline.materialise(asset.key, group).computed}
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [f"{'change':46} {'planned':>8} {'computed':>9} {'least':>6}"]
+    for row in numbers["rows"]:
+        exact = not row["too_many"] and not row["too_few"] and not row["left"]
+        lines.append(
+            f"{row['change']:46} {row['planned']:>8} {row['computed']:>9} {row['least']:>6}  {'exact' if exact else 'NOT'}"
+        )
+        lines += [f"    computed without need: {pair}" for pair in row["too_many"]]
+        lines += [f"    not computed: {pair}" for pair in row["too_few"]]
+    return "\n".join(lines)
