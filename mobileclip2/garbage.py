@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,14 +73,16 @@ def needed_by_checkpoints(lineages: Iterable[Path]) -> set[str]:
     return {node.path for file in lineages for node in read_lineage(file).nodes.values()}
 
 
-def unneeded(pipeline: Pipeline, committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
-    """Outputs that the profile, the given commits, runs and checkpoints do not need.
+def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
+    """Outputs that neither these pipelines over one store need, nor commits, runs or checkpoints.
 
     Args:
         committed: paths that some commit's ledger names.
         lineages: files beside the checkpoints that are kept.
     """
-    keep = needed(pipeline) | needed_by_runs(pipeline) | needed_by_checkpoints(lineages) | committed
+    pipeline = pipelines[0]
+    keep = committed | needed_by_runs(pipeline) | needed_by_checkpoints(lineages)
+    keep = keep.union(*map(needed, pipelines))
     return [each for path, each in sorted(stored(pipeline).items()) if path not in keep]
 
 

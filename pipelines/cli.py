@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"
             )
         if name == "gc":
+            command.add_argument("others", nargs="*", help="other profiles that share the store, names or files")
             command.add_argument("--delete", action="store_true", help="delete what is listed")
             command.add_argument(
                 "--keep",
@@ -74,7 +75,7 @@ def _dispatch(chosen: argparse.Namespace) -> int:
     if chosen.command == "lineage":
         return show_lineage(pipeline, chosen.of)
     if chosen.command == "gc":
-        return collect(pipeline, chosen.keep, delete=chosen.delete)
+        return collect(pipeline, chosen)
     if chosen.command == "run":
         from pipelines.run import run
 
@@ -104,16 +105,17 @@ def show_lineage(pipeline: Pipeline, of: str) -> int:
     return 0
 
 
-def collect(pipeline: Pipeline, keep: list[Path], *, delete: bool) -> int:
+def collect(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     """Lists what nobody needs, and deletes it when told to."""
     from mobileclip2 import garbage
     from pipelines.show import unneeded_as_table
 
-    lineages = [file for folder in keep for file in sorted(folder.rglob("lineage.json"))]
-    outputs = garbage.unneeded(pipeline, set(), lineages)
-    if delete:
+    sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]
+    lineages = [file for folder in chosen.keep for file in sorted(folder.rglob("lineage.json"))]
+    outputs = garbage.unneeded([pipeline, *sharing], set(), lineages)
+    if chosen.delete:
         garbage.delete(pipeline, outputs)
-    print(unneeded_as_table(outputs, width=terminal_width(), deleted=delete), end="")
+    print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
     return 0
 
 

@@ -84,7 +84,7 @@ class TestLineage:
 
 class TestGarbage:
     def unneeded(self, pipeline, committed=(), lineages=()):
-        return {each.path for each in garbage.unneeded(pipeline, set(committed), lineages)}
+        return {each.path for each in garbage.unneeded([pipeline], set(committed), lineages)}
 
     def test_nothing_at_first(self, profile):
         assert self.unneeded(Pipeline(load(profile))) == set()
@@ -109,6 +109,13 @@ class TestGarbage:
         assert not any((Path(pipeline.storage.url) / path).exists() for path in left)
         # what is needed is whole
         assert list(Pipeline(load(profile)).stale()) == []
+
+    def test_another_profile_over_the_same_store_keeps_its_outputs(self, profile, capsys):
+        other = Path(shutil.copy(profile, profile.with_name("other.yaml")))
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        assert self.unneeded(pipeline)
+        assert main(["gc", str(other), "--profile", str(profile)]) == 0
+        assert "nothing to delete" in capsys.readouterr().out
 
     def test_a_commit_keeps_its_outputs(self, profile):
         old = garbage.needed(Pipeline(load(profile)))
@@ -140,7 +147,7 @@ class TestGarbage:
         work.output.write("half.parquet", b"half")
         assert work.output.prefix not in self.unneeded(pipeline)
         again = edit(profile, "count: 2, seed: 2", "count: 2, seed: 3")
-        (stored,) = [each for each in garbage.unneeded(again, set(), []) if each.path == work.output.prefix]
+        (stored,) = [each for each in garbage.unneeded([again], set(), []) if each.path == work.output.prefix]
         assert not stored.finished and stored.bytes == 4
 
 
