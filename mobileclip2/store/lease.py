@@ -60,6 +60,11 @@ def notes(storage: Storage) -> list[str]:
     return found
 
 
+def is_held(storage: Storage, name: str) -> bool:
+    """Whether somebody holds a lease now."""
+    return _held_note(storage, _key(name)) is not None
+
+
 def _key(name: str) -> str:
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
@@ -102,6 +107,8 @@ def _held_note(storage: Storage, key: str) -> str | None:
         return None if body is None or _is_void(body) else str(body["note"])
     assert isinstance(storage, LocalStorage)
     path = storage.root / key
+    if not path.exists():
+        return None
     descriptor = _lock(path)
     if descriptor is None:
         return path.read_text()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mobileclip2.store import LocalStorage, S3Storage, lease
-from mobileclip2.store.lease import hold, notes
+from mobileclip2.store.lease import hold, is_held, notes
 
 HOLD = """
 import sys, time
@@ -45,6 +45,7 @@ def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
     with hold(storage, ["b"], "from here"):
         assert sorted(notes(storage)) == ["from afar", "from here"]
+        assert is_held(storage, "a") and is_held(storage, "b") and not is_held(storage, "c")
     os.kill(elsewhere.pid, signal.SIGKILL)
     elsewhere.wait()
     assert notes(storage) == []
