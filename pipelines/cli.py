@@ -113,11 +113,13 @@ def show_lineage(pipeline: Pipeline, of: str) -> int:
 def collect(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     """Lists what nobody needs, and deletes it when told to."""
     from mobileclip2 import garbage
+    from mobileclip2.ledger.committed import committed_paths
     from pipelines.show import unneeded_as_table
 
     sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]
     lineages = [file for folder in chosen.keep for file in sorted(folder.rglob("lineage.json"))]
-    outputs = garbage.unneeded([pipeline, *sharing], set(), lineages)
+    committed = set().union(*(committed_paths(each.profile) for each in (pipeline, *sharing)))
+    outputs = garbage.unneeded([pipeline, *sharing], committed, lineages)
     if chosen.delete:
         garbage.delete(pipeline, outputs)
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")

@@ -23,6 +23,7 @@ from mobileclip2.ledger.places import (
     root,
 )
 from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, trains
+from mobileclip2.lineage import LINEAGE
 from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.report.sheets import results, training_records
 from mobileclip2.store.output import file_sha256
@@ -157,12 +158,14 @@ def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
 def _copy_checkpoint(student: Read, folder: Path) -> None:
     """A copy and no link: what a user does to it must not reach the store."""
     files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
-    names = {file.name for file in files}
+    lineage = [LINEAGE] if student.output.has(LINEAGE) else []
     for path in folder.iterdir() if folder.is_dir() else []:
-        if path.name not in names:
+        if path.name not in [*lineage, *(file.name for file in files)]:
             path.unlink()
     for file in files:
         path = folder / file.name
         if not (path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256):
             with atomic_path(path) as temporary:
                 shutil.copyfile(student.fetch(file.name), temporary)
+    for name in lineage:
+        write_text(folder / name, student.output.read(name).decode())

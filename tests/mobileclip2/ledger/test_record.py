@@ -15,10 +15,13 @@ import pytest
 import yaml
 import zc.lockfile
 
+from mobileclip2 import garbage
 from mobileclip2.errors import LedgerError
 from mobileclip2.ledger import dvc as calls
+from mobileclip2.ledger.committed import committed_paths
 from mobileclip2.ledger.places import stage_name
 from mobileclip2.ledger.record import record
+from mobileclip2.lineage import read_lineage
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import plan
 from mobileclip2.profile import load
@@ -163,6 +166,8 @@ def test_dvc_runs_a_stage_and_two_commits_compare(repository):
     losses = {rev: [row["loss"] for row in rows if row["rev"] == rev] for rev in between}
     assert [len(each) for each in losses.values()] == [4, 4] and losses["HEAD"] != losses["HEAD~1"]
 
+    assert main(["gc", "--delete", "--profile", str(repository.profile)]) == 0
+
     repository.git("checkout", "--quiet", "HEAD~1")
     repository.dvc("checkout", "--quiet")
     assert (repository.folder / "checkpoints/plain/open_clip_model.safetensors").read_bytes() == first
@@ -172,11 +177,27 @@ def test_dvc_runs_a_stage_and_two_commits_compare(repository):
     assert repository.git("status", "--porcelain") == ""
 
 
+def test_commits_name_what_they_need_of_the_store(repository):
+    pipeline = Pipeline(load(repository.profile))
+    committed = committed_paths(pipeline.profile)
+    assert committed == garbage.needed(pipeline)
+    changed = change(repository.profile, lambda v: v["students"][1]["train"].update(seed=1))
+    changed.materialise("student/plain")
+    assert committed_paths(changed.profile) == committed
+    record(changed)
+    repository.commit("two")
+    assert len(committed_paths(changed.profile)) == len(committed) + 1
+    left = garbage.unneeded([changed], set(), [])
+    assert {each.asset for each in left} == {"student/plain", "evaluation/plain"}
+    assert garbage.unneeded([changed], committed_paths(changed.profile), []) == []
+
+
 def test_a_checkpoint_is_pushed_and_pulled(repository, tmp_path):
     repository.dvc("remote", "add", "--default", "shelf", str(tmp_path / "shelf"))
     repository.dvc("push", "--quiet")
     checkpoint = repository.folder / "checkpoints" / "pupil" / "open_clip_model.safetensors"
     before = checkpoint.read_bytes()
+    assert read_lineage(checkpoint.with_name("lineage.json")).asset == "student/pupil"
     shutil.rmtree(repository.folder / "checkpoints" / "pupil")
     shutil.rmtree(repository.folder / ".dvc" / "cache")
     shutil.rmtree(repository.folder / "store")
