@@ -26,3 +26,7 @@ class StoreError(UserError):
 
 class DamagedOutput(StoreError):
     """Stored bytes differ from what their manifest says, or are gone."""
+
+
+class LedgerError(UserError):
+    """The DVC ledger cannot be written; what was computed is not touched by that."""

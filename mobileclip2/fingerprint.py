@@ -20,15 +20,19 @@ UNDECLARED: dict[str, Any] = {"undeclared": True}
 """``Field(json_schema_extra=UNDECLARED)``: the field never changes the bytes of an output."""
 
 
+def declared_fields(kind: type[BaseModel]) -> list[str]:
+    """Names of the fields that change bytes."""
+    return [
+        name
+        for name, field in kind.model_fields.items()
+        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("undeclared"))
+    ]
+
+
 def declared(value: Any) -> Any:
     """Plain JSON form of a settings object without its undeclared fields."""
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: declared(getattr(value, name))
-            for name, field in fields.items()
-            if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("undeclared"))
-        }
+        return {name: declared(getattr(value, name)) for name in declared_fields(type(value))}
     if isinstance(value, Mapping):
         return {str(key): declared(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

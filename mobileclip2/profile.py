@@ -252,8 +252,12 @@ class Profile(Settings):
     """images at once through a teacher or captioner"""
     rates: dict[str, float] = Field({}, json_schema_extra=UNDECLARED)
     """samples a second by stage or asset, for the cost of a plan while nothing was measured"""
+    ledger: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """folder of ``dvc.yaml`` in a git repository; without it no ledger is kept"""
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """where the profile's file lies; filled in on loading"""
+    file: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    """name of the profile's file in that folder; filled in on loading"""
     text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """the profile as it was written; filled in on loading"""
 
@@ -360,7 +364,8 @@ def parse(text: str, *, origin: Path) -> Profile:
     if not isinstance(values, dict):
         raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
     try:
-        return Profile.model_validate({**values, "folder": str(origin.parent.resolve()), "text": text})
+        filled_in = {"folder": str(origin.parent.resolve()), "file": origin.name, "text": text}
+        return Profile.model_validate({**values, **filled_in})
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg'].removeprefix('Value error, ')}"

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from mobileclip2.errors import UserError
+from mobileclip2.errors import LedgerError, UserError
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 from pipelines.profiles import profile_path
@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         "run": "materialise what is missing, in order, through Dagster",
         "lineage": "show what a checkpoint was made from, down to shards and weights",
         "gc": "list what the store holds that no profile, commit, run or kept checkpoint needs",
+        "ledger": "write the DVC ledger of what is materialised; computes nothing",
         "report": "write the HTML report of what is materialised and print the table of results",
     }.items():
         command = commands.add_parser(name, help=explanation)
@@ -80,8 +81,12 @@ def _dispatch(chosen: argparse.Namespace) -> int:
         from pipelines.run import run
 
         run(pipeline, chosen.assets)
+        if pipeline.profile.ledger:
+            keep_ledger(pipeline, chosen.assets)
         if chosen.assets:
             return 0
+    if chosen.command == "ledger":
+        return ledger(pipeline)
     return report(pipeline, chosen.report)
 
 
@@ -108,11 +113,13 @@ def show_lineage(pipeline: Pipeline, of: str) -> int:
 def collect(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     """Lists what nobody needs, and deletes it when told to."""
     from mobileclip2 import garbage
+    from mobileclip2.ledger.committed import committed_paths
     from pipelines.show import unneeded_as_table
 
     sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]
     lineages = [file for folder in chosen.keep for file in sorted(folder.rglob("lineage.json"))]
-    outputs = garbage.unneeded([pipeline, *sharing], set(), lineages)
+    committed = set().union(*(committed_paths(each.profile) for each in (pipeline, *sharing)))
+    outputs = garbage.unneeded([pipeline, *sharing], committed, lineages)
     if chosen.delete:
         garbage.delete(pipeline, outputs)
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
@@ -147,6 +154,30 @@ def report(pipeline: Pipeline, path: Path) -> int:
         console.print(f"{highlight.label}: {highlight.value} ({highlight.note})", markup=False)
     console.print(f"report: {path}", markup=False)
     return 0
+
+
+def ledger(pipeline: Pipeline) -> int:
+    """Writes the DVC ledger of what is materialised."""
+    from mobileclip2.ledger.record import record
+
+    recorded = record(pipeline)
+    print(f"ledger: {len(recorded.current)} of {len(pipeline.graph)} stages recorded", end="")
+    print(f"; to be computed: {', '.join(recorded.missing)}" if recorded.missing else "")
+    return 0
+
+
+def keep_ledger(pipeline: Pipeline, assets: list[str]) -> None:
+    """The ledger after a run; where it cannot be written the run is no failure for that."""
+    from mobileclip2.ledger.dvc import called_by_dvc
+    from mobileclip2.ledger.record import write_files
+
+    if called_by_dvc():
+        write_files(pipeline, assets)
+        return
+    try:
+        ledger(pipeline)
+    except LedgerError as error:
+        print(f"mobileclip2: ledger not written: {error}", file=sys.stderr)
 
 
 def check(pipeline: Pipeline) -> int:

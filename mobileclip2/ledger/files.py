@@ -1,0 +1,171 @@
+"""The ledger's own files, written from the store: small, the same from run to run, and readable in a diff."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mobileclip2.evaluation.results import main_name
+from mobileclip2.graph import Asset
+from mobileclip2.ledger.params import declared_by_name
+from mobileclip2.ledger.places import (
+    accuracy_file,
+    asset_file,
+    checkpoint_folder,
+    loss_file,
+    metrics_file,
+    params_file,
+    root,
+)
+from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, trains
+from mobileclip2.lineage import LINEAGE
+from mobileclip2.pipeline import Pipeline, Read
+from mobileclip2.report.sheets import results, training_records
+from mobileclip2.store.output import file_sha256
+from mobileclip2.store.storage import atomic_path
+
+MAX_ROWS = 200
+"""of a curve; a longer training leaves every n-th step"""
+
+CHECKPOINT = "open_clip_"
+"""how the names of the files begin that plain open_clip reads"""
+
+
+def is_current(pipeline: Pipeline, asset: Asset) -> bool:
+    """Whether the store has all that the present profile calls for."""
+    return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
+
+
+def write_asset(pipeline: Pipeline, asset: Asset) -> None:
+    """Writes what the ledger keeps of an asset. Of one that must be computed the files go, and a checkpoint stays."""
+    folder = ledger_folder(pipeline.profile)
+    texts = _texts(pipeline, asset) if is_current(pipeline, asset) else {}
+    for path in kept_in_git(pipeline.profile, asset):
+        if path in texts:
+            write_text(folder / path, texts[path])
+        else:
+            (folder / path).unlink(missing_ok=True)
+    if texts and asset.stage == "student":
+        (read,) = pipeline.read(asset.key)
+        _copy_checkpoint(read, folder / checkpoint_folder(asset.name))
+
+
+def write_params(pipeline: Pipeline) -> None:
+    text = json.dumps(declared_by_name(pipeline.profile), indent=1, ensure_ascii=False) + "\n"
+    write_text(ledger_folder(pipeline.profile) / params_file(pipeline.profile), text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file unless it says that already."""
+    if not path.is_file() or path.read_text() != text:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+
+
+def drop_unknown(pipeline: Pipeline) -> None:
+    """Deletes what the ledger holds of assets that the profile no longer has."""
+    profile = pipeline.profile
+    known = {params_file(profile)}
+    known.update(path for asset in pipeline.graph.values() for path in kept_in_git(profile, asset))
+    folder = ledger_folder(profile)
+    for path in sorted((folder / root(profile)).rglob("*"), reverse=True):
+        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _texts(pipeline: Pipeline, asset: Asset) -> dict[str, str]:
+    """Path -> content of everything in git of an asset that is current."""
+    profile = pipeline.profile
+    texts = {asset_file(profile, asset.key): _outputs(pipeline, asset)}
+    if trains(profile, asset):
+        records = training_records(pipeline, asset.key)
+        texts[loss_file(profile, asset.key)] = _losses(records)
+        if sets := evaluated_on(profile, asset):
+            texts[accuracy_file(profile, asset.key)] = _accuracies(records, sets)
+    if asset.stage == "evaluation":
+        texts[metrics_file(profile, asset.name)] = _metrics(pipeline, asset)
+    return texts
+
+
+def _outputs(pipeline: Pipeline, asset: Asset) -> str:
+    """One line an output, so that a diff shows which group and part changed."""
+    lines = []
+    for read in pipeline.read(asset.key):
+        head = read.head
+        outside = {role: head.inputs[role] for role in asset.parts[head.part].externals}
+        output = {
+            **({"group": head.group} if head.group else {}),
+            "part": head.part,
+            "fingerprint": head.fingerprint,
+            "data_version": head.data_version,
+            "samples": head.samples,
+            "skipped": head.skipped,
+            "bytes": head.size,
+            "path": read.output.prefix,
+            **({"outside": outside} if outside else {}),
+        }
+        lines.append(f"  {json.dumps(output)}")
+    names = json.dumps({"asset": asset.key, "code_version": asset.code_version})
+    return f'{names[:-1]}, "outputs": [\n' + ",\n".join(lines) + "\n]}\n"
+
+
+def _metrics(pipeline: Pipeline, asset: Asset) -> str:
+    """``{set: {metric: value}}``, undefined ones left out."""
+    found = {
+        result.key: {name: value for name, value in result.metrics.items() if value is not None}
+        for result in results(pipeline, asset.name)
+    }
+    return json.dumps(found, indent=1) + "\n"
+
+
+def _losses(records: Sequence[Mapping[str, Any]]) -> str:
+    """Step, loss and learning rate, of the last step in any case."""
+    names = ["step", "loss", "lr"]
+    every = -(-len(records) // MAX_ROWS)
+    kept = [record for number, record in enumerate(records, 1) if number % every == 0 or number == len(records)]
+    return _csv(names, ([record[name] for name in names] for record in kept[-MAX_ROWS:]))
+
+
+def _accuracies(records: Iterable[Mapping[str, Any]], sets: list[str]) -> str:
+    """Step and the main metric of every set, where the training was evaluated."""
+    rows = []
+    for record in records:
+        row = [record["step"]]
+        for name in sets:
+            metrics = {key.rpartition("/")[2]: value for key, value in record.items() if key.rpartition("/")[0] == name}
+            if main := main_name(name, metrics):
+                row.append(metrics[main])
+        if len(row) == 1 + len(sets):
+            rows.append(row)
+    return _csv(["step", *sets], rows)
+
+
+def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
+    written = io.StringIO()
+    table = csv.writer(written, lineterminator="\n")
+    table.writerow(names)
+    table.writerows(rows)
+    return written.getvalue()
+
+
+def _copy_checkpoint(student: Read, folder: Path) -> None:
+    """A copy and no link: what a user does to it must not reach the store."""
+    files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
+    lineage = [LINEAGE] if student.output.has(LINEAGE) else []
+    for path in folder.iterdir() if folder.is_dir() else []:
+        if path.name not in [*lineage, *(file.name for file in files)]:
+            path.unlink()
+    for file in files:
+        path = folder / file.name
+        if not (path.is_file() and path.stat().st_size == file.size and file_sha256(path) == file.sha256):
+            with atomic_path(path) as temporary:
+                shutil.copyfile(student.fetch(file.name), temporary)
+    for name in lineage:
+        write_text(folder / name, student.output.read(name).decode())

@@ -1,0 +1,131 @@
+"""``dvc.yaml``: the asset graph of a profile as DVC's stages, one for each asset."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mobileclip2.contents import External, Folder, GroupShards, Pinned
+from mobileclip2.graph import Asset, Graph
+from mobileclip2.ledger.params import params
+from mobileclip2.ledger.places import (
+    accuracy_file,
+    asset_file,
+    checkpoint_folder,
+    loss_file,
+    metrics_file,
+    params_file,
+    stage_name,
+)
+from mobileclip2.profile import Profile
+
+
+def ledger_folder(profile: Profile) -> Path:
+    """Where ``dvc.yaml`` lies."""
+    assert profile.ledger is not None
+    return Path(profile.locate(profile.ledger))
+
+
+def header(profile: Profile) -> str:
+    """First line of ``dvc.yaml``: whose it is."""
+    return f"# The asset graph of {profile_file(profile)}, written by mobileclip2; change the profile instead.\n"
+
+
+def profile_file(profile: Profile) -> str:
+    """The profile's file as seen from the ledger's folder."""
+    return Path(os.path.relpath(Path(profile.folder) / profile.file, ledger_folder(profile))).as_posix()
+
+
+def pipeline_text(profile: Profile, graph: Graph) -> str:
+    """The whole text of ``dvc.yaml``, from a profile and its graph alone."""
+    content = {
+        "stages": {stage_name(asset.key): _stage(profile, asset) for asset in graph.values()},
+        # the profile too, or `dvc params diff` joins the items of its lists that stages name one by one, and wrongly so
+        "params": [params_file(profile), profile_file(profile)],
+        "plots": [plot for asset in graph.values() for plot in _plots(profile, asset)],
+    }
+    return header(profile) + yaml.safe_dump(content, sort_keys=False, width=1000, allow_unicode=True)
+
+
+def trains(profile: Profile, asset: Asset) -> bool:
+    """Whether an asset is a training, which leaves a curve, and not given weights or data."""
+    match asset.stage:
+        case "student":
+            return True
+        case "captioner":
+            return profile.captioner(asset.name).train is not None
+        case "teacher":
+            return profile.teacher(asset.name).locked is not None
+    return False
+
+
+def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
+    """The sets on which an asset is evaluated while it trains."""
+    return list(profile.student(asset.name).evaluate_on) if asset.stage == "student" else []
+
+
+def kept_in_git(profile: Profile, asset: Asset) -> list[str]:
+    """The files that the ledger keeps of an asset."""
+    files = [asset_file(profile, asset.key)]
+    if trains(profile, asset):
+        files.append(loss_file(profile, asset.key))
+    if evaluated_on(profile, asset):
+        files.append(accuracy_file(profile, asset.key))
+    if asset.stage == "evaluation":
+        files.append(metrics_file(profile, asset.name))
+    return files
+
+
+def _stage(profile: Profile, asset: Asset) -> dict[str, Any]:
+    stage: dict[str, Any] = {
+        "desc": asset.description,
+        "cmd": f"mobileclip2 run {asset.key} --profile {shlex.quote(profile_file(profile))}",
+    }
+    outside = [place for external in _externals(asset) for place in _places(profile, external)]
+    if deps := [*(asset_file(profile, upstream) for upstream in asset.upstream), *dict.fromkeys(outside)]:
+        stage["deps"] = deps
+    if fields := params(profile, asset):
+        stage["params"] = [{profile_file(profile): fields}]
+    kept, metrics = kept_in_git(profile, asset), metrics_file(profile, asset.name)
+    stage["outs"] = [_in_git(path) for path in kept if path != metrics]
+    if asset.stage == "student":
+        stage["outs"].append(checkpoint_folder(asset.name))
+    if metrics in kept:
+        stage["metrics"] = [_in_git(metrics)]
+    return stage
+
+
+def _in_git(path: str) -> dict[str, Any]:
+    return {path: {"cache": False}}
+
+
+def _plots(profile: Profile, asset: Asset) -> list[dict[str, Any]]:
+    plots = []
+    if trains(profile, asset):
+        plots.append({f"{asset.key} loss": {"x": "step", "y": {loss_file(profile, asset.key): "loss"}}})
+    if sets := evaluated_on(profile, asset):
+        plots.append({f"{asset.key} accuracy": {"x": "step", "y": {accuracy_file(profile, asset.key): sets}}})
+    return plots
+
+
+def _externals(asset: Asset) -> list[External]:
+    return [external for part in asset.parts.values() for external in part.externals.values()]
+
+
+def _places(profile: Profile, external: External) -> list[str]:
+    """Where an outside input lies in the ledger's folder; of what lies elsewhere the ledger's files name the content."""
+    urls: list[str]
+    match external:
+        case GroupShards():
+            urls = [source.url for source in profile.sources]
+        case Folder(url):
+            urls = [url]
+        case Pinned(weights):
+            urls = [weights.path] if weights.path else []
+    root = ledger_folder(profile)
+    local = [Path(profile.locate(url)) for url in urls if "://" not in url]
+    return [path.relative_to(root).as_posix() for path in local if root in path.parents]

@@ -1,0 +1,73 @@
+"""``dvc.yaml`` cannot drift from the asset graph."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mobileclip2.graph import build_graph
+from mobileclip2.ledger.places import asset_file, asset_key, stage_name
+from mobileclip2.ledger.stages import pipeline_text
+from mobileclip2.profile import load
+from pipelines.profiles import profile_path
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load(profile_path("demo"))
+
+
+@pytest.fixture(scope="module")
+def graph(demo):
+    return build_graph(demo)
+
+
+@pytest.fixture(scope="module")
+def stages(demo, graph):
+    return yaml.safe_load(pipeline_text(demo, graph))["stages"]
+
+
+def test_the_file_in_the_repository_is_the_generated_one(demo, graph):
+    assert (ROOT / "dvc.yaml").read_text() == pipeline_text(demo, graph), "run 'mobileclip2 ledger' and commit dvc.yaml"
+
+
+def test_every_asset_is_a_stage_and_every_edge_a_dependency(demo, graph, stages):
+    assert [asset_key(name) for name in stages] == list(graph)
+    for asset in graph.values():
+        stage = stages[stage_name(asset.key)]
+        read = [dep for dep in stage.get("deps", []) if dep.startswith("ledger/")]
+        assert read == [asset_file(demo, upstream) for upstream in asset.upstream]
+        assert asset_file(demo, asset.key) in {name for out in stage["outs"] for name in out}
+        assert stage["cmd"] == f"mobileclip2 run {asset.key} --profile pipelines/profiles/demo.yaml"
+
+
+def test_local_data_is_a_dependency_of_who_reads_it(stages):
+    assert stages["raw_shards"]["deps"] == ["demo/shards"]
+    assert stages["caption_corpus-labels"]["deps"] == ["demo/corpus/labels"]
+    assert "demo/evaluation/emoji-861" in stages["student-plain"]["deps"]
+    assert "demo/evaluation/emoji-retrieval" not in stages["student-plain"]["deps"]
+    assert "demo/evaluation/emoji-retrieval" in stages["evaluation-lite0"]["deps"]
+
+
+def test_what_lies_in_a_bucket_or_elsewhere_is_no_dependency(demo):
+    source = demo.sources[0]
+    for url in ("s3://bucket/shards", "../../../elsewhere"):
+        moved = demo.model_copy(update={"sources": (source.model_copy(update={"url": url}),)})
+        stages = yaml.safe_load(pipeline_text(moved, build_graph(moved)))["stages"]
+        assert "deps" not in stages["raw_shards"]
+
+
+@pytest.mark.slow
+def test_dvc_sees_the_same_edges(demo, graph, tmp_path):
+    dvc = [sys.executable, "-m", "dvc"]
+    subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text(pipeline_text(demo, graph))
+    dot = subprocess.run([*dvc, "dag", "--dot"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    edges = {(asset_key(a), asset_key(b)) for a, b in re.findall(r'^"([\w-]+)" -> "([\w-]+)";$', dot, re.M)}
+    assert edges == {(upstream, asset.key) for asset in graph.values() for upstream in asset.upstream}
+    assert len(edges) > 30
