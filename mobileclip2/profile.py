@@ -254,6 +254,8 @@ class Profile(Settings):
     """samples a second by stage or asset, for the cost of a plan while nothing was measured"""
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """where the profile's file lies; filled in on loading"""
+    file: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    """the profile's path; filled in on loading"""
     text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """the profile as it was written; filled in on loading"""
 
@@ -360,7 +362,8 @@ def parse(text: str, *, origin: Path) -> Profile:
     if not isinstance(values, dict):
         raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
     try:
-        return Profile.model_validate({**values, "folder": str(origin.parent.resolve()), "text": text})
+        origin = origin.resolve()
+        return Profile.model_validate({**values, "folder": str(origin.parent), "file": str(origin), "text": text})
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg'].removeprefix('Value error, ')}"
