@@ -257,7 +257,7 @@ class Profile(Settings):
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """where the profile's file lies; filled in on loading"""
     file: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
-    """name of the profile's file in that folder; filled in on loading"""
+    """the profile's path; filled in on loading"""
     text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """the profile as it was written; filled in on loading"""
 
@@ -364,8 +364,8 @@ def parse(text: str, *, origin: Path) -> Profile:
     if not isinstance(values, dict):
         raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
     try:
-        filled_in = {"folder": str(origin.parent.resolve()), "file": origin.name, "text": text}
-        return Profile.model_validate({**values, **filled_in})
+        origin = origin.resolve()
+        return Profile.model_validate({**values, "folder": str(origin.parent), "file": str(origin), "text": text})
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg'].removeprefix('Value error, ')}"

@@ -114,10 +114,12 @@ def collect(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     """Lists what nobody needs, and deletes it when told to."""
     from mobileclip2 import garbage
     from mobileclip2.ledger.committed import committed_paths
+    from mobileclip2.ledger.stages import checkpoints_folder
     from pipelines.show import unneeded_as_table
 
     sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]
-    lineages = [file for folder in chosen.keep for file in sorted(folder.rglob("lineage.json"))]
+    kept = [*chosen.keep, *(checkpoints_folder(each.profile) for each in (pipeline, *sharing) if each.profile.ledger)]
+    lineages = [file for folder in kept for file in sorted(folder.rglob("lineage.json"))]
     committed = set().union(*(committed_paths(each.profile) for each in (pipeline, *sharing)))
     outputs = garbage.unneeded([pipeline, *sharing], committed, lineages)
     if chosen.delete:

@@ -17,7 +17,11 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
+from pipelines.current import current
+from pipelines.processes import mark
 from pipelines.profiles import profile_path
+from pipelines.refresh import refresh_job
+from pipelines.sensors import refresh_when_changed, show_what_is_current
 
 STAGES = (
     raw_shards,
@@ -33,17 +37,38 @@ STAGES = (
 
 
 def definitions(pipeline: Pipeline) -> dg.Definitions:
+    """Everything that the UI shows of one pipeline."""
+    check = current(pipeline)
+    return dg.Definitions.merge(
+        stages(pipeline),
+        dg.Definitions(
+            asset_checks=[check],
+            jobs=[
+                refresh_job,
+                dg.define_asset_job(
+                    "check_current",
+                    dg.AssetSelection.checks(check),
+                    description="Says of every asset whether it is current, what is missing and why. Computes nothing.",
+                ),
+            ],
+            sensors=[refresh_when_changed(pipeline), show_what_is_current(pipeline)],
+        ),
+    )
+
+
+def stages(pipeline: Pipeline) -> dg.Definitions:
     """All assets of one pipeline, with the pipeline as their resource."""
-    assets = [asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)]
     return dg.Definitions(
-        assets=assets,
-        resources={"pipeline": dg.ResourceDefinition(lambda _: _fresh(pipeline))},
+        assets=[asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)],
+        resources={"pipeline": dg.ResourceDefinition(lambda context: _fresh(pipeline, context))},
         executor=dg.in_process_executor,
     )
 
 
-def _fresh(pipeline: Pipeline) -> Pipeline:
+def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
     """A run looks at the store and the outside inputs as they are when it starts."""
+    if context.instance and context.run:
+        mark(context.instance, context.run.run_id)
     pipeline.forget()
     return pipeline
 

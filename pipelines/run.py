@@ -6,8 +6,9 @@ import logging
 import os
 import socket
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Protocol
 
 import dagster as dg
 from rich.console import Console
@@ -21,6 +22,7 @@ from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import selected
 from mobileclip2.progress import Step
 from mobileclip2.store.lease import hold
+from pipelines.current import report_current
 
 
 def instance() -> dg.DagsterInstance:
@@ -33,27 +35,57 @@ def instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
+class Watch(Protocol):
+    """Whoever shows where a refresh is."""
+
+    def begin(self, asset: Asset, group: str | None) -> None: ...
+
+    def step(self, step: Step) -> None: ...
+
+    def end(self, asset: Asset, group: str | None) -> None:
+        """Also called, without ``begin``, for what was there already."""
+
+
 def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
+    """:func:`refresh` with a live display in a terminal, into the instance of this checkout."""
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    total = sum(len(pipeline.groups(pipeline.graph[key])) for key in selected(pipeline, only))
+    with instance() as dagster, Display(total) as display:
+        return refresh(pipeline, dagster, only, display)
+
+
+def refresh(
+    pipeline: Pipeline,
+    dagster: dg.DagsterInstance,
+    only: list[str] | None,
+    watch: Watch,
+    tags: dict[str, str] | None = None,
+) -> int:
     """Materialises every missing part in order, or those of some assets and all they need; returns how many runs that took.
+
+    Then every asset says whether it is current.
 
     Raises:
         UserError: a stage failed; what it said, without a traceback. What was finished is kept.
     """
-    from pipelines.definitions import definitions
+    from pipelines.definitions import stages
 
-    logging.getLogger("dagster").setLevel(logging.ERROR)
-    repository = definitions(pipeline).get_repository_def()
-    wanted = [pipeline.graph[key] for key in selected(pipeline, only)]
-    total = sum(1 for asset in wanted for _ in pipeline.groups(asset))
+    repository = stages(pipeline).get_repository_def()
     runs = 0
-    with instance() as dagster, running(pipeline), Display(total) as display:
-        for asset in wanted:
-            for group in pipeline.groups(asset):
-                if pipeline.missing(asset, group):
-                    display.begin(asset, group)
-                    materialise(repository, dagster, asset, group)
-                    runs += 1
-                display.end(asset, group)
+    WATCHERS.append(watch.step)
+    try:
+        with running(pipeline):
+            for asset in [pipeline.graph[key] for key in selected(pipeline, only)]:
+                for group in pipeline.groups(asset):
+                    if pipeline.missing(asset, group):
+                        watch.begin(asset, group)
+                        materialise(repository, dagster, asset, group, tags)
+                        runs += 1
+                    watch.end(asset, group)
+    finally:
+        WATCHERS.remove(watch.step)
+        with suppress(UserError):  # an outside input is gone: the stage that reads it has said so
+            report_current(pipeline, dagster)
     return runs
 
 
@@ -63,7 +95,11 @@ def running(pipeline: Pipeline) -> AbstractContextManager[None]:
 
 
 def materialise(
-    repository: dg.RepositoryDefinition, dagster: dg.DagsterInstance, asset: Asset, group: str | None
+    repository: dg.RepositoryDefinition,
+    dagster: dg.DagsterInstance,
+    asset: Asset,
+    group: str | None,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """One Dagster run in this process for one asset and group.
 
@@ -77,6 +113,7 @@ def materialise(
         partition_key=group,
         raise_on_error=False,
         run_config={"loggers": {"console": QUIET}},
+        tags={**(tags or {}), "dagster/max_retries": "0"},  # only what Dagster has launched can it launch again
     )
     if not result.success:
         raise _cause(result, asset, group)
@@ -116,14 +153,12 @@ class Display:
         self.started = 0.0
 
     def __enter__(self) -> Display:
-        WATCHERS.append(self.step)
         self.bars.start()
         self.all = self.bars.add_task("all assets and groups", total=self.total, numbers="")
         self.current = self.bars.add_task("", total=None, numbers="", visible=False)
         return self
 
     def __exit__(self, *_: object) -> None:
-        WATCHERS.remove(self.step)
         self.bars.stop()
 
     def begin(self, asset: Asset, group: str | None) -> None:

@@ -14,8 +14,9 @@ from rich.tree import Tree
 
 from mobileclip2.cost import Cost
 from mobileclip2.garbage import Stored
+from mobileclip2.graph import WHOLE
 from mobileclip2.lineage import Lineage, branches
-from mobileclip2.plan import Plan, rows
+from mobileclip2.plan import Plan, Row, rows
 
 SHOWN_REASONS = 4
 """of each row of the table; the JSON has all"""
@@ -37,10 +38,8 @@ def plan_as_table(plan: Plan, *, width: int) -> str:
     for name, total in zip(("samples", "bytes", "time"), cells(plan.cost), strict=True):
         table.add_column(name, justify="right", footer=total, no_wrap=True)
     for row in rows(plan):
-        groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
-        parts = "" if row.parts == ("whole",) else _span(list(row.parts))
         # texts, not markup: a field's list is written in brackets
-        table.add_row(row.asset, groups, parts, Text(_why(row.reasons)), *cells(row.cost))
+        table.add_row(row.asset, *groups_and_parts(row), Text(why(row)), *cells(row.cost))
     return _printed(table, width) + (UNKNOWN if plan.cost.unknown else "")
 
 
@@ -127,9 +126,16 @@ def cells(cost: Cost) -> tuple[str, str, str]:
     return samples, size, seconds
 
 
-def _why(reasons: tuple[str, ...]) -> str:
-    more = len(reasons) - SHOWN_REASONS
-    return "; ".join(reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
+def groups_and_parts(row: Row) -> tuple[str, str]:
+    """Each as a span, ``g00..g03 (4)``; empty where there is only one thing it could be."""
+    groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
+    return groups, "" if row.parts == (WHOLE,) else _span(list(row.parts))
+
+
+def why(row: Row) -> str:
+    """The first reasons of a row."""
+    more = len(row.reasons) - SHOWN_REASONS
+    return "; ".join(row.reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _span(names: list[str]) -> str:

@@ -7,6 +7,7 @@ from mobileclip2.profile import Profile
 PIPELINE = "dvc.yaml"
 METRICS = "metrics"
 CURVES = "curves"
+CHECKPOINTS = "checkpoints"
 
 
 def stage_name(key: str) -> str:
@@ -47,4 +48,4 @@ def accuracy_file(profile: Profile, key: str) -> str:
 
 def checkpoint_folder(student: str) -> str:
     """A copy of a student as plain open_clip reads it; in DVC's cache and not in git."""
-    return f"checkpoints/{student}"
+    return f"{CHECKPOINTS}/{student}"

@@ -13,6 +13,7 @@ from mobileclip2.contents import External, Folder, GroupShards, Pinned
 from mobileclip2.graph import Asset, Graph
 from mobileclip2.ledger.params import params
 from mobileclip2.ledger.places import (
+    CHECKPOINTS,
     accuracy_file,
     asset_file,
     checkpoint_folder,
@@ -30,6 +31,11 @@ def ledger_folder(profile: Profile) -> Path:
     return Path(profile.locate(profile.ledger))
 
 
+def checkpoints_folder(profile: Profile) -> Path:
+    """Where the copies of all students lie."""
+    return ledger_folder(profile) / CHECKPOINTS
+
+
 def header(profile: Profile) -> str:
     """First line of ``dvc.yaml``: whose it is."""
     return f"# The asset graph of {profile_file(profile)}, written by mobileclip2; change the profile instead.\n"
@@ -37,7 +43,7 @@ def header(profile: Profile) -> str:
 
 def profile_file(profile: Profile) -> str:
     """The profile's file as seen from the ledger's folder."""
-    return Path(os.path.relpath(Path(profile.folder) / profile.file, ledger_folder(profile))).as_posix()
+    return Path(os.path.relpath(profile.file, ledger_folder(profile))).as_posix()
 
 
 def pipeline_text(profile: Profile, graph: Graph) -> str:

@@ -15,14 +15,6 @@ def pipeline(tiny) -> Pipeline:
     return Pipeline(load(tiny))
 
 
-@pytest.fixture
-def instance(tmp_path):
-    home = tmp_path / "dagster"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
-
-
 def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
     asset = pipeline.graph["raw_shards"]
     materialise(definitions(pipeline).get_repository_def(), instance, asset, "g00")

@@ -67,6 +67,13 @@ class Page:
 
         self.until(clicked, f"something to click at {xpath}")
 
+    def write_code(self, text: str) -> None:
+        """Replaces what stands in the page's code editor."""
+        write = (
+            "const box = document.querySelector('.CodeMirror'); box?.CodeMirror.setValue(arguments[0]); return !!box"
+        )
+        self.until(lambda: self.driver.execute_script(write, text), "a code editor")
+
     def all(self, xpath: str) -> list[WebElement]:
         return self.driver.find_elements(By.XPATH, xpath)
 

@@ -133,6 +133,31 @@ def test_an_asset_without_groups_is_materialised_from_its_page(page: Page, pipel
     see_metadata(page, samples="12", skipped="0", data_version=read.manifest.data_version)
 
 
+def test_the_job_refresh_is_launched_from_its_launchpad(page: Page, pipeline: Pipeline) -> None:
+    """Only the cheap assets; one group and the corpus are there already when the tests above have run."""
+    page.open("/jobs")
+    page.see("refresh", "check_current")
+    page.click("//a[normalize-space()='refresh']")
+    page.click("//a[normalize-space()='Launchpad']")
+    config = {"ops": {"materialise_missing": {"config": {"assets": ["augmentations", "caption_corpus/clean"]}}}}
+    page.write_code(json.dumps(config))
+    page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
+    page.see("Success", but_not="Failure")
+    pipeline.forget()
+    for key in ("raw_shards", "augmentations", "caption_corpus/clean"):
+        asset = pipeline.graph[key]
+        assert [pipeline.missing(asset, group) for group in pipeline.groups(asset)] == [[]] * len(
+            pipeline.groups(asset)
+        )
+
+
+def test_an_asset_page_shows_whether_it_is_current(page: Page, profile: Path) -> None:
+    page.open("/assets/augmentations?view=checks")
+    page.see("current", "Passed")
+    page.open("/assets/student/pupil?view=checks")
+    page.see("current", "to be computed: new; upstream reinforced_dataset")
+
+
 def test_pages_ask_no_other_host(page: Page) -> None:
     page.open("/")
     page.see("Overview")

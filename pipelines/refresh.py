@@ -1,0 +1,98 @@
+"""The job ``refresh``: what ``mobileclip2 run`` does, from the UI."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.materialize import LOG_EVERY_SECONDS
+from mobileclip2.errors import UserError
+from mobileclip2.graph import Asset
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.plan import Plan, plan, rows
+from mobileclip2.progress import Step
+from pipelines.show import cells, groups_and_parts, why
+
+COLUMNS = ("asset", "groups", "parts", "why", "samples", "bytes", "time")
+REFRESH_TAG = "mobileclip2/refresh"
+"""on each run of an asset and group: the id of the refresh that it belongs to"""
+
+
+class RefreshConfig(dg.Config):
+    assets: list[str] = Field(
+        default=[],
+        description="Only these and what they need, such as student/reinforced; empty for everything.",
+    )
+
+
+@dg.op(out={"plan": dg.Out(dg.Nothing), "done": dg.Out(dg.Nothing)})
+def materialise_missing(
+    context: dg.OpExecutionContext, config: RefreshConfig, pipeline: dg.ResourceParam[Pipeline]
+) -> Iterator[dg.Output[None]]:
+    """Each asset and group in a run of its own. The output ``plan`` comes first: what will be computed, and why."""
+    from pipelines.run import refresh
+
+    try:
+        planned = plan(pipeline, config.assets)
+        yield dg.Output(None, "plan", metadata=plan_metadata(planned))
+        log = Log(context, len(planned.pairs))
+        runs = refresh(pipeline, context.instance, config.assets, log, {REFRESH_TAG: context.run_id})
+    except UserError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    yield dg.Output(None, "done", metadata={"runs": runs})
+
+
+@dg.job(
+    name="refresh",
+    description="Computes what is missing or has changed, in order: exactly what 'mobileclip2 plan' shows.",
+    executor_def=dg.in_process_executor,
+)
+def refresh_job() -> None:
+    materialise_missing()
+
+
+def plan_metadata(planned: Plan) -> dict[str, Any]:
+    """The plan's table and sums."""
+    samples, size, seconds = cells(planned.cost)
+    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in COLUMNS])
+    records = [
+        dg.TableRecord(dict(zip(COLUMNS, (row.asset, *groups_and_parts(row), why(row), *cells(row.cost)), strict=True)))
+        for row in rows(planned)
+    ]
+    return {
+        "pairs": len(planned.pairs),
+        "reused": planned.reused,
+        "samples": samples,
+        "bytes": size,
+        "time": seconds,
+        "plan": dg.MetadataValue.table(records, schema),
+    }
+
+
+class Log:
+    """Shows a refresh in the log of its op: what begins, how far it is, how long it took."""
+
+    def __init__(self, context: dg.OpExecutionContext, total: int) -> None:
+        self._log, self._total = context.log, total
+        self._begun = 0
+        self._place = ""
+        self._started = self._last = 0.0
+
+    def begin(self, asset: Asset, group: str | None) -> None:
+        self._begun += 1
+        self._place = f"[{self._begun}/{self._total}] {asset.key}{f' [{group}]' if group else ''}"
+        self._started = self._last = time.monotonic()
+        self._log.info(self._place)
+
+    def step(self, step: Step) -> None:
+        now = time.monotonic()
+        if now - self._last >= LOG_EVERY_SECONDS:
+            self._last = now
+            self._log.info(f"{self._place}: {step.done}/{step.total} {step.unit}")
+
+    def end(self, asset: Asset, group: str | None) -> None:
+        if self._place:
+            self._log.info(f"{self._place}: {time.monotonic() - self._started:.1f} s")
+        self._place = ""
