@@ -209,6 +209,7 @@ def write_inputs(folder: Path) -> None:
         {"name": "labels", "url": "labels"},
         {"name": "pairs", "url": str(DEMO / "corpus" / "labels")},
     ]
+    values["views"]["count"] = 2
     values["captioners"][0]["train_on"] = "caption_corpus/pairs"
     values["evaluation"] = [{"name": "emoji-197", "url": str(DEMO / "evaluation" / "emoji-197")}]
     for captioner in values["captioners"]:
