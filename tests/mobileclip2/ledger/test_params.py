@@ -165,8 +165,9 @@ def test_weights_count_by_what_they_are(tiny):
 
 
 def test_two_profiles_compare_by_name():
-    fields = declared_by_name(load(profile_path("demo")))
-    assert fields["teachers"]["lite2"]["logit_scale"] == 20
+    profile = load(profile_path("demo"))
+    fields = declared_by_name(profile)
+    assert fields["teachers"]["lite2"]["logit_scale"] == profile.teacher("lite2").logit_scale
     assert fields["students"]["plain"]["train"]["seed"] == 0
     assert fields["dataset"]["teachers"] == ["lite0", "lite2"]
     assert not {"store", "device", "ledger"} & set(fields) and "workers" not in fields["students"]["plain"]["train"]
