@@ -31,16 +31,16 @@ def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> 
     return max(1, min(wanted, shards, MAX_CHUNKS))
 
 
+def group_samples(work: Work) -> int:
+    """Samples of the work's group as its inputs count them; 0 where nobody has counted yet."""
+    heads = [read.head for part in work.parts for reads in part.inputs.values() for read in reads]
+    return max((head.samples for head in heads if head.group and head.group == work.group), default=0)
+
+
 def seconds_a_shard(work: Work) -> float | None:
     """What a shard takes one device, all missing parts together, from the rate that was measured or the profile states."""
     rate = Costs(work.pipeline).rate(work.asset)
-    samples = [
-        read.head.samples
-        for part in work.parts
-        for reads in part.inputs.values()
-        for read in reads
-        if read.group == work.group and work.group is not None
-    ]
+    samples = group_samples(work)
     if not rate or not samples or not work.shards:
         return None
-    return max(samples) * len(work.parts) / rate / len(work.shards)
+    return samples * len(work.parts) / rate / len(work.shards)

@@ -32,6 +32,10 @@ FOLDER = ".orders"
 REFUSED = 65
 """Exit status where trying again would end the same: a bad profile, shard or checkpoint. A store that is away gives 1."""
 
+REFUSES = "mobileclip2: "
+MAY_PASS = "mobileclip2, may pass: "
+"""what the message begins with in the output of a worker: under torchrun the exit status is lost"""
+
 
 class OrderedPart(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -47,6 +51,7 @@ class Order(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    store: str
     profile: str
     """as it was written"""
     folder: str
@@ -62,6 +67,7 @@ class Order(BaseModel):
     def of(cls, work: Work) -> Order:
         by_shard = isinstance(stage_run(work.asset), ByShard)
         return cls(
+            store=work.pipeline.storage.url,
             profile=work.profile.text,
             folder=work.profile.folder,
             asset=work.asset.key,
@@ -81,8 +87,9 @@ class Order(BaseModel):
 
     @property
     def name(self) -> str:
-        """Follows from the work alone: the same work has the same name, whoever asks for it."""
-        identity = fingerprint([self.asset, self.group, sorted(part.fingerprint for part in self.parts)])
+        """Follows from the work alone: the same work has the same name, whoever asks for it. Fit for a DNS label."""
+        parts = sorted(part.fingerprint for part in self.parts)
+        identity = fingerprint([self.store, self.asset, self.group, parts])
         return f"{self.asset.partition('/')[0].replace('_', '-')}-{identity}"
 
     @property
@@ -179,16 +186,15 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             do_chunk(storage, chosen.key, int(os.environ["JOB_COMPLETION_INDEX"]), chosen.of, _line)
     except UserError as error:
-        print(f"mobileclip2: {error}", file=sys.stderr)
         may_pass = isinstance(error, StoreError) and not isinstance(error, DamagedOutput)
+        print(f"{MAY_PASS if may_pass else REFUSES}{error}", file=sys.stderr, flush=True)
         return 1 if may_pass else REFUSED
     return 0
 
 
 def _line(step: Step) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in step.numbers.items())
-        print(f"{step.done}/{step.total} {step.unit}  {numbers}".rstrip(), flush=True)
+        print(step.to_line(), flush=True)
 
 
 if __name__ == "__main__":

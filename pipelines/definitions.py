@@ -17,6 +17,7 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
+from pipelines.compute import compute_of
 from pipelines.profiles import profile_path
 
 STAGES = (
@@ -45,6 +46,7 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
 def _fresh(pipeline: Pipeline) -> Pipeline:
     """A run looks at the store and the outside inputs as they are when it starts."""
     pipeline.forget()
+    pipeline.compute = compute_of(pipeline.profile)
     return pipeline
 
 
