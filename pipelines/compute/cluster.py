@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -43,18 +44,23 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str) -> Cluster:
-        """The cluster that this process runs in, else the one of the user's kubeconfig.
+        """The cluster of ``KUBECONFIG``, else the one that this process runs in, else that of the user's own file.
 
         Raises:
-            ComputeError: there is neither.
+            ComputeError: there is none.
         """
+        configuration = client.Configuration()
+        path = os.environ.get("KUBECONFIG")  # the package's own default is what it was on import
         try:
-            kubeconfig.load_config()
-        except (kubeconfig.ConfigException, TypeError) as error:
+            if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
+                kubeconfig.load_incluster_config(client_configuration=configuration)
+            else:
+                kubeconfig.load_kube_config(path, client_configuration=configuration)
+        except (kubeconfig.ConfigException, OSError) as error:
             raise ComputeError(
                 f"compute.kubernetes: no cluster is configured here ({error}); run inside of one, or set KUBECONFIG"
             ) from None
-        return cls(client.ApiClient(), namespace)
+        return cls(client.ApiClient(configuration), namespace)
 
     def create_job(self, manifest: Manifest) -> bool:
         """False where there is one of this name already, perhaps ours: an answer may be lost after the work was done."""
@@ -82,12 +88,16 @@ class Cluster:
     def log_tail(self, pod: str, lines: int = 50) -> str:
         """The end of what a pod wrote; empty where it is gone or its node is away."""
         try:
-            text = self._core.read_namespaced_pod_log(
-                pod, self.namespace, tail_lines=lines, _request_timeout=REQUEST_SECONDS
+            answer = self._core.read_namespaced_pod_log(
+                pod,
+                self.namespace,
+                tail_lines=lines,
+                _request_timeout=REQUEST_SECONDS,
+                _preload_content=False,  # else some versions of the client give the bytes' repr
             )
         except (client.ApiException, HTTPError):
             return ""  # a log is never worth waiting for
-        return str(text or "")
+        return bytes(answer.data).decode(errors="replace")
 
     def delete_job(self, name: str) -> None:
         """Deletes a Job and its pods; well if there is none."""

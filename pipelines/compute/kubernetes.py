@@ -70,9 +70,7 @@ class InCluster:
         order.write(storage)
         stage = stage_run(work.asset)
         try:
-            if isinstance(stage, ByShard):
-                return self._chunks(work, stage, order)
-            return self._whole(work, order)
+            seconds = self._chunks(work, stage, order) if isinstance(stage, ByShard) else self._whole(work, order)
         except _Failed as failed:
             if failed.refused:
                 raise UserError(failed.message) from None
@@ -80,8 +78,8 @@ class InCluster:
                 f"{work.asset.key}: the Job {order.name} failed: {failed.message}\n"
                 "  Finished shards and checkpoints are kept; mend the cause and run again"
             ) from None
-        finally:
-            storage.delete(order.key)
+        storage.delete(order.key)  # it stays where the work failed: a pod that was left behind may still read it
+        return seconds
 
     def _chunks(self, work: Work, stage: ByShard, order: Order) -> float:
         pods = self.settings.pods(work.asset.stage)
