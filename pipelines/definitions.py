@@ -16,7 +16,7 @@ from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.profile import Profile, load
 from pipelines.compute import compute_of
 from pipelines.profiles import profile_path
 
@@ -39,8 +39,17 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         resources={"pipeline": dg.ResourceDefinition(lambda _: _fresh(pipeline))},
-        executor=dg.in_process_executor,
+        executor=executor(pipeline.profile),
     )
+
+
+def executor(profile: Profile) -> dg.ExecutorDefinition:
+    """Steps one after the other in the run's process; in a cluster, each in a pod of its own that a run can lose."""
+    if profile.compute.kubernetes is None:
+        return dg.in_process_executor
+    from dagster_k8s import k8s_job_executor  # takes seconds to load
+
+    return k8s_job_executor
 
 
 def _fresh(pipeline: Pipeline) -> Pipeline:

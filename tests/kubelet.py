@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+POD = "FAKE_CLUSTER_POD"
+
 
 class Kubelet:
     """Containers by name. ``ended(name, status)`` is called from another thread; a signal's status is 128 and its number."""
@@ -40,19 +42,24 @@ class Kubelet:
         self._thread.start()
 
     def start(self, name: str, command: list[str], env: dict[str, str], log: Path, gate: dict[str, Any]) -> None:
-        order = {"name": name, "command": command, "env": env, "log": str(log), "gate": gate}
+        order = {"name": name, "command": command, "env": {**env, POD: name}, "log": str(log), "gate": gate}
         assert self._process.stdin
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
 
     def signal(self, name: str, number: int) -> None:
-        """To the container's whole process group, as soon as it has one."""
+        """To all processes of a container, as soon as it has one."""
         with self._lock:
             if name in self.pids:
                 with suppress(ProcessLookupError):
                     os.killpg(self.pids[name], number)
             else:
                 self._doomed[name] = number
+        # torchrun's workers are in sessions of their own
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"\0{POD}={name}\0".encode() in b"\0" + environ.read_bytes():
+                    os.kill(int(environ.parent.name), number)
 
     def _listen(self) -> None:
         assert self._process.stdout
@@ -66,6 +73,8 @@ class Kubelet:
                 if number:
                     self.signal(name, number)
             else:
+                with self._lock:
+                    del self.pids[name]
                 self._ended(name, event["status"])
 
     def close(self) -> None:

@@ -122,6 +122,8 @@ def test_work_that_is_not_divided_is_ordered_whole(raw):
     do_whole(work.pipeline.storage, order.key, silent)
     pipeline = Pipeline(load(raw))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
+    (raw.parent / "weights" / "wide.safetensors").unlink()
+    do_whole(work.pipeline.storage, order.key, silent)  # is there, and not computed again
 
 
 def test_the_name_follows_from_the_work(raw):

@@ -1,18 +1,23 @@
 """A group through an Indexed Job on the fake cluster, with faults: it ends as on one machine."""
 
+import json
 import shutil
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from mobileclip2.compute import Kubernetes
 from mobileclip2.errors import ComputeError, ShardError, UserError
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
+from mobileclip2.progress import Step
 from pipelines.compute import compute_of
+from pipelines.definitions import definitions
+from pipelines.run import materialise
 from tests.cluster import FakeCluster, Faults
 
 pytestmark = pytest.mark.slow
@@ -26,7 +31,6 @@ rates: {teacher_embeddings: 0.026}
 compute:
   kubernetes:
     image: tests
-    start_minutes: 0.05
     stages: {teacher_embeddings: {pods: 4, gpus: 1}, raw_shards: {pods: 2}}
 """
 
@@ -101,7 +105,7 @@ class Gate:
     def computed(self):
         return Counter(line for line in self.writes.read_text().splitlines() if line.endswith(".parquet"))
 
-    def wait_for(self, count, seconds=60):
+    def wait_for(self, count, seconds=240):
         until(lambda: sum(self.computed().values()) >= count, seconds)
 
     def open(self):
@@ -112,7 +116,7 @@ class Gate:
         return sum(self.computed().values()) - len(self.computed())
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -122,18 +126,18 @@ def until(condition, seconds=60):
 class Running:
     """A materialisation in another thread."""
 
-    def __init__(self, pipeline, **more):
+    def __init__(self, pipeline, asset=ASSET, group="g00"):
         self.steps, self.error = [], None
-        self.thread = threading.Thread(target=self._run, args=(pipeline,))
+        self.thread = threading.Thread(target=self._run, args=(pipeline, asset, group))
         self.thread.start()
 
-    def _run(self, pipeline):
+    def _run(self, pipeline, asset, group):
         try:
-            self.done = pipeline.materialise(ASSET, "g00", self.steps.append)
+            self.done = pipeline.materialise(asset, group, self.steps.append)
         except UserError as error:
             self.error = error
 
-    def end(self, seconds=90):
+    def end(self, seconds=300):
         self.thread.join(seconds)
         assert not self.thread.is_alive(), "hung"
         if self.error:
@@ -190,7 +194,7 @@ def test_every_pod_evicted_again_and_again(cluster, pipeline, expected, tmp_path
 def test_a_chunk_that_always_dies_fails_the_run_and_says_how(cluster, pipeline, tmp_path):
     gate = Gate(cluster, tmp_path, at=1)
     run = Running(pipeline)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while run.thread.is_alive() and time.monotonic() < deadline:
         for pod in cluster.pods("Running"):
             if pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "0":
@@ -256,7 +260,13 @@ def test_a_refused_request_is_not_repeated(cluster, pipeline):
     assert sum(request.startswith("POST") for request in cluster.requests) == 1
 
 
+def impatient(pipeline):
+    settings = pipeline.compute.settings
+    pipeline.compute.settings = settings.model_copy(update={"start_minutes": 0.05})
+
+
 def test_pods_that_never_schedule(cluster, pipeline, expected):
+    impatient(pipeline)
     cluster.nodes, nodes = {"one": 0}, cluster.nodes
     try:
         with pytest.raises(
@@ -265,7 +275,7 @@ def test_pods_that_never_schedule(cluster, pipeline, expected):
             Running(pipeline).end()
     finally:
         cluster.nodes = nodes
-    Running(pipeline).end()
+    Running(on_cluster(Path(pipeline.profile.folder) / "tiny.yaml")).end()
     assert stored(pipeline) == expected
 
 
@@ -336,6 +346,7 @@ def test_a_job_that_somebody_deletes(cluster, pipeline, tmp_path):
 
 def test_a_suspended_job_is_waited_for(cluster, pipeline, expected, tmp_path):
     """As Kueue does with a Job whose turn has not come."""
+    impatient(pipeline)
     gate = Gate(cluster, tmp_path)
     run = Running(pipeline)
     gate.wait_for(1)
@@ -343,11 +354,57 @@ def test_a_suspended_job_is_waited_for(cluster, pipeline, expected, tmp_path):
     cluster.patch("jobs", name, {"spec": {"suspend": True}})
     until(lambda: not cluster.pods("Running"))
     gate.open()
-    time.sleep(60 * load(Path(pipeline.profile.folder) / "tiny.yaml").compute.kubernetes.start_minutes + 0.5)
+    time.sleep(60 * pipeline.compute.settings.start_minutes + 0.5)
     assert run.thread.is_alive()
     cluster.patch("jobs", name, {"spec": {"suspend": False}})
     run.end()
     assert stored(pipeline) == expected
+
+
+def test_through_dagster(cluster, pipeline, expected, tmp_path):
+    """The asset's own code, as a step of a run calls it."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        materialise(definitions(pipeline).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
+        event = instance.get_latest_materialization_event(dg.AssetKey(ASSET.split("/")))
+    assert event.asset_materialization.metadata["computed"].value == "view-0, view-1"
+    assert stored(pipeline) == expected
+    assert cluster.everything
+
+
+def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path):
+    """One of two nodes dies: the Job is made anew as a whole, goes on, and learns what one process learns."""
+    profile = Path(pipeline.profile.folder) / "tiny.yaml"
+    profile.write_text(
+        profile.read_text()
+        .replace("train: &train {steps: 4,", "train: &train {steps: 60,")
+        .replace("checkpoint_every: 1}", "checkpoint_every: 1, log_every: 1}")
+        .replace("raw_shards: {pods: 2}", "raw_shards: {pods: 2}, student: {pods: 2, gpus: 0}")
+    )
+    Pipeline(load(profile)).materialise("raw_shards", "g01")
+    local = Path(shutil.copytree(profile.parent, tmp_path / "alone")) / "tiny.yaml"
+    alone = Pipeline(load(local))
+    alone.materialise("student/plain")
+
+    run = Running(on_cluster(profile), "student/plain", None)
+    until(lambda: any(step.done >= 5 for step in run.steps))
+    second = [pod for pod in cluster.pods("Running") if pod["metadata"]["name"].rsplit("-", 2)[1] == "1"]
+    cluster.evict(second[0])
+    reached = max(step.done for step in run.steps)
+    assert reached < 60, "it was over before its node was lost"
+    run.end()
+    assert len(cluster.everything) == 4
+    (log,) = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:3]]
+    first = next(step for step in map(Step.from_line, log.read_text().splitlines()) if step)
+    print(f"lost at step {reached} of 60 or a little later, went on at {first.done}")
+    assert first.done >= reached
+    curves = []
+    for each in (alone, on_cluster(profile)):
+        (read,) = each.read("student/plain")
+        lines = read.fetch("metrics.jsonl").read_text().splitlines()
+        curves.append([json.loads(line)["loss"] for line in lines])
+    assert len(curves[0]) == 60 and curves[1] == pytest.approx(curves[0], abs=2e-3)
 
 
 def test_no_cluster_is_configured(tmp_path, monkeypatch):
