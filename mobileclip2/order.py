@@ -60,8 +60,8 @@ class Order(BaseModel):
     code_version: str
     group: str | None
     parts: list[OrderedPart]
-    shards: list[tuple[str, str, str]] | None
-    """id, URL and relative path of each; None for work that is not divided by shards"""
+    shards: list[Shard] | None
+    """None for work that is not divided by shards"""
 
     @classmethod
     def of(cls, work: Work) -> Order:
@@ -82,7 +82,7 @@ class Order(BaseModel):
                 )
                 for part in work.parts
             ],
-            shards=[(shard.id, shard.url, shard.relative) for shard in work.shards] if by_shard else None,
+            shards=work.shards if by_shard else None,
         )
 
     @property
@@ -141,8 +141,7 @@ class Order(BaseModel):
             )
             for part in self.parts
         ]
-        shards = None if self.shards is None else [Shard(*shard) for shard in self.shards]
-        return Work(pipeline, asset, self.group, parts, progress, shards)
+        return Work(pipeline, asset, self.group, parts, progress, self.shards)
 
 
 def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:

@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mobileclip2.chunks import CHUNK_SECONDS, CHUNKS_A_PROCESS, MAX_CHUNKS, count_chunks, seconds_a_shard
 from mobileclip2.pipeline import Pipeline, Work
@@ -8,12 +6,14 @@ from mobileclip2.profile import load
 from mobileclip2.progress import silent
 
 
-@given(shards=st.integers(1, 50_000), seconds=st.floats(0.01, 5000), processes=st.integers(1, 512))
-def test_a_chunk_is_worth_ten_minutes(shards, seconds, processes):
-    chunks = count_chunks(shards, seconds, processes)
-    assert 1 <= chunks <= min(shards, MAX_CHUNKS)
-    if chunks not in {1, shards, MAX_CHUNKS}:
-        assert CHUNK_SECONDS / 2 < shards * seconds / chunks <= CHUNK_SECONDS
+def test_a_chunk_is_worth_ten_minutes():
+    for shards in (1, 2, 7, 100, 3125, 50_000):
+        for seconds in (0.01, 0.3, 10, 61.7, 599, 601, 5000):
+            chunks = count_chunks(shards, seconds, 8)
+            assert 1 <= chunks <= min(shards, MAX_CHUNKS)
+            if chunks not in {1, shards, MAX_CHUNKS}:
+                assert CHUNK_SECONDS / 2 < shards * seconds / chunks <= CHUNK_SECONDS
+    assert count_chunks(3125, 10, 8) == count_chunks(3125, 10, 512) == 53
 
 
 def test_without_a_rate_every_process_gets_a_few_chunks():
