@@ -18,6 +18,8 @@ OWNERS = ["team:mobileclip2"]
 # known, and pinned: without this every process that loads the definitions says so once an asset
 warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
+LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
+
 Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
 
 
@@ -51,6 +53,8 @@ def define(
         partitions_def=groups_of(profile) if asset.grouped else None,
         # one run a partition: a run over several gives all of them one data version
         backfill_policy=dg.BackfillPolicy.multi_run(1) if asset.grouped else None,
+        # in a cluster a step's pod can be lost; what failed by itself says that it wants no retry
+        retry_policy=LOST_POD if profile.compute.kubernetes else None,
         check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
     )
     def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:

@@ -45,7 +45,7 @@ class Costs:
     def of(self, history: History, asset: Asset, part: Part, group: str | None) -> Cost:
         earlier = history.of(asset, part, group)
         samples = self._samples(history, earlier, asset, part, group)
-        rate = self._rate(asset)
+        rate = self.rate(asset)
         if asset.grouped:
             each = self._bytes_a_sample(history, asset)
             size = None if samples is None or each is None else round(samples * each)
@@ -70,7 +70,7 @@ class Costs:
             earlier = [now] if now else history.of(raw, raw_part, group)
         return earlier[-1].samples if earlier else None
 
-    def _rate(self, asset: Asset) -> float | None:
+    def rate(self, asset: Asset) -> float | None:
         """Samples a second: the median of what was measured, else the profile's figure for the asset or its stage."""
         if asset.key not in self._rates:
             measured = [

@@ -20,6 +20,10 @@ class WeightsError(UserError):
     """A checkpoint is missing, differs from its pinned hash, or does not fit the architecture."""
 
 
+class ComputeError(UserError):
+    """The work cannot be done where the profile says: a worker was killed, the cluster is away, pods never start."""
+
+
 class StoreError(UserError):
     """The output store cannot be written or read: disk full, read-only, no permission, no such bucket."""
 

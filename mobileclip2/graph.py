@@ -66,6 +66,11 @@ class Asset:
         return self.key.partition("/")[2].partition("/")[0]
 
     @property
+    def trains(self) -> bool:
+        """Whether computing it trains a model, which several processes can share."""
+        return any(part.declared.get("train") or part.declared.get("locked") for part in self.parts.values())
+
+    @property
     def code_version(self) -> str:
         return CODE_VERSIONS[self.stage]
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mobileclip2.contents import Contents, Shard
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
@@ -19,6 +18,7 @@ from mobileclip2.graph import Asset, Graph, Input, Part, build_graph
 from mobileclip2.profile import Profile
 from mobileclip2.progress import Progress, silent
 from mobileclip2.remembered import cache_folder
+from mobileclip2.stages import stage_run
 from mobileclip2.store import Head, Manifest, Output, Storage, open_storage
 from mobileclip2.store.heads import Heads
 from mobileclip2.store.lease import hold
@@ -102,6 +102,8 @@ class Work:
     group: str | None
     parts: list[PartWork]
     progress: Progress
+    listed: list[Shard] | None = None
+    """the shards, where somebody listed them already"""
 
     @property
     def profile(self) -> Profile:
@@ -114,6 +116,8 @@ class Work:
     @property
     def shards(self) -> list[Shard]:
         """The input tars at hand: those of the group, or of the caption corpus."""
+        if self.listed is not None:
+            return self.listed
         if self.group is not None:
             return self.contents.group_shards(self.group)
         return self.contents.corpus_shards(self.asset.name)
@@ -125,6 +129,26 @@ class Work:
         folder = self.pipeline.scratch / self.asset.key / part.fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+class Compute(Protocol):
+    """Where the work of stages is done: here, in more processes, on a cluster. The stages do not know."""
+
+    def run(self, work: Work) -> float:
+        """Does the work, manifests included; returns the seconds of one device that it took.
+
+        Raises:
+            UserError: the stage refused its input, or the work could not be done there.
+        """
+
+
+class InProcess:
+    """Computes in this process."""
+
+    def run(self, work: Work) -> float:
+        started = time.monotonic()
+        stage_run(work.asset)(work)
+        return time.monotonic() - started
 
 
 @dataclass
@@ -161,8 +185,9 @@ class Done:
 class Pipeline:
     """One profile, its graph, its outside inputs and its store."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, compute: Compute | None = None) -> None:
         self.profile = profile
+        self.compute: Compute = compute or InProcess()
         self.graph: Graph = build_graph(profile)
         self.contents = Contents(profile)
         self.damaged: dict[tuple[str, str, str | None], str] = {}
@@ -303,7 +328,7 @@ class Pipeline:
                     f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialised first"
                 )
             works.append(work)
-        computed = self._compute(works, progress)
+        computed, device_seconds = self._compute(works, progress)
         heads = {}
         for work in works:
             head = self._look(work)
@@ -313,14 +338,18 @@ class Pipeline:
         seconds = time.monotonic() - started
         done = Done(asset, group, heads, computed, seconds)
         if computed:
-            self._log_time(done)
+            self._log_time(done, device_seconds)
         return done
 
-    def _compute(self, works: list[PartWork], progress: Progress) -> list[str]:
-        """Computes what is missing of an asset's parts, unless another run does; returns the names of those it computed."""
+    def _compute(self, works: list[PartWork], progress: Progress) -> tuple[list[str], float]:
+        """Computes what is missing of an asset's parts, unless another run does.
+
+        Returns:
+            Names of the parts that it computed, and the seconds of one device that this took.
+        """
         todo = [work for work in works if self._look(work) is None]
         if not todo:
-            return []
+            return [], 0.0
         place = todo[0].asset.key + (f" [{todo[0].group}]" if todo[0].group else "")
         logger.debug("%s: %s", place, ", ".join(work.part.name for work in todo))
         with hold(
@@ -334,9 +363,8 @@ class Pipeline:
                 if damage := self.damaged.get((work.asset.key, work.part.name, work.group)):
                     logger.warning("%s: computed anew: %s", place, damage)
                     work.output.discard()
-            if todo:
-                self._run(Work(self, todo[0].asset, todo[0].group, todo, progress))
-        return [work.part.name for work in todo]
+            seconds = self.compute.run(Work(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
+        return [work.part.name for work in todo], seconds
 
     def take_part(self, key: str) -> None:
         """Trains an ungrouped asset as one of several processes that is not the first: it computes and stores nothing."""
@@ -344,12 +372,7 @@ class Pipeline:
         works = [self.part_work(asset, part, None) for part in asset.parts.values()]
         todo = [work for work in works if work and self._look(work) is None]
         if todo:
-            self._run(Work(self, asset, None, todo, silent))
-
-    def _run(self, work: Work) -> None:
-        stage = importlib.import_module(f"mobileclip2.stages.{work.asset.stage}")
-        run: Callable[[Work], None] = stage.run
-        run(work)
+            stage_run(asset)(Work(self, asset, None, todo, silent))
 
     def _absent(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
         upstream = self.graph[upstream_key]
@@ -366,14 +389,14 @@ class Pipeline:
             if key[2] == group or group is None or key[2] is None:
                 del self._heads[key]
 
-    def _log_time(self, done: Done) -> None:
+    def _log_time(self, done: Done, seconds: float) -> None:
         """Times go beside the outputs, never into a manifest, which must not depend on them."""
         samples = sum(done.heads[name].samples for name in done.computed)
         record = {
             "group": done.group,
             "parts": done.computed,
             "samples": samples,
-            "seconds": round(done.seconds, 3),
+            "seconds": round(seconds, 3),
         }
         path = self.scratch / "times" / f"{done.asset.key.replace('/', '.')}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -381,6 +404,6 @@ class Pipeline:
             file.write(json.dumps(record) + "\n")
 
     def times(self, key: str) -> list[dict[str, Any]]:
-        """How long each materialisation of an asset took on this machine."""
+        """Seconds of one device that each materialisation of an asset took, as seen from this machine."""
         path = self.scratch / "times" / f"{key.replace('/', '.')}.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from mobileclip2.augment import Augmentation
 from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
+from mobileclip2.compute import ComputeSettings
 from mobileclip2.errors import ProfileError
 from mobileclip2.fingerprint import UNDECLARED
 from mobileclip2.shards.filters import Filters
@@ -251,9 +252,10 @@ class Profile(Settings):
     batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
     """images at once through a teacher or captioner"""
     rates: dict[str, float] = Field({}, json_schema_extra=UNDECLARED)
-    """samples a second by stage or asset, for the cost of a plan while nothing was measured"""
+    """samples a second by stage or asset, for the cost of a plan and the size of chunks while nothing was measured"""
     ledger: str | None = Field(None, json_schema_extra=UNDECLARED)
     """folder of ``dvc.yaml`` in a git repository; without it no ledger is kept"""
+    compute: ComputeSettings = Field(ComputeSettings(), json_schema_extra=UNDECLARED)
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """where the profile's file lies; filled in on loading"""
     file: str = Field("", json_schema_extra=UNDECLARED, exclude=True)

@@ -16,7 +16,8 @@ from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.profile import Profile, load
+from pipelines.compute import compute_of
 from pipelines.current import current
 from pipelines.processes import mark
 from pipelines.profiles import profile_path
@@ -61,8 +62,17 @@ def stages(pipeline: Pipeline) -> dg.Definitions:
     return dg.Definitions(
         assets=[asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)],
         resources={"pipeline": dg.ResourceDefinition(lambda context: _fresh(pipeline, context))},
-        executor=dg.in_process_executor,
+        executor=executor(pipeline.profile),
     )
+
+
+def executor(profile: Profile) -> dg.ExecutorDefinition:
+    """Steps one after the other in the run's process; in a cluster, each in a pod of its own that a run can lose."""
+    if profile.compute.kubernetes is None:
+        return dg.in_process_executor
+    from dagster_k8s import k8s_job_executor  # takes seconds to load
+
+    return k8s_job_executor
 
 
 def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
@@ -70,6 +80,7 @@ def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
     if context.instance and context.run:
         mark(context.instance, context.run.run_id)
     pipeline.forget()
+    pipeline.compute = compute_of(pipeline.profile)
     return pipeline
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from mobileclip2 import errors, profile
+from mobileclip2 import compute, errors, profile
 from mobileclip2.augment import Augmentation, RandAugment
 from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
 from mobileclip2.shards.filters import Filters
@@ -43,6 +43,10 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Loss": profile.Loss,
     "Train": TrainSettings,
     "Evaluation": profile.EvaluationSource,
+    "Compute": compute.ComputeSettings,
+    "Kubernetes": compute.Kubernetes,
+    "Pods": compute.Pods,
+    "Toleration": compute.Toleration,
 }
 
 

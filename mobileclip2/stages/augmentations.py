@@ -8,10 +8,10 @@ from mobileclip2 import sidefile
 from mobileclip2.augment import sample_view
 from mobileclip2.contents import Shard
 from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.by_shard import close_shards, each_shard, raw_table, write_side
+from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, raw_table, write_side
 
 
-def run(work: Work) -> None:
+def begin(work: Work) -> WriteShard:
     views = work.profile.views
 
     def write(shard: Shard, parts: list[PartWork]) -> None:
@@ -25,6 +25,7 @@ def run(work: Work) -> None:
             ]
             write_side(part, shard, pa.table({"key": keys, "view": drawn}, schema=sidefile.VIEWS))
 
-    each_shard(work, write)
-    for part in work.parts:
-        close_shards(part, work.shards)
+    return write
+
+
+run = ByShard(begin, close_parts)

@@ -1,9 +1,14 @@
-"""What the stages that work shard by shard share: what is left to do, and closing the manifest over the shards."""
+"""What the stages that work shard by shard share: what is left to do, and closing the manifest over the shards.
+
+Such a stage is a :class:`ByShard`. One process may do it whole, or several may each do some of its shards and one of them
+close it: the files are the same.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 from PIL import Image
@@ -25,25 +30,60 @@ def skipped_name(shard: Shard) -> str:
     return f"{shard.id}.skipped.parquet"
 
 
-def each_shard(
-    work: Work, write: Callable[[Shard, list[PartWork]], None], file_of: Callable[[Shard], str] = side_name
-) -> None:
-    """Calls ``write`` for every shard with the parts whose ``file_of(shard)`` is not there yet.
+WriteShard = Callable[[Shard, list[PartWork]], None]
+"""Computes and stores what the given parts lack of a shard. The file that marks the shard as finished comes last."""
 
-    The file marks its shard as finished, so ``write`` puts it in place last.
+
+@dataclass(frozen=True)
+class ByShard:
+    """A stage whose shards are computed each for itself, in any order and by any process, and then closed together.
+
+    Called, it does all of that here.
     """
-    shards = work.shards
-    for number, shard in enumerate(shards):
-        todo = [part for part in work.parts if not part.output.has(file_of(shard))]
-        if todo:
-            write(shard, todo)
-        work.progress(Step(number + 1, len(shards), "shards"))
+
+    begin: Callable[[Work], WriteShard]
+    """loads what every shard needs; called only where there is a shard to compute"""
+    close: Callable[[Work], None]
+    """writes the manifests over the files of all shards; loads no model"""
+    file_of: Callable[[Shard], str] = side_name
+    """name of the file that marks a shard as finished"""
+
+    def __call__(self, work: Work) -> None:
+        self.compute(work, work.shards)
+        self.close(work)
+
+    def compute(self, work: Work, shards: list[Shard]) -> None:
+        """Computes what is not there yet of the given shards; writes no manifest."""
+        write: WriteShard | None = None
+        for number, shard in enumerate(shards):
+            todo = [part for part in work.parts if not part.output.has(self.file_of(shard))]
+            if todo:
+                write = write or self.begin(work)
+                write(shard, todo)
+            work.progress(Step(number + 1, len(shards), "shards"))
+
+    def unfinished(self, work: Work) -> list[Shard]:
+        """Shards that some part lacks, seen by listing the store."""
+        stored = [
+            {
+                key.removeprefix(f"{part.output.prefix}/")
+                for key, _ in part.output.storage.list(f"{part.output.prefix}/")
+            }
+            for part in work.parts
+        ]
+        return [shard for shard in work.shards if any(self.file_of(shard) not in names for names in stored)]
 
 
 def write_side(part: PartWork, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:
     if skipped is not None and skipped.num_rows:
         part.output.write(skipped_name(shard), sidefile.to_bytes(skipped))
     part.output.write(side_name(shard), sidefile.to_bytes(table))
+
+
+def close_parts(work: Work) -> None:
+    """Closes every part over its side files."""
+    for part in work.parts:
+        close_shards(part, work.shards)
 
 
 def close_shards(part: PartWork, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:

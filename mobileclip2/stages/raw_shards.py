@@ -6,10 +6,10 @@ from mobileclip2.contents import Shard, local_copy
 from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.shards.tar import read_samples
 from mobileclip2.shards.validate import check_share, validate_shard
-from mobileclip2.stages.by_shard import close_shards, each_shard, write_side
+from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, write_side
 
 
-def run(work: Work) -> None:
+def begin(work: Work) -> WriteShard:
     (part,) = work.parts
 
     def write(shard: Shard, parts: list[PartWork]) -> None:
@@ -19,5 +19,7 @@ def run(work: Work) -> None:
         check_share(validated.skipped, total, work.profile.max_bad_share, shard.url)
         write_side(part, shard, validated.table, validated.skipped)
 
-    each_shard(work, write)
-    close_shards(part, work.shards)
+    return write
+
+
+run = ByShard(begin, close_parts)

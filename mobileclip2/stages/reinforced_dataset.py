@@ -11,14 +11,14 @@ from mobileclip2.contents import Shard, local_copy
 from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.reinforced.join import TeacherFiles, join_shard
 from mobileclip2.shards.validate import check_share
-from mobileclip2.stages.by_shard import each_shard, side_name, skipped_name
+from mobileclip2.stages.by_shard import ByShard, WriteShard, side_name, skipped_name
 
 
 def tar_name(shard: Shard) -> str:
     return f"{shard.id}.tar"
 
 
-def run(work: Work) -> None:
+def begin(work: Work) -> WriteShard:
     (part,) = work.parts
     dataset = work.profile.dataset
 
@@ -55,12 +55,12 @@ def run(work: Work) -> None:
                 part.output.write(skipped_name(shard), sidefile.to_bytes(counts.skipped))
             part.output.put(tar_name(shard), tar)
 
-    each_shard(work, write, tar_name)
-    close(work, part)
+    return write
 
 
-def close(work: Work, part: PartWork) -> None:
+def close(work: Work) -> None:
     """Closes the manifest; the teachers' order and dimensions are recorded with it."""
+    (part,) = work.parts
     names, samples, reasons = [], 0, Counter[str]()
     (raw,) = part.inputs["raw_shards"]
     for shard in work.shards:
@@ -75,3 +75,6 @@ def close(work: Work, part: PartWork) -> None:
     dims = {name: part.inputs[f"embeddings/{name}/image"][0].manifest.facts["embed_dim"] for name in teachers}
     facts = {"teachers": teachers, "teacher_dims": dims}
     part.close(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
+
+
+run = ByShard(begin, close, tar_name)

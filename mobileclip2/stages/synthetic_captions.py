@@ -15,10 +15,10 @@ from mobileclip2.captioners.load import load_captioner
 from mobileclip2.contents import Shard
 from mobileclip2.models.device import choose_device
 from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.by_shard import close_shards, each_shard, images_of, raw_table, write_side
+from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, images_of, raw_table, write_side
 
 
-def run(work: Work) -> None:
+def begin(work: Work) -> WriteShard:
     device = choose_device(work.profile.device)
     captioner = load_captioner(work.parts[0].only("captioner"))
     captioner.model.to(device)
@@ -52,11 +52,12 @@ def run(work: Work) -> None:
                 part, shard, pa.table({"key": keys, "caption": texts[number]}, schema=sidefile.CAPTIONS), skipped
             )
 
-    each_shard(work, write)
-    for part in work.parts:
-        close_shards(part, work.shards)
+    return write
 
 
 def batched(images: Iterator[tuple[str, Image.Image]], size: int) -> Iterator[list[tuple[str, Image.Image]]]:
     while batch := list(islice(images, size)):
         yield batch
+
+
+run = ByShard(begin, close_parts)

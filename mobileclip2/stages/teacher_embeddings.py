@@ -15,11 +15,11 @@ from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.by_shard import close_shards, each_shard, images_of, raw_table, side_name, write_side
+from mobileclip2.stages.by_shard import ByShard, WriteShard, close_shards, images_of, raw_table, side_name, write_side
 from mobileclip2.teachers.load import load_teacher
 
 
-def run(work: Work) -> None:
+def begin(work: Work) -> WriteShard:
     device = choose_device(work.profile.device)
     teacher = load_teacher(work.parts[0].only("teacher"), work.contents)
     teacher.model.to(device)
@@ -28,9 +28,15 @@ def run(work: Work) -> None:
     def write(shard: Shard, parts: list[PartWork]) -> None:
         embed(teacher, shard, parts, work.profile.batch, device)
 
-    each_shard(work, write)
+    return write
+
+
+def close(work: Work) -> None:
     for part in work.parts:
-        close_shards(part, work.shards, {"embed_dim": teacher.embed_dim})
+        close_shards(part, work.shards, {"embed_dim": part.only("teacher").head.facts["embed_dim"]})
+
+
+run = ByShard(begin, close)
 
 
 def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:

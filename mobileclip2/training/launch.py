@@ -34,8 +34,7 @@ def main(profile: str, asset: str) -> int:
 
 
 def _line(step: Step) -> None:
-    numbers = "  ".join(f"{name} {value:.4g}" for name, value in step.numbers.items())
-    print(f"{step.done}/{step.total} {step.unit}  {numbers}", flush=True)
+    print(step.to_line(), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,17 @@ def test_a_selection_string_is_parsed(pipeline):
     assert {key.to_user_string() for key in selected} == {"raw_shards", "augmentations"}
 
 
+def test_in_a_cluster_a_step_has_a_pod_of_its_own_and_may_lose_it(tmp_path):
+    profile = tmp_path / "profile.yaml"
+    profile.write_text((PROFILES / "tiny.yaml").read_text() + "\ncompute: {kubernetes: {image: i}}\n")
+    found = definitions(Pipeline(load(profile)))
+    assert found.executor.name == "k8s"
+    policies = {op.retry_policy.max_retries for asset in found.assets for op in [asset.op]}
+    assert policies == {3}
+    here = definitions(Pipeline(load(PROFILES / "tiny.yaml")))
+    assert here.executor.name == "in_process" and not any(asset.op.retry_policy for asset in here.assets)
+
+
 def test_profiles_are_where_the_readme_says():
     assert {"demo", "tiny", "dfndr-12m", "dfndr-2b"} <= set(NAMES)
     assert Path(PROFILES).is_dir()

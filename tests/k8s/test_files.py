@@ -1,0 +1,141 @@
+"""The files of k8s/: valid by the schemas of two versions, least rights, and in step with the code that they serve."""
+
+import re
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from mobileclip2.compute import ComputeSettings
+from pipelines.compute.manifests import USER, chunks_job, whole_job
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+VERSIONS = ("1.33", "1.37")
+MANIFESTS = {
+    f"{path.stem}-{manifest['kind']}-{manifest['metadata']['name']}": manifest
+    for path in sorted((K8S / "manifests").glob("*.yaml"))
+    for manifest in yaml.safe_load_all(path.read_text())
+}
+EXAMPLES = sorted((K8S / "examples").glob("*.compute.yaml"))
+VALUES = yaml.safe_load((K8S / "dagster.yaml").read_text())
+
+
+def kind(name):
+    return [manifest for manifest in MANIFESTS.values() if manifest["kind"] == name]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_schemas_accept_the_manifests(name, version):
+    kubernetes_validate.validate(MANIFESTS[name], version, strict=True)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_examples_are_computes_of_a_profile(example):
+    settings = ComputeSettings.model_validate(yaml.safe_load(example.read_text())["compute"]).kubernetes
+    for stage in settings.stages:
+        for version in VERSIONS:
+            job = chunks_job(settings, stage, "a", "s3://bucket", "key", 8)
+            kubernetes_validate.validate(job, version, strict=True)
+            kubernetes_validate.validate(
+                whole_job(settings, stage, "a", "s3://bucket", "key", trains=True), version, strict=True
+            )
+
+
+def test_a_run_may_do_what_the_code_asks_for_and_nothing_else():
+    (role,) = kind("Role")
+    allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    code = (ROOT / "pipelines" / "compute" / "cluster.py").read_text()
+    verbs = {"create": "create", "read": "get", "list": "list", "delete": "delete"}
+    asked = {
+        ("pods/log" if what.endswith("pod_log") else f"{what}s", verbs[verb])
+        for verb, what in re.findall(r"\.(create|read|list|delete)_namespaced_(\w+)", code)
+    }
+    assert len(asked) == 7
+    assert allowed == asked
+    assert not kind("ClusterRole") and not kind("ClusterRoleBinding")
+    assert all(subject["name"] == "mobileclip2" for binding in kind("RoleBinding") for subject in binding["subjects"])
+
+
+def test_workers_have_no_token_and_their_account_exists():
+    accounts = {account["metadata"]["name"]: account for account in kind("ServiceAccount")}
+    name = ComputeSettings.model_validate({"kubernetes": {"image": "i"}}).kubernetes.service_account
+    assert accounts[name]["automountServiceAccountToken"] is False
+
+
+def test_policies_and_budgets_select_the_pods_that_are_made():
+    settings = ComputeSettings.model_validate({"kubernetes": {"image": "i"}}).kubernetes
+    labels = whole_job(settings, "student", "a", "s", "k", trains=True)["spec"]["template"]["metadata"]["labels"]
+    (work,) = [policy for policy in kind("NetworkPolicy") if policy["metadata"]["name"] == "work"]
+    assert work["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    (budget,) = kind("PodDisruptionBudget")
+    for expression in budget["spec"]["selector"]["matchExpressions"]:
+        assert labels[expression["key"]] in expression["values"]
+    generation = chunks_job(settings, "teacher_embeddings", "a", "s", "k", 1)["spec"]["template"]["metadata"]["labels"]
+    assert generation["app.kubernetes.io/component"] not in expression["values"]
+
+
+def security(values):
+    """Every security context in the values, of pods and of containers."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            if key in {"podSecurityContext", "securityContext"}:
+                yield value
+            else:
+                yield from security(value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from security(value)
+
+
+def test_dagsters_own_pods_pass_the_namespaces_standard():
+    contexts = list(security(VALUES))
+    assert len(contexts) == 8
+    for context in contexts:
+        if "capabilities" in context:
+            assert context["allowPrivilegeEscalation"] is False and context["capabilities"] == {"drop": ["ALL"]}
+        else:
+            assert context["runAsNonRoot"] and context["runAsUser"] == USER
+            assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+
+
+def test_dagster_is_configured_as_runs_on_lost_pods_need_it():
+    daemon, launcher = VALUES["dagsterDaemon"], VALUES["runLauncher"]["config"]["k8sRunLauncher"]
+    assert daemon["runMonitoring"]["enabled"] and daemon["runMonitoring"]["maxResumeRunAttempts"] == 3
+    assert daemon["runRetries"] == {"enabled": True, "maxRetries": 2, "retryOnAssetOrOpFailure": False}
+    assert launcher["runK8sConfig"]["jobSpecConfig"]["backoffLimit"] == 0
+    assert not VALUES["postgresql"]["enabled"] and VALUES["computeLogManager"]["type"] == "S3ComputeLogManager"
+    assert not VALUES["telemetry"]["enabled"]
+
+
+def test_the_chart_is_of_the_librarys_version():
+    (version,) = re.findall(r'"dagster==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert f"--version {version}" in (K8S / "dagster.yaml").read_text()
+
+
+def test_no_secret_is_in_a_file():
+    for path in [*K8S.rglob("*.yaml"), K8S / "Dockerfile"]:
+        assert not re.search(r"(?i)(password|secret_access_key|token)[:=]\s*[\"']?(?!false)\w", path.read_text()), path
+
+
+def test_the_image_is_not_root_and_pinned():
+    text = (K8S / "Dockerfile").read_text()
+    stages = re.findall(r"^FROM (\S+) AS (\S+)", text, re.M)
+    assert {"cpu", "cuda"} <= {name for _, name in stages}
+    assert not [base for base, _ in stages if base.endswith(":latest")]
+    assert f"USER {USER}:{USER}" in text.partition(" AS common")[2]
+    assert text.count("--require-hashes") == 2
+
+
+def test_the_cpu_image_drops_whole_entries_of_the_lock(tmp_path):
+    """The awk line of the Dockerfile leaves a lock that has its hashes and no torch."""
+    import subprocess
+
+    (program,) = re.findall(r"awk '([^']+)' /build/requirements.lock", (K8S / "Dockerfile").read_text())
+    done = subprocess.run(["awk", program, ROOT / "requirements.lock"], capture_output=True, text=True, check=True)
+    names = re.findall(r"^([\w.-]+)==", done.stdout, re.M)
+    assert "open-clip-torch" in names and "dagster" in names and "boto3" in names
+    assert not [name for name in names if name in {"torch", "torchvision", "triton"} or name.startswith("nvidia-")]
+    assert len(re.findall(r"^    --hash", done.stdout, re.M)) >= len(names)

@@ -1,0 +1,177 @@
+"""Starts the containers of the fake cluster's pods as processes of this machine.
+
+Importing torch takes ten seconds, so one process that has imported it forks for every container that runs a Python module.
+Run as a program it is that process: a JSON object a line comes in for each container, and one goes out when it started and when
+it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+POD = "FAKE_CLUSTER_POD"
+
+
+class Kubelet:
+    """Containers by name. ``ended(name, status)`` is called from another thread; a signal's status is 128 and its number."""
+
+    def __init__(self, ended: Callable[[str, int], None]) -> None:
+        self.pids: dict[str, int] = {}
+        self._doomed: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._ended = ended
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kubelet"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def start(self, name: str, command: list[str], env: dict[str, str], log: Path, gate: dict[str, Any]) -> None:
+        order = {"name": name, "command": command, "env": {**env, POD: name}, "log": str(log), "gate": gate}
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+
+    def signal(self, name: str, number: int) -> None:
+        """To all processes of a container, as soon as it has one."""
+        with self._lock:
+            if name in self.pids:
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pids[name], number)
+            else:
+                self._doomed[name] = number
+        # torchrun's workers are in sessions of their own
+        for environ in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"\0{POD}={name}\0".encode() in b"\0" + environ.read_bytes():
+                    os.kill(int(environ.parent.name), number)
+
+    def _listen(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            event = json.loads(line)
+            name = event["name"]
+            if "pid" in event:
+                with self._lock:
+                    self.pids[name] = event["pid"]
+                    number = self._doomed.pop(name, None)
+                if number:
+                    self.signal(name, number)
+            else:
+                with self._lock:
+                    del self.pids[name]
+                self._ended(name, event["status"])
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._thread.join(30)
+
+
+def serve() -> None:
+    names: dict[int, str] = {}
+    stdin = sys.stdin.fileno()
+    os.set_blocking(stdin, False)
+    waiting = b""
+    while True:
+        if select.select([stdin], [], [], 0.02)[0]:
+            read = os.read(stdin, 1 << 16)
+            if not read:
+                break
+            *lines, waiting = (waiting + read).split(b"\n")
+            for line in lines:
+                order = json.loads(line)
+                pid = os.fork()
+                if not pid:
+                    become(order)
+                os.setpgid(pid, pid)
+                names[pid] = order["name"]
+                tell(name=order["name"], pid=pid)
+        while names:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if not pid:
+                break
+            code = os.waitstatus_to_exitcode(status)
+            tell(name=names.pop(pid), status=code if code >= 0 else 128 - code)
+    for pid in names:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, 9)
+
+
+def tell(**event: Any) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def become(order: dict[str, Any]) -> None:
+    """Turns this forked process into the container; does not return."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.clear()
+        os.environ.update(order["env"])
+        hold_at_gate(**order["gate"])
+        program, *arguments = order["command"]
+        if program != "python":
+            os.execvpe(program, order["command"], os.environ)
+        assert arguments[0] == "-m"
+        if arguments[1].startswith("torch."):
+            os.execvpe(sys.executable, [sys.executable, *arguments], os.environ)
+        sys.argv = arguments[1:]
+        runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else bool(ended.code)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def hold_at_gate(writes: str = "", gate: str = "", at: int = 0) -> None:
+    """Notes every stored file in ``writes`` before it gets its name, and waits at the ``at``-th while ``gate`` exists."""
+    import time
+
+    if not writes:
+        return
+    replace, count = Path.replace, 0
+
+    def noting(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        with Path(writes).open("a") as file:
+            file.write(f"{target}\n")
+        while count == at and Path(gate).exists():
+            time.sleep(0.01)
+        return replace(self, target)
+
+    Path.replace = noting  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    import mobileclip2.stages.teacher_embeddings  # what every container would import
+
+    assert mobileclip2.stages.teacher_embeddings
+    serve()
