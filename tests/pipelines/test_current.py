@@ -39,7 +39,7 @@ def test_what_is_not_current_warns_with_the_reason_all_the_way_down(finished, in
 
 def test_an_edited_field_is_the_reason(finished, instance):
     found = check_all(edited(finished, lambda values: values["teachers"][0].update(logit_scale=51)), instance)
-    assert found["student/pupil"].description == "to be computed: logit_scales [50.0] -> [51.0]"
+    assert found["student/pupil"].description == "to be computed: logit_scales [50] -> [51]"
     assert found["reinforced_dataset"].passed
 
 
