@@ -12,7 +12,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from mobileclip2.errors import UserError
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import plan, rows
-from pipelines.show import groups_and_parts, why
+from pipelines.show import SHOWN_REASONS, groups_and_parts, why
 
 CHECK = "current"
 COLUMNS = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("groups", "parts", "why")])
@@ -63,11 +63,16 @@ def verdicts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
         key: {
             "passed": key not in missing,
             "severity": dg.AssetCheckSeverity.WARN,
-            "description": f"to be computed: {' | '.join(texts[key])}" if key in missing else "current",
+            "description": f"to be computed: {_shortened(texts[key])}" if key in missing else "current",
             "metadata": {"missing": dg.MetadataValue.table(missing[key], COLUMNS)} if key in missing else {},
         }
         for key in pipeline.graph
     }
+
+
+def _shortened(texts: list[str]) -> str:
+    more = len(texts) - SHOWN_REASONS
+    return " | ".join(texts[:SHOWN_REASONS]) + (f" | and {more} more" if more > 0 else "")
 
 
 def changed_evaluations(pipeline: Pipeline, dagster: dg.DagsterInstance) -> list[dg.AssetCheckEvaluation]:

@@ -77,7 +77,8 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
 
 def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
     """A run looks at the store and the outside inputs as they are when it starts."""
-    if context.instance and context.run:
+    # in a cluster a run is spread over pods, and its launcher watches them
+    if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
         mark(context.instance, context.run.run_id)
     pipeline.forget()
     pipeline.compute = compute_of(pipeline.profile)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from mobileclip2.errors import ShardError
 from mobileclip2.pipeline import Pipeline
@@ -150,6 +151,33 @@ def test_what_is_being_computed_is_not_asked_for(smallest, instance):
             daemon.launch(request)
         daemon.launch(daemon.tick().run_requests[0])
         assert daemon.tick().skip_message == "already queued or running: raw_shards [g01]"
+    assert daemon.until_quiet() == "everything is current"
+
+
+def test_what_is_queued_or_started_is_not_asked_for(smallest, instance):
+    location = RegisteredCodeLocationOrigin("mobileclip2")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "__ASSET_JOB")
+    run = dg.DagsterRun(
+        job_name="__ASSET_JOB",
+        status=dg.DagsterRunStatus.STARTED,
+        asset_selection=frozenset({dg.AssetKey("raw_shards")}),
+        tags={"dagster/partition": "g00"},
+        remote_job_origin=origin,
+    )
+    instance.add_run(run)
+    daemon = Daemon(smallest, instance)
+    wanted = [(each.asset_selection[0].to_user_string(), each.partition_key) for each in daemon.tick().run_requests]
+    assert wanted == [("raw_shards", "g01"), ("caption_corpus/clean", None)]
+    instance.report_run_failed(run)
+    assert daemon.until_quiet() == "everything is current"
+
+
+def test_it_waits_while_a_refresh_runs(smallest, instance):
+    run = dg.DagsterRun(job_name="refresh", status=dg.DagsterRunStatus.STARTED)
+    instance.add_run(run)
+    daemon = Daemon(smallest, instance)
+    assert daemon.tick().skip_message == f"waiting for the refresh {run.run_id[:8]} to end"
+    instance.report_run_failed(run)
     assert daemon.until_quiet() == "everything is current"
 
 
