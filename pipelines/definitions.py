@@ -17,7 +17,6 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Profile, load
-from pipelines.compute import compute_of
 from pipelines.profiles import profile_path
 
 STAGES = (
@@ -54,6 +53,8 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
 
 def _fresh(pipeline: Pipeline) -> Pipeline:
     """A run looks at the store and the outside inputs as they are when it starts."""
+    from pipelines.compute import compute_of  # brings what only runs need; loading the definitions is done more often
+
     pipeline.forget()
     pipeline.compute = compute_of(pipeline.profile)
     return pipeline
