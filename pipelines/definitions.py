@@ -17,7 +17,6 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Profile, load
-from pipelines.compute import compute_of
 from pipelines.current import current
 from pipelines.processes import mark
 from pipelines.profiles import profile_path
@@ -77,6 +76,8 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
 
 def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
     """A run looks at the store and the outside inputs as they are when it starts."""
+    from pipelines.compute import compute_of  # brings what only runs need; loading the definitions is done more often
+
     # in a cluster a run is spread over pods, and its launcher watches them
     if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
         mark(context.instance, context.run.run_id)

@@ -240,10 +240,8 @@ def test_a_create_whose_answer_was_lost_makes_no_second_job(cluster, pipeline, e
     pipeline.compute.cluster.pause = 0.02
     Running(pipeline).end()
     assert stored(pipeline) == expected
-    assert [request for request in cluster.requests if request.startswith("POST")] == 2 * [
-        "POST /apis/batch/v1/namespaces/mobileclip2/jobs"
-    ]
-    assert len(cluster.everything) == 4
+    assert sum(request == "POST /apis/batch/v1/namespaces/mobileclip2/jobs" for request in cluster.requests) > 1
+    assert len(cluster.everything) == 4, "every chunk had one pod, so there was one Job"
 
 
 def test_a_server_that_stays_away_is_told(cluster, pipeline):
