@@ -1,0 +1,101 @@
+"""A comparison as a Markdown table, for a terminal or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
+from mobileclip2.evaluation.gate import Comparison, Row
+from mobileclip2.evaluation.published import MODELS, Published
+from mobileclip2.profile import Profile
+
+SMALLEST = "MobileCLIP2-S0"
+
+
+def published_like(profile: Profile, model: str) -> Published:
+    """The released model of a student's architecture, or the smallest one where it has another."""
+    students = {student.name: student for student in profile.students}
+    while model in students and (base := students[model].base):
+        model = base
+    chosen = students[model].model if model in students else None
+    return (
+        MODELS[(chosen.open_clip if chosen else None) or ""]
+        if chosen and chosen.open_clip in MODELS
+        else MODELS[SMALLEST]
+    )
+
+
+def as_markdown(comparison: Comparison, name: str, baseline: str | None, published: Published) -> str:
+    """Percentages, a row a metric; differences and intervals in points."""
+    shares = [published.shares.get((row.set, _published_metric(row))) for row in comparison.rows]
+    columns = ["set", "metric", _cell(name), *([_cell(baseline), "difference"] if baseline else [])]
+    if any(share is not None for share in shares):
+        columns.append(f"published {published.name}")
+    if baseline:
+        columns.append("")
+    rule = ["---", "---", *["--:"] * (len(columns) - 2 - bool(baseline)), *["---"] * bool(baseline)]
+    lines = [f"### {name}" + (f" against {baseline}" if baseline else ""), "", _line(columns), _line(rule)]
+    for row, share in zip(comparison.rows, shares, strict=True):
+        cells = [row.set, row.metric, f"{_percent(row.value)} {_span(row.interval)}"]
+        if baseline:
+            cells += ["–" if row.baseline is None else _percent(row.baseline), _difference(row)]
+        if columns[-1 - bool(baseline)].startswith("published"):
+            cells.append("–" if share is None else _percent(share))
+        if baseline:
+            cells.append("**worse**" if row.failed else "" if row.tolerance is None else "ok")
+        lines.append(_line(cells))
+    return "\n".join([*lines, "", *verdict(comparison, baseline)]) + "\n"
+
+
+def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
+    """Whether the gate passes, why not, and by which rule."""
+    if not baseline:
+        yield "No baseline: nothing was judged."
+    elif comparison.failed:
+        yield f"**The gate fails.** {len(comparison.failed)} of {len(comparison.judged)} metrics fell by more than tolerated:"
+        yield ""
+        for row in comparison.failed:
+            assert row.difference and row.tolerance is not None
+            low, high = (_percent(-bound) for bound in reversed(row.difference))
+            yield f"- {row.set}, {row.metric}: by {low} to {high} points; {_percent(row.tolerance)} are tolerated"
+    else:
+        yield f"**The gate passes.** None of {len(comparison.judged)} metrics fell by more than tolerated."
+    yield ""
+    tolerances = sorted({row.tolerance for row in comparison.judged if row.tolerance is not None})
+    points = " or ".join(_percent(tolerance) for tolerance in tolerances)
+    yield (
+        f"Intervals: {RESAMPLES:,} bootstrap resamples of the test samples, seed {comparison.seed}, {comparison.confidence:.0%}"
+        + (
+            f" (of the differences paired, and for all judged together). A metric is worse when the whole interval of its "
+            f"difference lies below −{points} points."
+            if baseline
+            else "."
+        )
+    )
+    yield from comparison.notes
+
+
+def _published_metric(row: Row) -> str:
+    return "main_metric" if row.metric == "main metrics" else row.metric
+
+
+def _difference(row: Row) -> str:
+    if row.baseline is None or row.difference is None:
+        return "–"
+    return f"{100 * (row.value - row.baseline):+.1f} {_span(row.difference, '+')}"
+
+
+def _span(bounds: Interval, sign: str = "") -> str:
+    return "[" + ", ".join(f"{100 * bound:{sign}.1f}" for bound in bounds) + "]"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
