@@ -52,7 +52,7 @@ def no_worse(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
     assert baseline is not None
     try:
         found = stored_results(pipeline, name)
-        comparison = compare(found, baseline_results(pipeline, baseline), pipeline.profile.gate)
+        comparison = compare(found, baseline_results(pipeline, baseline, name), pipeline.profile.gate)
     except UserError as error:
         return dg.AssetCheckResult(
             passed=False,

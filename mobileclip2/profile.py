@@ -237,7 +237,7 @@ class Gate(Settings):
     """When an evaluation counts as worse than its baseline: see :mod:`mobileclip2.evaluation.gate`."""
 
     baseline: str | None = Field(None, json_schema_extra=UNDECLARED)
-    """a student or teacher of the profile, or a file or folder of results; without one nothing is judged"""
+    """a student or teacher of the profile, a file or folder of results, or a git revision; without one nothing is judged"""
     tolerance: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {"main_metric": 0.005}, min_length=1, json_schema_extra=UNDECLARED
     )

@@ -83,7 +83,7 @@ def _dispatch(chosen: argparse.Namespace) -> int:
     if chosen.command == "evaluate":
         from pipelines.evaluate import evaluate
 
-        return evaluate(pipeline, path, chosen.student, chosen.baseline, chosen.markdown)
+        return evaluate(pipeline, chosen.student, chosen.baseline, chosen.markdown)
     if chosen.command == "lineage":
         return show_lineage(pipeline, chosen.of)
     if chosen.command == "gc":

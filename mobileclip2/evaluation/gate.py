@@ -16,6 +16,9 @@ from mobileclip2.evaluation.results import MAIN, Result, main_name
 from mobileclip2.evaluation.suite import AVERAGES, TASKS, averages
 from mobileclip2.profile import Gate
 
+AVERAGED = "main metrics"
+"""what stands for the metric in the row of an average"""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -125,59 +128,60 @@ def _rows(result: Result, theirs: Mapping[str, Result] | None, gate: Gate, seed:
     if judged and main is None and counts and MAIN in gate.tolerance:
         raise UserError(f"'{result.key}': it has no main metric; leave it out of 'gate.sets' in the profile")
     published = [metric for key, metric in NUMBERS if key == result.key]
+    other = (theirs or {}).get(result.key)
+    incomparable = _incomparable(result, other)
     for name in dict.fromkeys([main, *tolerances, *published]):
-        if name is None:
-            continue
-        other = theirs.get(result.key) if theirs is not None else None
         tolerance = tolerances.get(name) if judged else None
+        if name is None or (name != main and _absent(result, name) and (other is None or _absent(other, name))):
+            continue  # not a metric of this kind of set
         if tolerance is not None:
-            if name != main and _absent(result, name) and (other is None or _absent(other, name)):
-                continue  # not a metric of this kind of set
-            other = _comparable(result, other, name)
+            _demand(result, other, name)
+            if incomparable:
+                raise UserError(incomparable)
         if not _absent(result, name):
-            yield _measure(result, None if other is None or _absent(other, name) else other, name, tolerance, seed)
+            shown = other is not None and not incomparable and not _absent(other, name)
+            yield _measure(result, other if shown else None, name, tolerance, seed)
 
 
 def _absent(result: Result, name: str) -> bool:
     return result.metrics.get(name) is None
 
 
-def _comparable(result: Result, other: Result | None, name: str) -> Result:
-    """The baseline's result of a judged metric.
-
-    Raises:
-        UserError: there is none, or it was not measured on the same samples.
-    """
-    place = f"'{result.key}'"
+def _demand(result: Result, other: Result | None, name: str) -> None:
+    """Raises UserError where a judged metric has no number on both sides."""
     if other is None:
         raise UserError(
-            f"{place}: the baseline has no result of this set; evaluate it there, or name what is to be judged in 'gate.sets'"
+            f"'{result.key}': the baseline has no result of this set; evaluate it there, or name what is to be judged in "
+            "'gate.sets'"
         )
     for whose, each in (("this model", result), ("the baseline", other)):
+        place = f"'{result.key}': {name} of {whose}"
         if name not in each.metrics:
-            raise UserError(
-                f"{place}: {name} of {whose} is missing; evaluate it again, or leave the metric out of the gate"
-            )
+            raise UserError(f"{place} is missing; evaluate it again, or leave the metric out of the gate")
         if each.metrics[name] is None:
-            raise UserError(
-                f"{place}: {name} of {whose} is not defined (NaN or null); leave the set out of 'gate.sets'"
-            )
+            raise UserError(f"{place} is not defined (NaN or null); leave the set out of 'gate.sets'")
+
+
+def _incomparable(result: Result, other: Result | None) -> str:
+    """Why two results of a set are no measurements of the same thing; empty where they are, as far as they tell."""
+    if other is None:
+        return ""
+    place = f"'{result.key}': "
     if result.protocol and other.protocol and result.protocol != other.protocol:
-        raise UserError(
-            f"{place}: the baseline was measured on other images, class names or templates (protocol {other.protocol[:12]}, "
+        return (
+            f"{place}the baseline was measured on other images, class names or templates (protocol {other.protocol[:12]}, "
             f"here {result.protocol[:12]}); evaluate both on the same set"
         )
-    if result.samples is not None and other.samples is not None:
-        if not _keys(result) == _keys(other):
-            raise UserError(f"{place}: the baseline was measured on other samples; evaluate both on the same set")
-    elif result.samples is not None and not other.protocol and result.key in TASKS:
-        size = _size(result)
-        if size != TASKS[result.key].size:
-            raise UserError(
-                f"{place}: {size:,} samples here, {TASKS[result.key].size:,} in the published set; "
-                "evaluate the whole set, or give a baseline that was measured on this one"
+    if result.samples is not None and other.samples is not None and _keys(result) != _keys(other):
+        return f"{place}the baseline was measured on other samples; evaluate both on the same set"
+    if result.samples is not None and other.samples is None and not other.protocol and result.key in TASKS:
+        here, there = _size(result), TASKS[result.key].size
+        if here != there:
+            return (
+                f"{place}{here:,} samples here, {there:,} in the published set; evaluate the whole set, or give a baseline "
+                "that was measured on this one"
             )
-    return other
+    return ""
 
 
 def _keys(result: Result) -> list[list[str]]:
@@ -199,9 +203,9 @@ def _measure(result: Result, other: Result | None, name: str, tolerance: float |
     # what has no samples has no noise that could be known
     drawn = [np.full(RESAMPLES, value) for value in values]
     sampled = [index for index, each in enumerate(pair) if each.samples is not None]
-    if sampled:
-        tables = [pair[index].samples for index in sampled]
-        metric = metrics_of(result.key, tables[0])[name]
+    tables = [pair[index].samples for index in sampled]
+    metric = metrics_of(result.key, tables[0]).get(name) if tables else None
+    if metric:
         # sets are independent samples: the same numbers for all of them would tie their averages together
         own = (seed, zlib.crc32(result.key.encode()))
         for index, resampled in zip(sampled, draws(metric, tables, seed=own), strict=True):
@@ -231,13 +235,17 @@ def _averages(
                 f"'{name}': the baseline lacks a set of this average; name what is to be judged in 'gate.sets'"
             )
         rows = [mains[key] for key in keys]
-        row = _Measured(name, "main metrics", here[name], _mean([each.drawn for each in rows]))
-        if name in there:
-            row.baseline = there[name]
-            row.baseline_drawn = _mean([each.baseline_drawn for each in rows])
-            row.tolerance = gate.tolerance[MAIN] if judged else None
+        row = _Measured(name, AVERAGED, here[name], _mean([each.drawn for each in rows]))
+        apart = [each.baseline_drawn for each in rows]
+        if judged:
+            for key in keys:
+                if incomparable := _incomparable(ours[key], (theirs or {}).get(key)):
+                    raise UserError(incomparable)
+            row.tolerance = gate.tolerance[MAIN]
+        if name in there and all(each is not None for each in apart):
+            row.baseline, row.baseline_drawn = there[name], _mean([each for each in apart if each is not None])
         yield row
 
 
-def _mean(drawn: Sequence[np.ndarray | None]) -> np.ndarray:
-    return np.mean([each for each in drawn if each is not None], axis=0)
+def _mean(drawn: Sequence[np.ndarray]) -> np.ndarray:
+    return np.mean(drawn, axis=0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
-from mobileclip2.evaluation.gate import Comparison, Row
+from mobileclip2.evaluation.gate import AVERAGED, Comparison, Row
 from mobileclip2.evaluation.published import MODELS, Published
+from mobileclip2.evaluation.results import MAIN
 from mobileclip2.profile import Profile
 
 SMALLEST = "MobileCLIP2-S0"
@@ -17,30 +18,30 @@ def published_like(profile: Profile, model: str) -> Published:
     students = {student.name: student for student in profile.students}
     while model in students and (base := students[model].base):
         model = base
-    chosen = students[model].model if model in students else None
-    return (
-        MODELS[(chosen.open_clip if chosen else None) or ""]
-        if chosen and chosen.open_clip in MODELS
-        else MODELS[SMALLEST]
-    )
+    architecture = students[model].model if model in students else None
+    return MODELS.get((architecture and architecture.open_clip) or SMALLEST, MODELS[SMALLEST])
 
 
 def as_markdown(comparison: Comparison, name: str, baseline: str | None, published: Published) -> str:
     """Percentages, a row a metric; differences and intervals in points."""
     shares = [published.shares.get((row.set, _published_metric(row))) for row in comparison.rows]
-    columns = ["set", "metric", _cell(name), *([_cell(baseline), "difference"] if baseline else [])]
-    if any(share is not None for share in shares):
-        columns.append(f"published {published.name}")
+    known = any(share is not None for share in shares)
+    columns = ["set", "metric", name]
     if baseline:
-        columns.append("")
-    rule = ["---", "---", *["--:"] * (len(columns) - 2 - bool(baseline)), *["---"] * bool(baseline)]
+        columns += [baseline, "difference"]
+    if known:
+        columns.append(f"published {published.name}")
+    numbers = len(columns) - 2
+    rule = ["---", "---", *["--:"] * numbers]
+    if baseline:
+        columns, rule = [*columns, ""], [*rule, "---"]
     lines = [f"### {name}" + (f" against {baseline}" if baseline else ""), "", _line(columns), _line(rule)]
     for row, share in zip(comparison.rows, shares, strict=True):
         cells = [row.set, row.metric, f"{_percent(row.value)} {_span(row.interval)}"]
         if baseline:
-            cells += ["–" if row.baseline is None else _percent(row.baseline), _difference(row)]
-        if columns[-1 - bool(baseline)].startswith("published"):
-            cells.append("–" if share is None else _percent(share))
+            cells += [_percent(row.baseline), _difference(row)]
+        if known:
+            cells.append(_percent(share))
         if baseline:
             cells.append("**worse**" if row.failed else "" if row.tolerance is None else "ok")
         lines.append(_line(cells))
@@ -76,7 +77,7 @@ def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
 
 
 def _published_metric(row: Row) -> str:
-    return "main_metric" if row.metric == "main metrics" else row.metric
+    return MAIN if row.metric == AVERAGED else row.metric
 
 
 def _difference(row: Row) -> str:
@@ -89,13 +90,9 @@ def _span(bounds: Interval, sign: str = "") -> str:
     return "[" + ", ".join(f"{100 * bound:{sign}.1f}" for bound in bounds) + "]"
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
-def _cell(text: str | None) -> str:
-    return (text or "").replace("|", "\\|")
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
