@@ -43,14 +43,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Loss": profile.Loss,
     "Train": TrainSettings,
     "Evaluation": profile.EvaluationSource,
-<<<<<<< HEAD
     "Compute": compute.ComputeSettings,
     "Kubernetes": compute.Kubernetes,
     "Pods": compute.Pods,
     "Toleration": compute.Toleration,
-=======
     "Gate": profile.Gate,
->>>>>>> 3768191 (Gate: sets that are not judged may differ; its tests, the workflow, docs/ci.md)
 }
 
 
