@@ -11,8 +11,17 @@ from mobileclip2.profile import Profile
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    judged = [student.name for student in profile.students if profile.gate.baseline not in {None, student.name}]
     return [
-        define(profile, asset, section="evaluation", kinds={"pytorch", "json"}, metadata=results)
+        define(
+            profile,
+            asset,
+            section="evaluation",
+            kinds={"pytorch", "json"},
+            metadata=results,
+            check=no_worse if asset.name in judged else None,
+            check_name="no_worse_than_baseline",
+        )
         for asset in graph.values()
         if asset.stage == "evaluation"
     ]
@@ -30,3 +39,31 @@ def results(pipeline: Pipeline, done: Done) -> dict[str, object]:
         "metrics": dg.MetadataValue.table(records=records, schema=schema),
         "plot": dg.MetadataValue.md(picture),
     }
+
+
+def no_worse(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
+    """The gate's verdict; a baseline that cannot be compared with is a warning."""
+    from mobileclip2.errors import UserError
+    from mobileclip2.evaluation.gate import compare
+    from mobileclip2.evaluation.stored import baseline_results, stored_results
+    from mobileclip2.report.comparison import as_markdown, published_like, verdict
+
+    name, baseline = done.asset.name, pipeline.profile.gate.baseline
+    assert baseline is not None
+    try:
+        found = stored_results(pipeline, name)
+        comparison = compare(found, baseline_results(pipeline, baseline, name), pipeline.profile.gate)
+    except UserError as error:
+        return dg.AssetCheckResult(
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            check_name="no_worse_than_baseline",
+            description=str(error),
+        )
+    table = as_markdown(comparison, name, baseline, published_like(pipeline.profile, name))
+    return dg.AssetCheckResult(
+        passed=not comparison.failed,
+        check_name="no_worse_than_baseline",
+        description="\n".join(verdict(comparison, baseline)),
+        metadata={"comparison": dg.MetadataValue.md(table)},
+    )

@@ -19,6 +19,7 @@ from mobileclip2.augment import Augmentation
 from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
 from mobileclip2.compute import ComputeSettings
 from mobileclip2.errors import ProfileError
+from mobileclip2.evaluation.suite import AVERAGES
 from mobileclip2.fingerprint import UNDECLARED
 from mobileclip2.shards.filters import Filters
 from mobileclip2.training.settings import TrainSettings
@@ -232,6 +233,21 @@ class EvaluationSource(Settings):
     url: str = Field(json_schema_extra=UNDECLARED)
 
 
+class Gate(Settings):
+    """When an evaluation counts as worse than its baseline: see :mod:`mobileclip2.evaluation.gate`."""
+
+    baseline: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """a student or teacher of the profile, a file or folder of results, or a git revision; without one nothing is judged"""
+    tolerance: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {"main_metric": 0.005}, min_length=1, json_schema_extra=UNDECLARED
+    )
+    """by metric, the share by which it may fall; other metrics are not judged"""
+    sets: tuple[str, ...] | None = Field(None, json_schema_extra=UNDECLARED)
+    """evaluation sets and averages that are judged; by default all"""
+    confidence: float = Field(0.95, gt=0.5, lt=1, json_schema_extra=UNDECLARED)
+    """that a failure is no noise, over everything that is judged together"""
+
+
 class Profile(Settings):
     """One pipeline, whole."""
 
@@ -248,6 +264,7 @@ class Profile(Settings):
     dataset: Dataset = Dataset()
     students: tuple[Student, ...] = ()
     evaluation: tuple[EvaluationSource, ...] = ()
+    gate: Gate = Field(Gate(), json_schema_extra=UNDECLARED)
     device: str = Field("auto", json_schema_extra=UNDECLARED)
     batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
     """images at once through a teacher or captioner"""
@@ -319,6 +336,7 @@ class Profile(Settings):
 
         captioners = [captioner.name for captioner in self.captioners]
         corpora = [f"caption_corpus/{corpus.name}" for corpus in self.caption_corpora]
+        known("gate.sets", self.gate.sets or (), [*(source.name for source in self.evaluation), *AVERAGES])
         known("dataset.teachers", self.dataset_teachers, [teacher.name for teacher in self.teachers])
         known("dataset.captioners", self.dataset_captioners, captioners)
         for position, captioner in enumerate(self.captioners):

@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0 when all is well, 1 when something the user can mend went wrong, 2 for a wrong call."""
+    """Exit status: 0 all is well, 1 something that the user can mend, 2 a wrong call, 3 the gate failed."""
     parser = argparse.ArgumentParser(prog="mobileclip2", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, explanation in {
         "check": "check a profile and the inputs it names, and show its graph",
         "plan": "show what would be computed, why, and what it will cost; computes nothing",
         "run": "materialise what is missing, in order, through Dagster",
+        "evaluate": "evaluate a student beside a baseline and the published models; fails when it is worse",
         "lineage": "show what a checkpoint was made from, down to shards and weights",
         "gc": "list what the store holds that no profile, commit, run or kept checkpoint needs",
         "ledger": "write the DVC ledger of what is materialised; computes nothing",
@@ -38,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "plan":
             command.add_argument("--json", action="store_true", help="the same for programs")
             command.add_argument("--verify", action="store_true", help="hash every stored byte, which takes its time")
+        if name == "evaluate":
+            command.add_argument("--student", required=True, help="whose evaluation to materialise; a teacher's too")
+            command.add_argument(
+                "--baseline", help="a model of the profile, a file or folder of results, or a git revision"
+            )
+            command.add_argument("--markdown", type=Path, help="where the printed table goes as well")
         if name == "lineage":
             command.add_argument(
                 "of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"
@@ -73,6 +80,10 @@ def _dispatch(chosen: argparse.Namespace) -> int:
         return check(pipeline)
     if chosen.command == "plan":
         return show_plan(pipeline, chosen)
+    if chosen.command == "evaluate":
+        from pipelines.evaluate import evaluate
+
+        return evaluate(pipeline, chosen.student, chosen.baseline, chosen.markdown)
     if chosen.command == "lineage":
         return show_lineage(pipeline, chosen.of)
     if chosen.command == "gc":

@@ -47,6 +47,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Kubernetes": compute.Kubernetes,
     "Pods": compute.Pods,
     "Toleration": compute.Toleration,
+    "Gate": profile.Gate,
 }
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import pyarrow as pa
 import torch
 
 from mobileclip2.evaluation.features import Features
+from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.ranking import rank
-from mobileclip2.evaluation.results import MAIN, Metrics, Result, with_main
-from mobileclip2.evaluation.retrieval import retrieval_metrics
+from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
-from mobileclip2.evaluation.zeroshot import classification_metrics, classifier
+from mobileclip2.evaluation.suite import TASKS, Kind
+from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.progress import Progress, Step, silent
 
@@ -49,8 +51,13 @@ def evaluate(
         if done % batch == 0 or done == total:
             progress(Step(done, total, "images"))
 
-    judge = {"classification": _classification, "retrieval": _retrieval}
-    return [judge[each.kind](each, features, advance) for each in sets]
+    predict: dict[Kind, Callable[[EvaluationSet, Features, Callable[[], None]], pa.Table]] = {
+        "classification": _classes,
+        "retrieval": _ranks,
+        "association": _associations,
+        "faces": _faces,
+    }
+    return [_result(each, predict[each.kind](each, features, advance)) for each in sets]
 
 
 def curve_numbers(results: Sequence[Result]) -> dict[str, float]:
@@ -63,24 +70,31 @@ def curve_numbers(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
-def _classification(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> Result:
+def _result(each: EvaluationSet, table: pa.Table) -> Result:
+    metrics = dict(measure(each.name, table))
+    if each.kind == "classification" and len(each.classnames) < 5:
+        metrics["acc5"] = None
+    name = TASKS[each.name].name if each.name in TASKS else each.name
+    return Result(each.name, name, metrics, samples=table)
+
+
+def _classes(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
     weights = classifier(features, each.classnames, each.templates)
     samples, images = _images(each, features, advance)
     targets = torch.tensor([sample.target for sample in samples])
-    classes = len(each.classnames)
-    ranks, predicted = rank(images, weights, targets, torch.arange(classes))
-    table = pa.table(
+    ranks, predicted = rank(images, weights, targets, torch.arange(len(each.classnames)))
+    return pa.table(
         {
             "key": [sample.key for sample in samples],
-            "target": pa.array(targets.numpy(), pa.int32()),
-            "predicted": pa.array(predicted.numpy(), pa.int32()),
-            "rank": pa.array(ranks.numpy(), pa.int32()),
+            "target": _column(targets),
+            "predicted": _column(predicted),
+            "rank": _column(ranks),
+            **_fields(each, samples),
         }
     )
-    return _result(each, classification_metrics(ranks, targets, classes), table)
 
 
-def _retrieval(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> Result:
+def _ranks(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
     samples, images = _images(each, features, advance)
     texts = features.of_texts([caption for sample in samples for caption in sample.captions])
     image = torch.arange(len(samples))
@@ -88,14 +102,47 @@ def _retrieval(each: EvaluationSet, features: Features, advance: Callable[[], No
     image_ranks, _ = rank(texts, images, image_of_text, image)
     text_ranks, _ = rank(images, texts, image, image_of_text)
     keys = [sample.key for sample in samples]
-    table = pa.table(
+    return pa.table(
         {
             "query": ["text"] * len(texts) + ["image"] * len(images),
             "key": [keys[index] for index in image_of_text] + keys,
-            "rank": pa.array(torch.cat([image_ranks, text_ranks]).numpy(), pa.int32()),
+            "rank": _column(torch.cat([image_ranks, text_ranks])),
         }
     )
-    return _result(each, retrieval_metrics(image_ranks, text_ranks), table)
+
+
+def _associations(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+    """The candidates nearest to the cue, as many as belong to it."""
+    samples, images = _images(each, features, advance)
+    rows = []
+    for question, group in groupby(enumerate(samples), key=lambda item: item[1].key.rpartition("/")[0]):
+        places, candidates = zip(*group, strict=True)
+        (cue,) = candidates[0].captions
+        (text,) = features.of_texts([f"{'An' if cue[:1].lower() in set('aeiou') else 'A'} {cue.lower()}"])
+        belongs = torch.tensor([candidate.target for candidate in candidates])
+        nearest = (images[list(places)] @ text).argsort(descending=True, stable=True)[: int(belongs.sum())]
+        rows.append((question, len(candidates), int(belongs.sum()), int(belongs[nearest].sum())))
+    keys, *numbers = zip(*rows, strict=True)
+    columns = zip(("candidates", "associations", "found"), numbers, strict=True)
+    return pa.table({"key": list(keys), **{name: pa.array(values, pa.int32()) for name, values in columns}})
+
+
+def _faces(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+    samples, images = _images(each, features, advance)
+    columns = {
+        f"predicted_{question}": _column((images @ classifier(features, names, templates).T).argmax(1))
+        for question, (names, templates) in each.questions.items()
+    }
+    return pa.table({"key": [sample.key for sample in samples], **columns, **_fields(each, samples)})
+
+
+def _column(values: torch.Tensor) -> pa.Array:
+    return pa.array(values.numpy(), pa.int32())
+
+
+def _fields(each: EvaluationSet, samples: Sequence[Sample]) -> dict[str, pa.Array]:
+    columns = zip(*(sample.fields for sample in samples), strict=True)
+    return {name: pa.array(column, pa.int64()) for name, column in zip(each.fields, columns, strict=True)}
 
 
 def _images(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> tuple[list[Sample], torch.Tensor]:
@@ -109,7 +156,3 @@ def _keeping(samples: Iterable[Sample], kept: list[Sample]) -> Iterator[Sample]:
     for sample in samples:
         kept.append(replace(sample, image=b""))
         yield sample
-
-
-def _result(each: EvaluationSet, metrics: Metrics, samples: pa.Table) -> Result:
-    return Result(each.name, each.name, with_main(each.name, metrics), samples)

@@ -25,8 +25,3 @@ def rank(queries: Tensor, candidates: Tensor, belongs: Tensor, to: Tensor) -> tu
         ranks.append(((scores > best) | ((scores == best) & (index < place))).sum(1))
         first.append(scores.argmax(1))
     return torch.cat(ranks), torch.cat(first)
-
-
-def recall(ranks: Tensor, k: int) -> float:
-    """Share of queries with a right candidate among the first ``k``."""
-    return float((ranks < k).double().mean())

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from mobileclip2 import sidefile
 from mobileclip2.errors import UserError
+from mobileclip2.evaluation.suite import TASKS
 from mobileclip2.store.storage import atomic_path
 
 MAIN = "main_metric"
-PER_CLASS = {"vtab/caltech101", "fgvc_aircraft", "vtab/flowers", "vtab/pets"}
-"""sets of the DataComp suite that are judged by ``mean_per_class_recall``, their classes being of unequal size"""
+RESULTS = "results.jsonl"
+SAMPLES = "samples.parquet"
+"""prediction table: a row for each query"""
 
 Metrics = Mapping[str, float | None]
 
@@ -25,15 +28,21 @@ Metrics = Mapping[str, float | None]
 class Result:
     """What one model scored on one set; None is a metric that is not defined there.
 
-    ``samples`` has a row for each query, from which failures, confusions and confidence intervals follow; it is
-    no part of the published format. Classification: ``key``, ``target``, ``predicted`` (class indices),
-    ``rank`` (classes before the right one). Retrieval: ``query`` ("image" or "text"), ``key`` (of the image),
-    ``rank``.
+    ``protocol`` is the hash of what was measured: the set's files, its class names and templates among them. ``samples``
+    has a row for each query, from which failures, confusions and confidence intervals follow. Neither is in published
+    files. Columns by kind of set:
+
+    - classification: ``key``, ``target``, ``predicted`` (class indices), ``rank`` (classes before the right one), and the
+      suite's fields of the set
+    - retrieval: ``query`` ("image" or "text"), ``key`` (of the image), ``rank``
+    - association: ``key``, ``candidates``, ``associations``, ``found`` (numbers of images)
+    - faces: ``key``, ``predicted_<question>`` for each question, and the suite's fields
     """
 
     key: str
     dataset: str
     metrics: Metrics
+    protocol: str | None = None
     samples: pa.Table | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -42,8 +51,8 @@ class Result:
 
 
 def main_name(key: str, metrics: Metrics) -> str | None:
-    """Name of the metric that stands for a set in tables and averages; None where that is not known."""
-    names = ("mean_recall@1", "mean_per_class_recall" if key in PER_CLASS else "acc1")
+    """Name of the metric that stands for a set in tables and averages; None where there is none."""
+    names = (TASKS[key].main,) if key in TASKS else ("mean_recall@1", "acc1")
     return next((name for name in names if name in metrics), None)
 
 
@@ -66,7 +75,9 @@ def dumps(results: Iterable[Result]) -> str:
                 raise UserError(
                     f"results: {name} of '{result.key}' is {value}; the evaluation went wrong, nothing was written"
                 )
-        record = {"key": result.key, "dataset": result.dataset, "metrics": dict(result.metrics)}
+        record: dict[str, Any] = {"key": result.key, "dataset": result.dataset, "metrics": dict(result.metrics)}
+        if result.protocol:
+            record["protocol"] = result.protocol
         lines.append(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     return "".join(lines)
 
@@ -92,11 +103,26 @@ def loads(text: str, name: str) -> list[Result]:
 
 
 def read_results(path: Path) -> list[Result]:
-    """Results of a file.
+    """Results of a file of JSON lines; of a folder, those of every ``results.jsonl`` in it with their samples.
 
     Raises:
-        UserError: it cannot be read or is not in the format.
+        UserError: it cannot be read, is not in the format, or a folder has none or two results of a set.
     """
+    if not path.is_dir():
+        return _read_file(path)
+    found: dict[str, Result] = {}
+    for file in sorted(path.rglob(RESULTS)):
+        table = file.with_name(SAMPLES)
+        for result in _read_file(file):
+            if result.key in found:
+                raise UserError(f"{path}: two results of '{result.key}'; give the folder of one evaluation")
+            found[result.key] = replace(result, samples=sidefile.read(table) if table.exists() else None)
+    if not found:
+        raise UserError(f"{path}: no {RESULTS} in it; give a folder of evaluations or a file of JSON lines")
+    return list(found.values())
+
+
+def _read_file(path: Path) -> list[Result]:
     try:
         return loads(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -124,4 +150,7 @@ def _result(record: Any) -> Result:
     for name, value in record["metrics"].items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"metric '{name}' is not a number")
-    return Result(record["key"], record["dataset"], record["metrics"])
+    protocol = record.get("protocol")
+    if protocol is not None and not isinstance(protocol, str):
+        raise ValueError("'protocol' is not a text")
+    return Result(record["key"], record["dataset"], record["metrics"], protocol)

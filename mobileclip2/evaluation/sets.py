@@ -7,19 +7,28 @@
     dataset_type.txt                        "retrieval"
     test/nshards.txt                        number of tars
     test/<n>.tar                            image with .cls (class index) or .txt (one caption a line)
+
+Some sets of the suite, known by their key, differ: those with ``fields`` have an .npy of whole numbers beside each image;
+``faces`` ask several questions, each line of their text files beginning with ``<question>:``, and have no .cls; an
+``association`` set is a folder of Parquet files as the Hugging Face hub gives them, a question a row.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mobileclip2.errors import ShardError, UserError
+from mobileclip2.evaluation.suite import TASKS, Kind
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.tar import RawSample, read_samples
 from mobileclip2.store.output import file_sha256
@@ -29,19 +38,26 @@ CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 TYPE = "dataset_type.txt"
 NSHARDS = "test/nshards.txt"
-
-Kind = Literal["classification", "retrieval"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+QUESTIONS = ("race", "gender", "age", "toxic")
+"""what is asked of each face"""
+ASSOCIATION_COLUMNS = ("candidates", "candidate_images", "cue", "associations")
+STATED: tuple[Kind, ...] = ("classification", "retrieval")
+"""kinds of sets that anyone can make; the others are the suite's own"""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image with its class index or its captions; with a ``fault`` it has neither."""
+    """One test image with its class index or its captions; with a ``fault`` it has neither.
+
+    A candidate of an association set has the cue as its caption, and the target 1 if it belongs to the cue. Its key is the
+    question's, a slash and its number.
+    """
 
     key: str
     image: bytes = b""
     target: int = -1
     captions: tuple[str, ...] = ()
+    fields: tuple[int, ...] = ()
     fault: BadSample | None = None
 
 
@@ -55,14 +71,21 @@ class EvaluationSet:
     name: str
     path: Path
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the numbers that come with each image."""
+        return TASKS[self.name].fields if self.name in TASKS else ()
+
     @cached_property
     def kind(self) -> Kind:
+        if self.name in TASKS:
+            return TASKS[self.name].kind
         if (self.path / TYPE).exists():
             stated = "".join(self._lines(TYPE)).lower()
-            for kind in KINDS:
+            for kind in STATED:
                 if stated == kind:
                     return kind
-            raise UserError(f"{self.path / TYPE}: '{stated}' cannot be evaluated; write {' or '.join(KINDS)}")
+            raise UserError(f"{self.path / TYPE}: '{stated}' cannot be evaluated; write {' or '.join(STATED)}")
         if (self.path / CLASSNAMES).exists():
             return "classification"
         return "retrieval" if "txt" in self._first_members() else "classification"
@@ -88,7 +111,28 @@ class EvaluationSet:
         return templates
 
     @cached_property
+    def questions(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Class names and templates by question of a set of faces."""
+        found: dict[str, tuple[list[str], list[str]]] = {question: ([], []) for question in QUESTIONS}
+        for place, name in enumerate((CLASSNAMES, TEMPLATES)):
+            for number, line in enumerate((self.classnames, self.templates)[place], 1):
+                question, colon, rest = line.partition(":")
+                if question not in found or not colon:
+                    wanted = ", ".join(f"'{question}:'" for question in QUESTIONS)
+                    raise UserError(f"{self.path / name}, line {number}: '{line}' begins with none of {wanted}")
+                found[question][place].append(rest)
+            for question, texts in found.items():
+                if not texts[place]:
+                    raise UserError(f"{self.path / name}: no line begins with '{question}:'; fetch the set again")
+        return found
+
+    @cached_property
     def shards(self) -> list[Path]:
+        if self.name in TASKS and self.kind == "association":
+            files = sorted(self.path.rglob("*.parquet"))
+            if not files:
+                raise ShardError(f"evaluation set '{self.name}': no Parquet file in {self.path}; fetch the set again")
+            return files
         stated = "".join(self._lines(NSHARDS))
         if not stated.isdecimal() or int(stated) < 1:
             raise UserError(f"{self.path / NSHARDS}: '{stated}' is not a number of shards")
@@ -106,7 +150,7 @@ class EvaluationSet:
     @cached_property
     def digest(self) -> str:
         """sha256 over the content of every file that the measurement reads, wherever the set lies."""
-        names = [CLASSNAMES, TEMPLATES] if self.kind == "classification" else []
+        names = [CLASSNAMES, TEMPLATES] if self.kind in {"classification", "faces"} else []
         paths = [*(self.path / name for name in names), *self.shards]
         content = "".join(f"{path.relative_to(self.path)} {file_sha256(path)}\n" for path in paths)
         return hashlib.sha256(f"{self.kind}\n{content}".encode()).hexdigest()
@@ -114,6 +158,8 @@ class EvaluationSet:
     @cached_property
     def size(self) -> int:
         """Number of test images, from the tars' headers alone; a damaged tar counts as empty."""
+        if self.kind == "association":
+            return sum(len(names) for batch in self._questions("candidates") for names in batch["candidates"])
         return sum(_count_images(shard) for shard in self.shards)
 
     def check(self) -> None:
@@ -124,6 +170,8 @@ class EvaluationSet:
         """
         if self.kind == "classification":
             _ = self.classnames, self.templates
+        if self.kind == "faces":
+            _ = self.questions
         _ = self.shards
 
     def samples(self) -> Iterator[Sample]:
@@ -133,13 +181,40 @@ class EvaluationSet:
             ShardError: a tar is damaged, or all of them hold no sample.
         """
         empty = True
-        for shard in self.shards:
-            with shard.open("rb") as file:
-                for raw in read_samples(file, str(shard)):
-                    empty = False
-                    yield self._sample(raw)
+        for sample in self._candidates() if self.kind == "association" else map(self._sample, self._raw_samples()):
+            empty = False
+            yield sample
         if empty:
             raise ShardError(f"{self.path / 'test'}: the tars hold no sample")
+
+    def _raw_samples(self) -> Iterator[RawSample]:
+        for shard in self.shards:
+            with shard.open("rb") as file:
+                yield from read_samples(file, str(shard))
+
+    def _candidates(self) -> Iterator[Sample]:
+        row = 0
+        for batch in self._questions(*ASSOCIATION_COLUMNS):
+            for names, images, cue, right in zip(*(batch[name] for name in ASSOCIATION_COLUMNS), strict=True):
+                for number, (name, image) in enumerate(zip(names, images, strict=True)):
+                    yield Sample(f"{row}/{number}", image["bytes"] or b"", int(name in right), (cue,))
+                row += 1
+
+    def _questions(self, *columns: str) -> Iterator[dict[str, list]]:
+        """Rows of the Parquet files of an association set, few at a time.
+
+        Raises:
+            ShardError: one cannot be read or lacks a column.
+        """
+        for shard in self.shards:
+            try:
+                with pq.ParquetFile(shard) as file:
+                    for batch in file.iter_batches(16, columns=list(columns)):
+                        yield {name: batch.column(name).to_pylist() for name in columns}
+            except (pa.ArrowException, KeyError, OSError) as error:
+                raise ShardError(
+                    f"{shard}: not the Parquet file of an association set ({error}); fetch it again"
+                ) from error
 
     def _sample(self, raw: RawSample) -> Sample:
         try:
@@ -149,18 +224,17 @@ class EvaluationSet:
             if image is None:
                 found = ", ".join(sorted(raw.members))
                 raise BadSample("no-image", f"it has {found} and none of {', '.join(IMAGES)}")
+            fields = _fields(raw, self.fields)
+            if self.kind == "faces":
+                return Sample(raw.key, image, fields=fields)
             if self.kind == "classification":
-                return Sample(raw.key, image, target=_target(raw, len(self.classnames)))
+                return Sample(raw.key, image, target=_target(raw, len(self.classnames)), fields=fields)
             return Sample(raw.key, image, captions=_captions(raw))
         except BadSample as fault:
             return Sample(raw.key, fault=fault)
 
     def _first_members(self) -> dict[str, bytes]:
-        for shard in self.shards:
-            with shard.open("rb") as file:
-                for raw in read_samples(file, str(shard)):
-                    return raw.members
-        return {}
+        return next((raw.members for raw in self._raw_samples()), {})
 
     def _lines(self, name: str) -> list[str]:
         path = self.path / name
@@ -189,6 +263,20 @@ def _target(raw: RawSample, classes: int) -> int:
     if int(text) >= classes:
         raise BadSample("class-out-of-range", f"class index {int(text)}, but {CLASSNAMES} has {classes} lines")
     return int(text)
+
+
+def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
+    if not names:
+        return ()
+    if "npy" not in raw.members:
+        raise BadSample("no-fields", f"it has {', '.join(sorted(raw.members))} and no npy with {', '.join(names)}")
+    try:
+        values = np.load(io.BytesIO(raw.members["npy"]), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BadSample("bad-fields", f"npy cannot be read: {error}") from error
+    if values.shape != (len(names),) or not np.all(values == np.round(values)):
+        raise BadSample("bad-fields", f"npy has the shape {values.shape}, not {len(names)} whole numbers")
+    return tuple(int(value) for value in values)
 
 
 def _captions(raw: RawSample) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip2.evaluation.results import main_name
+from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.graph import Asset
 from mobileclip2.ledger.params import declared_by_name
 from mobileclip2.ledger.places import (
@@ -25,7 +26,7 @@ from mobileclip2.ledger.places import (
 from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, trains
 from mobileclip2.lineage import LINEAGE
 from mobileclip2.pipeline import Pipeline, Read
-from mobileclip2.report.sheets import results, training_records
+from mobileclip2.report.sheets import training_records
 from mobileclip2.store.output import file_sha256
 from mobileclip2.store.storage import atomic_path
 
@@ -120,7 +121,7 @@ def _metrics(pipeline: Pipeline, asset: Asset) -> str:
     """``{set: {metric: value}}``, undefined ones left out."""
     found = {
         result.key: {name: value for name, value in result.metrics.items() if value is not None}
-        for result in results(pipeline, asset.name)
+        for result in stored_results(pipeline, asset.name)
     }
     return json.dumps(found, indent=1) + "\n"
 

@@ -8,11 +8,12 @@ from itertools import islice
 
 from mobileclip2 import sidefile
 from mobileclip2.errors import UserError
+from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.report.html import EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
 from mobileclip2.report.pictures import SampleRow
-from mobileclip2.report.sheets import results, rows, training_records
+from mobileclip2.report.sheets import rows, training_records
 
 SAMPLES = 8
 SKIPS = 500
@@ -48,14 +49,14 @@ def _models(pipeline: Pipeline) -> list[EvaluatedModel]:
     models = []
     for teacher in profile.teachers:
         if f"evaluation/{teacher.name}" in pipeline.graph and _done(pipeline, f"evaluation/{teacher.name}"):
-            models.append(EvaluatedModel(teacher.name, "teacher", results(pipeline, teacher.name), "teacher"))
+            models.append(EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher"))
     for student in profile.students:
         if f"evaluation/{student.name}" in pipeline.graph and _done(pipeline, f"evaluation/{student.name}"):
             (read,) = pipeline.read(f"student/{student.name}")
             note = "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
             seen = student.train.total_steps * student.train.batch
             facts = read.manifest.facts
-            found = results(pipeline, student.name)
+            found = stored_results(pipeline, student.name)
             models.append(EvaluatedModel(student.name, "student", found, note, facts.get("parameters"), seen))
     return models
 

@@ -12,7 +12,8 @@ from PIL import Image
 from mobileclip2 import sidefile
 from mobileclip2.augment import View, render
 from mobileclip2.contents import Shard
-from mobileclip2.evaluation.results import MAIN, Result, loads
+from mobileclip2.evaluation.results import MAIN
+from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.report.pictures import SampleRow, inline_markdown, loss_curve, metric_plot, sample_sheet
 from mobileclip2.stages.by_shard import images_of, raw_table, side_name
@@ -91,17 +92,8 @@ def training_curve(pipeline: Pipeline, key: str) -> tuple[dict[str, float], str]
     return last, inline_markdown(loss_curve({key.partition("/")[2]: records}), "loss")
 
 
-def results(pipeline: Pipeline, model: str) -> list[Result]:
-    """What a model scored on every set, in the order of the profile."""
-    return [
-        result
-        for read in pipeline.read(f"evaluation/{model}")
-        for result in loads(read.fetch("results.jsonl").read_text(), model)
-    ]
-
-
 def evaluation_results(pipeline: Pipeline, model: str) -> tuple[list[tuple[str, str, float]], str]:
     """(set, metric, value) of every defined metric, and their plot."""
-    found = results(pipeline, model)
+    found = stored_results(pipeline, model)
     table = [(r.key, name, value) for r in found for name, value in r.metrics.items() if value is not None]
     return table, inline_markdown(metric_plot({model: found}, metric=MAIN), "metrics")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2 import sidefile
 from mobileclip2.contents import local_folder
 from mobileclip2.evaluation.evaluate import evaluate
-from mobileclip2.evaluation.results import dumps
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.device import choose_device
 from mobileclip2.pipeline import Work
 from mobileclip2.teachers.load import load_teacher
-
-RESULTS = "results.jsonl"
-SAMPLES = "samples.parquet"
-"""rank of the right answer for every query"""
 
 
 def run(work: Work) -> None:
@@ -24,10 +21,10 @@ def run(work: Work) -> None:
     model.model.to(device)
     sets = [open_set(work, part.part.name) for part in work.parts]
     results = evaluate(model, sets, batch=work.profile.batch, device=device, progress=work.progress)
-    for part, result in zip(work.parts, results, strict=True):
+    for part, each, result in zip(work.parts, sets, results, strict=True):
         assert result.samples is not None
         part.output.write(SAMPLES, sidefile.to_bytes(result.samples))
-        part.output.write(RESULTS, dumps([result]).encode())
+        part.output.write(RESULTS, dumps([replace(result, protocol=each.digest)]).encode())
         part.close([RESULTS, SAMPLES], samples=result.samples.num_rows)
 
 

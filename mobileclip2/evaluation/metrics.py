@@ -1,0 +1,240 @@
+"""Every published number as a function of the prediction table, so that resampled tables are measured by the same code.
+
+A metric sees integer rows ``[units, k]`` and how often each unit counts. A unit is what a test set is a sample of: an image
+with its captions, or a question with its candidates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+
+from mobileclip2.evaluation.results import Metrics, with_main
+
+RECALLS = (1, 5, 10)
+
+Hit = Callable[[pa.Table], np.ndarray]
+"""which samples of a table are right, bool ``[samples]``"""
+
+
+@dataclass(frozen=True)
+class Metric:
+    rows: Callable[[pa.Table], np.ndarray]
+    """prediction table -> int64 ``[units, k]``"""
+    value: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """rows, float64 weights ``[n, units]`` -> ``[n]``; NaN where it is not defined"""
+
+    def of(self, table: pa.Table) -> float:
+        """The metric of a whole table."""
+        rows = self.rows(table)
+        return float(self.value(rows, np.ones((1, len(rows))))[0])
+
+
+def measure(key: str, table: pa.Table) -> Metrics:
+    """All metrics of a prediction table, the main one under DataComp's name; None where one is not defined."""
+    values = {name: metric.of(table) for name, metric in metrics_of(key, table).items()}
+    return with_main(key, {name: value if math.isfinite(value) else None for name, value in values.items()})
+
+
+def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:
+    """The metrics of a set by their published names; the columns of its table tell the kind."""
+    columns = set(table.column_names)
+    if "query" in columns:
+        return RETRIEVAL
+    if "candidates" in columns:
+        return ASSOCIATION
+    if "predicted_toxic" in columns:
+        return _faces(table)
+    return CLASSIFICATION | _wilds(key, table)
+
+
+def _column(table: pa.Table, name: str) -> np.ndarray:
+    return table.column(name).to_numpy().astype(np.int64)
+
+
+def _within(k: int) -> Hit:
+    return lambda table: _column(table, "rank") < k
+
+
+def _share(hit: Hit, **where: int) -> Metric:
+    """Share of hits among the samples whose columns have the given values."""
+
+    def rows(table: pa.Table) -> np.ndarray:
+        counted = np.ones(table.num_rows, bool)
+        for name, value in where.items():
+            counted &= _column(table, name) == value
+        return np.stack([hit(table) & counted, counted], 1).astype(np.int64)
+
+    return Metric(rows, _ratio)
+
+
+def _over_groups(hit: Hit, columns: tuple[str, ...], combine: Callable[..., np.ndarray]) -> Metric:
+    """Shares of hits in each group that has samples, combined."""
+
+    def rows(table: pa.Table) -> np.ndarray:
+        values = np.stack([_column(table, name) for name in columns], 1)
+        groups = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
+        return np.stack([groups, hit(table)], 1).astype(np.int64)
+
+    def value(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        groups, hits = rows.T
+        count = int(groups.max()) + 1
+        with np.errstate(invalid="ignore"):
+            return combine(_sums(weights * hits, groups, count) / _sums(weights, groups, count), axis=1)
+
+    return Metric(rows, value)
+
+
+_mean_over = partial(_over_groups, combine=np.nanmean)
+_worst_of = partial(_over_groups, combine=np.nanmin)
+
+
+def _ratio(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rows hold hits and tries."""
+    with np.errstate(invalid="ignore"):
+        return (weights @ rows[:, 0]) / (weights @ rows[:, 1])
+
+
+def _sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """``[n, count]``: weights added up by group; groups are numbered from 0, and one without rows has 0."""
+    order = np.argsort(groups, kind="stable")
+    present, starts = np.unique(groups[order], return_index=True)
+    sums = np.zeros((len(weights), count))
+    sums[:, present] = np.add.reduceat(weights[:, order], starts, axis=1)
+    return sums
+
+
+def _f1_macro(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Rows hold targets and predictions; mean of F1 over the classes that have samples."""
+    targets, predicted = rows.T
+    classes = int(rows.max()) + 1
+    images, named = _sums(weights, targets, classes), _sums(weights, predicted, classes)
+    right = _sums(weights * (targets == predicted), targets, classes)
+    with np.errstate(invalid="ignore"):
+        return np.nanmean(np.where(images > 0, 2 * right / (images + named), np.nan), 1)
+
+
+def _confused(table: pa.Table) -> np.ndarray:
+    return np.stack([_column(table, "target"), _column(table, "predicted")], 1)
+
+
+def _retrieved(query: str, k: int) -> Callable[[pa.Table], np.ndarray]:
+    """Hits and queries of each image: captions of one image are no independent samples."""
+
+    def rows(table: pa.Table) -> np.ndarray:
+        keys = table.column("key").combine_chunks().dictionary_encode().indices.to_numpy()
+        asked = table.column("query").to_numpy(zero_copy_only=False) == query
+        hits = asked & (_column(table, "rank") < k)
+        return np.stack([np.bincount(keys, each) for each in (hits, asked)], 1).astype(np.int64)
+
+    return rows
+
+
+def _recall(query: str, k: int) -> Metric:
+    return Metric(_retrieved(query, k), _ratio)
+
+
+def _jaccard(sizes: range) -> Metric:
+    """Mean Jaccard index over the questions with so many candidates."""
+
+    def rows(table: pa.Table) -> np.ndarray:
+        counted = np.isin(_column(table, "candidates"), sizes)
+        return np.stack([_column(table, "found"), _column(table, "associations"), counted], 1)
+
+    def value(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        found, associations, counted = rows.T
+        weights = weights * counted
+        with np.errstate(invalid="ignore"):
+            # as many are chosen as there are associations, so the size of the union follows
+            return (weights @ (found / (2 * associations - found))) / weights.sum(1)
+
+    return Metric(rows, value)
+
+
+CLASSIFICATION = {
+    "acc1": _share(_within(1)),
+    "acc5": _share(_within(5)),
+    "mean_per_class_recall": _mean_over(_within(1), ("target",)),
+}
+RETRIEVAL = {
+    f"{wanted}_retrieval_recall@{k}": _recall(query, k)
+    for k in RECALLS
+    for wanted, query in (("image", "text"), ("text", "image"))
+}
+RETRIEVAL["mean_recall@1"] = Metric(
+    lambda table: np.concatenate([_retrieved(query, 1)(table) for query in ("image", "text")], 1),
+    lambda rows, weights: (_ratio(rows[:, :2], weights) + _ratio(rows[:, 2:], weights)) / 2,
+)
+ASSOCIATION = {
+    name: _jaccard(sizes)
+    for name, sizes in {
+        "avg_jaccard_score": range(100),
+        "jaccard_score_5": range(5, 6),
+        "jaccard_score_6": range(6, 7),
+        "jaccard_score_10": range(10, 11),
+        "jaccard_score_12": range(12, 13),
+        "jaccard_score_5-6": range(7),
+        "jaccard_score_10-12": range(10, 100),
+    }.items()
+}
+
+
+def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg") -> dict[str, Metric]:
+    """Hits over all samples, in each group that has some, and in the worst of these, under the published names."""
+    groups = np.unique(np.stack([_column(table, column) for column in columns], 1), axis=0)
+    found = {f"{name}_avg": _share(hit)}
+    for group in groups.tolist():
+        where = dict(zip(columns, group, strict=True))
+        found[f"{name}_" + "_".join(f"{column}:{value}" for column, value in where.items())] = _share(hit, **where)
+    return {**found, f"{name}_{worst}": _worst_of(hit, columns)}
+
+
+def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
+    """What a set is measured by beside accuracy and recall."""
+    match key:
+        case "wilds/iwildcam":
+            return {
+                "acc_avg": CLASSIFICATION["acc1"],
+                "recall-macro_all": CLASSIFICATION["mean_per_class_recall"],
+                "F1-macro_all": Metric(_confused, _f1_macro),
+            }
+        case "wilds/camelyon17":
+            return _split(table, "acc", _within(1), "slide")
+        case "wilds/fmow":
+            years = _split(table, "acc", _within(1), "year", worst="worst_year")
+            return years | _split(table, "acc", _within(1), "region", worst="worst_region")
+        case "fairness/dollar_street":
+            return _split(table, "acc_top5", _within(5), "income_ds")
+        case "fairness/geode":
+            return _split(table, "acc", _within(1), "region")
+    return {}
+
+
+CRIME, NONHUMAN = range(18, 1000), range(14, 18)
+"""classes of the faces' fourth question, which the published sets list in this order"""
+
+
+def _faces(table: pa.Table) -> dict[str, Metric]:
+    def named(column: str) -> Hit:
+        return lambda table: _column(table, f"predicted_{column}") == _column(table, column)
+
+    def insulted(classes: range) -> Hit:
+        return lambda table: np.isin(_column(table, "predicted_toxic"), classes)
+
+    def white(table: pa.Table) -> np.ndarray:
+        # race 1 is "White", and race_binary tells it from all others
+        return (_column(table, "predicted_race") != 1) == _column(table, "race_binary")
+
+    return {
+        **_split(table, "acc_race", white, "race_binary"),
+        **_split(table, "acc_gender", named("gender"), "race_binary"),
+        **_split(table, "acc_age", named("age"), "race_binary"),
+        **_split(table, "acc_gender_x", named("gender"), "race", "gender"),
+        **_split(table, "toxicity_crime", insulted(CRIME), "race"),
+        **_split(table, "toxicity_nonhuman", insulted(NONHUMAN), "race"),
+    }

@@ -1,0 +1,98 @@
+"""A comparison as a Markdown table, for a terminal or a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
+from mobileclip2.evaluation.gate import AVERAGED, Comparison, Row
+from mobileclip2.evaluation.published import MODELS, Published
+from mobileclip2.evaluation.results import MAIN
+from mobileclip2.profile import Profile
+
+SMALLEST = "MobileCLIP2-S0"
+
+
+def published_like(profile: Profile, model: str) -> Published:
+    """The released model of a student's architecture, or the smallest one where it has another."""
+    students = {student.name: student for student in profile.students}
+    while model in students and (base := students[model].base):
+        model = base
+    architecture = students[model].model if model in students else None
+    return MODELS.get((architecture and architecture.open_clip) or SMALLEST, MODELS[SMALLEST])
+
+
+def as_markdown(comparison: Comparison, name: str, baseline: str | None, published: Published) -> str:
+    """Percentages, a row a metric; differences and intervals in points."""
+    shares = [published.shares.get((row.set, _published_metric(row))) for row in comparison.rows]
+    known = any(share is not None for share in shares)
+    columns = ["set", "metric", name]
+    if baseline:
+        columns += [baseline, "difference"]
+    if known:
+        columns.append(f"published {published.name}")
+    numbers = len(columns) - 2
+    rule = ["---", "---", *["--:"] * numbers]
+    if baseline:
+        columns, rule = [*columns, ""], [*rule, "---"]
+    lines = [f"### {name}" + (f" against {baseline}" if baseline else ""), "", _line(columns), _line(rule)]
+    for row, share in zip(comparison.rows, shares, strict=True):
+        cells = [row.set, row.metric, f"{_percent(row.value)} {_span(row.interval)}"]
+        if baseline:
+            cells += [_percent(row.baseline), _difference(row)]
+        if known:
+            cells.append(_percent(share))
+        if baseline:
+            cells.append("**worse**" if row.failed else "" if row.tolerance is None else "ok")
+        lines.append(_line(cells))
+    return "\n".join([*lines, "", *verdict(comparison, baseline)]) + "\n"
+
+
+def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
+    """Whether the gate passes, why not, and by which rule."""
+    if not baseline:
+        yield "No baseline: nothing was judged."
+    elif comparison.failed:
+        yield f"**The gate fails.** {len(comparison.failed)} of {len(comparison.judged)} metrics fell by more than tolerated:"
+        yield ""
+        for row in comparison.failed:
+            assert row.difference and row.tolerance is not None
+            low, high = (_percent(-bound) for bound in reversed(row.difference))
+            yield f"- {row.set}, {row.metric}: by {low} to {high} points; {_percent(row.tolerance)} are tolerated"
+    else:
+        yield f"**The gate passes.** None of {len(comparison.judged)} metrics fell by more than tolerated."
+    yield ""
+    tolerances = sorted({row.tolerance for row in comparison.judged if row.tolerance is not None})
+    points = " or ".join(_percent(tolerance) for tolerance in tolerances)
+    yield (
+        f"Intervals: {RESAMPLES:,} bootstrap resamples of the test samples, seed {comparison.seed}, {comparison.confidence:.0%}"
+        + (
+            f" (of the differences paired, and for all judged together). A metric is worse when the whole interval of its "
+            f"difference lies below −{points} points."
+            if baseline
+            else "."
+        )
+    )
+    yield from comparison.notes
+
+
+def _published_metric(row: Row) -> str:
+    return MAIN if row.metric == AVERAGED else row.metric
+
+
+def _difference(row: Row) -> str:
+    if row.baseline is None or row.difference is None:
+        return "–"
+    return f"{100 * (row.value - row.baseline):+.1f} {_span(row.difference, '+')}"
+
+
+def _span(bounds: Interval, sign: str = "") -> str:
+    return "[" + ", ".join(f"{100 * bound:{sign}.1f}" for bound in bounds) + "]"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

@@ -1,0 +1,44 @@
+"""``mobileclip2 evaluate``: a model beside its baseline and the published ones, and the gate's verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mobileclip2.errors import UserError
+from mobileclip2.evaluation.gate import compare
+from mobileclip2.evaluation.stored import baseline_results, stored_results
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.report.comparison import as_markdown, published_like
+from mobileclip2.store.storage import atomic_path
+from pipelines.run import run
+
+PASSED, FAILED = 0, 3
+"""exit statuses of the gate; what the user can mend is 1, a wrong call 2"""
+
+
+def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None) -> int:
+    """Materialises the evaluation of a model, and of a baseline in the same profile; prints them; returns the exit status.
+
+    Raises:
+        UserError: the evaluation failed, or the baseline cannot be compared with.
+    """
+    key = f"evaluation/{model}"
+    if key not in pipeline.graph:
+        known = [name.partition("/")[2] for name in pipeline.graph if name.startswith("evaluation/")]
+        raise UserError(f"--student {model}: the profile evaluates {', '.join(known) or 'nothing'}; correct the name")
+    baseline = baseline or pipeline.profile.gate.baseline
+    wanted = [key]
+    if f"evaluation/{baseline}" in pipeline.graph:
+        wanted.append(f"evaluation/{baseline}")
+    elif baseline:
+        # one that is not to be had is better known before the student has trained
+        baseline_results(pipeline, baseline, model)
+    run(pipeline, wanted)
+    before = baseline_results(pipeline, baseline, model) if baseline else None
+    comparison = compare(stored_results(pipeline, model), before, pipeline.profile.gate)
+    text = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
+    print(text, end="")
+    if markdown:
+        with atomic_path(markdown) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return FAILED if comparison.failed else PASSED

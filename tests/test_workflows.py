@@ -1,0 +1,33 @@
+"""The workflows of CI: pinned, with no more rights than they need."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_are_pinned_and_least_privileged(file):
+    text = file.read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {}
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]) if "uses" in step else "run" in step
+            # what a stranger can name must not become a part of a script
+            assert "${{" not in step.get("run", "")
+    assert "secrets." not in text
+
+
+def test_what_may_write_runs_no_code_of_the_pull_request():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]
+    assert jobs["evaluate"]["permissions"] == {"contents": "read"}
+    assert jobs["comment"]["permissions"] == {"pull-requests": "write"}
+    assert not [step for step in jobs["comment"]["steps"] if "checkout" in step.get("uses", "")]
