@@ -12,13 +12,13 @@ import os
 import posixpath
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from pathspec import PathSpec
+from pathspec import PathSpec, RegexPattern
 
 from mobileclip2.errors import ShardError, WeightsError
 from mobileclip2.fingerprint import fingerprint
@@ -99,7 +99,6 @@ class Contents:
                     f"source '{source.name}': no shard matches '{source.pattern}' in {place}; "
                     "check 'sources' in the profile"
                 )
-            self._remembered.load(place)
             found += [Shard(f"{source.name}/{relative}", url, look) for relative, url, look in files]
         return found
 
@@ -150,9 +149,15 @@ class Contents:
             case Pinned(weights):
                 return self.weights_digest(weights)
 
-    def _digest_of(self, files: Iterable[Shard | Listed]) -> str:
-        lines = [f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    def _digest_of(self, files: Sequence[Shard | Listed]) -> str:
+        """Of many files together; remembered too, because asking for each of hundreds of thousands takes seconds."""
+        seen = _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
+        place = f"files {seen}"
+        digest = self._remembered.recall(place, seen)
+        if digest is None:
+            digest = _hash(f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files)[:16]
+            self._remembered.keep(place, seen, digest)
+        return digest
 
     def file_digest(self, url: str) -> str:
         """sha256 of a local file, ETag of an object."""
@@ -206,6 +211,10 @@ class Contents:
         return path
 
 
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def split_s3(url: str) -> tuple[S3Storage, str]:
     """The storage of the bucket and the key of an ``s3://`` URL."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
@@ -223,7 +232,7 @@ class Listed(NamedTuple):
 
 def list_files(url: str, pattern: str) -> list[Listed]:
     """Every file of a folder or prefix that matches a pattern as in ``.gitignore``, sorted by its path in there."""
-    matches = PathSpec.from_lines("gitignore", [pattern]).match_file
+    matches = _matcher(pattern)
     if url.startswith("s3://"):
         storage = S3Storage(url)
         found = [Listed(key, f"{storage.url}/{key}", etag) for key, etag in storage.etags() if matches(key)]
@@ -232,6 +241,13 @@ def list_files(url: str, pattern: str) -> list[Listed]:
     else:
         found = [each for each in _walk(url, "") if matches(each.relative)]
     return sorted(found)
+
+
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """The expression itself: ``match_file`` normalises each path, which takes longer than to match it."""
+    compiled = PathSpec.from_lines("gitignore", [pattern]).patterns
+    searches = (each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include)
+    return next(searches, lambda path: None)
 
 
 def _walk(folder: str, relative: str) -> Iterator[Listed]:

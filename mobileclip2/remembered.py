@@ -33,13 +33,6 @@ class Remembered:
         database.execute("create table if not exists remembered (place text primary key, look text, value text)")
         return database
 
-    def load(self, prefix: str) -> None:
-        """Reads everything under a prefix at once: for hundreds of thousands of places one query each takes too long."""
-        rows = self._database.execute(
-            "select place, look, value from remembered where place >= ? and place < ?", (prefix, prefix + "\uffff")
-        )
-        self._loaded.update((place, (look, value)) for place, look, value in rows)
-
     def recall(self, place: str, look: str) -> str | None:
         """The value of a place that still looks as it did."""
         if place not in self._loaded:

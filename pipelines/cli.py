@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import sys
@@ -106,6 +107,7 @@ def show_plan(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     from mobileclip2.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
 
+    gc.disable()  # a million small objects that all live until the end
     planned = plan(pipeline, chosen.assets, every_byte=chosen.verify)
     print(plan_as_json(planned) if chosen.json else plan_as_table(planned, width=terminal_width()), end="")
     return 0
