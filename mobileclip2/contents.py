@@ -246,7 +246,9 @@ def list_files(url: str, pattern: str) -> list[Listed]:
 def _matcher(pattern: str) -> Callable[[str], object]:
     """The expression itself: ``match_file`` normalises each path, which takes longer than to match it."""
     compiled = PathSpec.from_lines("gitignore", [pattern]).patterns
-    searches = (each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include)
+    searches = (
+        each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include
+    )
     return next(searches, lambda path: None)
 
 
