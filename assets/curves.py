@@ -13,5 +13,5 @@ def training_metadata(pipeline: Pipeline, done: Done) -> dict[str, object]:
     (head,) = done.heads.values()
     if "metrics.jsonl" not in (head.watched or []):
         return {}
-    numbers, picture = training_curve(pipeline, done.asset.key)
+    numbers, picture = training_curve(pipeline, done.asset.key, done.group)
     return {**numbers, "loss_curve": dg.MetadataValue.md(picture)}

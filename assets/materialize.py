@@ -23,8 +23,10 @@ LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
 Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
 
 
-def groups_of(profile: Profile) -> dg.StaticPartitionsDefinition:
-    return dg.StaticPartitionsDefinition(profile.group_names)
+def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
+    if asset.trials:
+        return dg.StaticPartitionsDefinition(list(asset.parts))
+    return dg.StaticPartitionsDefinition(profile.group_names) if asset.grouped else None
 
 
 def define(
@@ -39,6 +41,7 @@ def define(
 ) -> dg.AssetsDefinition:
     """A Dagster asset that computes the missing parts of ``asset`` and mirrors its data version."""
     key = dg.AssetKey(asset.key.split("/"))
+    partitions = partitions_of(profile, asset)
 
     @dg.asset(
         key=key,
@@ -50,15 +53,15 @@ def define(
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
         deps=[dg.AssetKey(upstream.split("/")) for upstream in asset.upstream],
-        partitions_def=groups_of(profile) if asset.grouped else None,
+        partitions_def=partitions,
         # one run a partition: a run over several gives all of them one data version
-        backfill_policy=dg.BackfillPolicy.multi_run(1) if asset.grouped else None,
+        backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,
         # in a cluster a step's pod can be lost; what failed by itself says that it wants no retry
         retry_policy=LOST_POD if profile.compute.kubernetes else None,
         check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
     )
     def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
-        group = context.partition_key if asset.grouped else None
+        group = context.partition_key if partitions else None
         try:
             done = pipeline.materialise(asset.key, group, log_progress(context))
         except UserError as error:

@@ -14,7 +14,7 @@ from mobileclip2.profile import parse
 from mobileclip2.store import Output
 from mobileclip2.store.lease import hold, notes
 
-_PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>g\d\d))?/[^/]+$")
+_PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>g\d\d|[a-z0-9_]+-seed\d+))?/[^/]+$")
 
 
 @dataclass
@@ -52,7 +52,7 @@ def needed(pipeline: Pipeline) -> set[str]:
     paths = set()
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
-            for part in asset.parts.values():
+            for part in asset.parts_of(group).values():
                 work = pipeline.part_work(asset, part, group)
                 if work:
                     paths.add(work.output.prefix)

@@ -25,6 +25,7 @@ CODE_VERSIONS = {
     "reinforced_dataset": "1",
     "student": "1",
     "evaluation": "2",
+    "study": "1",
 }
 """Raise a stage's number when its code changes the bytes it writes."""
 
@@ -55,6 +56,15 @@ class Asset:
     grouped: bool
     parts: dict[str, Part]
     description: str
+    trials: bool = False
+    """each part is computed in a run of its own, as a group of its name"""
+
+    def parts_of(self, group: str | None) -> dict[str, Part]:
+        """What is computed together for a group."""
+        if self.trials:
+            assert group is not None
+            return {group: self.parts[group]}
+        return self.parts
 
     @property
     def stage(self) -> str:
@@ -92,6 +102,7 @@ def build_graph(profile: Profile) -> Graph:
         *_teachers(profile),
         *_dataset(profile),
         *_students(profile),
+        *_studies(profile),
     ]
     return {asset.key: asset for asset in assets}
 
@@ -283,7 +294,28 @@ def _students(profile: Profile) -> Iterator[Asset]:
         )
 
 
+def _studies(profile: Profile) -> Iterator[Asset]:
+    for study in profile.studies:
+        yield Asset(
+            f"study/{study.name}",
+            False,
+            {name: _student_part(profile, student, name) for name, student in study.trials(profile).items()},
+            f"Students that differ from {study.student} in one thing, each with every seed, measured on "
+            f"{' and '.join(study.evaluate_on)}.",
+            trials=True,
+        )
+
+
 def _student(profile: Profile, student: Student) -> Asset:
+    return _single(
+        f"student/{student.name}",
+        "A small image-text model, "
+        + ("trained on the raw pairs." if student.data == "raw" else "distilled from the reinforced dataset."),
+        _student_part(profile, student, WHOLE),
+    )
+
+
+def _student_part(profile: Profile, student: Student, name: str) -> Part:
     fields: dict[str, Any] = {
         "model": declared(student.model),
         "data": student.data,
@@ -295,7 +327,8 @@ def _student(profile: Profile, student: Student) -> Asset:
         inputs["data"] = Input("raw_shards")
     else:
         fields["loss"] = declared(student.loss)
-        fields["logit_scales"] = [profile.teacher(name).logit_scale for name in profile.dataset_teachers]
+        del fields["loss"]["logit_scales"]  # said of every teacher, whether by the student or by the teacher itself:
+        fields["logit_scales"] = profile.logit_scales(student)
         inputs["data"] = Input("reinforced_dataset")
         if not profile.dataset.images:
             inputs["raw_shards"] = Input("raw_shards")
@@ -303,9 +336,4 @@ def _student(profile: Profile, student: Student) -> Asset:
     for source in profile.evaluation:
         if source.name in student.evaluate_on:
             externals[f"curve/{source.name}"] = Folder(source.url)
-    return _single(
-        f"student/{student.name}",
-        "A small image-text model, "
-        + ("trained on the raw pairs." if student.data == "raw" else "distilled from the reinforced dataset."),
-        Part(WHOLE, fields, inputs, externals),
-    )
+    return Part(name, fields, inputs, externals)

@@ -72,7 +72,9 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
     if any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
         raise UserError(f"{key}: not materialised yet; run 'mobileclip2 run'")
     works = [
-        pipeline.part_work(asset, part, group) for group in pipeline.groups(asset) for part in asset.parts.values()
+        pipeline.part_work(asset, part, group)
+        for group in pipeline.groups(asset)
+        for part in asset.parts_of(group).values()
     ]
     return lineage(pipeline, [work for work in works if work])
 

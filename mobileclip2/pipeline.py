@@ -212,6 +212,9 @@ class Pipeline:
         return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
 
     def groups(self, asset: Asset) -> list[str | None]:
+        """What an asset is computed by: the groups of shards, its trials, or None for all of it at once."""
+        if asset.trials:
+            return list(asset.parts)
         return list(self.profile.group_names) if asset.grouped else [None]
 
     def forget(self, *, every_byte: bool = False) -> None:
@@ -285,7 +288,7 @@ class Pipeline:
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
         """Names of the parts that are not there."""
-        return [name for name, part in asset.parts.items() if self.head(asset, part, group) is None]
+        return [name for name, part in asset.parts_of(group).items() if self.head(asset, part, group) is None]
 
     def stale(self) -> Iterator[tuple[Asset, str | None]]:
         """(asset, group) pairs with something missing, in an order that can be computed."""
@@ -303,7 +306,7 @@ class Pipeline:
         asset = self.graph[key]
         reads = []
         for each in [group] if group else self.groups(asset):
-            for part in asset.parts.values():
+            for part in asset.parts_of(each).values():
                 head = self.head(asset, part, each)
                 if head is None:
                     raise UserError(f"{key}: not materialised yet; run 'mobileclip2 run'")
@@ -320,7 +323,7 @@ class Pipeline:
         started = time.monotonic()
         self._drop_lineage(asset, group)
         works = []
-        for part in asset.parts.values():
+        for part in asset.parts_of(group).values():
             work = self.part_work(asset, part, group)
             if work is None:
                 absent = [up for up in asset.upstream if self._absent(up, asset, group)]

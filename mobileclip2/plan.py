@@ -67,7 +67,7 @@ def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool 
     for key in selected(pipeline, only):
         asset = pipeline.graph[key]
         for group in pipeline.groups(asset):
-            total += len(asset.parts)
+            total += len(asset.parts_of(group))
             for name in pipeline.missing(asset, group):
                 part = asset.parts[name]
                 why = tuple(reasons(pipeline, history, asset, part, group))

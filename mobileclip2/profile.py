@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -204,6 +205,8 @@ class Loss(Settings):
     captions: Literal["both", "real", "synthetic"] = "both"
     captioners: tuple[str, ...] | None = None
     """whose captions to draw from; by default all that the dataset holds"""
+    logit_scales: dict[str, Annotated[float, Field(gt=0)] | None] = {}
+    """of these teachers, instead of their own; null leaves a teacher out"""
 
 
 class Student(Settings):
@@ -224,6 +227,71 @@ class Student(Settings):
         if (self.base is None) == (self.model is None):
             raise ValueError(f"student '{self.name}': name exactly one of 'base' and 'model'")
         return self
+
+
+class Row(Settings):
+    """One line of a study: what is different about its students."""
+
+    name: Name
+    data: Literal["reinforced", "raw"] = "reinforced"
+    loss: Loss = Loss()
+
+
+class Study(Settings):
+    """Students that differ in one thing, each trained with every seed: an ablation, or a search for logit scales.
+
+    The search is the paper's: each teacher alone at each of its scales (Faghri et al. 2025).
+    """
+
+    name: Name
+    student: str
+    """whose model and training settings all of them have"""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    evaluate_on: tuple[str, ...] = Field(min_length=1)
+    rows: tuple[Row, ...] = ()
+    scales: dict[str, tuple[Annotated[float, Field(ge=0.01, le=1000)], ...]] = {}
+    """values to try by teacher"""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.rows) == bool(self.scales):
+            raise ValueError(f"study '{self.name}': give 'rows' or 'scales'")
+        for field, values in {"seeds": self.seeds, "rows": [row.name for row in self.rows], **self.scales}.items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"study '{self.name}': {field} must differ")
+        return self
+
+    def lines(self, profile: Profile) -> list[Row]:
+        """The rows, or one for each teacher and scale."""
+        if self.rows:
+            return list(self.rows)
+        base, teachers = profile.student(self.student), profile.dataset_teachers
+        found = []
+        for teacher, scales in self.scales.items():
+            for scale in scales:
+                alone = {other: scale if other == teacher else None for other in teachers}
+                loss = base.loss.model_copy(update={"logit_scales": alone})
+                found.append(Row(name=scale_name(teacher, scale), data=base.data, loss=loss))
+        return found
+
+    def trials(self, profile: Profile) -> dict[str, Student]:
+        """The student of every row and seed, under a name for both."""
+        base = profile.student(self.student)
+        found = {}
+        for row in self.lines(profile):
+            for seed in self.seeds:
+                train = base.train.model_copy(update={"seed": seed})
+                changed = {"data": row.data, "loss": row.loss, "train": train, "evaluate_on": self.evaluate_on}
+                found[trial_name(row.name, seed)] = base.model_copy(update=changed)
+        return found
+
+
+def scale_name(teacher: str, scale: float) -> str:
+    return f"{teacher}_{scale:g}".replace(".", "_")
+
+
+def trial_name(row: str, seed: int) -> str:
+    return f"{row}-seed{seed}"
 
 
 class EvaluationSource(Settings):
@@ -263,6 +331,7 @@ class Profile(Settings):
     teachers: tuple[Teacher, ...] = ()
     dataset: Dataset = Dataset()
     students: tuple[Student, ...] = ()
+    studies: tuple[Study, ...] = ()
     evaluation: tuple[EvaluationSource, ...] = ()
     gate: Gate = Field(Gate(), json_schema_extra=UNDECLARED)
     device: str = Field("auto", json_schema_extra=UNDECLARED)
@@ -288,6 +357,14 @@ class Profile(Settings):
 
     def student(self, name: str) -> Student:
         return next(student for student in self.students if student.name == name)
+
+    def logit_scales(self, student: Student) -> list[float | None]:
+        """By the order of the dataset's teachers; None for one that the student does not imitate."""
+        own = {teacher.name: teacher.logit_scale for teacher in self.teachers} | student.loss.logit_scales
+        return [own[name] for name in self.dataset_teachers]
+
+    def study(self, name: str) -> Study:
+        return next(study for study in self.studies if study.name == name)
 
     @property
     def dataset_teachers(self) -> tuple[str, ...]:
@@ -318,6 +395,7 @@ class Profile(Settings):
             "captioners": self.captioners,
             "teachers": self.teachers,
             "students": self.students,
+            "studies": self.studies,
             "evaluation": self.evaluation,
             "students and teachers (they share the evaluation's names)": (*self.students, *self.teachers),
         }.items():
@@ -351,24 +429,39 @@ class Profile(Settings):
                     teacher.locked.train_on,
                     ["raw_shards", *corpora],
                 )
+        students = [student.name for student in self.students]
         for position, student in enumerate(self.students):
             field = f"students.{student.name}"
-            known(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])
             if student.base:
-                known(f"{field}.base", (student.base,), [earlier.name for earlier in self.students[:position]])
-            if student.loss.captioners is not None:
-                known(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
-            if student.data == "reinforced":
-                if not self.dataset_teachers:
-                    raise ValueError(f"{field}: a reinforced student needs at least one teacher in the dataset")
-                if not self.dataset_captioners and student.loss.captions != "real":
-                    raise ValueError(f"{field}.loss.captions: the dataset has no captioner; use 'real'")
-                for name in self.dataset_teachers:
-                    if self.teacher(name).logit_scale is None:
-                        raise ValueError(
-                            f"teachers.{name}.logit_scale is missing; student '{student.name}' distils from it. "
-                            "The paper's optima are 50 to 90"
-                        )
+                known(f"{field}.base", (student.base,), students[:position])
+            self._check_student(field, student, known)
+        for study in self.studies:
+            field = f"studies.{study.name}"
+            known(f"{field}.student", (study.student,), students)
+            known(f"{field}.scales", tuple(study.scales), self.dataset_teachers)
+            for name, student in study.trials(self).items():
+                self._check_student(f"{field}.{name}", student, known)
+
+    def _check_student(self, field: str, student: Student, known: Callable[..., None]) -> None:
+        known(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])
+        if student.loss.captioners is not None:
+            known(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
+        known(f"{field}.loss.logit_scales", tuple(student.loss.logit_scales), self.dataset_teachers)
+        if student.data == "reinforced":
+            if not self.dataset_teachers:
+                raise ValueError(f"{field}: a reinforced student needs at least one teacher in the dataset")
+            if not self.dataset_captioners and student.loss.captions != "real":
+                raise ValueError(f"{field}.loss.captions: the dataset has no captioner; use 'real'")
+            if student.loss.distill and not any(self.logit_scales(student)):
+                raise ValueError(
+                    f"{field}.loss.logit_scales: every teacher is left out; leave one in, or set 'distill' to 0"
+                )
+            for name in self.dataset_teachers:
+                if self.teacher(name).logit_scale is None and name not in student.loss.logit_scales:
+                    raise ValueError(
+                        f"teachers.{name}.logit_scale is missing; student '{student.name}' distils from it. "
+                        "The paper's optima are 50 to 90"
+                    )
 
 
 def parse(text: str, *, origin: Path) -> Profile:

@@ -35,7 +35,7 @@ class History:
             self._found[asset.key] = {}
             storage = self._pipeline.storage
             for fingerprint in storage.folders(asset.key):
-                groups = storage.folders(f"{asset.key}/{fingerprint}") if asset.grouped else [None]
+                groups = storage.folders(f"{asset.key}/{fingerprint}") if asset.grouped or asset.trials else [None]
                 for group in groups:
                     try:
                         head = self._pipeline.heads.of(Output(storage, asset.key, fingerprint, group))

@@ -201,9 +201,9 @@ def check(pipeline: Pipeline) -> int:
 
     shards = pipeline.contents.shards
     for asset in pipeline.graph.values():
-        for part in asset.parts.values():
-            for external in part.externals.values():
-                for group in pipeline.groups(asset):
+        for group in pipeline.groups(asset):
+            for part in asset.parts_of(group).values():
+                for external in part.externals.values():
                     pipeline.contents.digest(external, group)
     stages = Counter(asset.stage for asset in pipeline.graph.values())
     print(f"{pipeline.profile.name}: {len(shards)} shards in {pipeline.profile.groups} groups")

@@ -12,6 +12,7 @@ from assets.evaluation import evaluations
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.student import students
+from assets.study import studies
 from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
@@ -20,7 +21,7 @@ from mobileclip2.profile import Profile, load
 from pipelines.current import current
 from pipelines.processes import mark
 from pipelines.profiles import profile_path
-from pipelines.refresh import refresh_job
+from pipelines.refresh import refresh_job, studies_job
 from pipelines.sensors import refresh_when_changed, show_what_is_current
 
 STAGES = (
@@ -33,6 +34,7 @@ STAGES = (
     reinforced_dataset,
     students,
     evaluations,
+    studies,
 )
 
 
@@ -45,6 +47,7 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
             asset_checks=[check],
             jobs=[
                 refresh_job,
+                *([studies_job(pipeline.profile)] if pipeline.profile.studies else []),
                 dg.define_asset_job(
                     "check_current",
                     dg.AssetSelection.checks(check),

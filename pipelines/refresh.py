@@ -12,6 +12,7 @@ from mobileclip2.errors import UserError
 from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import Plan, plan, rows
+from mobileclip2.profile import Profile
 from mobileclip2.progress import Step
 from pipelines.show import cells, groups_and_parts, why
 
@@ -51,6 +52,17 @@ def materialise_missing(
 )
 def refresh_job() -> None:
     materialise_missing()
+
+
+def studies_job(profile: Profile) -> dg.JobDefinition:
+    """:data:`refresh_job` for the studies alone."""
+    studies = [f"study/{study.name}" for study in profile.studies]
+    return refresh_job.graph.to_job(
+        name="studies",
+        description="Computes what is missing of the studies (ablations, searches for logit scales) and of all they need.",
+        config={"ops": {materialise_missing.name: {"config": {"assets": studies}}}},
+        executor_def=dg.in_process_executor,
+    )
 
 
 def plan_metadata(planned: Plan) -> dict[str, Any]:

@@ -41,6 +41,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Dataset": profile.Dataset,
     "Students": profile.Student,
     "Loss": profile.Loss,
+    "Studies": profile.Study,
+    "Row": profile.Row,
     "Train": TrainSettings,
     "Evaluation": profile.EvaluationSource,
     "Compute": compute.ComputeSettings,

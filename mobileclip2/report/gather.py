@@ -14,6 +14,7 @@ from mobileclip2.pipeline import Pipeline
 from mobileclip2.report.html import EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.sheets import rows, training_records
+from mobileclip2.report.study import found as study_found
 
 SAMPLES = 8
 SKIPS = 500
@@ -31,6 +32,7 @@ def gather(pipeline: Pipeline) -> Report:
         models=models,
         highlights=_highlights(models),
         trainings=_trainings(pipeline),
+        studies=[study_found(pipeline, study.name) for study in profile.studies],
         samples=_samples(pipeline),
         skips=_skips(pipeline),
         stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],
@@ -116,7 +118,7 @@ def _skips(pipeline: Pipeline) -> list[Skip]:
 def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
     outputs = []
     for group in pipeline.groups(asset):
-        for name, part in asset.parts.items():
+        for name, part in asset.parts_of(group).items():
             head = pipeline.head(asset, part, group)
             if head:
                 reasons, samples = head.skip_reasons, head.samples

@@ -17,6 +17,7 @@ from PIL import Image
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow
+from mobileclip2.report.study import Found, figures, table
 from mobileclip2.store.storage import atomic_path
 
 METRICS = {
@@ -120,6 +121,7 @@ class Report:
     models: Sequence[EvaluatedModel] = ()
     highlights: Sequence[Highlight] = ()
     trainings: Sequence[Training] = ()
+    studies: Sequence[Found] = ()
     samples: Sequence[SampleRow] = ()
     skips: Sequence[Skip] = ()
     stages: Sequence[Stage] = ()
@@ -157,6 +159,7 @@ def render_html(report: Report) -> str:
         metric_plot=_metric_plot(report.models),
         accuracies=_accuracy_plots(report),
         losses=_loss_plots(report.trainings),
+        studies=_studies(report.studies),
         reasons=skip_reasons(report.stages),
         most_skips=MOST_SKIPS,
         longest=max((stage.seconds or 0 for stage in report.stages), default=0),
@@ -230,6 +233,14 @@ def _loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
     return [
         (training.name, plots.svg(plots.loss_figure({"": training.records}), f"loss-{number}"))
         for number, training in enumerate(trainings)
+    ]
+
+
+def _studies(studies: Sequence[Found]) -> list[tuple[list[list[str]], list[str]]]:
+    """A table and its figures for each."""
+    return [
+        (table(each), [plots.svg(figure, f"study-{at}-{number}") for number, figure in enumerate(figures(each))])
+        for at, each in enumerate(studies)
     ]
 
 

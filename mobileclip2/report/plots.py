@@ -152,6 +152,51 @@ def metric_figure(
 
 
 @_styled
+def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
+    """A line for each row: a dot for each seed's share, a stroke at their mean."""
+    figure, axes = _figure(6.4, 0.6 + 0.26 * max(len(rows), 2))
+    for place, values in enumerate(rows.values()):
+        if values:
+            percent = [100 * value for value in values]
+            mean = sum(percent) / len(percent)
+            axes.plot(percent, [place] * len(percent), "o", color=series(0), alpha=0.45, markersize=5, clip_on=False)
+            axes.plot([mean, mean], [place - 0.32, place + 0.32], color=series(0), linewidth=2.4)
+            axes.annotate(f"{mean:.1f} %", (max(percent), place), (9, 0), textcoords="offset points", va="center")
+    axes.set_title(title)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.margins(x=0.12)
+    axes.grid(True, axis="x")
+    axes.xaxis.set_major_formatter("{x:.0f} %")
+    return figure
+
+
+@_styled
+def scale_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], *, title: str) -> Figure:
+    """A curve for each teacher: mean share over logit scales, a dot for each seed."""
+    figure, axes = _figure(6.4, 3.0)
+    ends: dict[str, Point] = {}
+    for index, (teacher, by_scale) in enumerate(curves.items()):
+        points = [(scale, 100 * value) for scale, values in by_scale.items() for value in values]
+        means = [(scale, 100 * sum(values) / len(values)) for scale, values in by_scale.items() if values]
+        if means:
+            axes.plot(*zip(*points, strict=True), "o", color=series(index), alpha=0.4, markersize=4)
+            axes.plot(*zip(*means, strict=True), color=series(index), linewidth=1.8)
+            ends[teacher] = means[-1]
+    axes.set_title(title)
+    axes.set_xlabel("logit scale")
+    axes.set_xscale("log")
+    scales = sorted({scale for by_scale in curves.values() for scale in by_scale})
+    axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:.1f} %")
+    _label_ends(axes, ends, "{:.1f} %")
+    return figure
+
+
+@_styled
 def png(figure: Figure) -> bytes:
     """A small PNG for an inline picture."""
     buffer = io.BytesIO()

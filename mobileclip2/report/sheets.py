@@ -75,21 +75,21 @@ def _rendered(image: Image.Image, view: str) -> Image.Image:
     return render(image, View.from_json(view), VIEW_SIZE)
 
 
-def training_records(pipeline: Pipeline, key: str) -> list[Mapping[str, Any]]:
-    """``metrics.jsonl`` of a trained asset, empty for one whose weights were given."""
-    (read,) = pipeline.read(key)
+def training_records(pipeline: Pipeline, key: str, group: str | None = None) -> list[Mapping[str, Any]]:
+    """``metrics.jsonl`` of a trained asset or trial, empty for one whose weights were given."""
+    (read,) = pipeline.read(key, group)
     if "metrics.jsonl" not in {file.name for file in read.manifest.files}:
         return []
     return [json.loads(line) for line in read.fetch("metrics.jsonl").read_text().splitlines()]
 
 
-def training_curve(pipeline: Pipeline, key: str) -> tuple[dict[str, float], str]:
+def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tuple[dict[str, float], str]:
     """The last value of every number of a training, and its loss curve."""
-    records = training_records(pipeline, key)
+    records = training_records(pipeline, key, group)
     last: dict[str, float] = {}
     for record in records:
         last.update(record)
-    return last, inline_markdown(loss_curve({key.partition("/")[2]: records}), "loss")
+    return last, inline_markdown(loss_curve({group or key.partition("/")[2]: records}), "loss")
 
 
 def evaluation_results(pipeline: Pipeline, model: str) -> tuple[list[tuple[str, str, float]], str]:

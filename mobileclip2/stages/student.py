@@ -21,12 +21,22 @@ from mobileclip2.stages.trained import publish, shards_of, tables_of
 from mobileclip2.teachers.load import load_teacher
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
-from mobileclip2.training.trainer import train
+from mobileclip2.training.trainer import TrainResult, train
 
 
 def run(work: Work) -> None:
     (part,) = work.parts
     student = work.profile.student(work.asset.name)
+    image_text, result = train_student(work, part, student)
+    facts = {
+        "embed_dim": image_text.embed_dim,
+        "parameters": sum(parameter.numel() for parameter in image_text.model.parameters()),
+        "samples": student.train.total_steps * student.train.batch,
+    }
+    publish(work, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
+
+
+def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageText, TrainResult]:
     device = choose_device(work.profile.device)
     if student.base:
         image_text = load_teacher(part.only("base"), work.contents)
@@ -46,13 +56,7 @@ def run(work: Work) -> None:
         evaluate=curve(work, student, image_text, device),
         progress=work.progress,
     )
-    parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
-    facts = {
-        "embed_dim": image_text.embed_dim,
-        "parameters": parameters,
-        "samples": student.train.total_steps * student.train.batch,
-    }
-    publish(work, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
+    return image_text, result
 
 
 def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
@@ -64,10 +68,9 @@ def learning(work: Work, part: PartWork, student: Student, image_text: ImageText
         source = RawSource(tables, image_text.tokenize, image_text.preprocess, seed=seed, augmentation=augmentation)
         return Contrastive(), source
     dims = shards[0].manifest.facts["teacher_dims"]
-    teachers = work.profile.dataset_teachers
     objective = Reinforced(
-        teacher_dims=[dims[name] for name in teachers],
-        teacher_scales=[float(work.profile.teacher(name).logit_scale or 0) for name in teachers],
+        teacher_dims=[dims[name] for name in work.profile.dataset_teachers],
+        teacher_scales=work.profile.logit_scales(student),
         distill=student.loss.distill,
         captions=student.loss.captions,
     )

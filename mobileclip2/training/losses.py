@@ -49,13 +49,13 @@ def distill_loss(
     teacher_image: Features,
     teacher_text: Features,
     teacher_dims: Sequence[int],
-    teacher_scales: Sequence[float],
+    teacher_scales: Sequence[float | None],
 ) -> Tensor:
     """``1 / (2bK) sum_k KL(S_k(image, text) || S(image, text)) + KL(S_k(text, image) || S(text, image))``.
 
     ``S`` is the row softmax of scaled similarities (Vasu et al. 2024, section 4). The features of the K
     teachers lie side by side in ``[b, sum(teacher_dims)]``, each teacher's L2-normalised; each has its own
-    fixed scale, the student's is learned.
+    fixed scale, the student's is learned. K counts those that have one: None leaves a teacher out.
 
     Raises:
         ProfileError: not one positive logit scale for each teacher.
@@ -69,6 +69,8 @@ def distill_loss(
     to_image = _logits(text.rows, image.columns, logit_scale).log_softmax(1)
     divergences = []
     for part, scale in zip(_slices(teacher_dims), teacher_scales, strict=True):
+        if scale is None:
+            continue
         targets = _logits(teacher_image.rows[:, part], teacher_text.columns[:, part], scale).log_softmax(1)
         divergences.append(_mean_kl(targets, to_text))
         targets = _logits(teacher_text.rows[:, part], teacher_image.columns[:, part], scale).log_softmax(1)
@@ -83,7 +85,7 @@ def reinforced_loss(
     teacher_image: Features,
     teacher_texts: dict[str, Features],
     teacher_dims: Sequence[int],
-    teacher_scales: Sequence[float],
+    teacher_scales: Sequence[float | None],
     distill: float = 1.0,
 ) -> dict[str, Tensor]:
     """``sum over caption batches of (1 - distill) * CLIP + distill * distillation``, and its parts.
@@ -119,15 +121,15 @@ def caption_loss(logits: Tensor, tokens: Tensor, pad_id: int) -> Tensor:
     return caption_nll(logits, tokens, pad_id).sum() / (tokens != pad_id).sum()
 
 
-def check_scales(teacher_dims: Sequence[int], teacher_scales: Sequence[float]) -> None:
-    """Raises ``ProfileError`` unless every teacher has its positive logit scale."""
+def check_scales(teacher_dims: Sequence[int], teacher_scales: Sequence[float | None]) -> None:
+    """Raises ``ProfileError`` unless every teacher has its positive logit scale, or None to be left out."""
     if len(teacher_scales) != len(teacher_dims) or not teacher_dims:
         raise ProfileError(
             f"logit_scale: {len(teacher_scales)} scales for {len(teacher_dims)} teachers; give one for each, "
             "in the order of the dataset's teachers"
         )
     for number, scale in enumerate(teacher_scales):
-        if not 0 < scale < float("inf"):
+        if scale is not None and not 0 < scale < float("inf"):
             raise ProfileError(f"logit_scale: {scale} of teacher {number} is not a positive number")
 
 

@@ -58,7 +58,8 @@ class Contrastive:
 class Reinforced:
     """MobileCLIP2's training loss on a reinforced dataset, ``distill`` = lambda.
 
-    ``teacher_dims`` and ``teacher_scales`` go by the order of the dataset's teachers. Several captioners are
+    ``teacher_dims`` and ``teacher_scales`` go by the order of the dataset's teachers; one whose scale is None is not
+    imitated. Several captioners are
     no matter of the loss: they are more captions for the data to draw ``synthetic_text`` from.
 
     Raises:
@@ -66,7 +67,7 @@ class Reinforced:
     """
 
     teacher_dims: Sequence[int]
-    teacher_scales: Sequence[float]
+    teacher_scales: Sequence[float | None]
     distill: float = 1.0
     captions: Literal["both", "real", "synthetic"] = "both"
 

@@ -200,3 +200,11 @@ def test_caption_loss_is_that_of_open_clip() -> None:
     assert caption_nll(logits, tokens, 0)[0].item() == pytest.approx(
         F.cross_entropy(logits[0, :2], tokens[0, :2], reduction="sum").item(), rel=1e-6
     )
+
+
+def test_a_teacher_without_a_scale_is_left_out() -> None:
+    image, text, one, other = features(16, 1), features(16, 2), (features(8, 3), features(8, 4)), features(12, 5)
+    both = [torch.cat([side, other], 1) for side in one]
+    alone = distill_loss(image, text, 14.3, *one, [8], [50.0]).item()
+    assert distill_loss(image, text, 14.3, *both, [8, 12], [50.0, None]).item() == pytest.approx(alone, abs=1e-7)
+    assert distill_loss(image, text, 14.3, *both, [8, 12], [50.0, 30.0]).item() != pytest.approx(alone, abs=1e-3)

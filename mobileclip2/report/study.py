@@ -1,0 +1,99 @@
+"""What a study found: a table of its rows, and a picture of them or of accuracy over logit scales."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import Study, scale_name, trial_name
+from mobileclip2.report import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = ("acc1", "mean_recall@1")
+"""what stands for a classification and for a retrieval set"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a study: shares by metric and seed. Trials that are not trained yet are absent."""
+
+    name: str
+    scores: Mapping[str, Sequence[float]]
+
+    def mean(self, metric: str) -> float | None:
+        return statistics.mean(self.scores[metric]) if self.scores.get(metric) else None
+
+
+@dataclass(frozen=True)
+class Found:
+    study: Study
+    lines: Sequence[Line]
+
+    @property
+    def metrics(self) -> list[str]:
+        """``<set>/<metric>``, in the order of the study's sets."""
+        return list(dict.fromkeys(metric for line in self.lines for metric in line.scores))
+
+    def best(self, metric: str) -> str:
+        """Name of the line with the highest mean; the first of equals."""
+        means = {line.name: line.mean(metric) or 0.0 for line in self.lines}
+        return max(means, key=lambda name: means[name])
+
+
+def found(pipeline: Pipeline, name: str) -> Found:
+    """What the trials of a study that are in the store scored."""
+    study, asset = pipeline.profile.study(name), pipeline.graph[f"study/{name}"]
+    lines = []
+    for row in study.lines(pipeline.profile):
+        scores: dict[str, list[float]] = {}
+        for seed in study.seeds:
+            trial = trial_name(row.name, seed)
+            if pipeline.missing(asset, trial):
+                continue
+            (read,) = pipeline.read(asset.key, trial)
+            for metric, value in read.manifest.facts["scores"].items():
+                if metric.rpartition("/")[2] in METRICS:
+                    scores.setdefault(metric, []).append(value)
+        lines.append(Line(row.name, scores))
+    return Found(study, lines)
+
+
+def figures(result: Found) -> list[Figure]:
+    """One for each metric."""
+    drawn = []
+    for metric in result.metrics:
+        title = metric.replace("/", "  ·  ")
+        if result.study.scales:
+            by_name = {line.name: line.scores.get(metric, ()) for line in result.lines}
+            curves = {
+                teacher: {scale: by_name[scale_name(teacher, scale)] for scale in sorted(scales)}
+                for teacher, scales in result.study.scales.items()
+            }
+            drawn.append(plots.scale_figure(curves, title=title))
+        else:
+            drawn.append(
+                plots.trial_figure({line.name: line.scores.get(metric, ()) for line in result.lines}, title=title)
+            )
+    return drawn
+
+
+def table(result: Found) -> list[list[str]]:
+    """A heading and a line for each row: mean over the seeds, and in brackets how far they lie apart."""
+    lines = [[result.study.name, "seeds", *result.metrics]]
+    for line in result.lines:
+        cells = [_cell(line.scores.get(metric, ())) for metric in result.metrics]
+        seeds = max((len(values) for values in line.scores.values()), default=0)
+        lines.append([line.name, f"{seeds} of {len(result.study.seeds)}", *cells])
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    mean, apart = 100 * statistics.mean(values), 100 * (max(values) - min(values))
+    return f"{mean:.1f} ({apart:.1f})" if len(values) > 1 else f"{mean:.1f}"

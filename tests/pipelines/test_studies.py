@@ -1,0 +1,153 @@
+"""Ablations and searches for logit scales, on the small finished profile: one teacher, no captioner."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+
+from mobileclip2.errors import ProfileError
+from mobileclip2.graph import build_graph
+from mobileclip2.plan import plan
+from mobileclip2.profile import Study, load
+from mobileclip2.report.gather import gather
+from mobileclip2.report.html import render_html
+from mobileclip2.report.study import Found, Line, found, table
+from pipelines.definitions import definitions
+from pipelines.profiles import profile_path
+from pipelines.refresh import materialise_missing
+from pipelines.run import materialise
+from tests.pipelines.small import edited
+
+INGREDIENTS = {
+    "name": "ingredients",
+    "student": "pupil",
+    "seeds": [0, 3],
+    "evaluate_on": ["shapes"],
+    "rows": [
+        {"name": "base", "data": "raw"},
+        {"name": "distillation", "loss": {"captions": "real"}},
+        {"name": "half", "loss": {"captions": "real", "distill": 0.5}},
+    ],
+}
+
+
+def with_studies(*studies):
+    return lambda values: values.update(studies=list(studies))
+
+
+def missing(pipeline):
+    return [(asset.key, group) for asset, group in pipeline.stale()]
+
+
+def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
+    pipeline = edited(finished, with_studies(INGREDIENTS))
+    trials = ["base-seed0", "base-seed3", "distillation-seed0", "distillation-seed3", "half-seed0", "half-seed3"]
+    assert missing(pipeline) == [("study/ingredients", trial) for trial in trials]
+    defs = definitions(pipeline)
+    asset = defs.resolve_assets_def(dg.AssetKey(["study", "ingredients"]))
+    assert asset.partitions_def.get_partition_keys() == trials
+
+    for trial in ("distillation-seed0", "distillation-seed3"):
+        materialise(defs.get_repository_def(), instance, pipeline.graph["study/ingredients"], trial)
+    assert missing(pipeline) == [("study/ingredients", trial) for trial in trials if "distillation" not in trial]
+    event = instance.get_latest_materialization_event(dg.AssetKey(["study", "ingredients"])).asset_materialization
+    assert event.partition == "distillation-seed3"
+    assert (
+        "| distillation | 2 of 2 |" in event.metadata["study"].value
+        and "| base | 0 of 2 |" in event.metadata["study"].value
+    )
+    assert "data:image/png;base64," in event.metadata["plot"].value
+
+
+def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
+    study = {**INGREDIENTS, "seeds": [0], "rows": INGREDIENTS["rows"][1:2]}
+    pipeline = edited(finished, with_studies(study))
+    assert pipeline.profile.student("pupil").loss == pipeline.profile.study("ingredients").rows[0].loss
+    pipeline.materialise("study/ingredients", "distillation-seed0")
+    (trial,) = pipeline.read("study/ingredients", "distillation-seed0")
+    (student,) = pipeline.read("student/pupil")
+    assert trial.fetch("metrics.jsonl").read_bytes() == student.fetch("metrics.jsonl").read_bytes()
+    assert not any("safetensors" in file.name for file in trial.manifest.files)
+    (line,) = found(pipeline, "ingredients").lines
+    (evaluation,) = pipeline.read("evaluation/pupil")
+    assert f'"acc1": {line.mean("shapes/acc1")}' in evaluation.fetch("results.jsonl").read_text()
+
+
+def test_a_search_distils_from_one_teacher_at_a_time_and_a_new_scale_trains_only_itself(tiny):
+    search = {
+        "name": "scales",
+        "student": "pupil",
+        "evaluate_on": ["shapes"],
+        "scales": {"wide": [20, 0.5], "narrow": [30]},
+    }
+    edited(tiny, lambda values: values["students"][0].update(loss={"distill": 0.25}))
+    before = edited(tiny, with_studies(search))
+    parts = before.graph["study/scales"].parts
+    assert {part.declared["loss"]["distill"] for part in parts.values()} == {0.25}, "all else is the student's"
+    assert {name: part.declared["logit_scales"] for name, part in parts.items()} == {
+        "wide_20-seed0": [20, None],
+        "wide_0_5-seed0": [0.5, None],
+        "narrow_30-seed0": [None, 30],
+    }
+    after = edited(tiny, with_studies({**search, "scales": {"wide": [20, 0.5, 90], "narrow": [30]}}))
+    added = after.graph["study/scales"].parts
+    assert {name for name, part in added.items() if part != parts.get(name)} == {"wide_90-seed0"}
+
+
+def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
+    pipeline = edited(finished, with_studies(INGREDIENTS))
+    assert [(item.asset, item.part, item.reasons) for item in plan(pipeline).items][:2] == [
+        ("study/ingredients", "base-seed0", ("new",)),
+        ("study/ingredients", "base-seed3", ("new",)),
+    ]
+    for asset, group in pipeline.stale():
+        pipeline.materialise(asset.key, group)
+    assert not plan(pipeline).items
+    page = render_html(gather(pipeline))
+    assert "<h2>Studies</h2>" in page and "2 of 2" in page and "study-0-0" in page
+    retrained = edited(finished, lambda values: values["students"][0]["train"].update(learning_rate=0.5))
+    assert {item.reasons for item in plan(retrained, ["study/ingredients"]).items} == {
+        ("train.learning_rate 0.001 -> 0.5",)
+    }
+
+
+def test_a_job_asks_for_the_studies_alone(finished):
+    pipeline = edited(finished, with_studies(INGREDIENTS))
+    job = definitions(pipeline).resolve_job_def("studies")
+    assert job.run_config["ops"][materialise_missing.name]["config"] == {"assets": ["study/ingredients"]}
+    assert not definitions(edited(finished, with_studies())).get_repository_def().has_job("studies")
+
+
+def test_the_table_says_how_far_seeds_lie_apart():
+    study = Study(name="s", student="pupil", seeds=(0, 1), evaluate_on=("shapes",), rows=INGREDIENTS["rows"][:2])
+    result = Found(study, [Line("base", {"shapes/acc1": [0.1, 0.3]}), Line("distillation", {"shapes/acc1": [0.5]})])
+    assert table(result)[1:] == [["base", "2 of 2", "20.0 (20.0)"], ["distillation", "1 of 2", "50.0"]]
+    assert result.best("shapes/acc1") == "distillation"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student": "nobody"}, "studies.ingredients.student: there is no 'nobody'"),
+        ({"evaluate_on": ["else"]}, "studies.ingredients.base-seed0.evaluate_on: there is no 'else'"),
+        ({"rows": []}, "study 'ingredients': give 'rows' or 'scales'"),
+        ({"seeds": [1, 1]}, "study 'ingredients': seeds must differ"),
+        ({"rows": [{"name": "a"}, {"name": "a"}]}, "study 'ingredients': rows must differ"),
+        ({"rows": [{"name": "a", "loss": {"logit_scales": {"who": 3}}}]}, "loss.logit_scales: there is no 'who'"),
+        (
+            {"rows": [{"name": "a", "loss": {"logit_scales": {"wide": None, "narrow": None}}}]},
+            "every teacher is left out",
+        ),
+        ({"rows": [], "scales": {"who": [3]}}, "studies.ingredients.scales: there is no 'who'"),
+    ],
+)
+def test_what_is_wrong_is_named(tiny, change, message):
+    with pytest.raises(ProfileError) as raised:
+        edited(tiny, with_studies({**INGREDIENTS, **change}))
+    assert message in str(raised.value)
+
+
+def test_the_ablation_takes_from_the_demo_what_it_can():
+    demo, ablation = (build_graph(load(profile_path(name))) for name in ("demo", "ablation"))
+    shared = {key for key in demo if key in ablation and demo[key].parts == ablation[key].parts}
+    assert set(demo) - shared == {"reinforced_dataset", "student/plain", "evaluation/plain", "student/reinforced"}
