@@ -1,4 +1,4 @@
-"""Students, distilled from the reinforced dataset or trained on the raw pairs."""
+"""Students: distilled from the reinforced dataset, trained on the raw pairs, given, or between two others."""
 
 from __future__ import annotations
 
@@ -7,12 +7,32 @@ import dagster as dg
 from assets.curves import training_metadata
 from assets.materialize import define
 from mobileclip2.graph import Graph
+from mobileclip2.pipeline import Done, Pipeline
 from mobileclip2.profile import Profile
 
 
 def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     return [
-        define(profile, asset, section="students", kinds={"pytorch"}, metadata=training_metadata)
+        define(
+            profile,
+            asset,
+            section="students",
+            kinds={"pytorch"},
+            metadata=interpolation if profile.student(asset.name).between else training_metadata,
+        )
         for asset in graph.values()
         if asset.stage == "student"
     ]
+
+
+def interpolation(pipeline: Pipeline, done: Done) -> dict[str, object]:
+    from mobileclip2.report.sheets import between_sheet
+
+    rows, picked, picture = between_sheet(pipeline, done.asset.name)
+    columns = [dg.TableColumn("weight", "float"), dg.TableColumn("set"), dg.TableColumn("main_metric", "float")]
+    records = [dg.TableRecord({"weight": weight, "set": name, "main_metric": value}) for weight, name, value in rows]
+    return {
+        "picked_weight": picked,
+        "points": dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns)),
+        "curve": dg.MetadataValue.md(picture),
+    }

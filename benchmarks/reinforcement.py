@@ -92,7 +92,7 @@ def train(key: str) -> None:
 
 def curve(pipeline: Pipeline, student: str) -> list[tuple[int, float]]:
     """(samples seen, top-1) at every evaluation of a student's training."""
-    batch = pipeline.profile.student(student).train.batch
+    batch = pipeline.profile.student(student).training.batch
     name = f"{SET}/acc1"
     return [(r["step"] * batch, r[name]) for r in training_records(pipeline, f"student/{student}") if name in r]
 

@@ -6,13 +6,13 @@ synthetic caption or evaluation set, so that going from two views to four embeds
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mobileclip2.contents import External, Folder, GroupShards, Pinned
 from mobileclip2.fingerprint import declared
-from mobileclip2.profile import Captioner, Model, Profile, Student, Teacher
+from mobileclip2.profile import Between, Captioner, Model, Profile, Student, Teacher
 
 CODE_VERSIONS = {
     "raw_shards": "1",
@@ -307,6 +307,14 @@ def _studies(profile: Profile) -> Iterator[Asset]:
 
 
 def _student(profile: Profile, student: Student) -> Asset:
+    if student.between:
+        return _between(profile, student.name, student.between)
+    if not student.train:
+        return _single(
+            f"student/{student.name}",
+            "A small image-text model with given weights, as it is.",
+            Part(WHOLE, {"model": declared(student.model)}, externals=_model_externals(student.model)),
+        )
     return _single(
         f"student/{student.name}",
         "A small image-text model, "
@@ -332,8 +340,26 @@ def _student_part(profile: Profile, student: Student, name: str) -> Part:
         inputs["data"] = Input("reinforced_dataset")
         if not profile.dataset.images:
             inputs["raw_shards"] = Input("raw_shards")
-    externals = _model_externals(student.model)
-    for source in profile.evaluation:
-        if source.name in student.evaluate_on:
-            externals[f"curve/{source.name}"] = Folder(source.url)
+    externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
     return Part(name, fields, inputs, externals)
+
+
+def _between(profile: Profile, name: str, between: Between) -> Asset:
+    end = profile.student(between.to)
+    fields: dict[str, Any] = {"weights": list(between.weights), "pick": declared(between.pick)}
+    inputs = {"end": Input(f"student/{end.name}")}
+    externals = _curve_sets(profile, between.pick.sets)
+    if end.base:
+        inputs["start"] = Input(f"student/{end.base}")
+    else:
+        fields["start"] = declared(end.model)
+        externals |= _model_externals(end.model)
+    return _single(
+        f"student/{name}",
+        f"Weights between {end.base or 'the given ones'} and {end.name}: the point of the curve that the profile's rule picks.",
+        Part(WHOLE, fields, inputs, externals),
+    )
+
+
+def _curve_sets(profile: Profile, names: Sequence[str]) -> dict[str, External]:
+    return {f"curve/{source.name}": Folder(source.url) for source in profile.evaluation if source.name in names}

@@ -20,7 +20,7 @@ from mobileclip2.augment import Augmentation
 from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
 from mobileclip2.compute import ComputeSettings
 from mobileclip2.errors import ProfileError
-from mobileclip2.evaluation.suite import AVERAGES
+from mobileclip2.evaluation.suite import AVERAGES, TASKS
 from mobileclip2.fingerprint import UNDECLARED
 from mobileclip2.shards.filters import Filters
 from mobileclip2.training.settings import TrainSettings
@@ -102,7 +102,7 @@ class Model(Settings):
     weights: Weights | None = None
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def known(self) -> Self:
         if (self.open_clip is None) == (self.config is None):
             raise ValueError("name exactly one of 'open_clip' and 'config'")
         if self.open_clip and not self.open_clip.startswith("hf-hub:") and self.open_clip not in open_clip_names():
@@ -112,6 +112,11 @@ class Model(Settings):
         if self.weights and (self.open_clip or "").startswith("hf-hub:"):
             raise ValueError("an 'hf-hub:' model comes with its weights; leave out 'weights'")
         return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether it comes with weights."""
+        return self.weights is not None or (self.open_clip or "").startswith("hf-hub:")
 
 
 class Locked(Settings):
@@ -141,7 +146,7 @@ class Teacher(Settings):
     def _one_kind(self) -> Self:
         if (self.model is None) == (self.locked is None):
             raise ValueError(f"teacher '{self.name}': name exactly one of 'model' and 'locked'")
-        if self.model and not self.model.weights and not (self.model.open_clip or "").startswith("hf-hub:"):
+        if self.model and not self.model.pretrained:
             raise ValueError(
                 f"teacher '{self.name}': 'model.weights' is missing; a teacher without weights teaches noise"
             )
@@ -209,24 +214,72 @@ class Loss(Settings):
     """of these teachers, instead of their own; null leaves a teacher out"""
 
 
+class Pick(Settings):
+    """Of the points of a curve: the best on one set among those that lose little on the others."""
+
+    best: str
+    """evaluation set whose main metric is to be as high as it can"""
+    of: tuple[str, ...] = Field(min_length=1)
+    """evaluation sets on which little may be lost"""
+    within: float = Field(0.01, ge=0, le=1)
+    """share by which the main metric of each of them may lie below the start's"""
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All sets that the rule looks at, each once."""
+        return tuple(dict.fromkeys((self.best, *self.of)))
+
+
+class Between(Settings):
+    """Weights between those that a student started from and those it ended with (WiSE-FT, Wortsman et al. 2022)."""
+
+    to: str
+    """name of an earlier student that was trained from given weights, or from another student's"""
+    weights: tuple[Annotated[float, Field(ge=0, le=1)], ...] = tuple(tenth / 10 for tenth in range(11))
+    """points of the curve: 0 is the start, 1 the end"""
+    pick: Pick
+
+    @model_validator(mode="after")
+    def _whole_curve(self) -> Self:
+        if sorted(set(self.weights)) != list(self.weights) or not {0.0, 1.0} <= set(self.weights):
+            raise ValueError(f"between.weights: {list(self.weights)} must rise from 0, the start, to 1, the end")
+        return self
+
+
 class Student(Settings):
-    """One student. ``data: raw`` is the plain-CLIP baseline from the same shards."""
+    """One student. ``data: raw`` is the plain-CLIP baseline from the same shards.
+
+    Without ``train`` it is a model with given weights as it is, to be evaluated and started from.
+    """
 
     name: Name
     base: str | None = None
     """name of an earlier student whose weights this one starts from"""
     model: Model | None = None
+    between: Between | None = None
     data: Literal["reinforced", "raw"] = "reinforced"
     loss: Loss = Loss()
-    train: TrainSettings
+    train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
     """evaluation sets for the curves during training"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.base is None) == (self.model is None):
-            raise ValueError(f"student '{self.name}': name exactly one of 'base' and 'model'")
+        if sum(origin is not None for origin in (self.base, self.model, self.between)) != 1:
+            raise ValueError(f"student '{self.name}': name exactly one of 'base', 'model' and 'between'")
+        if self.train is None and not self.between and not (self.model and self.model.pretrained):
+            raise ValueError(f"student '{self.name}': 'train' is missing; only a model with weights can stay as it is")
+        if self.between or not self.train:
+            idle = sorted(self.model_fields_set & {"train", "data", "loss", "evaluate_on"})
+            if idle:
+                raise ValueError(f"student '{self.name}': nothing is trained; leave out {', '.join(idle)}")
         return self
+
+    @property
+    def training(self) -> TrainSettings:
+        """``train`` of one that is trained."""
+        assert self.train is not None
+        return self.train
 
 
 class Row(Settings):
@@ -280,7 +333,7 @@ class Study(Settings):
         found = {}
         for row in self.lines(profile):
             for seed in self.seeds:
-                train = base.train.model_copy(update={"seed": seed})
+                train = base.training.model_copy(update={"seed": seed})
                 changed = {"data": row.data, "loss": row.loss, "train": train, "evaluate_on": self.evaluate_on}
                 found[trial_name(row.name, seed)] = base.model_copy(update=changed)
         return found
@@ -406,6 +459,17 @@ class Profile(Settings):
         self._check_references()
         return self
 
+    def _check_between(self, field: str, between: Between) -> None:
+        end = self.student(between.to)
+        if not end.train or not (end.base or (end.model and end.model.pretrained)):
+            raise ValueError(
+                f"{field}.to: '{end.name}' was not trained from given weights, so nothing lies before it; "
+                "name a student with 'train' and a 'base' or 'model.weights'"
+            )
+        for name in between.pick.sets:
+            if name in TASKS and not TASKS[name].main:
+                raise ValueError(f"{field}.pick: '{name}' has no main metric to judge by; name another set")
+
     def _check_references(self) -> None:
         def known(field: str, wanted: tuple[str, ...] | list[str], have: tuple[str, ...] | list[str]) -> None:
             for name in wanted:
@@ -434,10 +498,16 @@ class Profile(Settings):
             field = f"students.{student.name}"
             if student.base:
                 known(f"{field}.base", (student.base,), students[:position])
+            if student.between:
+                known(f"{field}.between.to", (student.between.to,), students[:position])
+                known(f"{field}.between.pick", student.between.pick.sets, [source.name for source in self.evaluation])
+                self._check_between(f"{field}.between", student.between)
             self._check_student(field, student, known)
         for study in self.studies:
             field = f"studies.{study.name}"
             known(f"{field}.student", (study.student,), students)
+            if not self.student(study.student).train:
+                raise ValueError(f"{field}.student: '{study.student}' is not trained; name a student with 'train'")
             known(f"{field}.scales", tuple(study.scales), self.dataset_teachers)
             for name, student in study.trials(self).items():
                 self._check_student(f"{field}.{name}", student, known)
@@ -447,7 +517,7 @@ class Profile(Settings):
         if student.loss.captioners is not None:
             known(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
         known(f"{field}.loss.logit_scales", tuple(student.loss.logit_scales), self.dataset_teachers)
-        if student.data == "reinforced":
+        if student.train and student.data == "reinforced":
             if not self.dataset_teachers:
                 raise ValueError(f"{field}: a reinforced student needs at least one teacher in the dataset")
             if not self.dataset_captioners and student.loss.captions != "real":

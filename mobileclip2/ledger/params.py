@@ -92,9 +92,15 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
 
 
 def _declared_by_student(profile: Profile, place: Path) -> Iterator[Path]:
+    student = profile.students[int(place[1])]
+    if student.between:
+        end = [each.name for each in profile.students].index(student.between.to)
+        yield from ((*place, "name"), (*place, "between"), ("students", end, "base"), ("students", end, "model"))
+        return
     for field in ("name", "base", "model", "data", "train", "evaluate_on"):
         yield (*place, field)
-    student = profile.students[int(place[1])]
+    if not student.train:
+        return
     if student.data == "raw":
         yield "views", "augmentation"
         return

@@ -61,7 +61,7 @@ def trains(profile: Profile, asset: Asset) -> bool:
     """Whether an asset is a training, which leaves a curve, and not given weights or data."""
     match asset.stage:
         case "student":
-            return True
+            return profile.student(asset.name).train is not None
         case "captioner":
             return profile.captioner(asset.name).train is not None
         case "teacher":

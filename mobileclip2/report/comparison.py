@@ -8,7 +8,7 @@ from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, Row
 from mobileclip2.evaluation.published import MODELS, Published
 from mobileclip2.evaluation.results import MAIN
-from mobileclip2.profile import Profile
+from mobileclip2.profile import Profile, Student
 
 SMALLEST = "MobileCLIP2-S0"
 
@@ -16,10 +16,14 @@ SMALLEST = "MobileCLIP2-S0"
 def published_like(profile: Profile, model: str) -> Published:
     """The released model of a student's architecture, or the smallest one where it has another."""
     students = {student.name: student for student in profile.students}
-    while model in students and (base := students[model].base):
-        model = base
+    while model in students and (earlier := _earlier(students[model])):
+        model = earlier
     architecture = students[model].model if model in students else None
     return MODELS.get((architecture and architecture.open_clip) or SMALLEST, MODELS[SMALLEST])
+
+
+def _earlier(student: Student) -> str | None:
+    return student.between.to if student.between else student.base
 
 
 def as_markdown(comparison: Comparison, name: str, baseline: str | None, published: Published) -> str:

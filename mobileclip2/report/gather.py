@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 from itertools import islice
+from typing import Any
 
 from mobileclip2 import sidefile
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Pipeline
-from mobileclip2.report.html import EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
+from mobileclip2.profile import Student
+from mobileclip2.report.html import Curve, EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
 from mobileclip2.report.pictures import SampleRow
-from mobileclip2.report.sheets import rows, training_records
+from mobileclip2.report.sheets import between_curve, rows, training_records
 from mobileclip2.report.study import found as study_found
 
 SAMPLES = 8
@@ -33,6 +35,7 @@ def gather(pipeline: Pipeline) -> Report:
         highlights=_highlights(models),
         trainings=_trainings(pipeline),
         studies=[study_found(pipeline, study.name) for study in profile.studies],
+        curves=_curves(pipeline),
         samples=_samples(pipeline),
         skips=_skips(pipeline),
         stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],
@@ -55,12 +58,19 @@ def _models(pipeline: Pipeline) -> list[EvaluatedModel]:
     for student in profile.students:
         if f"evaluation/{student.name}" in pipeline.graph and _done(pipeline, f"evaluation/{student.name}"):
             (read,) = pipeline.read(f"student/{student.name}")
-            note = "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
-            seen = student.train.total_steps * student.train.batch
             facts = read.manifest.facts
+            note, seen = _origin(student, facts), facts.get("samples")
             found = stored_results(pipeline, student.name)
             models.append(EvaluatedModel(student.name, "student", found, note, facts.get("parameters"), seen))
     return models
+
+
+def _origin(student: Student, facts: dict[str, Any]) -> str:
+    if student.between:
+        return f"weight {facts['weight']:g} of {student.between.to}"
+    if not student.train:
+        return "given weights"
+    return "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
 
 
 def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
@@ -68,7 +78,7 @@ def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
     plain = next((model for model in models if model.note.endswith("raw pairs")), None)
     found = []
     for model in models:
-        if plain and model.kind == "student" and model is not plain and model.results and plain.results:
+        if plain and model.note.startswith("distilled") and model.results and plain.results:
             ours, theirs = model.results[0], plain.results[0]
             if ours.main is not None and theirs.main is not None:
                 label = f"{model.name} against {plain.name} on {ours.key}, at equal steps"
@@ -78,7 +88,7 @@ def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
 
 
 def _trainings(pipeline: Pipeline) -> list[Training]:
-    batches = {f"student/{student.name}": student.train.batch for student in pipeline.profile.students}
+    batches = {f"student/{each.name}": each.train.batch for each in pipeline.profile.students if each.train}
     for captioner in pipeline.profile.captioners:
         if captioner.train:
             batches[f"captioner/{captioner.name}"] = captioner.train.batch
@@ -90,6 +100,11 @@ def _trainings(pipeline: Pipeline) -> list[Training]:
         for key, batch in batches.items()
         if _done(pipeline, key)
     ]
+
+
+def _curves(pipeline: Pipeline) -> list[Curve]:
+    students = [student.name for student in pipeline.profile.students if student.between]
+    return [Curve(name, *between_curve(pipeline, name)) for name in students if _done(pipeline, f"student/{name}")]
 
 
 def _samples(pipeline: Pipeline) -> list[SampleRow]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from mobileclip2.evaluation.between import Point
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow
@@ -53,6 +54,15 @@ class Training:
     name: str
     records: Sequence[plots.Record]
     batch: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A student between two others: the points of its curve, and the weight that was picked."""
+
+    name: str
+    points: Sequence[Point]
+    picked: float
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class Report:
     highlights: Sequence[Highlight] = ()
     trainings: Sequence[Training] = ()
     studies: Sequence[Found] = ()
+    curves: Sequence[Curve] = ()
     samples: Sequence[SampleRow] = ()
     skips: Sequence[Skip] = ()
     stages: Sequence[Stage] = ()
@@ -160,6 +171,10 @@ def render_html(report: Report) -> str:
         accuracies=_accuracy_plots(report),
         losses=_loss_plots(report.trainings),
         studies=_studies(report.studies),
+        betweens=[
+            (each.name, plots.svg(plots.between_figure(each.points, each.picked), f"between-{number}"))
+            for number, each in enumerate(report.curves)
+        ],
         reasons=skip_reasons(report.stages),
         most_skips=MOST_SKIPS,
         longest=max((stage.seconds or 0 for stage in report.stages), default=0),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mobileclip2.evaluation.between import Point
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.report import plots
 from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
@@ -35,6 +36,11 @@ class SampleRow:
 def loss_curve(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> bytes:
     """``runs``: name of a training -> records of its ``metrics.jsonl``."""
     return plots.png(plots.loss_figure(runs, number=number))
+
+
+def between_plot(curve: Sequence[Point], picked: float) -> bytes:
+    """The curve of a student between two others."""
+    return plots.png(plots.between_figure(curve, picked))
 
 
 def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN) -> bytes:

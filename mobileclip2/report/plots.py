@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from PIL import Image
 
+from mobileclip2.evaluation import between
 from mobileclip2.evaluation.results import MAIN, Result, main_name
 from mobileclip2.report.palette import GRID, INK, MUTED, NEUTRAL, PAPER, VARIABLES, series
 
@@ -109,6 +110,25 @@ def accuracy_figure(
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     axes.yaxis.set_major_formatter("{x:.0f} %")
     _label_ends(axes, ends, "{:.1f} %", colours=list(curves))
+    return figure
+
+
+@_styled
+def between_figure(curve: Sequence[between.Point], picked: float) -> Figure:
+    """Main metrics of every set over the weight of the tuned model, and the weight that was picked."""
+    figure, axes = _figure(6.4, 3.2)
+    ends: dict[str, Point] = {}
+    weights = [point.weight for point in curve]
+    for index, name in enumerate(curve[0].metrics):
+        percent = [100 * point.main(name) for point in curve]
+        axes.plot(weights, percent, color=series(index), linewidth=1.8, marker="o", markersize=3.5)
+        ends[name] = (weights[-1], percent[-1])
+    axes.axvline(picked, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_title(f"main metric  ·  picked {picked:g}")
+    axes.set_xlabel("weight of the tuned model")
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_formatter("{x:.0f} %")
+    _label_ends(axes, ends, "{:.1f} %")
     return figure
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 from mobileclip2 import sidefile
 from mobileclip2.augment import View, render
 from mobileclip2.contents import Shard
+from mobileclip2.evaluation.between import CURVE, Point, read_curve
 from mobileclip2.evaluation.results import MAIN
 from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.pipeline import Pipeline, Read
-from mobileclip2.report.pictures import SampleRow, inline_markdown, loss_curve, metric_plot, sample_sheet
+from mobileclip2.report.pictures import SampleRow, between_plot, inline_markdown, loss_curve, metric_plot, sample_sheet
 from mobileclip2.stages.by_shard import images_of, raw_table, side_name
 
 ROWS = 5
@@ -90,6 +91,19 @@ def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tu
     for record in records:
         last.update(record)
     return last, inline_markdown(loss_curve({group or key.partition("/")[2]: records}), "loss")
+
+
+def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]:
+    """The curve of a student between two others, and the weight that was picked."""
+    (read,) = pipeline.read(f"student/{student}")
+    return read_curve(read.fetch(CURVE)), read.manifest.facts["weight"]
+
+
+def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, str, float]], float, str]:
+    """(weight, set, main metric) of every point, the weight that was picked, and the curve."""
+    curve, picked = between_curve(pipeline, student)
+    table = [(point.weight, name, point.main(name)) for point in curve for name in point.metrics]
+    return table, picked, inline_markdown(between_plot(curve, picked), "interpolated weights")
 
 
 def evaluation_results(pipeline: Pipeline, model: str) -> tuple[list[tuple[str, str, float]], str]:

@@ -1,4 +1,7 @@
-"""Trains a student on the reinforced dataset, or on the raw pairs as the plain-CLIP baseline."""
+"""Trains a student on the reinforced dataset, or on the raw pairs as the plain-CLIP baseline.
+
+One that is not trained has given weights, or lies between two others.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.profile import Student
+from mobileclip2.stages import between
 from mobileclip2.stages.evaluation import open_set
 from mobileclip2.stages.reinforced_dataset import tar_name
-from mobileclip2.stages.trained import publish, shards_of, tables_of
+from mobileclip2.stages.trained import publish, shards_of, size, tables_of
 from mobileclip2.teachers.load import load_teacher
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
@@ -27,13 +31,16 @@ from mobileclip2.training.trainer import TrainResult, train
 def run(work: Work) -> None:
     (part,) = work.parts
     student = work.profile.student(work.asset.name)
-    image_text, result = train_student(work, part, student)
-    facts = {
-        "embed_dim": image_text.embed_dim,
-        "parameters": sum(parameter.numel() for parameter in image_text.model.parameters()),
-        "samples": student.train.total_steps * student.train.batch,
-    }
-    publish(work, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
+    if student.between:
+        between.run(work, student.between)
+    elif student.train:
+        image_text, result = train_student(work, part, student)
+        facts = {**size(image_text), "samples": student.train.total_steps * student.train.batch}
+        publish(work, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
+    else:
+        assert student.model is not None
+        image_text = build(student.model, work.contents)
+        publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
 
 
 def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageText, TrainResult]:
@@ -42,14 +49,14 @@ def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageTe
         image_text = load_teacher(part.only("base"), work.contents)
     else:
         assert student.model is not None
-        image_text = build(student.model, work.contents, seed=student.train.seed)
+        image_text = build(student.model, work.contents, seed=student.training.seed)
     image_text.model.to(device)
     objective, source = learning(work, part, student, image_text)
     result = train(
         image_text.model,
         objective,
         source,
-        student.train,
+        student.training,
         work.scratch,
         device=device,
         fingerprint=part.fingerprint,
@@ -61,7 +68,7 @@ def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageTe
 
 def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
     """What the student minimises, and the data it sees."""
-    seed, shards = student.train.seed, part.inputs["data"]
+    seed, shards = student.training.seed, part.inputs["data"]
     if student.data == "raw":
         tables = [(local_copy(shard.url), table) for shard, table in tables_of(shards, work.contents)]
         augmentation = work.profile.views.augmentation
@@ -87,7 +94,7 @@ def reinforced_source(
         [read.fetch(tar_name(shard)) for read, shard in found],
         image_text.tokenize,
         image_text.preprocess,
-        seed=student.train.seed,
+        seed=student.training.seed,
         captions=f"^syn_text_({'|'.join(chosen)})$" if chosen else "^syn_text.*$",
         needs=needs,
         images=None if work.profile.dataset.images else [local_copy(shard.url) for _, shard in found],

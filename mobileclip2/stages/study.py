@@ -13,5 +13,5 @@ def run(work: Work) -> None:
     student = study.trials(work.profile)[part.part.name]
     _, result = train_student(work, part, student)
     scores = {name: value for name, value in result.numbers.items() if name.rpartition("/")[0] in study.evaluate_on}
-    samples = student.train.total_steps * student.train.batch
+    samples = student.training.total_steps * student.training.batch
     publish(work, result, lambda folder: None, [], {"samples": samples, "scores": scores})

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mobileclip2.contents import Contents, Shard
 from mobileclip2.lineage import LINEAGE, lineage
+from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Read, Work
 from mobileclip2.stages.by_shard import raw_table
 from mobileclip2.training.trainer import METRICS, TrainResult
@@ -29,6 +30,12 @@ def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa
     for read in reads:
         for shard in shards_of(read, contents):
             yield shard, raw_table(read, shard)
+
+
+def size(image_text: ImageText) -> dict[str, int]:
+    """What every student's manifest says of it."""
+    parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
+    return {"embed_dim": image_text.embed_dim, "parameters": parameters}
 
 
 def publish(
