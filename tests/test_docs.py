@@ -40,6 +40,8 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Weights": profile.Weights,
     "Dataset": profile.Dataset,
     "Students": profile.Student,
+    "Between": profile.Between,
+    "Pick": profile.Pick,
     "Loss": profile.Loss,
     "Studies": profile.Study,
     "Row": profile.Row,

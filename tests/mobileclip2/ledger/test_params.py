@@ -150,12 +150,20 @@ def test_every_field_of_a_profile_that_writes_more_out(tiny):
     pupil, plain = values["students"]
     pupil["loss"] = {"distill": 0.5, "captions": "both", "captioners": ["second"]}
     pupil["train"] |= {"workers": 1, "log_every": 5, "betas": [0.9, 0.95], "seed": 4}
-    values["students"].append({"name": "third", "base": "pupil", "data": "raw", "train": plain["train"]})
+    given = {"name": "given", "model": values["teachers"][1]["model"]}
+    pick = {"best": "again", "of": ["shapes"], "within": 0.02}
+    values["students"] += [
+        {"name": "third", "base": "pupil", "data": "raw", "train": plain["train"]},
+        {"name": "to_third", "between": {"to": "third", "weights": [0, 0.5, 1], "pick": pick}},
+        given,
+        {**given, "name": "fourth", "data": "raw", "train": plain["train"]},
+        {"name": "to_fourth", "between": {"to": "fourth", "pick": pick}},
+    ]
     values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
     tiny.write_text(yaml.safe_dump(values, sort_keys=False))
     without, compared = check_every_leaf(tiny)
-    # names that other fields refer to, and who has no other value to name
-    assert {name.rpartition(".")[2] for name in without} <= {"name", "captioners", "base"}
+    # names that other fields refer to, and who has no other value to name; a curve has both its ends
+    assert {name.rpartition(".")[2] for name in without} <= {"name", "captioners", "base", "to", "weights"}
     assert compared > 100
 
 
