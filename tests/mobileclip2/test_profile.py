@@ -175,3 +175,8 @@ def test_only_given_weights_go_without_training(tiny, origin):
     given = {"open_clip": "MobileCLIP2-S0", "weights": {"tag": "dfndr2b"}}
     tiny["students"][-1] = {"name": "idle", "model": given}
     assert reading(tiny).student("idle").train is None
+
+
+def test_a_study_of_what_is_not_trained(tiny):
+    between(tiny)["studies"] = [{"name": "s", "student": "middle", "evaluate_on": ["shapes"], "rows": [{"name": "a"}]}]
+    assert "studies.s.student: 'middle' is not trained; name a student with 'train'" in refused(tiny)
