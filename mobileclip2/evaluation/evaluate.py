@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 
 import pyarrow as pa
 import torch
@@ -26,10 +27,12 @@ def evaluate(
     *,
     batch: int = 64,
     device: str | torch.device | None = None,
+    kept: Path | None = None,
     progress: Progress = silent,
 ) -> list[Result]:
     """One result for each set, in their order; an image that lies in several sets is embedded once.
 
+    ``kept`` is a folder of this model's features from earlier evaluations, which are not computed again.
     ``device`` is where the model is moved to, by default it stays. Progress counts images over all sets. The
     model is left in evaluation mode.
 
@@ -42,7 +45,7 @@ def evaluate(
     if device is not None:
         model.model.to(device)
     model.model.eval()
-    features = Features(model, batch=batch)
+    features = Features(model, batch=batch, kept=kept)
     done = 0
 
     def advance() -> None:
@@ -57,7 +60,9 @@ def evaluate(
         "association": _associations,
         "faces": _faces,
     }
-    return [_result(each, predict[each.kind](each, features, advance)) for each in sets]
+    results = [_result(each, predict[each.kind](each, features, advance)) for each in sets]
+    features.keep()
+    return results
 
 
 def curve_numbers(results: Sequence[Result]) -> dict[str, float]:

@@ -7,11 +7,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mobileclip2.errors import ShardError, WeightsError
+from mobileclip2.evaluation.kept import read_features, write_features
 from mobileclip2.evaluation.sets import Sample
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.shards.bad_sample import BadSample
@@ -26,14 +29,24 @@ AHEAD = 3
 class Features:
     """L2-normalised fp32 features of ``model``, kept in memory: 4 * ``embed_dim`` bytes an image or text.
 
-    ``batch`` is the number of images or texts that go through the model at once. Images go where the model lies.
+    ``batch`` is the number of images or texts that go through the model at once. Images go where the model lies. ``kept`` is a
+    folder for the features of this very model, to start from and to :meth:`keep` them in.
     """
 
-    def __init__(self, model: ImageText, *, batch: int = 64) -> None:
+    def __init__(self, model: ImageText, *, batch: int = 64, kept: Path | None = None) -> None:
         self.model = model
         self.batch = batch
-        self._images: dict[str, Tensor] = {}
-        self._texts: dict[str, Tensor] = {}
+        self.kept = kept
+        self._images = read_features(kept / "images") if kept else {}
+        self._texts = read_features(kept / "texts") if kept else {}
+        self._known = len(self._images), len(self._texts)
+
+    def keep(self) -> None:
+        """Writes what was computed here for later evaluations."""
+        for name, features, known in zip(("images", "texts"), (self._images, self._texts), self._known, strict=True):
+            if self.kept:
+                new = dict(islice(features.items(), known, None))
+                write_features(self.kept / name / f"{digest(''.join(new).encode())}.safetensors", new)
 
     def of_images(self, samples: Iterable[Sample], name: str, advance: Callable[[], None] = lambda: None) -> Tensor:
         """``[n, embed_dim]`` in the order of ``samples``; calls ``advance`` after each sample.
@@ -48,7 +61,7 @@ class Features:
         asked: set[str] = set()
         with ThreadPoolExecutor(DECODERS, initializer=torch.set_num_threads, initargs=(1,)) as threads:
             for sample in samples:
-                content = hashlib.sha256(sample.image).hexdigest()
+                content = digest(sample.image)
                 contents.append(content)
                 advance()
                 if sample.fault:
@@ -97,6 +110,10 @@ class Features:
             device = next(self.model.model.parameters()).device
             features = self.model.embed_images(torch.stack(pixels).to(device))
             self._images.update(zip(contents, _finite(features), strict=True))
+
+
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _finite(features: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.device import choose_device
 from mobileclip2.pipeline import Work
+from mobileclip2.remembered import cache_folder
 from mobileclip2.teachers.load import load_teacher
 
 
@@ -20,7 +21,8 @@ def run(work: Work) -> None:
     model = load_teacher(work.parts[0].only("model"), work.contents)
     model.model.to(device)
     sets = [open_set(work, part.part.name) for part in work.parts]
-    results = evaluate(model, sets, batch=work.profile.batch, device=device, progress=work.progress)
+    kept = cache_folder() / "features" / f"{work.parts[0].only('model').head.data_version}-{device.type}"
+    results = evaluate(model, sets, batch=work.profile.batch, device=device, kept=kept, progress=work.progress)
     for part, each, result in zip(work.parts, sets, results, strict=True):
         assert result.samples is not None
         part.output.write(SAMPLES, sidefile.to_bytes(result.samples))

@@ -99,3 +99,22 @@ def test_decoding_threads_leave_the_model_its_own(model: ImageText) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_an_earlier_evaluation_kept_is_not_computed_again(model: ImageText, seen: list[int], tmp_path) -> None:
+    first = Features(model, batch=3, kept=tmp_path / "kept")
+    images, texts = first.of_images(_samples(1, 2, 3), "x"), first.of_texts(["a dog", "a cat"])
+    first.keep()
+    model.embed_texts, embed = lambda texts: pytest.fail(f"{texts} again"), model.embed_texts
+    later = Features(model, batch=3, kept=tmp_path / "kept")
+    assert torch.equal(later.of_images(_samples(3, 1, 4), "y")[:2], images[[2, 0]]) and sum(seen) == 3 + 1
+    assert torch.equal(later.of_texts(["a cat"]), texts[1:])
+    later.keep()
+    model.embed_texts = embed
+    files = sorted((tmp_path / "kept" / "images").iterdir())
+    assert len(files) == 2, "each evaluation adds what was new"
+
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-5])
+    again = Features(model, batch=3, kept=tmp_path / "kept")
+    assert torch.equal(again.of_images(_samples(1, 2, 3), "x"), images) and sum(seen) == 4 + 3
