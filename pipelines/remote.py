@@ -25,6 +25,9 @@ AWAY_SECONDS = 120.0
 DAEMON_SECONDS = 120.0
 """a daemon's heart, which beats every 30 s, has stopped by then"""
 
+LONGEST_FAILURE = 2000
+"""characters; the whole of it is on the run's page"""
+
 PASSED, GATE_FAILED = 0, 3
 NOT_BEGUN = {"QUEUED", "NOT_STARTED"}
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
@@ -260,7 +263,7 @@ def take_in(server: Server, event: dict[str, Any], seen: Seen) -> None:
         tell(seen.step)
     elif kind == "ExecutionStepFailureEvent":
         said = (event.get("failureMetadata") or {}).get("description") or (event.get("error") or {}).get("message")
-        seen.failure = clean(str(said)).strip()
+        seen.failure = clean(str(said)).strip()[:LONGEST_FAILURE]
     elif kind == "RunFailureEvent" and not seen.failure:
         seen.failure = _first_line((event.get("error") or {}).get("message") or event.get("message"))
     elif kind == "ExecutionStepOutputEvent":
