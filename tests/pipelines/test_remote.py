@@ -75,16 +75,14 @@ def profile(tiny_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         wide = values["teachers"][0]
         named = {
             name: {**wide, "name": name, "model": {**wide["model"], "weights": {"path": f"weights/{name}.safetensors"}}}
-            for name in ("wide", "noisy", "slow", "other")
+            for name in ("wide", "noisy", "slow", "gone")
         }
-        named["other"]["model"]["weights"]["sha256"] = "0" * 64
         values.update(captioners=[], students=[], teachers=list(named.values()), gate={"baseline": "wide"})
 
     pipeline = edited(profile, teachers)
     learn(profile)
     whole = profile.parent / "weights" / "wide.safetensors"
-    for name in ("slow", "other"):
-        shutil.copy(whole, whole.with_name(f"{name}.safetensors"))
+    shutil.copy(whole, whole.with_name("slow.safetensors"))
     for key in ("teacher/wide", "evaluation/wide", "teacher/slow"):
         pipeline.materialise(key)
     return profile
@@ -250,9 +248,9 @@ def test_the_workflow_fails_for_a_worsened_checkpoint(dagster, tmp_path):
 
 
 def test_a_run_that_fails_gives_its_own_words(dagster):
-    called = call(dagster.with_daemon(), "--student", "other", "--wait", "3")
+    called = call(dagster.with_daemon(), "--student", "gone", "--wait", "3")
     assert called.returncode == 1 and not called.stdout
-    assert re.search(r"the run failed: .*other\.safetensors has sha256", called.stderr), called.stderr
+    assert re.search(r"the run failed: .*gone\.safetensors.* does not exist", called.stderr), called.stderr
     assert f"see {dagster.url}/runs/" in called.stderr and "Traceback" not in called.stderr
     assert status(dagster, called.stderr) == "FAILURE"
 
