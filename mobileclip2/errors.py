@@ -34,3 +34,7 @@ class DamagedOutput(StoreError):
 
 class LedgerError(UserError):
     """The DVC ledger cannot be written; what was computed is not touched by that."""
+
+
+class RemoteError(UserError):
+    """A Dagster server that was asked to do something cannot be reached, refuses, or did not do it in time."""

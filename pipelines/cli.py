@@ -8,11 +8,14 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobileclip2.errors import LedgerError, UserError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
 from pipelines.profiles import profile_path
+
+if TYPE_CHECKING:
+    # what asks a Dagster server alone runs where nothing is installed
+    from mobileclip2.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         "report": "write the HTML report of what is materialised and print the table of results",
     }.items():
         command = commands.add_parser(name, help=explanation)
-        command.add_argument(
-            "--profile", default=os.environ.get("MOBILECLIP2_PROFILE", "demo"), help="built-in name or file"
-        )
+        command.add_argument("--profile", help="built-in name or file; else that of MOBILECLIP2_PROFILE, else demo")
         if name in {"plan", "run"}:
             command.add_argument("assets", nargs="*", help="only these and what they need, such as student/reinforced")
         if name == "plan":
@@ -46,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
                 "--baseline", help="a model of the profile, a file or folder of results, or a git revision"
             )
             command.add_argument("--markdown", type=Path, help="where the printed table goes as well")
+            command.add_argument(
+                "--dagster", metavar="ADDRESS", help="a Dagster server that evaluates, with its profile"
+            )
+            command.add_argument("--location", help="the code location there, where several have the job 'evaluate'")
+            command.add_argument("--wait", type=minutes, metavar="MINUTES", help="for the server's run, by default 60")
         if name == "lineage":
             command.add_argument(
                 "of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"
@@ -63,6 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         if name in {"run", "report"}:
             command.add_argument("--report", type=Path, default=Path("report.html"), help="where the report goes")
     chosen = parser.parse_args(arguments)
+    if chosen.command == "evaluate":
+        if chosen.dagster and chosen.profile:
+            parser.error("--profile is the server's where --dagster is given")
+        if not chosen.dagster and (chosen.location or chosen.wait):
+            parser.error("--location and --wait need --dagster")
     try:
         return _dispatch(chosen)
     except UserError as error:
@@ -74,7 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _dispatch(chosen: argparse.Namespace) -> int:
-    path = profile_path(chosen.profile)
+    if chosen.command == "evaluate" and chosen.dagster:
+        return ask_dagster(chosen)
+
+    from mobileclip2.pipeline import Pipeline
+    from mobileclip2.profile import load
+
+    path = profile_path(chosen.profile or os.environ.get("MOBILECLIP2_PROFILE") or "demo")
     os.environ["MOBILECLIP2_PROFILE"] = str(path)
     pipeline = Pipeline(load(path))
     if chosen.command == "check":
@@ -100,6 +117,24 @@ def _dispatch(chosen: argparse.Namespace) -> int:
     if chosen.command == "ledger":
         return ledger(pipeline)
     return report(pipeline, chosen.report)
+
+
+def minutes(text: str) -> float:
+    """A number of minutes, more than none; for argparse."""
+    if not 0 < (value := float(text)) < float("inf"):
+        raise ValueError(text)
+    return value
+
+
+def ask_dagster(chosen: argparse.Namespace) -> int:
+    """Evaluates on a Dagster server."""
+    from pipelines.graphql import TOKEN, Server
+    from pipelines.remote import evaluate_remotely
+
+    server = Server(chosen.dagster, os.environ.get(TOKEN, ""))
+    return evaluate_remotely(
+        server, chosen.student, chosen.baseline, chosen.location, chosen.wait or 60, chosen.markdown
+    )
 
 
 def show_plan(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
@@ -128,6 +163,8 @@ def collect(pipeline: Pipeline, chosen: argparse.Namespace) -> int:
     from mobileclip2 import garbage
     from mobileclip2.ledger.committed import committed_paths
     from mobileclip2.ledger.stages import checkpoints_folder
+    from mobileclip2.pipeline import Pipeline
+    from mobileclip2.profile import load
     from pipelines.show import unneeded_as_table
 
     sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]

@@ -19,6 +19,7 @@ from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Profile, load
 from pipelines.current import current
+from pipelines.evaluate_job import evaluate_job
 from pipelines.processes import mark
 from pipelines.profiles import profile_path
 from pipelines.refresh import refresh_job, studies_job
@@ -48,6 +49,7 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
             jobs=[
                 refresh_job,
                 *([studies_job(pipeline.profile)] if pipeline.profile.studies else []),
+                evaluate_job,
                 dg.define_asset_job(
                     "check_current",
                     dg.AssetSelection.checks(check),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from mobileclip2.errors import UserError
@@ -16,11 +18,34 @@ PASSED, FAILED = 0, 3
 """exit statuses of the gate; what the user can mend is 1, a wrong call 2"""
 
 
+@dataclass(frozen=True)
+class Judgement:
+    table: str
+    """Markdown, with the verdict and its reasons below"""
+    failed: bool
+
+
 def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None) -> int:
     """Materialises the evaluation of a model, and of a baseline in the same profile; prints them; returns the exit status.
 
     Raises:
         UserError: the evaluation failed, or the baseline cannot be compared with.
+    """
+    judgement = judge(pipeline, model, baseline, lambda wanted: run(pipeline, wanted))
+    print(judgement.table, end="")
+    if markdown:
+        with atomic_path(markdown) as temporary:
+            temporary.write_text(judgement.table, encoding="utf-8")
+    return FAILED if judgement.failed else PASSED
+
+
+def judge(
+    pipeline: Pipeline, model: str, baseline: str | None, materialise: Callable[[list[str]], object]
+) -> Judgement:
+    """The gate's judgement of a model; ``materialise`` computes what some assets lack.
+
+    Raises:
+        UserError: as :func:`evaluate`, and what ``materialise`` raises.
     """
     key = f"evaluation/{model}"
     if key not in pipeline.graph:
@@ -33,12 +58,8 @@ def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Pat
     elif baseline:
         # one that is not to be had is better known before the student has trained
         baseline_results(pipeline, baseline, model)
-    run(pipeline, wanted)
+    materialise(wanted)
     before = baseline_results(pipeline, baseline, model) if baseline else None
     comparison = compare(stored_results(pipeline, model), before, pipeline.profile.gate)
-    text = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
-    print(text, end="")
-    if markdown:
-        with atomic_path(markdown) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return FAILED if comparison.failed else PASSED
+    table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
+    return Judgement(table, bool(comparison.failed))

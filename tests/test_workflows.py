@@ -23,11 +23,22 @@ def test_workflows_are_pinned_and_least_privileged(file):
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]) if "uses" in step else "run" in step
             # what a stranger can name must not become a part of a script
             assert "${{" not in step.get("run", "")
-    assert "secrets." not in text
+
+
+def test_the_only_secret_goes_to_one_step_that_runs_no_code_of_the_pull_request():
+    texts = [file.read_text() for file in WORKFLOWS]
+    assert sum(text.count("secrets.") for text in texts) == 1
+    remote = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]["remote"]
+    assert remote["permissions"] == {"contents": "read"} and remote["environment"] == "dagster"
+    (asking,) = [step for step in remote["steps"] if "secrets." in str(step)]
+    assert "MOBILECLIP2_DAGSTER_TOKEN" in asking["env"] and "TOKEN" not in asking["run"]
+    (checkout,) = [step for step in remote["steps"] if "checkout" in step.get("uses", "")]
+    assert checkout["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
 
 
 def test_what_may_write_runs_no_code_of_the_pull_request():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]
     assert jobs["evaluate"]["permissions"] == {"contents": "read"}
     assert jobs["comment"]["permissions"] == {"pull-requests": "write"}
+    assert set(jobs["comment"]["needs"]) == {"evaluate", "remote"}
     assert not [step for step in jobs["comment"]["steps"] if "checkout" in step.get("uses", "")]

@@ -1,0 +1,161 @@
+"""Asks a Dagster server by GraphQL. Needs the standard library alone, so that CI can call it without installing anything."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+import unicodedata
+from email.message import Message
+from http.client import HTTPException
+from typing import IO, Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from mobileclip2.errors import RemoteError
+
+TOKEN = "MOBILECLIP2_DAGSTER_TOKEN"
+"""environment variable with the server's token"""
+
+REQUEST_SECONDS = 30.0
+LARGEST_ANSWER = 16 * 2**20
+AWAY = {429, 502, 503, 504}
+"""what a proxy answers while the server behind it starts anew"""
+
+T = TypeVar("T")
+
+
+class Away(RemoteError):
+    """The server did not answer; it may be back in a moment."""
+
+
+class Server:
+    """A Dagster webserver, and the token that goes to it and nowhere else.
+
+    Raises:
+        RemoteError: the address is none, or would send the token in the clear.
+    """
+
+    def __init__(self, address: str, token: str = "") -> None:
+        try:
+            parts = urlsplit(address if "://" in address else f"https://{address}")
+            host, valid = parts.hostname, parts.scheme in {"http", "https"} and parts.port != 0
+        except ValueError:
+            host, valid = None, False
+        if not valid or not host or parts.username is not None or parts.query or parts.fragment:
+            # it may hold a password: it is not repeated
+            raise RemoteError(f"--dagster: not an address such as https://dagster.example.com; a token goes in {TOKEN}")
+        self.address = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+        local = _is_loopback(host)
+        if token and parts.scheme == "http" and not local:
+            raise RemoteError(f"{self.address}: the token of {TOKEN} is not sent unencrypted; give an https address")
+        if not (token.isascii() and token.isprintable()) or " " in token:
+            raise RemoteError(
+                f"{TOKEN}: it holds spaces, line ends or other characters that no token has; set it again"
+            )
+        self._headers = {"Content-Type": "application/json"}
+        if token and host.endswith(".dagster.cloud"):
+            self._headers["Dagster-Cloud-Api-Token"] = token
+        elif token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._opener = build_opener(_NoRedirects, *([ProxyHandler({})] if local else []))
+
+    def run_page(self, run: str) -> str:
+        return f"{self.address}/runs/{run}"
+
+    def ask(self, query: str, seconds: float = REQUEST_SECONDS, **variables: object) -> dict[str, Any]:
+        """The ``data`` of the answer, which takes at most about ``seconds``.
+
+        Raises:
+            Away: no answer.
+            RemoteError: an answer that is none of Dagster's, or its refusal.
+        """
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        answer = self._post(Request(f"{self.address}/graphql", body, self._headers), seconds)
+        try:
+            record = json.loads(answer)
+        except ValueError:
+            record = None
+        errors = record.get("errors") if isinstance(record, dict) else None
+        if isinstance(errors, list) and errors:
+            message = clean(str(errors[0].get("message") if isinstance(errors[0], dict) else errors[0]))
+            raise RemoteError(f"{self.address}: Dagster cannot answer ({message[:500]}); it should be of version 1.13")
+        return self.take(record, "data", dict)
+
+    def take(self, record: object, name: str, kind: type[T]) -> T:
+        """A field of an answer, of the type that it must have.
+
+        Raises:
+            RemoteError: it is not there, or is something else.
+        """
+        value = record.get(name) if isinstance(record, dict) else None
+        if not isinstance(value, kind):
+            raise RemoteError(
+                f"{self.address}: the answer is not one of Dagster's ('{name}' is missing in it); correct --dagster"
+            )
+        return value
+
+    def _post(self, request: Request, seconds: float) -> bytes:
+        until = time.monotonic() + seconds
+        try:
+            with self._opener.open(request, timeout=seconds) as response:
+                found = bytearray()
+                while piece := response.read1(65536):
+                    found += piece
+                    if len(found) > LARGEST_ANSWER:
+                        raise RemoteError(
+                            f"{self.address}: the answer is larger than any of Dagster's; correct --dagster"
+                        )
+                    if time.monotonic() > until:
+                        raise TimeoutError(f"no whole answer in {seconds:.0f} s")
+                return bytes(found)
+        except HTTPError as error:
+            error.close()
+            raise self._refusal(error) from None
+        except URLError as error:
+            raise self._away(error.reason) from None
+        except (OSError, HTTPException) as error:
+            raise self._away(error) from None
+
+    def _away(self, reason: object) -> Away:
+        said = clean(str(reason)) or type(reason).__name__
+        return Away(
+            f"{self.address}: cannot be reached: {said}; see that the server runs and that the address is right"
+        )
+
+    def _refusal(self, error: HTTPError) -> RemoteError:
+        if error.code in AWAY:
+            return self._away(f"HTTP {error.code}")
+        if error.code in {401, 403}:
+            return RemoteError(
+                f"{self.address}: refused (HTTP {error.code}); set {TOKEN} to a token that may launch runs"
+            )
+        if 300 <= error.code < 400:
+            target = clean(error.headers.get("Location") or "")[:200]
+            return RemoteError(
+                f"{self.address}: redirects to '{target}', which is not followed; give the final address, and {TOKEN} "
+                "where that is a login"
+            )
+        return RemoteError(f"{self.address}: no Dagster there (HTTP {error.code}); correct --dagster")
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """What is sent, the token above all, goes to the host that was named."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> Request | None:
+        return None
+
+
+def clean(text: str) -> str:
+    """Without what steers a terminal: the text comes from elsewhere."""
+    return "".join(each for each in text if each in "\n\t" or not unicodedata.category(each).startswith("C"))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

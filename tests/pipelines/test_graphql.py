@@ -1,0 +1,254 @@
+"""What the caller makes of servers that are gone, hang, or are none of Dagster's; and where its token goes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from mobileclip2.errors import RemoteError
+from pipelines import graphql, remote
+from pipelines.graphql import TOKEN, Away, Server
+from pipelines.remote import Job, evaluate_remotely, find_job, launch, wait
+
+SECRET = "tok-5up3r"
+Answer = Callable[[dict], tuple[int, dict[str, str], bytes]]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[tuple[str, list]]:
+    """The address of a server with one answer to everything, and the requests that it got."""
+    asked: list = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((dict(self.headers), body))
+            status, headers, found = answer(body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(found)
+
+        do_GET = do_POST
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def data(**fields: object) -> tuple[int, dict[str, str], bytes]:
+    return 200, {}, json.dumps({"data": fields}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, {}, b"<html>hello</html>"), "the answer is not one of Dagster's ('data' is missing in it)"),
+        ((200, {}, b'{"data": []}'), "the answer is not one of Dagster's"),
+        ((200, {}, b"[1]"), "the answer is not one of Dagster's"),
+        ((200, {}, b"\xff" * 99), "the answer is not one of Dagster's"),
+        ((200, {}, b'{"data": {}}'), "('workspaceOrError' is missing in it)"),
+        ((200, {}, b'{"errors": [{"message": "no \\u001b[31mfield"}]}'), "Dagster cannot answer (no [31mfield)"),
+        ((404, {}, b""), "no Dagster there (HTTP 404)"),
+        ((401, {}, b""), f"refused (HTTP 401); set {TOKEN}"),
+        ((503, {}, b""), "cannot be reached: HTTP 503"),
+        ((302, {"Location": "http://localhost:1/login"}, b""), "redirects to 'http://localhost:1/login', which is not"),
+        (data(workspaceOrError={"locationEntries": []}), "no code location has the job 'evaluate'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-",
+)
+def test_what_is_no_answer_is_told(answer, message):
+    with answering(lambda body: answer) as (address, _), pytest.raises(RemoteError) as raised:
+        find_job(Server(address), None)
+    assert message in str(raised.value)
+
+
+def test_an_endless_answer_is_cut_off(monkeypatch):
+    monkeypatch.setattr(graphql, "LARGEST_ANSWER", 1000)
+    with answering(lambda body: (200, {}, b" " * 5000)) as (address, _), pytest.raises(RemoteError, match="is larger"):
+        Server(address).ask("")
+
+
+def test_a_server_that_accepts_and_says_nothing_is_away():
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        started = time.monotonic()
+        with pytest.raises(Away, match="timed out"):
+            Server(f"http://127.0.0.1:{silent.getsockname()[1]}").ask("", 0.5)
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("ftp://host", "not an address"),
+        ("https://", "not an address"),
+        ("https://host:port", "not an address"),
+        (f"https://me:{SECRET}@host", "not an address"),
+        (f"https://host?token={SECRET}", "not an address"),
+        ("http://dagster.example.com", "is not sent unencrypted"),
+    ],
+)
+def test_addresses_that_are_refused(address, message):
+    with pytest.raises(RemoteError, match=message) as raised:
+        Server(address, SECRET)
+    assert SECRET not in str(raised.value)
+
+
+def test_addresses_that_are_not():
+    assert Server("dagster.example.com/prod/").run_page("1") == "https://dagster.example.com/prod/runs/1"
+    assert Server("http://dagster.example.com").address == "http://dagster.example.com"
+    assert Server("http://[::1]:3000", SECRET).address == "http://[::1]:3000"
+
+
+@pytest.mark.parametrize("token", [f"{SECRET}\n", f"{SECRET} x", f"{SECRET}é"])
+def test_a_token_that_is_none_is_not_repeated(token):
+    with pytest.raises(RemoteError, match=TOKEN) as raised:
+        Server("https://host", token)
+    assert SECRET not in str(raised.value)
+
+
+def test_the_token_goes_to_the_server_alone(monkeypatch, capsys):
+    with answering(lambda body: data()) as (elsewhere, stolen):
+        monkeypatch.setenv("http_proxy", elsewhere)
+        with (
+            answering(lambda body: (307, {"Location": f"{elsewhere}/graphql"}, b"")) as (address, asked),
+            pytest.raises(RemoteError) as raised,
+        ):
+            evaluate_remotely(Server(address, SECRET), "plain", None, None, 1, None)
+    assert asked[0][0]["Authorization"] == f"Bearer {SECRET}"
+    assert not stolen and SECRET not in str(raised.value) + "".join(capsys.readouterr())
+
+
+def location(name: str, *jobs: str) -> dict:
+    repositories = [{"name": "__repository__", "jobs": [{"name": job} for job in jobs]}]
+    return {"name": name, "locationOrLoadError": {"__typename": "RepositoryLocation", "repositories": repositories}}
+
+
+def broken(name: str) -> dict:
+    return {"name": name, "locationOrLoadError": {"__typename": "PythonError", "message": "ProfileError: x\ntrace"}}
+
+
+@pytest.mark.parametrize(
+    ("entries", "named", "message"),
+    [
+        ([location("a", "evaluate"), location("b", "evaluate")], None, "the job 'evaluate' is in 'a', 'b'; choose one"),
+        ([location("a", "evaluate")], "c", "has no code location 'c', it has 'a'; deploy it or correct --location"),
+        ([location("a", "evaluate"), broken("b")], "b", "does not load: 'b' (ProfileError: x); mend it"),
+        ([location("a", "other")], None, "no code location has the job 'evaluate'; deploy this version there"),
+    ],
+)
+def test_code_locations_that_cannot_be_asked(entries, named, message):
+    with (
+        answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _),
+        pytest.raises(RemoteError) as raised,
+    ):
+        find_job(Server(address), named)
+    assert message in str(raised.value)
+
+
+def test_one_of_several_code_locations():
+    entries = [location("a", "evaluate"), broken("b"), location("c", "other", "evaluate")]
+    with answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _):
+        assert find_job(Server(address), "c") == Job("c", "__repository__")
+
+
+def test_a_refused_launch():
+    refusal = {"__typename": "RunConfigValidationInvalid", "errors": [{"message": 'unexpected config entry "student"'}]}
+    with (
+        answering(lambda body: data(launchRun=refusal)) as (address, _),
+        pytest.raises(RemoteError, match='the run was refused: unexpected config entry "student"'),
+    ):
+        launch(Server(address), Job("a", "r"), "plain", None)
+
+
+def test_a_launch_without_an_answer_may_have_been_one():
+    with (
+        answering(lambda body: (504, {}, b"")) as (address, _),
+        pytest.raises(RemoteError, match=r"It may have launched the run: see http://[^ ]+/runs"),
+    ):
+        launch(Server(address), Job("a", "r"), "plain", None)
+
+
+def run(status: str, *events: dict, more: bool = False) -> dict:
+    return {
+        "runOrError": {"__typename": "Run", "status": status},
+        "logsForRun": {"__typename": "EventConnection", "cursor": "1", "hasMore": more, "events": list(events)},
+    }
+
+
+def test_the_death_of_the_daemon_shows_in_its_heartbeat_and_the_run_is_withdrawn(monkeypatch):
+    monkeypatch.setattr(remote, "DAEMON_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.1)
+    statuses = [{"daemonType": "QUEUED_RUN_COORDINATOR", "required": True, "lastHeartbeatTime": 5.0}]
+
+    def answer(body: dict) -> tuple[int, dict[str, str], bytes]:
+        if "daemonHealth" in body["query"]:
+            return data(instance={"daemonHealth": {"allDaemonStatuses": statuses}})
+        return (
+            data(terminateRun={"__typename": "TerminateRunSuccess"})
+            if "Stop" in body["query"]
+            else data(**run("QUEUED"))
+        )
+
+    with (
+        answering(answer) as (address, asked),
+        pytest.raises(RemoteError, match="was withdrawn: the server has no living daemon"),
+    ):
+        wait(Server(address), "1", time.monotonic() + 60)
+    assert [body["variables"] for _, body in asked if "Stop" in body["query"]] == [{"run": "1"}]
+
+
+def test_a_server_that_comes_back_is_asked_again(monkeypatch):
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.05)
+    answers = iter(
+        [data(**run("STARTED")), (503, {}, b""), (502, {}, b""), data(**run("SUCCESS")), data(**run("SUCCESS"))]
+    )
+    with answering(lambda body: next(answers)) as (address, _):
+        assert wait(Server(address), "1", time.monotonic() + 60).status == "SUCCESS"
+
+
+def test_a_server_that_stays_away_is_given_up(monkeypatch):
+    monkeypatch.setattr(remote, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(remote, "AWAY_SECONDS", 0.3)
+    with (
+        answering(lambda body: (503, {}, b"")) as (address, _),
+        pytest.raises(RemoteError, match="The run 1 may go on there: call again when it is back"),
+    ):
+        wait(Server(address), "1", time.monotonic() + 60)
+
+
+def test_a_log_without_an_end_does_not_outlast_the_wait(monkeypatch):
+    monkeypatch.setattr(remote, "REQUEST_SECONDS", 0.5)
+    with (
+        answering(lambda body: data(**run("STARTED", more=True))) as (address, _),
+        pytest.raises(RemoteError, match="in time"),
+    ):
+        wait(Server(address), "1", time.monotonic() + 0.5)
+
+
+def test_a_run_of_another_version_has_no_verdict(monkeypatch, capsys):
+    entries = [location("a", "evaluate")]
+
+    def answer(body: dict) -> tuple[int, dict[str, str], bytes]:
+        if "Locations" in body["query"]:
+            return data(workspaceOrError={"locationEntries": entries})
+        if "Launch" in body["query"]:
+            return data(launchRun={"__typename": "LaunchRunSuccess", "run": {"runId": "1"}})
+        return data(**run("SUCCESS"))
+
+    with answering(answer) as (address, _), pytest.raises(RemoteError, match="the run ended without a verdict"):
+        evaluate_remotely(Server(address), "plain", None, None, 1, None)
+    assert not capsys.readouterr().out

@@ -1,0 +1,292 @@
+"""The job ``evaluate`` of a real Dagster server with a daemon, asked by the command and by the steps of the workflow."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from mobileclip2.store.lease import hold
+from tests.pipelines.small import edited
+from tests.ui.server import GUARDED, free_port
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+START_SECONDS = 120
+LOCATION = "mobileclip2-0123abcd"
+
+
+def learn(profile: Path) -> None:
+    """The teacher ``wide`` learns the evaluation set by heart; ``noisy`` is the same with noise on its weights."""
+    import torch
+    from safetensors.torch import load_file, save_file
+    from torch.nn import functional as F
+
+    from mobileclip2.evaluation.features import Features
+    from mobileclip2.evaluation.zeroshot import classifier
+    from mobileclip2.models.build import from_config
+    from tests.tiny import CLASSES, TEMPLATES, draw
+
+    weights = profile.parent / "weights" / "wide.safetensors"
+    teacher = load(profile).teachers[0]
+    assert teacher.model
+    model = from_config({"model_cfg": teacher.model.config})
+    tower = model.model.visual
+    model.model.load_state_dict(load_file(weights))
+    model.model.eval()
+    texts = classifier(Features(model), CLASSES, TEMPLATES).T.clone()
+    pixels = torch.stack([model.preprocess.whole(draw(label, f"test {n}")) for n, label in enumerate(CLASSES)])
+    optimiser = torch.optim.AdamW(tower.parameters(), 3e-3)
+    for _ in range(150):
+        logits = 50 * F.normalize(model.model.encode_image(pixels), dim=-1) @ texts
+        optimiser.zero_grad()
+        loss = F.cross_entropy(logits, torch.arange(len(CLASSES)))
+        loss.backward()
+        optimiser.step()
+    assert loss < 0.5
+    save_file(model.model.state_dict(), weights)
+    with torch.no_grad():
+        for number, parameter in enumerate(tower.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+            parameter += 3 * parameter.std() * noise if parameter.numel() > 1 else 0
+    save_file(model.model.state_dict(), weights.with_name("noisy.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def profile(tiny_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    profile = Path(shutil.copytree(tiny_template, tmp_path_factory.mktemp("remote") / "tiny")) / "tiny.yaml"
+
+    def teachers(values: dict) -> None:
+        wide = values["teachers"][0]
+        named = {
+            name: {**wide, "name": name, "model": {**wide["model"], "weights": {"path": f"weights/{name}.safetensors"}}}
+            for name in ("wide", "noisy", "slow", "gone")
+        }
+        values.update(captioners=[], students=[], teachers=list(named.values()), gate={"baseline": "wide"})
+
+    pipeline = edited(profile, teachers)
+    learn(profile)
+    whole = profile.parent / "weights" / "wide.safetensors"
+    shutil.copy(whole, whole.with_name("slow.safetensors"))
+    for key in ("teacher/wide", "evaluation/wide", "teacher/slow"):
+        pipeline.materialise(key)
+    return profile
+
+
+class Dagster:
+    """A code server, a webserver and a daemon, as three processes: each can be there without the others."""
+
+    def __init__(self, profile: Path, folder: Path, stack: ExitStack) -> None:
+        self.folder, self.stack = folder, stack
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.environment = {
+            **os.environ,
+            "DAGSTER_HOME": str(folder),
+            "MOBILECLIP2_PROFILE": str(profile),
+            "MOBILECLIP2_CACHE": str(folder / "cache"),
+        }
+        shutil.copy(ROOT / "pipelines" / "dagster.yaml", folder)
+        code = free_port()
+        self.workspace = folder / "workspace.yaml"
+        self.workspace.write_text(
+            f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {code}, location_name: {LOCATION}}}}}]"
+        )
+        # one after the other: both would make the tables of the same new database
+        self.start("dagster", "api", "grpc", "-m", "pipelines.definitions", "-h", "127.0.0.1", "-p", str(code))
+        self.await_log("Started Dagster code server")
+        port = self.url.rpartition(":")[2]
+        self.web = self.start("dagster-webserver", "-w", str(self.workspace), "-h", "127.0.0.1", "-p", port)
+        self.await_log("Serving dagster-webserver")
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def with_daemon(self) -> Dagster:
+        if self.daemon is None:
+            self.daemon = self.start("dagster-daemon", "run", "-w", str(self.workspace))
+        return self
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                ["sh", "-c", GUARDED, "sh", str(BIN / program), *arguments],
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.stack.callback(kill, process)
+        return process
+
+    def await_log(self, text: str) -> None:
+        until = time.monotonic() + START_SECONDS
+        while text not in (log := (self.folder / "log").read_text()):
+            assert time.monotonic() < until, log[-4000:]
+            time.sleep(0.2)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """With all that it has started."""
+    assert process.stdin
+    process.stdin.close()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def dagster(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
+    with ExitStack() as stack:
+        yield Dagster(profile, tmp_path_factory.mktemp("dagster"), stack)
+
+
+def command(dagster: Dagster, *arguments: str) -> list[str]:
+    """The command in a Python that has nothing installed."""
+    asking = ["evaluate", "--dagster", dagster.url, *arguments]
+    return [sys.executable, "-S", "-m", "pipelines.cli", *asking]
+
+
+def call(dagster: Dagster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(dagster, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+def status(dagster: Dagster, printed: str) -> str:
+    """Of the run whose page was printed, as the server has it."""
+    (run,) = re.findall(r"launched in .*/runs/([0-9a-f-]+)", printed)
+    body = f'{{"query": "{{ runOrError(runId: \\"{run}\\") {{ ... on Run {{ status }} }} }}"}}'.encode()
+    request = urllib.request.Request(f"{dagster.url}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+        return str(yaml.safe_load(answer.read())["data"]["runOrError"]["status"])
+
+
+def test_wrong_calls(dagster):
+    for arguments in (["--profile", "demo"], ["--wait", "0"], ["--wait", "soon"]):
+        called = call(dagster, "--student", "wide", *arguments)
+        assert called.returncode == 2, called.stderr
+    here = [
+        each for each in command(dagster, "--student", "wide", "--wait", "1") if each not in {"--dagster", dagster.url}
+    ]
+    called = subprocess.run(here, cwd=ROOT, capture_output=True, text=True)
+    assert called.returncode == 2 and "need --dagster" in called.stderr
+
+
+def test_without_a_daemon_the_queued_run_is_withdrawn(dagster):
+    called = call(dagster, "--student", "wide", "--wait", "0.05")
+    assert called.returncode == 1 and not called.stdout
+    assert "was withdrawn: the server has no living daemon; start 'dagster-daemon run' there" in called.stderr
+    assert status(dagster, called.stderr) == "CANCELED"
+
+
+def workflow_job(dagster: Dagster, folder: Path, student: str) -> tuple[int, str]:
+    """Runs the shell steps of the workflow's job ``remote`` as a runner does: status of the first that fails, and the output."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())
+    known = {
+        "vars.DAGSTER_URL": dagster.url,
+        "github.event.pull_request.head.sha || github.sha": LOCATION.partition("-")[2],
+        "secrets.MOBILECLIP2_DAGSTER_TOKEN": "token",
+    }
+    folder.mkdir()
+    for package in ("pipelines", "mobileclip2"):
+        (folder / package).symlink_to(ROOT / package)
+    python = folder / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
+    python.chmod(0o755)
+    result, output = 0, ""
+    for step in workflow["jobs"]["remote"]["steps"]:
+        if "run" not in step or (result and "!cancelled()" not in step.get("if", "")):
+            continue
+        given = {**workflow["env"], "STUDENT": student, **step.get("env", {})}
+        filled = {
+            name: re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], value) for name, value in given.items()
+        }
+        environment = {
+            "PATH": f"{python.parent}:/usr/bin:/bin",
+            "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+            **filled,
+        }
+        ran = subprocess.run(
+            ["bash", "-e", "-c", step["run"]], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
+        )
+        output += ran.stdout + ran.stderr
+        result = result or ran.returncode
+    return result, output
+
+
+def test_the_workflow_passes_and_shows_the_table(dagster, tmp_path):
+    result, output = workflow_job(dagster.with_daemon(), tmp_path / "checkout", "wide")
+    assert result == 0, output
+    progress = [line.partition(": ")[2] for line in output.splitlines() if line.startswith("mobileclip2: ")]
+    assert [line for line in progress if line != "starting"][1:] == ["queued", "started"], "it was all there"
+    summary = (tmp_path / "checkout" / "summary.md").read_text()
+    assert summary == (tmp_path / "checkout" / "comparison.md").read_text() and summary in output
+    assert summary.startswith("### wide against wide\n") and "**The gate passes.**" in summary
+    assert f"{dagster.url}/runs/" in summary and "token" not in output
+
+
+def test_the_workflow_fails_for_a_worsened_checkpoint(dagster, tmp_path):
+    result, output = workflow_job(dagster.with_daemon(), tmp_path / "checkout", "noisy")
+    assert result == 3, output
+    summary = (tmp_path / "checkout" / "summary.md").read_text()
+    assert "**The gate fails.** 1 of 1 metrics" in summary and "**worse**" in summary
+    assert (
+        "[1/2] teacher/noisy\n" in output and "[2/2] evaluation/noisy\n" in output and "evaluation/wide" not in output
+    )
+
+
+def test_a_run_that_fails_gives_its_own_words(dagster):
+    called = call(dagster.with_daemon(), "--student", "gone", "--wait", "3")
+    assert called.returncode == 1 and not called.stdout
+    assert re.search(r"the run failed: .*gone\.safetensors.* does not exist", called.stderr), called.stderr
+    assert f"see {dagster.url}/runs/" in called.stderr and "Traceback" not in called.stderr
+    assert status(dagster, called.stderr) == "FAILURE"
+
+
+@contextmanager
+def hanging(profile: Path) -> Iterator[None]:
+    """As long as somebody else holds the lease of ``teacher/slow`` a run of it waits."""
+    pipeline = Pipeline(load(profile))
+    asset = pipeline.graph["evaluation/slow"]
+    (work,) = [pipeline.part_work(asset, part, None) for part in asset.parts.values()]
+    assert work
+    with hold(pipeline.storage, [work.output.prefix]):
+        yield
+
+
+def test_a_run_that_hangs_one_behind_it_and_a_server_that_goes(dagster, profile):
+    dagster.with_daemon()
+    with hanging(profile):
+        started = time.monotonic()
+        hung = call(dagster, "--student", "slow", "--wait", "0.5")
+        assert time.monotonic() - started < 45
+        assert hung.returncode == 1 and not hung.stdout
+        assert "the run has not ended in time" in hung.stderr and "it goes on" in hung.stderr
+        assert status(dagster, hung.stderr) == "STARTED"
+
+        behind = call(dagster, "--student", "wide", "--wait", "0.05")
+        assert behind.returncode == 1 and "was queued all the time and was withdrawn: others" in behind.stderr
+        assert status(dagster, behind.stderr) == "CANCELED"
+
+        arguments = command(dagster, "--student", "wide", "--wait", "0.2")
+        with subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stderr
+            assert "launched" in waiting.stderr.readline() and "queued" in waiting.stderr.readline()
+            kill(dagster.web)
+            said = waiting.stderr.read()
+        assert waiting.returncode == 1
+        assert "cannot be reached" in said and "may go on there: call again when it is back" in said
+    gone = call(dagster, "--student", "wide")
+    assert gone.returncode == 1 and f"{dagster.url}: cannot be reached" in gone.stderr
