@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from mobileclip2.captioners.coca import coca_of, initialise_decoder, small_coca
 from mobileclip2.captioners.config import CoCaConfig
 from mobileclip2.contents import Contents
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Read
@@ -36,7 +35,7 @@ def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> I
     if captioner.trunk_weights:
         import timm
 
-        state = torch.load(contents.weights_path(captioner.trunk_weights), map_location="cpu", weights_only=True)
+        state = read_state(contents.weights_path(captioner.trunk_weights))
         trunk_state = efficientnet_lite_state(state, timm.create_model(captioner.small.trunk, num_classes=0))
     return small_coca(captioner.small, trunk_state=trunk_state, seed=seed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import pickle
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from open_clip.factory import get_model_config
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -52,7 +54,7 @@ def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
     image_text = from_config(config)
     if weights:
         path = contents.weights_path(weights)
-        load_weights(image_text.model, _read_state(path), str(path))
+        load_weights(image_text.model, read_state(path), str(path))
     return image_text
 
 
@@ -128,12 +130,24 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
     return ImageText(model.eval(), tokenize, preprocess, int(config["model_cfg"]["embed_dim"]), stored)
 
 
-def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+def read_state(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weight file; nothing in it is run.
+
+    Raises:
+        WeightsError: it is cut off, or no weights, or holds more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        why = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"weights: {path} cannot be read: {why}; it must be a whole .safetensors file, or a checkpoint of tensors "
+            "alone, so fetch or save it again"
+        ) from error
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
@@ -167,5 +181,5 @@ def save(image_text: ImageText, folder: Path) -> None:
 def load(config_file: Path, weights_file: Path) -> ImageText:
     """A stored model."""
     image_text = from_config(json.loads(config_file.read_text()))
-    load_weights(image_text.model, load_file(weights_file), str(weights_file))
+    load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text

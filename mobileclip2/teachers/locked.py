@@ -20,6 +20,7 @@ from torch import nn
 
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
+from mobileclip2.models.build import read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.preprocess import Colour, Preprocess
@@ -54,7 +55,7 @@ def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageTex
                 "hf_proj_type": "linear",
             },
         )
-    state = torch.load(contents.weights_path(spec.trunk_weights), map_location="cpu", weights_only=True)
+    state = read_state(contents.weights_path(spec.trunk_weights))
     model.visual.trunk.load_state_dict(efficientnet_lite_state(state, model.visual.trunk))
     for tower in (model.visual.trunk, model.text.transformer):
         tower.requires_grad_(False)

@@ -4,6 +4,7 @@ import open_clip
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
@@ -70,8 +71,19 @@ def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path, contents):
             return print, ("unpickled",)
 
     torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
-    with pytest.raises(Exception, match=r"(?i)weights.only"):
+    with pytest.raises(WeightsError, match=r"evil\.pt cannot be read: Weights only load failed"):
         build(Model(config=TINY, weights={"path": str(tmp_path / "evil.pt")}), contents)
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt", "empty.safetensors", "empty.pt", "text.pt"])
+def test_a_weight_file_that_is_none_is_named(tmp_path, contents, name):
+    whole = tmp_path / name.replace("cut", "whole")
+    state = {"a": torch.arange(1000.0)}
+    save_file(state, whole) if name.endswith(".safetensors") else torch.save(state, whole)
+    data = {"cut": whole.read_bytes()[:-100], "empty": b"", "text": b"no weights\n" * 50}
+    (tmp_path / name).write_bytes(data[name.partition(".")[0]])
+    with pytest.raises(WeightsError, match=rf"weights: .*{name} cannot be read: .*fetch or save it again"):
+        build(Model(config=TINY, weights={"path": str(tmp_path / name)}), contents)
 
 
 def names_of_the_big_profiles() -> list[str]:
