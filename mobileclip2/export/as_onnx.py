@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mobileclip2.errors import UserError
+from mobileclip2.export.quiet import quiet
 
 IMAGE, TEXT = "image.onnx", "text.onnx"
 PIXELS, TOKENS, FEATURES = "pixels", "tokens", "features"
@@ -39,8 +37,10 @@ def write(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor, fol
 def _write_tower(tower: nn.Module, example: Tensor, name: str, path: Path) -> None:
     size = sum(parameter.nbytes for parameter in tower.parameters())
     if size >= MOST_BYTES:
-        raise UserError(f"{path.name}: {size:,} bytes do not fit into one ONNX file; export it as openclip or safetensors")
-    with _quiet():
+        raise UserError(
+            f"{path.name}: {size:,} bytes do not fit into one ONNX file; export it as openclip or safetensors"
+        )
+    with quiet():
         program = torch.onnx.export(
             tower,
             (example,),
@@ -74,7 +74,7 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 def quantise(folder: Path, calibration: Iterable[Tensor]) -> None:
     """Puts both towers into int8: images with ranges measured on ``calibration``, batches of pixels, texts as they come."""
-    with tempfile.TemporaryDirectory() as scratch, _quiet():
+    with tempfile.TemporaryDirectory() as scratch, quiet():
         known = Path(scratch) / "shapes.onnx"
         quant_pre_process(folder / IMAGE, known, skip_symbolic_shape=True)
         quantize_static(
@@ -109,15 +109,3 @@ def read(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], T
 def _tower(path: Path, name: str) -> Callable[[Tensor], Tensor]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(session.run([FEATURES], {name: batch.numpy()})[0])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter and the quantiser tell of their own insides."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

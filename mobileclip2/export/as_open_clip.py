@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mobileclip2.export.model import Model, of_open_clip
+from mobileclip2.export.quiet import quiet
 from mobileclip2.models.build import CONFIG, save
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.reparameterise import reparameterise
@@ -28,8 +29,10 @@ def write_folder(image_text: ImageText, folder: Path) -> None:
 
 
 def read_folder(folder: Path) -> Model:
+    """As a reader with plain ``open_clip`` has it."""
     name = f"local-dir:{folder}"
-    model, preprocess = open_clip.create_model_from_pretrained(name)
+    with quiet():
+        model, preprocess = open_clip.create_model_from_pretrained(name)
     return of_open_clip(reparameterise(model), preprocess, open_clip.get_tokenizer(name))
 
 
@@ -43,8 +46,9 @@ def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
 
 
 def read_towers(folder: Path) -> Model:
+    """The same from the towers' files."""
     name = f"local-dir:{folder}"
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         model, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
     fused = reparameterise(model)
     fused.load_state_dict({**load_file(folder / IMAGE), **load_file(folder / TEXT)})

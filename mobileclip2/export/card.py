@@ -48,19 +48,23 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
     found = lineage_of(pipeline, key)
     student = pipeline.profile.student(key.partition("/")[2])
     (stored,) = pipeline.read(key)
-    return _environment().get_template("card.md.j2").render(
-        student=student,
-        exported=exported,
-        model=_architecture(student.model) if student.model else f"as student {student.base}",
-        embed_dim=exported.image_text.embed_dim,
-        parameters=stored.head.facts.get("parameters"),
-        context=getattr(exported.image_text.tokenize, "context_length", None),
-        samples=_samples(pipeline, found),
-        ingredients=list(_ingredients(pipeline.profile, found)),
-        metrics=_metrics(pipeline, student.name),
-        assets=branches(found),
-        fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
-        software={name: version(name) for name in SOFTWARE},
+    return (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            student=student,
+            exported=exported,
+            model=_architecture(student.model) if student.model else f"as student {student.base}",
+            embed_dim=exported.image_text.embed_dim,
+            parameters=stored.head.facts.get("parameters"),
+            context=getattr(exported.image_text.tokenize, "context_length", None),
+            samples=_samples(pipeline, found),
+            ingredients=list(_ingredients(pipeline.profile, found)),
+            metrics=_metrics(pipeline, student.name),
+            assets=branches(found),
+            fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
+            software={name: version(name) for name in SOFTWARE},
+        )
     )
 
 

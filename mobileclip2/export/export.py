@@ -139,9 +139,8 @@ def _ship(image_text: ImageText, folder: Path, kind: Format) -> None:
             f"export: images are resized by '{interpolation}', which an export as {kind} does not know; "
             f"it knows {', '.join(shipped_pixels.SUPPORT)}. Export it as openclip"
         )
-    for module in (shipped_pixels, shipped_tokens):
-        source = Path(module.__file__)
-        shutil.copyfile(source, folder / source.name)
+    for name in ("pixels.py", "tokens.py"):
+        shutil.copyfile(Path(__file__).parent / "shipped" / name, folder / name)
     shutil.copyfile(default_bpe(), folder / VOCABULARY)
     (folder / EXAMPLE).write_text(example(kind), encoding="utf-8")
 
@@ -154,7 +153,11 @@ def _clip_context(image_text: ImageText) -> int:
     """
     tokenizer = image_text.tokenize
     plain = SimpleTokenizer()
-    if not isinstance(tokenizer, SimpleTokenizer) or (tokenizer.clean_fn, tokenizer.reduction_fn, tokenizer.encoder) != (
+    if not isinstance(tokenizer, SimpleTokenizer) or (
+        tokenizer.clean_fn,
+        tokenizer.reduction_fn,
+        tokenizer.encoder,
+    ) != (
         plain.clean_fn,
         plain.reduction_fn,
         plain.encoder,

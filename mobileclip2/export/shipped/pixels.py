@@ -20,7 +20,7 @@ def preprocess(
     ``image`` is uint8 RGB ``[height, width, 3]``; the result float32 ``[3, size, size]``.
     """
     square = centre(resize(image, size, interpolation), size)
-    normal = (square.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+    normal = (square.astype(np.float32) / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 

@@ -10,6 +10,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ class Tokenizer:
     def _merged(self, parts: list[str]) -> list[str]:
         """Joins neighbours, the most frequent pair of the training text first, wherever it occurs."""
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:], strict=False), key=lambda pair: self._ranks.get(pair, MERGES))
+            pair = min(pairwise(parts), key=lambda pair: self._ranks.get(pair, MERGES))
             if pair not in self._ranks:
                 break
             joined: list[str] = []
