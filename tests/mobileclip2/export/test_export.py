@@ -166,7 +166,7 @@ def test_int8_is_smaller_and_its_figures_are_told(exported, profile, tmp_path, c
     arguments = ["--profile", str(profile), "--format", "onnx", "--int8", "--to", str(tmp_path / "out")]
     assert main(["export", STUDENT, *arguments]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("fp32") == printed.count("int8") == 2
+    assert printed.count(" fp32 ") == printed.count(" int8 ") == 2
     assert "| image | int8 |" in (tmp_path / "out" / "README.md").read_text()
     for name in (as_onnx.IMAGE, as_onnx.TEXT):
         assert (tmp_path / "out" / name).stat().st_size < 0.5 * exported["onnx"].bytes[name]
@@ -190,7 +190,7 @@ def test_an_export_that_is_not_what_was_trained_is_not_written(pipeline, tmp_pat
         return fused
 
     monkeypatch.setattr(exporting, "reparameterise", fused_wrongly)
-    with pytest.raises(UserError, match=r"image tower has a cosine of 0\.\d+ .* nothing was written"):
+    with pytest.raises(UserError, match=r"image tower has a cosine of -?0\.\d+ .* nothing was written"):
         export(pipeline, STUDENT, tmp_path / "out", "onnx")
     assert list(tmp_path.iterdir()) == []
 
