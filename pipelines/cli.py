@@ -49,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--markdown", type=Path, help="where the printed table goes as well")
         if name == "export":
             command.add_argument("student", help="such as student/reinforced")
-            command.add_argument("--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors"))
+            command.add_argument(
+                "--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")
+            )
             command.add_argument("--to", type=Path, required=True, help="the new folder")
             command.add_argument("--int8", action="store_true", help="quantised; onnx only")
         if name == "lineage":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mobileclip2.errors import UserError
+from mobileclip2.export.model import Tower
 from mobileclip2.export.quiet import quiet
 
 IMAGE, TEXT = "image.onnx", "text.onnx"
@@ -101,11 +102,11 @@ class _Batches(CalibrationDataReader):
         return None if batch is None else {PIXELS: batch.numpy()}
 
 
-def read(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def read(folder: Path) -> tuple[Tower, Tower]:
     """Both towers in onnxruntime on the CPU."""
     return _tower(folder / IMAGE, PIXELS), _tower(folder / TEXT, TOKENS)
 
 
-def _tower(path: Path, name: str) -> Callable[[Tensor], Tensor]:
+def _tower(path: Path, name: str) -> Tower:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(session.run([FEATURES], {name: batch.numpy()})[0])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from mobileclip2.export.model import Tower
 from mobileclip2.export.quiet import quiet
 
 IMAGE, TEXT = "image.pt", "text.pt"
@@ -20,7 +20,7 @@ def write(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor, fol
             torch.jit.freeze(torch.jit.trace(tower.eval(), (example,))).save(folder / name)
 
 
-def read(folder: Path) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+def read(folder: Path) -> tuple[Tower, Tower]:
     """Both towers on the CPU."""
     with quiet():
         return torch.jit.load(folder / IMAGE), torch.jit.load(folder / TEXT)

@@ -18,7 +18,9 @@ from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Captioner, Model, Profile, Student, Teacher
 
-SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime")
+SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremltools")
+NEEDS = {"onnx": "onnxruntime", "torchscript": "torch", "coreml": "coremltools"}
+"""beside numpy, by the formats that are read without open_clip"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
         .render(
             student=student,
             exported=exported,
+            needs=NEEDS.get(exported.kind),
             model=_architecture(student.model) if student.model else f"as student {student.base}",
             embed_dim=exported.image_text.embed_dim,
             parameters=stored.head.facts.get("parameters"),
@@ -70,7 +73,7 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
 
 def example(kind: str) -> str:
     """The program that reads an export without open_clip."""
-    return _environment().get_template("example.py.j2").render(kind=kind)
+    return _environment().get_template("example.py.j2").render(kind=kind, needs=NEEDS[kind])
 
 
 def _environment() -> Environment:

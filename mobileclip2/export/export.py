@@ -5,7 +5,7 @@
     README.md             the model card, with a snippet that runs
     image.*, text.*       the towers, fused; for open_clip its two files
     preprocessing.json    how an image becomes pixels and a text tokens
-    example.py            reads all of it (onnx, torchscript) with pixels.py, tokens.py and vocabulary.txt.gz
+    example.py            reads all of it (onnx, torchscript, coreml) with pixels.py, tokens.py and vocabulary.txt.gz
     lineage.json          what the student was made from, with hashes
 """
 
@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from mobileclip2.contents import local_folder
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.export import as_onnx, as_open_clip, as_torchscript
+from mobileclip2.export import as_coreml, as_onnx, as_open_clip, as_torchscript
 from mobileclip2.export.card import Exported, card, example
-from mobileclip2.export.model import ImageTower, Model, TextTower, conventions, trained, with_numpy
+from mobileclip2.export.model import ImageTower, Model, TextTower, Tower, conventions, trained, with_numpy
 from mobileclip2.export.parity import Inputs, Parity, demand, inputs, parity
-from mobileclip2.export.shipped import pixels as shipped_pixels
-from mobileclip2.export.shipped import tokens as shipped_tokens
+from mobileclip2.export.shipped.pixels import SUPPORT
+from mobileclip2.export.shipped.tokens import Tokenizer
 from mobileclip2.lineage import LINEAGE, lineage_of
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.reparameterise import reparameterise
@@ -42,10 +42,10 @@ from mobileclip2.shards.image import decode
 from mobileclip2.store.storage import explain
 from mobileclip2.teachers.load import load_teacher
 
-Format = Literal["onnx", "torchscript", "openclip", "safetensors"]
+Format = Literal["onnx", "torchscript", "openclip", "safetensors", "coreml"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-ALONE = {"onnx": as_onnx, "torchscript": as_torchscript}
-"""formats that are read without open_clip, so that its preprocessing and tokenizer go along"""
+OF_OPEN_CLIP = ("openclip", "safetensors")
+"""read by open_clip; the others are read without, so that preprocessing and tokenizer go along"""
 PREPROCESSING, VOCABULARY, CARD, EXAMPLE = "preprocessing.json", "vocabulary.txt.gz", "README.md", "example.py"
 CALIBRATION = 128
 """images on which the ranges of int8 are measured"""
@@ -58,7 +58,7 @@ class Export:
     folder: Path
     parity: list[Parity]
     bytes: dict[str, int]
-    """by file"""
+    """by file or package"""
 
 
 def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Export:
@@ -82,7 +82,7 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
     with _new_folder(to) as folder:
         measured = write(image_text, found, folder, kind, int8=int8, batch=pipeline.profile.batch)
         (folder / LINEAGE).write_bytes(lineage_of(pipeline, key).to_bytes())
-        sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir())}
         exported = Exported(kind, int8, image_text, measured, sizes, as_open_clip.architecture(image_text))
         (folder / CARD).write_text(card(pipeline, key, exported), encoding="utf-8")
     return Export(to, measured, sizes)
@@ -99,45 +99,49 @@ def write(
     before = trained(image_text)
     fused = reparameterise(image_text.model)
     settings = conventions(image_text.preprocess)
-    if kind in ALONE:
+    if kind not in OF_OPEN_CLIP:
         settings["context"] = _clip_context(image_text)
         _ship(image_text, folder, kind)
     _write_json(folder / PREPROCESSING, {**settings, "channels": "RGB", "resize": "shorter side", "crop": "centre"})
-    _write_towers(image_text, fused, found, folder, kind)
-    measured = parity(before, _read(image_text, folder, kind), found, "fp32", batch)
+    after = _write_towers(image_text, fused, found, folder, kind)
+    measured = parity(before, after, found, "handed to Core ML" if kind == "coreml" else "fp32", batch)
     demand(measured)
     if int8:
         as_onnx.quantise(folder, _batches(image_text, found.calibration, 16))
-        measured += parity(before, _read(image_text, folder, kind), found, "int8", batch)
+        measured += parity(before, _with_numpy(image_text, folder, as_onnx.read(folder)), found, "int8", batch)
     return measured
 
 
-def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> None:
+def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> Model:
+    """Writes both and reads them back as far as that can be done here."""
     if kind == "openclip":
         as_open_clip.write_folder(image_text, folder)
-    elif kind == "safetensors":
-        as_open_clip.write_towers(image_text, fused, folder)
-    else:
-        pixels = next(_batches(image_text, [found.images[0]] * 2, 2))
-        tokens = image_text.tokenize([found.texts[0]] * 2)
-        ALONE[kind].write(ImageTower(fused), TextTower(fused), pixels, tokens, folder)
-
-
-def _read(image_text: ImageText, folder: Path, kind: Format) -> Model:
-    if kind == "openclip":
         return as_open_clip.read_folder(folder)
     if kind == "safetensors":
+        as_open_clip.write_towers(image_text, fused, folder)
         return as_open_clip.read_towers(folder)
-    tokenizer = shipped_tokens.Tokenizer(folder / VOCABULARY, _clip_context(image_text))
-    return with_numpy(image_text.preprocess, tokenizer, *ALONE[kind].read(folder))
+    towers = ImageTower(fused), TextTower(fused)
+    examples = next(_batches(image_text, [found.images[0]] * 2, 2)), image_text.tokenize([found.texts[0]] * 2)
+    if kind == "coreml":
+        handed = as_coreml.programs(*towers, *examples)
+        as_coreml.write(handed, folder)
+        return _with_numpy(image_text, folder, as_coreml.towers(handed))
+    form = as_onnx if kind == "onnx" else as_torchscript
+    form.write(*towers, *examples, folder)
+    return _with_numpy(image_text, folder, form.read(folder))
+
+
+def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]) -> Model:
+    tokenizer = Tokenizer(folder / VOCABULARY, _clip_context(image_text))
+    return with_numpy(image_text.preprocess, tokenizer, *towers)
 
 
 def _ship(image_text: ImageText, folder: Path, kind: Format) -> None:
     interpolation = image_text.preprocess.interpolation
-    if interpolation not in shipped_pixels.SUPPORT:
+    if interpolation not in SUPPORT:
         raise UserError(
             f"export: images are resized by '{interpolation}', which an export as {kind} does not know; "
-            f"it knows {', '.join(shipped_pixels.SUPPORT)}. Export it as openclip"
+            f"it knows {', '.join(SUPPORT)}. Export it as openclip"
         )
     for name in ("pixels.py", "tokens.py"):
         shutil.copyfile(Path(__file__).parent / "shipped" / name, folder / name)
@@ -174,6 +178,11 @@ def _batches(image_text: ImageText, images: Sequence[bytes], size: int) -> Itera
     pixels = (image_text.preprocess.whole(decode(image)) for image in images)
     while some := list(islice(pixels, size)):
         yield torch.stack(some)
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, or of all in a folder: a Core ML package is one."""
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
 def _write_json(path: Path, values: dict) -> None:

@@ -15,6 +15,9 @@ from mobileclip2.export.shipped.tokens import Tokenizer
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.preprocess import Preprocess
 
+Tower = Callable[[Tensor], Tensor]
+"""a batch of pixels or tokens -> features"""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -24,9 +27,9 @@ class Model:
     """RGB -> float32 ``[3, size, size]``"""
     tokens: Callable[[Sequence[str]], Tensor]
     """texts -> int64 ``[n, context]``"""
-    image: Callable[[Tensor], Tensor]
+    image: Tower
     """``[n, 3, size, size]`` -> features"""
-    text: Callable[[Tensor], Tensor]
+    text: Tower
     """int64 ``[n, context]`` -> features"""
 
 
@@ -64,9 +67,7 @@ def trained(image_text: ImageText) -> Model:
     return of_open_clip(image_text.model, image_text.preprocess.whole, image_text.tokenize)
 
 
-def with_numpy(
-    preprocess: Preprocess, tokenizer: Tokenizer, image: Callable[[Tensor], Tensor], text: Callable[[Tensor], Tensor]
-) -> Model:
+def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text: Tower) -> Model:
     """Towers behind the modules that are shipped with them."""
 
     def as_pixels(picture: Image.Image) -> Tensor:

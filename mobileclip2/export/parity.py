@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.export.model import Model
+from mobileclip2.export.model import Model, Tower
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.image import decode
 
@@ -124,8 +124,8 @@ def _pairs(images: Sequence[bytes], before: Model, after: Model) -> Iterator[tup
 
 
 def _compared(
-    before: Callable[[Tensor], Tensor],
-    after: Callable[[Tensor], Tensor],
+    before: Tower,
+    after: Tower,
     pairs: Iterator[tuple[Tensor, Tensor]],
     batch: int,
 ) -> tuple[Tensor, int]:

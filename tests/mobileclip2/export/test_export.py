@@ -116,7 +116,7 @@ def test_the_card_says_what_it_is(exported, profile, kind):
         "4 steps of 8",
     ):
         assert said in card
-    for file in exported[kind].folder.iterdir():
+    for file in filter(Path.is_file, exported[kind].folder.rglob("*")):
         content = file.read_bytes()
         assert not [place for place in (profile.parent, ROOT, sys.prefix) if str(place).encode() in content], file
 
@@ -134,6 +134,18 @@ def test_the_snippet_runs_in_plain_open_clip(exported, pipeline, kind, tmp_path)
     code = snippet(folder) + "\nimport sys\nassert 'mobileclip2' not in sys.modules\n"
     cosines = printed_numbers(sys.executable, code, folder)
     assert cosines == pytest.approx(expected(pipeline, ["a cat", "a dog"]).tolist(), abs=1e-3)
+
+
+def test_core_ml_packages_take_and_give_what_the_card_says(exported):
+    from coremltools.models import MLModel
+
+    for name, given in (("image", ("pixels", [1, 3, 32, 32])), ("text", ("tokens", [1, 12]))):
+        described = (
+            MLModel(str(exported["coreml"].folder / f"{name}.mlpackage"), skip_model_load=True).get_spec().description
+        )
+        assert [(each.name, list(each.type.multiArrayType.shape)) for each in described.input] == [given]
+        assert [each.name for each in described.output] == ["features"]
+    assert "nobody ran them" in (exported["coreml"].folder / "README.md").read_text()
 
 
 def test_torchscript_runs_by_its_example(exported, pipeline, tmp_path):
