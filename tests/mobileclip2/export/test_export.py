@@ -255,5 +255,3 @@ def test_mobileclip2_s0_as_onnx(tmp_path, pipeline):
     images = [encode(draw(label, "s0")) for label in CLASSES[:3]]
     measured = write(image_text, Inputs(images, CLASSES[:3], images), tmp_path, "onnx")
     assert min(each.lowest for each in measured) >= LEAST
-    # the branches are gone: 11.4 M parameters, of which training has some more
-    assert (tmp_path / as_onnx.IMAGE).stat().st_size < 4 * 11_500_000
