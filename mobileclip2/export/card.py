@@ -57,7 +57,7 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
             student=student,
             exported=exported,
             needs=NEEDS.get(exported.kind),
-            model=_architecture(student.model) if student.model else f"as student {student.base}",
+            model=_origin(student),
             embed_dim=exported.image_text.embed_dim,
             parameters=stored.head.facts.get("parameters"),
             context=getattr(exported.image_text.tokenize, "context_length", None),
@@ -99,7 +99,11 @@ def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
 def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
     """Data, teachers, captioners and earlier students, as far as they are in the lineage."""
     assets = {node.asset for node in found.nodes.values()}
-    rows = [(f"source {source.name}", "image-text pairs", source.licence) for source in profile.sources]
+    rows = [
+        (f"source {source.name}", "image-text pairs", source.licence)
+        for source in profile.sources
+        if "raw_shards" in assets
+    ]
     rows += [
         (f"caption corpus {corpus.name}", "clean image-caption pairs", corpus.licence)
         for corpus in profile.caption_corpora
@@ -137,6 +141,12 @@ def _architecture(model: Model) -> str:
     return f"{name}, weights {origin}" + (f" (sha256 {weights.sha256[:16]})" if weights.sha256 else "")
 
 
+def _origin(student: Student) -> str:
+    if student.model:
+        return _architecture(student.model)
+    return f"as student {student.between.to if student.between else student.base}"
+
+
 def _teacher(teacher: Teacher) -> str:
     scale = f"; logit scale {teacher.logit_scale:g}" if teacher.logit_scale else ""
     if teacher.model:
@@ -154,6 +164,10 @@ def _captioner(captioner: Captioner) -> str:
 
 
 def _student(student: Student) -> str:
+    if student.between:
+        return f"weights between those that {student.between.to} started from and ended with"
+    if not student.train:
+        return "given weights, not trained"
     steps = f"{student.train.total_steps:,} steps of {student.train.batch:,} on {student.data} data"
     return steps + (f", from student {student.base}" if student.base else "")
 

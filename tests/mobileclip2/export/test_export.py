@@ -127,6 +127,30 @@ def test_metrics_stand_in_the_card(pipeline, tmp_path):
     assert re.search(r"^\| shapes \| acc1 \| [01]\.\d{4} \|$", (tmp_path / "out" / "README.md").read_text(), re.M)
 
 
+def test_students_that_were_not_trained_say_so(profile, tmp_path):
+    values = yaml.safe_load(profile.read_text())
+    values["students"] += [
+        {"name": "given", "model": values["teachers"][0]["model"]},
+        {"name": "tuned", "base": "given", "data": "raw", "train": values["students"][1]["train"]},
+        {
+            "name": "middle",
+            "between": {"to": "tuned", "weights": [0, 0.5, 1], "pick": {"best": "shapes", "of": ["shapes"]}},
+        },
+    ]
+    other = profile.with_name("between.yaml")
+    other.write_text(yaml.safe_dump(values, sort_keys=False))
+    pipeline = Pipeline(load(other))
+    for name, said in (
+        ("given", ("weights wide.safetensors", "given weights, not trained", "Pairs that passed validation: none.")),
+        ("tuned", ("as student given", "4 steps of 8 on raw data, from student given", "| source made |")),
+        ("middle", ("as student tuned", "weights between those that tuned started from")),
+    ):
+        pipeline.materialise(f"student/{name}")
+        export(pipeline, f"student/{name}", tmp_path / name, "openclip")
+        card = (tmp_path / name / "README.md").read_text()
+        assert [text for text in said if text not in card] == []
+
+
 @pytest.mark.parametrize("kind", ["openclip", "safetensors"])
 def test_the_snippet_runs_in_plain_open_clip(exported, pipeline, kind, tmp_path):
     folder = Path(shutil.copytree(exported[kind].folder, tmp_path / kind))
