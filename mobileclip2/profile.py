@@ -68,6 +68,8 @@ class Source(Settings):
     name: Name = "source"
     url: str = Field(json_schema_extra=UNDECLARED)
     pattern: str = "**/*.tar"
+    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """of the images and texts; the model card of an export names it, as it does the others"""
 
 
 class Weights(Settings):
@@ -141,6 +143,8 @@ class Teacher(Settings):
     model: Model | None = None
     locked: Locked | None = None
     logit_scale: float | None = Field(None, gt=0, le=1000)
+    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """of the weights"""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -168,6 +172,8 @@ class Captioner(Settings):
     train: TrainSettings | None = None
     captions: int = Field(1, ge=1, le=99)
     generation: GenerationSettings = GenerationSettings()
+    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """of the weights"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -186,6 +192,8 @@ class Corpus(Settings):
     name: Name
     url: str = Field(json_schema_extra=UNDECLARED)
     pattern: str = "**/*.tar"
+    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """of the images and texts"""
 
 
 class Views(Settings):
@@ -262,6 +270,8 @@ class Student(Settings):
     train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
     """evaluation sets for the curves during training"""
+    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """under which the trained student is passed on"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

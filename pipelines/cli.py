@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         "plan": "show what would be computed, why, and what it will cost; computes nothing",
         "run": "materialise what is missing, in order, through Dagster",
         "evaluate": "evaluate a student beside a baseline and the published models; fails when it is worse",
+        "export": "write a trained student as files that run without this project, checked against what was trained",
         "lineage": "show what a checkpoint was made from, down to shards and weights",
         "gc": "list what the store holds that no profile, commit, run or kept checkpoint needs",
         "ledger": "write the DVC ledger of what is materialised; computes nothing",
@@ -52,6 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
             )
             command.add_argument("--location", help="the code location there, where several have the job 'evaluate'")
             command.add_argument("--wait", type=minutes, metavar="MINUTES", help="for the server's run, by default 60")
+        if name == "export":
+            command.add_argument("student", help="such as student/reinforced")
+            command.add_argument(
+                "--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")
+            )
+            command.add_argument("--to", type=Path, required=True, help="the new folder")
+            command.add_argument("--int8", action="store_true", help="quantised; onnx only")
         if name == "lineage":
             command.add_argument(
                 "of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"
@@ -102,6 +110,11 @@ def _dispatch(chosen: argparse.Namespace) -> int:
         from pipelines.evaluate import evaluate
 
         return evaluate(pipeline, chosen.student, chosen.baseline, chosen.markdown)
+    if chosen.command == "export":
+        from pipelines.export import export_and_show
+
+        width = terminal_width()
+        return export_and_show(pipeline, chosen.student, chosen.to, chosen.format, int8=chosen.int8, width=width)
     if chosen.command == "lineage":
         return show_lineage(pipeline, chosen.of)
     if chosen.command == "gc":

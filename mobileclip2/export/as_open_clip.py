@@ -1,0 +1,71 @@
+"""Files that plain ``open_clip`` builds on: a folder for ``local-dir:``, or the two towers' weights apart and fused."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import open_clip
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mobileclip2.export.model import Model, of_open_clip
+from mobileclip2.export.quiet import quiet
+from mobileclip2.models.build import CONFIG, save
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.reparameterise import reparameterise
+
+IMAGE, TEXT = "image.safetensors", "text.safetensors"
+VISUAL = "visual."
+
+
+def write_folder(image_text: ImageText, folder: Path) -> None:
+    """The trained model. It is fused after loading, because an ``open_clip`` configuration cannot ask for a fused one."""
+    save(image_text, folder)
+    _write_architecture(image_text, folder)
+
+
+def read_folder(folder: Path) -> Model:
+    """As a reader with plain ``open_clip`` has it."""
+    name = f"local-dir:{folder}"
+    with quiet():
+        model, preprocess = open_clip.create_model_from_pretrained(name)
+    return of_open_clip(reparameterise(model), preprocess, open_clip.get_tokenizer(name))
+
+
+def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
+    """The fused weights under ``open_clip``'s names: all of ``visual.`` in one file, the rest in the other."""
+    (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in fused.state_dict().items()}
+    save_file({name: state[name] for name in state if name.startswith(VISUAL)}, folder / IMAGE)
+    save_file({name: state[name] for name in state if not name.startswith(VISUAL)}, folder / TEXT)
+    _write_architecture(image_text, folder)
+
+
+def read_towers(folder: Path) -> Model:
+    """The same from the towers' files."""
+    name = f"local-dir:{folder}"
+    with torch.random.fork_rng(devices=[]), quiet():
+        model, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
+    fused = reparameterise(model)
+    fused.load_state_dict({**load_file(folder / IMAGE), **load_file(folder / TEXT)})
+    return of_open_clip(fused, preprocess, open_clip.get_tokenizer(name))
+
+
+def architecture(image_text: ImageText) -> Path | None:
+    """The module that teaches timm an image tower of this project; None where timm has the tower itself."""
+    name = image_text.config["model_cfg"]["vision_cfg"].get("timm_model_name")
+    if name and timm.is_model(name):
+        build = timm.model_entrypoint(name)
+        if build.__module__.startswith("mobileclip2."):
+            return Path(inspect.getfile(build))
+    return None
+
+
+def _write_architecture(image_text: ImageText, folder: Path) -> None:
+    module = architecture(image_text)
+    if module:
+        (folder / module.name).write_bytes(module.read_bytes())

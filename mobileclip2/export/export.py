@@ -1,0 +1,210 @@
+"""Writes a trained student as a folder that runs without this project, after comparing it with what was trained.
+
+::
+
+    README.md             the model card, with a snippet that runs
+    image.*, text.*       the towers, fused; for open_clip its two files
+    preprocessing.json    how an image becomes pixels and a text tokens
+    example.py            reads all of it (onnx, torchscript, coreml) with pixels.py, tokens.py and vocabulary.txt.gz
+    lineage.json          what the student was made from, with hashes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer, default_bpe
+from torch import Tensor, nn
+
+from mobileclip2.contents import local_folder
+from mobileclip2.errors import UserError
+from mobileclip2.evaluation.sets import EvaluationSet
+from mobileclip2.export import as_coreml, as_onnx, as_open_clip, as_torchscript
+from mobileclip2.export.card import Exported, card, example
+from mobileclip2.export.model import ImageTower, Model, TextTower, Tower, conventions, trained, with_numpy
+from mobileclip2.export.parity import Inputs, Parity, demand, inputs, parity
+from mobileclip2.export.shipped.pixels import SUPPORT
+from mobileclip2.export.shipped.tokens import Tokenizer
+from mobileclip2.lineage import LINEAGE, lineage_of
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.reparameterise import reparameterise
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.shards.image import decode
+from mobileclip2.store.storage import explain
+from mobileclip2.teachers.load import load_teacher
+
+Format = Literal["onnx", "torchscript", "openclip", "safetensors", "coreml"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+OF_OPEN_CLIP = ("openclip", "safetensors")
+"""read by open_clip; the others are read without, so that preprocessing and tokenizer go along"""
+PREPROCESSING, VOCABULARY, CARD, EXAMPLE = "preprocessing.json", "vocabulary.txt.gz", "README.md", "example.py"
+CALIBRATION = 128
+"""images on which the ranges of int8 are measured"""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written where, and how near it is to what was trained."""
+
+    folder: Path
+    parity: list[Parity]
+    bytes: dict[str, int]
+    """by file or package"""
+
+
+def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Export:
+    """Writes ``student/<name>`` as the new folder ``to``, whole or not at all.
+
+    Raises:
+        UserError: it cannot be exported so, or the result is not what was trained; nothing is written then.
+    """
+    if int8 and kind != "onnx":
+        raise UserError(f"--int8 goes with --format onnx; {kind} has no int8 form here, leave it out")
+    if not key.startswith("student/") or key not in pipeline.graph:
+        known = [name for name in pipeline.graph if name.startswith("student/")]
+        raise UserError(f"export: there is no student '{key}'; the profile has {', '.join(known) or 'none'}")
+    (stored,) = pipeline.read(key)
+    image_text = load_teacher(stored, pipeline.contents)
+    sets = [
+        EvaluationSet(source.name, Path(local_folder(pipeline.profile.locate(source.url))))
+        for source in pipeline.profile.evaluation
+    ]
+    found = inputs(sets, CALIBRATION)
+    with _new_folder(to) as folder:
+        measured = write(image_text, found, folder, kind, int8=int8, batch=pipeline.profile.batch)
+        (folder / LINEAGE).write_bytes(lineage_of(pipeline, key).to_bytes())
+        sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir())}
+        exported = Exported(kind, int8, image_text, measured, sizes, as_open_clip.architecture(image_text))
+        (folder / CARD).write_text(card(pipeline, key, exported), encoding="utf-8")
+    return Export(to, measured, sizes)
+
+
+def write(
+    image_text: ImageText, found: Inputs, folder: Path, kind: Format, *, int8: bool = False, batch: int = 64
+) -> list[Parity]:
+    """Writes everything but card and lineage into ``folder``; returns how near it is to ``image_text``.
+
+    Raises:
+        UserError: the format cannot hold the model, or a figure of fp32 is too low.
+    """
+    before = trained(image_text)
+    fused = reparameterise(image_text.model)
+    settings = conventions(image_text.preprocess)
+    if kind not in OF_OPEN_CLIP:
+        settings["context"] = _clip_context(image_text)
+        _ship(image_text, folder, kind)
+    _write_json(folder / PREPROCESSING, {**settings, "channels": "RGB", "resize": "shorter side", "crop": "centre"})
+    after = _write_towers(image_text, fused, found, folder, kind)
+    measured = parity(before, after, found, "handed to Core ML" if kind == "coreml" else "fp32", batch)
+    demand(measured)
+    if int8:
+        as_onnx.quantise(folder, _batches(image_text, found.calibration, 16))
+        measured += parity(before, _with_numpy(image_text, folder, as_onnx.read(folder)), found, "int8", batch)
+    return measured
+
+
+def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> Model:
+    """Writes both and reads them back as far as that can be done here."""
+    if kind == "openclip":
+        as_open_clip.write_folder(image_text, folder)
+        return as_open_clip.read_folder(folder)
+    if kind == "safetensors":
+        as_open_clip.write_towers(image_text, fused, folder)
+        return as_open_clip.read_towers(folder)
+    towers = ImageTower(fused), TextTower(fused)
+    examples = next(_batches(image_text, [found.images[0]] * 2, 2)), image_text.tokenize([found.texts[0]] * 2)
+    if kind == "coreml":
+        handed = as_coreml.programs(*towers, *examples)
+        as_coreml.write(handed, folder)
+        return _with_numpy(image_text, folder, as_coreml.towers(handed))
+    form = as_onnx if kind == "onnx" else as_torchscript
+    form.write(*towers, *examples, folder)
+    return _with_numpy(image_text, folder, form.read(folder))
+
+
+def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]) -> Model:
+    tokenizer = Tokenizer(folder / VOCABULARY, _clip_context(image_text))
+    return with_numpy(image_text.preprocess, tokenizer, *towers)
+
+
+def _ship(image_text: ImageText, folder: Path, kind: Format) -> None:
+    interpolation = image_text.preprocess.interpolation
+    if interpolation not in SUPPORT:
+        raise UserError(
+            f"export: images are resized by '{interpolation}', which an export as {kind} does not know; "
+            f"it knows {', '.join(SUPPORT)}. Export it as openclip"
+        )
+    for name in ("pixels.py", "tokens.py"):
+        shutil.copyfile(Path(__file__).parent / "shipped" / name, folder / name)
+    shutil.copyfile(default_bpe(), folder / VOCABULARY)
+    (folder / EXAMPLE).write_text(example(kind), encoding="utf-8")
+
+
+def _clip_context(image_text: ImageText) -> int:
+    """Tokens that the text tower takes.
+
+    Raises:
+        UserError: its tokenizer is not CLIP's.
+    """
+    tokenizer = image_text.tokenize
+    plain = SimpleTokenizer()
+    if not isinstance(tokenizer, SimpleTokenizer) or (
+        tokenizer.clean_fn,
+        tokenizer.reduction_fn,
+        tokenizer.encoder,
+    ) != (
+        plain.clean_fn,
+        plain.reduction_fn,
+        plain.encoder,
+    ):
+        raise UserError(
+            f"export: the model reads texts by {type(tokenizer).__name__}, and only CLIP's byte-pair encoding "
+            "is shipped; export it as openclip or safetensors"
+        )
+    assert tokenizer.context_length is not None
+    return tokenizer.context_length
+
+
+def _batches(image_text: ImageText, images: Sequence[bytes], size: int) -> Iterator[Tensor]:
+    pixels = (image_text.preprocess.whole(decode(image)) for image in images)
+    while some := list(islice(pixels, size)):
+        yield torch.stack(some)
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, or of all in a folder: a Core ML package is one."""
+    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+
+
+def _write_json(path: Path, values: dict) -> None:
+    path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _new_folder(to: Path) -> Iterator[Path]:
+    """A folder beside ``to`` that becomes it when the block ends well.
+
+    Raises:
+        UserError: there is something already.
+        StoreError: the disk is full or cannot be written.
+    """
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"--to {to}: it exists already; name a new folder, or remove this one")
+    temporary = to.with_name(f".{to.name}.{os.getpid()}.partial")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(to)
+    except OSError as error:
+        explain(error, str(to))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

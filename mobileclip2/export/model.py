@@ -1,0 +1,87 @@
+"""One model through its four steps, as trained and as a reader of an export has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mobileclip2.export.shipped import pixels
+from mobileclip2.export.shipped.tokens import Tokenizer
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.preprocess import Preprocess
+
+Tower = Callable[[Tensor], Tensor]
+"""a batch of pixels or tokens -> features"""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What parity is measured between. Features are L2-normalised fp32 ``[n, embed_dim]``."""
+
+    pixels: Callable[[Image.Image], Tensor]
+    """RGB -> float32 ``[3, size, size]``"""
+    tokens: Callable[[Sequence[str]], Tensor]
+    """texts -> int64 ``[n, context]``"""
+    image: Tower
+    """``[n, 3, size, size]`` -> features"""
+    text: Tower
+    """int64 ``[n, context]`` -> features"""
+
+
+class ImageTower(nn.Module):
+    """``pixels [b, 3, size, size]`` -> L2-normalised features ``[b, embed_dim]``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
+
+
+class TextTower(nn.Module):
+    """``tokens [b, context]`` int64 -> L2-normalised features ``[b, embed_dim]``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+
+
+def of_open_clip(
+    model: nn.Module, pixels: Callable[[Image.Image], Tensor], tokens: Callable[[Sequence[str]], Tensor]
+) -> Model:
+    """The steps of an ``open_clip`` model with its transform and tokenizer."""
+    return Model(pixels, tokens, ImageTower(model.eval()), TextTower(model))
+
+
+def trained(image_text: ImageText) -> Model:
+    """The model as it was trained, nothing fused."""
+    return of_open_clip(image_text.model, image_text.preprocess.whole, image_text.tokenize)
+
+
+def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text: Tower) -> Model:
+    """Towers behind the modules that are shipped with them."""
+
+    def as_pixels(picture: Image.Image) -> Tensor:
+        rgb = np.asarray(picture.convert("RGB"))
+        return torch.from_numpy(pixels.preprocess(rgb, **conventions(preprocess)))
+
+    return Model(as_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
+
+
+def conventions(preprocess: Preprocess) -> dict:
+    """Arguments of the shipped ``preprocess``."""
+    return {
+        "size": preprocess.size,
+        "mean": list(preprocess.mean),
+        "std": list(preprocess.std),
+        "interpolation": preprocess.interpolation,
+    }
