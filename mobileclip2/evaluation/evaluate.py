@@ -12,13 +12,16 @@ import torch
 
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.metrics import measure
-from mobileclip2.evaluation.ranking import rank
+from mobileclip2.evaluation.ranking import nearest, rank
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
 from mobileclip2.evaluation.suite import TASKS, Kind
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.progress import Progress, Step, silent
+
+SHOWN = 5
+"""candidates of a retrieval query that the prediction table keeps, to be looked at"""
 
 
 def evaluate(
@@ -112,6 +115,7 @@ def _ranks(each: EvaluationSet, features: Features, advance: Callable[[], None])
             "query": ["text"] * len(texts) + ["image"] * len(images),
             "key": [keys[index] for index in image_of_text] + keys,
             "rank": _column(torch.cat([image_ranks, text_ranks])),
+            "nearest": _lists([*nearest(texts, images, SHOWN), *nearest(images, texts, SHOWN)]),
         }
     )
 
@@ -125,11 +129,12 @@ def _associations(each: EvaluationSet, features: Features, advance: Callable[[],
         (cue,) = candidates[0].captions
         (text,) = features.of_texts([f"{'An' if cue[:1].lower() in set('aeiou') else 'A'} {cue.lower()}"])
         belongs = torch.tensor([candidate.target for candidate in candidates])
-        nearest = (images[list(places)] @ text).argsort(descending=True, stable=True)[: int(belongs.sum())]
-        rows.append((question, len(candidates), int(belongs.sum()), int(belongs[nearest].sum())))
-    keys, *numbers = zip(*rows, strict=True)
+        chosen = (images[list(places)] @ text).argsort(descending=True, stable=True)[: int(belongs.sum())]
+        rows.append((question, len(candidates), int(belongs.sum()), int(belongs[chosen].sum()), chosen))
+    keys, *numbers, choices = zip(*rows, strict=True)
     columns = zip(("candidates", "associations", "found"), numbers, strict=True)
-    return pa.table({"key": list(keys), **{name: pa.array(values, pa.int32()) for name, values in columns}})
+    table = {"key": list(keys), **{name: pa.array(values, pa.int32()) for name, values in columns}}
+    return pa.table({**table, "chosen": _lists(choices)})
 
 
 def _faces(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
@@ -143,6 +148,10 @@ def _faces(each: EvaluationSet, features: Features, advance: Callable[[], None])
 
 def _column(values: torch.Tensor) -> pa.Array:
     return pa.array(values.numpy(), pa.int32())
+
+
+def _lists(rows: Sequence[torch.Tensor]) -> pa.Array:
+    return pa.array([row.tolist() for row in rows], pa.list_(pa.int32()))
 
 
 def _fields(each: EvaluationSet, samples: Sequence[Sample]) -> dict[str, pa.Array]:

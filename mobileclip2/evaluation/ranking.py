@@ -25,3 +25,17 @@ def rank(queries: Tensor, candidates: Tensor, belongs: Tensor, to: Tensor) -> tu
         ranks.append(((scores > best) | ((scores == best) & (index < place))).sum(1))
         first.append(scores.argmax(1))
     return torch.cat(ranks), torch.cat(first)
+
+
+def nearest(queries: Tensor, candidates: Tensor, count: int) -> Tensor:
+    """``[n, min(count, m)]``: indices of the candidates that come first, in their order.
+
+    To be looked at and not to be measured: of equal scores at the end of the list any may be in it.
+    """
+    found = []
+    for start in range(0, len(queries), ROWS):
+        scores = queries[start : start + ROWS] @ candidates.T
+        index = scores.topk(min(count, len(candidates))).indices.sort(1).values
+        order = scores.gather(1, index).argsort(dim=1, descending=True, stable=True)
+        found.append(index.gather(1, order))
+    return torch.cat(found)

@@ -34,8 +34,9 @@ class Result:
 
     - classification: ``key``, ``target``, ``predicted`` (class indices), ``rank`` (classes before the right one), and the
       suite's fields of the set
-    - retrieval: ``query`` ("image" or "text"), ``key`` (of the image), ``rank``
-    - association: ``key``, ``candidates``, ``associations``, ``found`` (numbers of images)
+    - retrieval: ``query`` ("image" or "text"), ``key`` (of the image), ``rank``, ``nearest`` (the candidates that come first:
+      indices of images for a text and of captions for an image, in the order of the set)
+    - association: ``key``, ``candidates``, ``associations``, ``found`` (numbers of images), ``chosen`` (indices of candidates)
     - faces: ``key``, ``predicted_<question>`` for each question, and the suite's fields
     """
 

@@ -12,6 +12,7 @@ from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.device import choose_device
 from mobileclip2.pipeline import Work
+from mobileclip2.profile import Profile
 from mobileclip2.remembered import cache_folder
 from mobileclip2.teachers.load import load_teacher
 
@@ -20,7 +21,7 @@ def run(work: Work) -> None:
     device = choose_device(work.profile.device)
     model = load_teacher(work.parts[0].only("model"), work.contents)
     model.model.to(device)
-    sets = [open_set(work, part.part.name) for part in work.parts]
+    sets = [open_set(work.profile, part.part.name) for part in work.parts]
     kept = cache_folder() / "features" / f"{work.parts[0].only('model').head.data_version}-{device.type}"
     results = evaluate(model, sets, batch=work.profile.batch, device=device, kept=kept, progress=work.progress)
     for part, each, result in zip(work.parts, sets, results, strict=True):
@@ -30,7 +31,7 @@ def run(work: Work) -> None:
         part.close([RESULTS, SAMPLES], samples=result.samples.num_rows)
 
 
-def open_set(work: Work, name: str) -> EvaluationSet:
+def open_set(profile: Profile, name: str) -> EvaluationSet:
     """An evaluation set of the profile, on the local disk."""
-    source = next(source for source in work.profile.evaluation if source.name == name)
-    return EvaluationSet(name, Path(local_folder(work.profile.locate(source.url))))
+    source = next(source for source in profile.evaluation if source.name == name)
+    return EvaluationSet(name, Path(local_folder(profile.locate(source.url))))

@@ -107,5 +107,5 @@ def curve(
     """Evaluation during training on the sets that the profile names for it."""
     if not student.evaluate_on:
         return None
-    sets = [open_set(work, name) for name in student.evaluate_on]
+    sets = [open_set(work.profile, name) for name in student.evaluate_on]
     return lambda model: curve_numbers(evaluate(image_text, sets, device=device))

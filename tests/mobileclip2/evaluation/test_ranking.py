@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip2.evaluation.ranking import ROWS, rank
+from mobileclip2.evaluation.ranking import ROWS, nearest, rank
 
 
 def _plain(scores: list[float], right: set[int]) -> tuple[int, int]:
@@ -41,3 +41,14 @@ def test_model_that_sees_no_difference_gets_chance() -> None:
     same = torch.ones(40, 4) / 2
     ranks, _ = rank(same, same[:10], torch.arange(40) % 10, torch.arange(10))
     assert float((ranks < 1).double().mean()) == 0.1 and float((ranks < 5).double().mean()) == 0.5
+
+
+def test_nearest_candidates_come_in_their_order() -> None:
+    torch.manual_seed(0)
+    queries, candidates = torch.randn(ROWS + 3, 8), torch.randn(30, 8)
+    candidates[7] = candidates[3]
+    found = nearest(queries, candidates, 5)
+    order = (queries @ candidates.T).argsort(dim=1, descending=True, stable=True)
+    inside = [row for row in range(len(queries)) if not {3, 7} & {int(order[row, 4]), int(order[row, 5])}]
+    assert len(inside) > 200 and torch.equal(found[inside], order[inside, :5])
+    assert nearest(queries, candidates[:2], 5).shape == (ROWS + 3, 2)

@@ -1,0 +1,54 @@
+import time
+
+import pytest
+import torch
+from small_sets import build_model
+
+from mobileclip2.evaluation.latency import CALLS, machine, measure_latency
+from mobileclip2.models.reparameterise import reparameterise
+
+CPU = torch.device("cpu")
+
+
+def test_both_towers_are_measured_apart():
+    model = build_model()
+    found = measure_latency(model, CPU, batch=4, seconds=0.05)
+    for tower in (found.image, found.text):
+        assert 0 < tower.p50 <= tower.p90 <= tower.p99
+        assert CALLS[0] <= tower.calls <= CALLS[1]
+        assert tower.throughput > 0
+    total = sum(parameter.numel() for parameter in model.model.parameters())
+    assert found.image.parameters + found.text.parameters == total
+    assert found.image.parameters == sum(parameter.numel() for parameter in model.model.visual.parameters())
+    assert found.milliseconds == found.image.p50 + found.text.p50
+    assert found.machine == machine(CPU) and torch.__version__ in found.machine and "thread" in found.machine
+
+
+def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
+    """Sleeping encoders: the first call of each takes long, as one that compiles or fills caches does."""
+    model = build_model()
+    calls = {"image": 0, "text": 0}
+
+    def served(module):
+        fused = reparameterise(module)
+        for name, milliseconds in (("image", 4), ("text", 1)):
+
+            def encode(inputs, name=name, milliseconds=milliseconds):
+                calls[name] += 1
+                time.sleep((100 if calls[name] == 1 else milliseconds * len(inputs)) / 1000)
+
+            setattr(fused, f"encode_{name}", encode)
+        return fused
+
+    monkeypatch.setattr("mobileclip2.evaluation.latency.reparameterise", served)
+    found = measure_latency(model, CPU, batch=2, seconds=0.1)
+    assert 4 <= found.image.p50 < 20 and found.image.p99 < 90
+    assert 1 <= found.text.p50 < found.image.p50
+    assert 1000 / 40 < found.image.throughput <= 250
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    device = torch.device("cuda")
+    found = measure_latency(build_model(), device, batch=4, seconds=0.05)
+    assert torch.cuda.get_device_name() in found.machine and 0 < found.image.p50 < 1000
