@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         "lineage": "show what a checkpoint was made from, down to shards and weights",
         "gc": "list what the store holds that no profile, commit, run or kept checkpoint needs",
         "ledger": "write the DVC ledger of what is materialised; computes nothing",
-        "report": "write the HTML report of what is materialised and print the table of results",
+        "report": "write the HTML report of what is materialised, or of one student, and print the table of results",
+        "latency": "measure how long a student's towers take on this machine",
     }.items():
         command = commands.add_parser(name, help=explanation)
         command.add_argument("--profile", help="built-in name or file; else that of MOBILECLIP2_PROFILE, else demo")
@@ -74,8 +75,13 @@ def main(arguments: list[str] | None = None) -> int:
                 default=[],
                 help="folders of checkpoints to keep, with all they come from",
             )
+        if name == "report":
+            command.add_argument("student", nargs="?", help="the report of this one alone")
         if name in {"run", "report"}:
-            command.add_argument("--report", type=Path, default=Path("report.html"), help="where the report goes")
+            command.add_argument("--report", type=Path, help="where the report goes; by default report[-STUDENT].html")
+        if name == "latency":
+            command.add_argument("student")
+            command.add_argument("--json", action="store_true", help="the same for programs")
     chosen = parser.parse_args(arguments)
     if chosen.command == "evaluate":
         if chosen.dagster and chosen.profile:
@@ -129,7 +135,15 @@ def _dispatch(chosen: argparse.Namespace) -> int:
             return 0
     if chosen.command == "ledger":
         return ledger(pipeline)
-    return report(pipeline, chosen.report)
+    if chosen.command == "latency":
+        from pipelines.student import latency
+
+        return latency(pipeline, chosen.student, as_json=chosen.json)
+    if chosen.command == "report" and chosen.student:
+        from pipelines.student import student_report
+
+        return student_report(pipeline, chosen.student, chosen.report or Path(f"report-{chosen.student}.html"))
+    return report(pipeline, chosen.report or Path("report.html"))
 
 
 def minutes(text: str) -> float:

@@ -26,7 +26,7 @@ SOFTWARE = ("torch", "open_clip_torch", "timm", "dagster", "pyarrow", "pillow")
 def gather(pipeline: Pipeline) -> Report:
     """The report of everything that is materialised; what is not yet is left out."""
     profile = pipeline.profile
-    models = _models(pipeline)
+    models = evaluated_models(pipeline)
     return Report(
         title=f"MobileCLIP2 pipeline: {profile.name}",
         profile_name=profile.name,
@@ -40,8 +40,13 @@ def gather(pipeline: Pipeline) -> Report:
         skips=_skips(pipeline),
         stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],
         profile=profile.text,
-        software={name: importlib.metadata.version(name) for name in SOFTWARE},
+        software=software(),
     )
+
+
+def software() -> dict[str, str]:
+    """Versions that results depend on."""
+    return {name: importlib.metadata.version(name) for name in SOFTWARE}
 
 
 def _done(pipeline: Pipeline, key: str) -> bool:
@@ -49,7 +54,7 @@ def _done(pipeline: Pipeline, key: str) -> bool:
     return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
 
 
-def _models(pipeline: Pipeline) -> list[EvaluatedModel]:
+def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
     profile = pipeline.profile
     models = []
     for teacher in profile.teachers:

@@ -154,22 +154,13 @@ class MetricRow:
 
 def render_html(report: Report) -> str:
     """The page. All text in it is escaped: captions are what strangers wrote on the web."""
-    here = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(here),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_uri=data_uri, duration=duration, percent=percent, svg=Markup, magnitude=plots.count)
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         report=report,
-        style=Markup((here / "report.css").read_text(encoding="utf-8")),
         table=metric_rows(report.models),
         metric_plot=_metric_plot(report.models),
-        accuracies=_accuracy_plots(report),
-        losses=_loss_plots(report.trainings),
+        accuracies=accuracy_plots(report.trainings, report.models),
+        losses=loss_plots(report.trainings),
         studies=_studies(report.studies),
         betweens=[
             (each.name, plots.svg(plots.between_figure(each.points, each.picked), f"between-{number}"))
@@ -181,9 +172,27 @@ def render_html(report: Report) -> str:
     )
 
 
+def render(template: str, **values: object) -> str:
+    """A page from a template of this folder, with the style that all pages share."""
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(data_uri=data_uri, duration=duration, percent=percent, svg=Markup, magnitude=plots.count)
+    style = Markup((here / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, **values)
+
+
 def write_html(report: Report, path: Path) -> None:
     """Writes the whole page or nothing."""
-    page = render_html(report)
+    write_page(render_html(report), path)
+
+
+def write_page(page: str, path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -219,22 +228,22 @@ def _metric_plot(models: Sequence[EvaluatedModel]) -> str:
     return plots.svg(plots.metric_figure(results, reference=teachers), "metrics")
 
 
-def _accuracy_plots(report: Report) -> list[str]:
+def accuracy_plots(trainings: Sequence[Training], models: Sequence[EvaluatedModel]) -> list[str]:
     """One figure a set and metric, of every training that was evaluated on it; teachers are levels to measure by."""
     names = dict.fromkeys(
-        name for training in report.trainings for record in training.records for name in record if name.endswith(CURVES)
+        name for training in trainings for record in training.records for name in record if name.endswith(CURVES)
     )
     figures = []
     for number, name in enumerate(names):
         key, _, metric = name.rpartition("/")
         curves = {
             training.name: [(r["step"] * training.batch, r[name]) for r in training.records if name in r]
-            for training in report.trainings
+            for training in trainings
             if any(name in record for record in training.records)
         }
         levels = {
             model.name: value
-            for model in report.models
+            for model in models
             for result in model.results
             if model.kind == "teacher" and result.key == key and (value := result.metrics.get(metric)) is not None
         }
@@ -243,7 +252,7 @@ def _accuracy_plots(report: Report) -> list[str]:
     return figures
 
 
-def _loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
+def loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
     """A figure each: losses of different objectives do not compare."""
     return [
         (training.name, plots.svg(plots.loss_figure({"": training.records}), f"loss-{number}"))

@@ -6,9 +6,11 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import numpy as np
 from PIL import Image
 
 from mobileclip2.evaluation import between
@@ -22,6 +24,16 @@ if TYPE_CHECKING:
 Record = Mapping[str, float]
 """one line of a training's ``metrics.jsonl``"""
 Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """What one model costs and gives; ``share`` between 0 and 1."""
+
+    milliseconds: float
+    share: float
+    parameters: int
+
 
 _STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
@@ -213,6 +225,67 @@ def scale_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], *, title
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:.1f} %")
     _label_ends(axes, ends, "{:.1f} %")
+    return figure
+
+
+@_styled
+def tradeoff_figure(models: Mapping[str, Tradeoff], *, title: str, highlight: str | None = None) -> Figure:
+    """Accuracy over latency, a circle's area growing with the parameters; latencies of one machine only."""
+    figure, axes = _figure(4.8, 3.0)
+    largest = max(model.parameters for model in models.values())
+    for name, model in models.items():
+        area = 30 + 350 * model.parameters / largest
+        colour = series(0) if highlight in (None, name) else NEUTRAL
+        axes.scatter(model.milliseconds, 100 * model.share, s=area, color=colour, alpha=0.7, linewidth=0)
+        axes.annotate(
+            f"{name}  {100 * model.share:.1f} %  {count(model.parameters)}",
+            (model.milliseconds, 100 * model.share),
+            (0, -(4 + math.sqrt(area) / 2)),
+            textcoords="offset points",
+            va="top",
+            ha="center",
+            fontsize=8,
+        )
+    axes.set_title(title)
+    axes.set_xlabel("milliseconds for one image and one text")
+    axes.set_xscale("log")
+    slowest, fastest = (f(model.milliseconds for model in models.values()) for f in (max, min))
+    axes.set_xlim(fastest / 1.8, slowest * 1.8)
+    axes.xaxis.set_major_locator(_round_ticks(fastest / 1.8, slowest * 1.8))
+    axes.xaxis.set_minor_locator(_round_ticks(1, 0))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g} %")
+    axes.margins(y=0.25)
+    return figure
+
+
+def _round_ticks(low: float, high: float) -> Any:
+    from matplotlib.ticker import FixedLocator
+
+    steps = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
+    return FixedLocator([step for step in steps if low <= step <= high])
+
+
+@_styled
+def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
+    """``[classes, classes]``: the darker a square, the more images of the row were taken for the column."""
+    from matplotlib.patches import Rectangle
+
+    classes = len(names)
+    figure, axes = _figure(2.2 + 0.21 * classes, 1.8 + 0.21 * classes)
+    for row, column in zip(*np.nonzero(shares), strict=True):
+        colour = series(0) if row == column else series(1)
+        square = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=float(shares[row, column]), linewidth=0)
+        axes.add_patch(square)
+    shown = [name if len(name) <= 20 else name[:19] + "…" for name in names]
+    axes.set_xticks(range(classes), shown, rotation=90)
+    axes.set_yticks(range(classes), shown)
+    axes.set_xlim(-0.5, classes - 0.5)
+    axes.set_ylim(classes - 0.5, -0.5)
+    axes.set_aspect("equal")
+    axes.grid(False)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("right class")
     return figure
 
 

@@ -25,7 +25,7 @@ def run(work: Work, between: Between) -> None:
     end = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     start = _start(work, part, between).model.state_dict()
     device = choose_device(work.profile.device)
-    sets = [open_set(work, name) for name in between.pick.sets]
+    sets = [open_set(work.profile, name) for name in between.pick.sets]
     curve = read_curve(work.scratch / CURVE)
     for weight in between.weights[len(curve) :]:
         model.model.load_state_dict(interpolated(start, end, weight))

@@ -1,0 +1,125 @@
+"""Collects what there is to show of one student, and measures its latency."""
+
+from __future__ import annotations
+
+import datetime
+import zlib
+from collections.abc import Sequence
+
+from mobileclip2.errors import UserError
+from mobileclip2.evaluation.gate import compare
+from mobileclip2.evaluation.latency import Latency, measure_latency
+from mobileclip2.evaluation.results import Result
+from mobileclip2.evaluation.sets import EvaluationSet
+from mobileclip2.evaluation.stored import stored_results
+from mobileclip2.evaluation.suite import TASKS, averages
+from mobileclip2.models.device import choose_device
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.report import examples
+from mobileclip2.report.gather import evaluated_models, software
+from mobileclip2.report.html import Training
+from mobileclip2.report.sheets import training_records
+from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
+from mobileclip2.stages.evaluation import open_set
+from mobileclip2.teachers.load import load_teacher
+
+FAILURES = 12
+SUCCESSES = 4
+IMAGES = 480
+"""failures and successes in all, which keeps the page of the whole suite at a few megabytes"""
+
+
+def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
+    """The report of a student that is evaluated; the profile's other students are in it as far as they are.
+
+    Raises:
+        UserError: the profile has no such student, or it is not evaluated.
+    """
+    profile = pipeline.profile
+    known_student(pipeline, name)
+    results = stored_results(pipeline, name)
+    if not results:
+        raise UserError(f"report {name}: the profile names no evaluation sets; add some under 'evaluation'")
+    shown = profile.gate.model_copy(update={"tolerance": dict.fromkeys(METRIC_NAMES, 0.0)})
+    models = evaluated_models(pipeline)
+    students = {model.name: model for model in models if model.kind == "student"}
+    mains = {key: _mains(model.results) for key, model in students.items()}
+    axis = next((key for key in ("average", "imagenet1k") if key in mains[name]), results[0].key)
+    (student,) = (each for each in profile.students if each.name == name)
+    return StudentReport(
+        title=f"{name} · MobileCLIP2 student",
+        name=name,
+        profile_name=profile.name,
+        created=datetime.date.today().isoformat(),
+        note=students[name].note,
+        samples_seen=students[name].samples_seen or 0,
+        rows=compare(results, None, shown).rows,
+        confidence=profile.gate.confidence,
+        latencies={key: latency_of(pipeline, key) for key in [name, *(key for key in students if key != name)]},
+        axis=axis,
+        mains={key: found[axis] for key, found in mains.items() if axis in found},
+        training=Training(name, training_records(pipeline, f"student/{name}"), student.train.batch),
+        teachers=[model for model in models if model.kind == "teacher"],
+        sets=[
+            _examples(open_set(profile, result.key), result, profile.gate.confidence, len(results))
+            for result in results
+        ],
+        software=software(),
+    )
+
+
+def known_student(pipeline: Pipeline, name: str) -> None:
+    """Raises UserError where the profile has no such student."""
+    names = [student.name for student in pipeline.profile.students]
+    if name not in names:
+        raise UserError(
+            f"'{name}': no student of the profile, which has {', '.join(names) or 'none'}; correct the name"
+        )
+
+
+def latency_of(pipeline: Pipeline, name: str) -> Latency:
+    """Measures a student that is trained, where the profile computes.
+
+    Raises:
+        UserError: it is not trained yet.
+    """
+    known_student(pipeline, name)
+    (stored,) = pipeline.read(f"student/{name}")
+    return measure_latency(load_teacher(stored, pipeline.contents), choose_device(pipeline.profile.device))
+
+
+def _mains(results: Sequence[Result]) -> dict[str, float]:
+    mains = {result.key: result.main for result in results}
+    return {**{key: value for key, value in mains.items() if value is not None}, **averages(mains)}
+
+
+def _examples(each: EvaluationSet, result: Result, confidence: float, sets: int) -> SetExamples:
+    assert result.samples is not None
+    task = TASKS.get(result.key)
+    common = {
+        "key": result.key,
+        "name": task.name if task else result.key,
+        "samples": result.samples.num_rows,
+        "splits": examples.splits(each, result, confidence, (0, zlib.crc32(result.key.encode()))),
+    }
+    match each.kind:
+        case "classification":
+            few = min(1.0, IMAGES / (sets * (FAILURES + SUCCESSES)))
+            failures, successes = examples.classified(
+                each, result, max(2, int(few * FAILURES)), max(1, int(few * SUCCESSES))
+            )
+            return SetExamples(
+                **common,
+                failures=failures,
+                successes=successes,
+                wrong=sum(rank > 0 for rank in result.samples.column("rank").to_pylist()),
+                confusions=examples.confusions(each, result),
+                classnames=each.classnames,
+                matrix=examples.confusion_shares(each, result),
+            )
+        case "retrieval":
+            return SetExamples(**common, retrieved=examples.retrieved(each, result))
+        case "association":
+            return SetExamples(**common, associations=examples.associations(each, result))
+        case "faces":
+            return SetExamples(**common)

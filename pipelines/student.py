@@ -1,0 +1,59 @@
+"""``mobileclip2 report STUDENT`` and ``mobileclip2 latency STUDENT``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mobileclip2.evaluation.latency import Latency
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.report.gather_student import gather_student, latency_of
+from mobileclip2.report.html import write_page
+from mobileclip2.report.student import render_student
+
+
+def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
+    """Writes the page of a student and prints its results and latency."""
+    gathered = gather_student(pipeline, name)
+    write_page(render_student(gathered), path)
+    table = Table(title=f"{name}, with {gathered.confidence:.0%} intervals")
+    for column in ("set", "metric", name, "interval"):
+        table.add_column(column, justify="right" if column in {name, "interval"} else "left")
+    for row in gathered.rows:
+        low, high = row.interval
+        table.add_row(row.set, row.metric, f"{row.value:.1%}", f"{low:.1%} – {high:.1%}")
+    console = _console()
+    console.print(table)
+    console.print(_latency_table(name, gathered.latencies[name]))
+    console.print(f"report: {path}", markup=False)
+    return 0
+
+
+def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> int:
+    """Prints how long a student's towers take here."""
+    found = latency_of(pipeline, name)
+    if as_json:
+        print(json.dumps({"student": name, **asdict(found)}, indent=1))
+    else:
+        _console().print(_latency_table(name, found))
+    return 0
+
+
+def _latency_table(name: str, found: Latency) -> Table:
+    table = Table(title=f"{name} on {found.machine}", caption="milliseconds of one at a time; fp32, reparameterised")
+    columns = ("tower", "parameters", "median", "90 %", "99 %", f"a second, {found.batch} at once")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "tower" else "right")
+    for name, tower in (("image", found.image), ("text", found.text)):
+        times = [f"{value:.2f}" for value in (tower.p50, tower.p90, tower.p99)]
+        table.add_row(name, f"{tower.parameters:,}", *times, f"{tower.throughput:,.0f}")
+    return table
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
