@@ -37,9 +37,9 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
     """
     profile = pipeline.profile
     known_student(pipeline, name)
-    results = stored_results(pipeline, name)
-    if not results:
+    if f"evaluation/{name}" not in pipeline.graph:
         raise UserError(f"report {name}: the profile names no evaluation sets; add some under 'evaluation'")
+    results = stored_results(pipeline, name)
     shown = profile.gate.model_copy(update={"tolerance": dict.fromkeys(METRIC_NAMES, 0.0)})
     models = evaluated_models(pipeline)
     students = {model.name: model for model in models if model.kind == "student"}

@@ -236,22 +236,16 @@ def tradeoff_figure(models: Mapping[str, Tradeoff], *, title: str, highlight: st
     for name, model in models.items():
         area = 30 + 350 * model.parameters / largest
         colour = series(0) if highlight in (None, name) else NEUTRAL
-        axes.scatter(model.milliseconds, 100 * model.share, s=area, color=colour, alpha=0.7, linewidth=0)
-        axes.annotate(
-            f"{name}  {100 * model.share:.1f} %  {count(model.parameters)}",
-            (model.milliseconds, 100 * model.share),
-            (0, -(4 + math.sqrt(area) / 2)),
-            textcoords="offset points",
-            va="top",
-            ha="center",
-            fontsize=8,
-        )
+        place = model.milliseconds, 100 * model.share
+        axes.scatter(*place, s=area, color=colour, alpha=0.7, linewidth=0)
+        beside = (3 + math.sqrt(area) / 2, 0)
+        axes.annotate(name, place, beside, textcoords="offset points", va="center", fontsize=8)
     axes.set_title(title)
     axes.set_xlabel("milliseconds for one image and one text")
     axes.set_xscale("log")
     slowest, fastest = (f(model.milliseconds for model in models.values()) for f in (max, min))
-    axes.set_xlim(fastest / 1.8, slowest * 1.8)
-    axes.xaxis.set_major_locator(_round_ticks(fastest / 1.8, slowest * 1.8))
+    axes.set_xlim(fastest / 1.8, slowest * 2.5)
+    axes.xaxis.set_major_locator(_round_ticks(fastest / 1.8, slowest * 2.5))
     axes.xaxis.set_minor_locator(_round_ticks(1, 0))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g} %")

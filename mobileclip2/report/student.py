@@ -10,13 +10,15 @@ import numpy as np
 from mobileclip2.evaluation.bootstrap import RESAMPLES
 from mobileclip2.evaluation.gate import AVERAGED, Row
 from mobileclip2.evaluation.latency import Latency
+from mobileclip2.evaluation.metrics import RECALLS
 from mobileclip2.evaluation.published import MODELS, NUMBERS
 from mobileclip2.evaluation.suite import AVERAGES, TASKS
 from mobileclip2.report import plots
 from mobileclip2.report.examples import Association, Classified, Confusion, Retrieved, Split
-from mobileclip2.report.html import METRICS, EvaluatedModel, Training, accuracy_plots, loss_plots, render
+from mobileclip2.report.html import EvaluatedModel, Training, accuracy_plots, loss_plots, render
 
 PUBLISHED_ON = "iPhone 12 Pro Max"
+FAMILY = "MobileCLIP2-"
 AVERAGE_NAMES = {
     "average": "Average of the 38 sets",
     "imagenet_shift": "ImageNet shifts",
@@ -24,11 +26,12 @@ AVERAGE_NAMES = {
     "retrieval": "Retrieval",
 }
 METRIC_NAMES = {
-    **METRICS,
+    "acc1": "top-1",
+    "acc5": "top-5",
     "mean_per_class_recall": "mean per-class recall",
     "mean_recall@1": "mean recall@1",
-    "image_retrieval_recall@10": "text → image recall@10",
-    "text_retrieval_recall@10": "image → text recall@10",
+    **{f"image_retrieval_recall@{k}": f"text → image recall@{k}" for k in RECALLS},
+    **{f"text_retrieval_recall@{k}": f"image → text recall@{k}" for k in RECALLS},
 }
 """metrics of a set's lines in the table, in their order; its main one is shown whatever it is called"""
 
@@ -173,13 +176,15 @@ def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
     axis = report.axis if (report.axis, "main_metric") in NUMBERS or report.axis == "imagenet1k" else "average"
     place = NUMBERS.index((axis, "acc1" if axis == "imagenet1k" else "main_metric"))
     theirs = {
-        model.name: plots.Tradeoff(sum(model.latency), model.percent[place] / 100, int(1e6 * sum(model.parameters)))
+        model.name.removeprefix(FAMILY): plots.Tradeoff(
+            sum(model.latency), model.percent[place] / 100, int(1e6 * sum(model.parameters))
+        )
         for model in MODELS.values()
     }
     machine = report.latencies[report.name].machine
     panels = [
         (f"This profile's students on this machine: {machine}.", ours, report.axis, report.name),
-        (f"The released models on an {PUBLISHED_ON}, as published.", theirs, axis, None),
+        (f"The released MobileCLIP2 models on an {PUBLISHED_ON}, as published.", theirs, axis, None),
     ]
     return [
         (

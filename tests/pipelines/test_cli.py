@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -65,3 +66,18 @@ def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_noth
     second = capsys.readouterr()
     assert second.out == first.out and " in " not in second.err
     assert written(profile.parent / "store") == times
+    assert main(["report", "--profile", str(profile), "pupil"]) == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "report-pupil.html").read_text()
+    assert "shapes" in printed and "report: report-pupil.html" in printed
+    assert "Confusion matrix" in page and "taken for" in page and "data:image/webp" in page and "thread" in page
+    assert main(["latency", "--profile", str(profile), "plain", "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured["student"] == "plain" and 0 < measured["image"]["p50"] <= measured["image"]["p99"]
+    assert main(["report", "--profile", str(profile), "nobody"]) == 1
+    assert "'nobody': no student of the profile, which has pupil, plain" in capsys.readouterr().err
+
+
+def test_a_student_that_is_not_trained_has_no_report(profile, capsys):
+    for command in ("report", "latency"):
+        assert main([command, "--profile", str(profile), "pupil"]) == 1
+        assert "not materialised yet; run 'mobileclip2 run'" in capsys.readouterr().err
