@@ -52,13 +52,15 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
         profile_name=profile.name,
         created=datetime.date.today().isoformat(),
         note=students[name].note,
-        samples_seen=students[name].samples_seen or 0,
+        samples_seen=students[name].samples_seen,
         rows=compare(results, None, shown).rows,
         confidence=profile.gate.confidence,
         latencies={key: latency_of(pipeline, key) for key in [name, *(key for key in students if key != name)]},
         axis=axis,
         mains={key: found[axis] for key, found in mains.items() if axis in found},
-        training=Training(name, training_records(pipeline, f"student/{name}"), student.train.batch),
+        training=Training(
+            name, training_records(pipeline, f"student/{name}"), student.train.batch if student.train else 0
+        ),
         teachers=[model for model in models if model.kind == "teacher"],
         sets=[
             _examples(open_set(profile, result.key), result, profile.gate.confidence, len(results))

@@ -68,7 +68,7 @@ class StudentReport:
     profile_name: str
     created: str
     note: str
-    samples_seen: int
+    samples_seen: int | None
     rows: Sequence[Row]
     confidence: float
     latencies: Mapping[str, Latency]

@@ -153,8 +153,8 @@ def test_the_whole_suite_has_its_averages_and_stands_beside_the_published_ones()
 
 
 def test_a_student_whose_weights_were_given_and_sets_without_examples() -> None:
-    bare = replace(page(), training=Training("word", [], 128), sets=[SetExamples("a", "A", 1)])
-    assert 'id="training"' not in render_student(bare)
+    bare = replace(page(), training=Training("word", [], 128), sets=[SetExamples("a", "A", 1)], samples_seen=None)
+    assert 'id="training"' not in render_student(bare) and "Samples seen" not in render_student(bare)
     many = replace(page(), sets=[SetExamples(f"s{n}", f"S{n}", 1) for n in range(40)])
     assert "<details open>" not in render_student(many) and "<details open>" in render_student(bare)
 
