@@ -141,7 +141,7 @@ def test_a_parquet_file_of_something_else(write_set: WriteSet) -> None:
         list(each.samples())
     file.unlink()
     with pytest.raises(ShardError, match="no Parquet file"):
-        each.check()
+        EvaluationSet(each.name, each.path).check()
 
 
 def published(change: Mapping[str, str] | None = None) -> str:
