@@ -31,11 +31,12 @@ def evaluate(
     batch: int = 64,
     device: str | torch.device | None = None,
     kept: Path | None = None,
+    pixels: dict[str, torch.Tensor] | None = None,
     progress: Progress = silent,
 ) -> list[Result]:
     """One result for each set, in their order; an image that lies in several sets is embedded once.
 
-    ``kept`` is a folder of this model's features from earlier evaluations, which are not computed again.
+    ``kept`` and ``pixels``: see :class:`Features`.
     ``device`` is where the model is moved to, by default it stays. Progress counts images over all sets. The
     model is left in evaluation mode.
 
@@ -48,7 +49,7 @@ def evaluate(
     if device is not None:
         model.model.to(device)
     model.model.eval()
-    features = Features(model, batch=batch, kept=kept)
+    features = Features(model, batch=batch, kept=kept, pixels=pixels)
     done = 0
 
     def advance() -> None:

@@ -22,6 +22,8 @@ from mobileclip2.shards.image import decode
 
 DECODERS = min(16, os.cpu_count() or 1)
 """threads that decode and resize while the model works on an earlier batch"""
+KEPT_PIXELS = 1 << 24
+"""of decoded images that stay in memory: 200 MB"""
 AHEAD = 3
 """batches that may wait for the model"""
 
@@ -30,13 +32,23 @@ class Features:
     """L2-normalised fp32 features of ``model``, kept in memory: 4 * ``embed_dim`` bytes an image or text.
 
     ``batch`` is the number of images or texts that go through the model at once. Images go where the model lies. ``kept`` is a
-    folder for the features of this very model, to start from and to :meth:`keep` them in.
+    folder for the features of this very model, to start from and to :meth:`keep` them in. ``pixels`` are decoded images by their
+    content, shared by the evaluations of one model while it trains; it is filled up to :data:`KEPT_PIXELS`.
     """
 
-    def __init__(self, model: ImageText, *, batch: int = 64, kept: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: ImageText,
+        *,
+        batch: int = 64,
+        kept: Path | None = None,
+        pixels: dict[str, Tensor] | None = None,
+    ) -> None:
         self.model = model
         self.batch = batch
         self.kept = kept
+        self._pixels = {} if pixels is None else pixels
+        self._room = 0 if pixels is None else KEPT_PIXELS // model.preprocess.size**2
         self._images = read_features(kept / "images") if kept else {}
         self._texts = read_features(kept / "texts") if kept else {}
         self._known = len(self._images), len(self._texts)
@@ -68,7 +80,7 @@ class Features:
                     faults.append(f"'{sample.key}' ({sample.fault})")
                 elif content not in self._images and content not in asked:
                     asked.add(content)
-                    waiting[-1].append((sample, content, threads.submit(self._pixels, sample)))
+                    waiting[-1].append((sample, content, threads.submit(self._decoded, sample, content)))
                 if len(waiting[-1]) == self.batch:
                     waiting.append([])
                 if len(waiting) > AHEAD:
@@ -95,8 +107,13 @@ class Features:
             self._texts.update(zip(some, _finite(self.model.embed_texts(some)), strict=True))
         return torch.stack([self._texts[text] for text in texts])
 
-    def _pixels(self, sample: Sample) -> Tensor:
-        return self.model.preprocess.whole(decode(sample.image))
+    def _decoded(self, sample: Sample, content: str) -> Tensor:
+        pixels = self._pixels.get(content)
+        if pixels is None:
+            pixels = self.model.preprocess.whole(decode(sample.image))
+            if len(self._pixels) < self._room:
+                self._pixels[content] = pixels
+        return pixels
 
     def _embed(self, pending: list[tuple[Sample, str, Future[Tensor]]], faults: list[str]) -> None:
         contents, pixels = [], []

@@ -108,4 +108,5 @@ def curve(
     if not student.evaluate_on:
         return None
     sets = [open_set(work.profile, name) for name in student.evaluate_on]
-    return lambda model: curve_numbers(evaluate(image_text, sets, device=device))
+    pixels: dict[str, torch.Tensor] = {}
+    return lambda model: curve_numbers(evaluate(image_text, sets, device=device, pixels=pixels))

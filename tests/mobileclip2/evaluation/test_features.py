@@ -10,9 +10,11 @@ from PIL import Image
 from small_sets import picture
 
 from mobileclip2.errors import ShardError, WeightsError
+from mobileclip2.evaluation import features as features_module
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.sets import Sample
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.shards.image import decode
 
 
 def _samples(*seeds: int) -> list[Sample]:
@@ -118,3 +120,14 @@ def test_what_an_earlier_evaluation_kept_is_not_computed_again(model: ImageText,
         file.write_bytes(file.read_bytes()[:-5])
     again = Features(model, batch=3, kept=tmp_path / "kept")
     assert torch.equal(again.of_images(_samples(1, 2, 3), "x"), images) and sum(seen) == 4 + 3
+
+
+def test_images_are_decoded_once_for_all_evaluations_of_a_training(model: ImageText, monkeypatch) -> None:
+    decoded: list[bytes] = []
+    monkeypatch.setattr(features_module, "decode", lambda image: (decoded.append(image), decode(image))[1])
+    monkeypatch.setattr(features_module, "KEPT_PIXELS", 3 * model.preprocess.size**2)
+    pixels: dict[str, torch.Tensor] = {}
+    first = Features(model, pixels=pixels).of_images(_samples(1, 2, 3, 4), "x")
+    second = Features(model, pixels=pixels).of_images(_samples(1, 2, 3, 4), "x")
+    assert torch.equal(first, second)
+    assert len(pixels) == 3 and len(decoded) == 4 + 1, "as many as there is room for"
