@@ -170,7 +170,12 @@ class Contents:
             return look
         digest = self._remembered.recall(url, look)
         if digest is None:
-            digest = file_sha256(Path(url))
+            try:
+                digest = file_sha256(Path(url))
+            except OSError as error:
+                raise ShardError(
+                    f"{url}: cannot be read ({error.strerror}); put it back, or run again without it"
+                ) from None
             self._remembered.keep(url, look, digest)
         return digest
 

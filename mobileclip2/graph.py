@@ -20,11 +20,11 @@ CODE_VERSIONS = {
     "caption_corpus": "1",
     "captioner": "2",
     "synthetic_captions": "1",
-    "teacher": "1",
+    "teacher": "2",
     "teacher_embeddings": "1",
     "reinforced_dataset": "1",
-    "student": "1",
-    "evaluation": "3",
+    "student": "2",
+    "evaluation": "4",
     "study": "1",
 }
 """Raise a stage's number when its code changes the bytes it writes."""
@@ -199,9 +199,10 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
             f"{embeddings}/image",
             True,
             {
+                # views of no image at all are equal, and captions may be: what is made of them still has a place of its own
                 f"view-{view}": Part(
                     f"view-{view}",
-                    {},
+                    {"view": view},
                     {
                         **model,
                         "raw_shards": Input("raw_shards"),
@@ -225,7 +226,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
                 {
                     f"caption-{index}": Part(
                         f"caption-{index}",
-                        {},
+                        {"caption": index},
                         {**model, "texts": Input(f"synthetic_captions/{name}", f"caption-{index}")},
                     )
                     for index in range(profile.captioner(name).captions)
@@ -335,6 +336,7 @@ def _student_part(profile: Profile, student: Student, name: str) -> Part:
         inputs["data"] = Input("raw_shards")
     else:
         fields["loss"] = declared(student.loss)
+        fields["loss"]["captioners"] = _some(student.loss.captioners, profile.dataset_captioners)
         del fields["loss"]["logit_scales"]  # said of every teacher, whether by the student or by the teacher itself:
         fields["logit_scales"] = profile.logit_scales(student)
         inputs["data"] = Input("reinforced_dataset")
@@ -342,6 +344,11 @@ def _student_part(profile: Profile, student: Student, name: str) -> Part:
             inputs["raw_shards"] = Input("raw_shards")
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
     return Part(name, fields, inputs, externals)
+
+
+def _some(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
+    """Those chosen, in their own order; None for all, whether named or not."""
+    return None if chosen is None or set(chosen) == set(of) else [name for name in of if name in chosen]
 
 
 def _between(profile: Profile, name: str, between: Between) -> Asset:

@@ -22,6 +22,8 @@ from mobileclip2.stages import stage_run
 from mobileclip2.store import Head, Manifest, Output, Storage, open_storage
 from mobileclip2.store.heads import Heads
 from mobileclip2.store.lease import hold
+from mobileclip2.store.manifest import identify
+from mobileclip2.store.storage import explain
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,10 @@ class Work:
         """A local folder that survives a killed run, for work that is not divided by shards."""
         (part,) = self.parts
         folder = self.pipeline.scratch / self.asset.key / part.fingerprint
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            explain(error, str(folder))
         return folder
 
 
@@ -253,14 +258,7 @@ class Pipeline:
                 versions[place] = head.data_version
         for role, external in part.externals.items():
             versions[role] = self.contents.digest(external, group)
-        identity = fingerprint(
-            {
-                "asset": asset.key,
-                "code_version": asset.code_version,
-                "declared": part.declared,
-                "inputs": versions,
-            }
-        )
+        identity = identify(asset.key, asset.code_version, part.declared, versions)
         return PartWork(asset, part, group, identity, self._output(asset, identity, group), inputs, versions)
 
     def _output(self, asset: Asset, identity: str, group: str | None) -> Output:
@@ -402,9 +400,12 @@ class Pipeline:
             "seconds": round(seconds, 3),
         }
         path = self.scratch / "times" / f"{done.asset.key.replace('/', '.')}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            explain(error, str(path))
 
     def times(self, key: str) -> list[dict[str, Any]]:
         """Seconds of one device that each materialisation of an asset took, as seen from this machine."""

@@ -26,12 +26,15 @@ class Preprocess:
     mean: Colour = CLIP_MEAN
     std: Colour = CLIP_STD
     interpolation: str = "bicubic"
+    resize: str = "shortest"
+    """how a whole image becomes a square: its shorter side and a centre crop, or ``squash``, as SigLIP was trained"""
 
     def tensor(self, image: Image.Image) -> torch.Tensor:
         """Normalised float32 ``[3, size, size]`` of an image that already has the right size."""
         return F.normalize(F.to_tensor(image), list(self.mean), list(self.std))
 
     def whole(self, image: Image.Image) -> torch.Tensor:
-        """Shorter side to ``size``, centre crop, normalise: what zero-shot evaluation feeds a model."""
-        resized = F.resize(image, [self.size], InterpolationMode(self.interpolation))
+        """The whole image as a square, normalised: what zero-shot evaluation feeds a model."""
+        sides = [self.size, self.size] if self.resize == "squash" else [self.size]
+        resized = F.resize(image, sides, InterpolationMode(self.interpolation))
         return self.tensor(F.center_crop(resized, [self.size, self.size]))

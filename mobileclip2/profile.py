@@ -56,6 +56,15 @@ def open_clip_names() -> set[str]:
     return {file.stem for file in (Path(spec.submodule_search_locations[0]) / "model_configs").glob("*.json")}
 
 
+class _Yaml(yaml.SafeLoader):
+    """``1e-3`` is a number, as in YAML 1.2 and as DVC reads it; PyYAML would make it a text."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
 class Settings(BaseModel):
     """Base of everything written by hand: unknown fields are mistakes."""
 
@@ -280,9 +289,14 @@ class Student(Settings):
         if self.train is None and not self.between and not (self.model and self.model.pretrained):
             raise ValueError(f"student '{self.name}': 'train' is missing; only a model with weights can stay as it is")
         if self.between or not self.train:
-            idle = sorted(self.model_fields_set & {"train", "data", "loss", "evaluate_on"})
+            fields = type(self).model_fields
+            idle = [
+                name for name in ("data", "evaluate_on", "loss", "train") if getattr(self, name) != fields[name].default
+            ]
             if idle:
                 raise ValueError(f"student '{self.name}': nothing is trained; leave out {', '.join(idle)}")
+        if self.data == "raw" and self.loss != Loss():
+            raise ValueError(f"student '{self.name}': raw data has nothing to distil; leave out 'loss'")
         return self
 
     @property
@@ -551,7 +565,7 @@ def parse(text: str, *, origin: Path) -> Profile:
         ProfileError: naming the file and each offending field.
     """
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Yaml)  # noqa: S506  a SafeLoader
     except yaml.YAMLError as error:
         raise ProfileError(f"{origin}: not YAML: {error}") from error
     if not isinstance(values, dict):

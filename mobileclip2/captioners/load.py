@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mobileclip2.captioners.coca import coca_of, initialise_decoder, small_coca
 from mobileclip2.captioners.config import CoCaConfig
@@ -13,6 +13,7 @@ from mobileclip2.contents import Contents
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.tensors import write_tensors
 from mobileclip2.pipeline import Read
 from mobileclip2.profile import Captioner
 
@@ -42,8 +43,7 @@ def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> I
 
 def save_captioner(captioner: ImageText, folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(captioner.config, indent=1, sort_keys=True) + "\n")
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in captioner.model.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, captioner.model.state_dict())
 
 
 def load_captioner(stored: Read) -> ImageText:

@@ -137,11 +137,11 @@ def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]
 
 
 def _ship(image_text: ImageText, folder: Path, kind: Format) -> None:
-    interpolation = image_text.preprocess.interpolation
-    if interpolation not in SUPPORT:
+    interpolation, resize = image_text.preprocess.interpolation, image_text.preprocess.resize
+    if interpolation not in SUPPORT or resize != "shortest":
         raise UserError(
-            f"export: images are resized by '{interpolation}', which an export as {kind} does not know; "
-            f"it knows {', '.join(SUPPORT)}. Export it as openclip"
+            f"export: images are resized by '{interpolation}' and '{resize}', which an export as {kind} does not know; "
+            f"it knows {', '.join(SUPPORT)}, and 'shortest'. Export it as openclip"
         )
     for name in ("pixels.py", "tokens.py"):
         shutil.copyfile(Path(__file__).parent / "shipped" / name, folder / name)

@@ -21,18 +21,20 @@ from open_clip.factory import get_model_config
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.tensors import write_tensors
 from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Model
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
+RESIZE_MODES = ("shortest", "squash")
 
 
 def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
@@ -62,7 +64,10 @@ def _conventions(name: str) -> dict[str, Any]:
     """How the published weights of an architecture want their images; a copy of them, or a successor, wants the same."""
     tags = open_clip.list_pretrained_tags_by_model(name)
     published = get_pretrained_cfg(name, tags[0]) if tags else {}
-    return {key: published[key] for key in ("mean", "std", "interpolation") if published.get(key)}
+    found = {key: published[key] for key in ("mean", "std", "interpolation") if published.get(key)}
+    if published.get("resize_mode", "shortest") != "shortest":
+        found["resize_mode"] = published["resize_mode"]
+    return found
 
 
 def from_config(config: dict[str, Any]) -> ImageText:
@@ -110,12 +115,15 @@ def _tagged(name: str, tag: str) -> ImageText:
 
 def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
     cfg = {**get_model_preprocess_cfg(model), **config.get("preprocess_cfg", {})}
-    size = cfg.get("size", 224)
+    size, resize = cfg.get("size", 224), cfg.get("resize_mode") or "shortest"
+    if resize not in RESIZE_MODES:
+        raise WeightsError(f"model: 'resize_mode' is '{resize}'; only {' and '.join(RESIZE_MODES)} are known here")
     preprocess = Preprocess(
         size=size if isinstance(size, int) else size[0],
         mean=cast(Colour, tuple(cfg["mean"])),
         std=cast(Colour, tuple(cfg["std"])),
         interpolation=cfg.get("interpolation", "bicubic"),
+        resize=resize,
     )
     stored = {
         "model_cfg": config["model_cfg"],
@@ -124,6 +132,7 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
             "interpolation": preprocess.interpolation,
+            **({"resize_mode": resize} if resize != "shortest" else {}),
             **config.get("preprocess_cfg", {}),
         },
     }
@@ -174,8 +183,7 @@ def save(image_text: ImageText, folder: Path) -> None:
     """Writes the two files of a stored model into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in image_text.model.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, image_text.model.state_dict())
 
 
 def load(config_file: Path, weights_file: Path) -> ImageText:

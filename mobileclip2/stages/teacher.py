@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from mobileclip2.contents import Shard
 from mobileclip2.models.batched import each_text_once, in_batches
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.tensors import write_tensors
 from mobileclip2.pipeline import Work
 from mobileclip2.profile import Locked
 from mobileclip2.progress import Step
 from mobileclip2.stages.by_shard import images_of
 from mobileclip2.stages.trained import publish, tables_of
-from mobileclip2.store.storage import atomic_path
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
     SPEC,
@@ -79,13 +79,12 @@ def shard_features(
     """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
-        images = [locked.preprocess.whole(image) for _, image in images_of(shard, table)]
+        images = (locked.preprocess.whole(image) for _, image in images_of(shard, table))
         features = {
             "image": in_batches(
-                lambda some: image_trunk_features(locked, torch.stack(list(some)).to(device)), images, batch
+                lambda some: image_trunk_features(locked, torch.stack(tuple(some)).to(device)), images, batch
             ),
             "text": each_text_once(partial(text_trunk_features, locked), table.column("caption").to_pylist(), batch),
         }
-        with atomic_path(kept) as temporary:
-            save_file({name: value.contiguous() for name, value in features.items()}, temporary)
+        write_tensors(kept, features)
     return load_file(kept)

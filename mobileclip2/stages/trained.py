@@ -11,10 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from mobileclip2.contents import Contents, Shard
+from mobileclip2.errors import ShardError
 from mobileclip2.lineage import LINEAGE, lineage
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Read, Work
 from mobileclip2.stages.by_shard import raw_table
+from mobileclip2.store.storage import explain
 from mobileclip2.training.trainer import METRICS, TrainResult
 
 
@@ -26,10 +28,23 @@ def shards_of(read: Read, contents: Contents) -> list[Shard]:
 
 
 def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa.Table]]:
-    """Every shard with its validated samples."""
+    """Every shard that has validated samples, with them.
+
+    Raises:
+        ShardError: no shard has any.
+    """
+    some = False
     for read in reads:
         for shard in shards_of(read, contents):
-            yield shard, raw_table(read, shard)
+            table = raw_table(read, shard)
+            if table.num_rows:
+                some = True
+                yield shard, table
+    if not some:
+        raise ShardError(
+            f"{', '.join(dict.fromkeys(read.head.asset for read in reads))}: no shard holds a good sample to learn from; "
+            "see its skipped samples, and 'sources' and 'filters' in the profile"
+        )
 
 
 def size(image_text: ImageText) -> dict[str, int]:
@@ -49,7 +64,10 @@ def publish(
     if int(os.environ.get("RANK", "0")):
         return
     (part,) = work.parts
-    save(work.scratch)
+    try:
+        save(work.scratch)
+    except OSError as error:
+        explain(error, str(work.scratch))
     names = [*files, *([METRICS] if result else [])]
     for name in names:
         part.output.put(name, work.scratch / name)

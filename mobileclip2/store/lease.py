@@ -39,7 +39,7 @@ def hold(storage: Storage, names: list[str], note: str = "", waiting: Waiting = 
     They are taken in sorted order, so that two runs cannot wait for each other.
     """
     with ExitStack() as stack:
-        for name in sorted(names):
+        for name in sorted(set(names)):
             told = False
             while (release := _take(storage, _key(name), note)) is None:
                 if not told:
@@ -81,8 +81,12 @@ def _take_file(path: Path, note: str) -> Release | None:
     descriptor = _lock(path)
     if descriptor is None:
         return None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, note.encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, note.encode())
+    except OSError as error:
+        os.close(descriptor)  # else this process would wait for itself when it tries again
+        explain(error, str(path))
     # the file stays: deleting it would let a third run lock a new one while a second still waits for the old
     return lambda: os.close(descriptor)
 

@@ -8,12 +8,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from mobileclip2.fingerprint import canonical
+from mobileclip2.fingerprint import canonical, fingerprint
 
 SCHEMA_VERSION = 1
 
 WATCHED_FILES = 256
 """Up to so many files of an output a plan looks at each; of more, at their folder alone."""
+
+
+def identify(asset: str, code_version: str, declared: dict[str, Any], inputs: dict[str, str]) -> str:
+    """The fingerprint of a part: of its code, what it declares, and the data versions of what it reads."""
+    return fingerprint({"asset": asset, "code_version": code_version, "declared": declared, "inputs": inputs})
 
 
 class File(BaseModel):
@@ -44,6 +49,11 @@ class Described(BaseModel):
     skip_reasons: dict[str, int]
     facts: dict[str, Any]
     """numbers that readers of the output need: dimensions, sizes, hashes of weights"""
+
+    @property
+    def identity(self) -> str:
+        """The fingerprint that follows from what was declared and read."""
+        return identify(self.asset, self.code_version, self.declared, self.inputs)
 
 
 class Head(Described):
@@ -104,4 +114,6 @@ class Manifest(Described):
         manifest = cls.model_validate(body)
         if manifest.data_version != stated:
             raise ValueError(f"its data version is {manifest.data_version}, but it says {stated}")
+        if manifest.identity != manifest.fingerprint:
+            raise ValueError(f"its fingerprint is {manifest.identity}, but it says {manifest.fingerprint}")
         return manifest

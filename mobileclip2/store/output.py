@@ -15,6 +15,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def place_of(asset: str, fingerprint: str, group: str | None) -> str:
+    """Folder of an output in its store."""
+    return f"{asset}/{fingerprint}" + (f"/{group}" if group else "")
+
+
 class Output:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
@@ -23,7 +28,7 @@ class Output:
 
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
         self.storage = storage
-        self.prefix = f"{asset}/{fingerprint}" + (f"/{group}" if group else "")
+        self.prefix = place_of(asset, fingerprint, group)
 
     def key(self, name: str) -> str:
         return f"{self.prefix}/{name}"
@@ -74,7 +79,10 @@ class Output:
         except FileNotFoundError:
             return None
         try:
-            return Manifest.from_bytes(data)
+            manifest = Manifest.from_bytes(data)
+            if (place := place_of(manifest.asset, manifest.fingerprint, manifest.group)) != self.prefix:
+                raise ValueError(f"it belongs to {place}")
+            return manifest
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DamagedOutput(
                 f"{self.storage.url}/{self.key('manifest.json')}: not a manifest as written here ({error}); "

@@ -53,7 +53,7 @@ class Storage(Protocol):
 
 
 def explain(error: OSError, place: str) -> NoReturn:
-    """Raises what a user can do about a full or closed disk; any other error as it is.
+    """Raises what a user can do about a full or closed disk, or a path that is none; any other error as it is.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -63,6 +63,8 @@ def explain(error: OSError, place: str) -> NoReturn:
         errno.EDQUOT: "the disk quota is used up; free some space and run again, finished shards are kept",
         errno.EROFS: "the file system is read-only; point 'store' in the profile to a place that can be written",
         errno.EACCES: "permission denied; point 'store' in the profile to a place that can be written",
+        errno.ENOTDIR: "a file lies where a folder is needed; point 'store' in the profile to a folder",
+        errno.EEXIST: "a file lies where a folder is needed; point 'store' in the profile to a folder",
     }
     if error.errno in causes:
         raise StoreError(f"{place}: {causes[error.errno]}") from error

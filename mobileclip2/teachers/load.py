@@ -12,5 +12,7 @@ from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 def load_teacher(stored: Read, contents: Contents) -> ImageText:
     """The model of a finished ``teacher/...`` or ``student/...``."""
     if SPEC in {file.name for file in stored.manifest.files}:
-        return load_locked(stored.fetch(SPEC), stored.fetch(PROJECTIONS), contents)
+        spec = contents.profile.teacher(stored.head.asset.partition("/")[2]).locked
+        assert spec is not None
+        return load_locked(spec, stored.fetch(PROJECTIONS), contents)
     return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))

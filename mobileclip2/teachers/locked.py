@@ -15,14 +15,16 @@ import open_clip
 import timm
 import torch
 from open_clip.model import CustomTextCLIP
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
+from mobileclip2.fingerprint import declared
 from mobileclip2.models.build import read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.tensors import write_tensors
 from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Locked
 
@@ -133,14 +135,12 @@ def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor
 def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None:
     """Writes the trained part; the frozen towers are pinned by hash in ``locked.json`` and not repeated."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / SPEC).write_text(json.dumps(spec.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")
-    state = {name: tensor.detach().contiguous().clone() for name, tensor in projections.state_dict().items()}
-    save_file(state, folder / PROJECTIONS)
+    (folder / SPEC).write_text(json.dumps(declared(spec), indent=1, sort_keys=True) + "\n")
+    write_tensors(folder / PROJECTIONS, projections.state_dict())
 
 
-def load_locked(spec_file: Path, projections_file: Path, contents: Contents) -> ImageText:
-    """A locked teacher as it was trained."""
-    spec = Locked.model_validate(json.loads(spec_file.read_text()))
+def load_locked(spec: Locked, projections_file: Path, contents: Contents) -> ImageText:
+    """A locked teacher as it was trained; the profile's ``spec`` says where its frozen towers lie now."""
     locked = build_locked(spec, contents)
     Projections(locked.model).load_state_dict(load_file(projections_file))
     return locked

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from mobileclip2.errors import WeightsError
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.models.tensors import write_tensors
+from mobileclip2.store.storage import atomic_path, explain
 
 
 def save_checkpoint(
@@ -32,7 +32,13 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # closing its archive fails too, which hides why it could not be written
+            if isinstance(error.__context__, OSError):
+                explain(error.__context__, str(path))
+            raise
 
 
 def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -60,10 +66,7 @@ def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """The model's state as safetensors, written at once."""
-    # copies, since safetensors refuses tensors that share memory
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(to_safetensors(state))
+    write_tensors(path, model.state_dict())
 
 
 def sweep(directory: Path) -> None:

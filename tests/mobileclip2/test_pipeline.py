@@ -5,6 +5,7 @@ import pytest
 import torch
 import yaml
 
+from demo.tars import write_tar
 from mobileclip2.errors import DamagedOutput, ShardError, StoreError, UserError, WeightsError
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
@@ -100,6 +101,31 @@ def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
     assert len({shard.id for shard in pipeline.contents.shards}) == 8
 
 
+def test_groups_and_shards_may_be_empty(profile):
+    """Views of no image are equal bytes, and so are what is made of them: each still has a place of its own."""
+    write_tar(profile.parent / "shards" / "00004.tar", [])
+    pipeline = edited(profile, lambda values: values.update(groups=6))
+    for key in ("raw_shards", "augmentations", "teacher_embeddings/narrow/image"):
+        if key.startswith("teacher"):
+            pipeline.materialise("teacher/narrow")
+        done = {group: pipeline.materialise(key, group) for group in pipeline.profile.group_names}
+    for group in ("g04", "g05"):
+        assert done[group].samples == 0
+        assert len({head.fingerprint for head in done[group].heads.values()}) == 2
+    assert {read.manifest.facts["embed_dim"] for read in pipeline.read("teacher_embeddings/narrow/image")} == {8}
+
+
+def test_shards_without_a_good_sample_are_named_by_who_would_learn_from_them(profile):
+    for path in (profile.parent / "shards").iterdir():
+        write_tar(path, [])
+    pipeline = Pipeline(load(profile))
+    for group in pipeline.profile.group_names:
+        pipeline.materialise("raw_shards", group)
+    for key in ("captioner/first", "student/plain"):
+        with pytest.raises(ShardError, match="raw_shards: no shard holds a good sample to learn from"):
+            pipeline.materialise(key)
+
+
 def test_a_missing_source_names_its_path(profile):
     pipeline = edited(profile, lambda values: values["sources"][0].update(url="nowhere"))
     with pytest.raises(ShardError, match=r"source 'made': no shard matches .* in .*nowhere"):
@@ -110,7 +136,7 @@ def test_a_shard_that_vanished_names_its_path(profile):
     pipeline = Pipeline(load(profile))
     assert pipeline.contents.shards
     (profile.parent / "shards" / "00000.tar").unlink()
-    with pytest.raises((ShardError, FileNotFoundError), match=r"00000\.tar"):
+    with pytest.raises(ShardError, match=r"00000\.tar: (cannot be read \(No such file|the shard is missing)"):
         pipeline.materialise("raw_shards", "g00")
 
 
@@ -140,7 +166,7 @@ def test_weights_that_are_not_the_pinned_ones(profile):
 
 def test_a_store_that_cannot_be_written(profile):
     (profile.parent / "store").write_text("a file where the folder should be")
-    with pytest.raises((StoreError, OSError), match="store"):
+    with pytest.raises(StoreError, match="a file lies where a folder is needed; point 'store'"):
         Pipeline(load(profile)).materialise("raw_shards", "g00")
 
 

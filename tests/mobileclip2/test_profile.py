@@ -177,6 +177,11 @@ def test_only_given_weights_go_without_training(tiny, origin):
     assert reading(tiny).student("idle").train is None
 
 
+def test_a_plain_student_distils_nothing(tiny):
+    tiny["students"][1]["loss"] = {"distill": 0.5}
+    assert "student 'plain': raw data has nothing to distil; leave out 'loss'" in refused(tiny)
+
+
 def test_a_study_of_what_is_not_trained(tiny):
     between(tiny)["studies"] = [{"name": "s", "student": "middle", "evaluate_on": ["shapes"], "rows": [{"name": "a"}]}]
     assert "studies.s.student: 'middle' is not trained; name a student with 'train'" in refused(tiny)

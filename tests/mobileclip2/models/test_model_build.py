@@ -4,11 +4,12 @@ import open_clip
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load, save
+from mobileclip2.models.build import CONFIG, WEIGHTS, _conventions, build, from_config, load, save
 from mobileclip2.profile import Model
 from mobileclip2.profile import load as load_profile
 from pipelines.profiles import PROFILES
@@ -84,6 +85,18 @@ def test_a_weight_file_that_is_none_is_named(tmp_path, contents, name):
     (tmp_path / name).write_bytes(data[name.partition(".")[0]])
     with pytest.raises(WeightsError, match=rf"weights: .*{name} cannot be read: .*fetch or save it again"):
         build(Model(config=TINY, weights={"path": str(tmp_path / name)}), contents)
+
+
+def test_a_model_that_squashes_its_images_is_stored_as_one(tmp_path):
+    assert _conventions("ViT-B-16-SigLIP")["resize_mode"] == "squash"
+    assert "resize_mode" not in _conventions("MobileCLIP2-S0")
+    save(from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}), tmp_path)
+    assert load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess.resize == "squash"
+    wide = Image.effect_noise((80, 48), 90).convert("RGB")
+    _, _, theirs = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    torch.testing.assert_close(load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess.whole(wide), theirs(wide))
+    with pytest.raises(WeightsError, match="'resize_mode' is 'longest'; only shortest and squash are known here"):
+        from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "longest"}})
 
 
 def names_of_the_big_profiles() -> list[str]:

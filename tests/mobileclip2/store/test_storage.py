@@ -7,6 +7,9 @@ import pytest
 from mobileclip2.errors import DamagedOutput, StoreError
 from mobileclip2.store import File, LocalStorage, Manifest, Output
 from mobileclip2.store import storage as storage_module
+from mobileclip2.store.manifest import identify
+
+F = identify("a", "1", {}, {})
 
 
 def manifest(**changes) -> Manifest:
@@ -14,7 +17,7 @@ def manifest(**changes) -> Manifest:
         "asset": "a",
         "part": "whole",
         "group": "g00",
-        "fingerprint": "f",
+        "fingerprint": F,
         "code_version": "1",
         "declared": {},
         "inputs": {},
@@ -71,13 +74,28 @@ def test_the_data_version_is_that_of_the_content():
 
 
 def test_a_manifest_that_was_changed_is_refused(tmp_path):
-    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output = Output(LocalStorage(tmp_path), "a", F, "g00")
     output.close(manifest())
     assert output.manifest() == manifest()
     text = output.read("manifest.json").decode()
-    output.write("manifest.json", text.replace('"samples": 1', '"samples": 7').encode())
-    with pytest.raises(DamagedOutput, match=r"a/f/g00/manifest\.json"):
-        output.manifest()
+    for before, after in (
+        ('"samples": 1', '"samples": 7'),
+        ('"declared": {}', '"declared": {"seed": 1}'),
+        ('"inputs": {}', '"inputs": {"raw_shards": "0"}'),
+        ('"code_version": "1"', '"code_version": "2"'),
+    ):
+        assert before in text
+        output.write("manifest.json", text.replace(before, after).encode())
+        with pytest.raises(DamagedOutput, match=rf"a/{F}/g00/manifest\.json: .* but it says"):
+            output.manifest()
+
+
+def test_a_manifest_of_another_place_is_refused(tmp_path):
+    store = LocalStorage(tmp_path)
+    Output(store, "a", F, "g00").close(manifest())
+    store.write(f"a/{F}/g01/manifest.json", store.read(f"a/{F}/g00/manifest.json"))
+    with pytest.raises(DamagedOutput, match=rf"g01/manifest\.json: .*it belongs to a/{F}/g00"):
+        Output(store, "a", F, "g01").manifest()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])

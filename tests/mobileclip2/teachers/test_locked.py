@@ -6,7 +6,7 @@ import yaml
 
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
-from mobileclip2.profile import Locked, load
+from mobileclip2.profile import Locked, Weights, load
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
     SPEC,
@@ -67,10 +67,21 @@ def test_the_towers_are_frozen_and_pretrained(locked):
 
 def test_a_stored_teacher_comes_back(locked, spec, contents, tmp_path):
     save_projections(Projections(locked.model), spec, tmp_path)
-    again = load_locked(tmp_path / SPEC, tmp_path / PROJECTIONS, contents)
+    again = load_locked(spec, tmp_path / PROJECTIONS, contents)
     assert torch.equal(again.embed_texts(["cat"]), locked.embed_texts(["cat"]))
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(again.embed_images(images), locked.embed_images(images))
+
+
+def test_what_changes_no_byte_of_a_teacher_is_not_stored_with_it(locked, spec, tmp_path):
+    train = spec.train.model_copy(update={"workers": 3, "log_every": 1})
+    elsewhere = spec.model_copy(
+        update={"train": train, "text_weights": Weights(path="/elsewhere", sha256=spec.text_weights.sha256)}
+    )
+    here = spec.model_copy(update={"text_weights": Weights(path="/here", sha256=spec.text_weights.sha256)})
+    for number, each in enumerate((here, elsewhere)):
+        save_projections(Projections(locked.model), each, tmp_path / str(number))
+    assert (tmp_path / "0" / SPEC).read_bytes() == (tmp_path / "1" / SPEC).read_bytes()
 
 
 def test_weights_that_are_not_installed(spec, contents):

@@ -1,0 +1,67 @@
+"""A disk that is full, or may only be read, for real: a small file system in memory."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+import yaml
+
+from mobileclip2.errors import StoreError
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from tests.mobileclip2.test_recovery import manifests
+
+pytestmark = pytest.mark.slow
+
+
+def mount(store, *options):
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", store], capture_output=True)
+
+
+@pytest.fixture
+def small_disk(tiny):
+    store = tiny.parent / "store"
+    store.mkdir()
+    if mount(store, "size=1m").returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield store
+    subprocess.run(["umount", "--lazy", store], check=True)
+
+
+def leave(store, room):
+    """Makes the disk so large that ``room`` bytes are free."""
+    size = shutil.disk_usage(store).used + room
+    subprocess.run(["mount", "-o", f"remount,size={size}", store], check=True)
+
+
+def test_every_stage_says_so_and_goes_on_when_there_is_room(tiny, small_disk):
+    torch.set_num_threads(1)
+    values = yaml.safe_load(tiny.read_text())
+    values.update({name: values[name][:1] for name in ("captioners", "teachers", "students")}, groups=1)
+    tiny.write_text(yaml.safe_dump(values))
+    pipeline, stopped = Pipeline(load(tiny)), set()
+    for asset, group in pipeline.stale():
+        room = 4096
+        while True:
+            leave(small_disk, room)
+            try:
+                Pipeline(load(tiny)).materialise(asset.key, group)
+                break
+            except StoreError as error:
+                assert str(small_disk) in str(error) and "run again" in str(error)
+                stopped.add(asset.key)
+            room *= 4
+    assert stopped == set(pipeline.graph)
+    values["store"] = "undisturbed"
+    tiny.write_text(yaml.safe_dump(values))
+    undisturbed = Pipeline(load(tiny))
+    for asset, group in undisturbed.stale():
+        undisturbed.materialise(asset.key, group)
+    assert manifests(small_disk) == manifests(tiny.parent / "undisturbed")
+
+
+def test_a_store_that_may_only_be_read(tiny, small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StoreError, match="the file system is read-only; point 'store' in the profile"):
+        Pipeline(load(tiny)).materialise("raw_shards", "g00")
