@@ -24,7 +24,7 @@ def evaluate_student(
 
     def materialise(wanted: list[str]) -> None:
         log = Log(context, len(plan(pipeline, wanted).pairs))
-        refresh(pipeline, context.instance, wanted, log, {REFRESH_TAG: context.run_id})
+        refresh(pipeline, context.instance, wanted, log, {REFRESH_TAG: context.run_id}, context.run)
 
     try:
         judgement = judge(pipeline, config.student, config.baseline, materialise)

@@ -39,7 +39,7 @@ def materialise_missing(
         planned = plan(pipeline, config.assets)
         yield dg.Output(None, "plan", metadata=plan_metadata(planned))
         log = Log(context, len(planned.pairs))
-        runs = refresh(pipeline, context.instance, config.assets, log, {REFRESH_TAG: context.run_id})
+        runs = refresh(pipeline, context.instance, config.assets, log, {REFRESH_TAG: context.run_id}, context.run)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     yield dg.Output(None, "done", metadata={"runs": runs})

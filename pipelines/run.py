@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import selected
 from mobileclip2.progress import Step
 from mobileclip2.store.lease import hold
+from pipelines import launched
 from pipelines.current import report_current
 
 
@@ -60,10 +62,14 @@ def refresh(
     only: list[str] | None,
     watch: Watch,
     tags: dict[str, str] | None = None,
+    within: dg.DagsterRun | None = None,
 ) -> int:
     """Materialises every missing part in order, or those of some assets and all they need; returns how many runs that took.
 
     Then every asset says whether it is current.
+
+    Args:
+        within: the run that this is part of; in a cluster it has others launched instead of computing itself.
 
     Raises:
         UserError: a stage failed; what it said, without a traceback. What was finished is kept.
@@ -71,6 +77,9 @@ def refresh(
     from pipelines.definitions import stages
 
     repository = stages(pipeline).get_repository_def()
+    one = materialise
+    if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
+        one = partial(launched.materialise, within)
     runs = 0
     WATCHERS.append(watch.step)
     try:
@@ -79,7 +88,7 @@ def refresh(
                 for group in pipeline.groups(asset):
                     if pipeline.missing(asset, group):
                         watch.begin(asset, group)
-                        materialise(repository, dagster, asset, group, tags)
+                        one(repository, dagster, asset, group, tags)
                         runs += 1
                     watch.end(asset, group)
     finally:

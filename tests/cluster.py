@@ -1,10 +1,10 @@
 """A Kubernetes cluster small enough for tests: the API over real HTTP on loopback, a Job controller, a scheduler that counts
 GPUs, and pods that are processes of this machine.
 
-It keeps to what the real one does with what we ask of it: bodies are checked against the published schemas and against the rules
-for Indexed Jobs; replacement pods come only when the old one has ended; ``backoffLimitPerIndex``, exit codes and disruptions
-count as they should. It has no admission, no images, no network and no quota. A path under the scratch volume is a folder
-of the pod, and the name of a pod is this machine.
+It keeps to what the real one does with what we and Dagster ask of it: bodies are checked against the published schemas and
+against the rules for Jobs; replacement pods come only when the old one has ended; ``backoffLimitPerIndex``, exit codes and
+disruptions count as they should. It has no admission, no images, no network, no quota and no events. A path under the scratch
+volume is a folder of the pod, the name of a pod is this machine, and ConfigMaps, Secrets and volumes are not there.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from tests.kubelet import Kubelet
 VERSION = "1.33"
 TICK_SECONDS = 0.03
 NAME = "batch.kubernetes.io/job-name"
+OLD_NAME = "job-name"
+"""what Dagster asks by; the controller sets both"""
 INDEX = "batch.kubernetes.io/job-completion-index"
 Object = dict[str, Any]
 
@@ -53,6 +55,8 @@ class Faults:
     """status for a request instead of doing it"""
     lose: Callable[[str, str], int | None] = lambda method, path: None
     """status for a request after doing it: the answer is lost"""
+    cut: Callable[[str, str], bool] = lambda method, path: False
+    """whether the connection breaks in the middle of an answer"""
     gate: Callable[[Object], dict[str, Any]] = lambda pod: {}
     """what :func:`tests.kubelet.hold_at_gate` does in a new pod"""
 
@@ -128,6 +132,7 @@ class FakeCluster:
         except kubernetes_validate.ValidationError as error:
             raise Refused(422, str(error)) from None
         if kind == "jobs":
+            body["spec"] = {**DEFAULTS, **body["spec"]}
             check_job(body)
         name = body["metadata"]["name"]
         with self.lock:
@@ -142,6 +147,9 @@ class FakeCluster:
     def delete(self, kind: str, name: str) -> Object:
         with self.lock:
             deleted = self.read(kind, name)
+            if kind == "pods":
+                self._remove(deleted)
+                return deleted
             del self.objects[kind][name]
             if kind == "jobs":
                 for pod in self._pods_of(deleted):
@@ -163,21 +171,26 @@ class FakeCluster:
             spec.update(change["spec"])
             return self.read(kind, name)
 
-    def list(self, kind: str, selector: str) -> Object:
-        wanted = dict(part.split("=", 1) for part in selector.split(",") if part)
+    def list(self, kind: str, labels: str, fields: str) -> Object:
+        wanted, named = (dict(part.split("=", 1) for part in each.split(",") if part) for each in (labels, fields))
+        if not named.keys() <= {"metadata.name"} and kind != "events":
+            raise Refused(400, f"field label not supported: {fields}")
         with self.lock:
             items = [
                 each
-                for each in self.objects[kind].values()
+                for name, each in self.objects.get(kind, {}).items()
                 if wanted.items() <= each["metadata"].get("labels", {}).items()
+                and named.get("metadata.name", name) == name
             ]
             return {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}
 
-    def log(self, name: str, tail: int | None) -> str:
+    def log(self, name: str, query: dict[str, str]) -> str:
         self.read("pods", name)
         path = self.folder / f"{name}.log"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return "".join(lines[-tail:] if tail else lines)
+        if query.get("timestamps") in {"true", "True", "1"}:  # Go takes all of them; the Python client sends the second
+            lines = [f"{now()} {line}" for line in lines]
+        return "".join(lines[-int(query["tailLines"]) :] if "tailLines" in query else lines)
 
     # the Job controller
 
@@ -225,6 +238,7 @@ class FakeCluster:
                     live.append(self._create_pod(job, index, failures.get(index, 0)))
             for pod in live[spec["parallelism"] :]:
                 self._remove(pod)
+        status.setdefault("startTime", now())
         status.update(
             active=len(live),
             ready=sum(pod["status"]["phase"] == "Running" for pod in live),
@@ -233,8 +247,12 @@ class FakeCluster:
             completedIndexes=",".join(map(str, sorted(done))),
             failedIndexes=",".join(map(str, sorted(failed))),
         )
+        if spec["completionMode"] != "Indexed":
+            del status["completedIndexes"], status["failedIndexes"]
         if len(done) == spec["completions"]:
-            status["conditions"] = [{"type": "Complete", "status": "True", "lastTransitionTime": now()}]
+            said = {"status": "True", "reason": "CompletionsReached", "lastTransitionTime": now()}
+            status["conditions"] = [{"type": kind, **said} for kind in ("SuccessCriteriaMet", "Complete")]
+            status["completionTime"] = now()
         elif len(done | failed) == spec["completions"]:
             self._fail(job, "FailedIndexes", "Job has failed indexes")
 
@@ -242,19 +260,23 @@ class FakeCluster:
         for pod in self._pods_of(job):
             if pod["status"]["phase"] in {"Pending", "Running"}:
                 self._remove(pod)
-        failed = {"type": "Failed", "status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
-        job["status"].update(active=0, ready=0, conditions=[failed])
+        said = {"status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
+        conditions = [{"type": kind, **said} for kind in ("FailureTarget", "Failed")]
+        failed = sum(pod["status"]["phase"] == "Failed" for pod in self._pods_of(job))
+        job["status"].update(active=0, ready=0, failed=failed, conditions=conditions)
 
     def _create_pod(self, job: Object, index: int, failures: int) -> Object:
         self.number += 1
         template, name = job["spec"]["template"], job["metadata"]["name"]
+        indexed = job["spec"]["completionMode"] == "Indexed"
+        number = {INDEX: str(index)} if indexed else {}
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
-                "name": f"{name}-{index}-{self.number:05d}",
-                "labels": {**template["metadata"].get("labels", {}), NAME: name, INDEX: str(index)},
-                "annotations": {INDEX: str(index)},
+                "name": f"{name}-{f'{index}-' if indexed else ''}{self.number:05d}",
+                "labels": {**template["metadata"].get("labels", {}), NAME: name, OLD_NAME: name, **number},
+                "annotations": number,
                 "uid": f"uid-{self.number}",
                 "creationTimestamp": now(),
                 "ownerReferences": [
@@ -296,12 +318,14 @@ class FakeCluster:
         scratch = self.folder / name / "scratch"
         scratch.mkdir(parents=True)
         env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-        index = pod["metadata"]["annotations"][INDEX]
+        index = str(index_of(pod))
         for entry in [*container.get("env", []), {"name": "JOB_COMPLETION_INDEX", "value": index}]:
             value = entry.get("value", index)  # the only field that is referred to is the index
             env[entry["name"]] = re.sub(r"^/scratch", str(scratch), value)
         host = rf"{re.escape(name.rpartition('-')[0].rpartition('-')[0])}-\d+\.{re.escape(spec.get('subdomain', '-'))}"
-        command = [re.sub(host, "127.0.0.1", word) for word in container["command"]]
+        # the image has no entry point
+        words = [*container.get("command", []), *container.get("args", [])]
+        command = [re.sub(host, "127.0.0.1", word) for word in words]
         self.kubelet.start(name, command, env, self.folder / f"{name}.log", self.faults.gate(pod))
 
     def _ended(self, name: str, code: int) -> None:
@@ -324,12 +348,16 @@ class FakeCluster:
         pod["status"]["conditions"] = [*others, {"type": kind, "status": status, "lastTransitionTime": now(), **more}]
 
 
+DEFAULTS: Object = {"completionMode": "NonIndexed", "completions": 1, "parallelism": 1}
+"""of a Job, which the API server fills in"""
+
+
 def index_of(pod: Object) -> int:
-    return int(pod["metadata"]["annotations"][INDEX])
+    return int(pod["metadata"]["annotations"].get(INDEX, 0))
 
 
 def gpus_of(pod: Object) -> int:
-    return int(pod["spec"]["containers"][0]["resources"].get("limits", {}).get("nvidia.com/gpu", 0))
+    return int(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("nvidia.com/gpu", 0))
 
 
 def exit_code(pod: Object) -> int:
@@ -351,12 +379,13 @@ def action_of(job: Object, pod: Object) -> str:
 def check_job(job: Object) -> None:
     """Rules of the API server that no schema holds."""
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    names = [job["metadata"]["name"], *(volume["name"] for volume in pod["volumes"])]
+    volumes = [volume["name"] for volume in pod.get("volumes", [])]
+    names = [job["metadata"]["name"], *volumes]
     wrong = [name for name in names if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name)]
     if wrong:
         raise Refused(422, f"{wrong}: not a DNS label")
-    if spec["completionMode"] != "Indexed" or pod["restartPolicy"] != "Never":
-        raise Refused(422, "only Indexed Jobs that never restart a container are known here")
+    if pod["restartPolicy"] != "Never" or (spec["completionMode"] != "Indexed" and spec["completions"] != 1):
+        raise Refused(422, "only Jobs that never restart a container are known here, of one pod or Indexed")
     if "podFailurePolicy" in spec and spec.get("podReplacementPolicy", "Failed") != "Failed":
         raise Refused(422, "podReplacementPolicy: only 'Failed' goes with podFailurePolicy")
     containers = {container["name"]: container for container in pod["containers"]}
@@ -365,12 +394,12 @@ def check_job(job: Object) -> None:
             raise Refused(422, "a rule has exactly one of onExitCodes and onPodConditions")
         if "onExitCodes" in rule and rule["onExitCodes"]["containerName"] not in containers:
             raise Refused(422, "onExitCodes names no container")
-    volumes = [volume["name"] for volume in pod["volumes"]]
     for container in containers.values():
-        if any(mount["name"] not in volumes for mount in container["volumeMounts"]):
+        if any(mount["name"] not in volumes for mount in container.get("volumeMounts", [])):
             raise Refused(422, "volumeMounts name no volume")
-        for resource, value in container["resources"]["limits"].items():
-            if "/" in resource and container["resources"]["requests"].get(resource) != value:
+        resources = container.get("resources", {})
+        for resource, value in resources.get("limits", {}).items():
+            if "/" in resource and resources.get("requests", {}).get(resource) != value:
                 raise Refused(422, f"{resource}: requests and limits must be equal")
 
 
@@ -378,7 +407,8 @@ class _Handler(BaseHTTPRequestHandler):
     cluster: FakeCluster
     protocol_version = "HTTP/1.1"
     PATH = re.compile(
-        r"/(?:api/v1|apis/batch/v1)/namespaces/[^/]+/(?P<kind>jobs|pods|services)(?:/(?P<name>[^/]+)(?P<log>/log)?)?"
+        r"/(?:api/v1|apis/batch/v1)/namespaces/[^/]+/(?P<kind>jobs|pods|services|events)"
+        r"(?:/(?P<name>[^/]+)(?P<part>/log|/status)?)?"
     )
 
     def _handle(self) -> None:
@@ -398,10 +428,11 @@ class _Handler(BaseHTTPRequestHandler):
         status = self.cluster.faults.lose(self.command, url.path)
         if status:
             return self._say(status, "the answer was lost")
+        cut = self.cluster.faults.cut(self.command, url.path)
         if isinstance(answer, str):
-            self._send(200, answer, "text/plain")
+            self._send(200, answer, "text/plain", cut=cut)
         else:
-            self._send(200, json.dumps(answer))
+            self._send(200, json.dumps(answer), cut=cut)
 
     def _do(self, path: str, query: dict[str, str], body: Object) -> Object | str:
         found = self.PATH.fullmatch(path)
@@ -410,8 +441,8 @@ class _Handler(BaseHTTPRequestHandler):
         kind, name = found["kind"], found["name"]
         with self.cluster.lock:
             answer: Object | str
-            if found["log"]:
-                answer = self.cluster.log(name, int(query["tailLines"]) if "tailLines" in query else None)
+            if found["part"] == "/log":
+                answer = self.cluster.log(name, query)
             elif self.command == "POST":
                 answer = self.cluster.create(kind, body)
             elif self.command == "DELETE":
@@ -421,7 +452,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif name:
                 answer = self.cluster.read(kind, name)
             else:
-                answer = self.cluster.list(kind, query.get("labelSelector", ""))
+                answer = self.cluster.list(kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
             return answer if isinstance(answer, str) else json.loads(json.dumps(answer))
 
     do_GET = do_POST = do_DELETE = do_PATCH = _handle
@@ -430,13 +461,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "message": message}
         self._send(status, json.dumps(body))
 
-    def _send(self, status: int, text: str, kind: str = "application/json") -> None:
+    def _send(self, status: int, text: str, kind: str = "application/json", *, cut: bool = False) -> None:
         data = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(data[: len(data) // 2] if cut else data)
+        self.close_connection |= cut
 
     def log_message(self, *_: object) -> None:
         pass

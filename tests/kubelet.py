@@ -1,12 +1,14 @@
 """Starts the containers of the fake cluster's pods as processes of this machine.
 
-Importing torch takes ten seconds, so one process that has imported it forks for every container that runs a Python module.
+Importing torch takes ten seconds and Dagster three, so one process that has imported them forks for every container that runs
+a Python module or ``dagster``.
 Run as a program it is that process: a JSON object a line comes in for each container, and one goes out when it started and when
 it ended.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 POD = "FAKE_CLUSTER_POD"
+MODULES = ("mobileclip2.stages.captioner", "mobileclip2.stages.teacher_embeddings", "tests.dagster_pod")
+"""what most containers would import"""
 
 
 class Kubelet:
@@ -31,7 +35,7 @@ class Kubelet:
         self._lock = threading.Lock()
         self._ended = ended
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kubelet"],
+            [sys.executable, "-m", "tests.kubelet", *MODULES],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -130,6 +134,8 @@ def become(order: dict[str, Any]) -> None:
         os.environ.update(order["env"])
         hold_at_gate(**order["gate"])
         program, *arguments = order["command"]
+        if program == "dagster":
+            program, arguments = "python", ["-m", "dagster", *arguments]
         if program != "python":
             os.execvpe(program, order["command"], os.environ)
         assert arguments[0] == "-m"
@@ -150,8 +156,11 @@ def become(order: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def hold_at_gate(writes: str = "", gate: str = "", at: int = 0) -> None:
-    """Notes every stored file in ``writes`` before it gets its name, and waits at the ``at``-th while ``gate`` exists."""
+def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.0) -> None:
+    """Notes every stored file in ``writes`` before it gets its name, and waits at the ``at``-th while ``gate`` exists.
+
+    With ``wait``, every file takes so many seconds more.
+    """
     import time
 
     if not writes:
@@ -163,6 +172,7 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0) -> None:
         count += 1
         with Path(writes).open("a") as file:
             file.write(f"{target}\n")
+        time.sleep(wait)
         while count == at and Path(gate).exists():
             time.sleep(0.01)
         return replace(self, target)
@@ -171,7 +181,6 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    import mobileclip2.stages.teacher_embeddings  # what every container would import
-
-    assert mobileclip2.stages.teacher_embeddings
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     serve()

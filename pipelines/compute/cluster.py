@@ -17,8 +17,8 @@ from pipelines.compute.manifests import INDEX_LABEL, JOB_LABEL, Manifest
 
 T = TypeVar("T")
 
-PASSING = {429, 500, 502, 503, 504}
-"""statuses of a server that may answer better a moment later"""
+PASSING = {409, 429, 500, 502, 503, 504}
+"""statuses of a server that may answer better a moment later; for 409 see :class:`_Exists`"""
 
 REQUEST_SECONDS = 30
 LONGEST_PAUSE = 30.0
@@ -116,10 +116,18 @@ class Cluster:
 
     def _create(self, create: Callable[..., Any], manifest: Manifest) -> bool:
         try:
-            self._patiently(lambda: create(self.namespace, manifest, _request_timeout=REQUEST_SECONDS))
+            self._patiently(lambda: self._create_once(create, manifest))
         except _Exists:
             return False
         return True
+
+    def _create_once(self, create: Callable[..., Any], manifest: Manifest) -> None:
+        try:
+            create(self.namespace, manifest, _request_timeout=REQUEST_SECONDS)
+        except client.ApiException as error:
+            if error.status == 409:
+                raise _Exists from None
+            raise
 
     def _patiently(self, request: Callable[[], T], patience: float = math.inf) -> T | None:
         """The answer, or None for 'there is no such thing'."""
@@ -131,8 +139,6 @@ class Cluster:
             except client.ApiException as error:
                 if error.status == 404:
                     return None
-                if error.status == 409:
-                    raise _Exists from None
                 problem = f"it answered {error.status}: {(error.body or error.reason or '')[:500]}"
                 if error.status not in PASSING:
                     raise ComputeError(
@@ -151,4 +157,4 @@ class Cluster:
 
 
 class _Exists(Exception):
-    """409: somebody was faster, or the answer to our own earlier try was lost."""
+    """409 to a creation: somebody was faster, or the answer to our own earlier try was lost."""

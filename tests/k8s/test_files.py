@@ -7,34 +7,50 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mobileclip2.compute import ComputeSettings
+from mobileclip2.compute import ComputeSettings, Kubernetes
+from mobileclip2.profile import Profile, parse
 from pipelines.compute.manifests import USER, chunks_job, whole_job
+from tests.k8s.helm import CHART, manifests, values_of
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 VERSIONS = ("1.33", "1.37")
-MANIFESTS = {
-    f"{path.stem}-{manifest['kind']}-{manifest['metadata']['name']}": manifest
-    for path in sorted((K8S / "manifests").glob("*.yaml"))
-    for manifest in yaml.safe_load_all(path.read_text())
-}
-EXAMPLES = sorted((K8S / "examples").glob("*.compute.yaml"))
-VALUES = yaml.safe_load((K8S / "dagster.yaml").read_text())
+EXAMPLES = sorted((K8S / "examples").glob("*.yaml"))
+VALUES = values_of(K8S / "dagster.yaml", EXAMPLES[0])
+FILES = {"defaults": (), **{path.stem: (path,) for path in EXAMPLES}}
+MANIFESTS = [*manifests(EXAMPLES[0]), yaml.safe_load((K8S / "namespace.yaml").read_text())]
 
 
 def kind(name):
-    return [manifest for manifest in MANIFESTS.values() if manifest["kind"] == name]
+    return [manifest for manifest in MANIFESTS if manifest["kind"] == name]
+
+
+def profile_of(example: Path) -> tuple[Profile, Kubernetes]:
+    values = values_of(CHART / "values.yaml", example)
+    profile = parse(values["mobileclip2"]["profile"], origin=example)
+    assert profile.compute.kubernetes
+    return profile, profile.compute.kubernetes
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("name", MANIFESTS)
-def test_the_schemas_accept_the_manifests(name, version):
-    kubernetes_validate.validate(MANIFESTS[name], version, strict=True)
+@pytest.mark.parametrize("files", FILES)
+def test_the_schemas_accept_what_the_chart_makes(files, version):
+    made = manifests(*FILES[files])
+    for manifest in [*made, *kind("Namespace")]:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    kinds = [manifest["kind"] for manifest in made]
+    assert kinds.count("ServiceAccount") == kinds.count("NetworkPolicy") == 2 and "PodDisruptionBudget" in kinds
+    assert ("PersistentVolumeClaim" in kinds) == (files != "defaults")
+
+
+def test_no_word_of_the_templates_is_left():
+    for files in FILES.values():
+        assert "{{" not in yaml.safe_dump_all(manifests(*files))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_are_computes_of_a_profile(example):
-    settings = ComputeSettings.model_validate(yaml.safe_load(example.read_text())["compute"]).kubernetes
+def test_the_examples_hold_a_profile_that_goes_with_the_rest(example):
+    profile, settings = profile_of(example)
     for stage in settings.stages:
         for version in VERSIONS:
             job = chunks_job(settings, stage, "a", "s3://bucket", "key", 8)
@@ -42,6 +58,33 @@ def test_the_examples_are_computes_of_a_profile(example):
             kubernetes_validate.validate(
                 whole_job(settings, stage, "a", "s3://bucket", "key", trains=True), version, strict=True
             )
+    values, made = values_of(K8S / "dagster.yaml", example), manifests(example)
+    claims = {each["metadata"]["name"] for each in made if each["kind"] == "PersistentVolumeClaim"}
+    assert set(settings.claims) == claims
+    (config,) = [each for each in made if each["kind"] == "ConfigMap"]
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    volumes = {volume["name"]: volume for volume in deployment["volumes"]}
+    assert volumes["profile"]["configMap"]["name"] == config["metadata"]["name"]
+    (mount,) = [each for each in deployment["volumeMounts"] if each["name"] == "profile"]
+    (file,) = config["data"]
+    assert f"{mount['mountPath']}/{file}" == deployment["env"]["MOBILECLIP2_PROFILE"]
+    assert parse(config["data"][file], origin=example) == profile
+    image = "{repository}:{tag}".format(**deployment["image"])
+    assert image == settings.image, "runs and workers must be of one build"
+    assert values["dagsterWebserver"]["image"] == values["dagsterDaemon"]["image"] == deployment["image"]
+    if not profile.store.startswith("s3://"):
+        paths = {each["mountPath"]: volumes[each["name"]] for each in deployment["volumeMounts"]}
+        (path,) = settings.claims.values()
+        assert profile.store.startswith(path), "a worker must see the store"
+        assert paths[path]["persistentVolumeClaim"]["claimName"] in claims, "a step closes the manifests"
+
+
+def test_the_quota_holds_what_the_stages_of_an_example_ask_for():
+    for example in EXAMPLES:
+        _, settings = profile_of(example)
+        (quota,) = [each for each in manifests(example) if each["kind"] == "ResourceQuota"]
+        most = max(settings.pods(stage).pods * settings.pods(stage).gpus for stage in settings.stages)
+        assert int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) >= most
 
 
 def test_a_run_may_do_what_the_code_asks_for_and_nothing_else():

@@ -31,6 +31,13 @@ def without_captioners(values: dict[str, Any]) -> None:
     values["students"][0]["loss"] = {"captions": "real"}
 
 
+def one_of_each(values: dict[str, Any]) -> None:
+    """One group, captioner, teacher and student: every stage, in 13 pairs of asset and group."""
+    values["groups"] = 1
+    for name in ("captioners", "teachers", "students"):
+        values[name] = values[name][:1]
+
+
 def without_models(values: dict[str, Any]) -> None:
     """Raw shards, views and a corpus: nothing that takes time."""
     values.update(captioners=[], teachers=[], students=[], evaluation=[])

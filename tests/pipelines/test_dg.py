@@ -44,6 +44,16 @@ def test_the_definitions_are_checked_without_a_warning(environment):
     assert not done.stderr
 
 
+def test_the_definitions_of_a_cluster_are_checked(environment, tmp_path):
+    profile = tmp_path / "cluster.yaml"
+    compute = "compute: {kubernetes: {image: registry.example/mobileclip2:abc}}\n"
+    profile.write_text((PROFILES / "tiny.yaml").read_text() + compute)
+    done = dg({**environment, "MOBILECLIP2_PROFILE": str(profile)}, "check", "defs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All definitions loaded successfully" in done.stdout
+    assert not done.stderr
+
+
 def test_a_profile_that_cannot_be_loaded_fails_the_check(environment, tmp_path):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("name: wrong\nstore: store\nsources: []\n")

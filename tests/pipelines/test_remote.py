@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -20,15 +19,12 @@ import yaml
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 from mobileclip2.store.lease import hold
+from tests.pipelines.server import LOCATION, Dagster, kill
 from tests.pipelines.small import edited
-from tests.ui.server import GUARDED, free_port
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-START_SECONDS = 120
-LOCATION = "mobileclip2-0123abcd"
 
 
 def learn(profile: Path) -> None:
@@ -86,65 +82,6 @@ def profile(tiny_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for key in ("teacher/wide", "evaluation/wide", "teacher/slow"):
         pipeline.materialise(key)
     return profile
-
-
-class Dagster:
-    """A code server, a webserver and a daemon, as three processes: each can be there without the others."""
-
-    def __init__(self, profile: Path, folder: Path, stack: ExitStack) -> None:
-        self.folder, self.stack = folder, stack
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.environment = {
-            **os.environ,
-            "DAGSTER_HOME": str(folder),
-            "MOBILECLIP2_PROFILE": str(profile),
-            "MOBILECLIP2_CACHE": str(folder / "cache"),
-        }
-        shutil.copy(ROOT / "pipelines" / "dagster.yaml", folder)
-        code = free_port()
-        self.workspace = folder / "workspace.yaml"
-        self.workspace.write_text(
-            f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {code}, location_name: {LOCATION}}}}}]"
-        )
-        # one after the other: both would make the tables of the same new database
-        self.start("dagster", "api", "grpc", "-m", "pipelines.definitions", "-h", "127.0.0.1", "-p", str(code))
-        self.await_log("Started Dagster code server")
-        port = self.url.rpartition(":")[2]
-        self.web = self.start("dagster-webserver", "-w", str(self.workspace), "-h", "127.0.0.1", "-p", port)
-        self.await_log("Serving dagster-webserver")
-        self.daemon: subprocess.Popen[bytes] | None = None
-
-    def with_daemon(self) -> Dagster:
-        if self.daemon is None:
-            self.daemon = self.start("dagster-daemon", "run", "-w", str(self.workspace))
-        return self
-
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(
-                ["sh", "-c", GUARDED, "sh", str(BIN / program), *arguments],
-                cwd=ROOT,
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.stack.callback(kill, process)
-        return process
-
-    def await_log(self, text: str) -> None:
-        until = time.monotonic() + START_SECONDS
-        while text not in (log := (self.folder / "log").read_text()):
-            assert time.monotonic() < until, log[-4000:]
-            time.sleep(0.2)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """With all that it has started."""
-    assert process.stdin
-    process.stdin.close()
-    process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from mobileclip2.progress import Step
 from pipelines.compute import compute_of
 from pipelines.definitions import definitions
 from pipelines.run import materialise
-from tests.cluster import FakeCluster, Faults
+from tests.cluster import Faults
+from tests.pipelines.compute.gate import Gate, manifests, until
 
 pytestmark = pytest.mark.slow
 
@@ -33,12 +34,6 @@ compute:
     image: tests
     stages: {teacher_embeddings: {pods: 4, gpus: 1}, raw_shards: {pods: 2}}
 """
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    with FakeCluster(tmp_path_factory.mktemp("cluster"), {"one": 2, "two": 2}) as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -84,43 +79,8 @@ def on_cluster(profile):
     return Pipeline(loaded, compute_of(loaded))
 
 
-def manifests(profile):
-    store = profile.parent / "store"
-    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
-
-
 def stored(pipeline):
     return manifests(Path(pipeline.profile.folder) / "tiny.yaml")
-
-
-class Gate:
-    """Stops every pod at its ``at``-th file until it is opened, and counts how often each file was computed."""
-
-    def __init__(self, cluster, folder, at=3):
-        self.path, self.writes = folder / "gate", folder / "writes"
-        self.path.touch()
-        self.writes.touch()
-        cluster.faults.gate = lambda pod: {"writes": str(self.writes), "gate": str(self.path), "at": at}
-
-    def computed(self):
-        return Counter(line for line in self.writes.read_text().splitlines() if line.endswith(".parquet"))
-
-    def wait_for(self, count, seconds=240):
-        until(lambda: sum(self.computed().values()) >= count, seconds)
-
-    def open(self):
-        self.path.unlink()
-
-    @property
-    def repeated(self):
-        return sum(self.computed().values()) - len(self.computed())
-
-
-def until(condition, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
 
 
 class Running:
@@ -220,18 +180,51 @@ def test_what_a_user_can_mend_is_said_as_on_one_machine(cluster, pipeline):
     assert len(cluster.everything) <= SHARDS, "tried again what will not change"
 
 
-def test_the_api_server_fails_every_other_request(cluster, pipeline, expected):
+def test_the_api_server_fails_every_other_request(cluster, pipeline, expected, tmp_path):
     counts = Counter()
 
     def every_other(method, path):
         counts[method] += 1
-        return (500, 503, 429)[counts[method] % 3] if counts[method] % 2 else None
+        return (500, 503, 429, 409)[counts[method] // 2 % 4] if counts[method] % 2 else None
 
     cluster.faults.answer = every_other
     pipeline.compute.cluster.pause = 0.02
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected and gate.repeated == 0
+    assert counts["POST"] > 1 and counts["GET"] > 8
+
+
+def test_a_conflict_that_passes(cluster, pipeline, expected):
+    """409 where there is no such Job, and to a deletion."""
+    refused = Counter()
+
+    def conflict(method, path):
+        refused[method] += 1
+        return 409 if method in {"POST", "DELETE"} and refused[method] <= 2 else None
+
+    cluster.faults.answer = conflict
+    pipeline.compute.cluster.pause = 0.02
     Running(pipeline).end()
     assert stored(pipeline) == expected
-    assert counts["POST"] > 1
+    assert refused["POST"] == refused["DELETE"] == 3 and len(cluster.everything) == 4
+
+
+def test_answers_that_break_off(cluster, pipeline, expected, tmp_path):
+    """Every other answer ends in its middle, those to a creation and those with a log among them."""
+    counts = Counter()
+    cluster.faults.cut = lambda method, path: not counts.update([method]) and counts[method] % 2 == 1
+    pipeline.compute.cluster.pause = 0.02
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected and gate.repeated == 0
+    assert len(cluster.everything) == 4
 
 
 def test_a_create_whose_answer_was_lost_makes_no_second_job(cluster, pipeline, expected):
@@ -385,6 +378,9 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     alone = Pipeline(load(local))
     alone.materialise("student/plain")
 
+    # what is passed on of its progress comes from a log whose stream breaks off now and then
+    logs = Counter()
+    cluster.faults.cut = lambda method, path: path.endswith("/log") and not logs.update([path]) and logs[path] % 3 == 0
     run = Running(on_cluster(profile), "student/plain", None)
     until(lambda: any(step.done >= 5 for step in run.steps))
     second = [pod for pod in cluster.pods("Running") if pod["metadata"]["name"].rsplit("-", 2)[1] == "1"]
@@ -395,7 +391,9 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     assert len(cluster.everything) == 4
     (log,) = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:3]]
     first = next(step for step in map(Step.from_line, log.read_text().splitlines()) if step)
-    print(f"lost at step {reached} of 60 or a little later, went on at {first.done}")
+    print(
+        f"a node lost at step {reached} of 60 or a little later, went on at {first.done}; {logs.total()} looks at logs"
+    )
     assert first.done >= reached
     curves = []
     for each in (alone, on_cluster(profile)):

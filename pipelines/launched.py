@@ -1,0 +1,83 @@
+"""What a refresh does in a cluster: every asset and group is a run that the run launcher starts, and this process waits.
+
+Dagster's run monitoring looks for the Job of every run that goes on. One that a refresh computed in its own process would have
+none: at the next look it would count as lost and fail in the middle of its work.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+import dagster as dg
+from dagster._core.origin import JobPythonOrigin
+from dagster._core.remote_origin import RemoteJobOrigin
+from dagster._core.workspace.context import BaseWorkspaceRequestContext
+
+from mobileclip2.errors import UserError
+from mobileclip2.graph import Asset
+
+POLL_SECONDS = 2.0
+
+
+def is_launched(run: dg.DagsterRun) -> bool:
+    """Whether a launcher started this run, which can start more like it then."""
+    return run.remote_job_origin is not None and run.job_code_origin is not None
+
+
+def materialise(
+    parent: dg.DagsterRun,
+    repository: dg.RepositoryDefinition,
+    dagster: dg.DagsterInstance,
+    asset: Asset,
+    group: str | None,
+    tags: dict[str, str] | None = None,
+) -> None:
+    """Has one run launched for one asset and group, from the image of ``parent``, and waits for its end.
+
+    Raises:
+        UserError: it failed, and why; or somebody stopped it.
+    """
+    run = launch(parent, repository, dagster, asset, group, tags)
+    try:
+        while not (now := dagster.get_run_by_id(run.run_id)) or not now.is_finished:
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        dagster.run_launcher.terminate(run.run_id)
+        raise
+    if now.status != dg.DagsterRunStatus.SUCCESS:
+        raise UserError(f"{asset.key}{f' [{group}]' if group else ''}: {_cause(dagster, now)}")
+
+
+def launch(
+    parent: dg.DagsterRun,
+    repository: dg.RepositoryDefinition,
+    dagster: dg.DagsterInstance,
+    asset: Asset,
+    group: str | None,
+    tags: dict[str, str] | None,
+) -> dg.DagsterRun:
+    assert parent.remote_job_origin and parent.job_code_origin
+    selection = {dg.AssetKey(asset.key.split("/"))}
+    job = repository.get_implicit_global_asset_job_def().get_subset(asset_selection=selection)
+    run = dagster.create_run_for_job(
+        job,
+        asset_selection=selection,
+        tags={**(tags or {}), "dagster/max_retries": "0", **({"dagster/partition": group} if group else {})},
+        remote_job_origin=RemoteJobOrigin(
+            repository_origin=parent.remote_job_origin.repository_origin, job_name=job.name
+        ),
+        job_code_origin=JobPythonOrigin(job.name, parent.job_code_origin.repository_origin),
+    )
+    # a launcher of Jobs has the image from the run, and asks no code server
+    return dagster.launch_run(run.run_id, cast(BaseWorkspaceRequestContext, None))
+
+
+def _cause(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    for entry in dagster.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        failure = entry.get_dagster_event().step_failure_data
+        if failure.user_failure_data and failure.user_failure_data.description:
+            return failure.user_failure_data.description
+        if failure.error:
+            return (failure.error.cause or failure.error).to_string()
+    return f"the run {run.run_id} {'was stopped' if run.status == dg.DagsterRunStatus.CANCELED else 'failed'}; see its page"

@@ -1,0 +1,51 @@
+"""Stops the pods of a group in the middle of their work, and what tests ask of it afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cluster import FakeCluster, Object
+
+
+def manifests(profile: Path) -> dict[str, bytes]:
+    """All manifests of the profile's store, by their path in it."""
+    store = profile.parent / "store"
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
+
+
+class Gate:
+    """Stops every pod of a stage at its ``at``-th file until it is opened, and counts how often each file was computed."""
+
+    def __init__(self, cluster: FakeCluster, folder: Path, at: int = 3, stage: str = "teacher_embeddings") -> None:
+        self.path, self.writes = folder / "gate", folder / "writes"
+        self.path.touch()
+        self.writes.touch()
+        held = {"writes": str(self.writes), "gate": str(self.path), "at": at}
+
+        def gate(pod: Object) -> Object:
+            return held if pod["metadata"]["labels"].get("app.kubernetes.io/component") == stage else {}
+
+        cluster.faults.gate = gate
+
+    def computed(self) -> Counter[str]:
+        return Counter(line for line in self.writes.read_text().splitlines() if line.endswith(".parquet"))
+
+    def wait_for(self, count: int, seconds: float = 240) -> None:
+        until(lambda: sum(self.computed().values()) >= count, seconds)
+
+    def open(self) -> None:
+        self.path.unlink()
+
+    @property
+    def repeated(self) -> int:
+        return sum(self.computed().values()) - len(self.computed())
+
+
+def until(condition: Callable[[], object], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
