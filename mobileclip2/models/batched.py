@@ -11,8 +11,11 @@ T = TypeVar("T")
 
 
 def in_batches(embed: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T], batch: int) -> torch.Tensor:
-    """``embed`` over all items, at least one, in their order: ``[len(items), ...]`` on the CPU."""
-    return torch.cat([embed(items[start : start + batch]).cpu() for start in range(0, len(items), batch)])
+    """``embed`` over all items, at least one, in their order: ``[len(items), ...]`` on the CPU.
+
+    Results stay on the device until the last: a copy would wait for it while the next batch could be made.
+    """
+    return torch.cat([embed(items[start : start + batch]) for start in range(0, len(items), batch)]).cpu()
 
 
 def each_text_once(embed: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], batch: int) -> torch.Tensor:
