@@ -74,7 +74,7 @@ def encode(sample: ReinforcedSample, storage: Storage) -> dict[str, bytes]:
         members["url.txt"] = sample.url.encode()
     members["syn.json"] = _json(sample.captions)
     members["paug.json"] = _json({"param_aug": [view.to_list() for view in sample.views]})
-    members[storage] = _npz(embeddings) if storage == "npz" else _pth_gz(embeddings)
+    members[storage] = pack(embeddings, storage)
     members["json"] = _json(sample.rest)
     return members
 
@@ -97,7 +97,7 @@ def _decode(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
             raise ValueError(f"member '{name}' is missing among {', '.join(members) or 'none'}")
     extension = next((name for name in IMAGE_EXTENSIONS if name in members), None)
     captions = _captions(_object(members, "syn.json"))
-    embeddings = _embeddings(members)
+    embeddings = unpack(members)
     image_emb, text_emb = (_take(embeddings, name) for name in ("image_emb", "text_emb"))
     text_emb, caption_embs = _split_texts(text_emb, embeddings, captions)
     sample = ReinforcedSample(
@@ -177,8 +177,12 @@ def _views(fields: dict[str, Any]) -> list[View]:
         raise ValueError(f"paug.json: {error}") from error
 
 
-def _embeddings(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
-    """Fields of ``npz``, which is exact, or else of ``pth.gz``."""
+def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
+    """Embeddings by field from ``npz``, which is exact, or else from ``pth.gz``.
+
+    Raises:
+        ValueError: neither is there, or it cannot be read.
+    """
     name = next((name for name in ("npz", "pth.gz") if name in members), None)
     if name is None:
         raise ValueError(f"no embeddings: neither 'npz' nor 'pth.gz' is among {', '.join(members)}")
@@ -210,6 +214,11 @@ def _take(embeddings: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in embeddings:
         raise ValueError(f"'{name}' is missing among the embeddings {', '.join(embeddings) or 'none'}")
     return embeddings[name]
+
+
+def pack(embeddings: dict[str, torch.Tensor], storage: Storage) -> bytes:
+    """The member that holds embeddings ``[n, D]`` by field."""
+    return _npz(embeddings) if storage == "npz" else _pth_gz(embeddings)
 
 
 def _pth_gz(embeddings: dict[str, torch.Tensor]) -> bytes:
