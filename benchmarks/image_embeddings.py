@@ -73,7 +73,9 @@ def measure() -> Numbers:
         "views": VIEWS,
         "batch": batch,
         "on_gpu": on_gpu,
-        "teachers": {name: given if isinstance(given, str) else "EfficientNet-Lite0" for name, given in teachers.items()},
+        "teachers": {
+            name: given if isinstance(given, str) else "EfficientNet-Lite0" for name, given in teachers.items()
+        },
         "measured": measured,
     }
 

@@ -75,7 +75,9 @@ def gzip_pickle(sample: dict[str, torch.Tensor]) -> bytes:
 
 def show(numbers: Numbers) -> str:
     each = TEACHERS * DIM * ROWS
-    lines = [f"{ROWS} embeddings of {TEACHERS * DIM} numbers a sample, {2 * each:,} bytes as bare bf16; {numbers['machine']}"]
+    lines = [
+        f"{ROWS} embeddings of {TEACHERS * DIM} numbers a sample, {2 * each:,} bytes as bare bf16; {numbers['machine']}"
+    ]
     published = [numbers["bytes"]["fp32 npz"], numbers["bytes"]["bf16 gzip pickle"]]
     for name, size in numbers["bytes"].items():
         lines.append(
@@ -84,6 +86,6 @@ def show(numbers: Numbers) -> str:
             f"({numbers['samples_a_cpu_second'][name]:,.0f} a second of CPU time)"
         )
     share = numbers["bytes"]["side files"] / min(published)
-    return "\n".join([*lines, f"  side files to the smaller published: {share:.2f}, {verdict(share, 1, at_least=False)}"])
-
-
+    return "\n".join(
+        [*lines, f"  side files to the smaller published: {share:.2f}, {verdict(share, 1, at_least=False)}"]
+    )

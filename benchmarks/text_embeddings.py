@@ -40,10 +40,15 @@ def measure() -> Numbers:
             return each_text_once(model.embed_texts, texts, batch)
 
     different = captions(count)
-    sets = {"all different": different, "a fifth of them twice": different[: count - count // 5] + different[: count // 5]}
+    sets = {
+        "all different": different,
+        "a fifth of them twice": different[: count - count // 5] + different[: count // 5],
+    }
     measured = {}
     for kind, texts in sets.items():
-        times = in_turns({"stage": lambda texts=texts: ours(texts), "padded": lambda texts=texts: padded(texts)}, repeats)
+        times = in_turns(
+            {"stage": lambda texts=texts: ours(texts), "padded": lambda texts=texts: padded(texts)}, repeats
+        )
         measured[kind] = {"times": times, "faster": ratio(times, "padded", "stage")}
     tokens = (model.tokenize(different) != 0).sum(1).float()
     return {
