@@ -22,7 +22,23 @@ from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 
 SIZES = ((512, 384), (384, 512), (640, 480), (400, 400), (800, 600))
-WORDS = "a the of with in on red old small photo wooden vintage set black white new kitchen table beach".split()
+WORDS = (
+    "a",
+    "the",
+    "of",
+    "with",
+    "on",
+    "red",
+    "old",
+    "photo",
+    "wooden",
+    "vintage",
+    "set",
+    "white",
+    "new",
+    "kitchen",
+    "beach",
+)
 
 
 def write_shard(path: Path, samples: int, seed: int = 0) -> None:

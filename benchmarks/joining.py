@@ -1,8 +1,8 @@
 """Joining a shard with everything that was stored about it, against a plain copy of the same bytes.
 
-The paper's full recipe: two teachers of 768 numbers, two views, the real caption and five synthetic ones; photo-like JPEGs of 20 to
-60 kB. The copy is of the finished tar, and like the join it is on the disk when it counts as done. The join with ``storage: npz``
-packs nothing, so the difference tells what packing costs.
+The paper's full recipe: two teachers of 768 numbers, two views, the real caption and five synthetic ones; photo-like JPEGs.
+The copy is of the finished tar, and like the join it is on the disk when it counts as done. The join with ``storage: npz`` packs
+nothing, so the difference tells what packing costs.
 """
 
 from __future__ import annotations

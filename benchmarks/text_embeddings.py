@@ -1,7 +1,7 @@
 """Embeddings of captions as the stage makes them, against padded batches in the order of the shard, every text again.
 
 The text tower of ViT-B-32 on a CPU, of ViT-L-14 on a GPU, random weights. Captions of 5 to 25 words. Measured twice: all texts
-different, so that only the padding counts, and with a fifth of the texts there twice, as when captions are drawn from a captioner.
+different, so that only the padding counts, and with a fifth of them there twice, as when captions are drawn from a captioner.
 """
 
 from __future__ import annotations
