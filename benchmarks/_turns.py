@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ Times = dict[str, dict[str, list[float]]]
 """contender -> ``wall`` and ``cpu`` seconds of each repeat"""
 
 
-def in_turns(contenders: dict[str, Callable[[], object]], repeats: int) -> Times:
+def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int) -> Times:
     """Each contender once a round; a first round goes to what is loaded and made once.
 
     ``cpu`` counts all threads of this process: on a machine that others use it says more than ``wall``.

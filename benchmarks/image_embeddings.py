@@ -131,7 +131,8 @@ def _measure(made: Pipeline, name: str, batch: int, repeats: int, place: torch.d
 def released_loop(
     teacher: ImageText, images: Iterator[tuple[str, bytes]], views: list[list[View]], batch: int, place: torch.device
 ) -> np.ndarray:
-    rows, waiting = [], []
+    rows: list[torch.Tensor] = []
+    waiting: list[torch.Tensor] = []
 
     def flush() -> None:
         rows.append(teacher.embed_images(torch.stack(waiting).to(place)).cpu())

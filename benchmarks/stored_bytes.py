@@ -13,6 +13,8 @@ from __future__ import annotations
 import gzip
 import io
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,12 +53,9 @@ def measure() -> Numbers:
                 paths.append(path)
         sizes = {"side files": sum(path.stat().st_size for path in paths)}
         sizes |= {name: sum(map(len, packed)) for name, packed in members.items()}
-        readers = {"side files": lambda: [sidefile.read_embeddings(path) for path in paths]}
-        readers |= {
-            name: lambda packed=packed, name=name: [
-                reinforced.unpack({"npz" if "npz" in name else "pth.gz": data}) for data in packed
-            ]
-            for name, packed in members.items()
+        readers: dict[str, Callable[[], object]] = {
+            "side files": lambda: [sidefile.read_embeddings(path) for path in paths],
+            **{name: partial(unpacked, name, packed) for name, packed in members.items()},
         }
         times = in_turns(readers, REPEATS)
     return {
@@ -65,6 +64,11 @@ def measure() -> Numbers:
         "samples_a_second": {name: SAMPLES / median(times, name) for name in times},
         "samples_a_cpu_second": {name: SAMPLES / median(times, name, "cpu") for name in times},
     }
+
+
+def unpacked(name: str, packed: list[bytes]) -> list[dict[str, torch.Tensor]]:
+    member = "npz" if "npz" in name else "pth.gz"
+    return [reinforced.unpack({member: data}) for data in packed]
 
 
 def gzip_pickle(sample: dict[str, torch.Tensor]) -> bytes:
