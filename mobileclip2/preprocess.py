@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
@@ -35,6 +36,22 @@ class Preprocess:
 
     def whole(self, image: Image.Image) -> torch.Tensor:
         """The whole image as a square, normalised: what zero-shot evaluation feeds a model."""
+        return self.tensor(self.centre(image))
+
+    def centre(self, image: Image.Image) -> Image.Image:
+        """The whole image as a square: its shorter side is resized to ``size`` and the longer one cut, or both are squashed."""
         sides = [self.size, self.size] if self.resize == "squash" else [self.size]
         resized = F.resize(image, sides, InterpolationMode(self.interpolation))
-        return self.tensor(F.center_crop(resized, [self.size, self.size]))
+        return F.center_crop(resized, [self.size, self.size])
+
+    def pixels(self, image: Image.Image) -> torch.Tensor:
+        """uint8 ``[size, size, 3]`` of an image that already has the right size: a quarter of the bytes of its tensor."""
+        return torch.from_numpy(np.array(image))
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """What :meth:`tensor` gives, for a batch ``[b, size, size, 3]`` of pixels and on their device.
+
+        ``[b, 3, size, size]`` in channels-last order, as pixels lie already and convolutions like it best.
+        """
+        mean, std = (torch.tensor(colour, device=pixels.device).view(3, 1, 1) for colour in (self.mean, self.std))
+        return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)

@@ -28,6 +28,10 @@ _WORTH_REPACKING = 0.75
 """Finished sequences leave the batch once no more than this share of it is alive: moving the caches costs a
 step or two."""
 
+_CANDIDATES = (128, 4096, 1 << 30)
+"""The most probable tokens that are sorted to find a nucleus: a trained captioner's is among the first, almost always;
+sorting the whole vocabulary costs more than a step of the decoder."""
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -119,7 +123,7 @@ def sample(logits: torch.Tensor, uniform: torch.Tensor, top_p: float, temperatur
     tokens = torch.empty_like(uniform, dtype=torch.long)
     total = logits.logsumexp(-1, keepdim=True)
     pending = torch.arange(len(logits), device=logits.device)
-    for candidates in (min(128, logits.shape[-1]), logits.shape[-1]):
+    for candidates in sorted({min(count, logits.shape[-1]) for count in _CANDIDATES}):
         scores, indices = logits[pending].topk(candidates)
         cumulative = (scores - total[pending]).exp().cumsum(-1)
         before = F.pad(cumulative[:, :-1], (1, 0))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,12 +10,12 @@ import torch
 T = TypeVar("T")
 
 
-def in_batches(embed: Callable[[Sequence[T]], torch.Tensor], items: Iterable[T], batch: int) -> torch.Tensor:
-    """``embed`` over all items, at least one, in their order: ``[len(items), ...]`` on the CPU; holds one batch of them."""
-    waiting, embedded = iter(items), []
-    while some := list(islice(waiting, batch)):
-        embedded.append(embed(some).cpu())
-    return torch.cat(embedded)
+def in_batches(embed: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T], batch: int) -> torch.Tensor:
+    """``embed`` over all items, at least one, in their order: ``[len(items), ...]`` on the CPU.
+
+    Results stay on the device until the last: a copy would wait for it while the next batch could be made.
+    """
+    return torch.cat([embed(items[start : start + batch]) for start in range(0, len(items), batch)]).cpu()
 
 
 def each_text_once(embed: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], batch: int) -> torch.Tensor:

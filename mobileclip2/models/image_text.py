@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mobileclip2.models.unpadded import encode_text
 from mobileclip2.preprocess import Preprocess
 
 
@@ -37,5 +38,4 @@ class ImageText:
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """texts -> L2-normalised fp32 ``[len(texts), embed_dim]``."""
-        device = next(self.model.parameters()).device
-        return F.normalize(self.model.encode_text(self.tokenize(texts).to(device)).float(), dim=-1)  # type: ignore[operator]
+        return F.normalize(encode_text(self.model, self.tokenize(texts)).float(), dim=-1)

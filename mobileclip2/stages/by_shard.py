@@ -101,6 +101,12 @@ def close_shards(part: PartWork, shards: Iterable[Shard], facts: dict[str, objec
 
 def images_of(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, Image.Image]]:
     """Key and decoded image of every kept sample of a shard, in the order of its side file."""
+    for key, data in encoded_images(shard, raw):
+        yield key, decode(data)
+
+
+def encoded_images(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, bytes]]:
+    """Key and image file of every kept sample of a shard, in the order of its side file."""
     keys = raw.column("key").to_pylist()
     members = raw.column("image").to_pylist()
     with local_copy(shard.url).open("rb") as file:
@@ -109,7 +115,7 @@ def images_of(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, Image.Image]]:
                 raise ShardError(
                     f"{shard.url}: sample '{key}' lost its '{member}' since it was validated; run raw_shards again"
                 )
-            yield key, decode(found[member])
+            yield key, found[member]
 
 
 def raw_table(raw: Read, shard: Shard) -> pa.Table:

@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from mobileclip2.captioners.coca import trunk_features
 from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
 from mobileclip2.contents import Shard, local_copy
-from mobileclip2.models.batched import in_batches
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.progress import Step
-from mobileclip2.stages.by_shard import images_of
+from mobileclip2.stages.ahead import whole_images
 from mobileclip2.stages.trained import publish, tables_of
 from mobileclip2.training.data import FeatureSource, RawSource, SampleSource
 from mobileclip2.training.objectives import CoCaObjective
@@ -79,9 +78,7 @@ def shard_features(
     """Trunk features ``[n, C]`` of one shard, kept until training is done."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
-        images = (captioner.preprocess.whole(image) for _, image in images_of(shard, table))
-        features = in_batches(
-            lambda some: trunk_features(captioner.model, torch.stack(tuple(some)).to(device)), images, batch
-        )
+        images = whole_images(shard, table, captioner.preprocess, batch, device)
+        features = torch.cat([trunk_features(captioner.model, some).cpu() for some in images])
         write_tensors(kept, {"features": features})
     return load_file(kept)["features"]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 import pyarrow as pa
-import torch
-from PIL import Image
 
 from mobileclip2 import sidefile
 from mobileclip2.captioners.captions import caption_images
 from mobileclip2.captioners.load import load_captioner
 from mobileclip2.contents import Shard
-from mobileclip2.models.device import choose_device
+from mobileclip2.models.device import choose_device, inference
 from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, images_of, raw_table, write_side
+from mobileclip2.stages.ahead import batches, whole_images
+from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, raw_table, write_side
 
 
 def begin(work: Work) -> WriteShard:
@@ -27,14 +23,13 @@ def begin(work: Work) -> WriteShard:
     def write(shard: Shard, parts: list[PartWork]) -> None:
         raw = raw_table(parts[0].only("raw_shards"), shard)
         numbers = [part.part.declared["caption"] for part in parts]
-        keys: list[str] = []
+        keys = raw.column("key").to_pylist()
+        images = whole_images(shard, raw, captioner.preprocess, work.profile.batch, device)
         texts: dict[int, list[str]] = {number: [] for number in numbers}
         failures = []
-        for batch in batched(images_of(shard, raw), work.profile.batch):
-            images = torch.stack([captioner.preprocess.whole(image) for _, image in batch]).to(device)
-            batch_keys = [key for key, _ in batch]
-            written = caption_images(captioner, images, batch_keys, numbers, settings)
-            keys += batch_keys
+        for some, their_keys in zip(images, batches(keys, work.profile.batch), strict=True):
+            with inference(device):
+                written = caption_images(captioner, some, their_keys, numbers, settings)
             for row in written.captions:
                 for number, text in zip(numbers, row, strict=True):
                     texts[number].append(text)
@@ -53,11 +48,6 @@ def begin(work: Work) -> WriteShard:
             )
 
     return write
-
-
-def batched(images: Iterator[tuple[str, Image.Image]], size: int) -> Iterator[list[tuple[str, Image.Image]]]:
-    while batch := list(islice(images, size)):
-        yield batch
 
 
 run = ByShard(begin, close_parts)

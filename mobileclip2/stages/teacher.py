@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip2.contents import Shard
-from mobileclip2.models.batched import each_text_once, in_batches
+from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
@@ -18,7 +18,7 @@ from mobileclip2.models.tensors import write_tensors
 from mobileclip2.pipeline import Work
 from mobileclip2.profile import Locked
 from mobileclip2.progress import Step
-from mobileclip2.stages.by_shard import images_of
+from mobileclip2.stages.ahead import whole_images
 from mobileclip2.stages.trained import publish, tables_of
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
@@ -79,11 +79,9 @@ def shard_features(
     """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers."""
     kept = scratch / "features" / f"{shard.id}.safetensors"
     if not kept.exists():
-        images = (locked.preprocess.whole(image) for _, image in images_of(shard, table))
+        images = whole_images(shard, table, locked.preprocess, batch, device)
         features = {
-            "image": in_batches(
-                lambda some: image_trunk_features(locked, torch.stack(tuple(some)).to(device)), images, batch
-            ),
+            "image": torch.cat([image_trunk_features(locked, some).cpu() for some in images]),
             "text": each_text_once(partial(text_trunk_features, locked), table.column("caption").to_pylist(), batch),
         }
         write_tensors(kept, features)

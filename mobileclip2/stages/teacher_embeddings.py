@@ -6,16 +6,18 @@ Each teacher renders a stored crop from the original image at its own input size
 from __future__ import annotations
 
 import torch
+from PIL import Image
 
 from mobileclip2 import sidefile
 from mobileclip2.augment import View, render
 from mobileclip2.contents import Shard
 from mobileclip2.errors import ShardError
 from mobileclip2.models.batched import each_text_once
-from mobileclip2.models.device import choose_device
+from mobileclip2.models.device import choose_device, inference
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.by_shard import ByShard, WriteShard, close_shards, images_of, raw_table, side_name, write_side
+from mobileclip2.stages.ahead import prepared, to_device
+from mobileclip2.stages.by_shard import ByShard, WriteShard, close_shards, raw_table, side_name, write_side
 from mobileclip2.teachers.load import load_teacher
 
 
@@ -48,26 +50,22 @@ def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: 
     raw = raw_table(parts[0].only("raw_shards"), shard)
     keys = raw.column("key").to_pylist()
     views = [_views(part, shard, keys) for part in parts]
-    embedded: list[list[torch.Tensor]] = [[] for _ in parts]
-    waiting: list[torch.Tensor] = []
+    preprocess = teacher.preprocess
 
-    def flush() -> None:
-        features = teacher.embed_images(torch.stack(waiting).to(device)).bfloat16().cpu()
-        for position in range(len(parts)):
-            embedded[position].append(features[position :: len(parts)])
-        waiting.clear()
+    def drawn(number: int, image: Image.Image) -> torch.Tensor:
+        """uint8 ``[parts, size, size, 3]``"""
+        each = (render(image, of_part[number], preprocess.size, preprocess.interpolation) for of_part in views)
+        return torch.stack([preprocess.pixels(view) for view in each])
 
-    for number, (_, image) in enumerate(images_of(shard, raw)):
-        for part_views in views:
-            view = render(image, part_views[number], teacher.preprocess.size, teacher.preprocess.interpolation)
-            waiting.append(teacher.preprocess.tensor(view))
-        if len(waiting) >= batch:
-            flush()
-    if waiting:
-        flush()
-    for part, features in zip(parts, embedded, strict=True):
-        stacked = torch.cat(features) if features else torch.empty(0, teacher.embed_dim, dtype=torch.bfloat16)
-        write_side(part, shard, sidefile.embeddings_table(keys, stacked))
+    embedded = [torch.empty(0, len(parts), teacher.embed_dim, dtype=torch.bfloat16, device=device)]
+    with inference(device):
+        for pixels in prepared(shard, raw, drawn, max(1, batch // len(parts))):
+            features = teacher.embed_images(preprocess.normalised(to_device(pixels.flatten(0, 1), device)))
+            # stays on the device, which a copy would have to wait for
+            embedded.append(features.bfloat16().unflatten(0, (-1, len(parts))))
+    by_part = torch.cat(embedded).cpu().unbind(1)
+    for part, features in zip(parts, by_part, strict=True):
+        write_side(part, shard, sidefile.embeddings_table(keys, features))
 
 
 def _views(part: PartWork, shard: Shard, keys: list[str]) -> list[View]:
@@ -83,5 +81,6 @@ def embed_texts(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: 
         table = sidefile.read(part.only("texts").fetch(side_name(shard)), sidefile.CAPTIONS)
         rows = [(row["key"], row["caption"]) for row in table.to_pylist() if row["caption"]]
         keys, texts = [key for key, _ in rows], [text for _, text in rows]
-        embedded = each_text_once(teacher.embed_texts, texts, batch) if texts else torch.empty(0, teacher.embed_dim)
+        with inference(device):
+            embedded = each_text_once(teacher.embed_texts, texts, batch) if texts else torch.empty(0, teacher.embed_dim)
         write_side(part, shard, sidefile.embeddings_table(keys, embedded))

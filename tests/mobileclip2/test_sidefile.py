@@ -28,10 +28,11 @@ def test_embeddings_survive_bit_for_bit(tmp_path_factory, names, dim, random):
         found[...] = 0
 
 
-def test_tensors_are_rounded_to_bf16_and_stored_little_endian():
+def test_tensors_are_rounded_to_bf16_and_stored_by_high_and_low_bytes():
     values = torch.tensor([[1.0, -2.0, 1 + 2**-9]])
     table = sidefile.embeddings_table(["a"], values)
-    assert table.column("embedding").to_pylist() == [bytes.fromhex("803f 00c0 803f")]
+    assert table.column("high").to_pylist() == [bytes.fromhex("3f c0 3f")]
+    assert table.column("low").to_pylist() == [bytes.fromhex("80 00 80")]
     assert table.schema.metadata == {b"dtype": b"bfloat16", b"dim": b"3"}
     assert torch.equal(sidefile.from_bits(sidefile.to_bits(values)), values.bfloat16())
 
@@ -93,10 +94,10 @@ def test_embeddings_of_another_type_are_refused(tmp_path):
     path = tmp_path / "e.parquet"
     table = sidefile.embeddings_table(["a"], torch.ones(1, 4))
     for other, message in [
-        (pa.table({"key": ["a"], "embedding": [[1.0]]}), "column 'embedding' is list"),
+        (pa.table({"key": ["a"], "high": [[1.0]], "low": [b"a"]}), "column 'high' is list"),
         (table.replace_schema_metadata({"dtype": "float16", "dim": "4"}), "float16"),
         (table.replace_schema_metadata(None), "metadata None"),
-        (table.select(["key"]), "column 'embedding' is missing"),
+        (table.select(["key", "low"]), "column 'high' is missing"),
     ]:
         sidefile.write(other, path)
         with pytest.raises(DamagedOutput, match=message):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.captions import supply_missing_classes
 from mobileclip2.captioners.coca import coca_of, trunk_features
 from mobileclip2.captioners.config import GenerationSettings
 from mobileclip2.captioners.generate import Draw, generate, sample
@@ -118,10 +119,26 @@ def test_sampling_follows_the_renormalised_nucleus() -> None:
     assert torch.allclose(share, torch.tensor([0.5, 0.3, 0.15, 0]) / 0.95, atol=2e-3)
 
 
-def test_a_nucleus_wider_than_the_first_candidates_is_drawn_from_whole() -> None:
-    uniforms = (torch.arange(1000) + 0.5) / 1000
-    tokens = sample(torch.zeros(1000, 1000), uniforms, 1.0, 1.0)
-    assert len(tokens.unique()) == 1000
+@pytest.mark.parametrize("vocabulary", [100, 1000, 5000])
+def test_a_nucleus_wider_than_the_first_candidates_is_drawn_from_whole(vocabulary: int) -> None:
+    uniforms = (torch.arange(100) + 0.5) / 100
+    tokens = sample(torch.zeros(100, vocabulary), uniforms, 1.0, 1.0)
+    assert len(tokens.unique()) == 100
+    assert tokens.max() >= 0.9 * vocabulary
+
+
+def test_greedy_captions_are_those_of_open_clip_token_for_token(
+    open_clip_captioner: ImageText, images: torch.Tensor
+) -> None:
+    model, tokenizer = coca_of(open_clip_captioner)
+    supply_missing_classes()
+    start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+    ids = {"sot_token_id": start, "eos_token_id": end, "pad_token_id": model.pad_id}
+    theirs = model.generate(images, generation_type="top_k", top_k=1, seq_len=20, min_seq_len=5, **ids).tolist()
+    settings = GREEDY.model_copy(update={"min_tokens": 6})
+    ours = [line for (line,) in generate(model, tokenizer, images, KEYS, [0], settings)]
+    assert ours == [line[1 : line.index(end)] for line in theirs]
+    assert len({tuple(line) for line in ours}) > 1 and len({len(line) for line in ours}) > 1
 
 
 def test_draws_differ_by_everything_that_names_them_and_by_nothing_else() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mobileclip2.augment import Augmentation, RandAugment, sample_view
 from mobileclip2.errors import ShardError
-from mobileclip2.reinforced.format import ReinforcedSample, decode, encode
+from mobileclip2.reinforced.format import ReinforcedSample, decode, encode, pack
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -136,6 +136,14 @@ def test_bytes_depend_neither_on_the_clock_nor_on_what_a_tensor_is_a_part_of(mon
     large[500:502, 3:9] = sample.image_emb
     part = replace(sample, image_emb=large[500:502, 3:9])
     assert encode(part, storage) == first
+
+
+def test_fast_packing_costs_little_room_and_any_gzip_reads_it():
+    rows = torch.nn.functional.normalize(torch.randn(8, 1536, generator=torch.Generator().manual_seed(0)), dim=-1)
+    packed = pack({"image_emb": rows}, "pth.gz")
+    plain = gzip.decompress(packed)
+    assert torch.equal(torch.load(io.BytesIO(plain), weights_only=True)["image_emb"], rows.bfloat16())
+    assert len(packed) < 1.03 * len(gzip.compress(plain, 9)) < 0.9 * len(plain)
 
 
 def test_both_layouts_and_both_forms_of_param_aug_give_the_same_sample():

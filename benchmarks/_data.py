@@ -1,0 +1,96 @@
+"""Shards for measurements: photo-like JPEGs of the sizes that web sets have, with captions of the lengths that they have."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from open_clip.factory import get_model_config
+from PIL import Image
+from safetensors.torch import save_file
+
+from demo.tars import write_tar
+from mobileclip2.models.build import from_config
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+
+SIZES = ((512, 384), (384, 512), (640, 480), (400, 400), (800, 600))
+WORDS = (
+    "a",
+    "the",
+    "of",
+    "with",
+    "on",
+    "red",
+    "old",
+    "photo",
+    "wooden",
+    "vintage",
+    "set",
+    "white",
+    "new",
+    "kitchen",
+    "beach",
+)
+
+
+def write_shard(path: Path, samples: int, seed: int = 0) -> None:
+    write_tar(path, _members(samples, seed))
+
+
+def captions(count: int, seed: int = 0) -> list[str]:
+    """All different; 5 to 25 words as alt texts have, 14 on average."""
+    draw = random.Random(seed)
+    return [f"{number} " + " ".join(draw.choices(WORDS, k=draw.randint(4, 23))) for number in range(count)]
+
+
+def picture(random_: np.random.Generator, size: tuple[int, int]) -> bytes:
+    """Smooth areas, edges and a little texture: about the bytes of a photo at this size."""
+    coarse = Image.fromarray(random_.integers(0, 256, (12, 16, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    fine = random_.normal(0, 6, (size[1], size[0], 1))
+    pixels = (np.asarray(coarse, np.float32) + fine).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _members(samples: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    random_ = np.random.default_rng(seed)
+    for number, caption in enumerate(captions(samples, seed)):
+        key = f"{number:09d}"
+        yield f"{key}.jpg", picture(random_, SIZES[number % len(SIZES)])
+        yield f"{key}.txt", caption.encode()
+        yield f"{key}.json", json.dumps({"uid": key}).encode()
+
+
+def pipeline(folder: Path, teachers: dict[str, dict[str, Any] | str], *, samples: int, **values: Any) -> Pipeline:
+    """One group of one shard; ``teachers`` are names or configurations of open_clip's, random weights."""
+    write_shard(folder / "shards" / "00000.tar", samples)
+    listed = []
+    for seed, (name, model) in enumerate(teachers.items()):
+        config = get_model_config(model) if isinstance(model, str) else model
+        torch.manual_seed(seed)
+        state = from_config({"model_cfg": config}).model.state_dict()
+        weights = folder / "weights" / f"{name}.safetensors"
+        weights.parent.mkdir(exist_ok=True)
+        save_file({key: value.contiguous().clone() for key, value in state.items()}, weights)
+        given = {"config": config, "weights": {"path": str(weights)}}
+        listed.append({"name": name, "logit_scale": 50, "model": given})
+    profile = folder / "profile.yaml"
+    base = {
+        "name": "measured",
+        "store": "store",
+        "groups": 1,
+        "sources": [{"name": "web", "url": "shards"}],
+        "views": {"count": 2},
+        "teachers": listed,
+    }
+    profile.write_text(yaml.safe_dump({**base, **values}))
+    return Pipeline(load(profile))

@@ -1,0 +1,165 @@
+"""Five captions an image against open_clip's own ``generate`` once a caption, and against the bare arithmetic.
+
+coca_ViT-B-32 on a CPU, coca_ViT-L-14 on a GPU, random weights. The decoder's output is scaled so that a nucleus holds as few
+tokens as a trained captioner's; no caption ends before its 30 tokens, so that all contenders write the same number.
+
+- ``open_clip``: its ``generate`` as the released generator calls it, once for each caption, with the classes of transformers that
+  its import misses. One of the five calls is timed, the others are the same.
+- ``bare``: one image encoding, and all tokens of the written captions through both text transformers at once, each image's keys
+  and values projected once. Nothing is sampled and nothing is known to be necessary beyond it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import open_clip.coca_model
+import torch
+import transformers
+from open_clip.coca_model import CoCa
+from open_clip.factory import get_model_config
+
+from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
+from mobileclip2.captioners.coca import coca_of, initialise_decoder
+from mobileclip2.captioners.config import GenerationSettings
+from mobileclip2.captioners.generate import generate, image_tokens
+from mobileclip2.models.build import from_config
+from mobileclip2.models.device import inference
+
+ON_CPU, ON_GPU = ("coca_ViT-B-32", 16, 2), ("coca_ViT-L-14", 256, 5)
+"""model, images, repeats"""
+
+CAPTIONS, SHARPNESS = 5, 6.0
+SETTINGS = GenerationSettings(min_tokens=30, max_tokens=30)
+GREEDY = GenerationSettings(temperature=0)
+FASTER, BARE = 15.0, 1.5
+
+
+def measure() -> Numbers:
+    place = device()
+    name, images, repeats = ON_CPU if place.type == "cpu" else ON_GPU
+    torch.manual_seed(0)
+    captioner = from_config({"model_cfg": get_model_config(name)})
+    model, tokenizer = coca_of(captioner)
+    initialise_decoder(model)
+    with torch.no_grad():
+        model.text_decoder.text_projection *= SHARPNESS
+    model.to(place)
+    supply_missing_classes()
+    pixels = torch.randn(images, 3, 224, 224, device=place)
+    keys = [f"{number:09d}" for number in range(images)]
+
+    def ours() -> list[list[list[int]]]:
+        with inference(place):
+            return generate(model, tokenizer, pixels, keys, range(CAPTIONS), SETTINGS)
+
+    def theirs() -> torch.Tensor:
+        written = model.generate(pixels, generation_type="top_p", top_p=0.9, seq_len=30, min_seq_len=29)
+        assert written.shape[1] == 30
+        return written
+
+    written = torch.tensor([[[tokenizer.sot_token_id, *line] for line in lines] for lines in ours()], device=place)
+
+    def bare() -> torch.Tensor:
+        with inference(place):
+            return decoder_arithmetic(model, image_tokens(model, pixels), written)
+
+    nucleus = nucleus_size(bare())
+    times = in_turns({"ours": ours, "open_clip, one call": theirs, "bare": bare}, repeats)
+    some = 4
+    greedy = model.generate(pixels[:some], generation_type="top_k", top_k=1, seq_len=30, min_seq_len=5)
+    same = [
+        [tokenizer.sot_token_id, *line] == their_line[: their_line.index(tokenizer.eot_token_id)]
+        for ((line,), their_line) in zip(
+            generate(model, tokenizer, pixels[:some], keys[:some], [0], GREEDY), greedy.tolist(), strict=True
+        )
+    ]
+    faster = ratio(times, ["open_clip, one call"] * CAPTIONS, "ours")
+    return {
+        "machine": machine(),
+        "model": name,
+        "images": images,
+        "nucleus": nucleus,
+        "times": times,
+        "faster": faster,
+        "over_bare": ratio(times, "ours", "bare"),
+        "greedy_same": [sum(same), len(same)],
+        "where": where(ours),
+    }
+
+
+def supply_missing_classes() -> None:
+    """open_clip imports classes for beam search in the same line, and goes without all of them where one is missing."""
+    module: Any = open_clip.coca_model
+    for name in (
+        "LogitsProcessorList",
+        "MinLengthLogitsProcessor",
+        "RepetitionPenaltyLogitsProcessor",
+        "MaxLengthCriteria",
+        "StoppingCriteriaList",
+    ):
+        setattr(module, name, getattr(transformers, name))
+    module.GENERATION_TYPES = {"top_p": transformers.TopPLogitsWarper, "top_k": transformers.TopKLogitsWarper}
+    module._has_transformers = True
+
+
+@torch.inference_mode()
+def decoder_arithmetic(model: CoCa, images: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
+    """Logits ``[i, c, L, V]`` after every token of ``written [i, c, L]``, all at once."""
+    i, c, length = written.shape
+    text, head = model.text, model.text_decoder
+    mask = head.attn_mask[:length, :length]
+    x = text.token_embedding(written.flatten(0, 1)) + text.positional_embedding[:length]
+    x = text.transformer(x, attn_mask=mask)
+    for block, cross in zip(head.resblocks, head.cross_attn, strict=True):
+        x = block(x, attn_mask=mask)
+        # no mask: the captions of an image ask as one long text
+        x = cross(x.view(i, c * length, -1), k_x=images, v_x=images).view(i * c, length, -1)
+    return (head.ln_final(x) @ head.text_projection).view(i, c, length, -1)
+
+
+def nucleus_size(logits: torch.Tensor) -> float:
+    """Tokens that hold 0.9 of the probability, median."""
+    some = logits[:4, :, ::5].float().softmax(-1).flatten(0, 2).sort(descending=True).values
+    return statistics.median(((some.cumsum(-1) < SETTINGS.top_p).sum(-1) + 1).tolist())
+
+
+def where(run: Any) -> dict[str, float]:
+    """Seconds by kind of operation; on a GPU those of its kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as seen:
+        run()
+    kinds = {
+        "matrix products": ("addmm", "::mm", "bmm", "linear", "conv"),
+        "attention": ("attention", "softmax"),
+        "sampling": ("topk", "cumsum", "logsumexp", "exp", "amax", "sort", "gather", "::lt", "::le", "argmax"),
+        "layer norms, activations, additions": ("layer_norm", "gelu", "::add", "::mul"),
+    }
+    spent = dict.fromkeys([*kinds, "moving data, and the rest"], 0.0)
+    for event in seen.key_averages():
+        kind = next((kind for kind, names in kinds.items() if any(name in event.key for name in names)), None)
+        seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        spent[kind or "moving data, and the rest"] += seconds / 1e6
+    return spent
+
+
+def show(numbers: Numbers) -> str:
+    same, of = numbers["greedy_same"]
+    faster, over = numbers["faster"], numbers["over_bare"]
+    return "\n".join(
+        [
+            f"{CAPTIONS} captions of 30 tokens for each of {numbers['images']} images, {numbers['model']}, "
+            f"nucleus of {numbers['nucleus']:.0f} tokens; {numbers['machine']}",
+            *table(numbers["times"], "ours"),
+            f"  {CAPTIONS} calls of open_clip to ours: {faster['wall']:.1f} x (CPU time {faster['cpu']:.1f} x), "
+            f"{verdict(faster['wall'], FASTER)}",
+            f"  ours to bare: {over['wall']:.2f} x (CPU time {over['cpu']:.2f} x), "
+            f"{verdict(over['wall'], BARE, at_least=False)}",
+            f"  greedy captions identical to open_clip's token for token: {same} of {of}",
+            "where ours spends its time",
+            *bars(numbers["where"]),
+        ]
+    )

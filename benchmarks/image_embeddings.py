@@ -1,0 +1,206 @@
+"""Embeddings of two views an image, from the tar to the side file, against the bare forward pass and the released loop's shape.
+
+A tower whose arithmetic rules (ViT-B-32) and one that decoding rules (EfficientNet-Lite0) on a CPU, ViT-L-14 twice on a GPU;
+random weights, photo-like JPEGs.
+
+- ``stage``: what ``teacher_embeddings/<teacher>/image`` does with a shard, model loaded.
+- ``forward``: the same model on tensors that lie in its device's memory, in the same precision.
+- ``decode and augment``: all that the stage does before the model, in as many threads, with no model.
+- ``released loop``: the shape of the released generator: fp32, one image after the other decoded in line for each batch, float
+  tensors stacked and moved, results fetched batch by batch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks._data import pipeline
+from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
+from mobileclip2 import sidefile
+from mobileclip2.augment import View, render
+from mobileclip2.models.device import inference
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.pipeline import PartWork, Pipeline
+from mobileclip2.shards.image import decode
+from mobileclip2.stages.ahead import prepared
+from mobileclip2.stages.by_shard import encoded_images, raw_table, side_name
+from mobileclip2.stages.teacher_embeddings import embed_views
+from mobileclip2.teachers.load import load_teacher
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+LITE = {
+    "embed_dim": 256,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 224,
+    },
+    "text_cfg": TEXT,
+    "custom_text": True,
+}
+ON_CPU, ON_GPU = (48, 32, 3), (4096, 256, 5)
+"""images, batch, repeats"""
+
+VIEWS, KEPT, FASTER = 2, 0.90, 2.0
+
+
+def measure() -> Numbers:
+    place = device()
+    on_gpu = place.type == "cuda"
+    teachers: dict[str, Any] = {"one": "ViT-L-14", "other": "ViT-L-14"} if on_gpu else {"vit": "ViT-B-32", "lite": LITE}
+    samples, batch, repeats = ON_GPU if on_gpu else ON_CPU
+    with tempfile.TemporaryDirectory() as folder:
+        made = pipeline(Path(folder), teachers, samples=samples, views={"count": VIEWS})
+        made.materialise("raw_shards", "g00")
+        made.materialise("augmentations", "g00")
+        measured = {}
+        for name in teachers:
+            made.materialise(f"teacher/{name}")
+            measured[name] = _measure(made, name, batch, repeats, place)
+    return {
+        "machine": machine(),
+        "images": samples,
+        "views": VIEWS,
+        "batch": batch,
+        "on_gpu": on_gpu,
+        "teachers": {
+            name: given if isinstance(given, str) else "EfficientNet-Lite0" for name, given in teachers.items()
+        },
+        "measured": measured,
+    }
+
+
+def _measure(made: Pipeline, name: str, batch: int, repeats: int, place: torch.device) -> Numbers:
+    (stored,) = made.read(f"teacher/{name}")
+    teacher = load_teacher(stored, made.contents)
+    teacher.model.to(place)
+    (shard,) = made.contents.group_shards("g00")
+    asset = made.graph[f"teacher_embeddings/{name}/image"]
+    works = [made.part_work(asset, part, "g00") for part in asset.parts.values()]
+    parts: list[PartWork] = [work for work in works if work]
+    raw = raw_table(parts[0].only("raw_shards"), shard)
+    stored_views = [sidefile.read(part.only("view").fetch(side_name(shard))) for part in parts]
+    views = [[View.from_json(text) for text in table_.column("view").to_pylist()] for table_ in stored_views]
+    preprocess = teacher.preprocess
+
+    def drawn(number: int, image: Any) -> torch.Tensor:
+        each = (render(image, of_part[number], preprocess.size, preprocess.interpolation) for of_part in views)
+        return torch.stack([preprocess.pixels(view) for view in each])
+
+    in_memory = [
+        preprocess.normalised(pixels.flatten(0, 1).to(place)) for pixels in prepared(shard, raw, drawn, batch // VIEWS)
+    ]
+
+    def forward() -> None:
+        with inference(place):
+            torch.cat([teacher.embed_images(images) for images in in_memory]).cpu()
+
+    def alone() -> None:
+        for pixels in prepared(shard, raw, drawn, batch // VIEWS):
+            pixels.flatten(0, 1)
+
+    times = in_turns(
+        {
+            "stage": lambda: embed_views(teacher, shard, parts, batch, place),
+            "forward": forward,
+            "decode and augment": alone,
+            "released loop": lambda: released_loop(teacher, encoded_images(shard, raw), views, batch, place),
+        },
+        repeats,
+    )
+    return {
+        "times": times,
+        "of_forward": ratio(times, "forward", "stage"),
+        "of_both": ratio(times, ["forward", "decode and augment"], "stage"),
+        "faster": ratio(times, "released loop", "stage"),
+        "where": where(teacher, list(encoded_images(shard, raw)), views, in_memory, place),
+    }
+
+
+@torch.inference_mode()
+def released_loop(
+    teacher: ImageText, images: Iterator[tuple[str, bytes]], views: list[list[View]], batch: int, place: torch.device
+) -> np.ndarray:
+    rows: list[torch.Tensor] = []
+    waiting: list[torch.Tensor] = []
+
+    def flush() -> None:
+        rows.append(teacher.embed_images(torch.stack(waiting).to(place)).cpu())
+        waiting.clear()
+
+    for number, (_, data) in enumerate(images):
+        image = decode(data)
+        for of_view in views:
+            waiting.append(teacher.preprocess.tensor(render(image, of_view[number], teacher.preprocess.size)))
+            if len(waiting) == batch:
+                flush()
+    if waiting:
+        flush()
+    return torch.cat(rows).numpy()
+
+
+def where(
+    teacher: ImageText,
+    images: list[tuple[str, bytes]],
+    views: list[list[View]],
+    in_memory: list[torch.Tensor],
+    place: torch.device,
+) -> dict[str, float]:
+    """CPU seconds of each step by itself, over all images; the forward pass on a GPU in seconds of the GPU."""
+    spent = dict.fromkeys(("decode", "crop and resize", "RandAugment", "to a batch", "normalise", "forward"), 0.0)
+
+    @contextmanager
+    def clocked(name: str, clock: Callable[[], float] = time.process_time) -> Iterator[None]:
+        started = clock()
+        yield
+        spent[name] += clock() - started
+
+    preprocess, drawn = teacher.preprocess, []
+    for number, (_, data) in enumerate(images):
+        with clocked("decode"):
+            image = decode(data)
+        for of_view in views:
+            with clocked("crop and resize"):
+                plain = render(image, View(of_view[number].crop, None), preprocess.size)
+            with clocked("RandAugment"):
+                whole = View((0, 0, preprocess.size, preprocess.size), of_view[number].ops)
+                view = render(plain, whole, preprocess.size)
+            with clocked("to a batch"):
+                drawn.append(preprocess.pixels(view))
+    with clocked("to a batch"):
+        batch = torch.stack(drawn)
+    with clocked("normalise"):
+        preprocess.normalised(batch)
+    with clocked("forward", time.perf_counter if place.type == "cuda" else time.process_time), inference(place):
+        torch.cat([teacher.embed_images(some) for some in in_memory]).cpu()
+    return spent
+
+
+def show(numbers: Numbers) -> str:
+    lines = [
+        f"{numbers['views']} views of {numbers['images']} images in batches of {numbers['batch']}; {numbers['machine']}"
+    ]
+    for name, found in numbers["measured"].items():
+        of = found["of_forward" if numbers["on_gpu"] else "of_both"]
+        what = "forward" if numbers["on_gpu"] else "forward + decode and augment"
+        faster = found["faster"]
+        lines += [
+            f"{numbers['teachers'][name]}, milliseconds a view",
+            *table(found["times"], "stage", numbers["images"] * numbers["views"], "ms"),
+            f"  {what} to stage: {of['wall']:.2f} (CPU time {of['cpu']:.2f}), {verdict(of['wall'], KEPT)}",
+            f"  released loop to stage: {faster['wall']:.2f} x (CPU time {faster['cpu']:.2f} x)"
+            + (f", {verdict(faster['wall'], FASTER)}" if numbers["on_gpu"] else ", the target is for a GPU"),
+            "  where the time goes, each step alone",
+            *bars(found["where"]),
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,20 @@
+import torch
+
+from mobileclip2.models.build import from_config
+from mobileclip2.models.device import inference
+
+
+def test_a_cpu_computes_in_full_precision_and_bf16_moves_an_embedding_little():
+    torch.manual_seed(0)
+    vision = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 6, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 6}
+    model = from_config({"model_cfg": {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}})
+    images, texts = torch.randn(8, 3, 64, 64), ["a cat", "a dog on a hill"]
+    plain = model.embed_images(images), model.embed_texts(texts)
+    with inference(torch.device("cpu")):
+        assert torch.equal(model.embed_images(images), plain[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = model.embed_images(images), model.embed_texts(texts)
+    for before, after in zip(plain, halved, strict=True):
+        assert not torch.equal(before, after)
+        assert (before * after).sum(-1).min() > 0.9995
