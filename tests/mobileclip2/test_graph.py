@@ -141,9 +141,10 @@ def _below(value, path, counts):
         for number, item in enumerate(value):
             yield from fields(item, (*path, number))
         return
-    yield path, counts
     if counts and isinstance(value, BaseModel):
         yield from fields(value, path)
+        return
+    yield path, counts
 
 
 def others(value):
@@ -152,7 +153,7 @@ def others(value):
         case bool():
             yield not value
         case int() | float():
-            yield from (value + 1, value - 1, value * 0.9, value * 1.1, value * 2)
+            yield from (value + 1, value - 1, value + 1e-4, value * 0.9, value * 2)
         case str():
             yield from (f"{value}x", "raw", "reinforced", "real", "synthetic", "npz", "pth.gz", "bf16")
             yield from (
@@ -169,6 +170,7 @@ def others(value):
             yield value[:-1]
             yield value[::-1]
             if value and isinstance(value[0], int | float):
+                yield [*value, 5]
                 yield from (
                     [item * 0.9 for item in value],
                     [value[0], *(item * 0.9 for item in value[1:-1]), value[-1]],
@@ -203,9 +205,29 @@ FREE = {"name", "folder", "file", "text"}
 """of the profile as a whole"""
 
 
+ALONE = {
+    *(
+        "between",
+        "file",
+        "locked",
+        "model",
+        "open_clip",
+        "package",
+        "rows",
+        "samples",
+        "scales",
+        "small",
+        "tag",
+        "train",
+    ),
+    *("compute", "gate", "of", "sha256", "to"),
+}
+"""fields that have no other valid value while the rest of the profile stays as it is"""
+
+
 def test_every_declared_field_matters_and_no_other(rich):
     before = identities(rich)
-    without, wrong, compared = set(), [], 0
+    without, wrong, compared = set(), [], []
     for path, counts in fields(rich):
         if path[0] in FREE or path[-1] == "pattern":  # the files that a pattern finds are what counts
             continue
@@ -213,7 +235,7 @@ def test_every_declared_field_matters_and_no_other(rich):
         if other is None:
             without.add(path[-1])
             continue
-        compared += 1
+        compared.append(path[-1])
         try:
             after = identities(other)
         except UserError:  # what a changed address names is not there
@@ -223,4 +245,5 @@ def test_every_declared_field_matters_and_no_other(rich):
             wrong.append(".".join(map(str, path)))
     assert not wrong, "\n".join(wrong)
     # names that others refer to, and fields that go with another which is not there
-    assert compared > 180 and len(without) < 30, (compared, without)
+    assert len(compared) > 170
+    assert without.difference(compared) == ALONE

@@ -118,13 +118,10 @@ def test_a_teacher_removed_or_their_order(profile, edit):
 def test_a_captioners_fine_tuning_set(profile):
     corpus = profile.parent / "corpus" / "00001.tar"
     write_tar(corpus, [("x.jpg", encode(draw("red circle", "new"))), ("x.txt", b"a red circle, newly drawn")])
-    values = read(profile)
-    pipeline = Pipeline(load(profile))
-    computed = rerun(pipeline)
     # both captioners of this profile learn from that set
-    captioners = [captioner["name"] for captioner in values["captioners"]]
-    assert {"caption_corpus/clean", *(f"captioner/{name}" for name in captioners)} <= assets(computed)
-    assert not {asset for asset in assets(computed) if asset.endswith(("/image", "/text")) or asset == "raw_shards"}
+    own = {f"{stage}/{name}" for stage in ("captioner", "synthetic_captions") for name in ("first", "second")}
+    texts = {asset for teacher in ("wide", "narrow") for asset in embeddings(teacher, "first", "second")}
+    assert assets(rerun(Pipeline(load(profile)))) == {"caption_corpus/clean"} | own | texts | DATASET | LEARNT
 
 
 def test_a_captioner_added(profile):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from mobileclip2.errors import StoreError
 from mobileclip2.store import LocalStorage, S3Storage, lease
 from mobileclip2.store.lease import hold, is_held, notes
 
@@ -49,6 +51,20 @@ def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     os.kill(elsewhere.pid, signal.SIGKILL)
     elsewhere.wait()
     assert notes(storage) == []
+
+
+def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    storage = LocalStorage(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="the disk is full"):
+        patch.setattr(os, "write", full)
+        with hold(storage, ["a"], "note"):
+            pass
+    assert not is_held(storage, "a")
+    with hold(storage, ["a", "a"], "one name, twice"):
+        assert is_held(storage, "a")
 
 
 class TestBucket:

@@ -1,0 +1,19 @@
+import yaml
+
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.plan import plan
+from mobileclip2.profile import load
+
+
+def test_what_was_never_measured_costs_what_the_profile_states(tiny):
+    values = yaml.safe_load(tiny.read_text())
+    values["rates"] = {"student": 4.0, "teacher_embeddings": 2.0, "teacher_embeddings/wide/text": 10.0}
+    tiny.write_text(yaml.safe_dump(values))
+    pipeline = Pipeline(load(tiny))
+    samples = pipeline.materialise("raw_shards", "g00").samples
+    costs = {(item.asset, item.group): item.cost for item in plan(pipeline).items}
+    assert costs["student/pupil", None].seconds == 4 * 8 / 4.0
+    assert costs["teacher_embeddings/wide/image", "g00"].seconds == samples / 2.0
+    assert costs["teacher_embeddings/wide/text", "g00"].seconds == samples / 10.0
+    assert costs["teacher_embeddings/wide/text", "g00"].unknown == {"bytes"}
+    assert costs["teacher_embeddings/wide/text", "g01"].unknown == {"samples", "bytes", "seconds"}
