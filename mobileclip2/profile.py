@@ -565,7 +565,7 @@ def parse(text: str, *, origin: Path) -> Profile:
         ProfileError: naming the file and each offending field.
     """
     try:
-        values = yaml.load(text, _Yaml)  # noqa: S506  a SafeLoader
+        values = _Yaml(text).get_single_data()
     except yaml.YAMLError as error:
         raise ProfileError(f"{origin}: not YAML: {error}") from error
     if not isinstance(values, dict):
