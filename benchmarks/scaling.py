@@ -37,6 +37,8 @@ from tests.tiny import make_tiny
 
 PODS, REPEATS = (1, 2, 4), 3
 SHARDS, SAMPLES, CHUNKS, WAIT_SECONDS = 48, 4, 8, 0.9
+VIEWS = 2
+"""of each shard: a part and a file each"""
 SEEDS = 3
 STAGE = "augmentations"
 
@@ -119,11 +121,11 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
         for repeat in range(-1, REPEATS):  # the first lets the cluster load what its pods import
             for pods in PODS if repeat >= 0 else PODS[-1:]:
-                wait = WAIT_SECONDS if repeat >= 0 else 0.0
+                wait = WAIT_SECONDS / VIEWS if repeat >= 0 else 0.0
                 writes = {"writes": str(folder / "writes"), "wait": wait}
                 cluster.faults.gate = lambda pod, writes=writes: writes  # type: ignore[misc]
                 # of one stage's rate: the same chunks however many pods share them
-                rate = SAMPLES * SHARDS / (CHUNKS * CHUNK_SECONDS)
+                rate = SAMPLES * SHARDS * VIEWS / (CHUNKS * CHUNK_SECONDS)
                 settings = {"image": "tests", "stages": {STAGE: {"pods": pods, "gpus": 1}}}
                 profile.write_text(f"{text}\nrates: {{{STAGE}: {rate}}}\ncompute: {{kubernetes: {settings}}}\n")
                 loaded = load(profile)

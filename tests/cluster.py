@@ -27,6 +27,7 @@ import kubernetes_validate
 import yaml
 
 from tests.kubelet import Kubelet
+from tests.ui.server import free_port
 
 VERSION = "1.33"
 TICK_SECONDS = 0.03
@@ -77,6 +78,8 @@ class FakeCluster:
         """all pods there ever were, in order"""
         self.lock = threading.RLock()
         self.number = 0
+        self.ports: dict[str, int] = {}
+        """where the pods of a Job meet"""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kubelet = Kubelet(self._ended)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
@@ -171,7 +174,7 @@ class FakeCluster:
             spec.update(change["spec"])
             return self.read(kind, name)
 
-    def list(self, kind: str, labels: str, fields: str) -> Object:
+    def select(self, kind: str, labels: str, fields: str) -> Object:
         wanted, named = (dict(part.split("=", 1) for part in each.split(",") if part) for each in (labels, fields))
         if not named.keys() <= {"metadata.name"} and kind != "events":
             raise Refused(400, f"field label not supported: {fields}")
@@ -326,6 +329,10 @@ class FakeCluster:
         # the image has no entry point
         words = [*container.get("command", []), *container.get("args", [])]
         command = [re.sub(host, "127.0.0.1", word) for word in words]
+        # the pods of other trainings on this machine meet elsewhere
+        job = pod["metadata"]["labels"][NAME]
+        meets = f"--master-port={self.ports.setdefault(job, free_port())}"
+        command = [meets if word.startswith("--master-port=") else word for word in command]
         self.kubelet.start(name, command, env, self.folder / f"{name}.log", self.faults.gate(pod))
 
     def _ended(self, name: str, code: int) -> None:
@@ -452,7 +459,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif name:
                 answer = self.cluster.read(kind, name)
             else:
-                answer = self.cluster.list(kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+                answer = self.cluster.select(kind, query.get("labelSelector", ""), query.get("fieldSelector", ""))
             return answer if isinstance(answer, str) else json.loads(json.dumps(answer))
 
     do_GET = do_POST = do_DELETE = do_PATCH = _handle

@@ -177,10 +177,11 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.
             time.sleep(0.01)
         return replace(self, target)
 
-    Path.replace = noting  # type: ignore[method-assign]
+    Path.replace = noting  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
     serve()
+    os._exit(0)  # what was imported takes its time to go

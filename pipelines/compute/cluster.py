@@ -95,9 +95,9 @@ class Cluster:
                 _request_timeout=REQUEST_SECONDS,
                 _preload_content=False,  # else some versions of the client give the bytes' repr
             )
+            return bytes(answer.data).decode(errors="replace")
         except (client.ApiException, HTTPError):
             return ""  # a log is never worth waiting for
-        return bytes(answer.data).decode(errors="replace")
 
     def delete_job(self, name: str) -> None:
         """Deletes a Job and its pods; well if there is none."""

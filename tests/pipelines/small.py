@@ -61,6 +61,7 @@ class Daemon:
 
     def launch(self, request: dg.RunRequest) -> dg.DagsterRun:
         assert request.run_key and not self.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": request.run_key}))
+        assert request.asset_selection
         (key,) = request.asset_selection
         self.launched.append((key.to_user_string(), request.partition_key))
         job = definitions(Pipeline(load(self.profile))).get_repository_def().get_implicit_global_asset_job_def()
@@ -79,6 +80,6 @@ class Daemon:
             data = self.tick()
             if not data.run_requests:
                 return str(data.skip_message)
-            for request in data.run_requests:
+            for request in data.run_requests or ():
                 self.launch(request)
         raise AssertionError(f"not quiet after {ticks} ticks; last launched {self.launched[-3:]}")
