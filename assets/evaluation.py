@@ -1,4 +1,4 @@
-"""Zero-shot classification and retrieval of teachers and students."""
+"""Zero-shot classification and retrieval of teachers and students, a partition for each set."""
 
 from __future__ import annotations
 
@@ -28,21 +28,23 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def results(pipeline: Pipeline, done: Done) -> dict[str, object]:
+    """The numbers of this set, and the main ones of all that are measured so far."""
+    from mobileclip2.evaluation.results import MAIN
     from mobileclip2.report.sheets import evaluation_results
 
-    rows, picture = evaluation_results(pipeline, done.asset.name)
-    schema = dg.TableSchema(columns=[dg.TableColumn("set"), dg.TableColumn("metric"), dg.TableColumn("value", "float")])
-    records = [dg.TableRecord({"set": name, "metric": metric, "value": value}) for name, metric, value in rows]
-    main = {name: value for name, metric, value in rows if metric == "main_metric"}
+    assert done.group is not None
+    found, picture = evaluation_results(pipeline, done.asset.name, done.group)
+    schema = dg.TableSchema(columns=[dg.TableColumn("metric"), dg.TableColumn("value", "float")])
+    records = [dg.TableRecord({"metric": metric, "value": value}) for metric, value in found.items()]
     return {
-        **main,
+        **({MAIN: found[MAIN]} if MAIN in found else {}),
         "metrics": dg.MetadataValue.table(records=records, schema=schema),
         "plot": dg.MetadataValue.md(picture),
     }
 
 
 def no_worse(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
-    """The gate's verdict; a baseline that cannot be compared with is a warning."""
+    """The gate's verdict over all sets; a baseline that cannot be compared with is a warning, and so is a set still to come."""
     from mobileclip2.errors import UserError
     from mobileclip2.evaluation.gate import compare
     from mobileclip2.evaluation.stored import baseline_results, stored_results

@@ -24,7 +24,7 @@ Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
 
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
-    if asset.trials:
+    if asset.by_part:
         return dg.StaticPartitionsDefinition(list(asset.parts))
     return dg.StaticPartitionsDefinition(profile.group_names) if asset.grouped else None
 

@@ -26,6 +26,7 @@ from pipelines.profiles import PROFILES
 
 DEMO = Path(__file__).parents[1] / "demo"
 GROUPS = tuple(f"g{number:02d}" for number in range(4))
+SET = "emoji-197"
 
 Values = dict[str, Any]
 Pair = tuple[str, str | None]
@@ -39,13 +40,17 @@ def single(*assets: str) -> set[Pair]:
     return {(asset, None) for asset in assets}
 
 
+def evaluation(*models: str, of: str = SET) -> set[Pair]:
+    return {(f"evaluation/{model}", of) for model in models}
+
+
 def embeddings(teacher: str, *kinds: str, groups: tuple[str, ...] = GROUPS) -> set[Pair]:
     return grouped(*(f"teacher_embeddings/{teacher}/{kind}" for kind in kinds), groups=groups)
 
 
 BOTH = ("lite0", "lite2")
-LEARNT = single("student/reinforced", "evaluation/reinforced")
-PLAIN = single("student/plain", "evaluation/plain")
+LEARNT = single("student/reinforced") | evaluation("reinforced")
+PLAIN = single("student/plain") | evaluation("plain")
 DOWNSTREAM = grouped("reinforced_dataset") | LEARNT
 ALL_KINDS = ("image", "text", "coca_labels")
 
@@ -79,12 +84,12 @@ PER_GROUP = {
 CHANGES = (
     Change(
         "a teacher's weights",
-        single("teacher/lite2", "evaluation/lite2") | embeddings("lite2", *ALL_KINDS) | DOWNSTREAM,
+        single("teacher/lite2") | evaluation("lite2") | embeddings("lite2", *ALL_KINDS) | DOWNSTREAM,
         lambda values: values["teachers"][1]["locked"]["train"].update(seed=7),
     ),
     Change(
         "a third teacher",
-        single("teacher/third", "evaluation/third") | embeddings("third", *ALL_KINDS) | DOWNSTREAM,
+        single("teacher/third") | evaluation("third") | embeddings("third", *ALL_KINDS) | DOWNSTREAM,
         lambda values: values["teachers"].append(
             {
                 **copy.deepcopy(values["teachers"][0]),
@@ -147,7 +152,7 @@ CHANGES = (
     ),
     Change(
         "an evaluation set added",
-        single(*(f"evaluation/{model}" for model in ("reinforced", "plain", *BOTH))),
+        evaluation("reinforced", "plain", *BOTH, of="unseen"),
         lambda values: values["evaluation"].append(
             {"name": "unseen", "url": str(DEMO / "evaluation" / "emoji-unseen-200")}
         ),
@@ -211,7 +216,7 @@ def write_inputs(folder: Path) -> None:
     ]
     values["views"]["count"] = 2
     values["captioners"][0]["train_on"] = "caption_corpus/pairs"
-    values["evaluation"] = [{"name": "emoji-197", "url": str(DEMO / "evaluation" / "emoji-197")}]
+    values["evaluation"] = [{"name": SET, "url": str(DEMO / "evaluation" / SET)}]
     for captioner in values["captioners"]:
         captioner["train"] = {**captioner["train"], "steps": 4, "warmup": 0}
         captioner.setdefault("generation", {})["max_tokens"] = 6

@@ -14,7 +14,7 @@ from mobileclip2.profile import parse
 from mobileclip2.store import Output
 from mobileclip2.store.lease import hold, notes
 
-_PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>g\d\d|[a-z0-9_]+-seed\d+))?/[^/]+$")
+_PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>[^/]+))?/[^/]+$")
 
 
 @dataclass

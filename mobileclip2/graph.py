@@ -56,12 +56,12 @@ class Asset:
     grouped: bool
     parts: dict[str, Part]
     description: str
-    trials: bool = False
+    by_part: bool = False
     """each part is computed in a run of its own, as a group of its name"""
 
     def parts_of(self, group: str | None) -> dict[str, Part]:
         """What is computed together for a group."""
-        if self.trials:
+        if self.by_part:
             assert group is not None
             return {group: self.parts[group]}
         return self.parts
@@ -292,6 +292,7 @@ def _students(profile: Profile) -> Iterator[Asset]:
                 for source in profile.evaluation
             },
             f"Zero-shot classification and retrieval of {model} in the DataComp result format.",
+            by_part=True,
         )
 
 
@@ -303,7 +304,7 @@ def _studies(profile: Profile) -> Iterator[Asset]:
             {name: _student_part(profile, student, name) for name, student in study.trials(profile).items()},
             f"Students that differ from {study.student} in one thing, each with every seed, measured on "
             f"{' and '.join(study.evaluate_on)}.",
-            trials=True,
+            by_part=True,
         )
 
 

@@ -217,8 +217,8 @@ class Pipeline:
         return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
 
     def groups(self, asset: Asset) -> list[str | None]:
-        """What an asset is computed by: the groups of shards, its trials, or None for all of it at once."""
-        if asset.trials:
+        """What an asset is computed by: the groups of shards, its parts, or None for all of it at once."""
+        if asset.by_part:
             return list(asset.parts)
         return list(self.profile.group_names) if asset.grouped else [None]
 
@@ -307,7 +307,8 @@ class Pipeline:
             for part in asset.parts_of(each).values():
                 head = self.head(asset, part, each)
                 if head is None:
-                    raise UserError(f"{key}: not materialised yet; run 'mobileclip2 run'")
+                    place = f"{key}{f' [{each}]' if each else ''}"
+                    raise UserError(f"{place}: not materialised yet; run 'mobileclip2 run'")
                 reads.append(Read(head, self._output(asset, head.fingerprint, each)))
         return reads
 

@@ -35,14 +35,14 @@ class History:
             self._found[asset.key] = {}
             storage = self._pipeline.storage
             for fingerprint in storage.folders(asset.key):
-                groups = storage.folders(f"{asset.key}/{fingerprint}") if asset.grouped or asset.trials else [None]
-                for group in groups:
+                divided = asset.grouped or asset.by_part
+                for folder in storage.folders(f"{asset.key}/{fingerprint}") if divided else [None]:
                     try:
-                        head = self._pipeline.heads.of(Output(storage, asset.key, fingerprint, group))
+                        head = self._pipeline.heads.of(Output(storage, asset.key, fingerprint, folder))
                     except DamagedOutput:
                         continue
                     if head:
-                        self._found[asset.key].setdefault((head.part, group), []).append(head)
+                        self._found[asset.key].setdefault((head.part, head.group), []).append(head)
         return self._found[asset.key]
 
 

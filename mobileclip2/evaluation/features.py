@@ -7,14 +7,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mobileclip2.errors import ShardError, WeightsError
-from mobileclip2.evaluation.kept import read_features, write_features
+from mobileclip2.evaluation.kept import Known
 from mobileclip2.evaluation.sets import Sample
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.shards.bad_sample import BadSample
@@ -46,19 +45,15 @@ class Features:
     ) -> None:
         self.model = model
         self.batch = batch
-        self.kept = kept
         self._pixels = {} if pixels is None else pixels
         self._room = 0 if pixels is None else KEPT_PIXELS // model.preprocess.size**2
-        self._images = read_features(kept / "images") if kept else {}
-        self._texts = read_features(kept / "texts") if kept else {}
-        self._known = len(self._images), len(self._texts)
+        self._images = Known(kept / "images" if kept else None)
+        self._texts = Known(kept / "texts" if kept else None)
 
     def keep(self) -> None:
         """Writes what was computed here for later evaluations."""
-        for name, features, known in zip(("images", "texts"), (self._images, self._texts), self._known, strict=True):
-            if self.kept:
-                new = dict(islice(features.items(), known, None))
-                write_features(self.kept / name / f"{digest(''.join(new).encode())}.safetensors", new)
+        self._images.keep()
+        self._texts.keep()
 
     def of_images(self, samples: Iterable[Sample], name: str, advance: Callable[[], None] = lambda: None) -> Tensor:
         """``[n, embed_dim]`` in the order of ``samples``; calls ``advance`` after each sample.
@@ -93,7 +88,7 @@ class Features:
                 f"evaluation set '{name}': {len(faults)} of {len(contents)} test samples cannot be used: {shown}. "
                 "A smaller test set gives another number: fetch the set again or repair it"
             )
-        return torch.stack([self._images[content] for content in contents])
+        return self._images.of(contents)
 
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """``[len(texts), embed_dim]``.
@@ -104,8 +99,8 @@ class Features:
         new = [text for text in dict.fromkeys(texts) if text not in self._texts]
         for start in range(0, len(new), self.batch):
             some = new[start : start + self.batch]
-            self._texts.update(zip(some, _finite(self.model.embed_texts(some)), strict=True))
-        return torch.stack([self._texts[text] for text in texts])
+            self._texts.add(some, _finite(self.model.embed_texts(some)))
+        return self._texts.of(texts)
 
     def _decoded(self, sample: Sample, content: str) -> Tensor:
         pixels = self._pixels.get(content)
@@ -125,8 +120,7 @@ class Features:
                 faults.append(f"'{sample.key}' ({fault})")
         if pixels and not faults:
             device = next(self.model.model.parameters()).device
-            features = self.model.embed_images(torch.stack(pixels).to(device))
-            self._images.update(zip(contents, _finite(features), strict=True))
+            self._images.add(contents, _finite(self.model.embed_images(torch.stack(pixels).to(device))))
 
 
 def digest(content: bytes) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mobileclip2 import sidefile
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, loads, read_results
-from mobileclip2.pipeline import Pipeline
+from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.profile import parse
 
 
@@ -22,8 +22,19 @@ def stored_results(pipeline: Pipeline, model: str) -> list[Result]:
     return [
         replace(result, samples=sidefile.read(read.fetch(SAMPLES)))
         for read in pipeline.read(f"evaluation/{model}")
-        for result in loads(read.fetch(RESULTS).read_text(), model)
+        for result in _results(read)
     ]
+
+
+def results_so_far(pipeline: Pipeline, model: str) -> list[Result]:
+    """Without their samples, of the sets that the model is evaluated on already."""
+    asset = pipeline.graph[f"evaluation/{model}"]
+    there = [name for name in pipeline.groups(asset) if not pipeline.missing(asset, name)]
+    return [result for name in there for read in pipeline.read(asset.key, name) for result in _results(read)]
+
+
+def _results(read: Read) -> list[Result]:
+    return loads(read.fetch(RESULTS).read_text(), read.output.key(RESULTS))
 
 
 def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Result]:
@@ -49,7 +60,8 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     earlier, key = Pipeline(parse(text, origin=Path(pipeline.profile.file))), f"evaluation/{model}"
     if key not in earlier.graph:
         raise UserError(f"baseline '{baseline}': the profile of that revision has no '{model}'; name another baseline")
-    if earlier.missing(earlier.graph[key], None):
+    asset = earlier.graph[key]
+    if any(earlier.missing(asset, name) for name in earlier.groups(asset)):
         raise UserError(
             f"baseline '{baseline}': the store has no evaluation of '{model}' as that revision makes it; "
             f"run 'mobileclip2 evaluate --student {model}' there with this store, or give a folder of its results"

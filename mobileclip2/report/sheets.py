@@ -14,7 +14,7 @@ from mobileclip2.augment import View, render
 from mobileclip2.contents import Shard
 from mobileclip2.evaluation.between import CURVE, Point, read_curve
 from mobileclip2.evaluation.results import MAIN
-from mobileclip2.evaluation.stored import stored_results
+from mobileclip2.evaluation.stored import results_so_far
 from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.report.pictures import SampleRow, between_plot, inline_markdown, loss_curve, metric_plot, sample_sheet
 from mobileclip2.stages.by_shard import images_of, raw_table, side_name
@@ -106,8 +106,9 @@ def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, s
     return table, picked, inline_markdown(between_plot(curve, picked), "interpolated weights")
 
 
-def evaluation_results(pipeline: Pipeline, model: str) -> tuple[list[tuple[str, str, float]], str]:
-    """(set, metric, value) of every defined metric, and their plot."""
-    found = stored_results(pipeline, model)
-    table = [(r.key, name, value) for r in found for name, value in r.metrics.items() if value is not None]
-    return table, inline_markdown(metric_plot({model: found}, metric=MAIN), "metrics")
+def evaluation_results(pipeline: Pipeline, model: str, name: str) -> tuple[dict[str, float], str]:
+    """Every defined metric of one set, and the main ones of all sets that are measured so far as a plot."""
+    found = results_so_far(pipeline, model)
+    (result,) = (result for result in found if result.key == name)
+    metrics = {metric: value for metric, value in result.metrics.items() if value is not None}
+    return metrics, inline_markdown(metric_plot({model: found}, metric=MAIN), "metrics")

@@ -1,4 +1,4 @@
-"""Evaluates a student or teacher on the missing sets. One pass over each image, whatever sets it is in."""
+"""Evaluates a student or teacher on one set. An image that another set has as well was embedded there, on the same machine."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from mobileclip2.teachers.load import load_teacher
 
 
 def run(work: Work) -> None:
+    (part,) = work.parts
     device = choose_device(work.profile.device)
-    model = load_teacher(work.parts[0].only("model"), work.contents)
-    model.model.to(device)
-    sets = [open_set(work.profile, part.part.name) for part in work.parts]
-    kept = cache_folder() / "features" / f"{work.parts[0].only('model').head.data_version}-{device.type}"
-    results = evaluate(model, sets, batch=work.profile.batch, device=device, kept=kept, progress=work.progress)
-    for part, each, result in zip(work.parts, sets, results, strict=True):
-        assert result.samples is not None
-        part.output.write(SAMPLES, sidefile.to_bytes(result.samples))
-        part.output.write(RESULTS, dumps([replace(result, protocol=each.digest)]).encode())
-        part.close([RESULTS, SAMPLES], samples=result.samples.num_rows)
+    stored = part.only("model")
+    model = load_teacher(stored, work.contents)
+    each = open_set(work.profile, part.part.name)
+    kept = cache_folder() / "features" / f"{stored.head.data_version}-{device.type}"
+    (result,) = evaluate(model, [each], batch=work.profile.batch, device=device, kept=kept, progress=work.progress)
+    assert result.samples is not None
+    part.output.write(SAMPLES, sidefile.to_bytes(result.samples))
+    part.output.write(RESULTS, dumps([replace(result, protocol=each.digest)]).encode())
+    part.close([RESULTS, SAMPLES], samples=result.samples.num_rows)
 
 
 def open_set(profile: Profile, name: str) -> EvaluationSet:

@@ -17,7 +17,8 @@ def file_sha256(path: Path) -> str:
 
 def place_of(asset: str, fingerprint: str, group: str | None) -> str:
     """Folder of an output in its store."""
-    return f"{asset}/{fingerprint}" + (f"/{group}" if group else "")
+    # the slash of an evaluation set's name makes no folder; two names that meet so have other fingerprints
+    return f"{asset}/{fingerprint}" + (f"/{group.replace('/', '-')}" if group else "")
 
 
 class Output:

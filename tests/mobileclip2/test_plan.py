@@ -175,16 +175,17 @@ def test_one_shard(profile, edit):
     else:
         (shards / "00003.tar").unlink()
     computed = rerun(Pipeline(load(profile)))
-    assert {group for asset, _, group in computed if group} == {"g01"}
-    ungrouped = {asset for asset, _, group in computed if group is None}
-    assert ungrouped == {*LEARNT, "student/plain", "evaluation/plain"}
+    whole = {*LEARNT, "student/plain", "evaluation/plain"}
+    assert {group for asset, _, group in computed if asset not in whole} == {"g01"}
+    assert whole < assets(computed)
 
 
 def test_an_evaluation_set(profile):
     pipeline = change(
         profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
     )
-    assert {part for _, part, _ in rerun(pipeline)} == {"again"}
+    models = ("pupil", "plain", "wide", "narrow")
+    assert rerun(pipeline) == {(f"evaluation/{model}", "again", "again") for model in models}
 
 
 def test_batch_workers_device_log_level_and_comments(profile):

@@ -139,7 +139,7 @@ def test_the_asset_check_has_the_verdict(profile):
     values["gate"] = {"baseline": str(folder)}
     profile.write_text(yaml.safe_dump(values, sort_keys=False))
     pipeline = Pipeline(load(profile))
-    done = pipeline.materialise("evaluation/plain")
+    done = pipeline.materialise("evaluation/plain", "shapes")
     assert done.computed == []
     check = no_worse(pipeline, done)
     assert not check.passed and check.severity.value == "ERROR" and "**The gate fails.**" in check.description

@@ -57,13 +57,13 @@ def test_the_interface_shows_the_curve_and_the_gate(finished, instance):
 
     pipeline = edited(finished, change)
     repository = definitions(pipeline).get_repository_def()
-    for key in ("student/tuned", "student/middle", "evaluation/middle"):
-        materialise(repository, instance, pipeline.graph[key], None)
+    for key, group in (("student/tuned", None), ("student/middle", None), ("evaluation/middle", "shapes")):
+        materialise(repository, instance, pipeline.graph[key], group)
     event = instance.get_latest_materialization_event(dg.AssetKey(["student", "middle"]))
     shown = event.asset_materialization.metadata
     (read,) = pipeline.read("student/middle")
     assert shown["picked_weight"].value == read.manifest.facts["weight"]
     assert "data:image/png" in shown["curve"].value
     assert [record.data["weight"] for record in shown["points"].value.records if "weight" in record.data] == [0, 0.5, 1]
-    evaluated = instance.get_latest_materialization_event(dg.AssetKey(["evaluation", "middle"]))
-    assert "shapes" in evaluated.asset_materialization.metadata
+    evaluated = instance.get_latest_materialization_event(dg.AssetKey(["evaluation", "middle"])).asset_materialization
+    assert evaluated.partition == "shapes" and "main_metric" in evaluated.metadata

@@ -62,11 +62,11 @@ def test_refresh_computes_the_plan_and_then_there_is_none(small, instance):
     [
         (
             lambda values: values["teachers"][0].update(logit_scale=51),
-            [("student/pupil", None), ("evaluation/pupil", None)],
+            [("student/pupil", None), ("evaluation/pupil", "shapes")],
         ),
         (
             lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"}),
-            [("evaluation/pupil", None), ("evaluation/wide", None)],
+            [("evaluation/pupil", "again"), ("evaluation/wide", "again")],
         ),
     ],
     ids=["logit scale", "evaluation set"],

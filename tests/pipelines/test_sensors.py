@@ -71,7 +71,7 @@ def test_it_reaches_the_state_that_a_run_reaches_and_then_is_quiet(finished, ins
     edited(finished, lambda values: values["teachers"][0].update(logit_scale=51))
     daemon.launched.clear()
     assert daemon.until_quiet() == "everything is current"
-    assert daemon.launched == [("student/pupil", None), ("evaluation/pupil", None)]
+    assert daemon.launched == [("student/pupil", None), ("evaluation/pupil", "shapes")]
 
 
 def test_only_what_has_its_inputs_is_asked_for(smallest, instance):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_sets import build_model
 
-from mobileclip2.evaluation.latency import CALLS, machine, measure_latency
+from mobileclip2.evaluation.latency import CALLS, _on_gpu, machine, measure_latency
 from mobileclip2.models.reparameterise import reparameterise
 
 CPU = torch.device("cpu")
@@ -45,6 +45,28 @@ def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
     assert 4 <= found.image.p50 < 20 and found.image.p99 < 90
     assert 1 <= found.text.p50 < found.image.p50
     assert 1000 / 40 < found.image.throughput <= 250
+
+
+def test_on_a_gpu_the_time_between_two_events_counts(monkeypatch):
+    """Without a GPU: what is asked of CUDA, and in which order."""
+    said = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            said.append(self)
+
+        def synchronize(self):
+            said.append("synchronised")
+
+        def elapsed_time(self, end):
+            assert said == [self, "called", end, "synchronised"] and end is not self
+            return 7.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert _on_gpu(lambda: said.append("called")) == 7.5
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

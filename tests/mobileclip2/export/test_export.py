@@ -122,7 +122,7 @@ def test_the_card_says_what_it_is(exported, profile, kind):
 
 
 def test_metrics_stand_in_the_card(pipeline, tmp_path):
-    pipeline.materialise("evaluation/plain")
+    pipeline.materialise("evaluation/plain", "shapes")
     export(pipeline, STUDENT, tmp_path / "out", "openclip")
     assert re.search(r"^\| shapes \| acc1 \| [01]\.\d{4} \|$", (tmp_path / "out" / "README.md").read_text(), re.M)
 

@@ -1,0 +1,87 @@
+"""One model on one set is a partition: what is materialised, shown and judged when only some of them are there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mobileclip2 import garbage
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.plan import plan
+from mobileclip2.profile import load
+from pipelines.definitions import definitions
+from pipelines.run import materialise
+from tests.pipelines.small import edited
+
+KEY = dg.AssetKey(["evaluation", "pupil"])
+SETS = ["shapes", "vtab/flowers", "vtab-flowers"]
+"""two of which would share a folder by their names"""
+
+
+@pytest.fixture
+def pipeline(finished) -> Pipeline:
+    def change(values):
+        values["evaluation"] = [{"name": name, "url": "evaluation/shapes"} for name in SETS]
+        values["gate"] = {"baseline": "wide"}
+
+    return edited(finished, change)
+
+
+def last(instance, partition):
+    where = dg.AssetRecordsFilter(KEY, asset_partitions=[partition])
+    return instance.fetch_materializations(where, limit=1).records[0].asset_materialization
+
+
+def verdict(instance):
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(KEY, "no_worse_than_baseline"))
+    return record.evaluation
+
+
+def test_a_set_is_a_partition_that_is_materialised_alone(pipeline, instance):
+    repository = definitions(pipeline).get_repository_def()
+    assert repository.assets_defs_by_key[KEY].partitions_def.get_partition_keys() == SETS
+    assert plan(pipeline).pairs == [(f"evaluation/{model}", name) for model in ("pupil", "wide") for name in SETS[1:]]
+
+    materialise(repository, instance, pipeline.graph["evaluation/pupil"], "vtab/flowers")
+    pairs = plan(Pipeline(load(pipeline.profile.file))).pairs
+    assert [name for key, name in pairs if key == "evaluation/pupil"] == ["vtab-flowers"]
+    shown = last(instance, "vtab/flowers").metadata
+    assert shown["computed"].value == "vtab/flowers"
+    rows = {row.data["metric"]: row.data["value"] for row in shown["metrics"].value.records}
+    assert rows["main_metric"] == rows["mean_per_class_recall"] == shown["main_metric"].value
+    assert verdict(instance).severity == dg.AssetCheckSeverity.WARN
+    assert "evaluation/pupil [vtab-flowers]: not materialised yet" in verdict(instance).description
+
+    for key, name in pairs:
+        materialise(repository, instance, pipeline.graph[key], name)
+    materialise(repository, instance, pipeline.graph["evaluation/pupil"], "shapes")
+    assert last(instance, "shapes").metadata["computed"].value == "nothing: all of it was there"
+    assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"
+
+
+def test_a_changed_set_runs_alone_again_and_what_it_gave_before_is_not_needed(pipeline):
+    for asset, name in list(pipeline.stale()):
+        pipeline.materialise(asset.key, name)
+    assert garbage.unneeded([pipeline], set(), []) == []
+    before = {read.head.part: read.output.prefix for read in pipeline.read("evaluation/pupil")}
+    assert sorted(before) == sorted(SETS) and len(set(before.values())) == 3
+
+    profile = Path(pipeline.profile.file)
+    folder = Path(shutil.copytree(profile.parent / "evaluation" / "shapes", profile.parent / "evaluation" / "other"))
+    (folder / "zeroshot_classification_templates.txt").write_text("one {c}\n")
+    pipeline = edited(profile, lambda values: values["evaluation"][1].update(url="evaluation/other"))
+    ran = []
+    for asset, name in list(pipeline.stale()):
+        pipeline.materialise(asset.key, name)
+        ran.append((asset.key, name))
+    assert ran == [("evaluation/pupil", "vtab/flowers"), ("evaluation/wide", "vtab/flowers")]
+    left = garbage.unneeded([pipeline], set(), [])
+    assert [each.group for each in left] == ["vtab-flowers"] * 2 and before["vtab/flowers"] in {
+        each.path for each in left
+    }
+    garbage.delete(pipeline, left)
+    pipeline.forget()
+    assert not list(pipeline.stale()) and garbage.unneeded([pipeline], set(), []) == []
