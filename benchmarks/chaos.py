@@ -46,7 +46,7 @@ REQUESTS = {"S3": 300, "API": 200}
 """a fault of a server comes within so many, and lasts for up to BURST of them"""
 BURST = 4
 LIFE_SECONDS = 240
-DISK_MEGABYTES = 512
+DISK_MEGABYTES = 256
 ENDS: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish")
 S3_FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "slow")
 API_FAULTS = ("500", "503", "429", "lost")
@@ -195,7 +195,6 @@ class World:
             wrong = [f"{key}: {_difference(self.expected.get(key), stored.get(key))}" for key in sorted(
                 self.expected.keys() | stored.keys()
             ) if self.expected.get(key) != stored.get(key)]  # fmt: skip
-        (self.folder / "disk" / BALLAST).unlink(missing_ok=True)
         shutil.rmtree(profile.parent)
         return {
             "seed": schedule.seed,
@@ -239,7 +238,7 @@ class World:
     ) -> list[str]:
         """One run; adds what struck it, and returns what is wrong with how it ended."""
         place = profile.parent
-        (self.folder / "disk" / BALLAST).unlink(missing_ok=True)
+        (place / BALLAST).unlink(missing_ok=True)
         shutil.rmtree(place / "notes")
         (place / "notes").mkdir()
         strikes = [each for each in life if isinstance(each, Strike) and (self.small or each.what != "full disk")]

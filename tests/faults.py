@@ -45,7 +45,7 @@ def gate(strikes: list[Strike], folder: Path, store: str) -> dict[str, Any]:
 def arm(strikes: list[dict[str, Any]], folder: str, store: str) -> None:
     """Makes this process, and those that it forks, meet its strikes; ``folder`` is where those that struck are noted.
 
-    The file system of ``folder`` is the one that fills up.
+    The file system of ``folder`` is the one that fills up, by a file beside it.
     """
     from mobileclip2.store.s3 import S3Storage
 

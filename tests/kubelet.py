@@ -25,7 +25,13 @@ from typing import Any
 from tests.faults import arm
 
 POD = "FAKE_CLUSTER_POD"
-MODULES = ("boto3", "mobileclip2.stages.captioner", "mobileclip2.stages.teacher_embeddings", "tests.dagster_pod", "tests.warm")
+MODULES = (
+    "boto3",
+    "mobileclip2.stages.captioner",
+    "mobileclip2.stages.teacher_embeddings",
+    "tests.dagster_pod",
+    "tests.warm",
+)
 """what most containers would import"""
 
 
