@@ -25,7 +25,8 @@ from mobileclip2.fingerprint import fingerprint
 from mobileclip2.profile import Profile, Weights
 from mobileclip2.remembered import Remembered, cache_folder
 from mobileclip2.store.output import file_sha256
-from mobileclip2.store.storage import S3Storage, atomic_path
+from mobileclip2.store.s3 import S3Storage
+from mobileclip2.store.storage import atomic_path
 
 
 class Shard(NamedTuple):

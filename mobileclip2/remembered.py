@@ -5,10 +5,14 @@ Everything in here can be found out again: the cache may be deleted at any time.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -23,15 +27,13 @@ class Remembered:
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(
-            folder / "remembered.sqlite", timeout=60, isolation_level=None, check_same_thread=False
-        )
-        database.execute("pragma journal_mode=wal")
-        database.execute("pragma synchronous=off")
-        database.execute("create table if not exists remembered (place text primary key, look text, value text)")
-        return database
+        path = cache_folder() / "remembered.sqlite"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return _open(str(path))
+        except (sqlite3.OperationalError, OSError) as error:
+            logger.warning("%s: cannot be used (%s); what is hashed now will be hashed again", path, error)
+            return _open(":memory:")
 
     def recall(self, place: str, look: str) -> str | None:
         """The value of a place that still looks as it did."""
@@ -47,5 +49,14 @@ class Remembered:
         return bool(self._loaded[place][0])
 
     def keep(self, place: str, look: str, value: str) -> None:
-        self._database.execute("insert or replace into remembered values (?, ?, ?)", (place, look, value))
+        with suppress(sqlite3.OperationalError):  # the disk is full: it can be found out again
+            self._database.execute("insert or replace into remembered values (?, ?, ?)", (place, look, value))
         self._loaded[place] = (look, value)
+
+
+def _open(path: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+    database.execute("pragma journal_mode=wal")
+    database.execute("pragma synchronous=off")
+    database.execute("create table if not exists remembered (place text primary key, look text, value text)")
+    return database

@@ -8,6 +8,7 @@ it ended.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -21,21 +22,32 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.faults import arm
+
 POD = "FAKE_CLUSTER_POD"
-MODULES = ("mobileclip2.stages.captioner", "mobileclip2.stages.teacher_embeddings", "tests.dagster_pod")
+MODULES = (
+    "boto3",
+    "mobileclip2.stages.captioner",
+    "mobileclip2.stages.teacher_embeddings",
+    "tests.dagster_pod",
+    "tests.warm",
+)
 """what most containers would import"""
 
 
 class Kubelet:
-    """Containers by name. ``ended(name, status)`` is called from another thread; a signal's status is 128 and its number."""
+    """Containers by name. ``ended(name, status)`` is called from another thread; a signal's status is 128 and its number.
 
-    def __init__(self, ended: Callable[[str, int], None]) -> None:
+    ``modules`` are those that it imports once for all of them.
+    """
+
+    def __init__(self, ended: Callable[[str, int], None], modules: tuple[str, ...] = MODULES) -> None:
         self.pids: dict[str, int] = {}
         self._doomed: dict[str, int] = {}
         self._lock = threading.Lock()
         self._ended = ended
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kubelet", *MODULES],
+            [sys.executable, "-m", "tests.kubelet", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -132,7 +144,10 @@ def become(order: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.environ.clear()
         os.environ.update(order["env"])
-        hold_at_gate(**order["gate"])
+        if "strikes" in order["gate"]:
+            arm(**order["gate"])
+        else:
+            hold_at_gate(**order["gate"])
         program, *arguments = order["command"]
         if program == "dagster":
             program, arguments = "python", ["-m", "dagster", *arguments]
@@ -183,5 +198,6 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
+    gc.freeze()  # else the first collection in each fork copies all pages
     serve()
     os._exit(0)  # what was imported takes its time to go

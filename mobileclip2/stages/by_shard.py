@@ -6,9 +6,12 @@ close it: the files are the same.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
@@ -21,6 +24,8 @@ from mobileclip2.progress import Step
 from mobileclip2.shards.image import decode
 from mobileclip2.shards.validate import iter_valid
 
+logger = logging.getLogger(__name__)
+
 
 def side_name(shard: Shard) -> str:
     return f"{shard.id}.parquet"
@@ -29,6 +34,10 @@ def side_name(shard: Shard) -> str:
 def skipped_name(shard: Shard) -> str:
     return f"{shard.id}.skipped.parquet"
 
+
+PARQUET_END = b"PAR1"
+TAR_END = bytes(1024)
+"""two empty blocks"""
 
 WriteShard = Callable[[Shard, list[PartWork]], None]
 """Computes and stores what the given parts lack of a shard. The file that marks the shard as finished comes last."""
@@ -49,6 +58,7 @@ class ByShard:
     """name of the file that marks a shard as finished"""
 
     def __call__(self, work: Work) -> None:
+        self.mend(work)
         self.compute(work, work.shards)
         self.close(work)
 
@@ -64,14 +74,32 @@ class ByShard:
 
     def unfinished(self, work: Work) -> list[Shard]:
         """Shards that some part lacks, seen by listing the store."""
-        stored = [
-            {
-                key.removeprefix(f"{part.output.prefix}/")
-                for key, _ in part.output.storage.list(f"{part.output.prefix}/")
-            }
-            for part in work.parts
-        ]
+        stored = [part.output.names() for part in work.parts]
         return [shard for shard in work.shards if any(self.file_of(shard) not in names for names in stored)]
+
+    def mend(self, work: Work) -> None:
+        """Deletes what an earlier life stored and something has cut since, so that it is computed anew.
+
+        Whoever goes on at what is there does this first: before a manifest nothing else tells that a file is not whole.
+        """
+        for part in work.parts:
+            names = part.output.names()
+            for shard in work.shards:
+                stored = [name for name in (self.file_of(shard), skipped_name(shard)) if name in names]
+                cut = [name for name in stored if not is_whole(part.output.fetch(name))]
+                if cut:
+                    logger.warning("%s/%s: cut off; computed anew", part.output.storage.url, part.output.key(cut[0]))
+                    for name in stored:
+                        part.output.delete(name)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the end of a side file or tar is there; a cheap look, not at what lies between."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(TAR_END)))
+        end = file.read()
+    return end == TAR_END if path.suffix == ".tar" else end.endswith(PARQUET_END)
 
 
 def write_side(part: PartWork, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:

@@ -2,6 +2,11 @@
 
 from mobileclip2.store.manifest import File, Head, Manifest
 from mobileclip2.store.output import Output
-from mobileclip2.store.storage import LocalStorage, S3Storage, Storage, open_storage
+from mobileclip2.store.s3 import S3Storage
+from mobileclip2.store.storage import LocalStorage, Storage
 
 __all__ = ["File", "Head", "LocalStorage", "Manifest", "Output", "S3Storage", "Storage", "open_storage"]
+
+
+def open_storage(url: str) -> Storage:
+    return S3Storage(url) if url.startswith("s3://") else LocalStorage(url)

@@ -1,8 +1,9 @@
 """Who is computing what: a second run waits for the first instead of computing the same again.
 
 On a disk a lease is a file lock, which ends with its process however that ends. In a bucket it is a small object, created only
-where there is none, renewed while its holder lives, and void when it was not renewed for a while. A lease carries a note of its
-holder's: what it is doing, so that nothing which it needs is swept away meanwhile.
+where there is none, renewed while its holder lives, and void when it was not renewed for a while: by the clock of the store, for
+those of machines may differ. A lease carries a note of its holder's: what it is doing, so that nothing which it needs is swept
+away meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -17,9 +19,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from mobileclip2.store.storage import LocalStorage, S3Storage, Storage, explain
+from mobileclip2.errors import StoreError
+from mobileclip2.store.s3 import Dated, S3Storage
+from mobileclip2.store.storage import LocalStorage, Storage, explain
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 RENEW_SECONDS = 20.0
@@ -107,8 +112,8 @@ def _lock(path: Path) -> int | None:
 
 def _held_note(storage: Storage, key: str) -> str | None:
     if isinstance(storage, S3Storage):
-        body = _read_object(storage, key)
-        return None if body is None or _is_void(body) else str(body["note"])
+        held = _read_object(storage, key)
+        return None if held is None or _is_void(held) else str(json.loads(held.data)["note"])
     assert isinstance(storage, LocalStorage)
     path = storage.root / key
     if not path.exists():
@@ -126,13 +131,20 @@ def _take_object(storage: S3Storage, key: str, note: str) -> Release | None:
     def body() -> bytes:
         return json.dumps({"holder": holder, "renewed": time.time(), "note": note}).encode()
 
-    if not _claim(storage, key, body()):
+    if not _claim(storage, key, holder, body()):
         return None
     ended = threading.Event()
 
     def renew() -> None:
         while not ended.wait(RENEW_SECONDS):
-            storage.write(key, body())
+            try:
+                held = _read_object(storage, key)
+                if held is None or _holder(held) != holder:
+                    logger.warning("%s/%s: this lease was lost; another run may compute the same", storage.url, key)
+                    return
+                storage.replace(key, body(), held.etag)
+            except StoreError as error:
+                logger.warning("a lease is not renewed: %s", error)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -140,27 +152,37 @@ def _take_object(storage: S3Storage, key: str, note: str) -> Release | None:
     def release() -> None:
         ended.set()
         thread.join()
-        storage.delete(key)
+        try:
+            held = _read_object(storage, key)
+            if held is not None and _holder(held) == holder:
+                storage.delete(key)
+        except StoreError as error:  # what the work came to matters more, and the lease becomes void by itself
+            logger.warning("a lease is left behind: %s", error)
 
     return release
 
 
-def _claim(storage: S3Storage, key: str, body: bytes) -> bool:
+def _claim(storage: S3Storage, key: str, holder: str, body: bytes) -> bool:
     if storage.create(key, body):
         return True
-    etag = storage.look(key)
     held = _read_object(storage, key)
-    if etag is None or held is None:
+    if held is None:
         return False  # just given back: the next try gets it
-    return _is_void(held) and storage.replace(key, body, etag)
+    if _is_void(held) and storage.replace(key, body, held.etag):
+        return True
+    return _holder(held) == holder  # it was made, and the answer was lost
 
 
-def _read_object(storage: S3Storage, key: str) -> dict[str, Any] | None:
+def _read_object(storage: S3Storage, key: str) -> Dated | None:
     try:
-        return dict(json.loads(storage.read(key)))
+        return storage.read_dated(key)
     except FileNotFoundError:
         return None
 
 
-def _is_void(body: dict[str, Any]) -> bool:
-    return time.time() - float(body["renewed"]) > VOID_SECONDS
+def _holder(held: Dated) -> str:
+    return str(json.loads(held.data)["holder"])
+
+
+def _is_void(held: Dated) -> bool:
+    return held.age > VOID_SECONDS

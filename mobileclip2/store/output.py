@@ -37,8 +37,15 @@ class Output:
     def has(self, name: str) -> bool:
         return self.storage.exists(self.key(name))
 
+    def names(self) -> set[str]:
+        """Of all files that are there."""
+        return {key.removeprefix(f"{self.prefix}/") for key, _ in self.storage.list(f"{self.prefix}/")}
+
     def read(self, name: str) -> bytes:
         return self.storage.read(self.key(name))
+
+    def delete(self, name: str) -> None:
+        self.storage.delete(self.key(name))
 
     def write(self, name: str, data: bytes) -> None:
         self.storage.write(self.key(name), data)
@@ -67,6 +74,7 @@ class Output:
         return [File(name=name, size=path.stat().st_size, sha256=file_sha256(path)) for name, path in paths]
 
     def close(self, manifest: Manifest) -> None:
+        self.storage.tidy(self.prefix)
         self.write("manifest.json", manifest.to_bytes())
 
     def manifest(self) -> Manifest | None:

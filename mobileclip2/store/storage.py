@@ -1,24 +1,19 @@
-"""Bytes under keys, on a local disk or in an S3-compatible bucket.
+"""Bytes under keys, and those that lie on a local disk.
 
-A key is readable only when it is whole: locally a file is written beside its place, flushed and renamed; an S3 put is atomic.
+A key is readable only when it is whole: a file is written beside its place, flushed and renamed.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from mobileclip2.errors import StoreError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 
 class Storage(Protocol):
@@ -50,6 +45,9 @@ class Storage(Protocol):
     def delete(self, key: str) -> None: ...
     def delete_folder(self, prefix: str) -> None:
         """Deletes every key under ``prefix``, and on a disk the folders that this leaves empty."""
+
+    def tidy(self, prefix: str) -> None:
+        """Deletes what killed writers left under ``prefix``, where nobody writes any more."""
 
 
 def explain(error: OSError, place: str) -> NoReturn:
@@ -152,144 +150,6 @@ class LocalStorage:
                 break
             parent.rmdir()
 
-
-class S3Storage:
-    """Any S3-compatible endpoint, with the identity that boto3 finds by itself; no key is ever read from a profile."""
-
-    def __init__(self, url: str, cache: Path | None = None) -> None:
-        self.url = url.rstrip("/")
-        bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
-        self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
-        self.cache = cache or Path(tempfile.gettempdir()) / f"mobileclip2-cache-{os.getuid()}"
-        self._client: S3Client | None = None
-
-    @property
-    def client(self) -> S3Client:
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
-
-            self._client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 8}))
-        return self._client
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_client": None}
-
-    @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        place = f"{self.url}/{key}"
-        try:
-            yield
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in {"404", "NoSuchKey", "NotFound"}:
-                raise FileNotFoundError(place) from None
-            raise StoreError(
-                f"{place}: the object store answered {code}; check the bucket and the rights of this identity"
-            ) from None
-        except BotoCoreError as error:
-            raise StoreError(f"{place}: cannot reach the object store: {error}") from None
-
-    def exists(self, key: str) -> bool:
-        try:
-            with self._explained(key):
-                self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def look(self, key: str) -> str | None:
-        try:
-            return self.etag(key)
-        except FileNotFoundError:
-            return None
-
-    def look_into(self, folder: str) -> str:
-        return ""  # a bucket has no folders to look at, and listing thousands of keys is no plan's business
-
-    def folders(self, prefix: str) -> list[str]:
-        start = f"{self.prefix}{prefix.rstrip('/')}/"
-        with self._explained(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=start, Delimiter="/"
-            )
-            found = [item["Prefix"] for page in pages for item in page.get("CommonPrefixes", [])]
-        return sorted(name.removeprefix(start).rstrip("/") for name in found)
-
-    def read(self, key: str) -> bytes:
-        with self._explained(key):
-            return self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
-
-    def write(self, key: str, data: bytes) -> None:
-        with self._explained(key):
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, ChecksumAlgorithm="SHA256")
-
-    def create(self, key: str, data: bytes) -> bool:
-        """Writes where there is nothing yet; False where there is something."""
-        return self._write_if(key, data, IfNoneMatch="*")
-
-    def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Writes over what has this ETag; False where something else is by now."""
-        return self._write_if(key, data, IfMatch=etag)
-
-    def _write_if(self, key: str, data: bytes, **condition: str) -> bool:
-        from botocore.exceptions import ClientError
-
-        try:
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **condition)  # type: ignore[arg-type]
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if status in {404, 409, 412}:
-                return False
-            with self._explained(key):
-                raise
-        return True
-
-    def put(self, key: str, path: Path) -> None:
-        with self._explained(key):
-            self.client.upload_file(str(path), self.bucket, self.prefix + key)
-
-    def fetch(self, key: str) -> Path:
-        with self._explained(key):
-            head = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
-            identity = hashlib.sha256(f"{self.url}/{key}:{head['ETag']}".encode()).hexdigest()[:32]
-            local = self.cache / identity / Path(key).name
-            if not local.is_file() or local.stat().st_size != head["ContentLength"]:
-                with atomic_path(local) as temporary:
-                    self.client.download_file(self.bucket, self.prefix + key, str(temporary))
-            return local
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        with self._explained(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix
-            )
-            for page in pages:
-                for item in page.get("Contents", []):
-                    yield item["Key"].removeprefix(self.prefix), item["Size"]
-
-    def etags(self) -> Iterator[tuple[str, str]]:
-        """(key, ETag) of everything in the bucket under the prefix: one request for a thousand."""
-        with self._explained(""):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
-            for page in pages:
-                for item in page.get("Contents", []):
-                    yield item["Key"].removeprefix(self.prefix), item["ETag"].strip('"')
-
-    def delete(self, key: str) -> None:
-        with self._explained(key):
-            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
-
-    def delete_folder(self, prefix: str) -> None:
-        for key, _ in list(self.list(f"{prefix.rstrip('/')}/")):
-            self.delete(key)
-
-    def etag(self, key: str) -> str:
-        with self._explained(key):
-            return self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"].strip('"')
-
-
-def open_storage(url: str) -> Storage:
-    return S3Storage(url) if url.startswith("s3://") else LocalStorage(url)
+    def tidy(self, prefix: str) -> None:
+        for leftover in self._path(prefix).rglob(".*.partial"):
+            leftover.unlink(missing_ok=True)

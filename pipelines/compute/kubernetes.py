@@ -83,6 +83,7 @@ class InCluster:
 
     def _chunks(self, work: Work, stage: ByShard, order: Order) -> float:
         pods = self.settings.pods(work.asset.stage)
+        stage.mend(work)
         watch = Watch(work, stage)
         chunks = count_chunks(watch.total, seconds_a_shard(work), pods.pods)
         job = chunks_job(self.settings, work.asset.stage, order.name, order.store, order.key, chunks)

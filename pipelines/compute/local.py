@@ -45,6 +45,7 @@ class Local:
             storage.delete(order.key)
 
     def _pool(self, work: Work, stage: ByShard, order: Order) -> float:
+        stage.mend(work)
         watch = Watch(work, stage)
         of = max(self.processes, count_chunks(watch.total, seconds_a_shard(work), self.processes))
         context = get_context("spawn")  # a fork of a process with threads, torch's among them, may never wake up

@@ -1,30 +1,35 @@
 """A bucket on an S3 server over HTTP on loopback."""
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+
+from mobileclip2.store import s3 as s3_module
+from tests.s3 import FaultyS3
 
 
 @pytest.fixture(scope="module")
-def endpoint():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+def running_s3():
+    with FaultyS3() as server:
+        yield server
 
 
 @pytest.fixture
-def bucket(endpoint, monkeypatch, tmp_path):
+def s3(running_s3, monkeypatch, tmp_path):
+    """The server without faults, led to by the environment; its clients give a silent connection up soon."""
     for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
+        **running_s3.env,
         "MOBILECLIP2_CACHE": str(tmp_path / "cache"),
         "TMPDIR": str(tmp_path),
     }.items():
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
+    monkeypatch.setattr(s3_module, "READ_SECONDS", 0.5)
+    monkeypatch.setattr(s3_module, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+    running_s3.reset()
+    return running_s3
+
+
+@pytest.fixture
+def bucket(s3, tmp_path):
     name = f"bucket-{abs(hash(str(tmp_path)))}"
-    client.create_bucket(Bucket=name)
+    s3.create_bucket(name)
     return name

@@ -1,0 +1,355 @@
+"""Random faults over the whole graph of the test profile: what is stored at the end is what an undisturbed run stores.
+
+A seed decides where the graph is computed and stored, and what happens: processes are killed, the disk fills up, stored files
+are cut or deleted, the bucket and the API server fail in all ways, the clock jumps. A run that ends with an error is started
+again, as a user would, and the last one meets nothing. Faults strike at counted files and requests, so a seed gives the same
+schedule anywhere; only which of several pods comes first is left to the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import boto3
+import yaml
+
+from tests import run
+from tests.cluster import FakeCluster
+from tests.faults import BALLAST, Strike, What, gate
+from tests.kubelet import Kubelet
+from tests.s3 import Fault, FaultyS3
+from tests.small_disk import small_disk
+from tests.tiny import make_tiny
+
+Where = Literal["one process", "two workers", "cluster"]
+Store = Literal["disk", "bucket"]
+
+LIVES = 4
+"""runs that meet something, before the one that meets nothing"""
+MOMENTS = {"one process": 120, "two workers": 50, "cluster": 40}
+"""a strike on a run comes within so many of them, two for each file that it stores; one on a worker or pod within SHARE"""
+SHARE = 4
+PROCESSES = 16
+"""a strike on a worker or pod meets one of so many"""
+REQUESTS = {"S3": 300, "API": 200}
+"""a fault of a server comes within so many, and lasts for up to BURST of them"""
+BURST = 4
+LIFE_SECONDS = 240
+DISK_MEGABYTES = 256
+ENDS: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish")
+S3_FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "slow")
+API_FAULTS = ("500", "503", "429", "lost")
+MODULES = ("boto3", "tests.warm", "tests.run", "pipelines.compute.kubernetes", *(f"mobileclip2.stages.{stage}" for stage in (
+    "augmentations", "captioner", "caption_corpus", "evaluation", "raw_shards", "reinforced_dataset", "student",
+    "synthetic_captions", "teacher", "teacher_embeddings"
+)))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Faults of a server from its n-th request on, counted in each life."""
+
+    server: Literal["S3", "API"]
+    what: str
+    request: int
+    lasts: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All that happens, as a function of the seed."""
+
+    seed: int
+    where: Where
+    store: Store
+    lives: tuple[tuple[Strike | Outage, ...], ...]
+
+    @classmethod
+    def of(cls, seed: int) -> Schedule:
+        draw = random.Random(seed)
+        where: Where = draw.choice(get_args(Where))
+        store: Store = draw.choice(get_args(Store))
+        lives = []
+        for life in range(LIVES):
+            events: list[Strike | Outage] = [_strike(draw, where, draw.choice(ENDS), f"{life}-ends")]
+            if draw.random() < 0.5:
+                events.append(_strike(draw, where, "clock", f"{life}-clock"))
+            if store == "bucket":
+                events += [_outage(draw, "S3", S3_FAULTS) for _ in range(3)]
+            if where == "cluster":
+                events.append(_strike(draw, where, "kill", f"{life}-pod", who="pod"))
+                events += [_outage(draw, "API", API_FAULTS) for _ in range(2)]
+            lives.append(tuple(events))
+        return cls(seed, where, store, tuple(lives))
+
+
+def _strike(draw: random.Random, where: Where, what: What, name: str, who: str | None = None) -> Strike:
+    others = {"one process": "run", "two workers": "worker", "cluster": "pod"}
+    who = who or draw.choice(["run", others[where]])
+    size = draw.randrange(1, 10_000)
+    if what == "clock":
+        size = draw.choice([-1, 1]) * draw.choice([5, 600, 86_400, 400 * 86_400])
+    most = MOMENTS[where] if who == "run" else SHARE
+    return Strike(name, who, what, draw.randint(1, most), draw.randint(1, PROCESSES) if who != "run" else 1, size)  # type: ignore[arg-type]
+
+
+def _outage(draw: random.Random, server: Literal["S3", "API"], faults: tuple[str, ...]) -> Outage:
+    what = draw.choice(faults)
+    # credentials that have expired stay so until somebody renews them
+    lasts = 10_000 if what == "expired" else draw.randint(1, BURST)
+    return Outage(server, what, draw.randint(1, REQUESTS[server]), lasts)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+
+
+def measure(seeds: int = 10, first: int = 0) -> dict[str, Any]:
+    with World() as world:
+        rows = []
+        for seed in range(first, first + seeds):
+            row = world.try_out(Schedule.of(seed))
+            print(_line(row), flush=True)
+            rows.append(row)
+        return {"tmpfs": world.small, "files": len(world.expected), "rows": rows}
+
+
+def holds(numbers: dict[str, Any]) -> bool:
+    return not any(row["wrong"] for row in numbers["rows"])
+
+
+def show(numbers: dict[str, Any]) -> str:
+    rows = numbers["rows"]
+    struck = Counter(name for row in rows for name in row["struck"])
+    failed = [row["seed"] for row in rows if row["wrong"]]
+    seconds = sorted(row["seconds"] for row in rows)
+    lines = [
+        f"{len(rows)} seeds, {sum(row['lives'] for row in rows)} runs, {sum(struck.values())} faults; "
+        f"{len(rows) - len(failed)} ended with the {numbers['files']} files of an undisturbed run, byte for byte",
+        f"seconds a seed: median {seconds[len(seconds) // 2]:.0f}, most {seconds[-1]:.0f}",
+        "struck: " + ", ".join(f"{name} {count}" for name, count in sorted(struck.items())),
+    ]
+    if not numbers["tmpfs"]:
+        lines.append("full disks were left out: this user may not mount a small one")
+    lines += [f"FAILED: python -m benchmarks chaos --first {seed} --seeds 1" for seed in failed]
+    return "\n".join(lines)
+
+
+def _line(row: dict[str, Any]) -> str:
+    struck = ", ".join(f"{name} {count}" for name, count in sorted(Counter(row["struck"]).items())) or "nothing"
+    line = (
+        f"seed {row['seed']:4}  {row['where']:11}  {row['store']:6}  {row['lives']} runs  {row['seconds']:5.1f} s  "
+        f"{'NOT equal' if row['wrong'] else 'equal'}  after {struck}"
+    )
+    return "\n".join([line, *(f"    {each}" for each in [*row["wrong"], *(row["schedule"] if row["wrong"] else [])])])
+
+
+class World:
+    """A small disk, a bucket, a cluster and a process to fork runs from; what an undisturbed run stores."""
+
+    def __enter__(self) -> World:
+        self.stack = ExitStack()
+        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
+        self.small = self.stack.enter_context(small_disk(self.folder / "disk", DISK_MEGABYTES))
+        self.statuses: dict[str, int] = {}
+        self.ended = threading.Condition()
+        self.kubelet = Kubelet(self._run_ended, MODULES)
+        self.stack.callback(self.kubelet.close)
+        self.s3 = self.stack.enter_context(FaultyS3())
+        self.s3.create_bucket("chaos")
+        self.cluster = self.stack.enter_context(FakeCluster(self.folder / "cluster", {"one": 8}))
+        self.template = make_tiny(self.folder / "template").parent
+        profile = self._prepare(Schedule(-1, "one process", "disk", ()))
+        self._live(profile, "undisturbed", {})
+        self.expected = self._stored(profile)
+        shutil.rmtree(profile.parent)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
+
+    def try_out(self, schedule: Schedule) -> dict[str, Any]:
+        started = time.monotonic()
+        wrong: list[str] = []
+        struck: list[str] = []
+        profile = self._prepare(schedule)
+        for number, life in enumerate([*schedule.lives, ()]):
+            wrong += self._meet(schedule, profile, f"seed-{schedule.seed}-{number}", life, struck)
+            if wrong:
+                break
+        lives = number + 1
+        stored = self._stored(profile)
+        if not wrong:
+            wrong = [f"{key}: {_difference(self.expected.get(key), stored.get(key))}" for key in sorted(
+                self.expected.keys() | stored.keys()
+            ) if self.expected.get(key) != stored.get(key)]  # fmt: skip
+        shutil.rmtree(profile.parent)
+        return {
+            "seed": schedule.seed,
+            "where": schedule.where,
+            "store": schedule.store,
+            "lives": lives,
+            "struck": struck,
+            "seconds": round(time.monotonic() - started, 1),
+            "wrong": wrong[:20],
+            "schedule": [str(event) for life in schedule.lives for event in life],
+        }
+
+    def _prepare(self, schedule: Schedule) -> Path:
+        """The profile and its data on the small disk, computed and stored as the schedule says."""
+        place = self.folder / "disk" / str(schedule.seed)
+        profile = Path(shutil.copytree(self.template, place)) / "tiny.yaml"
+        values = yaml.safe_load(profile.read_text())
+        if schedule.store == "bucket":
+            values["store"] = f"s3://chaos/{schedule.seed}"
+        if schedule.where == "two workers":
+            values["compute"] = {"processes": 2}
+        if schedule.where == "cluster":
+            stages = ("captioner", "synthetic_captions", "teacher", "teacher_embeddings", "student", "evaluation")
+            env = {**self.s3.env, "TMPDIR": str(place / "tmp")}
+            values["compute"] = {
+                "kubernetes": {
+                    "image": "tests",
+                    "env": env,
+                    "stages": {stage: {"pods": 4, "gpus": 0} for stage in stages},
+                }
+            }
+            for stage in ("captioner", "teacher", "student", "evaluation"):
+                values["compute"]["kubernetes"]["stages"][stage]["pods"] = 1
+        profile.write_text(yaml.safe_dump(values, sort_keys=False))
+        for name in ("tmp", "notes"):
+            (place / name).mkdir()
+        return profile
+
+    def _meet(
+        self, schedule: Schedule, profile: Path, name: str, life: tuple[Strike | Outage, ...], struck: list[str]
+    ) -> list[str]:
+        """One run; adds what struck it, and returns what is wrong with how it ended."""
+        place = profile.parent
+        (place / BALLAST).unlink(missing_ok=True)
+        shutil.rmtree(place / "notes")
+        (place / "notes").mkdir()
+        strikes = [each for each in life if isinstance(each, Strike) and (self.small or each.what != "full disk")]
+        outages = [each for each in life if isinstance(each, Outage)]
+        met: list[str] = []
+        self.s3.reset(lambda request: _of(outages, "S3", request.number, met))  # type: ignore[arg-type,return-value]
+        requests = Counter[str]()
+        verdicts: dict[int, str | None] = {}
+
+        def api(method: str, path: str) -> int | None:
+            requests["API"] += 1
+            verdicts[threading.get_ident()] = what = _of(outages, "API", requests["API"], met)
+            return int(what) if what and what != "lost" else None
+
+        def lose(method: str, path: str) -> int | None:
+            return 500 if verdicts.get(threading.get_ident()) == "lost" else None
+
+        store = yaml.safe_load(profile.read_text())["store"]
+        store = store if store.startswith("s3://") else str(place / store)
+        own = [each for each in strikes if each.who != "pod"]
+        in_pods = [each for each in strikes if each.who == "pod"]
+        self.cluster.faults.answer, self.cluster.faults.lose = api, lose
+        self.cluster.faults.gate = lambda pod: gate(in_pods, place / "notes", store)
+        status, log = self._live(profile, name, gate(own, place / "notes", store))
+        notes = {path.name for path in (place / "notes").iterdir()}
+        struck += [f"{each.what} ({each.who})" for each in strikes if each.name in notes]
+        struck += [f"{name.partition(' ')[0]} {name.partition(' ')[2]}" for name in met]
+        text = log.read_text(errors="replace")
+        if status not in {0, run.REFUSED, 137}:
+            return [
+                f"{name}: ended with {status}, {'hung' if status == HUNG else 'which no fault explains'}",
+                *text.splitlines()[-30:],
+            ]
+        if status == 137 and not any(each.who == "run" and each.what == "kill" and each.name in notes for each in own):
+            return [f"{name}: killed by nobody"]
+        if not life and status:
+            return [f"{name}: failed although nothing happened", *text.splitlines()[-30:]]
+        pods = [self.cluster.folder / f"{pod['metadata']['name']}.log" for pod in self.cluster.everything]
+        self.cluster.everything.clear()
+        for pod in pods:
+            said = pod.read_text(errors="replace") if pod.exists() else ""
+            if "Traceback" in said:
+                return [f"{name}: a pod ended with a traceback", *said.splitlines()[-30:]]
+        return []
+
+    def _live(self, profile: Path, name: str, strikes: dict[str, Any]) -> tuple[int, Path]:
+        """The status and the log of a run."""
+        place = profile.parent
+        env = {
+            **self.s3.env,
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(place),
+            "TMPDIR": str(place / "tmp"),
+            "MOBILECLIP2_CACHE": str(place / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "KUBECONFIG": str(self.cluster.kubeconfig),
+        }
+        log = self.folder / f"{name}.log"
+        self.kubelet.start(
+            name, ["python", "-m", "tests.run", str(profile)], env, log, strikes or gate([], place / "notes", "")
+        )
+        with self.ended:
+            if not self.ended.wait_for(lambda: name in self.statuses, LIFE_SECONDS):
+                self.kubelet.signal(name, 9)
+                return HUNG, log
+            return self.statuses.pop(name), log
+
+    def _run_ended(self, name: str, status: int) -> None:
+        with self.ended:
+            self.statuses[name] = status
+            self.ended.notify_all()
+
+    def _stored(self, profile: Path) -> dict[str, str]:
+        """MD5 of whatever lies in the store, unfinished files too."""
+        store = yaml.safe_load(profile.read_text())["store"]
+        if not store.startswith("s3://"):
+            root = profile.parent / store
+            files = [path for path in root.rglob("*") if path.is_file()]
+            found = {path.relative_to(root).as_posix(): path for path in files}
+            return {
+                key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+                for key, path in found.items()
+                if not key.startswith((".leases/", ".scratch/"))
+            }
+        client = boto3.session.Session("test", "test").client(
+            "s3", endpoint_url="http://{}:{}".format(*self.s3.behind), region_name="us-east-1"
+        )
+        prefix = store.removeprefix("s3://chaos/") + "/"
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket="chaos", Prefix=prefix)
+        found_etags = {
+            item["Key"].removeprefix(prefix): item["ETag"].strip('"')
+            for page in pages
+            for item in page.get("Contents", [])
+        }
+        return {key: etag for key, etag in found_etags.items() if not key.startswith(".leases/")}
+
+
+HUNG = -1
+
+
+def _of(outages: list[Outage], server: str, request: int, met: list[str]) -> str | None:
+    for outage in outages:
+        if outage.server == server and outage.request <= request < outage.request + outage.lasts:
+            if request == outage.request:
+                met.append(f"{server} {outage.what}")
+            return outage.what
+    return None
+
+
+def _difference(expected: str | None, stored: str | None) -> str:
+    if stored is None:
+        return "is not there"
+    return "other bytes" if expected else "left behind"

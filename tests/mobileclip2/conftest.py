@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny profile with everything materialised, in one life; read it, do not change it."""
+    from tests.mobileclip2.test_recovery import in_a_child
+    from tests.tiny import make_tiny
+
+    profile = make_tiny(tmp_path_factory.mktemp("undisturbed") / "tiny")
+    assert in_a_child(profile, None) == 0
+    return profile

@@ -1,0 +1,232 @@
+"""What networks and busy stores do to a request: it is made again, and what does not pass is said."""
+
+import logging
+
+import pytest
+
+from mobileclip2.errors import StoreError
+from mobileclip2.store import S3Storage, lease
+from mobileclip2.store import s3 as s3_module
+from mobileclip2.store.lease import hold, notes
+
+PART = 5 << 20
+"""the least that S3 takes"""
+LARGE = 2 * PART + 512
+"""three parts; larger than what is fetched whole"""
+SEVERAL = 2 * s3_module.ATTEMPTS + 1
+"""more than botocore repeats by itself"""
+
+
+@pytest.fixture
+def storage(bucket, tmp_path):
+    return S3Storage(f"s3://{bucket}", cache=tmp_path / "objects")
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.setattr(s3_module, "PART_BYTES", PART)
+
+
+def at_first(fault, times, *methods):
+    """The first requests of some methods."""
+    left = times
+
+    def choose(request):
+        nonlocal left
+        if left and (not methods or request.method in methods):
+            left -= 1
+            return fault
+        return None
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        ("503", SEVERAL),
+        ("500", SEVERAL),
+        ("reset", SEVERAL),
+        ("lost", SEVERAL),
+        ("silent", 2),
+        ("cut", SEVERAL),
+        ("cut by a reset", SEVERAL),
+        ("stalled", 2),
+        ("slow", 1),
+        ("altered", s3_module.ALTERED_ATTEMPTS - 1),
+    ],
+)
+def test_reads_come_through(s3, storage, tmp_path, parts, fault, times):
+    content = bytes(range(256)) * (LARGE // 256)
+    (tmp_path / "large").write_bytes(content)
+    storage.write("small", b"12345678")
+    storage.put("large", tmp_path / "large")
+    for read in (lambda: storage.read("small") == b"12345678", lambda: storage.fetch("large").read_bytes() == content):
+        s3.reset(at_first(fault, times, "GET"))
+        assert read()
+        assert len([request for request in s3.requests if request.method == "GET"]) > (times if fault != "slow" else 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "times"),
+    [
+        ("503", SEVERAL),
+        ("500", SEVERAL),
+        ("reset", SEVERAL),
+        ("lost", SEVERAL),
+        ("silent", 2),
+        ("altered upload", s3_module.ALTERED_ATTEMPTS - 1),
+    ],
+)
+def test_writes_come_through(s3, storage, tmp_path, parts, fault, times):
+    content = bytes(range(256)) * (LARGE // 256)
+    (tmp_path / "large").write_bytes(content)
+    s3.reset(at_first(fault, times, "PUT"))
+    storage.write("small", b"12345678")
+    s3.reset(at_first(fault, times, "PUT"))
+    storage.put("large", tmp_path / "large")
+    assert any("partNumber=3" in request.path for request in s3.requests)
+    s3.reset()
+    assert storage.read("small") == b"12345678"
+    assert storage.fetch("large").read_bytes() == content
+
+
+def test_a_store_that_throttles_and_one_that_stays_away_are_told(s3, storage, monkeypatch, caplog):
+    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.3)
+    for fault, said in (
+        ("503", "the object store answered SlowDown"),
+        ("reset", "cannot reach the object store: Conn"),
+    ):
+        s3.reset(lambda request, fault=fault: fault)
+        with (
+            caplog.at_level(logging.WARNING, "mobileclip2"),
+            pytest.raises(
+                StoreError, match=f"{storage.url}/a: {said}.*, for 0 s; run again when it is back, finished shards"
+            ),
+        ):
+            storage.write("a", b"1")
+        assert "trying again for up to 0 s" in caplog.text
+        caplog.clear()
+    s3.reset()
+    assert not storage.exists("a") and list(storage.list("")) == []
+
+
+@pytest.mark.parametrize("fault", ["altered", "altered upload"])
+def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, tmp_path, fault):
+    if fault == "altered":
+        storage.write("a", b"12345678")
+    s3.reset(lambda request: fault if request.method in {"GET", "PUT"} else None)
+    with pytest.raises(StoreError, match=r"/a: .*5 times; something on the way to the object store changes bytes"):
+        _ = storage.fetch("a") if fault == "altered" else storage.write("a", b"12345678")
+    assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+
+
+def test_an_object_that_others_wrote_is_checked_by_its_etag(s3, storage, tmp_path):
+    """Without a hash of ours and, as with older tools, without any checksum of S3's."""
+    from boto3.session import Session
+    from botocore.config import Config
+
+    plain = Session().client("s3", config=Config(request_checksum_calculation="when_required"))
+    plain.put_object(Bucket=storage.bucket, Key="theirs", Body=b"12345678")
+    s3.reset(at_first("altered", 2, "GET"))
+    assert storage.fetch("theirs").read_bytes() == b"12345678"
+    s3.reset(at_first("altered", 2, "GET"))
+    assert storage.read("theirs") == b"12345678"
+    assert len(s3.requests) == 3
+
+
+@pytest.mark.parametrize("do", ["read", "exists", "write", "fetch", "put", "list", "delete"])
+def test_expired_credentials_say_what_to_do(s3, storage, tmp_path, do):
+    storage.write("there", b"1")
+    (tmp_path / "file").write_bytes(b"1")
+    s3.reset(lambda request: "expired")
+    calls = {
+        "write": lambda: storage.write("new", b"1"),
+        "put": lambda: storage.put("new", tmp_path / "file"),
+        "list": lambda: list(storage.list("")),
+    }
+    with pytest.raises(
+        StoreError, match=r"the credentials have expired \(ExpiredToken\); renew them where this process"
+    ):
+        calls.get(do, lambda: getattr(storage, do)("there"))()
+    assert len(s3.requests) <= 6, "tried again what does not change"
+    s3.reset()
+    assert [key for key, _ in storage.list("")] == ["there"]
+
+
+def test_credentials_that_somebody_renewed_are_read_anew(s3, storage, tmp_path, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    file.write_text("[default]\naws_access_key_id = old\naws_secret_access_key = x\n")
+    storage._renew()
+    storage.write("a", b"1")
+    file.write_text("[default]\naws_access_key_id = new\naws_secret_access_key = x\n")
+    s3.reset(at_first("expired", 1))
+    storage.write("a", b"2")
+    assert [request.identity for request in s3.requests] == ["old", "new"]
+    monkeypatch.undo()
+    storage._renew()
+
+
+def test_no_credentials_and_a_wrong_clock_are_told(s3, storage, monkeypatch):
+    from datetime import timedelta
+
+    import botocore.auth
+
+    real = botocore.auth.get_current_datetime
+    monkeypatch.setattr(
+        botocore.auth, "get_current_datetime", lambda *some, **more: real(*some, **more) + timedelta(hours=1)
+    )
+    with pytest.raises(
+        StoreError, match=r"the clock of this machine is far from the object store's \(RequestTimeTooSkewed\)"
+    ):
+        storage.exists("a")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage._renew()
+    with pytest.raises(StoreError, match="Unable to locate credentials; give this process an address and an identity"):
+        storage.exists("a")
+    monkeypatch.undo()
+    storage._renew()
+
+
+class TestLease:
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch):
+        monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
+
+    def test_one_whose_answer_was_lost_is_held(self, s3, storage):
+        s3.reset(at_first("lost", 1, "PUT"))
+        with hold(storage, ["a"], "mine", waiting=lambda: pytest.fail("waits for itself")):
+            assert notes(storage) == ["mine"]
+
+    def test_one_that_was_altered_on_its_way_holds_up_nobody(self, s3, storage):
+        s3.reset(at_first("altered upload", 2, "PUT"))
+        with hold(storage, ["a"], "mine"):
+            assert notes(storage) == ["mine"]
+        assert notes(storage) == []
+
+    def test_a_store_that_is_away_for_a_while_does_not_end_it(self, s3, storage, monkeypatch):
+        monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
+        with hold(storage, ["a"], "mine"):
+            before = storage.etag(lease._key("a"))
+            s3.reset(lambda request: "503")
+            while len(s3.requests) < 10:
+                pass
+            s3.reset()
+            while storage.etag(lease._key("a")) == before:
+                pass
+            s3.reset(lambda request: "503")
+        s3.reset()
+        assert notes(storage) == ["mine"], "it could not be given back, which is no reason to fail"
+
+    def test_one_that_was_lost_is_neither_renewed_nor_given_back(self, s3, storage, caplog):
+        with hold(storage, ["a"], "mine"):
+            storage.write(lease._key("a"), b'{"holder": "other", "renewed": 0, "note": "theirs"}')
+            while "this lease was lost" not in caplog.text:
+                pass
+        assert notes(storage) == ["theirs"]

@@ -1,0 +1,72 @@
+"""The whole graph of the test profile with everything in a bucket, while each kind of fault strikes again and again."""
+
+from collections import Counter
+
+import pytest
+import torch
+import yaml
+
+from mobileclip2.lineage import LINEAGE
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from mobileclip2.store import S3Storage
+from tests.s3 import FAULTS
+
+pytestmark = pytest.mark.slow
+
+EVERY = 11
+"""a request of so many meets a fault; expired credentials are renewed at once"""
+
+
+def content(pipeline):
+    """What every output holds, but for what says where it came from: an object is known by its ETag, a file by its hash."""
+    return {
+        (read.head.asset, read.head.part, read.group): (
+            [file for file in read.manifest.files if file.name != LINEAGE],
+            read.head.samples,
+            read.head.skip_reasons,
+            read.head.facts,
+        )
+        for key in pipeline.graph
+        for read in pipeline.read(key)
+    }
+
+
+def test_it_ends_as_an_undisturbed_one_on_a_disk(s3, bucket, tmp_path, undisturbed):
+    torch.set_num_threads(1)
+    root = S3Storage(f"s3://{bucket}", cache=tmp_path / "objects")
+    for path in undisturbed.parent.rglob("*"):
+        relative = path.relative_to(undisturbed.parent)
+        if path.is_file() and relative.parts[0] in {"shards", "corpus", "evaluation", "weights"}:
+            root.put(relative.as_posix(), path)
+    values = yaml.safe_load(undisturbed.read_text())
+    for place in [*values["sources"], *values["caption_corpora"], *values["evaluation"]]:
+        place["url"] = f"s3://{bucket}/{place['url']}"
+    for teacher in values["teachers"]:
+        weights = teacher["model"]["weights"]
+        weights["path"] = f"s3://{bucket}/{weights['path']}"
+    values["store"] = f"s3://{bucket}/store"
+    profile = tmp_path / "bucket.yaml"
+    profile.write_text(yaml.safe_dump(values))
+
+    struck = Counter()
+
+    def often(request):
+        number, left = divmod(request.number, EVERY)
+        if left:
+            return None
+        fault = FAULTS[number % len(FAULTS)]
+        struck[fault] += 1
+        return fault
+
+    s3.reset(often)
+    pipeline = Pipeline(load(profile))
+    for asset, group in pipeline.stale():
+        pipeline.materialise(asset.key, group)
+    assert set(struck) == set(FAULTS)
+    print(f"{sum(struck.values())} of {len(s3.requests)} requests met a fault")
+    s3.reset()
+    pipeline.forget(every_byte=True)
+    assert not list(pipeline.stale()) and not pipeline.damaged
+    assert content(pipeline) == content(Pipeline(load(undisturbed)))
+    assert not [key for key, _ in pipeline.storage.list(".leases/")]

@@ -1,0 +1,56 @@
+"""A run of everything that a profile lacks, as a process of its own: ``python -m tests.run PROFILE``.
+
+What is divided by shards is shared out over the workers that the profile wants, forked because importing torch takes seconds.
+Training stays in one process: sums over two are rounded otherwise.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from pathlib import Path
+
+from mobileclip2.errors import UserError
+from mobileclip2.pipeline import Compute, InProcess, Pipeline, Work
+from mobileclip2.profile import Profile, load
+from pipelines.compute import compute_of, local
+from pipelines.compute.local import Local
+
+REFUSED = 3
+"""exit status after a message for the user"""
+
+
+class Shared(Local):
+    def run(self, work: Work) -> float:
+        return InProcess().run(work) if work.asset.trains else super().run(work)
+
+
+def compute(profile: Profile) -> Compute:
+    if profile.compute.kubernetes is None:
+        local.get_context = lambda _: multiprocessing.get_context("fork")
+        local.LOOK_SECONDS = 0.2
+        return Shared(profile.compute.processes)
+    from pipelines.compute import kubernetes
+
+    kubernetes.POLL_SECONDS = 0.05
+    in_cluster = compute_of(profile)
+    assert isinstance(in_cluster, kubernetes.InCluster)
+    in_cluster.cluster.pause = 0.02
+    return in_cluster
+
+
+def main() -> int:
+    profile = load(Path(sys.argv[1]))
+    pipeline = Pipeline(profile, compute(profile))
+    try:
+        for asset, group in pipeline.stale():
+            print(asset.key, group or "", flush=True)
+            pipeline.materialise(asset.key, group)
+    except UserError as error:
+        print(f"mobileclip2: {error}", flush=True)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
