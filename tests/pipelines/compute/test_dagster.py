@@ -27,7 +27,6 @@ from tests.postgres import binaries, server
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")]
 
 ROOT = Path(__file__).parents[3]
-GROUPS = ("g00",)
 
 # without a rate a group would be four chunks a pod, and a pod of its own for every shard
 COMPUTE = """
@@ -176,7 +175,7 @@ def ask(dagster: Dagster, query: str, **variables: object) -> Any:
 def materialise(dagster: Dagster, keys: list[dict[str, Any]] | None = None) -> str:
     """Asks for some assets, or all of them, in every partition, as the UI does."""
     keys = keys or [node["assetKey"] for node in ask(dagster, ASSETS)]
-    launched = ask(dagster, MATERIALISE, parameters={"assetSelection": keys, "partitionNames": list(GROUPS)})
+    launched = ask(dagster, MATERIALISE, parameters={"assetSelection": keys, "allPartitions": True})
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     return str(launched["backfillId"])
 
