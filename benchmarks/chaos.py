@@ -270,18 +270,18 @@ class World:
         if status not in {0, run.REFUSED, 137}:
             return [
                 f"{name}: ended with {status}, {'hung' if status == HUNG else 'which no fault explains'}",
-                *text.splitlines()[-30:],
+                *text.splitlines()[-15:],
             ]
         if status == 137 and not any(each.who == "run" and each.what == "kill" and each.name in notes for each in own):
             return [f"{name}: killed by nobody"]
         if not life and status:
-            return [f"{name}: failed although nothing happened", *text.splitlines()[-30:]]
+            return [f"{name}: failed although nothing happened", *text.splitlines()[-15:]]
         pods = [self.cluster.folder / f"{pod['metadata']['name']}.log" for pod in self.cluster.everything]
         self.cluster.everything.clear()
         for pod in pods:
             said = pod.read_text(errors="replace") if pod.exists() else ""
             if "Traceback" in said:
-                return [f"{name}: a pod ended with a traceback", *said.splitlines()[-30:]]
+                return [f"{name}: a pod ended with a traceback", *said.splitlines()[-15:]]
         return []
 
     def _live(self, profile: Path, name: str, strikes: dict[str, Any]) -> tuple[int, Path]:

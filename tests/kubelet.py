@@ -16,6 +16,7 @@ import runpy
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -144,6 +145,7 @@ def become(order: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.environ.clear()
         os.environ.update(order["env"])
+        tempfile.tempdir = None  # what it was for the process that forks
         if "strikes" in order["gate"]:
             arm(**order["gate"])
         else:

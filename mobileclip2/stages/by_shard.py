@@ -7,11 +7,9 @@ close it: the files are the same.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
@@ -23,6 +21,7 @@ from mobileclip2.pipeline import PartWork, Read, Work
 from mobileclip2.progress import Step
 from mobileclip2.shards.image import decode
 from mobileclip2.shards.validate import iter_valid
+from mobileclip2.store.whole import is_whole
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +33,6 @@ def side_name(shard: Shard) -> str:
 def skipped_name(shard: Shard) -> str:
     return f"{shard.id}.skipped.parquet"
 
-
-PARQUET_END = b"PAR1"
-TAR_END = bytes(1024)
-"""two empty blocks"""
 
 WriteShard = Callable[[Shard, list[PartWork]], None]
 """Computes and stores what the given parts lack of a shard. The file that marks the shard as finished comes last."""
@@ -91,15 +86,6 @@ class ByShard:
                     logger.warning("%s/%s: cut off; computed anew", part.output.storage.url, part.output.key(cut[0]))
                     for name in stored:
                         part.output.delete(name)
-
-
-def is_whole(path: Path) -> bool:
-    """Whether the end of a side file or tar is there; a cheap look, not at what lies between."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - len(TAR_END)))
-        end = file.read()
-    return end == TAR_END if path.suffix == ".tar" else end.endswith(PARQUET_END)
 
 
 def write_side(part: PartWork, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store.manifest import File, Manifest
 from mobileclip2.store.storage import Storage
+from mobileclip2.store.whole import is_whole
 
 
 def file_sha256(path: Path) -> str:
@@ -70,8 +71,21 @@ class Output:
         return path
 
     def describe(self, names: list[str]) -> list[File]:
-        paths = [(name, self.fetch(name)) for name in sorted(names)]
-        return [File(name=name, size=path.stat().st_size, sha256=file_sha256(path)) for name, path in paths]
+        """What a manifest says of files.
+
+        Raises:
+            DamagedOutput: one is gone or cut off, which no reader would notice once the manifest says so too.
+        """
+        return [self._describe(name) for name in sorted(names)]
+
+    def _describe(self, name: str) -> File:
+        path = self.fetch(name)
+        described = File(name=name, size=path.stat().st_size, sha256=file_sha256(path))
+        if not is_whole(path):
+            raise DamagedOutput(
+                f"{self.storage.url}/{self.key(name)}: stored file was cut off; run again, it is computed anew"
+            )
+        return described
 
     def close(self, manifest: Manifest) -> None:
         self.storage.tidy(self.prefix)

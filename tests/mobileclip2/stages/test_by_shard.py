@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from mobileclip2 import sidefile
+from mobileclip2.errors import DamagedOutput
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
-from mobileclip2.stages.by_shard import is_whole
-from mobileclip2.store import Output
+from mobileclip2.store import LocalStorage, Output
+from mobileclip2.store.whole import is_whole
 
 
 def files(profile):
@@ -52,3 +53,12 @@ def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
         assert not is_whole(path)
         os.truncate(path, 0)
         assert not is_whole(path)
+
+
+def test_no_manifest_is_written_over_a_cut_file(tmp_path):
+    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output.write("x.parquet", b"PAR1 and half of the")
+    with pytest.raises(
+        DamagedOutput, match=r"a/f/g00/x\.parquet: stored file was cut off; run again, it is computed anew"
+    ):
+        output.describe(["x.parquet"])
