@@ -17,11 +17,63 @@ from mobileclip2.shards.tar import TarWriter
 SIZES = ((512, 384), (384, 512), (512, 341), (400, 400))
 """Width and height; downloads of DataComp's pool have a longer side of at most 512 pixels."""
 
-WORDS = (
-    "a the of with and in on at near old small bright wooden red blue kitchen garden street window mountain river photo "
-    "portrait vintage ceramic handmade leather summer winter sale free shipping vector illustration background isolated "
-    "white woman man child dog cat horse bird car train bicycle bridge castle church market table chair lamp flower"
-).split()
+WORDS = [
+    "a",
+    "the",
+    "of",
+    "with",
+    "and",
+    "in",
+    "on",
+    "at",
+    "near",
+    "old",
+    "small",
+    "bright",
+    "wooden",
+    "red",
+    "blue",
+    "kitchen",
+    "garden",
+    "street",
+    "window",
+    "mountain",
+    "river",
+    "photo",
+    "portrait",
+    "vintage",
+    "ceramic",
+    "handmade",
+    "leather",
+    "summer",
+    "winter",
+    "sale",
+    "free",
+    "shipping",
+    "vector",
+    "illustration",
+    "background",
+    "isolated",
+    "white",
+    "woman",
+    "man",
+    "child",
+    "dog",
+    "cat",
+    "horse",
+    "bird",
+    "car",
+    "train",
+    "bicycle",
+    "bridge",
+    "castle",
+    "church",
+    "market",
+    "table",
+    "chair",
+    "lamp",
+    "flower",
+]
 
 
 @lru_cache(64)
@@ -32,15 +84,16 @@ def photograph(number: int) -> bytes:
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
     noise = np.fft.irfft2(
-        (random.normal(size=(4, *frequency.shape)) + 1j * random.normal(size=(4, *frequency.shape)))
-        / frequency**1.5,
+        (random.normal(size=(4, *frequency.shape)) + 1j * random.normal(size=(4, *frequency.shape))) / frequency**1.5,
         (height, width),
     )
     noise /= noise.std(axis=(1, 2), keepdims=True)
     picture = Image.fromarray((128 + 45 * noise[:1] + 14 * noise[1:]).clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
     pencil = ImageDraw.Draw(picture)
     for _ in range(6):
-        x, y, across, down = (int(share * side) for share, side in zip(random.random(4), (width, height) * 2, strict=True))
+        x, y, across, down = (
+            int(share * side) for share, side in zip(random.random(4), (width, height) * 2, strict=True)
+        )
         box = (x, y, x + across // 3, y + down // 3)
         colour = tuple(int(value) for value in random.integers(0, 256, 3))
         (pencil.ellipse if random.random() < 0.5 else pencil.rectangle)(box, outline=colour, width=4)
@@ -54,7 +107,14 @@ def sentence(random: np.random.Generator, words: int) -> str:
 
 
 def write_reinforced(
-    path: Path, samples: int, *, views: int, captions: int = 5, dim: int = 1536, storage: Storage = "pth.gz", start: int = 0
+    path: Path,
+    samples: int,
+    *,
+    views: int,
+    captions: int = 5,
+    dim: int = 1536,
+    storage: Storage = "pth.gz",
+    start: int = 0,
 ) -> Path:
     """A DR tar with the counts of the published datasets: DFNDR-2B has 2 views, DFNDR-12M 30."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,12 @@ from mobileclip2.training.data import ReinforcedSource
 from mobileclip2.training.distributed import World
 from mobileclip2.training.settings import TrainSettings
 
-SHARDS, SAMPLES, BATCH, REPEATS, SIZE = 2, 128, 64, 9, 224
+SHARDS, SAMPLES, BATCH, REPEATS, SIZE = 2, 128, 64, 3, 224
 TARGET = 1.5
 VIEWS = {"2 views": 2, "30 views": 30}
 
 Batch = Any
-Tokenize = Callable[[list[str]], torch.Tensor]
+Tokenize = Callable[[Sequence[str]], torch.Tensor]
 
 
 def measure() -> dict[str, Any]:
@@ -85,7 +85,8 @@ def drain(read: Callable[[list[Path], Tokenize], Iterator[Batch]], tars: list[Pa
 def ours(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:
     source = ReinforcedSource(tars, tokenize, Preprocess(SIZE), seed=0)
     settings = TrainSettings(steps=SHARDS * SAMPLES // BATCH, batch=BATCH, learning_rate=1e-3)
-    return batches(source, settings, World(0, 1, torch.device("cpu")), 0)
+    for batch in batches(source, settings, World(0, 1, torch.device("cpu")), 0):
+        yield {**batch, "image": source.prepare(batch["image"])}
 
 
 def released(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:

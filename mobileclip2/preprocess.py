@@ -29,9 +29,18 @@ class Preprocess:
 
     def tensor(self, image: Image.Image) -> torch.Tensor:
         """Normalised float32 ``[3, size, size]`` of an image that already has the right size."""
-        return F.normalize(F.to_tensor(image), list(self.mean), list(self.std))
+        return self.normalised(F.pil_to_tensor(image))
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Float32 ``[..., 3, H, W]`` of uint8 pixels."""
+        mean, std = (torch.tensor(colour, device=pixels.device)[:, None, None] for colour in (self.mean, self.std))
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
 
     def whole(self, image: Image.Image) -> torch.Tensor:
         """Shorter side to ``size``, centre crop, normalise: what zero-shot evaluation feeds a model."""
+        return self.normalised(self.centre(image))
+
+    def centre(self, image: Image.Image) -> torch.Tensor:
+        """The same before it is normalised, uint8 ``[3, size, size]``."""
         resized = F.resize(image, [self.size], InterpolationMode(self.interpolation))
-        return self.tensor(F.center_crop(resized, [self.size, self.size]))
+        return F.pil_to_tensor(F.center_crop(resized, [self.size, self.size]))
