@@ -32,8 +32,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
+from benchmarks._paired import ratios, stated, turns
 from benchmarks._pictures import write_reinforced
-from benchmarks._turns import ratios, stated, turns
 from mobileclip2.augment import OPERATIONS
 from mobileclip2.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from mobileclip2.training import data
@@ -55,7 +55,7 @@ def measure() -> dict[str, Any]:
     torch.set_num_threads(1)  # samples a core
     tokenize = open_clip.get_tokenizer("MobileCLIP2-S0")
     try:
-        with tempfile.TemporaryDirectory() as folder, patch.object(data, "REMEMBERED_SAMPLES", 0):
+        with tempfile.TemporaryDirectory() as folder, patch.object(data, "REMEMBERED_BYTES", 0):
             found = {}
             for name, views in VIEWS.items():
                 tars = [

@@ -38,8 +38,8 @@ KEYS = ("image", "text", "synthetic_text", "teacher_image", "teacher_text", "tea
 MIXED_SHARDS = 16
 """Shards whose samples are in one mixture: enough to mix a batch, few enough to stay in the page cache."""
 
-REMEMBERED_SAMPLES = 1 << 13
-"""A dataset of at most so many samples is unpacked once a process, not once an epoch."""
+REMEMBERED_BYTES = 1 << 26
+"""A dataset whose tars have at most so many bytes in all is unpacked once a process, not once an epoch."""
 
 REMEMBERED_PIXELS = 1 << 26
 """Stored views of a dataset that have at most so many pixels in all at the student's size are drawn once a process."""
@@ -55,7 +55,7 @@ class SampleSource(Protocol):
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """One sample; a pure function of the seed and the arguments. Its keys are some of :data:`KEYS`.
 
-        ``image`` as :meth:`prepare` takes it, of pictures uint8 ``[3, H, W]``; ``text`` and ``synthetic_text [L]``
+        ``image`` as :meth:`prepare` takes it, of pictures uint8 ``[H, W, 3]``; ``text`` and ``synthetic_text [L]``
         int64, ``teacher_*`` fp32 ``[D]``, the embeddings of all teachers side by side.
         """
 
@@ -106,6 +106,7 @@ class ReinforcedSource:
             pairs = zip(images, self._shards, strict=True)
             self._elsewhere = [_Rows(IndexedTar(path), shard.keys) for path, shard in pairs]
         self._places = _Places([len(shard) for shard in self._shards])
+        self._small = sum(path.stat().st_size for path in shards) <= REMEMBERED_BYTES
         self._remembered: dict[tuple[int, int], ReinforcedSample] = {}
         self._drawn: dict[tuple[int, int, int], torch.Tensor] = {}
         self.dim = self._expect_usable() if len(self._places) else 0
@@ -158,7 +159,7 @@ class ReinforcedSource:
             return self._remembered[shard, number]
         tar = self._shards[shard]
         sample = decode(tar.members(number, *MEMBERS), tar.key(number), str(tar.path))
-        if len(self._places) <= REMEMBERED_SAMPLES:
+        if self._small:
             self._remembered[shard, number] = sample
         return sample
 
@@ -252,7 +253,7 @@ class RawSource:
 
     def _view(self, image: Image.Image, key: str, epoch: int) -> torch.Tensor:
         if self._augmentation is None:
-            return self._preprocess.centre(image)
+            return self._preprocess.pixels(self._preprocess.centre(image))
         view = sample_view(self._augmentation, self._seed, key, epoch, *image.size)
         return draw(image, view, self._preprocess.size, self._preprocess.interpolation)
 

@@ -18,23 +18,22 @@ _KERNELS = ("bicubic", "bilinear")
 
 
 def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> torch.Tensor:
-    """The view of an RGB image, uint8 ``[3, size, size]``.
+    """The view of an RGB image, uint8 ``[size, size, 3]``.
 
     Raises:
         ShardError: the crop does not fit the image, so this is not the image that the view was made for.
     """
     if interpolation not in _KERNELS:
-        return _tensor(render(image, view, size, interpolation)).contiguous()
+        return _tensor(render(image, view, size, interpolation))
     check_crop(view, *image.size)
     top, left, height, width = view.crop
-    crop = _tensor(image.crop((left, top, left + width, top + height)))[None]
-    drawn = F.interpolate(crop, (size, size), mode=interpolation, antialias=True)[0]
+    crop = _tensor(image.crop((left, top, left + width, top + height)))
+    planes = F.interpolate(crop.permute(2, 0, 1)[None], (size, size), mode=interpolation, antialias=True)[0]
     if all(OPERATIONS[op] == "Identity" for op, _ in view.ops or ()):
-        return drawn
-    picture = operate(Image.merge("RGB", [Image.fromarray(plane) for plane in drawn.numpy()]), view)
-    return torch.from_numpy(np.stack([np.asarray(plane) for plane in picture.split()]))
+        return planes.permute(1, 2, 0).contiguous()
+    resized = Image.merge("RGB", [Image.fromarray(plane) for plane in planes.numpy()])
+    return _tensor(operate(resized, view))
 
 
 def _tensor(image: Image.Image) -> torch.Tensor:
-    """``[3, H, W]``, the colours of a pixel side by side in memory."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image))

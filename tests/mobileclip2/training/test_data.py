@@ -115,7 +115,7 @@ def test_a_sample_is_a_stored_view_and_captions_with_their_own_embeddings(tmp_pa
             view = next(n for n in range(VIEWS) if torch.equal(found["teacher_image"], vector(key, "view", n).float()))
             stored = sample_view(Augmentation(), 1, key, view, 40, 30)
             expected = drawn(key, stored)
-            assert torch.equal(found["image"], expected) and expected.shape == (3, 16, 16)
+            assert torch.equal(found["image"], expected) and expected.shape == (16, 16, 3)
             assert words(found["text"]) == f"real {key}" and found["text"].dtype == torch.int64
             assert torch.equal(found["teacher_text"], vector(key, "real", 0).float())
             field, number, of = words(found["synthetic_text"]).split()

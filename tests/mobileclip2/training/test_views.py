@@ -22,7 +22,7 @@ def picture() -> Image.Image:
 
 
 def tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image))
 
 
 @pytest.mark.parametrize("crop", CROPS)
@@ -31,7 +31,7 @@ def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolati
     view = View(crop, None)
     found = draw(picture(), view, 64, interpolation)
     difference = (found.int() - tensor(render(picture(), view, 64, interpolation)).int()).abs().float()
-    assert found.dtype == torch.uint8 and found.shape == (3, 64, 64) and found.is_contiguous()
+    assert found.dtype == torch.uint8 and found.shape == (64, 64, 3) and found.is_contiguous()
     if crop[2] <= crop[3]:
         assert difference.max() <= 2 and (difference > 0).float().mean() < 0.01
     else:  # Pillow begins with columns: rounding and the clipping of overshoot come at other places
@@ -41,7 +41,7 @@ def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolati
 @pytest.mark.parametrize("op", range(len(OPERATIONS)))
 def test_operations_are_the_plain_ones(op):
     view = View(CROPS[1], ((op, 7.0 if OPERATIONS[op] == "Posterize" else 0.3), (6, 0.2)))
-    resized = Image.fromarray(draw(picture(), View(CROPS[1], None), 64).permute(1, 2, 0).contiguous().numpy())
+    resized = Image.fromarray(draw(picture(), View(CROPS[1], None), 64).numpy())
     assert torch.equal(draw(picture(), view, 64), tensor(operate(resized, view)))
 
 

@@ -1,0 +1,46 @@
+"""Texts without their padding, where the text tower never looks at it.
+
+In a causal tower that reads its feature off the end token nothing after that token can reach the feature, so columns that
+are padding in every row of a batch are left out. Captions fill a fifth of CLIP's context of 77.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from open_clip.model import CLIP
+from open_clip.transformer import TextTransformer, text_global_pool
+from torch import nn
+
+
+def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Features ``[b, embed_dim]`` of ``tokens [b, context]``, on the model's device: those of ``model.encode_text``.
+
+    Equal up to the rounding of matrix products of other shapes; other towers get all of the context.
+    """
+    device = next(model.parameters()).device
+    tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
+    pool, end = _pooling(tower)
+    if pool not in ("argmax", "eos") or tower.attn_mask is None:
+        return model.encode_text(tokens.to(device))  # type: ignore[operator]
+    ends = tokens.argmax(-1) if pool == "argmax" else (tokens == end).int().argmax(-1)
+    length = int(ends.max()) + 1
+    tokens = tokens[:, :length].to(device)
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
+    pooled = text_global_pool(x, tokens, pool, end)
+    projection = tower.text_projection
+    if projection is None:
+        return pooled
+    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+def _pooling(tower: Any) -> tuple[str | None, int | None]:
+    """How a tower of open_clip makes one feature of a text; None for towers of other kinds."""
+    if isinstance(tower, CLIP):
+        return tower.text_pool_type, getattr(tower, "text_eos_id", None)
+    # a class token, as CoCa's, comes after the padding
+    if isinstance(tower, TextTransformer) and tower.cls_emb is None and not tower.output_tokens:
+        return tower.pool_type, tower.eos_id
+    return None, None
