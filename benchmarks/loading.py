@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks._paired import ratios, stated, turns
 
-REPEATS, TARGET = 9, 2.0
+REPEATS, TARGET = 7, 2.0
 CODE = {"definitions": "import pipelines.definitions", "dagster": "import dagster"}
 PROFILES = ("demo", "dfndr-2b")
 

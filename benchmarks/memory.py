@@ -26,6 +26,7 @@ from mobileclip2.training import data
 from tests.tiny import make_tiny
 
 SIZES = {"2 shards of 64": (2, 64), "8 shards of 64": (8, 64), "2 shards of 256": (2, 256)}
+BATCH = 16
 ALLOWED = 24.0
 """MB that a stage may grow by between two sizes: allocators and libraries come to their own sizes by some such number"""
 
@@ -39,6 +40,8 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for size, (shards, samples) in SIZES.items():
             profile = make_tiny(Path(folder) / size.replace(" ", "-"), shards=shards, samples=samples)
+            # a batch is in memory by design, and must be smaller than the smallest shard to tell the two apart
+            profile.write_text(f"{profile.read_text()}batch: {BATCH}\n")
             for shard in range(shards):
                 write_tar(profile.parent / "shards" / f"{shard:05d}.tar", members(shard, samples))
             graph = Pipeline(load(profile)).graph

@@ -12,6 +12,7 @@ import logging
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,16 @@ class Timed(InProcess):
 def measure() -> dict[str, Any]:
     logging.getLogger("dagster").setLevel(logging.ERROR)
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "dagster").mkdir()
+        temporary = dg.DagsterInstance.local_temp(str(folder / "dagster"), overrides=QUIET)
+        instance = stack.enter_context(temporary)
         for repeat in range(REPEATS + 1):
-            place = Path(folder) / str(repeat)
-            pipeline = Pipeline(load(make_tiny(place / "profile")))
+            pipeline = Pipeline(load(make_tiny(folder / str(repeat))))
             for asset in pipeline.graph.values():
                 stage_run(asset)  # imports it
-            (place / "dagster").mkdir()
-            with dg.DagsterInstance.local_temp(str(place / "dagster"), overrides=QUIET) as instance:
-                found = computed(pipeline, instance)
+            found = computed(pipeline, instance)
             if repeat:  # the first loads what is loaded once
                 rows += found
     return {"rows": rows, "repeats": REPEATS}

@@ -41,6 +41,9 @@ from mobileclip2.training.settings import TrainSettings
 TEACHERS = (768, 768)
 VIEWS, REPEATS = 2, 5
 
+ON_GPU, ON_CPU = (512, 12, 4), (32, 3, 1)
+"""Samples a step, steps that count, steps before these."""
+
 SMALL = {
     "embed_dim": 256,
     "custom_text": True,
@@ -66,7 +69,7 @@ def student(name: str) -> ImageText:
 
 def compared(name: str, device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
-    batch, steps, warm = (512, 12, 4) if cuda else (32, 3, 1)
+    batch, steps, warm = ON_GPU if cuda else ON_CPU
     settings = TrainSettings(
         steps=steps + warm,
         batch=batch,

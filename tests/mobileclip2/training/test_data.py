@@ -367,3 +367,13 @@ def test_a_text_is_tokenized_once_and_memory_for_that_is_bounded(tmp_path, monke
     for text in "a", "a", "b", "a", "c", "b":
         assert words(tokens(text)) == text
     assert asked == ["a", "b", "c", "b"]
+
+
+def test_what_is_remembered_is_bounded_by_bytes(tmp_path, monkeypatch):
+    paths = shards(tmp_path)
+    small = source(paths)
+    monkeypatch.setattr(data, "REMEMBERED_BYTES", sum(path.stat().st_size for path in paths) - 1)
+    large = source(paths)
+    for index in range(11):
+        assert equal(small.sample(0, index), large.sample(0, index))
+    assert len(small._remembered) == 11 and not large._remembered
