@@ -163,14 +163,23 @@ def render(image: Image.Image, view: View, size: int, interpolation: str = "bicu
     Raises:
         ShardError: the crop does not fit the image, so this is not the image that the view was made for.
     """
+    check_crop(view, image.width, image.height)
     top, left, height, width = view.crop
-    if left + width > image.width or top + height > image.height:
+    image = image.crop((left, top, left + width, top + height))
+    return operate(image.resize((size, size), Image.Resampling[interpolation.upper()]), view)
+
+
+def check_crop(view: View, width: int, height: int) -> None:
+    """Raises ``ShardError`` where the crop leaves an image of ``width`` x ``height`` pixels."""
+    if view.crop[1] + view.crop[3] > width or view.crop[0] + view.crop[2] > height:
         raise ShardError(
-            f"the crop {list(view.crop)} does not fit an image of {image.width} x {image.height} pixels: "
+            f"the crop {list(view.crop)} does not fit an image of {width} x {height} pixels: "
             "crops are in pixels of the original, and this image was resized or exchanged: make new views"
         )
-    image = image.crop((left, top, left + width, top + height))
-    image = image.resize((size, size), Image.Resampling[interpolation.upper()])
+
+
+def operate(image: Image.Image, view: View) -> Image.Image:
+    """The view's operations on its crop, which is resized already."""
     for op, magnitude in view.ops or ():
         image = _APPLY[OPERATIONS[op]](image, magnitude)
     return image

@@ -22,7 +22,7 @@ Place = tuple[int, int]
 
 def batches(source: SampleSource, settings: TrainSettings, world: World, start: int) -> Iterator[dict[str, Tensor]]:
     """This process's share of the global batches of steps ``start`` to the last, each ``{key: [b, ...]}`` on
-    the CPU.
+    the CPU, its images before :meth:`SampleSource.prepare`.
 
     Step ``s`` sees slice ``s mod (steps an epoch)`` of its epoch's order, and process r of w the r-th of w
     equal parts of it. The partial batch at the end of an epoch is left out.

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from mobileclip2.augment import Augmentation, View, render, sample_view
+from mobileclip2.augment import Augmentation, View, sample_view
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.preprocess import Preprocess
 from mobileclip2.reinforced.format import CAPTIONS, MEMBERS, ReinforcedSample, decode
@@ -27,6 +27,7 @@ from mobileclip2.shards import image as pictures
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.index import IndexedTar
 from mobileclip2.shards.validate import IMAGE_EXTENSIONS
+from mobileclip2.training.views import draw
 
 Tokenize = Callable[[Sequence[str]], torch.Tensor]
 """texts -> int64 ``[len(texts), context]``"""
@@ -37,8 +38,8 @@ KEYS = ("image", "text", "synthetic_text", "teacher_image", "teacher_text", "tea
 MIXED_SHARDS = 16
 """Shards whose samples are in one mixture: enough to mix a batch, few enough to stay in the page cache."""
 
-REMEMBERED_SAMPLES = 1 << 13
-"""A dataset of at most so many samples is unpacked once a process, not once an epoch."""
+REMEMBERED_BYTES = 1 << 26
+"""A dataset whose tars have at most so many bytes in all is unpacked once a process, not once an epoch."""
 
 REMEMBERED_PIXELS = 1 << 26
 """Stored views of a dataset that have at most so many pixels in all at the student's size are drawn once a process."""
@@ -54,8 +55,14 @@ class SampleSource(Protocol):
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """One sample; a pure function of the seed and the arguments. Its keys are some of :data:`KEYS`.
 
-        ``image [3, H, W]`` fp32, ``text`` and ``synthetic_text [L]`` int64, ``teacher_*`` fp32 ``[D]``, the embeddings
-        of all teachers side by side.
+        ``image`` as :meth:`prepare` takes it, of pictures uint8 ``[H, W, 3]``; ``text`` and ``synthetic_text [L]``
+        int64, ``teacher_*`` fp32 ``[D]``, the embeddings of all teachers side by side.
+        """
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """What the model takes, of the ``image`` of some samples: ``[b, ...]``, wherever they are.
+
+        Pixels travel to the device as they are, a quarter of the bytes of what is made of them there.
         """
 
 
@@ -99,8 +106,9 @@ class ReinforcedSource:
             pairs = zip(images, self._shards, strict=True)
             self._elsewhere = [_Rows(IndexedTar(path), shard.keys) for path, shard in pairs]
         self._places = _Places([len(shard) for shard in self._shards])
+        self._small = sum(path.stat().st_size for path in shards) <= REMEMBERED_BYTES
         self._remembered: dict[tuple[int, int], ReinforcedSample] = {}
-        self._drawn: dict[tuple[int, int, int], Image.Image] = {}
+        self._drawn: dict[tuple[int, int, int], torch.Tensor] = {}
         self.dim = self._expect_usable() if len(self._places) else 0
         """numbers in an embedding, of all teachers together"""
 
@@ -129,6 +137,9 @@ class ReinforcedSource:
             made["teacher_synthetic_text"] = lambda: sample.caption_embs[field][caption].float()
         return {key: made[key]() for key in self.needs}
 
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return self._preprocess.normalised(images)
+
     @property
     def _wants_synthetic(self) -> bool:
         return any("synthetic" in key for key in self.needs)
@@ -148,7 +159,7 @@ class ReinforcedSource:
             return self._remembered[shard, number]
         tar = self._shards[shard]
         sample = decode(tar.members(number, *MEMBERS), tar.key(number), str(tar.path))
-        if len(self._places) <= REMEMBERED_SAMPLES:
+        if self._small:
             self._remembered[shard, number] = sample
         return sample
 
@@ -172,13 +183,13 @@ class ReinforcedSource:
             drawn = self._draw(shard, number, sample, sample.views[view])
             if len(self._places) * len(sample.views) * self._preprocess.size**2 <= REMEMBERED_PIXELS:
                 self._drawn[place] = drawn
-        return self._preprocess.tensor(drawn)
+        return drawn
 
-    def _draw(self, shard: int, number: int, sample: ReinforcedSample, view: View) -> Image.Image:
+    def _draw(self, shard: int, number: int, sample: ReinforcedSample, view: View) -> torch.Tensor:
         name = self._name(shard, sample)
         image = _decoded(self._picture(shard, number, sample), name)
         try:
-            return render(image, view, self._preprocess.size, self._preprocess.interpolation)
+            return draw(image, view, self._preprocess.size, self._preprocess.interpolation)
         except ShardError as error:
             raise ShardError(f"{name}: {error}") from error
 
@@ -237,11 +248,14 @@ class RawSource:
         image = _decoded(rows.members(number, extension).get(extension, b""), f"{rows.path}: sample '{key}'")
         return {"image": self._view(image, key, epoch), "text": self._tokens(caption)}
 
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return self._preprocess.normalised(images)
+
     def _view(self, image: Image.Image, key: str, epoch: int) -> torch.Tensor:
         if self._augmentation is None:
-            return self._preprocess.whole(image)
+            return self._preprocess.pixels(self._preprocess.centre(image))
         view = sample_view(self._augmentation, self._seed, key, epoch, *image.size)
-        return self._preprocess.tensor(render(image, view, self._preprocess.size, self._preprocess.interpolation))
+        return draw(image, view, self._preprocess.size, self._preprocess.interpolation)
 
 
 class FeatureSource:
@@ -265,6 +279,9 @@ class FeatureSource:
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         return {key: self._drawn(key, epoch, index) for key in self._columns}
+
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return images
 
     def _drawn(self, key: str, epoch: int, index: int) -> torch.Tensor:
         column = self._columns[key]

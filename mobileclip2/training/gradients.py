@@ -18,14 +18,22 @@ class Forward(nn.Module):
     """A model under an objective, as one module that ``DistributedDataParallel`` can wrap.
 
     Everything that the loss needs of the model leaves through ``forward``: the features of the samples and
-    the logit scale.
+    the logit scale. ``prepare`` makes of a batch's images what the model takes.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, *, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        bf16: bool = False,
+        prepare: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> None:
         super().__init__()
-        self.model, self.objective, self.bf16 = model, objective, bf16
+        self.model, self.objective, self.bf16, self.prepare = model, objective, bf16, prepare
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        batch = {**batch, "image": self.prepare(batch["image"])}
         # one autocast a call: it keeps the weights it casts, and those cast without gradient must not return
         with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=self.bf16):
             features = self.objective.features(self.model, batch)

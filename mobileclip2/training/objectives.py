@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobileclip2.models.unpadded import encode_text
 from mobileclip2.training.losses import Side, caption_nll, check_scales, clip_loss, exact, reinforced_loss
 
 Batch = dict[str, Tensor]
@@ -147,7 +148,7 @@ def _image(model: Any, images: Tensor) -> Tensor:
 
 
 def _text(model: Any, texts: Tensor) -> Tensor:
-    return _normalised(model.encode_text(texts))
+    return _normalised(encode_text(model, texts))
 
 
 def _normalised(features: Tensor) -> Tensor:

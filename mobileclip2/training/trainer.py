@@ -116,7 +116,8 @@ class _Run:
         settings, world = self.settings, self.world
         self._prepare()
         start = self._resume()
-        forward = distribute(Forward(self.model, self.objective, bf16=settings.precision == "bf16"), world)
+        bf16 = settings.precision == "bf16"
+        forward = distribute(Forward(self.model, self.objective, bf16=bf16, prepare=self.source.prepare), world)
         train_mode(self.model)
         self._mark = time.monotonic()
         for step, batch in enumerate(batches(self.source, settings, world, start), start + 1):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mobileclip2.augment import Augmentation, RandAugment, sample_view
 from mobileclip2.errors import ShardError
+from mobileclip2.reinforced import format
 from mobileclip2.reinforced.format import ReinforcedSample, decode, encode, pack
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -282,3 +283,30 @@ def test_damage_is_never_more_than_a_refusal(name, data):
     except ShardError:
         return
     assert len(found.image_emb) == len(found.views)
+
+
+def test_archives_of_one_layout_are_read_as_torch_reads_them():
+    """The second of a layout is read without torch.load; the numbers of views and captions make the layout."""
+    format._LAYOUTS.clear()
+    for views, captions in [(2, 3), (4, 1), (2, 3), (4, 1), (3, 2)]:
+        for _ in range(2):
+            shapes = {"image_emb": (views, 24), "text_emb": (1, 24), "syn_text_a_emb": (captions, 24)}
+            stored = {name: torch.randn(shape).bfloat16() for name, shape in shapes.items()}
+            found = format._read_pth_gz(format._pth_gz(stored))
+            assert list(found) == list(stored)
+            assert all(
+                torch.equal(found[name], rows) and found[name].dtype == rows.dtype for name, rows in stored.items()
+            )
+    assert sum(map(len, format._LAYOUTS.values())) == 3
+
+
+def test_archives_that_share_storage_or_hold_more_than_tensors_go_through_torch():
+    format._LAYOUTS.clear()
+    rows = torch.randn(3, 8).bfloat16()
+    for stored in ({"a": rows, "b": rows[1:]}, {"a": rows, "note": "text"}, {"a": rows.T}, [rows]):
+        buffer = io.BytesIO()
+        torch.save(stored, buffer)
+        for _ in range(2):
+            found = format._read_pth_gz(gzip.compress(buffer.getvalue()))
+            assert repr(found) == repr(stored)
+    assert not any(format._LAYOUTS.values())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mobileclip2.augment import Augmentation, render, sample_view
+from mobileclip2.augment import Augmentation, View, sample_view
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.preprocess import Preprocess
 from mobileclip2.reinforced.format import ReinforcedSample, encode
@@ -26,6 +26,7 @@ from mobileclip2.shards.tar import TarWriter
 from mobileclip2.shards.validate import KEPT
 from mobileclip2.training import data
 from mobileclip2.training.data import KEYS, FeatureSource, RawSource, ReinforcedSource
+from mobileclip2.training.views import draw
 
 PREPROCESS = Preprocess(16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 VIEWS, DIM = 3, 8
@@ -46,6 +47,10 @@ def pixels(key: str, form: str = "PNG") -> bytes:
     target = io.BytesIO()
     Image.fromarray(values.reshape(30, 40, 3)).save(target, form)
     return target.getvalue()
+
+
+def drawn(key: str, view: View) -> torch.Tensor:
+    return draw(decode_image(pixels(key)), view, 16)
 
 
 def vector(*about: object) -> torch.Tensor:
@@ -109,8 +114,8 @@ def test_a_sample_is_a_stored_view_and_captions_with_their_own_embeddings(tmp_pa
             assert list(found) == list(KEYS)
             view = next(n for n in range(VIEWS) if torch.equal(found["teacher_image"], vector(key, "view", n).float()))
             stored = sample_view(Augmentation(), 1, key, view, 40, 30)
-            expected = PREPROCESS.tensor(render(decode_image(pixels(key)), stored, 16))
-            assert torch.equal(found["image"], expected) and expected.shape == (3, 16, 16)
+            expected = drawn(key, stored)
+            assert torch.equal(found["image"], expected) and expected.shape == (16, 16, 3)
             assert words(found["text"]) == f"real {key}" and found["text"].dtype == torch.int64
             assert torch.equal(found["teacher_text"], vector(key, "real", 0).float())
             field, number, of = words(found["synthetic_text"]).split()
@@ -305,7 +310,7 @@ def test_raw_pairs_get_a_fresh_view_each_epoch(tmp_path):
         for index, key in enumerate(keys):
             found = reader.sample(epoch, index)
             view = sample_view(Augmentation(), 9, key, epoch, 40, 30)
-            assert torch.equal(found["image"], PREPROCESS.tensor(render(decode_image(pixels(key)), view, 16)))
+            assert torch.equal(found["image"], drawn(key, view))
             assert words(found["text"]) == f"caption {key}" and list(found) == ["image", "text"]
     again = pickle.loads(pickle.dumps(reader))  # noqa: S301
     assert equal(again.sample(1, 4), reader.sample(1, 4))
@@ -314,7 +319,8 @@ def test_raw_pairs_get_a_fresh_view_each_epoch(tmp_path):
 def test_without_augmentation_raw_pairs_show_the_whole_image(tmp_path):
     reader = RawSource([raw_shard(tmp_path, "a", 3)], tokenize, PREPROCESS, seed=0)
     expected = PREPROCESS.whole(decode_image(pixels("a-2")))
-    assert torch.equal(reader.sample(0, 1)["image"], expected) and torch.equal(reader.sample(7, 1)["image"], expected)
+    for epoch in (0, 7):
+        assert torch.equal(reader.prepare(reader.sample(epoch, 1)["image"][None])[0], expected)
 
 
 def test_a_kept_sample_that_is_gone_or_broken_is_named(tmp_path):
@@ -361,3 +367,13 @@ def test_a_text_is_tokenized_once_and_memory_for_that_is_bounded(tmp_path, monke
     for text in "a", "a", "b", "a", "c", "b":
         assert words(tokens(text)) == text
     assert asked == ["a", "b", "c", "b"]
+
+
+def test_what_is_remembered_is_bounded_by_bytes(tmp_path, monkeypatch):
+    paths = shards(tmp_path)
+    small = source(paths)
+    monkeypatch.setattr(data, "REMEMBERED_BYTES", sum(path.stat().st_size for path in paths) - 1)
+    large = source(paths)
+    for index in range(11):
+        assert equal(small.sample(0, index), large.sample(0, index))
+    assert len(small._remembered) == 11 and not large._remembered

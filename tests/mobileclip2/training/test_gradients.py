@@ -5,6 +5,7 @@ import torch
 from tiny_training import TRAININGS, tiny_batch, tiny_conv_clip, tiny_training
 from torch import Tensor, nn
 
+from mobileclip2.training import objectives
 from mobileclip2.training.distributed import World
 from mobileclip2.training.gradients import Forward, backward, random_seed
 from mobileclip2.training.objectives import Batch, Contrastive, Objective
@@ -46,6 +47,20 @@ def test_accumulation_up_to_rounding(name: str, bf16: bool, share: float) -> Non
     assert set(accumulated) == set(whole)
     difference = torch.cat([(accumulated[key] - whole[key]).flatten() for key in whole])
     assert difference.norm() <= share * torch.cat([gradient.flatten() for gradient in whole.values()]).norm()
+
+
+def test_leaving_out_padding_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, objective = tiny_training("reinforced")
+    model, batch = model.double(), in_double(tiny_batch(8))
+    lengths: list[int] = []
+    hook = model.transformer.register_forward_hook(lambda _module, inputs, _output: lengths.append(inputs[0].shape[1]))
+    parts, short = gradients(model, objective, batch, 1)
+    monkeypatch.setattr(objectives, "encode_text", lambda model, tokens: model.encode_text(tokens))
+    whole_parts, whole = gradients(model, objective, batch, 1)
+    hook.remove()
+    assert lengths[0] < lengths[1] == batch["text"].shape[1]
+    torch.testing.assert_close(parts, whole_parts, rtol=0, atol=1e-12)
+    torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
 
 
 def test_frozen_towers_are_left_alone() -> None:

@@ -53,6 +53,9 @@ class TinySource:
             "teacher_synthetic_text": teachers(),
         }
 
+    def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
 
 def tiny_batch(samples: int = 8) -> dict[str, torch.Tensor]:
     each = [TinySource().sample(0, index) for index in range(samples)]

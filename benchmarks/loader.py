@@ -1,0 +1,164 @@
+"""How many samples a second one core brings from DR tars to training batches, against readers of the same tars by webdataset.
+
+``released`` is the reader of the released training code, rebuilt from what is known of it: every member is decoded as its
+extension says, all embeddings become fp32 tensors, then a view, a caption and their rows are drawn and the view is replayed with
+torchvision's functions. ``lean`` is a webdataset pipeline that decodes just what a sample needs. All three read with the same
+tokenizer and make the same batches: image, real and synthetic text, three embeddings.
+
+Every sample is new to its reader, as in a pass over a large dataset: nothing is remembered. Images are JPEGs of at most 512
+pixels and 33 kB, embeddings have 1,536 numbers, as in DFNDR; 2 views as in DFNDR-2B and 30 as in DFNDR-12M.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import open_clip
+import torch
+import webdataset as wds
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+from torchvision.transforms.autoaugment import _apply_op
+
+from benchmarks._paired import ratios, stated, turns
+from benchmarks._pictures import write_reinforced
+from mobileclip2.augment import OPERATIONS
+from mobileclip2.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
+from mobileclip2.training import data
+from mobileclip2.training.batches import batches
+from mobileclip2.training.data import ReinforcedSource
+from mobileclip2.training.distributed import World
+from mobileclip2.training.settings import TrainSettings
+
+SHARDS, SAMPLES, BATCH, REPEATS, SIZE = 2, 128, 64, 3, 224
+TARGET = 1.5
+VIEWS = {"2 views": 2, "30 views": 30}
+
+Batch = Any
+Tokenize = Callable[[Sequence[str]], torch.Tensor]
+
+
+def measure() -> dict[str, Any]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # samples a core
+    tokenize = open_clip.get_tokenizer("MobileCLIP2-S0")
+    try:
+        with tempfile.TemporaryDirectory() as folder, patch.object(data, "REMEMBERED_BYTES", 0):
+            found = {}
+            for name, views in VIEWS.items():
+                tars = [
+                    write_reinforced(Path(folder) / name / f"{shard}.tar", SAMPLES, views=views, start=shard * SAMPLES)
+                    for shard in range(SHARDS)
+                ]
+                readers = {"ours": ours, "released": released, "lean": lean}
+                runs = {reader: partial(drain, read, tars, tokenize) for reader, read in readers.items()}
+                found[name] = turns(runs, REPEATS, time.process_time)
+    finally:
+        torch.set_num_threads(threads)
+    return {
+        "samples": SHARDS * SAMPLES,
+        "repeats": REPEATS,
+        "cpu_seconds": found,
+        "times": {
+            name: {other: ratios(seconds[other], seconds["ours"]) for other in ("released", "lean")}
+            for name, seconds in found.items()
+        },
+    }
+
+
+def drain(read: Callable[[list[Path], Tokenize], Iterator[Batch]], tars: list[Path], tokenize: Tokenize) -> None:
+    assert sum(len(batch["image"]) for batch in read(tars, tokenize)) == SHARDS * SAMPLES
+
+
+def ours(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:
+    source = ReinforcedSource(tars, tokenize, Preprocess(SIZE), seed=0)
+    settings = TrainSettings(steps=SHARDS * SAMPLES // BATCH, batch=BATCH, learning_rate=1e-3)
+    for batch in batches(source, settings, World(0, 1, torch.device("cpu")), 0):
+        yield {**batch, "image": source.prepare(batch["image"])}
+
+
+def released(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:
+    dataset = (
+        wds.WebDataset([str(tar) for tar in tars], shardshuffle=len(tars), empty_check=False)
+        .shuffle(SAMPLES)
+        .decode(wds.handle_extension("pth.gz", _pth_gz), "pilrgb")
+        .map(partial(_drawn, tokenize=tokenize))
+    )
+    return iter(dataset.batched(BATCH, collation_fn=torch.utils.data.default_collate))
+
+
+def lean(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:
+    dataset = (
+        wds.WebDataset([str(tar) for tar in tars], shardshuffle=len(tars), empty_check=False)
+        .shuffle(SAMPLES)
+        .map(partial(_needed, tokenize=tokenize))
+    )
+    return iter(dataset.batched(BATCH, collation_fn=torch.utils.data.default_collate))
+
+
+def _pth_gz(value: bytes) -> dict[str, torch.Tensor]:
+    stored = torch.load(io.BytesIO(gzip.decompress(value)), map_location="cpu", weights_only=True)
+    return {name: rows.float() for name, rows in stored.items()}
+
+
+def _drawn(sample: Mapping[str, Any], tokenize: Tokenize) -> dict[str, torch.Tensor]:
+    captions, embeddings, views = sample["syn.json"], sample["pth.gz"], sample["paug.json"]["param_aug"]
+    field = random.choice(sorted(captions))
+    caption, view = random.randrange(len(captions[field])), random.randrange(len(views))
+    return {
+        "image": _replayed(sample["jpg"], views[view]),
+        "text": tokenize([sample["txt"]])[0],
+        "synthetic_text": tokenize([captions[field][caption]])[0],
+        "teacher_image": embeddings["image_emb"][view],
+        "teacher_text": embeddings["text_emb"][0],
+        "teacher_synthetic_text": embeddings[f"{field}_emb"][caption],
+    }
+
+
+def _needed(sample: Mapping[str, bytes], tokenize: Tokenize) -> dict[str, torch.Tensor]:
+    captions, views = json.loads(sample["syn.json"]), json.loads(sample["paug.json"])["param_aug"]
+    field = random.choice(sorted(captions))
+    caption, view = random.randrange(len(captions[field])), random.randrange(len(views))
+    stored = torch.load(io.BytesIO(gzip.decompress(sample["pth.gz"])), map_location="cpu", weights_only=True)
+    return {
+        "image": _replayed(Image.open(io.BytesIO(sample["jpg"])).convert("RGB"), views[view]),
+        "text": tokenize([sample["txt"].decode()])[0],
+        "synthetic_text": tokenize([captions[field][caption]])[0],
+        "teacher_image": stored["image_emb"][view].float(),
+        "teacher_text": stored["text_emb"][0].float(),
+        "teacher_synthetic_text": stored[f"{field}_emb"][caption].float(),
+    }
+
+
+def _replayed(image: Image.Image, view: list[Any]) -> torch.Tensor:
+    crop, operations = view
+    image = F.resized_crop(image, *crop, [SIZE, SIZE], InterpolationMode.BICUBIC)
+    for operation, magnitude in operations or ():
+        image = _apply_op(image, OPERATIONS[operation], magnitude, InterpolationMode.NEAREST, None)
+    return F.normalize(F.to_tensor(image), CLIP_MEAN, CLIP_STD)
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [f"samples a second of CPU, {numbers['samples']} samples, {numbers['repeats']} repeats"]
+    for name, seconds in numbers["cpu_seconds"].items():
+        for reader, values in seconds.items():
+            rates = numbers["samples"] / np.array(values)
+            line = f"  {name:9} {reader:9} median {np.median(rates):6.0f}  spread {np.ptp(rates):5.0f}"
+            if reader in numbers["times"][name]:
+                ratio = numbers["times"][name][reader]
+                verdict = "reached" if ratio["median"] >= TARGET else "NOT reached"
+                line += f"   ours is {stated(ratio)} times as fast (target {TARGET}: {verdict})"
+            lines.append(line)
+    return "\n".join(lines)

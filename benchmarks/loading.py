@@ -1,0 +1,48 @@
+"""How long the definitions take to load, against importing dagster alone: whole processes, and whether torch came along."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from functools import partial
+from typing import Any
+
+from benchmarks._paired import ratios, stated, turns
+
+REPEATS, TARGET = 7, 2.0
+CODE = {"definitions": "import pipelines.definitions", "dagster": "import dagster"}
+PROFILES = ("demo", "dfndr-2b")
+
+
+def measure() -> dict[str, Any]:
+    """Seconds of processes that end as soon as they have imported."""
+    seconds = {}
+    for profile in PROFILES:
+        environment = {**os.environ, "MOBILECLIP2_PROFILE": profile}
+
+        def run(code: str, environment: dict[str, str] = environment) -> None:
+            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+        seconds[profile] = turns({name: partial(run, code) for name, code in CODE.items()}, REPEATS)
+    torch = subprocess.run([sys.executable, "-c", f"{CODE['definitions']}, sys; sys.exit('torch' in sys.modules)"])
+    return {
+        "seconds": seconds,
+        "times_dagster": {name: ratios(each["definitions"], each["dagster"]) for name, each in seconds.items()},
+        "torch_imported": bool(torch.returncode),
+    }
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [f"seconds of a process that imports, {REPEATS} repeats"]
+    for profile, seconds in numbers["seconds"].items():
+        for name, values in seconds.items():
+            lines.append(
+                f"  {profile:9} {name:12} median {statistics.median(values):.2f}  spread {max(values) - min(values):.2f}"
+            )
+        ratio = numbers["times_dagster"][profile]
+        verdict = "reached" if ratio["median"] <= TARGET else "NOT reached"
+        lines.append(f"  {profile:9} ratio {stated(ratio)}, target at most {TARGET:.0f}: {verdict}")
+    lines.append(f"  torch is {'IMPORTED' if numbers['torch_imported'] else 'not imported'}")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Peak memory of every stage at three sizes: some shards, four times as many, and shards of four times as many samples.
+
+Each stage runs in a process of its own, forked where everything is imported already; what counts is how far the process grew
+above what it began with. The profile is the tests' with its small models, the images are JPEGs of up to 512 pixels, of which one
+decoded takes 0.6 MB: a stage that holds a shard's decoded images would grow by 115 MB from the first size to the third. What
+training remembers of a small dataset on purpose is switched off.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks._pictures import photograph
+from demo.tars import write_tar
+from mobileclip2.errors import UserError
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from mobileclip2.stages import stage_run
+from mobileclip2.training import data
+from tests.tiny import make_tiny
+
+SIZES = {"2 shards of 64": (2, 64), "8 shards of 64": (8, 64), "2 shards of 256": (2, 256)}
+BATCH = 16
+ALLOWED = 24.0
+"""MB that a stage may grow by between two sizes: allocators and libraries come to their own sizes by some such number"""
+
+
+def measure() -> dict[str, Any]:
+    found: dict[str, dict[str, float]] = {}
+    gpu: dict[str, dict[str, float]] = {}
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    data.REMEMBERED_BYTES = data.REMEMBERED_PIXELS = 0
+    pipelines = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        for size, (shards, samples) in SIZES.items():
+            profile = make_tiny(Path(folder) / size.replace(" ", "-"), shards=shards, samples=samples)
+            # a batch is in memory by design, and must be smaller than the smallest shard to tell the two apart
+            profile.write_text(f"{profile.read_text()}batch: {BATCH}\n")
+            for shard in range(shards):
+                write_tar(profile.parent / "shards" / f"{shard:05d}.tar", members(shard, samples))
+            graph = Pipeline(load(profile)).graph
+            for asset in graph.values():
+                stage_run(asset)  # imports it here, once
+                queue = pipelines.SimpleQueue()
+                process = pipelines.Process(target=grown, args=(profile, asset.key, queue))
+                process.start()
+                process.join()
+                if process.exitcode:
+                    raise UserError(f"{asset.key} failed")
+                memory, device = queue.get()
+                found.setdefault(asset.key, {})[size] = memory
+                gpu.setdefault(asset.key, {})[size] = device
+    return {"megabytes": found, "gpu_megabytes": gpu}
+
+
+def members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
+    for number in range(shard * samples, (shard + 1) * samples):
+        caption = f"a photo of thing {number % 10}"
+        yield f"{number:09d}.jpg", photograph(number % 32)
+        yield f"{number:09d}.txt", caption.encode()
+        yield f"{number:09d}.json", json.dumps({"caption": caption}).encode()
+
+
+def grown(profile: Path, key: str, queue: Any) -> None:
+    """Materialises an asset; puts MB of growth, of the process and on its GPU, after the first group or all there is."""
+    import torch
+
+    torch.set_num_threads(1)
+    pipeline = Pipeline(load(profile))
+    before = status("VmRSS")
+    first, *others = pipeline.groups(pipeline.graph[key])
+    pipeline.materialise(key, first)
+    device = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
+    queue.put((status("VmHWM") - before, device))
+    for group in others:
+        pipeline.materialise(key, group)
+
+
+def status(field: str) -> float:
+    """MB, from what the kernel says of this process."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) / 1000
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [f"{'MB that a stage takes':44}" + "".join(f"{size:>18}" for size in SIZES)]
+    for key, each in numbers["megabytes"].items():
+        base, *others = each.values()
+        verdict = "" if max(others) - base <= ALLOWED else "  GROWS"
+        lines.append(f"{key:44}" + "".join(f"{value:18.1f}" for value in each.values()) + verdict)
+    if any(value for each in numbers["gpu_megabytes"].values() for value in each.values()):
+        lines.append("MB on the GPU")
+        for key, each in numbers["gpu_megabytes"].items():
+            lines.append(f"{key:44}" + "".join(f"{value:18.1f}" for value in each.values()))
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""What orchestration costs, per group and stage: a Dagster run of each against the stage's own work, in the tests' profile.
+
+Everything is computed once as ``mobileclip2 run`` does it, one run of Dagster's for each asset and group in this process, into
+SQLite files. The stage's own work is what the store noted of it. What is left goes to Dagster's record of the run, the
+pipeline's look at the store, and the pictures that a materialisation shows. Another time everything is there already, so that
+a run has nothing but overhead.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mobileclip2.pipeline import InProcess, Pipeline, Work
+from mobileclip2.profile import load
+from mobileclip2.stages import stage_run
+from pipelines.definitions import stages
+from pipelines.run import materialise
+from tests.tiny import make_tiny
+
+REPEATS = 3
+QUIET = {"telemetry": {"enabled": False}}
+
+
+class Timed(InProcess):
+    """Computes in this process and says how long it took."""
+
+    seconds = 0.0
+
+    def run(self, work: Work) -> float:
+        self.seconds = super().run(work)
+        return self.seconds
+
+
+def measure() -> dict[str, Any]:
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "dagster").mkdir()
+        temporary = dg.DagsterInstance.local_temp(str(folder / "dagster"), overrides=QUIET)
+        instance = stack.enter_context(temporary)
+        for repeat in range(REPEATS + 1):
+            pipeline = Pipeline(load(make_tiny(folder / str(repeat))))
+            for asset in pipeline.graph.values():
+                stage_run(asset)  # imports it
+            found = computed(pipeline, instance)
+            if repeat:  # the first loads what is loaded once
+                rows += found
+    return {"rows": rows, "repeats": REPEATS}
+
+
+def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str, Any]]:
+    from pipelines import compute
+
+    timed = Timed()
+    compute_of, compute.compute_of = compute.compute_of, lambda profile: timed
+    rows = []
+    try:
+        repository = stages(pipeline).get_repository_def()
+        for asset in pipeline.graph.values():
+            for group in pipeline.groups(asset):
+                timed.seconds = 0.0
+                whole = _seconds(lambda a=asset, g=group: materialise(repository, instance, a, g))
+                work = timed.seconds
+                again = _seconds(lambda a=asset, g=group: materialise(repository, instance, a, g))
+                rows.append({"stage": asset.stage, "run": whole, "work": work, "nothing_to_do": again})
+    finally:
+        compute.compute_of = compute_of
+    return rows
+
+
+def _seconds(run: Any) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [f"{'ms, medians over groups and repeats':36}{'run':>8}{'work':>8}{'overhead':>10}{'nothing to do':>15}"]
+    by_stage: dict[str, list[dict[str, float]]] = {}
+    for row in numbers["rows"]:
+        by_stage.setdefault(row["stage"], []).append(row)
+    for stage, rows in by_stage.items():
+        columns = [[row[name] for row in rows] for name in ("run", "work", "nothing_to_do")]
+        run, work, nothing = (1000 * statistics.median(column) for column in columns)
+        over = 1000 * statistics.median(row["run"] - row["work"] for row in rows)
+        lines.append(f"{stage:36}{run:8.0f}{work:8.0f}{over:10.0f}{nothing:15.0f}")
+    over = sum(row["run"] - row["work"] for row in numbers["rows"]) / numbers["repeats"]
+    whole = sum(row["run"] for row in numbers["rows"]) / numbers["repeats"]
+    lines.append(f"all of the profile: {whole:.1f} s, of which {over:.1f} s overhead")
+    return "\n".join(lines)

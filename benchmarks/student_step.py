@@ -1,0 +1,193 @@
+"""What a student's step on reinforced data costs: against the same step on tensors in memory, and against plain CLIP's.
+
+All of it is the project's trainer, ``log_every=1``, without the first steps. In memory there is one batch that every step sees:
+no reading, no transfer from a loader. The step of plain CLIP encodes one caption an image, the reinforced one two, with two
+teachers' embeddings; ``real`` is the reinforced step on one caption.
+
+On a GPU the students are MobileCLIP2-S0 and -B in bf16. On a CPU it is a transformer of 224 pixels and 77 tokens that is small
+enough to repeat and large enough that arithmetic, not Python, decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice, repeat
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import open_clip
+import torch
+
+from benchmarks._paired import ratios, stated
+from benchmarks._pictures import write_reinforced
+from mobileclip2.models.build import from_config
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.unpadded import encode_text
+from mobileclip2.training import data, trainer
+from mobileclip2.training.batches import batches
+from mobileclip2.training.data import ReinforcedSource
+from mobileclip2.training.distributed import World
+from mobileclip2.training.losses import exact
+from mobileclip2.training.objectives import Batch, Contrastive, Objective, Reinforced
+from mobileclip2.training.settings import TrainSettings
+
+TEACHERS = (768, 768)
+VIEWS, REPEATS = 2, 5
+
+ON_GPU, ON_CPU = (512, 12, 4), (32, 3, 1)
+"""Samples a step, steps that count, steps before these."""
+
+SMALL = {
+    "embed_dim": 256,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 224, "patch_size": 16, "width": 256, "layers": 8, "head_width": 64},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 192, "heads": 3, "layers": 4},
+}
+
+
+def measure() -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    names = ("MobileCLIP2-S0", "MobileCLIP2-B") if cuda else ("small ViT",)
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} cores",
+        "students": {name: compared(name, torch.device("cuda" if cuda else "cpu")) for name in names},
+    }
+
+
+def student(name: str) -> ImageText:
+    torch.manual_seed(0)
+    config = SMALL if name == "small ViT" else open_clip.get_model_config(name)
+    return from_config({"model_cfg": config})
+
+
+def compared(name: str, device: torch.device) -> dict[str, Any]:
+    cuda = device.type == "cuda"
+    batch, steps, warm = ON_GPU if cuda else ON_CPU
+    settings = TrainSettings(
+        steps=steps + warm,
+        batch=batch,
+        learning_rate=1e-4,
+        log_every=1,
+        precision="bf16" if cuda else "fp32",
+        workers=max(1, (os.cpu_count() or 1) - 1),
+    )
+    model = student(name)
+    reinforced, real = (Reinforced(TEACHERS, (70.0, 60.0), captions=kind) for kind in ("both", "real"))
+    with tempfile.TemporaryDirectory() as scratch, patch.object(data, "REMEMBERED_BYTES", 0):
+        folder = Path(scratch)
+        tar = write_reinforced(folder / "0.tar", batch * (steps + warm), views=VIEWS)
+        source = ReinforcedSource([tar], model.tokenize, model.preprocess, seed=0)
+        one = next(batches(source, settings.model_copy(update={"workers": 0}), World(0, 1, device), 0))
+        prepared = {key: tensor.to(device) for key, tensor in one.items()}
+
+        def run(objective: Objective, read: Callable[..., Iterator[Batch]], number: int) -> float:
+            place = folder / f"{number}"
+            place.mkdir()
+            with patch.object(trainer, "batches", read):
+                trainer.train(model.model, objective, source, settings, place, device=device, fingerprint="benchmark")
+            lines = [json.loads(line) for line in (place / trainer.TIMING).read_text().splitlines()]
+            return statistics.mean(line["seconds"] for line in lines[warm:])
+
+        memory = lambda *_: islice(repeat(prepared), settings.total_steps)  # noqa: E731
+        runs = {
+            "reinforced, from shards": partial(run, reinforced, batches),
+            "reinforced, from memory": partial(run, reinforced, memory),
+            "reinforced, real captions": partial(run, real, memory),
+            "plain CLIP": partial(run, Contrastive(), memory),
+        }
+        seconds: dict[str, list[float]] = {what: [] for what in runs}
+        for number in range(REPEATS):
+            for position, (what, timed) in enumerate(runs.items()):
+                seconds[what].append(timed(number * len(runs) + position))
+        where = profile(model, reinforced, prepared, source, settings, device)
+    shards, in_memory, _, clip = seconds.values()
+    return {
+        "batch": batch,
+        "step_seconds": seconds,
+        "memory_over_shards": ratios(in_memory, shards),
+        "reinforced_over_clip": ratios(in_memory, clip),
+        "where": where,
+    }
+
+
+def profile(
+    model: ImageText,
+    objective: Reinforced,
+    batch: Batch,
+    source: ReinforcedSource,
+    settings: TrainSettings,
+    device: torch.device,
+) -> dict[str, float]:
+    """Seconds of the parts of one step, each the median of a few; loading is CPU time in one process."""
+    net: Any = model.model.train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, fused=True)
+    found: dict[str, list[float]] = {}
+
+    def timed(name: str, part: Callable[[], Any]) -> Any:
+        _wait(device)
+        started = time.perf_counter()
+        result = part()
+        _wait(device)
+        found.setdefault(name, []).append(time.perf_counter() - started)
+        return result
+
+    for _ in range(4):
+        _parts_of_a_step(net, objective, batch, source, settings, optimizer, timed)
+    seconds = {name: statistics.median(values[1:]) for name, values in found.items()}
+    started = time.process_time()
+    torch.utils.data.default_collate([source.sample(0, index) for index in range(settings.batch)])
+    return {**seconds, "loading, in a process beside": time.process_time() - started}
+
+
+def _parts_of_a_step(
+    net: Any,
+    objective: Reinforced,
+    batch: Batch,
+    source: ReinforcedSource,
+    settings: TrainSettings,
+    optimizer: torch.optim.Optimizer,
+    timed: Callable[[str, Callable[[], Any]], Any],
+) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    images = timed("pixels to numbers", lambda: source.prepare(batch["image"]))
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        image = timed("images forward", lambda: net.encode_image(images))
+        text = timed("real captions forward", lambda: encode_text(net, batch["text"]))
+        synthetic = timed("synthetic captions forward", lambda: encode_text(net, batch["synthetic_text"]))
+    towers = {"image": image, "real": text, "synthetic": synthetic}
+    features = {name: torch.nn.functional.normalize(exact(each), dim=-1) for name, each in towers.items()}
+    rest = {key: value for key, value in batch.items() if key != "image"}
+    scale = net.logit_scale.exp()
+    parts = timed("loss", lambda: objective.loss(features, rest, scale, lambda each: each))
+    timed("backward", parts["loss"].backward)
+    timed("clip and optimiser", lambda: (torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0), optimizer.step()))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [f"seconds of a training step, {numbers['device']}"]
+    for name, found in numbers["students"].items():
+        lines.append(f"  {name}, batch {found['batch']}")
+        for what, values in found["step_seconds"].items():
+            lines.append(
+                f"    {what:28} median {statistics.median(values):.3f}  spread {max(values) - min(values):.3f}"
+            )
+        for what, key, target in (
+            ("from memory / from shards", "memory_over_shards", "at least 0.95"),
+            ("reinforced / plain CLIP", "reinforced_over_clip", "at most 1.10"),
+        ):
+            lines.append(f"    {what:28} {stated(found[key])}  (target {target})")
+        step = sum(value for part, value in found["where"].items() if not part.startswith("loading"))
+        lines += [f"    {part:28} {value:.4f} s  {value / step:4.0%}" for part, value in found["where"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""Training's fast way to a view against the plain one: the same, but for rounding in the resize."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mobileclip2.augment import OPERATIONS, View, operate, render
+from mobileclip2.errors import ShardError
+from mobileclip2.training.views import draw
+
+CROPS = [(0, 0, 90, 120), (11, 7, 25, 31), (3, 40, 80, 60), (40, 50, 9, 50)]
+"""Top, left, height, width; one is higher than wide."""
+
+
+def picture() -> Image.Image:
+    """Smooth, with edges and noise: whatever is wrong with a resize shows in one of them."""
+    random = np.random.default_rng(0)
+    down, across = np.mgrid[:90, :120]
+    smooth = np.stack([down * 2, across * 2, (down * across) // 8 % 256], 2)
+    return Image.fromarray((smooth + random.integers(-15, 15, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image))
+
+
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolation):
+    view = View(crop, None)
+    found = draw(picture(), view, 64, interpolation)
+    difference = (found.int() - tensor(render(picture(), view, 64, interpolation)).int()).abs().float()
+    assert found.dtype == torch.uint8 and found.shape == (64, 64, 3) and found.is_contiguous()
+    if crop[2] <= crop[3]:
+        assert difference.max() <= 2 and (difference > 0).float().mean() < 0.01
+    else:  # Pillow begins with columns: rounding and the clipping of overshoot come at other places
+        assert difference.mean() < 0.3 and (difference > 1).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("op", range(len(OPERATIONS)))
+def test_operations_are_the_plain_ones(op):
+    view = View(CROPS[1], ((op, 7.0 if OPERATIONS[op] == "Posterize" else 0.3), (6, 0.2)))
+    resized = Image.fromarray(draw(picture(), View(CROPS[1], None), 64).numpy())
+    assert torch.equal(draw(picture(), view, 64), tensor(operate(resized, view)))
+
+
+def test_other_interpolations_go_the_plain_way():
+    view = View(CROPS[0], ((0, 0.0),))
+    assert torch.equal(draw(picture(), view, 32, "lanczos"), tensor(render(picture(), view, 32, "lanczos")))
+
+
+def test_a_crop_that_leaves_the_image_is_refused():
+    with pytest.raises(ShardError, match="does not fit an image of 120 x 90 pixels"):
+        draw(picture(), View((0, 60, 90, 61), None), 32)
