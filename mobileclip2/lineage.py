@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mobileclip2.errors import UserError
+from mobileclip2.errors import DamagedOutput, UserError
 from mobileclip2.graph import Asset, Part
 from mobileclip2.pipeline import PartWork, Pipeline
 
@@ -55,7 +55,11 @@ def node_id(asset: str, part: str, group: str | None) -> str:
 
 
 def lineage(pipeline: Pipeline, works: Sequence[PartWork]) -> Lineage:
-    """The lineage of parts of one asset that are finished, or whose inputs all are."""
+    """The lineage of parts of one asset that are finished, or whose inputs all are.
+
+    Raises:
+        DamagedOutput: something that it was made from is there no longer.
+    """
     nodes: dict[str, Node] = {}
     for work in works:
         _add(pipeline, work, nodes)
@@ -85,7 +89,8 @@ def _add(pipeline: Pipeline, work: PartWork, nodes: dict[str, Node]) -> None:
         made_from[place] = node_id(upstream.key, part.name, group)
         if made_from[place] not in nodes:
             above = pipeline.part_work(upstream, part, group)
-            assert above is not None  # it has been read
+            if above is None:
+                raise _lost(upstream.key)
             _add(pipeline, above, nodes)
     made_from.update({role: work.versions[role] for role in work.part.externals})
     node = Node(
@@ -103,8 +108,13 @@ def _add(pipeline: Pipeline, work: PartWork, nodes: dict[str, Node]) -> None:
 def _upstream(pipeline: Pipeline, work: PartWork) -> Iterator[tuple[str, Asset, Part, str | None]]:
     for role, source in work.part.inputs.items():
         for place, upstream, head, group in pipeline.sources(work.asset, work.group, role, source):
-            assert head is not None
+            if head is None:
+                raise _lost(upstream.key)
             yield place, upstream, upstream.parts[head.part], group
+
+
+def _lost(key: str) -> DamagedOutput:
+    return DamagedOutput(f"{key}: it is gone or damaged since it was read; run again, it is computed anew")
 
 
 def read_lineage(path: Path) -> Lineage:

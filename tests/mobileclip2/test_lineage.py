@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mobileclip2 import garbage
-from mobileclip2.errors import UserError
-from mobileclip2.lineage import LINEAGE, lineage_of, read_lineage
+from mobileclip2.errors import DamagedOutput, UserError
+from mobileclip2.lineage import LINEAGE, lineage, lineage_of, read_lineage
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 from mobileclip2.store.lease import hold
@@ -155,3 +155,13 @@ def test_lineage_names_no_path_of_this_machine_and_no_time(profile):
     text = (folder_of(Pipeline(load(profile)), "student/pupil") / LINEAGE).read_text()
     assert str(profile.parent) not in text
     assert not {"time", "host", "date"} & set(json.loads(text))
+
+
+def test_what_vanishes_while_a_model_trains_is_named(profile):
+    pipeline = Pipeline(load(profile))
+    asset = pipeline.graph["student/plain"]
+    work = pipeline.part_work(asset, asset.parts["whole"], None)
+    (folder_of(pipeline, "raw_shards") / "manifest.json").unlink()
+    pipeline.forget()
+    with pytest.raises(DamagedOutput, match="raw_shards: it is gone or damaged since it was read; run again"):
+        lineage(pipeline, [work])
