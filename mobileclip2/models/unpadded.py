@@ -24,7 +24,7 @@ def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     pool, end = _pooling(tower)
     if pool not in ("argmax", "eos") or tower.attn_mask is None:
         return model.encode_text(tokens.to(device))  # type: ignore[operator]
-    ends = tokens.argmax(-1) if pool == "argmax" else tokens.eq(end).int().argmax(-1)
+    ends = (tokens if end is None or pool == "argmax" else tokens.eq(end).int()).argmax(-1)
     length = int(ends.max()) + 1
     tokens = tokens[:, :length].to(device)
     x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
