@@ -25,7 +25,7 @@ from pipelines.definitions import stages
 from pipelines.run import materialise
 from tests.tiny import make_tiny
 
-REPEATS = 3
+REPEATS = 2
 QUIET = {"telemetry": {"enabled": False}}
 
 

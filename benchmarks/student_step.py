@@ -161,7 +161,7 @@ def _parts_of_a_step(
         image = timed("images forward", lambda: net.encode_image(images))
         text = timed("real captions forward", lambda: encode_text(net, batch["text"]))
         synthetic = timed("synthetic captions forward", lambda: encode_text(net, batch["synthetic_text"]))
-    towers = {"image": image, "real": text, "synthetic": synthetic}
+    towers = {"image": image, "text": text, "synthetic_text": synthetic}
     features = {name: torch.nn.functional.normalize(exact(each), dim=-1) for name, each in towers.items()}
     rest = {key: value for key, value in batch.items() if key != "image"}
     scale = net.logit_scale.exp()

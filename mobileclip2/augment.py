@@ -186,6 +186,8 @@ def operate(image: Image.Image, view: View) -> Image.Image:
 
 
 def _integer(value: Any) -> int:
+    if type(value) is int:
+        return value
     if int(value) != value:
         raise ValueError(f"{value} is not a whole number")
     return int(value)

@@ -189,7 +189,7 @@ def split_path(path: str) -> tuple[str, str] | None:
 def path_fault(path: str) -> BadSample | None:
     if path.startswith("/") or ".." in path.split("/"):
         return BadSample("bad-path", f"the member path '{path}' leaves the folder of the shard")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+    if not path.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
         return BadSample("bad-key", f"the member path {path!a} is not UTF-8 or holds control characters")
     return None
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mobileclip2.augment import OPERATIONS, View, operate, render
 from mobileclip2.errors import ShardError
+from mobileclip2.preprocess import Preprocess
 from mobileclip2.training.views import draw
 
 CROPS = [(0, 0, 90, 120), (11, 7, 25, 31), (3, 40, 80, 60), (40, 50, 9, 50)]
@@ -53,3 +54,13 @@ def test_other_interpolations_go_the_plain_way():
 def test_a_crop_that_leaves_the_image_is_refused():
     with pytest.raises(ShardError, match="does not fit an image of 120 x 90 pixels"):
         draw(picture(), View((0, 60, 90, 61), None), 32)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 5])
+def test_a_batch_of_pixels_is_normalised_as_each_image_is(samples):
+    preprocess = Preprocess(32)
+    images = [picture().crop((number, 0, number + 32, 32)) for number in range(samples)]
+    pixels = torch.stack([preprocess.pixels(image) for image in images]) if samples else torch.empty(0, 32, 32, 3)
+    found = preprocess.normalised(pixels)
+    assert found.shape == (samples, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.equal(row, preprocess.tensor(image)) for row, image in zip(found, images, strict=True))
