@@ -313,7 +313,7 @@ class World:
             self.ended.notify_all()
 
     def _stored(self, profile: Path) -> dict[str, str]:
-        """MD5 of whatever lies in the store, unfinished files too."""
+        """MD5 of whatever lies in the folders of outputs, unfinished files too."""
         store = yaml.safe_load(profile.read_text())["store"]
         if not store.startswith("s3://"):
             root = profile.parent / store
@@ -322,7 +322,7 @@ class World:
             return {
                 key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
                 for key, path in found.items()
-                if not key.startswith((".leases/", ".scratch/"))
+                if not key.startswith(".")
             }
         client = boto3.session.Session("test", "test").client(
             "s3", endpoint_url="http://{}:{}".format(*self.s3.behind), region_name="us-east-1"
@@ -334,7 +334,7 @@ class World:
             for page in pages
             for item in page.get("Contents", [])
         }
-        return {key: etag for key, etag in found_etags.items() if not key.startswith(".leases/")}
+        return {key: etag for key, etag in found_etags.items() if not key.startswith(".")}
 
 
 HUNG = -1
