@@ -30,7 +30,6 @@ from tests.faults import BALLAST, Strike, What, gate
 from tests.kubelet import Kubelet
 from tests.s3 import Fault, FaultyS3
 from tests.small_disk import small_disk
-from tests.tiny import make_tiny
 
 Where = Literal["one process", "two workers", "cluster"]
 Store = Literal["disk", "bucket"]
@@ -160,6 +159,8 @@ class World:
     """A small disk, a bucket, a cluster and a process to fork runs from; what an undisturbed run stores."""
 
     def __enter__(self) -> World:
+        from tests.tiny import make_tiny  # loads torch, which a schedule can do without
+
         self.stack = ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         self.small = self.stack.enter_context(small_disk(self.folder / "disk", DISK_MEGABYTES))

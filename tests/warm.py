@@ -1,9 +1,13 @@
-"""CLIP's vocabulary, loaded once by the process that runs and pods are forked from: half of what the tiny graph takes."""
+"""What each run and pod would load anew, loaded once by the process that they are forked from.
+
+CLIP's vocabulary takes half the time of the tiny graph, and boto3's description of S3 a good part of a second for each process.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import boto3
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 
 WHOLE = dict(SimpleTokenizer().__dict__)
@@ -15,3 +19,4 @@ def _remembered(self: SimpleTokenizer, context_length: int = DEFAULT_CONTEXT_LEN
 
 
 SimpleTokenizer.__init__ = _remembered
+boto3.client("s3", region_name="us-east-1", aws_access_key_id="nobody", aws_secret_access_key="nothing")
