@@ -413,6 +413,7 @@ def check_job(job: Object) -> None:
 class _Handler(BaseHTTPRequestHandler):
     cluster: FakeCluster
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each body waits 40 ms for its head to be acknowledged
     PATH = re.compile(
         r"/(?:api/v1|apis/batch/v1)/namespaces/[^/]+/(?P<kind>jobs|pods|services|events)"
         r"(?:/(?P<name>[^/]+)(?P<part>/log|/status)?)?"
