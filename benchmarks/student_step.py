@@ -10,7 +10,6 @@ enough to repeat and large enough that arithmetic, not Python, decides.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
@@ -87,13 +86,24 @@ def compared(name: str, device: torch.device) -> dict[str, Any]:
         one = next(batches(source, settings.model_copy(update={"workers": 0}), World(0, 1, device), 0))
         prepared = {key: tensor.to(device) for key, tensor in one.items()}
 
-        def run(objective: Objective, read: Callable[..., Iterator[Batch]], number: int) -> float:
+        def run(objective: Objective, read: Callable[..., Iterator[Batch]], number: int) -> tuple[float, float]:
+            """Seconds of a step, by the clock and of this process's CPU."""
+            ended: list[tuple[float, float]] = []
             place = folder / f"{number}"
             place.mkdir()
             with patch.object(trainer, "batches", read):
-                trainer.train(model.model, objective, source, settings, place, device=device, fingerprint="benchmark")
-            lines = [json.loads(line) for line in (place / trainer.TIMING).read_text().splitlines()]
-            return statistics.mean(line["seconds"] for line in lines[warm:])
+                trainer.train(
+                    model.model,
+                    objective,
+                    source,
+                    settings,
+                    place,
+                    device=device,
+                    fingerprint="benchmark",
+                    progress=lambda _: ended.append((time.perf_counter(), time.process_time())),
+                )
+            first, last = ended[warm - 1], ended[-1]
+            return (last[0] - first[0]) / steps, (last[1] - first[1]) / steps
 
         memory = lambda *_: islice(repeat(prepared), settings.total_steps)  # noqa: E731
         runs = {
@@ -103,9 +113,12 @@ def compared(name: str, device: torch.device) -> dict[str, Any]:
             "plain CLIP": partial(run, Contrastive(), memory),
         }
         seconds: dict[str, list[float]] = {what: [] for what in runs}
+        cpu: dict[str, list[float]] = {what: [] for what in runs}
         for number in range(REPEATS):
             for position, (what, timed) in enumerate(runs.items()):
-                seconds[what].append(timed(number * len(runs) + position))
+                wall, busy = timed(number * len(runs) + position)
+                seconds[what].append(wall)
+                cpu[what].append(busy)
         where = profile(model, reinforced, prepared, source, settings, device)
     shards, in_memory, _, clip = seconds.values()
     return {
@@ -113,6 +126,8 @@ def compared(name: str, device: torch.device) -> dict[str, Any]:
         "step_seconds": seconds,
         "memory_over_shards": ratios(in_memory, shards),
         "reinforced_over_clip": ratios(in_memory, clip),
+        "reinforced_over_clip_cpu": ratios(cpu["reinforced, from memory"], cpu["plain CLIP"]),
+        "step_cpu_seconds": cpu,
         "where": where,
     }
 
@@ -186,6 +201,7 @@ def show(numbers: dict[str, Any]) -> str:
         for what, key, target in (
             ("from memory / from shards", "memory_over_shards", "at least 0.95"),
             ("reinforced / plain CLIP", "reinforced_over_clip", "at most 1.10"),
+            ("  the same in CPU time", "reinforced_over_clip_cpu", "at most 1.10"),
         ):
             lines.append(f"    {what:28} {stated(found[key])}  (target {target})")
         step = sum(value for part, value in found["where"].items() if not part.startswith("loading"))

@@ -165,7 +165,8 @@ def test_credentials_that_somebody_renewed_are_read_anew(s3, storage, tmp_path, 
     file.write_text("[default]\naws_access_key_id = new\naws_secret_access_key = x\n")
     s3.reset(at_first("expired", 1))
     storage.write("a", b"2")
-    assert [request.identity for request in s3.requests] == ["old", "new"]
+    first, *others = [request.identity for request in s3.requests]
+    assert first == "old" and set(others) == {"new"}  # a slow answer is asked for again
     monkeypatch.undo()
     storage._renew()
 
