@@ -46,8 +46,24 @@ class Read:
             raise DamagedOutput(f"{self.output.storage.url}/{self.output.prefix}: its manifest is gone; run again")
         return manifest
 
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {file.name: file.size for file in self.manifest.files}
+
     def fetch(self, name: str) -> Path:
-        return self.output.fetch(name)
+        """A local file with the bytes of ``name``.
+
+        Raises:
+            DamagedOutput: the file is gone, or was cut off since the plan looked at it.
+        """
+        path = self.output.fetch(name)
+        size = path.stat().st_size
+        if size != self._sizes.get(name, size):
+            raise DamagedOutput(
+                f"{self.output.storage.url}/{self.output.key(name)}: it differs from its manifest since the plan looked at it; "
+                "run again, it is computed anew"
+            )
+        return path
 
 
 @dataclass

@@ -127,7 +127,8 @@ def damage(store: str, which: int, *, truncate: bool) -> None:
     from mobileclip2.store import LocalStorage, open_storage
 
     storage = open_storage(store)
-    there = {key for key, _ in storage.list("") if not key.startswith(".")}
+    # a lineage is no part of an output, and is not missed before somebody asks for it
+    there = {key for key, _ in storage.list("") if not key.startswith(".") and not key.endswith("/lineage.json")}
     closed = {key.removesuffix("manifest.json") for key in there if key.endswith("manifest.json")}
     # that a shard of an unfinished group had skipped samples is known by such a file alone
     keys = [key for key in sorted(there) if ".skipped." not in key or key.rpartition("/")[0] + "/" in closed]

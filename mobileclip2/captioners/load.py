@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from mobileclip2.captioners.coca import coca_of, initialise_decoder, small_coca
 from mobileclip2.captioners.config import CoCaConfig
 from mobileclip2.contents import Contents
@@ -54,5 +52,5 @@ def load_captioner(stored: Read) -> ImageText:
     else:
         captioner = from_config(config)
     weights = stored.fetch(WEIGHTS)
-    load_weights(captioner.model, load_file(weights), str(weights))
+    load_weights(captioner.model, read_state(weights), str(weights))
     return captioner

@@ -15,7 +15,6 @@ import open_clip
 import timm
 import torch
 from open_clip.model import CustomTextCLIP
-from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.contents import Contents
@@ -142,5 +141,5 @@ def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None
 def load_locked(spec: Locked, projections_file: Path, contents: Contents) -> ImageText:
     """A locked teacher as it was trained; the profile's ``spec`` says where its frozen towers lie now."""
     locked = build_locked(spec, contents)
-    Projections(locked.model).load_state_dict(load_file(projections_file))
+    Projections(locked.model).load_state_dict(read_state(projections_file))
     return locked

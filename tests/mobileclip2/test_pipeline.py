@@ -149,6 +149,19 @@ def test_a_stored_file_that_vanished_is_named(profile):
         pipeline.materialise("augmentations", "g00")
 
 
+def test_a_stored_file_that_was_cut_off_since_the_plan_is_named(profile):
+    pipeline = Pipeline(load(profile))
+    pipeline.materialise("raw_shards", "g00")
+    (read,) = pipeline.read("raw_shards", "g00")
+    name = read.manifest.files[0].name
+    path = read.fetch(name)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        DamagedOutput, match=f"{name}: it differs from its manifest since the plan looked at it; run again"
+    ):
+        read.fetch(name)
+
+
 def test_a_checkpoint_of_the_wrong_shape(profile):
     weights = profile.parent / "weights"
     shutil.copy(weights / "narrow.safetensors", weights / "wide.safetensors")
