@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from open_clip.factory import get_model_config
-from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks._pictures import WORDS, photograph
 from demo.tars import write_tar
 from mobileclip2.models.build import from_config
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 
-SIZES = ((512, 384), (384, 512), (640, 480), (400, 400), (800, 600))
-WORDS = (
-    "a",
-    "the",
-    "of",
-    "with",
-    "on",
-    "red",
-    "old",
-    "photo",
-    "wooden",
-    "vintage",
-    "set",
-    "white",
-    "new",
-    "kitchen",
-    "beach",
-)
+DIFFERENT = 64
+"""photographs, which take turns: each costs more to make than to read"""
 
 
 def write_shard(path: Path, samples: int, seed: int = 0) -> None:
@@ -51,21 +33,10 @@ def captions(count: int, seed: int = 0) -> list[str]:
     return [f"{number} " + " ".join(draw.choices(WORDS, k=draw.randint(4, 23))) for number in range(count)]
 
 
-def picture(random_: np.random.Generator, size: tuple[int, int]) -> bytes:
-    """Smooth areas, edges and a little texture: about the bytes of a photo at this size."""
-    coarse = Image.fromarray(random_.integers(0, 256, (12, 16, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    fine = random_.normal(0, 6, (size[1], size[0], 1))
-    pixels = (np.asarray(coarse, np.float32) + fine).clip(0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
-
-
 def _members(samples: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    random_ = np.random.default_rng(seed)
     for number, caption in enumerate(captions(samples, seed)):
         key = f"{number:09d}"
-        yield f"{key}.jpg", picture(random_, SIZES[number % len(SIZES)])
+        yield f"{key}.jpg", photograph(number % DIFFERENT)
         yield f"{key}.txt", caption.encode()
         yield f"{key}.json", json.dumps({"uid": key}).encode()
 

@@ -62,6 +62,16 @@ def ratio(times: Times, over: str | list[str], under: str) -> dict[str, float]:
     }
 
 
+def ratios(over: list[float], under: list[float]) -> dict[str, float]:
+    """Median and range of the ratios of rounds that stood side by side."""
+    each = [above / below for above, below in zip(over, under, strict=True)]
+    return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
+
+
+def stated(ratio: Mapping[str, float]) -> str:
+    return f"{ratio['median']:.2f} ({ratio['lowest']:.2f} to {ratio['highest']:.2f})"
+
+
 def bars(shares: dict[str, float]) -> list[str]:
     """A picture of where the time goes."""
     total = sum(shares.values())

@@ -16,7 +16,6 @@ import io
 import json
 import random
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,8 +31,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 from torchvision.transforms.autoaugment import _apply_op
 
-from benchmarks._paired import ratios, stated, turns
 from benchmarks._pictures import write_reinforced
+from benchmarks._turns import in_turns, ratios, stated
 from mobileclip2.augment import OPERATIONS
 from mobileclip2.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from mobileclip2.training import data
@@ -64,7 +63,7 @@ def measure() -> dict[str, Any]:
                 ]
                 readers = {"ours": ours, "released": released, "lean": lean}
                 runs = {reader: partial(drain, read, tars, tokenize) for reader, read in readers.items()}
-                found[name] = turns(runs, REPEATS, time.process_time)
+                found[name] = {each: clocks["cpu"] for each, clocks in in_turns(runs, REPEATS).items()}
     finally:
         torch.set_num_threads(threads)
     return {

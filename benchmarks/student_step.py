@@ -24,8 +24,8 @@ from unittest.mock import patch
 import open_clip
 import torch
 
-from benchmarks._paired import ratios, stated
 from benchmarks._pictures import write_reinforced
+from benchmarks._turns import ratios, stated
 from mobileclip2.models.build import from_config
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.unpadded import encode_text
