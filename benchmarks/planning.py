@@ -92,8 +92,8 @@ def pretend(pipeline: Pipeline) -> None:
             for part in asset.parts_of(group).values():
                 work = pipeline.part_work(asset, part, group)
                 assert work is not None
-                work.output.write("side.parquet", f"{asset.key} {part.name} {group}".encode())
-                described = work.output.describe(["side.parquet"])
+                work.output.write("side.txt", f"{asset.key} {part.name} {group}".encode())
+                described = work.output.describe(["side.txt"])
                 work.output.close(
                     Manifest(
                         asset=asset.key,

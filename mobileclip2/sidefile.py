@@ -131,16 +131,28 @@ class Embeddings:
             metadata = self._file.metadata
         groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._starts = np.cumsum([0, *groups])
-        self._group, self._rows = -1, np.empty((0, self.dim), np.uint16)
+        self._first, self._rows, self._lengths = 0, np.empty((0, self.dim), np.uint16), np.empty(0, np.float32)
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Bits of one embedding, uint16 ``[D]``, read-only."""
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        if group != self._group:
+        number = self._within(row)
+        return self._rows[number]
+
+    def length(self, row: int) -> float:
+        """Of one embedding, in the Euclidean norm."""
+        number = self._within(row)
+        return float(self._lengths[number])
+
+    def _within(self, row: int) -> int:
+        """Where the row is in its row group, which is in memory then."""
+        if not 0 <= row - self._first < len(self._rows):
+            group = int(np.searchsorted(self._starts, row, side="right")) - 1
             with _guard(self.path):
                 self._rows = self._bits(self._file.read_row_group(group, _HALVES))
-            self._group = group
-        return self._rows[row - self._starts[group]]
+            numbers = (self._rows.astype(np.uint32) << 16).view(np.float32)
+            self._lengths = np.sqrt(np.einsum("nd,nd->n", numbers, numbers))
+            self._first = int(self._starts[group])
+        return row - self._first
 
     def all(self) -> np.ndarray:
         """Bits of all embeddings, uint16 ``[n, D]``, read-only."""

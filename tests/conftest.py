@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--whole", action="store_true", help="all of the tiny profile on the fake cluster, in half an hour"
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny profile and all its data, made once; copy it, do not change it."""

@@ -9,7 +9,6 @@ captions, D]``. Both are read, the first is written.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import struct
@@ -21,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from isal import igzip
 
 from mobileclip2.augment import View, parse_views
 from mobileclip2.errors import ShardError
@@ -210,7 +210,7 @@ def _read_npz(data: bytes) -> dict[str, torch.Tensor]:
 
 
 def _read_pth_gz(data: bytes) -> Any:
-    archive = bytearray(gzip.decompress(data))
+    archive = bytearray(igzip.decompress(data))
     known = _LAYOUTS.setdefault(len(archive), [])
     layout = next((layout for layout in known if archive.startswith(layout.head)), None)
     if layout is None:

@@ -169,7 +169,7 @@ class _Join:
 
     def _embeddings(self, files: list[list[_Embeddings]], key: str) -> np.ndarray:
         """Bits of ``[len(files), D]``; each row from the files of all teachers."""
-        return np.stack([np.concatenate([file.of(key) for file in of_row]) for of_row in files])
+        return np.concatenate([file.of(key) for of_row in files for file in of_row]).reshape(len(files), -1)
 
     def _count(self, failed: dict[str, int]) -> None:
         self.counts.samples += 1
@@ -206,13 +206,13 @@ class _Embeddings:
 
     def of(self, key: str) -> np.ndarray:
         """Bits of the embedding, ``[D]``."""
-        if key not in self._row:
+        row = self._row.get(key)
+        if row is None:
             raise BadSample("missing-embedding", f"{self._what}: the side file has no row for it")
-        bits = self._file[self._row[key]]
-        length = float(np.linalg.norm((bits.astype(np.uint32) << 16).view(np.float32)))
+        length = self._file.length(row)
         if not abs(length - 1) <= NORM_TOLERANCE:
             raise BadSample("bad-embedding", f"{self._what}: its length is {length:.3g}, not 1")
-        return bits
+        return self._file[row]
 
 
 class _Teacher:

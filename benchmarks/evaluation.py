@@ -1,0 +1,107 @@
+"""A model on a classification set, from the set's tar to its metrics, against the bare passes of its image tower.
+
+MobileCLIP2-S0 and, as a tower whose arithmetic rules, ViT-B-32; random weights, photo-like JPEGs, ten classes of one template.
+
+- ``evaluate``: :func:`mobileclip2.evaluation.evaluate.evaluate`, model loaded and nothing known of its features.
+- ``image tower``: the same model on the same batches as tensors in its device's memory.
+- ``text tower``: the classes' texts.
+- ``decode and resize``: all that comes before the image tower, in as many threads, with no model.
+- ``again``: the same evaluation with its features kept, as another task on the same images or another run takes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.factory import get_model_config
+
+from benchmarks._pictures import photograph
+from benchmarks._turns import Numbers, device, in_turns, machine, ratio, table, verdict
+from demo.tars import write_tar
+from mobileclip2.evaluation.evaluate import evaluate
+from mobileclip2.evaluation.features import DECODERS
+from mobileclip2.evaluation.sets import EvaluationSet
+from mobileclip2.models.build import from_config
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.shards.image import decode
+
+MODELS = ("MobileCLIP2-S0", "ViT-B-32")
+ON_CPU, ON_GPU = (96, 32, 3), (2048, 256, 5)
+"""images, batch, repeats"""
+
+CLASSES, KEPT = 10, 0.90
+
+
+def measure() -> Numbers:
+    place = device()
+    images, batch, repeats = ON_GPU if place.type == "cuda" else ON_CPU
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = [photograph(number) for number in range(images)]
+        test_set = write_set(Path(folder) / "set", pictures)
+        measured = {}
+        for name in MODELS:
+            torch.manual_seed(0)
+            model = from_config({"model_cfg": get_model_config(name)})
+            model.model.to(place).eval()
+            kept = Path(folder) / "kept" / name
+            evaluate(model, [test_set], batch=batch, kept=kept)
+            times = in_turns(_contenders(model, test_set, pictures, batch, place, kept), repeats)
+            parts = ["image tower", "text tower", "decode and resize"]
+            measured[name] = {"times": times, "of_parts": ratio(times, parts, "evaluate")}
+    return {"machine": machine(), "images": images, "batch": batch, "measured": measured}
+
+
+def _contenders(
+    model: ImageText, test_set: EvaluationSet, pictures: list[bytes], batch: int, place: torch.device, kept: Path
+) -> dict[str, Callable[[], object]]:
+    texts = [test_set.templates[0].format(c=name) for name in test_set.classnames]
+
+    def prepared() -> list[torch.Tensor]:
+        with ThreadPoolExecutor(DECODERS, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            return list(threads.map(lambda data: model.preprocess.whole(decode(data)), pictures))
+
+    in_memory = [part.to(place) for part in torch.stack(prepared()).split(batch)]
+    return {
+        "evaluate": lambda: evaluate(model, [test_set], batch=batch),
+        "image tower": lambda: torch.cat([model.embed_images(part) for part in in_memory]).cpu(),
+        "text tower": lambda: model.embed_texts(texts).cpu(),
+        "decode and resize": prepared,
+        "again": lambda: evaluate(model, [test_set], batch=batch, kept=kept),
+    }
+
+
+def write_set(folder: Path, pictures: list[bytes]) -> EvaluationSet:
+    folder.mkdir(parents=True)
+    (folder / "classnames.txt").write_text("".join(f"class {number}\n" for number in range(CLASSES)))
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\n")
+    members = [
+        (f"s{number:07d}.{extension}", data)
+        for number, picture in enumerate(pictures)
+        for extension, data in (("jpg", picture), ("cls", str(number % CLASSES).encode()))
+    ]
+    (folder / "test").mkdir()
+    (folder / "test" / "nshards.txt").write_text("1")
+    write_tar(folder / "test" / "0.tar", members)
+    assert len({hashlib.sha256(picture).digest() for picture in pictures}) == len(pictures)
+    return EvaluationSet("photographs", folder)
+
+
+def show(numbers: dict[str, Any]) -> str:
+    lines = [
+        f"{numbers['images']} images in batches of {numbers['batch']}; {numbers['machine']}; milliseconds an image"
+    ]
+    for name, found in numbers["measured"].items():
+        of = found["of_parts"]
+        lines += [
+            f"{name}",
+            *table(found["times"], "evaluate", numbers["images"], "ms"),
+            f"  towers + decode and resize, each alone, to evaluate: {of['wall']:.2f} (CPU time {of['cpu']:.2f}), "
+            f"{verdict(of['wall'], KEPT)}",
+        ]
+    return "\n".join(lines)
