@@ -35,8 +35,9 @@ from tests.cluster import FakeCluster
 from tests.pipelines.small import edited, one_of_each
 from tests.tiny import make_tiny
 
-PODS, REPEATS = (1, 2, 4), 3
-SHARDS, SAMPLES, CHUNKS, WAIT_SECONDS = 48, 4, 8, 0.9
+PODS, REPEATS = (1, 2, 4), 2
+SHARDS, SAMPLES, CHUNKS, WAIT_SECONDS = 24, 4, 4, 7.5
+"""chunks of 45 seconds, for which a pod's start of a few seconds is still more than for the ten minutes of a real one"""
 VIEWS = 2
 """of each shard: a part and a file each"""
 SEEDS = 3

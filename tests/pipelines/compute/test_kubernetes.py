@@ -18,7 +18,7 @@ from mobileclip2.progress import Step
 from pipelines.compute import compute_of
 from pipelines.definitions import definitions
 from pipelines.run import materialise
-from tests.cluster import Faults
+from tests.cluster import FakeCluster, Faults
 from tests.pipelines.compute.gate import Gate, manifests, until
 
 pytestmark = pytest.mark.slow
@@ -364,7 +364,8 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
     assert cluster.everything
 
 
-def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path):
+@pytest.mark.parametrize("lose", [FakeCluster.evict, FakeCluster.kill])
+def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path, lose):
     """One of two nodes dies: the Job is made anew as a whole, goes on, and learns what one process learns."""
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     profile.write_text(
@@ -384,7 +385,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     run = Running(on_cluster(profile), "student/plain", None)
     until(lambda: any(step.done >= 5 for step in run.steps))
     second = [pod for pod in cluster.pods("Running") if pod["metadata"]["name"].rsplit("-", 2)[1] == "1"]
-    cluster.evict(second[0])
+    lose(cluster, second[0])
     reached = max(step.done for step in run.steps)
     assert reached < 60, "it was over before its node was lost"
     run.end()
