@@ -14,7 +14,6 @@ import pyarrow as pa
 from mobileclip2 import sidefile
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.suite import TASKS
-from mobileclip2.store.storage import atomic_path
 
 MAIN = "main_metric"
 RESULTS = "results.jsonl"
@@ -128,13 +127,6 @@ def _read_file(path: Path) -> list[Result]:
         return loads(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: the results cannot be read: {error}") from error
-
-
-def write_results(path: Path, results: Iterable[Result]) -> None:
-    """Writes the whole file or nothing."""
-    text = dumps(results)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _constant(name: str) -> None:

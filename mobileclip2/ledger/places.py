@@ -15,10 +15,6 @@ def stage_name(key: str) -> str:
     return key.replace("/", "-")
 
 
-def asset_key(stage: str) -> str:
-    return stage.replace("-", "/")
-
-
 def root(profile: Profile) -> str:
     """The folder of everything that the ledger keeps in git for a profile."""
     return f"ledger/{profile.name}"

@@ -108,7 +108,8 @@ def _tagged(name: str, tag: str) -> ImageText:
         model = open_clip.create_model(name, pretrained=tag)
     except Exception as error:
         raise WeightsError(
-            f"{name}: the weights '{tag}' cannot be downloaded ({type(error).__name__}: {error})"
+            f"{name}: the weights '{tag}' cannot be downloaded ({type(error).__name__}: {error}); "
+            "check the network and HF_HUB_OFFLINE, or give 'weights: {path: ...}'"
         ) from error
     return _wrap(model, open_clip.get_tokenizer(name), {"model_cfg": get_model_config(name)})
 

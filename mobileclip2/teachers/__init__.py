@@ -1,1 +1,1 @@
-"""Teachers: the models whose embeddings are stored, and the writing of those embeddings."""
+"""Teachers: the models whose embeddings are stored."""

@@ -116,11 +116,6 @@ def caption_nll(logits: Tensor, tokens: Tensor, pad_id: int) -> Tensor:
     return each.view(tokens.shape).sum(1)
 
 
-def caption_loss(logits: Tensor, tokens: Tensor, pad_id: int) -> Tensor:
-    """Mean negative log-likelihood of a token that is not padding."""
-    return caption_nll(logits, tokens, pad_id).sum() / (tokens != pad_id).sum()
-
-
 def check_scales(teacher_dims: Sequence[int], teacher_scales: Sequence[float | None]) -> None:
     """Raises ``ProfileError`` unless every teacher has its positive logit scale, or None to be left out."""
     if len(teacher_scales) != len(teacher_dims) or not teacher_dims:

@@ -13,7 +13,7 @@ import yaml
 
 from mobileclip2 import sidefile
 from mobileclip2.evaluation.metrics import measure
-from mobileclip2.evaluation.results import RESULTS, SAMPLES, read_results, write_results
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps, read_results
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 from pipelines.cli import main
@@ -55,7 +55,7 @@ def baseline(profile: Path, *, right: bool) -> Path:
     table = result.samples
     column = table.column_names.index("rank")
     table = table.set_column(column, "rank", [[0 if right else 1] * table.num_rows])
-    write_results(next(folder.rglob(RESULTS)), [replace(result, metrics=measure(result.key, table))])
+    next(folder.rglob(RESULTS)).write_text(dumps([replace(result, metrics=measure(result.key, table))]))
     sidefile.write(table, next(folder.rglob(SAMPLES)))
     return folder
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.results import Result, dumps, loads, read_results, with_main, write_results
+from mobileclip2.evaluation.results import Result, dumps, loads, read_results, with_main
 
 PUBLISHED = """\
 {"key": "imagenet1k", "dataset": "ImageNet 1k", "metrics": {"acc1": 0.7145, "acc5": 0.93, "main_metric": 0.7145}}
@@ -44,13 +44,9 @@ def test_published_files_with_bare_nan() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_has_no_form_for_are_not_written(tmp_path: Path, value: float) -> None:
-    path = tmp_path / "results.jsonl"
-    write_results(path, [Result("a", "A", {"acc1": 0.5})])
-    before = path.read_bytes()
+def test_numbers_that_json_has_no_form_for_are_not_written(value: float) -> None:
     with pytest.raises(UserError, match=r"acc1 of 'pets' is (nan|inf|-inf)"):
-        write_results(path, [Result("a", "A", {"acc1": 0.6}), Result("pets", "Pets", {"acc1": value})])
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+        dumps([Result("a", "A", {"acc1": 0.6}), Result("pets", "Pets", {"acc1": value})])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mobileclip2.graph import build_graph
-from mobileclip2.ledger.places import asset_file, asset_key, stage_name
+from mobileclip2.ledger.places import asset_file, stage_name
 from mobileclip2.ledger.stages import pipeline_text
 from mobileclip2.profile import load
 from pipelines.profiles import profile_path
@@ -37,7 +37,7 @@ def test_the_file_in_the_repository_is_the_generated_one(demo, graph):
 
 
 def test_every_asset_is_a_stage_and_every_edge_a_dependency(demo, graph, stages):
-    assert [asset_key(name) for name in stages] == list(graph)
+    assert list(stages) == [stage_name(key) for key in graph]
     for asset in graph.values():
         stage = stages[stage_name(asset.key)]
         read = [dep for dep in stage.get("deps", []) if dep.startswith("ledger/")]
@@ -68,6 +68,7 @@ def test_dvc_sees_the_same_edges(demo, graph, tmp_path):
     subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
     (tmp_path / "dvc.yaml").write_text(pipeline_text(demo, graph))
     dot = subprocess.run([*dvc, "dag", "--dot"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    edges = {(asset_key(a), asset_key(b)) for a, b in re.findall(r'^"([\w-]+)" -> "([\w-]+)";$', dot, re.M)}
-    assert edges == {(upstream, asset.key) for asset in graph.values() for upstream in asset.upstream}
+    edges = set(re.findall(r'^"([\w-]+)" -> "([\w-]+)";$', dot, re.M))
+    named = {key: stage_name(key) for key in graph}
+    assert edges == {(named[upstream], named[asset.key]) for asset in graph.values() for upstream in asset.upstream}
     assert len(edges) > 30
