@@ -18,6 +18,7 @@ Stage = Literal[
     "teacher_embeddings",
     "reinforced_dataset",
     "student",
+    "study",
     "evaluation",
 ]
 
@@ -64,13 +65,15 @@ class Pods(_Settings):
 
 
 _ONE_GPU = {"gpus": 1, "cpu": "8", "memory": "48Gi", "shared_memory": "8Gi", "disk": "100Gi"}
+_ONE_NODE = {"pods": 1, "gpus": 8, "cpu": "64", "memory": "512Gi", "shared_memory": "64Gi", "disk": "500Gi"}
 
 SANE: dict[str, dict[str, Any]] = {
     "captioner": {**_ONE_GPU, "pods": 1},
     "synthetic_captions": {**_ONE_GPU, "pods": 8},
     "teacher": {**_ONE_GPU, "pods": 1},
     "teacher_embeddings": {**_ONE_GPU, "pods": 8},
-    "student": {"pods": 1, "gpus": 8, "cpu": "64", "memory": "512Gi", "shared_memory": "64Gi", "disk": "500Gi"},
+    "student": _ONE_NODE,
+    "study": _ONE_NODE,
     "evaluation": {**_ONE_GPU, "pods": 1},
     "caption_corpus": {"pods": 1},
 }

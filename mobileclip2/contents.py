@@ -241,7 +241,9 @@ def list_files(url: str, pattern: str) -> list[Listed]:
     matches = _matcher(pattern)
     if url.startswith("s3://"):
         storage = S3Storage(url)
-        found = [Listed(key, f"{storage.url}/{key}", etag) for key, etag in storage.etags() if matches(key)]
+        # a key with a slash at its end is how consoles show a folder
+        objects = ((key, etag) for key, etag in storage.etags() if not key.endswith("/"))
+        found = [Listed(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
     elif (file := Path(url)).is_file():
         found = [Listed(file.name, url, _look(file.stat()))]
     else:
@@ -262,8 +264,10 @@ def _walk(folder: str, relative: str) -> Iterator[Listed]:
     # plain strings and one stat each: with hundreds of thousands of shards, path objects take most of a plan's time
     try:
         entries = list(os.scandir(folder))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
+    except OSError as error:  # its files would be missing from the data, and nobody would know
+        raise ShardError(f"{folder}: cannot be listed ({error.strerror}); make it readable, or take it out") from error
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry.path, f"{relative}{entry.name}/")

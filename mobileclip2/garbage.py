@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobileclip2.lineage import read_lineage
+from mobileclip2.errors import UserError
+from mobileclip2.lineage import LINEAGE, read_lineage
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import parse
 from mobileclip2.store import Output
@@ -47,25 +48,43 @@ def stored(pipeline: Pipeline) -> dict[str, Stored]:
     return found
 
 
-def needed(pipeline: Pipeline) -> set[str]:
-    """Paths of what a profile has and of what it has begun."""
+def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
+    """Paths of what a profile has and of what it has begun.
+
+    What is made from something that is missing has no fingerprint yet: computed again, that may well have the same bytes and
+    make current what lies below it. So of such an asset everything ``found`` is needed.
+    """
     paths = set()
+    places: dict[tuple[str, str | None], list[str]] = {}
+    for each in found:
+        places.setdefault((each.asset, each.group), []).append(each.path)
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             for part in asset.parts_of(group).values():
                 work = pipeline.part_work(asset, part, group)
-                if work:
-                    paths.add(work.output.prefix)
+                paths.update([work.output.prefix] if work else places.get((asset.key, group), []))
     return paths
 
 
-def needed_by_runs(pipeline: Pipeline) -> set[str]:
+def needed_by_runs(pipeline: Pipeline, found: Sequence[Stored]) -> set[str]:
     """Paths that the profiles of running processes need, whichever they are."""
     paths: set[str] = set()
     for note in notes(pipeline.storage):
         running = json.loads(note)
-        paths |= needed(Pipeline(parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")))
+        paths |= needed(Pipeline(parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")), found)
     return paths
+
+
+def lineages_in(folder: Path) -> list[Path]:
+    """The lineage of every checkpoint in a folder.
+
+    Raises:
+        UserError: there is none, and what was to be kept would be deleted.
+    """
+    lineages = sorted(folder.rglob(LINEAGE))
+    if not lineages:
+        raise UserError(f"{folder}: no {LINEAGE} lies in this folder; give a folder of checkpoints to --keep")
+    return lineages
 
 
 def needed_by_checkpoints(lineages: Iterable[Path]) -> set[str]:
@@ -80,10 +99,11 @@ def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Itera
         committed: paths that some commit's ledger names.
         lineages: files beside the checkpoints that are kept.
     """
-    pipeline = pipelines[0]
-    keep = committed | needed_by_runs(pipeline) | needed_by_checkpoints(lineages)
-    keep = keep.union(*map(needed, pipelines))
-    return [each for path, each in sorted(stored(pipeline).items()) if path not in keep]
+    found = stored(pipelines[0])
+    everything = list(found.values())
+    keep = committed | needed_by_runs(pipelines[0], everything) | needed_by_checkpoints(lineages)
+    keep = keep.union(*(needed(pipeline, everything) for pipeline in pipelines))
+    return [each for path, each in sorted(found.items()) if path not in keep]
 
 
 def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 from mobileclip2.contents import External, Folder, GroupShards, Pinned
@@ -244,6 +245,8 @@ def _teacher(teacher: Teacher) -> Asset:
             "trunk": Pinned(teacher.locked.trunk_weights),
             "text": Pinned(teacher.locked.text_weights),
         }
+        if path := teacher.locked.text_weights.path:
+            externals["text_config"] = Folder(str(PurePosixPath(path).parent), "/*.json")
         inputs = {f"data-{number}": Input(source) for number, source in enumerate(teacher.locked.train_on)}
     return _single(
         f"teacher/{teacher.name}",

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from mobileclip2.contents import Shard
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
+from mobileclip2.lineage import Lineage, lineage
 from mobileclip2.pipeline import PartWork, Pipeline, Read, Work
 from mobileclip2.profile import parse
 from mobileclip2.progress import Progress, Step
@@ -62,6 +63,8 @@ class Order(BaseModel):
     parts: list[OrderedPart]
     shards: list[Shard] | None
     """None for work that is not divided by shards"""
+    lineage: Lineage | None
+    """of such work: who does it would list and hash all sources to find it out, hours after they were read"""
 
     @classmethod
     def of(cls, work: Work) -> Order:
@@ -83,6 +86,7 @@ class Order(BaseModel):
                 for part in work.parts
             ],
             shards=work.shards if by_shard else None,
+            lineage=None if by_shard else lineage(work.pipeline, work.parts),
         )
 
     @property
@@ -141,7 +145,7 @@ class Order(BaseModel):
             )
             for part in self.parts
         ]
-        return Work(pipeline, asset, self.group, parts, progress, self.shards)
+        return Work(pipeline, asset, self.group, parts, progress, self.shards, self.lineage)
 
 
 def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:

@@ -6,10 +6,11 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mobileclip2.contents import Contents, Shard
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
@@ -24,6 +25,9 @@ from mobileclip2.store.heads import Heads
 from mobileclip2.store.lease import hold
 from mobileclip2.store.manifest import identify
 from mobileclip2.store.storage import explain
+
+if TYPE_CHECKING:
+    from mobileclip2.lineage import Lineage
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +126,8 @@ class Work:
     progress: Progress
     listed: list[Shard] | None = None
     """the shards, where somebody listed them already"""
+    lineage: Lineage | None = None
+    """of the parts, where somebody found it out already"""
 
     @property
     def profile(self) -> Profile:
@@ -427,4 +433,8 @@ class Pipeline:
     def times(self, key: str) -> list[dict[str, Any]]:
         """Seconds of one device that each materialisation of an asset took, as seen from this machine."""
         path = self.scratch / "times" / f"{key.replace('/', '.')}.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        times = []
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with suppress(ValueError):  # several may have appended at once, or one been killed
+                times.append(json.loads(line))
+        return times

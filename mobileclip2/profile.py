@@ -144,6 +144,12 @@ class Locked(Settings):
     train_on: tuple[str, ...] = ("raw_shards",)
     train: TrainSettings
 
+    @model_validator(mode="after")
+    def _text_tower_is_a_folder(self) -> Self:
+        if self.text_weights.tag or (self.text_weights.path or "").startswith("s3://"):
+            raise ValueError("'text_weights' are a local file or one of a package, with config and tokenizer beside it")
+        return self
+
 
 class Teacher(Settings):
     """One teacher of the ensemble: a model with weights, or one trained here."""

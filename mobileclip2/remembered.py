@@ -31,14 +31,17 @@ class Remembered:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _open(str(path))
-        except (sqlite3.OperationalError, OSError) as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             logger.warning("%s: cannot be used (%s); what is hashed now will be hashed again", path, error)
             return _open(":memory:")
 
     def recall(self, place: str, look: str) -> str | None:
         """The value of a place that still looks as it did."""
         if place not in self._loaded:
-            row = self._database.execute("select look, value from remembered where place = ?", (place,)).fetchone()
+            try:
+                row = self._database.execute("select look, value from remembered where place = ?", (place,)).fetchone()
+            except sqlite3.DatabaseError:  # damaged: it can be found out again
+                row = None
             self._loaded[place] = row or ("", "")
         then, value = self._loaded[place]
         return value if then == look else None
@@ -49,7 +52,7 @@ class Remembered:
         return bool(self._loaded[place][0])
 
     def keep(self, place: str, look: str, value: str) -> None:
-        with suppress(sqlite3.OperationalError):  # the disk is full: it can be found out again
+        with suppress(sqlite3.DatabaseError):  # damaged, or the disk is full
             self._database.execute("insert or replace into remembered values (?, ?, ?)", (place, look, value))
         self._loaded[place] = (look, value)
 

@@ -225,7 +225,11 @@ def show_lineage(chosen: argparse.Namespace) -> int:
     argument("others", nargs="*", help="other profiles that share the store, names or files"),
     argument("--delete", action="store_true", help="delete what is listed"),
     argument(
-        "--keep", type=Path, nargs="*", default=[], help="folders of checkpoints to keep, with all they come from"
+        "--keep",
+        type=Path,
+        action="append",
+        default=[],
+        help="a folder of checkpoints to keep, with all they come from; may be given again",
     ),
 )
 def collect(chosen: argparse.Namespace) -> int:
@@ -238,8 +242,10 @@ def collect(chosen: argparse.Namespace) -> int:
 
     pipeline = pipeline_of(chosen)
     sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]
-    kept = [*chosen.keep, *(checkpoints_folder(each.profile) for each in (pipeline, *sharing) if each.profile.ledger)]
-    lineages = [file for folder in kept for file in sorted(folder.rglob("lineage.json"))]
+    lineages = [file for folder in chosen.keep for file in garbage.lineages_in(folder)]
+    for each in (pipeline, *sharing):
+        if each.profile.ledger:
+            lineages += checkpoints_folder(each.profile).rglob("lineage.json")
     committed = set().union(*(committed_paths(each.profile) for each in (pipeline, *sharing)))
     outputs = garbage.unneeded([pipeline, *sharing], committed, lineages)
     if chosen.delete:

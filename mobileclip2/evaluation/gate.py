@@ -241,6 +241,9 @@ def _averages(
             for key in keys:
                 if incomparable := _incomparable(ours[key], (theirs or {}).get(key)):
                     raise UserError(incomparable)
+            for each in rows:
+                if each.baseline_drawn is None:
+                    raise UserError(f"'{name}': the baseline lacks {each.metric} of '{each.set}'; evaluate it again")
             row.tolerance = gate.tolerance[MAIN]
         if name in there and all(each is not None for each in apart):
             row.baseline, row.baseline_drawn = there[name], _mean([each for each in apart if each is not None])

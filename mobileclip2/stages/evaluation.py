@@ -23,7 +23,8 @@ def run(work: Work) -> None:
     stored = part.only("model")
     model = load_teacher(stored, work.contents)
     each = open_set(work.profile, part.part.name)
-    kept = cache_folder() / "features" / f"{stored.head.data_version}-{device.type}"
+    made_by = f"{stored.head.data_version}-{work.asset.code_version}-{device.type}"
+    kept = cache_folder() / "features" / made_by
     (result,) = evaluate(model, [each], batch=work.profile.batch, device=device, kept=kept, progress=work.progress)
     assert result.samples is not None
     part.output.write(SAMPLES, sidefile.to_bytes(result.samples))

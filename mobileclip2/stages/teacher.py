@@ -54,7 +54,9 @@ def train_locked(work: Work, spec: Locked) -> None:
     shards = list(tables_of([read for reads in part.inputs.values() for read in reads], work.contents))
     images, texts = [], []
     for number, (shard, table) in enumerate(shards):
-        features = shard_features(locked, shard, table, work.scratch, device, work.profile.batch)
+        # by number, because corpora have shards of one name
+        kept = work.scratch / "features" / f"{number:06d}.safetensors"
+        features = shard_features(locked, shard, table, kept, device, work.profile.batch)
         images.append(features["image"])
         texts.append(features["text"])
         work.progress(Step(number + 1, len(shards), "shards of frozen features"))
@@ -74,10 +76,9 @@ def train_locked(work: Work, spec: Locked) -> None:
 
 
 def shard_features(
-    locked: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device, batch: int
+    locked: ImageText, shard: Shard, table: pa.Table, kept: Path, device: torch.device, batch: int
 ) -> dict[str, torch.Tensor]:
-    """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers."""
-    kept = scratch / "features" / f"{shard.id}.safetensors"
+    """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers, from the file ``kept`` if it is there."""
     if not kept.exists():
         images = whole_images(shard, table, locked.preprocess, batch, device)
         features = {

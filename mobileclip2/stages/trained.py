@@ -71,6 +71,6 @@ def publish(
     names = [*files, *([METRICS] if result else [])]
     for name in names:
         part.output.put(name, work.scratch / name)
-    part.output.write(LINEAGE, lineage(work.pipeline, [part]).to_bytes())
+    part.output.write(LINEAGE, (work.lineage or lineage(work.pipeline, [part])).to_bytes())
     part.close(names, samples=facts.get("samples", 0), facts=facts)
     shutil.rmtree(work.scratch)

@@ -38,6 +38,11 @@ def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageTex
         WeightsError: a tower's weights are missing or are not the pinned ones.
     """
     text_weights = contents.weights_path(spec.text_weights)
+    conventions = timm.get_pretrained_cfg(spec.trunk)
+    if conventions is None:
+        raise WeightsError(
+            f"teacher: timm has no model '{spec.trunk}'; write 'locked.trunk' as timm.list_models() has it"
+        )
     torch.manual_seed(seed)
     with _quiet():
         model = CustomTextCLIP(
@@ -61,9 +66,6 @@ def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageTex
     for tower in (model.visual.trunk, model.text.transformer):
         tower.requires_grad_(False)
     tokenize = Trimmed(open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context))
-    conventions = timm.get_pretrained_cfg(spec.trunk)
-    if conventions is None:
-        raise WeightsError(f"timm has no model '{spec.trunk}'")
     mean, std = cast(Colour, conventions.mean), cast(Colour, conventions.std)
     preprocess = Preprocess(spec.size, mean, std)
     return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)

@@ -5,6 +5,17 @@ from mobileclip2.plan import plan
 from mobileclip2.profile import load
 
 
+def test_a_time_that_was_written_in_part_is_passed_over(tiny):
+    pipeline = Pipeline(load(tiny))
+    pipeline.materialise("raw_shards", "g00")
+    (times,) = (pipeline.scratch / "times").iterdir()
+    whole = times.read_text()
+    times.write_bytes(whole[:20].encode() + whole.encode() + b"\xff\n")
+    assert pipeline.times("raw_shards") == []
+    times.write_bytes(b"{\n" + whole.encode() + b"\xff\n")
+    assert [record["group"] for record in pipeline.times("raw_shards")] == ["g00"]
+
+
 def test_what_was_never_measured_costs_what_the_profile_states(tiny):
     values = yaml.safe_load(tiny.read_text())
     values["rates"] = {"student": 4.0, "teacher_embeddings": 2.0, "teacher_embeddings/wide/text": 10.0}

@@ -128,8 +128,36 @@ class TestGarbage:
         pipeline = Pipeline(load(profile))
         shutil.copy(folder_of(pipeline, "student/pupil") / LINEAGE, kept)
         nodes = {node.path for node in read_lineage(kept).nodes.values()}
-        left = self.unneeded(edit(profile, "count: 2, seed: 1", "count: 2, seed: 2"), lineages=[kept])
+        changed = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        run(changed)
+        left = self.unneeded(changed, lineages=[kept])
         assert left and not left & nodes
+
+    def test_folders_of_checkpoints_to_keep(self, profile, tmp_path, capsys):
+        pipeline = Pipeline(load(profile))
+        for name in ("one", "two"):
+            (tmp_path / name / "pupil").mkdir(parents=True)
+            shutil.copy(folder_of(pipeline, "student/pupil") / LINEAGE, tmp_path / name / "pupil")
+        edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        keep = ["--keep", str(tmp_path / "one"), "--keep", str(tmp_path / "two")]
+        assert main(["gc", *keep, "--profile", str(profile)]) == 0
+        assert "nothing to delete" in capsys.readouterr().out
+        for wrong in (tmp_path / "misspelt", tmp_path / "one" / "pupil" / LINEAGE):
+            assert main(["gc", "--delete", "--keep", str(wrong), "--profile", str(profile)]) == 1
+            assert f"{wrong}: no lineage.json lies in this folder" in capsys.readouterr().err
+        assert all(
+            (Path(pipeline.storage.url) / node.path).exists()
+            for node in lineage_of(pipeline, "student/pupil").nodes.values()
+        )
+
+    @pytest.mark.parametrize("key", ["raw_shards", "teacher/wide"])
+    def test_what_was_made_from_an_output_that_is_gone_is_kept(self, profile, key):
+        """Computed again it will have the same bytes, and all below it is current again."""
+        (folder_of(Pipeline(load(profile)), key) / "manifest.json").unlink()
+        pipeline = Pipeline(load(profile))
+        assert self.unneeded(pipeline) == set()
+        run(pipeline)
+        assert self.unneeded(Pipeline(load(profile))) == set()
 
     def test_a_run_keeps_what_its_profile_needs(self, profile):
         old = Pipeline(load(profile))

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from mobileclip2.errors import UserError
+from mobileclip2.lineage import LINEAGE, Lineage, lineage
 from mobileclip2.order import REFUSED, Order, chunk, do_chunk, do_whole, main
 from mobileclip2.pipeline import Pipeline, Work
 from mobileclip2.profile import load
@@ -124,6 +125,18 @@ def test_work_that_is_not_divided_is_ordered_whole(raw):
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
     (raw.parent / "weights" / "wide.safetensors").unlink()
     do_whole(work.pipeline.storage, order.key, silent)  # is there, and not computed again
+
+
+def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
+    """That takes hours for a large dataset, while GPUs wait and the sources may change."""
+    Pipeline(load(raw)).materialise("raw_shards", "g01")
+    work = works(raw, "student/plain", None)
+    Order.of(work).write(work.pipeline.storage)
+    expected = lineage(work.pipeline, work.parts)
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
+    monkeypatch.setattr("mobileclip2.contents.file_sha256", lambda path: pytest.fail(f"hashes {path}"))
+    do_whole(work.pipeline.storage, Order.of(work).key, silent)
+    assert Lineage.model_validate_json(work.parts[0].output.read(LINEAGE)) == expected
 
 
 def test_the_name_follows_from_the_work(raw):

@@ -17,6 +17,23 @@ def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
     assert "remembered.sqlite: cannot be used (" in caplog.text
 
 
+@pytest.mark.parametrize("damage", [b"no database" * 100, None])
+def test_a_damaged_cache(tmp_path, monkeypatch, damage):
+    """A network file system or a power cut can do that; whatever is in there can be found out again."""
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
+    before = Remembered()
+    for number in range(500):
+        before.keep(f"place-{number}", "look", "value" * 20)
+    before._database.execute("pragma wal_checkpoint(truncate)")
+    file = tmp_path / "remembered.sqlite"
+    data = file.read_bytes()
+    file.write_bytes(damage or data[:4096] + bytes(len(data) - 4096))
+    after = Remembered()
+    assert after.recall("place-1", "look") is None
+    after.keep("place-1", "look", "new")
+    assert after.recall("place-1", "look") == "new"
+
+
 def test_a_full_disk(tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -158,6 +158,16 @@ def test_an_average_is_not_judged_over_sets_that_differ() -> None:
         compare(ours, theirs, Gate(sets=("average",)))
 
 
+def test_an_average_is_not_judged_over_a_set_that_lacks_its_own_metric() -> None:
+    theirs = published()
+    (place,) = [number for number, each in enumerate(theirs) if each.key == "cifar10"] or [3]
+    theirs[place] = without(theirs[place], "acc1")
+    with pytest.raises(
+        UserError, match=f"'average': the baseline lacks acc1 of '{theirs[place].key}'; evaluate it again"
+    ):
+        compare(published(-0.2), theirs, Gate(sets=("average",)))
+
+
 def test_a_metric_that_no_set_has() -> None:
     student = answered("mine", first(0.6))
     with pytest.raises(UserError, match=r"gate\.tolerance: no judged set has the metric 'acc7'"):

@@ -41,6 +41,14 @@ def test_a_changed_object_is_fetched_anew(bucket, tmp_path):
     assert local_folder(f"{store.url}/set") != folder
 
 
+def test_folders_that_a_console_made_are_no_files(bucket, tmp_path):
+    store = storage(bucket, tmp_path)
+    for key, data in (("set/", b""), ("set/test/", b""), ("set/test/0.tar", b"tar")):
+        store.write(key, data)
+    assert [each.relative for each in list_files(f"{store.url}/set", "**/*")] == ["test/0.tar"]
+    assert (local_folder(f"{store.url}/set") / "test" / "0.tar").read_bytes() == b"tar"
+
+
 def test_a_missing_key_and_a_missing_bucket(bucket, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{bucket}/nothing"):
         storage(bucket, tmp_path).read("nothing")

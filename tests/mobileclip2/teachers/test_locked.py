@@ -1,12 +1,20 @@
 """The locked-image teacher on the weights that the demo uses."""
 
+import shutil
+from pathlib import Path
+from unittest.mock import patch
+
 import pytest
 import torch
 import yaml
+from pydantic import ValidationError
 
+from demo.tars import write_tar
 from mobileclip2.contents import Contents
 from mobileclip2.errors import WeightsError
+from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Locked, Weights, load
+from mobileclip2.shards.tar import read_samples
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
     SPEC,
@@ -82,6 +90,68 @@ def test_what_changes_no_byte_of_a_teacher_is_not_stored_with_it(locked, spec, t
     for number, each in enumerate((here, elsewhere)):
         save_projections(Projections(locked.model), each, tmp_path / str(number))
     assert (tmp_path / "0" / SPEC).read_bytes() == (tmp_path / "1" / SPEC).read_bytes()
+
+
+def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "text" / "tokenizer.json").write_text("{}")
+    values = yaml.safe_load(tiny.read_text())
+    weights = Weights(path=str(tmp_path / "text" / "model.safetensors"))
+    locked = spec.model_copy(update={"text_weights": weights, "train_on": ("caption_corpus/clean",)})
+    values["teachers"].append(
+        {"name": "locked", "logit_scale": 50, "locked": locked.model_dump(mode="json", exclude_none=True)}
+    )
+    tiny.write_text(yaml.safe_dump(values))
+
+    def identity() -> str:
+        pipeline = Pipeline(load(tiny))
+        pipeline.materialise("caption_corpus/clean")
+        asset = pipeline.graph["teacher/locked"]
+        return pipeline.part_work(asset, asset.parts["whole"], None).fingerprint
+
+    before = identity()
+    (tmp_path / "text" / "tokenizer.json").write_text('{"other": 1}')
+    assert identity() != before
+    with pytest.raises(ValidationError, match="a local file or one of a package, with config and tokenizer beside it"):
+        Locked.model_validate({**spec.model_dump(), "text_weights": {"path": "s3://bucket/model.safetensors"}})
+
+
+def test_two_corpora_with_shards_of_one_name(tiny, spec):
+    values = yaml.safe_load(tiny.read_text())
+    (corpus,) = values["caption_corpora"]
+    shutil.copytree(tiny.parent / corpus["url"], tiny.parent / "other")
+    write_tar(tiny.parent / "other" / "00000.tar", other_captions(tiny.parent / corpus["url"] / "00000.tar"))
+    values["caption_corpora"].append({**corpus, "name": "other", "url": "other"})
+    train = spec.train.model_dump(mode="json", exclude_none=True) | {"steps": 1, "batch": 4, "warmup": 0}
+    given = spec.model_dump(mode="json", exclude_none=True) | {"train": train}
+    given["train_on"] = [f"caption_corpus/{corpus['name']}", "caption_corpus/other"]
+    values["teachers"].append({"name": "locked", "logit_scale": 50, "locked": given})
+    tiny.write_text(yaml.safe_dump(values))
+    pipeline = Pipeline(load(tiny))
+    for key in given["train_on"]:
+        pipeline.materialise(key)
+    seen = []
+    with patch(
+        "mobileclip2.stages.teacher.text_trunk_features",
+        lambda locked, texts: seen.extend(texts) or text_trunk_features(locked, texts),
+    ):
+        pipeline.materialise("teacher/locked")
+    assert {"another red square", "a red square on a grey ground"} <= set(seen)
+
+
+def other_captions(tar: Path) -> list[tuple[str, bytes]]:
+    with tar.open("rb") as file:
+        return [
+            (f"{sample.key}.{extension}", b"another red square" if extension == "txt" else data)
+            for sample in read_samples(file, tar.name)
+            for extension, data in sample.members.items()
+        ]
+
+
+def test_a_trunk_that_timm_does_not_know(spec, contents):
+    with pytest.raises(WeightsError, match=r"timm has no model 'tf_efficientnet_lite99'; write 'locked\.trunk'"):
+        build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), contents)
 
 
 def test_weights_that_are_not_installed(spec, contents):

@@ -1,10 +1,13 @@
 """What is asked of the cluster: whole by its own schemas, and no more rights than needed."""
 
+from typing import get_args
+
 import kubernetes_validate
 import pytest
 from pydantic import ValidationError
 
-from mobileclip2.compute import SANE, Kubernetes, Pods
+from mobileclip2.compute import SANE, Kubernetes, Pods, Stage
+from mobileclip2.graph import CODE_VERSIONS
 from mobileclip2.order import REFUSED
 from pipelines.compute.manifests import chunks_job, rendezvous_service, whole_job
 
@@ -129,6 +132,12 @@ def test_only_what_the_profile_says_is_laid_over_the_defaults():
     assert settings.pods("teacher_embeddings").gpus == SANE["teacher_embeddings"]["gpus"] == 1
     assert settings.pods("teacher_embeddings").pods == 64
     assert settings.pods("augmentations") == Pods()
+
+
+def test_every_stage_can_be_told_what_its_pods_are():
+    assert set(get_args(Stage)) == set(CODE_VERSIONS)
+    asked = Kubernetes(image="i").pods
+    assert asked("study") == asked("student") and asked("study").gpus == 8
 
 
 def test_kueue_is_named_where_it_is_used():
