@@ -27,7 +27,7 @@ from mobileclip2.captioners.generate import generate, image_tokens
 from mobileclip2.models.build import from_config
 from mobileclip2.models.device import inference
 
-ON_CPU, ON_GPU = ("coca_ViT-B-32", 16, 2), ("coca_ViT-L-14", 256, 5)
+ON_CPU, ON_GPU = ("coca_ViT-B-32", 32, 2), ("coca_ViT-L-14", 256, 5)
 """model, images, repeats"""
 
 CAPTIONS, SHARPNESS = 5, 6.0

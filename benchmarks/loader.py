@@ -41,7 +41,7 @@ from mobileclip2.training.data import ReinforcedSource
 from mobileclip2.training.distributed import World
 from mobileclip2.training.settings import TrainSettings
 
-SHARDS, SAMPLES, BATCH, REPEATS, SIZE = 2, 128, 64, 3, 224
+SHARDS, SAMPLES, BATCH, REPEATS, SIZE = 2, 128, 64, 7, 224
 TARGET = 1.5
 VIEWS = {"2 views": 2, "30 views": 30}
 

@@ -113,11 +113,11 @@ class View:
         try:
             (top, left, height, width), ops = value
             crop = _integer(top), _integer(left), _integer(height), _integer(width)
-            stored = None if ops is None else tuple((_integer(op), float(magnitude)) for op, magnitude in ops)
+            stored = None if ops is None else tuple([(_integer(op), float(magnitude)) for op, magnitude in ops])
         except (TypeError, ValueError, OverflowError) as error:
             expected = "[[top,left,h,w], [[op,magnitude],...]]"
             raise ValueError(f"not a view: {str(value)[:200]}; expected {expected}") from error
-        if min(crop[:2]) < 0 or min(crop[2:]) < 1:
+        if crop[0] < 0 or crop[1] < 0 or crop[2] < 1 or crop[3] < 1:
             raise ValueError(f"not a view: crop {crop} has a negative corner or no area")
         for op, magnitude in stored or ():
             if not 0 <= op < len(OPERATIONS) or not math.isfinite(magnitude):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 import zlib
@@ -138,7 +139,7 @@ def _check(sample: ReinforcedSample) -> None:
         if len(rows) != count:
             raise ValueError(f"'{name}' has {len(rows)} rows for {count} {what}")
         # a sum is finite if all its terms are, and much faster; it can overflow by itself
-        if not rows.sum(dtype=torch.float32).isfinite() and not rows.isfinite().all():
+        if not math.isfinite(rows.sum(dtype=torch.float32).item()) and not rows.isfinite().all():
             raise ValueError(f"'{name}' holds numbers that are not finite")
     if not sample.views:
         raise ValueError("paug.json holds no view")

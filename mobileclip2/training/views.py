@@ -8,11 +8,12 @@ Pillow begins with columns if there are more of them. Of the numbers of a view o
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from mobileclip2.augment import OPERATIONS, View, check_crop, operate, render
+from mobileclip2.augment import View, check_crop, operate, render
 
 _KERNELS = ("bicubic", "bilinear")
 
@@ -27,12 +28,18 @@ def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubi
         return _tensor(render(image, view, size, interpolation))
     check_crop(view, *image.size)
     top, left, height, width = view.crop
-    crop = _tensor(image.crop((left, top, left + width, top + height)))
+    crop = _pixels(image.crop((left, top, left + width, top + height)))
     planes = F.interpolate(crop.permute(2, 0, 1)[None], (size, size), mode=interpolation, antialias=True)[0]
-    if all(OPERATIONS[op] == "Identity" for op, _ in view.ops or ()):
-        return planes.permute(1, 2, 0).contiguous()
-    resized = Image.merge("RGB", [Image.fromarray(plane) for plane in planes.numpy()])
+    resized = Image.merge("RGB", [Image.fromarray(plane) for plane in planes[:3].numpy()])
     return _tensor(operate(resized, view))
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    """uint8 ``[H, W, 4]``, Pillow's own memory with its unused fourth byte, or ``[H, W, 3]`` of an image that is too large."""
+    try:
+        return torch.from_dlpack(pa.array(image).flatten()).view(image.height, image.width, 4)
+    except ValueError:  # Pillow keeps it in several blocks
+        return _tensor(image)
 
 
 def _tensor(image: Image.Image) -> torch.Tensor:
