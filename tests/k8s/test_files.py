@@ -144,6 +144,30 @@ def test_dagsters_own_pods_pass_the_namespaces_standard():
             assert context["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_a_run_gets_what_the_launcher_says(example):
+    """Dagster's chart hands these settings of a code location on to its runs and steps, where they win over the launcher's."""
+    values = values_of(K8S / "dagster.yaml", example)
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    assert not {"resources", "nodeSelector", "tolerations", "schedulerName"} & set(deployment)
+    run = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
+    assert deployment["podSecurityContext"] == run["podSpecConfig"]["securityContext"]
+    (limits,) = [each for each in manifests(example) if each["kind"] == "LimitRange"]
+    assert limits["spec"]["limits"][0]["default"], "the code server has none of its own"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_no_process_of_dagsters_listens_where_only_root_may(example):
+    values = values_of(K8S / "dagster.yaml", example)
+    (deployment,) = values["dagster-user-deployments"]["deployments"]
+    web = values["dagsterWebserver"]
+    assert min(web["service"]["port"], deployment["port"]) >= 1024
+    assert web["readinessProbe"]["httpGet"]["port"] == web["service"]["port"]
+    assert (
+        f"svc/dagster-dagster-webserver 3000:{web['service']['port']}`" in (ROOT / "docs" / "kubernetes.md").read_text()
+    )
+
+
 def test_dagster_is_configured_as_runs_on_lost_pods_need_it():
     daemon, launcher = VALUES["dagsterDaemon"], VALUES["runLauncher"]["config"]["k8sRunLauncher"]
     assert daemon["runMonitoring"]["enabled"] and daemon["runMonitoring"]["maxResumeRunAttempts"] == 3
