@@ -120,6 +120,7 @@ def settings(cluster: FakeCluster, home: Path, database: dict[str, Any]) -> dict
             "enabled": monitoring["enabled"],
             "max_resume_run_attempts": monitoring["maxResumeRunAttempts"],
             "free_slots_after_run_end_seconds": monitoring["freeSlotsAfterRunEndSeconds"],
+            "start_timeout_seconds": monitoring["startTimeoutSeconds"],
             "poll_interval_seconds": 1,
         },
         "run_retries": {
