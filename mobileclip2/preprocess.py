@@ -56,11 +56,7 @@ class Preprocess:
         # in a row of pixels the three colours go round, which takes vectors better than a dimension of three
         mean, std = (torch.tensor(each, device=pixels.device).repeat(pixels.shape[2]) for each in (self.mean, self.std))
         rows = pixels.flatten(2)
-        if pixels.device.type == "cpu":
-            # of huge pages, which numpy asks for and torch does not: most of the time would go to touching small ones first
-            normalised = torch.from_numpy(np.empty(rows.shape, np.float32))
-        else:
-            normalised = torch.empty(rows.shape, device=pixels.device)
+        normalised = torch.empty(rows.shape, device=pixels.device)
         at_once = (
             1 if pixels.device.type == "cpu" else max(1, len(rows))
         )  # an image fits a core's cache, a batch does not
