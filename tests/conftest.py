@@ -8,7 +8,7 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--whole", action="store_true", help="all of the tiny profile on the fake cluster, in half an hour"
+        "--whole", action="store_true", help="all of the tiny profile on the fake cluster, in some minutes"
     )
 
 
