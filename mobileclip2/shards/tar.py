@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import tempfile
@@ -76,20 +77,17 @@ class TarWriter:
             self._file: BinaryIO = os.fdopen(handle, "wb")
         else:
             self._file = target
-        self._size = 0
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         for extension, data in members.items():
             path = f"{key}.{extension}"
             if split_path(path) != (key, extension) or path_fault(path):
                 raise ValueError(f"'{path}' would not be read back as member '{extension}' of sample '{key}'")
-            self._append(_header(path, len(data)))
-            self._append(data)
-            self._append(bytes(-len(data) % tarfile.BLOCKSIZE))
-
-    def _append(self, data: bytes) -> None:
-        self._file.write(data)
-        self._size += len(data)
+            info = tarfile.TarInfo(path)
+            info.size, info.mode = len(data), 0o644
+            self._tar.addfile(info, io.BytesIO(data))
+            forget_headers(self._tar)
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +97,7 @@ class TarWriter:
     ) -> None:
         try:
             if kind is None:
-                self._append(bytes(2 * tarfile.BLOCKSIZE))
-                self._append(bytes(-self._size % tarfile.RECORDSIZE))
+                self._tar.close()
                 self._publish()
         finally:
             if self._temporary:
@@ -113,28 +110,6 @@ class TarWriter:
             os.fsync(self._file.fileno())
             self._temporary.chmod(0o644)
             self._temporary.replace(self._path)
-
-
-def _header(path: str, size: int) -> bytes:
-    """What tarfile writes before a member, in a fifth of its time where nothing but name and size differ."""
-    if not path.isascii() or len(path) > tarfile.LENGTH_NAME or size >= 8**11:
-        return _regular(path, size).tobuf(tarfile.PAX_FORMAT, "utf-8")
-    block = bytearray(_BLANK)
-    block[: len(path)] = path.encode()
-    block[124:135] = b"%011o" % size
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
-
-
-def _regular(path: str, size: int) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(path)
-    info.size, info.mode = size, 0o644
-    return info
-
-
-_BLANK = bytearray(_regular("", 0).tobuf(tarfile.USTAR_FORMAT))
-_BLANK[148:156] = b" " * 8
-"""a member's header with a checksum of spaces, as which it is counted in its own sum (POSIX ustar)"""
 
 
 class _StrictHeader(tarfile.TarInfo):

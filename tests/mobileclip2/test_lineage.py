@@ -135,9 +135,9 @@ class TestGarbage:
 
     def test_folders_of_checkpoints_to_keep(self, profile, tmp_path, capsys):
         pipeline = Pipeline(load(profile))
-        for name in ("one", "two"):
+        for name, key in {"one": "student/pupil", "two": "teacher/wide"}.items():
             (tmp_path / name / "pupil").mkdir(parents=True)
-            shutil.copy(folder_of(pipeline, "student/pupil") / LINEAGE, tmp_path / name / "pupil")
+            shutil.copy(folder_of(pipeline, key) / LINEAGE, tmp_path / name / "pupil")
         edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         keep = ["--keep", str(tmp_path / "one"), "--keep", str(tmp_path / "two")]
         assert main(["gc", *keep, "--profile", str(profile)]) == 0

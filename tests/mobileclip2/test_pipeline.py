@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -130,6 +131,21 @@ def test_a_missing_source_names_its_path(profile):
     pipeline = edited(profile, lambda values: values["sources"][0].update(url="nowhere"))
     with pytest.raises(ShardError, match=r"source 'made': no shard matches .* in .*nowhere"):
         pipeline.materialise("raw_shards", "g00")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tiny, monkeypatch):
+    inner = tiny.parent / "shards" / "more"
+    inner.mkdir()
+    scandir = os.scandir
+
+    def refused(folder):
+        if str(folder) == str(inner):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", refused)  # no mode keeps root out
+    with pytest.raises(ShardError, match=r"shards/more: cannot be listed \(Permission denied\); make it readable"):
+        Pipeline(load(tiny)).materialise("raw_shards", "g00")
 
 
 def test_a_shard_that_vanished_names_its_path(profile):

@@ -8,7 +8,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mobileclip2 import garbage
+from mobileclip2 import garbage, graph
+from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import plan
 from mobileclip2.profile import load
@@ -38,6 +39,29 @@ def last(instance, partition):
 def verdict(instance):
     record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(KEY, "no_worse_than_baseline"))
     return record.evaluation
+
+
+def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch):
+    """Features that a machine kept are those of the code that made them."""
+    computed = []
+    embed = ImageText.embed_images
+    monkeypatch.setattr(
+        ImageText, "embed_images", lambda self, images: computed.append(len(images)) or embed(self, images)
+    )
+
+    def again() -> int:
+        computed.clear()
+        pipeline = Pipeline(load(finished))
+        asset = pipeline.graph["evaluation/pupil"]
+        pipeline.storage.delete_folder(asset.key)
+        for name in asset.parts:
+            pipeline.materialise("evaluation/pupil", name)
+        return sum(computed)
+
+    again()
+    assert again() == 0
+    monkeypatch.setitem(graph.CODE_VERSIONS, "evaluation", "another")
+    assert again() > 0
 
 
 def test_a_set_is_a_partition_that_is_materialised_alone(pipeline, instance):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobileclip2.errors import ShardError
-from mobileclip2.shards.tar import RawSample, TarWriter, _header, read_samples
+from mobileclip2.shards.tar import RawSample, TarWriter, read_samples
 
 names = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="./"), min_size=1, max_size=20)
 folders = st.lists(names.map(lambda name: f"{name}.v2") | names, max_size=2)
@@ -247,25 +247,6 @@ def test_reading_and_writing_forget_the_headers_that_are_behind_them():
     target.seek(0)
     for _ in read_samples(target, "x.tar"):
         assert headers_alive() < 10
-
-
-@given(
-    st.dictionaries(keys | st.text("ab/", min_size=90, max_size=105).map(lambda name: f"k{name}k"), members, max_size=5)
-)
-def test_bytes_are_those_that_tarfile_writes(samples):
-    ours = io.BytesIO()
-    with TarWriter(ours) as tar:
-        for key, found in samples.items():
-            tar.write(key, found)
-    files = [(f"{key}.{extension}", data) for key, found in samples.items() for extension, data in found.items()]
-    assert ours.getvalue() == tar_of(*files)
-
-
-@pytest.mark.parametrize("size", [8**11 - 1, 8**11])
-def test_sizes_beyond_the_old_header_get_another(size):
-    info = tarfile.TarInfo("a.jpg")
-    info.size, info.mode = size, 0o644
-    assert _header("a.jpg", size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8")
 
 
 def headers_alive() -> int:

@@ -1,6 +1,7 @@
 """Training's fast way to a view against the plain one: the same, but for rounding in the resize."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -37,6 +38,15 @@ def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolati
         assert difference.max() <= 2 and (difference > 0).float().mean() < 0.01
     else:  # Pillow begins with columns: rounding and the clipping of overshoot come at other places
         assert difference.mean() < 0.3 and (difference > 1).float().mean() < 0.02
+
+
+def test_a_crop_that_pillow_keeps_in_pieces_is_drawn_like_any_other():
+    large = picture().resize((2400, 1800))
+    with pytest.raises(ValueError, match="contiguous"):
+        pa.array(large)
+    view = View((0, 0, 1800, 2400), None)
+    difference = (draw(large, view, 64).int() - tensor(render(large, view, 64)).int()).abs()
+    assert difference.max() <= 2
 
 
 @pytest.mark.parametrize("op", range(len(OPERATIONS)))
