@@ -16,10 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks._pictures import photograph
+import torch
+
+from benchmarks._pictures import photograph, write_reinforced
 from demo.tars import write_tar
 from mobileclip2.errors import UserError
 from mobileclip2.pipeline import Pipeline
+from mobileclip2.preprocess import Preprocess
 from mobileclip2.profile import load
 from mobileclip2.stages import stage_run
 from mobileclip2.training import data
@@ -27,6 +30,8 @@ from tests.tiny import make_tiny
 
 SIZES = {"2 shards of 64": (2, 64), "8 shards of 64": (8, 64), "2 shards of 256": (2, 256)}
 BATCH = 16
+SOURCES = {"8,000 samples": 4, "128,000 samples": 64}
+"""shards of 2,000 tiny samples: here it is the number of samples that counts"""
 ALLOWED = 24.0
 """MB that a stage may grow by between two sizes: allocators and libraries come to their own sizes by some such number"""
 
@@ -56,7 +61,7 @@ def measure() -> dict[str, Any]:
                 memory, device = queue.get()
                 found.setdefault(asset.key, {})[size] = memory
                 gpu.setdefault(asset.key, {})[size] = device
-    return {"megabytes": found, "gpu_megabytes": gpu}
+        return {"megabytes": found, "gpu_megabytes": gpu, "source_megabytes": sources(Path(folder))}
 
 
 def members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
@@ -69,8 +74,6 @@ def members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
 
 def grown(profile: Path, key: str, queue: Any) -> None:
     """Materialises an asset; puts MB of growth, of the process and on its GPU, after the first group or all there is."""
-    import torch
-
     torch.set_num_threads(1)
     pipeline = Pipeline(load(profile))
     before = status("VmRSS")
@@ -80,6 +83,27 @@ def grown(profile: Path, key: str, queue: Any) -> None:
     queue.put((status("VmHWM") - before, device))
     for group in others:
         pipeline.materialise(key, group)
+
+
+def sources(folder: Path) -> dict[str, float]:
+    """MB of growth by the samples that training reads from: finding all of them, and an epoch's order."""
+    tar = write_reinforced(folder / "tiny.tar", 2000, views=1, captions=1, dim=8)
+    found = {}
+    for size, shards in SOURCES.items():
+        fork = multiprocessing.get_context("fork")
+        queue = fork.SimpleQueue()
+        process = fork.Process(target=source_grown, args=(tar, shards, queue))
+        process.start()
+        process.join()
+        found[size] = queue.get()
+    return found
+
+
+def source_grown(tar: Path, shards: int, queue: Any) -> None:
+    before = status("VmRSS")
+    source = data.ReinforcedSource([tar] * shards, lambda _: torch.zeros(1, 1), Preprocess(16), seed=0)
+    assert sum(map(len, source.order(0))) == len(source)
+    queue.put(status("VmHWM") - before)
 
 
 def status(field: str) -> float:
@@ -94,6 +118,8 @@ def show(numbers: dict[str, Any]) -> str:
         base, *others = each.values()
         verdict = "" if max(others) - base <= ALLOWED else "  GROWS"
         lines.append(f"{key:44}" + "".join(f"{value:18.1f}" for value in each.values()) + verdict)
+    stated = ", ".join(f"{value:.1f} for {size}" for size, value in numbers["source_megabytes"].items())
+    lines.append(f"MB that the places of training's samples take: {stated}")
     if any(value for each in numbers["gpu_megabytes"].values() for value in each.values()):
         lines.append("MB on the GPU")
         for key, each in numbers["gpu_megabytes"].items():

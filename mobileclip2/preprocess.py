@@ -61,5 +61,5 @@ class Preprocess:
             1 if pixels.device.type == "cpu" else max(1, len(rows))
         )  # an image fits a core's cache, a batch does not
         for some, out in zip(rows.split(at_once), normalised.split(at_once), strict=True):
-            torch.div(some, 255, out=out).sub_(mean).div_(std)
+            out.copy_(some).div_(255).sub_(mean).div_(std)
         return normalised.view(pixels.shape).permute(0, 3, 1, 2)

@@ -20,6 +20,7 @@ import torch
 from open_clip.factory import get_model_config
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg
+from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -29,6 +30,7 @@ from mobileclip2.errors import WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
+from mobileclip2.models.words import remember_words
 from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Model
 
@@ -126,6 +128,8 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
         interpolation=cfg.get("interpolation", "bicubic"),
         resize=resize,
     )
+    if isinstance(tokenize, SimpleTokenizer):
+        tokenize = remember_words(tokenize)
     stored = {
         "model_cfg": config["model_cfg"],
         "preprocess_cfg": {

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pyarrow as pa
 
 from mobileclip2.errors import ShardError
+from mobileclip2.shards.rows import RowFile, Rows
 from mobileclip2.shards.tar import StrictTar, forget_headers, path_fault, split_path
 
 OPEN_FILES = 128
@@ -21,37 +21,42 @@ OPEN_FILES = 128
 
 
 class IndexedTar:
-    """Where each member of each sample lies, found by one pass over the headers.
+    """Where each member of each sample lies, found by one pass over the headers and kept in ``file``.
 
     Groups members as :func:`mobileclip2.shards.tar.read_samples` does: of several runs of one key the first
-    counts. Can be pickled, and shared with forked processes. ``keys`` are in the order of the tar.
+    counts. Samples are numbered in the order of the tar, or by the ``keys`` of which there has to be a sample each.
+    Forked processes can share it, and it can be pickled.
 
     Raises:
-        ShardError: not a tar, missing, cut off or damaged.
+        ShardError: not a tar, missing, cut off or damaged, or lacks one of the keys.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: RowFile | None = None, keys: Iterable[str] | None = None) -> None:
         self.path = path
         with _guard(path):
             status = path.stat()
             self._identity = status.st_ino, status.st_size, status.st_mtime_ns
             found = _scan(path)
-        self.keys = pa.array(list(found), pa.string())
-        extensions = dict.fromkeys(extension for members in found.values() for extension in members)
-        self._places = {extension: np.zeros((len(found), 2), np.int64) for extension in extensions}
-        for number, members in enumerate(found.values()):
-            for extension, place in members.items():
-                self._places[extension][number] = place
+        listed = list(found if keys is None else keys)
+        self._extensions = _shared(tuple(dict.fromkeys(name for members in found.values() for name in members)))
+        kind = _kind(max((len(key.encode()) for key in listed), default=1), len(self._extensions))
+        rows = np.zeros(len(listed), kind)
+        for number, key in enumerate(listed):
+            if key not in found:
+                raise ShardError(f"{path}: sample '{key}' is gone; run raw_shards again")
+            rows["key"][number] = key.encode()
+            for extension, place in found[key].items():
+                rows["places"][number, self._extensions.index(extension)] = place
+        self._rows = Rows.store(rows, file or RowFile())
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._rows)
 
     def key(self, number: int) -> str:
-        return str(self.keys[number].as_py())
+        return _text(self._rows[number]["key"])
 
-    def numbers(self) -> dict[str, int]:
-        """Number of the sample by key."""
-        return {key: number for number, key in enumerate(self.keys.to_pylist())}
+    def keys(self) -> list[str]:
+        return [_text(key) for key in self._rows.all()["key"]]
 
     def members(self, number: int, *extensions: str) -> dict[str, bytes]:
         """Those of the wanted members that sample ``number`` has; all of them when none is named.
@@ -59,16 +64,32 @@ class IndexedTar:
         Raises:
             ShardError: the file is gone or shorter than it was.
         """
+        places = dict(zip(self._extensions, self._rows[number]["places"].tolist(), strict=True))
         with _guard(self.path):
             descriptor = _open(self.path, self._identity).fileno()
             found = {}
-            for extension in extensions or self._places:
-                offset, size = self._places[extension][number] if extension in self._places else (0, 0)
+            for extension in extensions or self._extensions:
+                offset, size = places.get(extension, (0, 0))
                 if offset:
                     found[extension] = os.pread(descriptor, size, offset)
                     if len(found[extension]) != size:
                         raise tarfile.ReadError(f"ends within '{self.key(number)}.{extension}'")
         return found
+
+
+@lru_cache
+def _kind(longest_key: int, extensions: int) -> np.dtype:
+    return np.dtype([("key", f"S{longest_key}"), ("places", np.int64, (extensions, 2))])
+
+
+@lru_cache
+def _shared(extensions: tuple[str, ...]) -> tuple[str, ...]:
+    """One object for all shards of a dataset."""
+    return extensions
+
+
+def _text(key: bytes) -> str:
+    return str(key, "utf-8")
 
 
 def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:

@@ -56,14 +56,15 @@ def training_source(
     work: Work, part: PartWork, captioner: ImageText, settings: TrainSettings, device: torch.device
 ) -> SampleSource:
     """Images as they are; for a small captioner the features of its frozen trunk, computed once."""
-    shards = list(tables_of(part.inputs["data"], work.contents))
+    tables = tables_of(part.inputs["data"], work.contents)
     if SMALL not in captioner.config:
         return RawSource(
-            [(local_copy(shard.url), table) for shard, table in shards],
+            ((local_copy(shard.url), table) for shard, table in tables),
             captioner.tokenize,
             captioner.preprocess,
             seed=settings.seed,
         )
+    shards = list(tables)
     features, texts = [], []
     for number, (shard, table) in enumerate(shards):
         features.append(shard_features(captioner, shard, table, work.scratch, device, work.profile.batch))

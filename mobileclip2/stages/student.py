@@ -70,7 +70,7 @@ def learning(work: Work, part: PartWork, student: Student, image_text: ImageText
     """What the student minimises, and the data it sees."""
     seed, shards = student.training.seed, part.inputs["data"]
     if student.data == "raw":
-        tables = [(local_copy(shard.url), table) for shard, table in tables_of(shards, work.contents)]
+        tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, work.contents))
         augmentation = work.profile.views.augmentation
         source = RawSource(tables, image_text.tokenize, image_text.preprocess, seed=seed, augmentation=augmentation)
         return Contrastive(), source

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -59,20 +61,28 @@ class _Places(Sampler[list[Place]]):
             )
         share = self.batch // world.size
         self.mine = slice(world.rank * share, (world.rank + 1) * share)
-        samples = len(source.order(0))
-        self.steps_an_epoch = samples // self.batch
+        self.steps_an_epoch = len(source) // self.batch
         if not self.steps_an_epoch:
-            raise UserError(f"batch: {self.batch} exceeds the {samples} samples there are; make it smaller")
+            raise UserError(f"batch: {self.batch} exceeds the {len(source)} samples there are; make it smaller")
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[Place]]:
-        order_of, order = -1, None
-        for step in range(self.start, self.stop):
+        step = self.start
+        while step < self.stop:
             epoch, number = divmod(step, self.steps_an_epoch)
-            if epoch != order_of:
-                order_of, order = epoch, self.source.order(epoch)
-            assert order is not None
-            batch = order[number * self.batch : (number + 1) * self.batch]
-            yield [(epoch, int(index)) for index in batch[self.mine]]
+            last = min(self.steps_an_epoch, number + self.stop - step)
+            for batch in islice(_slices(self.source.order(epoch), self.batch), number, last):
+                yield [(epoch, index) for index in batch[self.mine].tolist()]
+                step += 1
+
+
+def _slices(parts: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The parts one behind the other, in slices of ``size``; a rest at the end is left out."""
+    rest = np.empty(0, np.int64)
+    for part in parts:
+        rest = np.concatenate([rest, part])
+        whole = len(rest) // size * size
+        yield from rest[:whole].reshape(-1, size)
+        rest = rest[whole:]

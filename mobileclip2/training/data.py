@@ -2,14 +2,14 @@
 
 A source is random access: any sample of any epoch is a pure function of (seed, epoch, index), so that neither the
 number of loader workers nor a restart can change what training sees. What is random about a sample is a hash, never the
-next number of a stream.
+next number of a stream. What a source knows of each sample lies in a file, so that its memory does not grow with them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +26,7 @@ from mobileclip2.reinforced.format import CAPTIONS, MEMBERS, ReinforcedSample, d
 from mobileclip2.shards import image as pictures
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.index import IndexedTar
+from mobileclip2.shards.rows import RowFile, Rows
 from mobileclip2.shards.validate import IMAGE_EXTENSIONS
 from mobileclip2.training.views import draw
 
@@ -49,8 +50,13 @@ REMEMBERED_TEXTS = 1 << 15
 
 
 class SampleSource(Protocol):
-    def order(self, epoch: int) -> np.ndarray:
-        """Indices of an epoch's samples in the order to be seen, int64; a pure function of the seed and the epoch."""
+    def __len__(self) -> int:
+        """Samples of an epoch."""
+
+    def order(self, epoch: int) -> Iterator[np.ndarray]:
+        """Indices of an epoch's samples in the order to be seen, int64, some at a time; a pure function of the seed and
+        the epoch.
+        """
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """One sample; a pure function of the seed and the arguments. Its keys are some of :data:`KEYS`.
@@ -100,11 +106,12 @@ class ReinforcedSource:
         self._preprocess, self._seed = preprocess, seed
         self._tokens = _Tokens(tokenize)
         self._captions = _expression(captions)
-        self._shards = [IndexedTar(path) for path in shards]
-        self._elsewhere: list[_Rows] | None = None
+        file = RowFile()
+        self._shards = [IndexedTar(path, file) for path in shards]
+        self._elsewhere: list[IndexedTar] | None = None
         if images is not None:
             pairs = zip(images, self._shards, strict=True)
-            self._elsewhere = [_Rows(IndexedTar(path), shard.keys) for path, shard in pairs]
+            self._elsewhere = [IndexedTar(path, file, shard.keys()) for path, shard in pairs]
         self._places = _Places([len(shard) for shard in self._shards])
         self._small = sum(path.stat().st_size for path in shards) <= REMEMBERED_BYTES
         self._remembered: dict[tuple[int, int], ReinforcedSample] = {}
@@ -112,7 +119,10 @@ class ReinforcedSource:
         self.dim = self._expect_usable() if len(self._places) else 0
         """numbers in an embedding, of all teachers together"""
 
-    def order(self, epoch: int) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def order(self, epoch: int) -> Iterator[np.ndarray]:
         return self._places.mixed(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
@@ -216,7 +226,8 @@ class RawSource:
     Each epoch draws a new view of every image, number ``epoch`` of its views under ``seed``; without ``augmentation``
     the whole image is seen, as in evaluation.
 
-    ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.shards.validate.KEPT`.
+    ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.shards.validate.KEPT`. Each table is
+    looked at once.
 
     Raises:
         ShardError: a shard cannot be read or lacks a sample that was kept, or, in :meth:`sample`, an image cannot be
@@ -225,7 +236,7 @@ class RawSource:
 
     def __init__(
         self,
-        shards: Sequence[tuple[Path, pa.Table]],
+        shards: Iterable[tuple[Path, pa.Table]],
         tokenize: Tokenize,
         preprocess: Preprocess,
         *,
@@ -234,18 +245,20 @@ class RawSource:
     ) -> None:
         self._preprocess, self._seed, self._augmentation = preprocess, seed, augmentation
         self._tokens = _Tokens(tokenize)
-        self._shards = [_Rows(IndexedTar(path), table.column("key")) for path, table in shards]
-        self._tables = [table.select(["key", "caption", "image"]).combine_chunks() for _, table in shards]
-        self._places = _Places([table.num_rows for table in self._tables])
+        self._file = RowFile()
+        self._shards = [_RawShard(path, table, self._file) for path, table in shards]
+        self._places = _Places([len(shard) for shard in self._shards])
 
-    def order(self, epoch: int) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def order(self, epoch: int) -> Iterator[np.ndarray]:
         return self._places.mixed(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         shard, number = self._places[index]
-        key, caption, extension = (column[number].as_py() for column in self._tables[shard].columns)
-        rows = self._shards[shard]
-        image = _decoded(rows.members(number, extension).get(extension, b""), f"{rows.path}: sample '{key}'")
+        key, caption, data = self._shards[shard].sample(number)
+        image = _decoded(data, f"{self._shards[shard].path}: sample '{key}'")
         return {"image": self._view(image, key, epoch), "text": self._tokens(caption)}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
@@ -274,7 +287,10 @@ class FeatureSource:
         self._seed = seed
         self._places = _Places([len(images)])
 
-    def order(self, epoch: int) -> np.ndarray:
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def order(self, epoch: int) -> Iterator[np.ndarray]:
         return self._places.mixed(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
@@ -304,34 +320,40 @@ class _Places:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return shard, index - int(self._starts[shard])
 
-    def mixed(self, seed: int, epoch: int) -> np.ndarray:
+    def mixed(self, seed: int, epoch: int) -> Iterator[np.ndarray]:
         """All indices: shards in random order, and the samples of each few shards mixed."""
         random = np.random.default_rng((seed, epoch))
         shards = random.permutation(len(self._starts) - 1)
-        windows = [shards[start : start + MIXED_SHARDS] for start in range(0, len(shards), MIXED_SHARDS)]
-        ranges = [
-            np.concatenate([np.arange(*self._starts[shard : shard + 2]) for shard in window]) for window in windows
-        ]
-        return np.concatenate([np.empty(0, np.int64), *(random.permutation(indices) for indices in ranges)])
+        for start in range(0, len(shards), MIXED_SHARDS):
+            ranges = [np.arange(*self._starts[shard : shard + 2]) for shard in shards[start : start + MIXED_SHARDS]]
+            yield random.permutation(np.concatenate(ranges))
 
 
-class _Rows:
-    """Samples of a tar, numbered as another file has their keys.
+class _RawShard:
+    """The kept samples of a tar, by their row in the table of them."""
 
-    Raises:
-        ShardError: one of the keys is not in the tar.
-    """
+    _KIND = np.dtype([("caption", np.int64, 2), ("image", "S8")])
 
-    def __init__(self, tar: IndexedTar, keys: Any) -> None:
-        self._tar, self.path = tar, tar.path
-        numbers = tar.numbers()
-        try:
-            self._numbers = np.array([numbers[key] for key in keys.to_pylist()], np.int64)
-        except KeyError as error:
-            raise ShardError(f"{tar.path}: sample '{error.args[0]}' is gone; run raw_shards again") from None
+    def __init__(self, path: Path, table: pa.Table, file: RowFile) -> None:
+        self.path, self._file = path, file
+        self._tar = IndexedTar(path, file, table.column("key").to_pylist())
+        captions = [caption.encode() for caption in table.column("caption").to_pylist()]
+        rows = np.zeros(len(captions), self._KIND)
+        rows["image"] = table.column("image").to_pylist()
+        sizes = np.array([len(caption) for caption in captions], np.int64)
+        rows["caption"][:, 0] = file.append(b"".join(captions)) + np.cumsum(sizes) - sizes
+        rows["caption"][:, 1] = sizes
+        self._rows = Rows.store(rows, file)
 
-    def members(self, row: int, *extensions: str) -> dict[str, bytes]:
-        return self._tar.members(int(self._numbers[row]), *extensions)
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def sample(self, number: int) -> tuple[str, str, bytes]:
+        """Key, caption and image file."""
+        row = self._rows[number]
+        extension = row["image"].decode()
+        image = self._tar.members(number, extension).get(extension, b"")
+        return self._tar.key(number), self._file.read(*row["caption"].tolist()).decode(), image
 
 
 class _Tokens:

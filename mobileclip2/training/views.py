@@ -37,7 +37,7 @@ def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubi
 def _pixels(image: Image.Image) -> torch.Tensor:
     """uint8 ``[H, W, 4]``, Pillow's own memory with its unused fourth byte, or ``[H, W, 3]`` of an image that is too large."""
     try:
-        return torch.from_dlpack(pa.array(image).flatten()).view(image.height, image.width, 4)
+        return torch.from_dlpack(pa.array(image).values).view(image.height, image.width, 4)
     except ValueError:  # Pillow keeps it in several blocks
         return _tensor(image)
 

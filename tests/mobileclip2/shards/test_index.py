@@ -4,14 +4,17 @@ import io
 import os
 import pickle
 import tarfile
+import tempfile
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobileclip2.errors import ShardError
+from mobileclip2.errors import ShardError, StoreError
 from mobileclip2.shards.index import IndexedTar
+from mobileclip2.shards.rows import RowFile
 from mobileclip2.shards.tar import TarWriter, read_samples
 
 name_parts = st.text(st.sampled_from("abé漢_-. /0"), min_size=1, max_size=12)
@@ -51,7 +54,7 @@ def test_long_names_links_and_folders(tmp_path):
             info.type, info.size = kind, 2 if kind == tarfile.REGTYPE else 0
             tar.addfile(info, io.BytesIO(b"{}"))
     indexed = IndexedTar(path)
-    assert indexed.numbers() == {long: 0} and indexed.members(0, "syn.json", "txt") == {"syn.json": b"{}"}
+    assert indexed.keys() == [long] and indexed.members(0, "syn.json", "txt") == {"syn.json": b"{}"}
 
 
 def test_of_several_runs_of_a_key_the_first_counts(tmp_path):
@@ -90,6 +93,25 @@ def test_a_rewritten_tar_is_not_read_through_an_old_file(tmp_path):
     path.unlink()
     tar_of(path, [("bb.txt", b"new"), ("a.txt", b"newer")])
     assert IndexedTar(path).members(1) == {"txt": b"newer"}
+
+
+def test_samples_can_be_numbered_by_keys_of_another_file(tmp_path):
+    path = tar_of(tmp_path / "s.tar", [(f"{key}.txt", key.encode()) for key in ("a", "é", "long key")])
+    file = RowFile()
+    indexed = IndexedTar(path, file, ["long key", "a"])
+    assert indexed.keys() == ["long key", "a"] and indexed.members(0) == {"txt": b"long key"} and len(indexed) == 2
+    assert IndexedTar(path, file).key(1) == "é" and indexed.key(1) == "a"
+    with pytest.raises(IndexError):
+        indexed.members(2)
+    with pytest.raises(ShardError, match=r"s\.tar: sample 'b' is gone; run raw_shards again"):
+        IndexedTar(path, file, ["a", "b"])
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    path = tar_of(tmp_path / "s.tar", [("a.txt", b"1")])
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115
+    with pytest.raises(StoreError, match="the disk is full"):
+        IndexedTar(path)
 
 
 def _read(indexed, number):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,12 @@ class Numbers:
     def __init__(self, samples: int) -> None:
         self.samples = samples
 
-    def order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(epoch).permutation(self.samples)
+    def __len__(self) -> int:
+        return self.samples
+
+    def order(self, epoch: int) -> Iterator[np.ndarray]:
+        """In parts that are no multiples of a batch."""
+        yield from np.split(np.random.default_rng(epoch).permutation(self.samples), [3, 3, 4])
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         return {"place": torch.tensor([epoch, index])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -31,8 +31,11 @@ class TinySource:
     def __init__(self, samples: int = SAMPLES, seed: int = 0) -> None:
         self.samples, self.seed = samples, seed
 
-    def order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.samples)
+    def __len__(self) -> int:
+        return self.samples
+
+    def order(self, epoch: int) -> Iterator[np.ndarray]:
+        yield np.random.default_rng([self.seed, epoch]).permutation(self.samples)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(1000 * epoch + index)

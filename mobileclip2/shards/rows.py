@@ -1,0 +1,74 @@
+"""Rows of numbers in a file instead of memory: what there is to know about each of a billion samples."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from mobileclip2.store.storage import explain
+
+
+class RowFile:
+    """A temporary file without a name, gone with the last process that has it; it lies where ``TMPDIR`` says.
+
+    Forked processes share it. A pickle holds its whole content.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._size = 0
+        try:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as this object lives
+            self.append(content)
+        except OSError as error:
+            explain(error, tempfile.gettempdir())
+
+    def append(self, data: bytes) -> int:
+        """Where the data begin."""
+        start = self._size
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            explain(error, tempfile.gettempdir())
+        self._size += len(data)
+        return start
+
+    def read(self, start: int, size: int) -> bytes:
+        return os.pread(self._file.fileno(), size, start)
+
+    def __reduce__(self) -> tuple[type[RowFile], tuple[bytes]]:
+        return RowFile, (self.read(0, self._size),)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """An array ``[n]`` of records in a file, of which each row is read when it is asked for."""
+
+    file: RowFile
+    kind: np.dtype
+    start: int
+    count: int
+
+    @classmethod
+    def store(cls, rows: np.ndarray, file: RowFile) -> Rows:
+        return cls(file, rows.dtype, file.append(rows.tobytes()), len(rows))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> np.void:
+        if not 0 <= number < self.count:
+            raise IndexError(number)
+        size = self.kind.itemsize
+        row: np.void = np.frombuffer(self.file.read(self.start + number * size, size), self.kind)[0]
+        return row
+
+    def all(self) -> np.ndarray:
+        return np.frombuffer(self.file.read(self.start, self.count * self.kind.itemsize), self.kind)
