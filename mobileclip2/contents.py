@@ -13,6 +13,7 @@ import posixpath
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,13 +21,16 @@ from typing import NamedTuple
 
 from pathspec import PathSpec, RegexPattern
 
-from mobileclip2.errors import ShardError, WeightsError
+from mobileclip2.errors import ShardError, StoreError, WeightsError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.profile import Profile, Weights
 from mobileclip2.remembered import Remembered, cache_folder
-from mobileclip2.store.output import file_sha256
+from mobileclip2.store import Storage, open_storage
 from mobileclip2.store.s3 import S3Storage
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.store.storage import atomic_path, file_sha256
+
+DIGESTS = ".digests"
+"""folder of a store: hashes of many files together, by the hash of how they look"""
 
 
 class Shard(NamedTuple):
@@ -77,12 +81,20 @@ External = GroupShards | Folder | Pinned
 
 
 class Contents:
-    """Lists and hashes the outside inputs of one profile; looks at each only once."""
+    """Lists and hashes the outside inputs of one profile; looks at each only once.
+
+    Hashes of folders on a disk are kept in the profile's store as well, so that of many pods over one volume only the first
+    reads it all.
+    """
 
     def __init__(self, profile: Profile) -> None:
         self.profile = profile
         self._remembered = Remembered()
         self._digests: dict[tuple[External, str | None], str] = {}
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return open_storage(self.profile.locate(self.profile.store))
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -156,9 +168,23 @@ class Contents:
         place = f"files {seen}"
         digest = self._remembered.recall(place, seen)
         if digest is None:
-            digest = _hash(f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files)[:16]
+            shared = bool(files) and not files[0].url.startswith("s3://")
+            digest = self._shared(seen) if shared else None
+            if digest is None:
+                digest = _hash(f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files)[:16]
+                if shared:
+                    self._share(seen, digest)
             self._remembered.keep(place, seen, digest)
         return digest
+
+    def _shared(self, seen: str) -> str | None:
+        with suppress(FileNotFoundError, StoreError, OSError):
+            return self._storage.read(f"{DIGESTS}/{seen}").decode()
+        return None
+
+    def _share(self, seen: str, digest: str) -> None:
+        with suppress(StoreError, OSError):  # whoever only looks at a store may have no right to write there
+            self._storage.write(f"{DIGESTS}/{seen}", digest.encode())
 
     def file_digest(self, url: str) -> str:
         """sha256 of a local file, ETag of an object."""

@@ -422,19 +422,20 @@ class Pipeline:
             "samples": samples,
             "seconds": round(seconds, 3),
         }
-        path = self.scratch / "times" / f"{done.asset.key.replace('/', '.')}.jsonl"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            explain(error, str(path))
+        self.storage.append(_times(done.asset.key), f"{json.dumps(record)}\n".encode())
 
     def times(self, key: str) -> list[dict[str, Any]]:
-        """Seconds of one device that each materialisation of an asset took, as seen from this machine."""
-        path = self.scratch / "times" / f"{key.replace('/', '.')}.jsonl"
+        """Seconds of one device that each materialisation of an asset took."""
+        try:
+            lines = self.storage.read(_times(key)).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
         times = []
-        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+        for line in lines:
             with suppress(ValueError):  # several may have appended at once, or one been killed
                 times.append(json.loads(line))
         return times
+
+
+def _times(key: str) -> str:
+    return f".scratch/times/{key.replace('/', '.')}.jsonl"

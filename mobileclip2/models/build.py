@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.contents import Contents
-from mobileclip2.errors import WeightsError
+from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
@@ -73,11 +73,35 @@ def _conventions(name: str) -> dict[str, Any]:
 
 
 def from_config(config: dict[str, Any]) -> ImageText:
-    """A model from the content of an ``open_clip_config.json``, with the random initialisation of the present seed."""
+    """A model from the content of an ``open_clip_config.json``, with the random initialisation of the present seed.
+
+    Raises:
+        UserError: open_clip can make no model of it, or its image tower takes images of another size.
+    """
     with tempfile.TemporaryDirectory() as folder, _without_warnings():
         (Path(folder) / CONFIG).write_text(json.dumps(config))
         name = f"local-dir:{folder}"
-        return _wrap(open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name), config)
+        try:
+            model, tokenize = open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
+        except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
+            tower = config["model_cfg"].get("vision_cfg")
+            raise UserError(
+                f"model: open_clip can make none of this 'config' ({type(error).__name__}: {error}); its image tower is {tower}"
+            ) from error
+    image_text = _wrap(model, tokenize, config)
+    _expect_size(model, image_text.preprocess.size)
+    return image_text
+
+
+def _expect_size(model: nn.Module, size: int) -> None:
+    """open_clip gives ``image_size`` to its own towers; many of timm's have one that is built in."""
+    patches = getattr(getattr(getattr(model, "visual", None), "trunk", None), "patch_embed", None)
+    built_in = getattr(patches, "img_size", None)
+    if built_in and getattr(patches, "strict_img_size", False) and tuple(built_in) != (size, size):
+        raise UserError(
+            f"model: 'image_size' is {size}, but the image tower takes {built_in[0]} x {built_in[1]} pixels and no other; "
+            "give that size, or another 'timm_model_name'"
+        )
 
 
 @contextlib.contextmanager

@@ -21,9 +21,12 @@ from mobileclip2.pipeline import PartWork, Read, Work
 from mobileclip2.progress import Step
 from mobileclip2.shards.image import decode
 from mobileclip2.shards.validate import iter_valid
-from mobileclip2.store.whole import is_whole
 
 logger = logging.getLogger(__name__)
+
+
+SKIPPED = ".skipped.parquet"
+"""end of the name of a file with the samples that were left out"""
 
 
 def side_name(shard: Shard) -> str:
@@ -31,7 +34,7 @@ def side_name(shard: Shard) -> str:
 
 
 def skipped_name(shard: Shard) -> str:
-    return f"{shard.id}.skipped.parquet"
+    return shard.id + SKIPPED
 
 
 WriteShard = Callable[[Shard, list[PartWork]], None]
@@ -81,7 +84,7 @@ class ByShard:
             names = part.output.names()
             for shard in work.shards:
                 stored = [name for name in (self.file_of(shard), skipped_name(shard)) if name in names]
-                cut = [name for name in stored if not is_whole(part.output.fetch(name))]
+                cut = [name for name in stored if not part.output.storage.is_whole(part.output.key(name))]
                 if cut:
                     logger.warning("%s/%s: cut off; computed anew", part.output.storage.url, part.output.key(cut[0]))
                     for name in stored:

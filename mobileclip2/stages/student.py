@@ -88,7 +88,7 @@ def reinforced_source(
     work: Work, part: PartWork, student: Student, image_text: ImageText, needs: Sequence[str]
 ) -> ReinforcedSource:
     """The DR tars of all groups; the images come from the source shards when the dataset was made without."""
-    found = [(read, shard) for read in part.inputs["data"] for shard in shards_of(read, work.contents)]
+    found = [(read, shard) for read in part.inputs["data"] for shard in shards_of(read, work.contents, tar_name)]
     chosen = student.loss.captioners
     return ReinforcedSource(
         [read.fetch(tar_name(shard)) for read, shard in found],

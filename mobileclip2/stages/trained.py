@@ -15,16 +15,31 @@ from mobileclip2.errors import ShardError
 from mobileclip2.lineage import LINEAGE, lineage
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Read, Work
-from mobileclip2.stages.by_shard import raw_table
+from mobileclip2.stages.by_shard import SKIPPED, raw_table, side_name
 from mobileclip2.store.storage import explain
 from mobileclip2.training.trainer import METRICS, TrainResult
 
 
-def shards_of(read: Read, contents: Contents) -> list[Shard]:
-    """The tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus."""
+def shards_of(read: Read, contents: Contents, file_of: Callable[[Shard], str] = side_name) -> list[Shard]:
+    """The tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
+
+    A tar that came to the source since then is none of them.
+
+    Args:
+        file_of: name of the file that was stored for a shard.
+
+    Raises:
+        ShardError: one of them is no longer there.
+    """
     if read.group is not None:
-        return contents.group_shards(read.group)
-    return contents.corpus_shards(read.manifest.asset.partition("/")[2])
+        shards = contents.group_shards(read.group)
+    else:
+        shards = contents.corpus_shards(read.manifest.asset.partition("/")[2])
+    stored = {file.name for file in read.manifest.files if not file.name.endswith(SKIPPED)}
+    if gone := stored.difference(map(file_of, shards)):
+        place = f"{read.head.asset}{f' [{read.group}]' if read.group else ''}"
+        raise ShardError(f"{place}: the source has no shard any more for '{min(gone)}'; put it back, or plan again")
+    return [shard for shard in shards if file_of(shard) in stored]
 
 
 def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa.Table]]:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store.manifest import File, Manifest
-from mobileclip2.store.storage import Storage
-from mobileclip2.store.whole import is_whole
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+from mobileclip2.store.storage import Storage, file_sha256
 
 
 def place_of(asset: str, fingerprint: str, group: str | None) -> str:
@@ -65,9 +58,7 @@ class Output:
         except FileNotFoundError:
             path = Path()
         if not path.is_file():
-            raise DamagedOutput(
-                f"{self.storage.url}/{self.key(name)}: stored file is gone; run again, it is found missing and computed anew"
-            )
+            raise self._gone(name)
         return path
 
     def describe(self, names: list[str]) -> list[File]:
@@ -79,13 +70,20 @@ class Output:
         return [self._describe(name) for name in sorted(names)]
 
     def _describe(self, name: str) -> File:
-        path = self.fetch(name)
-        described = File(name=name, size=path.stat().st_size, sha256=file_sha256(path))
-        if not is_whole(path):
+        try:
+            size, sha256 = self.storage.describe(self.key(name))
+        except FileNotFoundError:
+            raise self._gone(name) from None
+        if not self.storage.is_whole(self.key(name)):
             raise DamagedOutput(
                 f"{self.storage.url}/{self.key(name)}: stored file was cut off; run again, it is computed anew"
             )
-        return described
+        return File(name=name, size=size, sha256=sha256)
+
+    def _gone(self, name: str) -> DamagedOutput:
+        return DamagedOutput(
+            f"{self.storage.url}/{self.key(name)}: stored file is gone; run again, it is found missing and computed anew"
+        )
 
     def close(self, manifest: Manifest) -> None:
         self.storage.tidy(self.prefix)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.store.storage import atomic_path, file_sha256
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -199,6 +199,25 @@ class S3Storage:
             return local
 
         return self._ask(key, request)
+
+    def append(self, key: str, data: bytes) -> None:
+        while True:
+            try:
+                now = self.read_dated(key)
+            except FileNotFoundError:
+                if self.create(key, data):
+                    return
+            else:
+                if self.replace(key, now.data + data, now.etag):
+                    return
+
+    def describe(self, key: str) -> tuple[int, str]:
+        head = self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+        stated = head["Metadata"].get(_HASH)
+        return head["ContentLength"], stated or file_sha256(self.fetch(key))
+
+    def is_whole(self, key: str) -> bool:
+        return True  # nothing can cut an object
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for page in self._pages(prefix):

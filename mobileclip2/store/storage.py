@@ -6,6 +6,7 @@ A key is readable only when it is whole: a file is written beside its place, flu
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from mobileclip2.errors import StoreError
+from mobileclip2.store.whole import is_whole
 
 
 class Storage(Protocol):
@@ -36,8 +38,21 @@ class Storage(Protocol):
     def put(self, key: str, path: Path) -> None:
         """Stores a local file; the file itself is left as it is."""
 
+    def append(self, key: str, data: bytes) -> None:
+        """Adds to the end of ``key``, which need not be there. Nothing of other writers is lost; data may come twice."""
+
     def fetch(self, key: str) -> Path:
         """A local file with the bytes of ``key``, to be read and not changed."""
+
+    def describe(self, key: str) -> tuple[int, str]:
+        """Size in bytes and sha256.
+
+        Raises:
+            FileNotFoundError: there is no such key.
+        """
+
+    def is_whole(self, key: str) -> bool:
+        """False for a file that is seen to be cut off."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """(key, size in bytes) of every whole key under ``prefix``, sorted."""
@@ -48,6 +63,11 @@ class Storage(Protocol):
 
     def tidy(self, prefix: str) -> None:
         """Deletes what killed writers left under ``prefix``, where nobody writes any more."""
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def explain(error: OSError, place: str) -> NoReturn:
@@ -127,8 +147,24 @@ class LocalStorage:
         with atomic_path(self._path(key)) as temporary:
             shutil.copyfile(path, temporary)
 
+    def append(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(data)
+        except OSError as error:
+            explain(error, str(path))
+
     def fetch(self, key: str) -> Path:
         return self._path(key)
+
+    def describe(self, key: str) -> tuple[int, str]:
+        path = self._path(key)
+        return path.stat().st_size, file_sha256(path)
+
+    def is_whole(self, key: str) -> bool:
+        return is_whole(self._path(key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = self._path(prefix)
@@ -146,9 +182,14 @@ class LocalStorage:
         folder = self._path(prefix)
         shutil.rmtree(folder, ignore_errors=True)
         for parent in folder.parents:
-            if parent == self.root or any(parent.iterdir()):
+            if parent == self.root:
                 break
-            parent.rmdir()
+            try:
+                parent.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError:  # something else is in there
+                break
 
     def tidy(self, prefix: str) -> None:
         for leftover in self._path(prefix).rglob(".*.partial"):

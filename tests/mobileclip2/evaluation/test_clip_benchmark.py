@@ -64,7 +64,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text=True,
     )
     if done.returncode:
-        pytest.skip(f"clip-benchmark cannot be fetched from the package index: {done.stderr.strip()[-300:]}")
+        problem = f"clip-benchmark cannot be fetched from the package index: {done.stderr.strip()[-300:]}"
+        # only who says so works without an index; anywhere else a comparison that did not happen is no success
+        (pytest.skip if os.environ.get("UV_OFFLINE") else pytest.fail)(problem)
     return folder
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mobileclip2.contents import Contents
-from mobileclip2.errors import WeightsError
+from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models.build import CONFIG, WEIGHTS, _conventions, build, from_config, load, save
 from mobileclip2.profile import Model
 from mobileclip2.profile import load as load_profile
@@ -124,3 +124,30 @@ def test_released_conventions_hold_for_a_downloaded_checkpoint(contents):
     built = build(Model(open_clip="MobileCLIP2-S0"), contents)
     assert built.preprocess.mean == (0.0, 0.0, 0.0) and built.preprocess.std == (1.0, 1.0, 1.0)
     assert built.preprocess.size == 256 and built.preprocess.interpolation == "bilinear"
+
+
+@pytest.mark.parametrize(
+    ("tower", "size", "said"),
+    [
+        ("vit_tiny_patch16_224", 128, r"'image_size' is 128, but the image tower takes 224 x 224 pixels and no other"),
+        ("swin_tiny_patch4_window7_224", 256, r"'image_size' is 256, but the image tower takes 224 x 224"),
+        ("nothing_of_timms", 224, r"can make none of this 'config' \(RuntimeError: Unknown model.*nothing_of_timms"),
+    ],
+)
+def test_a_tower_that_cannot_be_or_takes_another_size_is_told(contents, tower, size, said):
+    with pytest.raises(UserError, match=said):
+        build(Model(config=with_timm(tower, size)), contents)
+
+
+def test_a_tower_of_any_size_takes_the_one_that_is_asked_for(contents):
+    model = build(Model(config=with_timm("efficientnet_lite0", 96)), contents)
+    assert model.preprocess.size == 96 and model.model.encode_image(torch.zeros(1, 3, 96, 96)).shape == (1, 16)
+
+
+def with_timm(tower, size):
+    pool = "token" if tower.startswith("vit") else "avg"
+    return {
+        "embed_dim": 16,
+        "vision_cfg": {"timm_model_name": tower, "image_size": size, "timm_pool": pool, "timm_proj": "linear"},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }

@@ -1,9 +1,12 @@
+import shutil
+
 import pytest
 
+from mobileclip2.errors import ShardError
 from mobileclip2.pipeline import Pipeline, Work
 from mobileclip2.profile import load
 from mobileclip2.progress import silent
-from mobileclip2.stages.trained import publish
+from mobileclip2.stages.trained import publish, shards_of
 
 
 def work_on(profile, key):
@@ -25,3 +28,19 @@ def test_what_was_saved_is_stored_and_the_scratch_folder_is_gone(tiny):
     publish(work, None, lambda folder: (folder / "a.txt").write_text("a"), ["a.txt"], {})
     assert [file.name for file in work.parts[0].output.manifest().files] == ["a.txt"]
     assert not (work.pipeline.scratch / "teacher/wide" / work.parts[0].fingerprint).exists()
+
+
+def test_a_shard_that_came_later_is_none_of_a_finished_group_and_one_that_went_is_told(tiny):
+    Pipeline(load(tiny)).materialise("raw_shards", "g00")
+    pipeline = Pipeline(load(tiny))
+    (read,) = pipeline.read("raw_shards", "g00")
+    before = shards_of(read, pipeline.contents)
+    assert before == pipeline.contents.group_shards("g00")
+    folder = tiny.parent / "shards"
+    shutil.copy(folder / "00000.tar", folder / "00100.tar")
+    pipeline = Pipeline(load(tiny))
+    assert len(pipeline.contents.group_shards("g00")) == len(before) + 1
+    assert shards_of(read, pipeline.contents) == before
+    (folder / "00000.tar").unlink()
+    with pytest.raises(ShardError, match=r"raw_shards \[g00\]: the source has no shard any more for '00000-.*parquet'"):
+        shards_of(read, Pipeline(load(tiny)).contents)

@@ -1,6 +1,9 @@
 """What networks and busy stores do to a request: it is made again, and what does not pass is said."""
 
+import hashlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -8,6 +11,7 @@ from mobileclip2.errors import StoreError
 from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module
 from mobileclip2.store.lease import hold, notes
+from mobileclip2.store.storage import file_sha256
 
 PART = 5 << 20
 """the least that S3 takes"""
@@ -231,3 +235,24 @@ class TestLease:
             while "this lease was lost" not in caplog.text:
                 pass
         assert notes(storage) == ["theirs"]
+
+
+def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, parts):
+    (tmp_path / "large").write_bytes(bytes(range(256)) * (LARGE // 256))
+    storage.put("large.tar", tmp_path / "large")
+    s3.reset()
+    assert storage.describe("large.tar") == (LARGE, file_sha256(tmp_path / "large")) and storage.is_whole("large.tar")
+    assert [request.method for request in s3.requests] == ["HEAD"]
+    storage.client.put_object(Bucket=storage.bucket, Key="elsewhere", Body=b"12")
+    assert storage.describe("elsewhere") == (2, hashlib.sha256(b"12").hexdigest())
+    with pytest.raises(FileNotFoundError):
+        storage.describe("never")
+
+
+@pytest.mark.parametrize("fault", ["503", "lost"])
+def test_no_line_of_several_writers_is_lost(s3, storage, fault):
+    s3.reset(at_first(fault, 3, "PUT"))
+    lines = [f"{number}\n".encode() for number in range(12)]
+    with ThreadPoolExecutor(4) as writers:
+        list(writers.map(partial(storage.append, "times/x"), lines))
+    assert set(storage.read("times/x").splitlines(keepends=True)) == set(lines)

@@ -115,3 +115,24 @@ def test_gone_and_changed_files_are_named(tmp_path):
     output.write("x", b"3")
     (tmp_path / "a/f/g00/y").unlink()
     assert output.verify(closed) == ["a/f/g00/x differs from its manifest", "a/f/g00/y is gone"]
+
+
+def test_what_is_appended_comes_last(tmp_path, monkeypatch):
+    store = LocalStorage(tmp_path)
+    for data in (b"1\n", b"2\n"):
+        store.append(".scratch/times/x", data)
+    assert store.read(".scratch/times/x") == b"1\n2\n"
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StoreError, match="a file lies where a folder is needed"):
+        store.append("file/x", b"1")
+
+
+def test_a_folder_is_deleted_with_those_that_it_leaves_empty(tmp_path):
+    store = LocalStorage(tmp_path)
+    for key in ("a/b/c/x", "a/d/y"):
+        store.write(key, b"1")
+    for _ in range(2):  # another may have been faster
+        store.delete_folder("a/b/c")
+        assert [key for key, _ in store.list("")] == ["a/d/y"] and not (tmp_path / "a/b").exists()
+    store.delete_folder("a/d")
+    assert list(tmp_path.iterdir()) == []

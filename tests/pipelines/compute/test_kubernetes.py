@@ -404,6 +404,22 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     assert len(curves[0]) == 60 and curves[1] == pytest.approx(curves[0], abs=2e-3)
 
 
+def test_a_student_that_is_not_trained_asks_for_no_node_of_a_training(cluster, pipeline):
+    profile = Path(pipeline.profile.folder) / "tiny.yaml"
+    given = "students:\n  - name: given\n    model: {config: *wide, weights: {path: weights/wide.safetensors}}\n"
+    text = profile.read_text().replace(
+        "      config:\n        embed_dim: 24", "      config: &wide\n        embed_dim: 24"
+    )
+    text = text.replace("students:\n", given)
+    stages = "{teacher_embeddings: {pods: 4, gpus: 1}, student: {pods: 2, cpu: '64'}, evaluation: {cpu: '3', gpus: 0}}"
+    profile.write_text(
+        text.replace("stages: {teacher_embeddings: {pods: 4, gpus: 1}, raw_shards: {pods: 2}}", f"stages: {stages}")
+    )
+    on_cluster(profile).materialise("student/given")
+    (pod,) = cluster.everything
+    assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "3"
+
+
 def test_no_cluster_is_configured(tmp_path, monkeypatch):
     from pipelines.compute.cluster import Cluster
 
