@@ -13,7 +13,6 @@ import posixpath
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 from pathspec import PathSpec, RegexPattern
 
-from mobileclip2.errors import ShardError, StoreError, WeightsError
+from mobileclip2.errors import ShardError, WeightsError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.profile import Profile, Weights
 from mobileclip2.remembered import Remembered, cache_folder
@@ -83,8 +82,8 @@ External = GroupShards | Folder | Pinned
 class Contents:
     """Lists and hashes the outside inputs of one profile; looks at each only once.
 
-    Hashes of folders on a disk are kept in the profile's store as well, so that of many pods over one volume only the first
-    reads it all.
+    What was computed from folders on a disk leaves their hashes in the store (:meth:`share`), so that of many pods over one
+    volume only the first reads it all.
     """
 
     def __init__(self, profile: Profile) -> None:
@@ -149,42 +148,42 @@ class Contents:
         return self._digests[key]
 
     def _digest(self, external: External, group: str | None) -> str:
-        match external:
-            case GroupShards():
-                assert group is not None
-                return self._digest_of(self.group_shards(group))
-            case Folder(url, pattern):
-                place = self.profile.locate(url)
-                files = list_files(place, pattern)
-                if not files:
-                    raise ShardError(f"{place}: no such folder, or it is empty; check the profile")
-                return self._digest_of(files)
-            case Pinned(weights):
-                return self.weights_digest(weights)
+        if isinstance(external, Pinned):
+            return self.weights_digest(external.weights)
+        return self._digest_of(self._files(external, group))
+
+    def _files(self, external: GroupShards | Folder, group: str | None) -> Sequence[Shard | Listed]:
+        if isinstance(external, GroupShards):
+            assert group is not None
+            return self.group_shards(group)
+        place = self.profile.locate(external.url)
+        files = list_files(place, external.pattern)
+        if not files:
+            raise ShardError(f"{place}: no such folder, or it is empty; check the profile")
+        return files
 
     def _digest_of(self, files: Sequence[Shard | Listed]) -> str:
         """Of many files together; remembered too, because asking for each of hundreds of thousands takes seconds."""
-        seen = _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
+        seen = _seen(files)
         place = f"files {seen}"
         digest = self._remembered.recall(place, seen)
         if digest is None:
-            shared = bool(files) and not files[0].url.startswith("s3://")
-            digest = self._shared(seen) if shared else None
+            digest = self._shared(seen) if _on_a_disk(files) else None
             if digest is None:
                 digest = _hash(f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files)[:16]
-                if shared:
-                    self._share(seen, digest)
             self._remembered.keep(place, seen, digest)
         return digest
 
     def _shared(self, seen: str) -> str | None:
-        with suppress(FileNotFoundError, StoreError, OSError):
+        try:
             return self._storage.read(f"{DIGESTS}/{seen}").decode()
-        return None
+        except FileNotFoundError:
+            return None
 
-    def _share(self, seen: str, digest: str) -> None:
-        with suppress(StoreError, OSError):  # whoever only looks at a store may have no right to write there
-            self._storage.write(f"{DIGESTS}/{seen}", digest.encode())
+    def share(self, external: External, group: str | None) -> None:
+        """Leaves the hash of files on a disk in the store, for other machines that see the same files."""
+        if not isinstance(external, Pinned) and _on_a_disk(files := self._files(external, group)):
+            self._storage.write(f"{DIGESTS}/{_seen(files)}", self._digest_of(files).encode())
 
     def file_digest(self, url: str) -> str:
         """sha256 of a local file, ETag of an object."""
@@ -241,6 +240,15 @@ class Contents:
                 "it is another file than the one that was meant"
             )
         return path
+
+
+def _seen(files: Sequence[Shard | Listed]) -> str:
+    return _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
+
+
+def _on_a_disk(files: Sequence[Shard | Listed]) -> bool:
+    """Where hashing reads them; in a bucket each has an ETag."""
+    return bool(files) and not files[0].url.startswith("s3://")
 
 
 def _hash(lines: Iterable[str]) -> str:

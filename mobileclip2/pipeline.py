@@ -387,6 +387,8 @@ class Pipeline:
                 if damage := self.damaged.get((work.asset.key, work.part.name, work.group)):
                     logger.warning("%s: computed anew: %s", place, damage)
                     work.output.discard()
+                for external in work.part.externals.values():
+                    self.contents.share(external, work.group)
             seconds = self.compute.run(Work(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
         return [work.part.name for work in todo], seconds
 

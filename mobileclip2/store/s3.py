@@ -261,6 +261,7 @@ class S3Storage:
         """
         from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
         from s3transfer.exceptions import RetriesExceededError
+        from urllib3.exceptions import HTTPError  # as it is where the body of a refusal breaks off
 
         place, problem = f"{self.url}/{key}", ""
         pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE_SECONDS
@@ -287,7 +288,7 @@ class S3Storage:
                         f"{place}: {problem}, {altered} times; something on the way to the object store changes bytes, or the "
                         "object is damaged: find out which, delete it if so, and run again"
                     ) from None
-            except (BotoCoreError, RetriesExceededError) as error:
+            except (BotoCoreError, RetriesExceededError, HTTPError) as error:
                 problem = f"cannot reach the object store: {error}"
                 if not _passes(error):
                     raise StoreError(
@@ -392,8 +393,10 @@ def _passes(error: Exception) -> bool:
     """Whether it is the network, or whoever gives credentials, and not what this process was told."""
     from botocore.exceptions import CredentialRetrievalError, HTTPClientError, IncompleteReadError
     from s3transfer.exceptions import RetriesExceededError
+    from urllib3.exceptions import HTTPError
 
-    return isinstance(error, HTTPClientError | IncompleteReadError | CredentialRetrievalError | RetriesExceededError)
+    passing = (HTTPClientError, IncompleteReadError, CredentialRetrievalError, RetriesExceededError, HTTPError)
+    return isinstance(error, passing)
 
 
 def _refused(place: str, code: str) -> NoReturn:

@@ -237,6 +237,15 @@ class TestLease:
         assert notes(storage) == ["theirs"]
 
 
+@pytest.mark.parametrize("fault", ["stalled", "cut by a reset", "reset", "silent"])
+def test_nothing_is_said_to_be_gone_before_the_store_says_so(s3, storage, fault):
+    """The body of a refusal may break off as any other."""
+    s3.reset(at_first(fault, 2, "GET"))
+    with pytest.raises(FileNotFoundError):
+        storage.read("never")
+    assert len(s3.requests) > 2
+
+
 def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, parts):
     (tmp_path / "large").write_bytes(bytes(range(256)) * (LARGE // 256))
     storage.put("large.tar", tmp_path / "large")
