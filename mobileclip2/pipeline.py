@@ -24,7 +24,8 @@ from mobileclip2.store import Head, Manifest, Output, Storage, open_storage
 from mobileclip2.store.heads import Heads
 from mobileclip2.store.lease import hold
 from mobileclip2.store.manifest import identify
-from mobileclip2.store.storage import explain
+from mobileclip2.store.scratch import FOLDER as SCRATCH
+from mobileclip2.store.scratch import Scratch
 
 if TYPE_CHECKING:
     from mobileclip2.lineage import Lineage
@@ -146,16 +147,17 @@ class Work:
             return self.contents.group_shards(self.group)
         return self.contents.corpus_shards(self.asset.name)
 
+    @cached_property
+    def kept(self) -> Scratch:
+        """What survives a killed run of work that is not divided by shards."""
+        (part,) = self.parts
+        place = f"{self.asset.key}/{part.fingerprint}"
+        return Scratch(self.pipeline.scratch / place, self.pipeline.storage, place)
+
     @property
     def scratch(self) -> Path:
-        """A local folder that survives a killed run, for work that is not divided by shards."""
-        (part,) = self.parts
-        folder = self.pipeline.scratch / self.asset.key / part.fingerprint
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            explain(error, str(folder))
-        return folder
+        """Its folder."""
+        return self.kept.folder
 
 
 class Compute(Protocol):
@@ -231,7 +233,7 @@ class Pipeline:
         """Where unfinished work that must survive a kill lies: beside a local store, else in the cache."""
         if self.storage.url.startswith("s3://"):
             return cache_folder() / "scratch" / self.profile.name
-        return Path(self.storage.url) / ".scratch"
+        return Path(self.storage.url) / SCRATCH
 
     @property
     def note(self) -> str:
@@ -440,4 +442,4 @@ class Pipeline:
 
 
 def _times(key: str) -> str:
-    return f".scratch/times/{key.replace('/', '.')}.jsonl"
+    return f"{SCRATCH}/times/{key.replace('/', '.')}.jsonl"

@@ -32,6 +32,7 @@ def run(work: Work, between: Between) -> None:
         results = evaluate(model, sets, batch=work.profile.batch, device=device)
         curve.append(Point(weight, {result.key: result.metrics for result in results}))
         write_curve(work.scratch / CURVE, curve)
+        work.kept.keep(CURVE)
         numbers = {name: curve[-1].main(name) for name in between.pick.sets}
         work.progress(Step(len(curve), len(between.weights), "points", numbers))
     picked = pick(curve, between.pick)

@@ -28,6 +28,7 @@ from mobileclip2.training.trainer import train
 
 def run(work: Work) -> None:
     (part,) = work.parts
+    work.kept.recall()
     declared = work.profile.captioner(work.asset.name)
     settings = declared.train
     device = choose_device(work.profile.device)
@@ -47,6 +48,7 @@ def run(work: Work) -> None:
             device=device,
             fingerprint=part.fingerprint,
             progress=work.progress,
+            keep=work.kept.keep,
         )
     facts = {"embed_dim": captioner.embed_dim, "samples": settings.total_steps * settings.batch if settings else 0}
     publish(work, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)

@@ -30,6 +30,7 @@ from mobileclip2.training.trainer import TrainResult, train
 
 def run(work: Work) -> None:
     (part,) = work.parts
+    work.kept.recall()
     student = work.profile.student(work.asset.name)
     if student.between:
         between.run(work, student.between)
@@ -62,6 +63,7 @@ def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageTe
         fingerprint=part.fingerprint,
         evaluate=curve(work, student, image_text, device),
         progress=work.progress,
+        keep=work.kept.keep,
     )
     return image_text, result
 

@@ -9,6 +9,7 @@ from mobileclip2.stages.trained import publish
 
 def run(work: Work) -> None:
     (part,) = work.parts
+    work.kept.recall()
     study = work.profile.study(work.asset.name)
     student = study.trials(work.profile)[part.part.name]
     _, result = train_student(work, part, student)

@@ -47,6 +47,7 @@ def run(work: Work) -> None:
 def train_locked(work: Work, spec: Locked) -> None:
     """LiT on the features of the frozen towers; features are kept by shard until training is done."""
     (part,) = work.parts
+    work.kept.recall()
     device = choose_device(work.profile.device)
     locked = build_locked(spec, work.contents, seed=spec.train.seed)
     projections = Projections(locked.model)
@@ -70,6 +71,7 @@ def train_locked(work: Work, spec: Locked) -> None:
         device=device,
         fingerprint=part.fingerprint,
         progress=work.progress,
+        keep=work.kept.keep,
     )
     facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
     publish(work, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,4 +87,4 @@ def publish(
         part.output.put(name, work.scratch / name)
     part.output.write(LINEAGE, (work.lineage or lineage(work.pipeline, [part])).to_bytes())
     part.close(names, samples=facts.get("samples", 0), facts=facts)
-    shutil.rmtree(work.scratch)
+    work.kept.clear()

@@ -33,6 +33,9 @@ RESUME = "resume.pt"
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
+Keep = Callable[..., None]
+"""is told the names of files in the folder of a run that must not be lost with the machine"""
+
 
 class Diverged(UserError):
     """The loss or the gradient is not a number any more."""
@@ -60,6 +63,7 @@ def train(
     fingerprint: str,
     evaluate: Evaluate | None = None,
     progress: Progress = silent,
+    keep: Keep = lambda *names: None,
 ) -> TrainResult:
     """Trains ``model`` in place, or goes on where an earlier call with the same ``directory`` was stopped.
 
@@ -69,7 +73,7 @@ def train(
     no gradient are left out, and modules that have only such parameters stay in evaluation mode.
 
     ``evaluate`` gets the model in evaluation mode, in the first process, every ``evaluate_every`` steps and
-    at the end; its numbers join the metrics of that step.
+    at the end; its numbers join the metrics of that step. ``keep`` is called in the first process after every checkpoint.
 
     Raises:
         Diverged: a loss or gradient is not finite, naming the step.
@@ -77,7 +81,9 @@ def train(
         UserError: the batch does not fit the data or the processes, or samples lack what the objective needs.
     """
     with join(device) as world:
-        return _Run(model, objective, source, settings, Path(directory), world, fingerprint, evaluate, progress).run()
+        return _Run(
+            model, objective, source, settings, Path(directory), world, fingerprint, evaluate, progress, keep
+        ).run()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -111,6 +117,7 @@ class _Run:
     fingerprint: str
     evaluate: Evaluate | None
     progress: Progress
+    keep: Keep
 
     def run(self) -> TrainResult:
         settings, world = self.settings, self.world
@@ -152,6 +159,7 @@ class _Run:
     def _resume(self) -> int:
         path = self.directory / RESUME
         start = 0
+        self.world.wait()  # the first process of each machine may have fetched it
         if path.exists():
             start = load_checkpoint(path, fingerprint=self.fingerprint, model=self.model, optimizer=self.optimizer)
         self.world.wait()
@@ -246,6 +254,7 @@ class _Run:
                 model=self.model,
                 optimizer=self.optimizer,
             )
+            self.keep(METRICS, TIMING, RESUME)
 
     def _finish(self) -> TrainResult:
         self.model.eval()

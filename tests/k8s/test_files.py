@@ -40,7 +40,7 @@ def test_the_schemas_accept_what_the_chart_makes(files, version):
         kubernetes_validate.validate(manifest, version, strict=True)
     kinds = [manifest["kind"] for manifest in made]
     assert kinds.count("ServiceAccount") == kinds.count("NetworkPolicy") == 2 and "PodDisruptionBudget" in kinds
-    assert ("PersistentVolumeClaim" in kinds) == (files != "defaults")
+    assert ("PersistentVolumeClaim" in kinds) == (files == "workstation")
 
 
 def test_no_word_of_the_templates_is_left():

@@ -1,0 +1,100 @@
+"""Unfinished work outlives its machine where the store does."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import yaml
+
+from mobileclip2.pipeline import Pipeline
+from mobileclip2.profile import load
+from mobileclip2.store import LocalStorage, S3Storage
+from mobileclip2.store.scratch import Scratch
+
+
+@pytest.fixture
+def storage(bucket, tmp_path):
+    return S3Storage(f"s3://{bucket}/store", cache=tmp_path / "objects")
+
+
+def files(scratch):
+    return {path.name: path.read_text() for path in scratch.folder.iterdir() if path.is_file()}
+
+
+def test_what_was_kept_last_is_had_on_every_machine(storage, tmp_path):
+    first, second = (Scratch(tmp_path / name / "a" / "f", storage, "a/f") for name in ("first", "second"))
+    (first.folder / "resume.pt").write_text("1")
+    first.keep("resume.pt")
+    (first.folder / "resume.pt").write_text("2, and nobody else knows")
+    (second.folder / "resume.pt").write_text("of an older life")
+    (second.folder / "later").write_text("never kept")
+    (second.folder / "features").mkdir()
+    for scratch in (first, second):
+        scratch.recall()
+        assert files(scratch) == {"resume.pt": "1"}
+    assert (second.folder / "features").is_dir()
+    second.clear()
+    assert not second.folder.exists() and not list(storage.list(""))
+
+
+def test_machines_may_share_a_volume_and_processes_a_machine(storage, tmp_path, monkeypatch):
+    scratch = Scratch(tmp_path / "shared", storage, "a/f")
+    (scratch.folder / "resume.pt").write_text("1" * 100_000)
+    scratch.keep("resume.pt")
+    (scratch.folder / "resume.pt").unlink()
+    with ThreadPoolExecutor(8) as machines:
+        list(machines.map(lambda _: scratch.recall(), range(24)))
+    assert files(scratch) == {"resume.pt": "1" * 100_000}
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    (scratch.folder / "resume.pt").write_text("2")
+    scratch.recall()
+    assert files(scratch) == {"resume.pt": "2"}
+
+
+def test_on_a_disk_the_folder_is_in_the_store_and_stays_as_it_is(tmp_path):
+    scratch = Scratch(tmp_path / ".scratch" / "a", LocalStorage(tmp_path), "a")
+    (scratch.folder / "resume.pt").write_text("1")
+    scratch.keep("resume.pt")
+    scratch.recall()
+    assert files(scratch) == {"resume.pt": "1"}
+    scratch.clear()
+    assert not scratch.folder.exists()
+
+
+class Lost(Exception):
+    """A machine."""
+
+
+@pytest.mark.parametrize("key", ["student/plain", "captioner/first"])
+def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_path, monkeypatch, key):
+    torch.set_num_threads(1)
+    values = yaml.safe_load(tiny.read_text())
+    for each in [*values["students"], *values["captioners"]]:
+        each["train"] |= {"steps": 6, "checkpoint_every": 2, "log_every": 1}
+    for store in (str(tiny.parent / "store"), storage.url):
+        tiny.write_text(yaml.safe_dump({**values, "store": store}))
+        pipeline = Pipeline(load(tiny))
+        for group in ("g00", "g01"):
+            pipeline.materialise("raw_shards", group)
+        if store == storage.url:
+            continue
+        pipeline.materialise(key)
+        (undisturbed,) = pipeline.read(key)
+
+    def lost_at_5(step):
+        if step.unit == "steps" and step.done == 5:
+            raise Lost
+
+    with pytest.raises(Lost):
+        pipeline.materialise(key, progress=lost_at_5)
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
+    steps = []
+    pipeline = Pipeline(load(tiny))
+    pipeline.materialise(key, progress=steps.append)
+    (found,) = pipeline.read(key)
+    assert [step.done for step in steps if "loss" in step.numbers] == [5, 6]
+    assert found.manifest.files == undisturbed.manifest.files
+    lines = found.fetch("metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert not [name for name, _ in storage.list(".scratch/") if not name.startswith(".scratch/times/")]
