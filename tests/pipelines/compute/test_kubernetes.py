@@ -20,6 +20,7 @@ from pipelines.definitions import definitions
 from pipelines.run import materialise
 from tests.cluster import FakeCluster, Faults
 from tests.pipelines.compute.gate import Gate, manifests, until
+from tests.s3 import FaultyS3
 
 pytestmark = pytest.mark.slow
 
@@ -364,9 +365,24 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
     assert cluster.everything
 
 
-@pytest.mark.parametrize("lose", [FakeCluster.evict, FakeCluster.kill])
-def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path, lose):
-    """One of two nodes dies: the Job is made anew as a whole, goes on, and learns what one process learns."""
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """Environment of an S3 server, and the address of a store there."""
+    with FaultyS3() as s3:
+        for name, value in {**s3.env, "TMPDIR": str(tmp_path), "MOBILECLIP2_CACHE": str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        s3.create_bucket("training")
+        yield s3.env, "s3://training/store"
+
+
+@pytest.mark.parametrize(
+    ("lose", "place"), [(FakeCluster.evict, "disk"), (FakeCluster.kill, "disk"), (FakeCluster.kill, "bucket")]
+)
+def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path, lose, place, bucket):
+    """One of two nodes dies: the Job is made anew as a whole, goes on, and learns what one process learns.
+
+    The pods' own folders go with them, so over a bucket nothing but the store holds the checkpoint.
+    """
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     profile.write_text(
         profile.read_text()
@@ -378,6 +394,12 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     local = Path(shutil.copytree(profile.parent, tmp_path / "alone")) / "tiny.yaml"
     alone = Pipeline(load(local))
     alone.materialise("student/plain")
+    if place == "bucket":
+        env, store = bucket
+        text = profile.read_text().replace("image: tests", f"image: tests\n    env: {json.dumps(env)}")
+        profile.write_text(text.replace("store: store\n", f"store: {store}\n"))
+        for group in ("g00", "g01"):
+            Pipeline(load(profile)).materialise("raw_shards", group)
 
     # what is passed on of its progress comes from a log whose stream breaks off now and then
     logs = Counter()
