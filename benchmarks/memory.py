@@ -32,6 +32,8 @@ SIZES = {"2 shards of 64": (2, 64), "8 shards of 64": (8, 64), "2 shards of 256"
 BATCH = 16
 SOURCES = {"8,000 samples": 4, "128,000 samples": 64}
 """shards of 2,000 tiny samples: here it is the number of samples that counts"""
+SOURCE_ALLOWED = 8.0
+"""half of what places in memory would take"""
 ALLOWED = 24.0
 """MB that a stage may grow by between two sizes: allocators and libraries come to their own sizes by some such number"""
 
@@ -119,7 +121,9 @@ def show(numbers: dict[str, Any]) -> str:
         verdict = "" if max(others) - base <= ALLOWED else "  GROWS"
         lines.append(f"{key:44}" + "".join(f"{value:18.1f}" for value in each.values()) + verdict)
     stated = ", ".join(f"{value:.1f} for {size}" for size, value in numbers["source_megabytes"].items())
-    lines.append(f"MB that the places of training's samples take: {stated}")
+    small, large = numbers["source_megabytes"].values()
+    verdict = "" if large - small <= SOURCE_ALLOWED else "  GROWS"
+    lines.append(f"MB that the places of training's samples take: {stated}{verdict}")
     if any(value for each in numbers["gpu_megabytes"].values() for value in each.values()):
         lines.append("MB on the GPU")
         for key, each in numbers["gpu_megabytes"].items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import posixpath
 import re
@@ -20,13 +21,15 @@ from typing import NamedTuple
 
 from pathspec import PathSpec, RegexPattern
 
-from mobileclip2.errors import ShardError, WeightsError
+from mobileclip2.errors import ShardError, StoreError, WeightsError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.profile import Profile, Weights
 from mobileclip2.remembered import Remembered, cache_folder
-from mobileclip2.store import Storage, open_storage
+from mobileclip2.store import Storage
 from mobileclip2.store.s3 import S3Storage
 from mobileclip2.store.storage import atomic_path, file_sha256
+
+logger = logging.getLogger(__name__)
 
 DIGESTS = ".digests"
 """folder of a store: hashes of many files together, by the hash of how they look"""
@@ -82,18 +85,16 @@ External = GroupShards | Folder | Pinned
 class Contents:
     """Lists and hashes the outside inputs of one profile; looks at each only once.
 
-    What was computed from folders on a disk leaves their hashes in the store (:meth:`share`), so that of many pods over one
-    volume only the first reads it all.
+    Hashes of folders on a disk are left in the store (:meth:`share`), so that of many pods over one volume only those that begin
+    together read it all.
     """
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, storage: Callable[[], Storage] | None = None) -> None:
         self.profile = profile
+        self._storage = storage
+        self._hashed: dict[str, str] = {}
         self._remembered = Remembered()
         self._digests: dict[tuple[External, str | None], str] = {}
-
-    @cached_property
-    def _storage(self) -> Storage:
-        return open_storage(self.profile.locate(self.profile.store))
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -164,26 +165,33 @@ class Contents:
 
     def _digest_of(self, files: Sequence[Shard | Listed]) -> str:
         """Of many files together; remembered too, because asking for each of hundreds of thousands takes seconds."""
-        seen = _seen(files)
+        seen = _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
         place = f"files {seen}"
         digest = self._remembered.recall(place, seen)
         if digest is None:
-            digest = self._shared(seen) if _on_a_disk(files) else None
+            on_a_disk = bool(files) and not files[0].url.startswith("s3://")
+            digest = self._shared(seen) if on_a_disk else None
             if digest is None:
                 digest = _hash(f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files)[:16]
+                if on_a_disk:
+                    self._hashed[seen] = digest
             self._remembered.keep(place, seen, digest)
         return digest
 
     def _shared(self, seen: str) -> str | None:
         try:
-            return self._storage.read(f"{DIGESTS}/{seen}").decode()
+            return self._storage().read(f"{DIGESTS}/{seen}").decode() if self._storage else None
         except FileNotFoundError:
             return None
 
-    def share(self, external: External, group: str | None) -> None:
-        """Leaves the hash of files on a disk in the store, for other machines that see the same files."""
-        if not isinstance(external, Pinned) and _on_a_disk(files := self._files(external, group)):
-            self._storage.write(f"{DIGESTS}/{_seen(files)}", self._digest_of(files).encode())
+    def share(self) -> None:
+        """Leaves what was hashed here in the store, for other machines that see the same files; without it they hash them too."""
+        while self._hashed and self._storage:
+            seen, digest = self._hashed.popitem()
+            try:
+                self._storage().write(f"{DIGESTS}/{seen}", digest.encode())
+            except StoreError as error:
+                logger.warning("hashes of source files are not shared: %s", error)
 
     def file_digest(self, url: str) -> str:
         """sha256 of a local file, ETag of an object."""
@@ -240,15 +248,6 @@ class Contents:
                 "it is another file than the one that was meant"
             )
         return path
-
-
-def _seen(files: Sequence[Shard | Listed]) -> str:
-    return _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
-
-
-def _on_a_disk(files: Sequence[Shard | Listed]) -> bool:
-    """Where hashing reads them; in a bucket each has an ETag."""
-    return bool(files) and not files[0].url.startswith("s3://")
 
 
 def _hash(lines: Iterable[str]) -> str:

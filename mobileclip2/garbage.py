@@ -14,8 +14,11 @@ from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import parse
 from mobileclip2.store import Output
 from mobileclip2.store.lease import hold, notes
+from mobileclip2.store.scratch import FOLDER as SCRATCH
 
+_UNDERWAY = re.compile(rf"^{re.escape(SCRATCH)}/(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{{16}})/")
 _PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>[^/]+))?/[^/]+$")
+_UNGROUPED = re.compile(r"^.+?/[0-9a-f]{16}(?=/|$)")
 
 
 @dataclass
@@ -28,19 +31,24 @@ class Stored:
     files: int = 0
     bytes: int = 0
     finished: bool = False
+    scratch: bool = False
+    """what unfinished work left to go on from"""
 
     @property
     def path(self) -> str:
-        return f"{self.asset}/{self.fingerprint}" + (f"/{self.group}" if self.group else "")
+        place = f"{self.asset}/{self.fingerprint}" + (f"/{self.group}" if self.group else "")
+        return f"{SCRATCH}/{place}" if self.scratch else place
 
 
 def stored(pipeline: Pipeline) -> dict[str, Stored]:
     """Every output in the store by its path."""
     found: dict[str, Stored] = {}
     for key, size in pipeline.storage.list(""):
-        match = None if key.startswith(".") else _PLACE.match(key)
-        if match:
+        if match := _UNDERWAY.match(key):
+            each = Stored(match["asset"], match["fingerprint"], None, scratch=True)
+        elif match := None if key.startswith(".") else _PLACE.match(key):
             each = Stored(match["asset"], match["fingerprint"], match["group"])
+        if match:
             each = found.setdefault(each.path, each)
             each.files += 1
             each.bytes += size
@@ -103,6 +111,9 @@ def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Itera
     everything = list(found.values())
     keep = committed | needed_by_runs(pipelines[0], everything) | needed_by_checkpoints(lineages)
     keep = keep.union(*(needed(pipeline, everything) for pipeline in pipelines))
+    # the scratch of an output that is not finished; work that is divided into parts has no group in its scratch
+    wanted = {path for path in keep if path not in found or not found[path].finished}
+    keep |= {f"{SCRATCH}/{match[0]}" for path in wanted if (match := _UNGROUPED.match(path))}
     return [each for path, each in sorted(found.items()) if path not in keep]
 
 
@@ -110,4 +121,7 @@ def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:
     """Deletes outputs, each only while nobody computes it."""
     for each in outputs:
         with hold(pipeline.storage, [each.path]):
-            Output(pipeline.storage, each.asset, each.fingerprint, each.group).discard()
+            if each.scratch:
+                pipeline.storage.delete_folder(each.path)
+            else:
+                Output(pipeline.storage, each.asset, each.fingerprint, each.group).discard()

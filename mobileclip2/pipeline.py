@@ -218,7 +218,7 @@ class Pipeline:
         self.profile = profile
         self.compute: Compute = compute or InProcess()
         self.graph: Graph = build_graph(profile)
-        self.contents = Contents(profile)
+        self.contents = Contents(profile, lambda: self.storage)
         self.damaged: dict[tuple[str, str, str | None], str] = {}
         """(asset, part, group) -> what is wrong with its stored bytes; it counts as missing"""
         self._heads: dict[tuple[str, str, str | None], Head | None] = {}
@@ -254,7 +254,7 @@ class Pipeline:
         self._heads.clear()
         self.damaged.clear()
         self.heads = Heads(every_byte=every_byte)
-        self.contents = Contents(self.profile)
+        self.contents = Contents(self.profile, lambda: self.storage)
 
     def sources(
         self, asset: Asset, group: str | None, role: str, source: Input
@@ -354,6 +354,7 @@ class Pipeline:
                     f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialised first"
                 )
             works.append(work)
+        self.contents.share()
         computed, device_seconds = self._compute(works, progress)
         heads = {}
         for work in works:
@@ -389,8 +390,6 @@ class Pipeline:
                 if damage := self.damaged.get((work.asset.key, work.part.name, work.group)):
                     logger.warning("%s: computed anew: %s", place, damage)
                     work.output.discard()
-                for external in work.part.externals.values():
-                    self.contents.share(external, work.group)
             seconds = self.compute.run(Work(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
         return [work.part.name for work in todo], seconds
 

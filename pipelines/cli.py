@@ -101,15 +101,17 @@ def minutes(text: str) -> float:
 def check(chosen: argparse.Namespace) -> int:
     from collections import Counter
 
+    from mobileclip2.contents import Contents
+
     pipeline = pipeline_of(chosen)
-    shards = pipeline.contents.shards
+    contents = Contents(pipeline.profile)  # of its own: the store may be away
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             for part in asset.parts_of(group).values():
                 for external in part.externals.values():
-                    pipeline.contents.digest(external, group)
+                    contents.digest(external, group)
     stages = Counter(asset.stage for asset in pipeline.graph.values())
-    print(f"{pipeline.profile.name}: {len(shards)} shards in {pipeline.profile.groups} groups")
+    print(f"{pipeline.profile.name}: {len(contents.shards)} shards in {pipeline.profile.groups} groups")
     for stage, count in stages.items():
         print(f"  {stage:20} {count} asset{'s' if count > 1 else ''}")
     return 0

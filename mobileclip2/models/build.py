@@ -83,10 +83,9 @@ def from_config(config: dict[str, Any]) -> ImageText:
         name = f"local-dir:{folder}"
         try:
             model, tokenize = open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
-        except (RuntimeError, TypeError, ValueError, KeyError, AssertionError) as error:
-            tower = config["model_cfg"].get("vision_cfg")
+        except Exception as error:  # whatever open_clip and timm come upon
             raise UserError(
-                f"model: open_clip can make none of this 'config' ({type(error).__name__}: {error}); its image tower is {tower}"
+                f"model: open_clip can make none of this 'config' ({type(error).__name__}: {error}): {config.get('model_cfg')}"
             ) from error
     image_text = _wrap(model, tokenize, config)
     _expect_size(model, image_text.preprocess.size)

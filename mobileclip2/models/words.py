@@ -7,6 +7,9 @@ from open_clip.tokenizer import SimpleTokenizer
 WORDS = 1 << 17
 """distinct words that a process remembers; billions of captions have more than fit its memory"""
 
+LETTERS = 32
+"""A longer word is not remembered: in scripts without spaces a whole caption is one word."""
+
 
 class Words:
     """Takes the place of ``encode`` of an open_clip tokenizer, with the same result.
@@ -16,7 +19,6 @@ class Words:
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._special = dict(tokenizer.cache)
         self._known: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
@@ -27,11 +29,14 @@ class Words:
 
     def _learned(self, word: str) -> list[int]:
         tokenizer = self._tokenizer
+        letters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
+        tokens = [tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" ")]
+        if tokens[0] not in tokenizer.all_special_ids:
+            tokenizer.cache.pop(letters, None)
         if len(self._known) >= WORDS:
             self._known.clear()
-            tokenizer.cache = dict(self._special)
-        letters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
-        tokens = self._known[word] = [tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" ")]
+        if len(word) <= LETTERS:
+            self._known[word] = tokens
         return tokens
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from mobileclip2.store.storage import explain
+from mobileclip2.errors import StoreError
 
 
 class RowFile:
-    """A temporary file without a name, gone with the last process that has it; it lies where ``TMPDIR`` says.
+    """A temporary file without a name, gone with the last process that has it. It lies where ``TMPDIR`` says: on a disk, if it is
+    to save memory.
 
     Forked processes share it. A pickle holds its whole content.
 
@@ -22,29 +25,38 @@ class RowFile:
 
     def __init__(self, content: bytes = b"") -> None:
         self._size = 0
-        try:
+        with _explained():
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as this object lives
-            self.append(content)
-        except OSError as error:
-            explain(error, tempfile.gettempdir())
+        self.append(content)
 
     def append(self, data: bytes) -> int:
         """Where the data begin."""
         start = self._size
         rest = memoryview(data)
-        try:
+        with _explained():
             while rest:
                 rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            explain(error, tempfile.gettempdir())
         self._size += len(data)
         return start
 
     def read(self, start: int, size: int) -> bytes:
-        return os.pread(self._file.fileno(), size, start)
+        data = os.pread(self._file.fileno(), size, start)
+        while len(data) < size and (more := os.pread(self._file.fileno(), size - len(data), start + len(data))):
+            data += more  # one read ends at two gigabytes
+        return data
 
     def __reduce__(self) -> tuple[type[RowFile], tuple[bytes]]:
         return RowFile, (self.read(0, self._size),)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"temporary file: cannot be written ({error.strerror or error}); point TMPDIR to a disk with room and run again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

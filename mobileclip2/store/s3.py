@@ -210,6 +210,7 @@ class S3Storage:
             else:
                 if self.replace(key, now.data + data, now.etag):
                     return
+            time.sleep(_jitter.uniform(0, FIRST_PAUSE))  # somebody else was faster
 
     def describe(self, key: str) -> tuple[int, str]:
         head = self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
 
+from mobileclip2.errors import StoreError
 from mobileclip2.store.storage import LocalStorage, Storage, atomic_path, explain
+
+logger = logging.getLogger(__name__)
 
 FOLDER = ".scratch"
 """of a store"""
@@ -16,7 +20,7 @@ class Scratch:
     """A local folder. Where the store is a bucket, files that were kept lie there too, and are had back on another machine.
 
     Raises:
-        StoreError: by every method, when the disk or the store cannot be written.
+        StoreError: the disk cannot be written, or the store not be read.
     """
 
     def __init__(self, folder: Path, storage: Storage, prefix: str) -> None:
@@ -29,10 +33,14 @@ class Scratch:
             explain(error, str(folder))
 
     def keep(self, *names: str) -> None:
-        """Stores files of the folder, in this order."""
-        if self._elsewhere:
+        """Stores files of the folder, in this order. Where the store is away the work goes on: the next time may do better."""
+        if not self._elsewhere:
+            return
+        try:
             for name in names:
                 self._storage.put(f"{self._prefix}/{name}", self.folder / name)
+        except StoreError as error:
+            logger.warning("%s: what is unfinished is on this machine alone: %s", self.folder, error)
 
     def recall(self) -> None:
         """Makes the files of the folder those that were kept last; once on each machine of a training.

@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -40,7 +40,9 @@ class Storage(Protocol):
         """Stores a local file; the file itself is left as it is."""
 
     def append(self, key: str, data: bytes) -> None:
-        """Adds to the end of ``key``, which need not be there. Nothing of other writers is lost; data may come twice."""
+        """Adds to the end of ``key``, which need not be there. For what can do without a line: it may come twice after a lost
+        answer, and get lost on network file systems or where a network alters bytes.
+        """
 
     def fetch(self, key: str) -> Path:
         """A local file with the bytes of ``key``, to be read and not changed."""
@@ -97,8 +99,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    # no process number: two pods that share a volume may have the same
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    # no process number, which two pods that share a volume may have in common; no name, which may be as long as names can be
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -108,7 +110,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         explain(error, str(path))
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):
+            temporary.unlink(missing_ok=True)
 
 
 class LocalStorage:
@@ -139,7 +142,10 @@ class LocalStorage:
             return []
 
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        try:
+            return self._path(key).read_bytes()
+        except NotADirectoryError as error:
+            raise FileNotFoundError(str(error)) from None
 
     def write(self, key: str, data: bytes) -> None:
         with atomic_path(self._path(key)) as temporary:

@@ -47,7 +47,7 @@ def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer
     Raises:
         WeightsError: the file is damaged, belongs to another run, or does not fit the model (naming tensors).
     """
-    advice = f"delete {path.name} to train from the start"
+    advice = f"delete {path.name}, over a bucket the one below '.scratch' in there, to train from the start"
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         kept, step, weights, moments = (state[key] for key in ("fingerprint", "step", "model", "optimizer"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mobileclip2.errors import UserError
+from mobileclip2.errors import StoreError, UserError
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.training.batches import batches
 from mobileclip2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, sweep
@@ -67,8 +67,8 @@ def train(
 ) -> TrainResult:
     """Trains ``model`` in place, or goes on where an earlier call with the same ``directory`` was stopped.
 
-    Under torchrun every process calls this with the same arguments; the first one writes. ``directory`` is
-    shared by all of them and gets ``metrics.jsonl`` (one object a step, the same bytes however often the run
+    Under torchrun every process calls this with the same arguments; the first one writes. ``directory`` holds the same
+    checkpoint on every machine, and on the first gets ``metrics.jsonl`` (one object a step, the same bytes however often the run
     was stopped), ``timing.jsonl``, ``resume.pt`` and in the end ``model.safetensors``. Parameters that need
     no gradient are left out, and modules that have only such parameters stay in evaluation mode.
 
@@ -78,6 +78,7 @@ def train(
     Raises:
         Diverged: a loss or gradient is not finite, naming the step.
         WeightsError: ``resume.pt`` is damaged or belongs to something else.
+        StoreError: processes would go on from different checkpoints.
         UserError: the batch does not fit the data or the processes, or samples lack what the objective needs.
     """
     with join(device) as world:
@@ -162,7 +163,11 @@ class _Run:
         self.world.wait()  # the first process of each machine may have fetched it
         if path.exists():
             start = load_checkpoint(path, fingerprint=self.fingerprint, model=self.model, optimizer=self.optimizer)
-        self.world.wait()
+        if (mean := float(self.world.mean(torch.tensor(float(start), device=self.world.device)))) != start:
+            raise StoreError(
+                f"{path}: goes on at step {start}, other machines of this training at {mean:g} on average; run again, "
+                "while nothing else writes checkpoints of it"
+            )
         if self.world.first:
             sweep(self.directory)
             self.metrics.cut(start)

@@ -1,11 +1,13 @@
 """Outside inputs are hashed once: by one pod of many, and anew only when they have changed."""
 
 import pytest
+import yaml
 
 from mobileclip2 import contents as contents_module
-from mobileclip2.contents import Contents, GroupShards
+from mobileclip2.contents import DIGESTS, GroupShards
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
+from pipelines.cli import main
 
 
 @pytest.fixture
@@ -17,20 +19,37 @@ def hashed(monkeypatch):
     return names
 
 
-def digest(profile, monkeypatch, pod):
-    """Of a group, as a pod finds it that has a cache of its own."""
-    monkeypatch.setenv("MOBILECLIP2_CACHE", str(profile.parent / f"cache-{pod}"))
-    return Contents(load(profile)).digest(GroupShards(), "g00")
+def pod(profile, monkeypatch, number):
+    """A pipeline as a pod has it, with a cache of its own."""
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(profile.parent / f"cache-{number}"))
+    return Pipeline(load(profile))
+
+
+def digest(pipeline):
+    return pipeline.contents.digest(GroupShards(), "g00")
 
 
 def test_of_many_pods_over_one_volume_the_first_hashes(tiny, monkeypatch, hashed):
-    first = digest(tiny, monkeypatch, 0)
+    pipeline = pod(tiny, monkeypatch, 0)
+    first = digest(pipeline)
     assert hashed == ["00000.tar", "00002.tar"] and not (tiny.parent / "store").exists()
-    Pipeline(load(tiny)).materialise("raw_shards", "g00")
-    assert {digest(tiny, monkeypatch, pod) for pod in (0, 1, 2)} == {first} and len(hashed) == 2
-    shard = tiny.parent / "shards" / "00002.tar"
-    shard.write_bytes(shard.read_bytes() + bytes(1024))
-    second = digest(tiny, monkeypatch, 3)
-    assert second != first and sorted(hashed[2:]) == ["00000.tar", "00002.tar"]
-    Pipeline(load(tiny)).materialise("raw_shards", "g00")
-    assert digest(tiny, monkeypatch, 4) == second and len(hashed) == 4
+    pipeline.materialise("raw_shards", "g00")
+    assert {digest(pod(tiny, monkeypatch, number)) for number in (0, 1, 2)} == {first} and len(hashed) == 2
+    # other times and the same bytes: hashed once more, and then known to all although there is nothing to compute
+    (tiny.parent / "shards" / "00002.tar").touch()
+    assert pod(tiny, monkeypatch, 3).materialise("raw_shards", "g00").computed == [] and len(hashed) == 4
+    assert digest(pod(tiny, monkeypatch, 4)) == first and len(hashed) == 4
+
+
+def test_a_profile_is_checked_without_its_store(tiny, hashed):
+    values = yaml.safe_load(tiny.read_text())
+    tiny.write_text(yaml.safe_dump({**values, "store": "s3://no-such-bucket/and/no/network"}))
+    assert main(["check", "--profile", str(tiny)]) == 0 and hashed
+
+
+def test_hashes_that_cannot_be_shared_are_no_hindrance(tiny, monkeypatch, hashed, caplog):
+    (tiny.parent / "store").mkdir()
+    (tiny.parent / "store" / DIGESTS).touch()  # a file where a folder is needed
+    pod(tiny, monkeypatch, 0).materialise("raw_shards", "g00")
+    assert "hashes of source files are not shared" in caplog.text
+    assert digest(pod(tiny, monkeypatch, 1)) and len(hashed) == 4

@@ -178,6 +178,27 @@ class TestGarbage:
         (stored,) = [each for each in garbage.unneeded([again], set(), []) if each.path == work.output.prefix]
         assert not stored.finished and stored.bytes == 4
 
+    def test_what_unfinished_work_left_goes_when_nobody_can_go_on_from_it(self, profile):
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        run(pipeline)
+        for asset, group in [("student/pupil", None), ("evaluation/pupil", "shapes")]:
+            assert pipeline.graph[asset].parts
+            (read,) = pipeline.read(asset, group)
+            for name in ("resume.pt", "features/000000.safetensors"):
+                pipeline.storage.write(f".scratch/{asset}/{read.head.fingerprint}/{name}", b"1234")
+            (Path(pipeline.storage.url) / read.output.prefix / "manifest.json").rename(profile.parent / "aside")
+            assert f".scratch/{asset}/{read.head.fingerprint}" not in self.unneeded(Pipeline(load(profile)))
+            (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.output.prefix / "manifest.json")
+            pipeline = Pipeline(load(profile))
+            assert f".scratch/{asset}/{read.head.fingerprint}" in self.unneeded(pipeline), "it is finished"
+        outputs = garbage.unneeded([pipeline], set(), [])
+        (stored,) = [each for each in outputs if each.path.startswith(".scratch/student")]
+        assert (stored.files, stored.bytes, stored.finished) == (2, 8, False)
+        garbage.delete(pipeline, outputs)
+        left = [key for key, _ in pipeline.storage.list(".scratch/")]
+        assert left and all(key.startswith(".scratch/times/") for key in left)
+        assert not list(Pipeline(load(profile)).stale())
+
 
 def test_lineage_names_no_path_of_this_machine_and_no_time(profile):
     text = (folder_of(Pipeline(load(profile)), "student/pupil") / LINEAGE).read_text()

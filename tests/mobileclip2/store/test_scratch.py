@@ -10,6 +10,7 @@ import yaml
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
 from mobileclip2.store import LocalStorage, S3Storage
+from mobileclip2.store import s3 as s3_module
 from mobileclip2.store.scratch import Scratch
 
 
@@ -98,3 +99,15 @@ def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_
     lines = found.fetch("metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert not [name for name, _ in storage.list(".scratch/") if not name.startswith(".scratch/times/")]
+
+
+def test_a_store_that_is_away_at_a_checkpoint_does_not_end_the_work(s3, storage, tmp_path, monkeypatch, caplog):
+    scratch = Scratch(tmp_path / "a", storage, "a/f")
+    (scratch.folder / "resume.pt").write_text("1")
+    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
+    s3.reset(lambda request: "503")
+    scratch.keep("resume.pt")
+    assert "what is unfinished is on this machine alone" in caplog.text and files(scratch) == {"resume.pt": "1"}
+    s3.reset()
+    scratch.keep("resume.pt")
+    assert [key for key, _ in storage.list("")] == [".scratch/a/f/resume.pt"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tiny_training import (
 )
 from torch import Tensor
 
+from mobileclip2.errors import StoreError
 from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute
 from mobileclip2.training.settings import TrainSettings
@@ -95,3 +97,20 @@ def test_processes_train_as_one_does(tmp_path: Path) -> None:
         assert json.loads(b) == pytest.approx(json.loads(a), rel=1e-3)
     weights = [load_file(tmp_path / run / "model.safetensors") for run in ("one", "two")]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-3)
+
+
+def train_from_different_checkpoints(folder: Path) -> None:
+    rank = os.environ["RANK"]
+    (folder / rank).mkdir(parents=True, exist_ok=True)
+    settings = TrainSettings(steps=4, batch=16, learning_rate=1e-3, checkpoint_every=2)
+    with pytest.raises(
+        StoreError, match=r"resume\.pt: goes on at step \d, other machines .* at 2 on average; run again"
+    ):
+        train(*tiny_training("contrastive"), TinySource(), settings, folder / rank, fingerprint="a")
+
+
+@pytest.mark.slow
+def test_machines_that_fetched_different_checkpoints_do_not_train_together(tmp_path: Path) -> None:
+    settings = TrainSettings(steps=4, batch=16, learning_rate=1e-3)
+    train(*tiny_training("contrastive"), TinySource(), settings, tmp_path / "1", fingerprint="a")
+    finish(*start_world(2, train_from_different_checkpoints, tmp_path))
