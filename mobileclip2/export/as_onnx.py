@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mobileclip2.errors import UserError
 from mobileclip2.export.model import Tower
 from mobileclip2.export.quiet import quiet
+from mobileclip2.store.storage import temporary_files
 
 IMAGE, TEXT = "image.onnx", "text.onnx"
 PIXELS, TOKENS, FEATURES = "pixels", "tokens", "features"
@@ -75,7 +76,7 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 def quantise(folder: Path, calibration: Iterable[Tensor]) -> None:
     """Puts both towers into int8: images with ranges measured on ``calibration``, batches of pixels, texts as they come."""
-    with tempfile.TemporaryDirectory() as scratch, quiet():
+    with temporary_files(), tempfile.TemporaryDirectory() as scratch, quiet():
         known = Path(scratch) / "shapes.onnx"
         quant_pre_process(folder / IMAGE, known, skip_symbolic_shape=True)
         quantize_static(

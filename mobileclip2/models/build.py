@@ -33,6 +33,7 @@ from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import remember_words
 from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Model
+from mobileclip2.store.storage import temporary_files
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -77,8 +78,9 @@ def from_config(config: dict[str, Any]) -> ImageText:
 
     Raises:
         UserError: open_clip can make no model of it, or its image tower takes images of another size.
+        StoreError: temporary files cannot be written.
     """
-    with tempfile.TemporaryDirectory() as folder, _without_warnings():
+    with temporary_files(), tempfile.TemporaryDirectory() as folder, _without_warnings():
         (Path(folder) / CONFIG).write_text(json.dumps(config))
         name = f"local-dir:{folder}"
         try:

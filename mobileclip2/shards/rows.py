@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from mobileclip2.errors import StoreError
+from mobileclip2.store.storage import temporary_files
 
 
 class RowFile:
@@ -25,7 +23,7 @@ class RowFile:
 
     def __init__(self, content: bytes = b"") -> None:
         self._size = 0
-        with _explained():
+        with temporary_files():
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as this object lives
         self.append(content)
 
@@ -33,7 +31,7 @@ class RowFile:
         """Where the data begin."""
         start = self._size
         rest = memoryview(data)
-        with _explained():
+        with temporary_files():
             while rest:
                 rest = rest[self._file.write(rest) :]
         self._size += len(data)
@@ -47,16 +45,6 @@ class RowFile:
 
     def __reduce__(self) -> tuple[type[RowFile], tuple[bytes]]:
         return RowFile, (self.read(0, self._size),)
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"temporary file: cannot be written ({error.strerror or error}); point TMPDIR to a disk with room and run again"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.reinforced.join import TeacherFiles, join_shard
 from mobileclip2.shards.validate import check_share
 from mobileclip2.stages.by_shard import ByShard, WriteShard, side_name, skipped_name
+from mobileclip2.store.storage import temporary_files
 
 
 def tar_name(shard: Shard) -> str:
@@ -37,7 +38,7 @@ def begin(work: Work) -> WriteShard:
             )
             for name in work.profile.dataset_teachers
         ]
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_files(), tempfile.TemporaryDirectory() as folder:
             tar = Path(folder) / tar_name(shard)
             counts = join_shard(
                 local_copy(shard.url),

@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 from mobileclip2.errors import StoreError
 from mobileclip2.store.storage import atomic_path, file_sha256
+from mobileclip2.store.whole import is_whole
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 logger = logging.getLogger(__name__)
 
@@ -213,12 +215,15 @@ class S3Storage:
             time.sleep(_jitter.uniform(0, FIRST_PAUSE))  # somebody else was faster
 
     def describe(self, key: str) -> tuple[int, str]:
-        head = self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
-        stated = head["Metadata"].get(_HASH)
-        return head["ContentLength"], stated or file_sha256(self.fetch(key))
+        head = self._head(key)
+        return head["ContentLength"], head["Metadata"].get(_HASH) or file_sha256(self.fetch(key))
 
     def is_whole(self, key: str) -> bool:
-        return True  # nothing can cut an object
+        # what was stored here is there whole; what another hand put in its place has no hash of ours
+        return _HASH in self._head(key)["Metadata"] or is_whole(self.fetch(key))
+
+    def _head(self, key: str) -> HeadObjectOutputTypeDef:
+        return self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for page in self._pages(prefix):
@@ -251,8 +256,7 @@ class S3Storage:
         pass  # parts of objects that a killed writer sent are seen by nobody; a rule of the bucket lets them go
 
     def etag(self, key: str) -> str:
-        head = self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
-        return head["ETag"].strip('"')
+        return self._head(key)["ETag"].strip('"')
 
     def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
         """What the store answers, after as many tries as that takes.

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,6 +91,31 @@ def explain(error: OSError, place: str) -> NoReturn:
     if error.errno in causes:
         raise StoreError(f"{place}: {causes[error.errno]}") from error
     raise error
+
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """For a block that writes where ``TMPDIR`` says.
+
+    Raises:
+        StoreError: that cannot be written.
+    """
+    try:
+        tempfile.gettempdir()  # looks for a place by writing, and finds none where every disk is full
+    except FileNotFoundError as error:
+        raise _no_room(error) from error
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}:
+            raise _no_room(error) from error
+        raise
+
+
+def _no_room(error: OSError) -> StoreError:
+    return StoreError(
+        f"temporary files: cannot be written ({error.strerror}); point TMPDIR to a disk with room and run again"
+    )
 
 
 @contextmanager

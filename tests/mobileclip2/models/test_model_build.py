@@ -1,4 +1,7 @@
+import errno
 import math
+import tempfile
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -8,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mobileclip2.contents import Contents
-from mobileclip2.errors import UserError, WeightsError
+from mobileclip2.errors import StoreError, UserError, WeightsError
 from mobileclip2.models.build import CONFIG, WEIGHTS, _conventions, build, from_config, load, save
 from mobileclip2.profile import Model
 from mobileclip2.profile import load as load_profile
@@ -151,3 +154,19 @@ def with_timm(tower, size):
         "vision_cfg": {"timm_model_name": tower, "image_size": size, "timm_pool": pool, "timm_proj": "linear"},
         "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     }
+
+
+def test_a_full_disk_for_temporary_files_is_told(monkeypatch):
+    def full(*some, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StoreError, match=r"temporary files: cannot be written \(No space left on device\)"):
+        from_config({"model_cfg": TINY})
+
+
+def test_no_place_for_temporary_files_is_told(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no such folder"])
+    with pytest.raises(StoreError, match="temporary files: cannot be written"):
+        from_config({"model_cfg": TINY})

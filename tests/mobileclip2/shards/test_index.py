@@ -111,7 +111,7 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
     path = tar_of(tmp_path / "s.tar", [("a.txt", b"1")])
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115
     with pytest.raises(
-        StoreError, match=r"temporary file: cannot be written \(No space left on device\); point TMPDIR"
+        StoreError, match=r"temporary files: cannot be written \(No space left on device\); point TMPDIR"
     ):
         IndexedTar(path)
 

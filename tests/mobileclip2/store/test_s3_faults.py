@@ -5,8 +5,10 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import pyarrow as pa
 import pytest
 
+from mobileclip2 import sidefile
 from mobileclip2.errors import StoreError
 from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module
@@ -251,11 +253,22 @@ def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, par
     storage.put("large.tar", tmp_path / "large")
     s3.reset()
     assert storage.describe("large.tar") == (LARGE, file_sha256(tmp_path / "large")) and storage.is_whole("large.tar")
-    assert [request.method for request in s3.requests] == ["HEAD"]
+    assert {request.method for request in s3.requests} == {"HEAD"}
     storage.client.put_object(Bucket=storage.bucket, Key="elsewhere", Body=b"12")
     assert storage.describe("elsewhere") == (2, hashlib.sha256(b"12").hexdigest())
     with pytest.raises(FileNotFoundError):
         storage.describe("never")
+
+
+def test_what_a_careless_hand_cut_is_not_whole(storage, tmp_path):
+    side = sidefile.to_bytes(pa.table({"key": ["a", "b"]}))
+    storage.write("side.parquet", side)
+    assert storage.is_whole("side.parquet")
+    for data in (side, side[: len(side) // 2]):
+        storage.client.put_object(Bucket=storage.bucket, Key="side.parquet", Body=data)
+        assert storage.is_whole("side.parquet") == (data == side)
+    with pytest.raises(FileNotFoundError):
+        storage.is_whole("never.parquet")
 
 
 @pytest.mark.parametrize("fault", ["503", "lost"])
