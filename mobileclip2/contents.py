@@ -149,19 +149,18 @@ class Contents:
         return self._digests[key]
 
     def _digest(self, external: External, group: str | None) -> str:
-        if isinstance(external, Pinned):
-            return self.weights_digest(external.weights)
-        return self._digest_of(self._files(external, group))
-
-    def _files(self, external: GroupShards | Folder, group: str | None) -> Sequence[Shard | Listed]:
-        if isinstance(external, GroupShards):
-            assert group is not None
-            return self.group_shards(group)
-        place = self.profile.locate(external.url)
-        files = list_files(place, external.pattern)
-        if not files:
-            raise ShardError(f"{place}: no such folder, or it is empty; check the profile")
-        return files
+        match external:
+            case GroupShards():
+                assert group is not None
+                return self._digest_of(self.group_shards(group))
+            case Folder(url, pattern):
+                place = self.profile.locate(url)
+                files = list_files(place, pattern)
+                if not files:
+                    raise ShardError(f"{place}: no such folder, or it is empty; check the profile")
+                return self._digest_of(files)
+            case Pinned(weights):
+                return self.weights_digest(weights)
 
     def _digest_of(self, files: Sequence[Shard | Listed]) -> str:
         """Of many files together; remembered too, because asking for each of hundreds of thousands takes seconds."""
@@ -180,9 +179,10 @@ class Contents:
 
     def _shared(self, seen: str) -> str | None:
         try:
-            return self._storage().read(f"{DIGESTS}/{seen}").decode() if self._storage else None
+            shared = self._storage().read(f"{DIGESTS}/{seen}").decode(errors="replace") if self._storage else ""
         except FileNotFoundError:
             return None
+        return shared if re.fullmatch("[0-9a-f]{16}", shared) else None
 
     def share(self) -> None:
         """Leaves what was hashed here in the store, for other machines that see the same files; without it they hash them too."""

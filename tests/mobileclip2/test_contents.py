@@ -41,6 +41,15 @@ def test_of_many_pods_over_one_volume_the_first_hashes(tiny, monkeypatch, hashed
     assert digest(pod(tiny, monkeypatch, 4)) == first and len(hashed) == 4
 
 
+@pytest.mark.parametrize("damage", [b"", b"0123", b"\xff" * 16])
+def test_a_damaged_hash_in_the_store_is_found_out_again(tiny, monkeypatch, hashed, damage):
+    pipeline = pod(tiny, monkeypatch, 0)
+    pipeline.materialise("raw_shards", "g00")
+    (shared,) = (tiny.parent / "store" / DIGESTS).iterdir()
+    shared.write_bytes(damage)
+    assert digest(pod(tiny, monkeypatch, 1)) == digest(pipeline) and len(hashed) == 4
+
+
 def test_a_profile_is_checked_without_its_store(tiny, hashed):
     values = yaml.safe_load(tiny.read_text())
     tiny.write_text(yaml.safe_dump({**values, "store": "s3://no-such-bucket/and/no/network"}))
