@@ -22,6 +22,7 @@ from mobileclip2.training.journal import Journal
 from mobileclip2.training.objectives import Objective
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.settings import TrainSettings
+from mobileclip2.training.strided_pointwise import replace_strided_pointwise
 
 if TYPE_CHECKING:
     from mobileclip2.training.data import SampleSource
@@ -146,6 +147,8 @@ class _Run:
             if switch is None:
                 raise UserError(f"gradient_checkpointing: {type(self.model).__name__} cannot; set it to false")
             switch(True)
+        if self.world.device.type == "cpu":
+            replace_strided_pointwise(self.model)
         self.model.to(self.world.device)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, self.settings.weight_decay),
