@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import DupFd
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,7 +18,7 @@ class RowFile:
     """A temporary file without a name, gone with the last process that has it. It lies where ``TMPDIR`` says: on a disk, if it is
     to save memory.
 
-    Forked processes share it. A pickle holds its whole content.
+    A process that :mod:`multiprocessing` starts shares it. Any other pickle holds its whole content.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -24,7 +27,7 @@ class RowFile:
     def __init__(self, content: bytes = b"") -> None:
         self._size = 0
         with temporary_files():
-            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as this object lives
+            self._file: BinaryIO = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - open as long as this object lives
         self.append(content)
 
     def append(self, data: bytes) -> int:
@@ -43,8 +46,17 @@ class RowFile:
             data += more  # one read ends at two gigabytes
         return data
 
-    def __reduce__(self) -> tuple[type[RowFile], tuple[bytes]]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is not None:
+            return _open_shared, (DupFd(self._file.fileno()), self._size)
         return RowFile, (self.read(0, self._size),)
+
+
+def _open_shared(descriptor: Any, size: int) -> RowFile:
+    """Open, in a process that was just started, the file of the process that started it."""
+    shared = RowFile.__new__(RowFile)
+    shared._file, shared._size = os.fdopen(descriptor.detach(), "rb", buffering=0), size
+    return shared
 
 
 @dataclass(frozen=True, slots=True)

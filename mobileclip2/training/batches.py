@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,10 +33,15 @@ def batches(source: SampleSource, settings: TrainSettings, world: World, start: 
     Raises:
         UserError: fewer samples than a batch, or a batch that does not divide among the processes.
     """
+    # A fork of this process can hang: it copies the locks of threads that it does not copy. The server has no threads.
+    start_method = get_context("forkserver") if settings.workers else None
+    if start_method:
+        start_method.set_forkserver_preload(["mobileclip2.training.data"])
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         _Samples(source),
         batch_sampler=_Places(source, settings, world, start),
         num_workers=settings.workers,
+        multiprocessing_context=start_method,
         pin_memory=world.device.type == "cuda",
         # the loader draws a seed for its workers; the random numbers of training are not touched by that
         generator=torch.Generator(),

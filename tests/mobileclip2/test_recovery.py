@@ -2,7 +2,6 @@
 
 import os
 import signal
-import traceback
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import load
+from tests.processes import run_process
 from tests.tiny import make_tiny
 
 RENAMES_A_LIFE = (9, 10, 11)
@@ -23,19 +23,11 @@ def materialise_everything(profile: Path) -> None:
         pipeline.materialise(asset.key, group)
 
 
-def in_a_child(profile: Path, renames: int | None) -> int:
-    """Runs the graph in a forked process that kills itself just before its n-th file gets its name."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    try:
-        if renames is not None:
-            die_at(renames)
-        materialise_everything(profile)
-        os._exit(0)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+def materialise_until(profile: Path, renames: int | None) -> None:
+    """Materialise the graph, and die just before the n-th file gets its name."""
+    if renames is not None:
+        die_at(renames)
+    materialise_everything(profile)
 
 
 def die_at(renames: int) -> None:
@@ -63,8 +55,8 @@ def test_killed_again_and_again_ends_as_undisturbed(tmp_path, undisturbed):
 
     profile = make_tiny(tmp_path / "killed")
     deaths = 0
-    while (status := in_a_child(profile, RENAMES_A_LIFE[deaths % len(RENAMES_A_LIFE)])) != 0:
-        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    while (exit_code := run_process(materialise_until, profile, RENAMES_A_LIFE[deaths % len(RENAMES_A_LIFE)])) != 0:
+        assert exit_code == -signal.SIGKILL
         deaths += 1
         assert deaths < 200, "no progress from life to life"
     assert deaths > 10

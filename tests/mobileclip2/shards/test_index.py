@@ -5,7 +5,6 @@ import os
 import pickle
 import tarfile
 import tempfile
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from mobileclip2.errors import ShardError, StoreError
 from mobileclip2.shards.index import IndexedTar
 from mobileclip2.shards.rows import RowFile
 from mobileclip2.shards.tar import TarWriter, read_samples
+from tests.processes import FORKSERVER
 
 name_parts = st.text(st.sampled_from("abé漢_-. /0"), min_size=1, max_size=12)
 members = st.lists(st.tuples(name_parts, st.binary(max_size=1500)), max_size=12)
@@ -120,11 +120,11 @@ def _read(indexed, number):
     return indexed.members(number)
 
 
-def test_forked_processes_can_share_it(tmp_path):
+def test_processes_can_share_it(tmp_path):
     files = [(f"{number}.txt", str(number).encode()) for number in range(40)]
     indexed = IndexedTar(tar_of(tmp_path / "s.tar", files))
     assert indexed.members(7) == {"txt": b"7"}
     assert pickle.loads(pickle.dumps(indexed)).members(7) == {"txt": b"7"}  # noqa: S301
-    with get_context("fork").Pool(2) as pool:
+    with FORKSERVER.Pool(2) as pool:
         found = pool.starmap(_read, [(indexed, number) for number in range(40)])
     assert [members["txt"] for members in found] == [data for _, data in files]

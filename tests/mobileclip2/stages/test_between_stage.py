@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import traceback
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from mobileclip2.report.html import render_html
 from mobileclip2.report.sheets import between_sheet
 from mobileclip2.stages import between
 from tests.mobileclip2.stages.small_between import WEIGHTS, add_tuning
+from tests.processes import run_process
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.slow
@@ -183,15 +183,7 @@ def test_killed_in_the_middle_it_loses_the_point_in_hand(profile, monkeypatch):
     """Two points are measured and the third is in hand when the process dies; the next one measures two."""
     expected = Pipeline(load(profile)).read("student/between")[0].manifest
     shutil.rmtree(profile.parent / "store" / "student" / "between")
-    if child := os.fork():
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    else:
-        try:
-            die_at(3)
-            Pipeline(load(profile)).materialise("student/between")
-        except BaseException:
-            traceback.print_exc()
-        os._exit(1)
+    assert run_process(die_while_materialising, profile, 3) == -signal.SIGKILL
     measured = []
     evaluate = between.evaluate
     monkeypatch.setattr(between, "evaluate", lambda *args, **kwargs: measured.append(1) or evaluate(*args, **kwargs))
@@ -199,6 +191,11 @@ def test_killed_in_the_middle_it_loses_the_point_in_hand(profile, monkeypatch):
     pipeline.materialise("student/between")
     assert len(measured) == len(WEIGHTS) - 2
     assert pipeline.read("student/between")[0].manifest == expected
+
+
+def die_while_materialising(profile, point):
+    die_at(point)
+    Pipeline(load(profile)).materialise("student/between")
 
 
 def die_at(point):

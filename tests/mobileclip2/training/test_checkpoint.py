@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import start_process
 from torch import nn
 
 from mobileclip2.errors import StoreError, WeightsError
 from mobileclip2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, sweep
+from tests.processes import start_process
 
 
 def trained(width: int = 4, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -27,6 +27,7 @@ from mobileclip2.shards.validate import KEPT
 from mobileclip2.training import data
 from mobileclip2.training.data import KEYS, FeatureSource, RawSource, ReinforcedSource
 from mobileclip2.training.views import draw
+from tests.processes import FORKSERVER
 
 PREPROCESS = Preprocess(16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 VIEWS, DIM = 3, 8
@@ -157,7 +158,10 @@ def test_samples_do_not_depend_on_workers_order_or_process(tmp_path):
 
     def epoch(workers: int) -> list[dict[str, torch.Tensor]]:
         places = [(1, index) for index in seen(reader, 1)]
-        loader = DataLoader(_Dataset(reader), sampler=places, batch_size=4, num_workers=workers)
+        context = FORKSERVER if workers else None
+        loader = DataLoader(
+            _Dataset(reader), sampler=places, batch_size=4, num_workers=workers, multiprocessing_context=context
+        )
         return list(loader)
 
     one, two = epoch(0), epoch(2)

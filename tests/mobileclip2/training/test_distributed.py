@@ -11,7 +11,6 @@ from tiny_training import (
     TRAININGS,
     TinySource,
     finish,
-    start_process,
     start_world,
     tiny_batch,
     tiny_training,
@@ -23,6 +22,7 @@ from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute
 from mobileclip2.training.settings import TrainSettings
 from mobileclip2.training.trainer import train
+from tests.processes import start_process
 
 
 def test_a_process_alone_is_a_world_of_one() -> None:

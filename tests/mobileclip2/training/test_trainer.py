@@ -14,7 +14,6 @@ from tiny_training import (
     TRAININGS,
     TinySource,
     finish,
-    start_process,
     tiny_clip,
     tiny_conv_clip,
     tiny_training,
@@ -27,6 +26,7 @@ from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforc
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.settings import TrainSettings
 from mobileclip2.training.trainer import Diverged, TrainResult, parameter_groups, train, train_mode
+from tests.processes import start_process
 
 
 def settings(**fields: Any) -> TrainSettings:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import socket
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -17,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mobileclip2.training.objectives import CoCaObjective, Contrastive, Objective, Reinforced
+from tests.processes import start_process
 
 SAMPLES = 40
 VOCABULARY = 64
@@ -105,19 +104,6 @@ TRAININGS = {
 def tiny_training(name: str) -> tuple[nn.Module, Objective]:
     build, objective = TRAININGS[name]
     return build(), objective
-
-
-def start_process(function: Callable[..., None], *arguments: Any, **environment: str) -> BaseProcess:
-    """``function`` in a process of its own, forked because importing open_clip anew takes seconds."""
-
-    def body() -> None:
-        os.environ.update(environment)
-        torch.set_num_threads(1)
-        function(*arguments)
-
-    process = multiprocessing.get_context("fork").Process(target=body)
-    process.start()
-    return process
 
 
 def start_world(size: int, function: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
