@@ -110,7 +110,8 @@ class Kubernetes(_Settings):
 
     def pods(self, stage: str) -> Pods:
         """What the pods of a stage ask for: what the profile says over sane defaults."""
-        return Pods.model_validate({**SANE.get(stage, {}), **self.stages.get(stage, {})})  # type: ignore[call-overload]
+        stated = next((fields for name, fields in self.stages.items() if name == stage), {})
+        return Pods.model_validate({**SANE.get(stage, {}), **stated})
 
 
 class ComputeSettings(_Settings):

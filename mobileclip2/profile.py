@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -63,6 +63,11 @@ class _Yaml(yaml.SafeLoader):
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
 )
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
 
 
 class Settings(BaseModel):
@@ -472,7 +477,7 @@ class Profile(Settings):
                 f"groups: {self.groups} is more than {MAX_GROUPS}; Dagster ignores an edge with 100 or more partitions when "
                 "it decides what is stale, so put more shards into each group"
             )
-        for field, things in {
+        named: dict[str, Sequence[_Named]] = {
             "sources": self.sources,
             "caption_corpora": self.caption_corpora,
             "captioners": self.captioners,
@@ -481,8 +486,9 @@ class Profile(Settings):
             "studies": self.studies,
             "evaluation": self.evaluation,
             "students and teachers (they share the evaluation's names)": (*self.students, *self.teachers),
-        }.items():
-            names = [thing.name for thing in things]  # type: ignore[attr-defined]
+        }
+        for field, things in named.items():
+            names = [thing.name for thing in things]
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{field}: two are named '{name}'; names must differ")

@@ -135,8 +135,9 @@ class Embeddings:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Bits of one embedding, uint16 ``[D]``, read-only."""
-        number = self._within(row)
-        return self._rows[number]
+        number = self._within(row)  # first: it may read another row group into memory
+        bits: np.ndarray = self._rows[number]
+        return bits
 
     def length(self, row: int) -> float:
         """Of one embedding, in the Euclidean norm."""

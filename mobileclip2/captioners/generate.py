@@ -71,7 +71,7 @@ def generate(
 @torch.inference_mode()
 def image_tokens(model: CoCa, images: torch.Tensor) -> torch.Tensor:
     """What the decoder attends to, ``[b, T, width]``."""
-    _, tokens = model.visual(images)
+    tokens: torch.Tensor = model.visual(images)[1]
     return tokens
 
 

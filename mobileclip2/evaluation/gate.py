@@ -251,4 +251,5 @@ def _averages(
 
 
 def _mean(drawn: Sequence[np.ndarray]) -> np.ndarray:
-    return np.mean(drawn, axis=0)
+    mean: np.ndarray = np.mean(drawn, axis=0)
+    return mean

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.suite import TASKS, Kind
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.tar import RawSample, read_samples
-from mobileclip2.store.output import file_sha256
+from mobileclip2.store.storage import file_sha256
 
 IMAGES = ("webp", "png", "jpg", "jpeg")
 CLASSNAMES = "classnames.txt"
@@ -200,7 +201,7 @@ class EvaluationSet:
                     yield Sample(f"{row}/{number}", image["bytes"] or b"", int(name in right), (cue,))
                 row += 1
 
-    def _questions(self, *columns: str) -> Iterator[dict[str, list]]:
+    def _questions(self, *columns: str) -> Iterator[dict[str, list[Any]]]:
         """Rows of the Parquet files of an association set, few at a time.
 
         Raises:

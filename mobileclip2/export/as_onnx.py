@@ -94,7 +94,7 @@ def quantise(folder: Path, calibration: Iterable[Tensor]) -> None:
         _save(onnx.load(folder / name), folder / name)
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.batches = iter(batches)
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
@@ -170,8 +170,9 @@ def _clip_context(image_text: ImageText) -> int:
             f"export: the model reads texts by {type(tokenizer).__name__}, and only CLIP's byte-pair encoding "
             "is shipped; export it as openclip or safetensors"
         )
-    assert tokenizer.context_length is not None
-    return tokenizer.context_length
+    context_length: int | None = tokenizer.context_length
+    assert context_length is not None
+    return context_length
 
 
 def _batches(image_text: ImageText, images: Sequence[bytes], size: int) -> Iterator[Tensor]:
@@ -185,7 +186,7 @@ def _bytes(path: Path) -> int:
     return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
-def _write_json(path: Path, values: dict) -> None:
+def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 

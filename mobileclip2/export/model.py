@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,9 @@ class ImageTower(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
+        model: Any = self.model
+        features: Tensor = model.encode_image(pixels, normalize=True)
+        return features
 
 
 class TextTower(nn.Module):
@@ -52,7 +55,9 @@ class TextTower(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+        model: Any = self.model
+        features: Tensor = model.encode_text(tokens, normalize=True)
+        return features
 
 
 def of_open_clip(
@@ -77,7 +82,7 @@ def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text:
     return Model(as_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
 
 
-def conventions(preprocess: Preprocess) -> dict:
+def conventions(preprocess: Preprocess) -> dict[str, Any]:
     """Arguments of the shipped ``preprocess``."""
     return {
         "size": preprocess.size,

@@ -27,8 +27,7 @@ from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, 
 from mobileclip2.lineage import LINEAGE
 from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.report.sheets import training_records
-from mobileclip2.store.output import file_sha256
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.store.storage import atomic_path, file_sha256
 
 MAX_ROWS = 200
 """of a curve; a longer training leaves every n-th step"""

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -134,7 +135,8 @@ def confusion_shares(each: EvaluationSet, result: Result) -> np.ndarray | None:
     targets, predicted = _columns(result, "target", "predicted")
     counts = np.zeros((classes, classes))
     np.add.at(counts, (targets, predicted), 1)
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    shares: np.ndarray = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return shares
 
 
 def retrieved(each: EvaluationSet, result: Result) -> list[Retrieved]:
@@ -217,7 +219,7 @@ def _group_name(each: EvaluationSet, field: str, number: int) -> str:
     return f"{field} {number}"
 
 
-def _columns(result: Result, *names: str) -> Iterator[list]:
+def _columns(result: Result, *names: str) -> Iterator[list[Any]]:
     assert result.samples is not None
     return (result.samples.column(name).to_pylist() for name in names)
 

@@ -131,7 +131,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
 
 def _rewind(tar: tarfile.TarFile) -> None:
     """Opening has read the first header already."""
-    tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]
+    tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
     forget_headers(tar)
 
 

@@ -119,7 +119,7 @@ class _StrictHeader(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
@@ -168,7 +168,7 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
 
 def forget_headers(tar: tarfile.TarFile) -> None:
     """tarfile remembers every header, which adds up over a shard."""
-    tar.members.clear()  # type: ignore[attr-defined]
+    tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:

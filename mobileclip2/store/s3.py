@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypedDict, TypeVar, Unpack
 
 from mobileclip2.errors import StoreError
 from mobileclip2.store.storage import atomic_path, file_sha256
@@ -59,6 +59,11 @@ PASSING = {"429", "SlowDown", "Throttling", "ThrottlingException", "RequestTimeo
 
 _HASH = "sha256"
 _jitter = random.Random()  # of its own: training draws from the global one
+
+
+class _Condition(TypedDict, total=False):
+    IfMatch: str
+    IfNoneMatch: str
 
 
 class S3Storage:
@@ -136,7 +141,7 @@ class S3Storage:
         """Writes over what has this ETag; False where something else is by now."""
         return self._ask(key, lambda client: self._put(client, key, data, IfMatch=etag))
 
-    def _put(self, client: S3Client, key: str, data: bytes, **condition: str) -> bool:
+    def _put(self, client: S3Client, key: str, data: bytes, **condition: Unpack[_Condition]) -> bool:
         from botocore.exceptions import ClientError
 
         sent = _Sums.of(io.BytesIO(data))
@@ -147,7 +152,7 @@ class S3Storage:
                 Body=data,
                 ChecksumAlgorithm="SHA256",
                 Metadata={_HASH: sent.sha256},
-                **condition,  # type: ignore[arg-type]
+                **condition,
             )
         except ClientError as error:
             if condition and error.response["ResponseMetadata"]["HTTPStatusCode"] in {404, 409, 412}:

@@ -109,11 +109,11 @@ class Projections(nn.Module):
         self.logit_scale = locked.logit_scale
 
     def encode_image(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        projected = self.image(features)
+        projected: torch.Tensor = self.image(features)
         return nn.functional.normalize(projected, dim=-1) if normalize else projected
 
     def encode_text(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        projected = self.text(features)
+        projected: torch.Tensor = self.text(features)
         return nn.functional.normalize(projected, dim=-1) if normalize else projected
 
 
@@ -121,7 +121,8 @@ class Projections(nn.Module):
 def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tensor:
     """``[b, 3, size, size]`` -> pooled trunk features ``[b, F]``."""
     tower: Any = locked.model.visual
-    return tower.trunk(images)
+    features: torch.Tensor = tower.trunk(images)
+    return features
 
 
 @torch.inference_mode()
@@ -130,7 +131,8 @@ def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor
     tower: Any = locked.model.text
     tokens = locked.tokenize(texts).to(next(tower.parameters()).device)
     mask = (tokens != tower.config.pad_token_id).long()
-    return tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+    features: torch.Tensor = tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+    return features
 
 
 def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None:

@@ -37,7 +37,9 @@ class Forward(nn.Module):
         # one autocast a call: it keeps the weights it casts, and those cast without gradient must not return
         with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=self.bf16):
             features = self.objective.features(self.model, batch)
-        return features, self.model.logit_scale.exp()  # type: ignore[operator]
+        logit_scale = self.model.logit_scale
+        assert isinstance(logit_scale, Tensor)
+        return features, logit_scale.exp()
 
 
 def distribute(forward: Forward, world: World) -> nn.Module:
