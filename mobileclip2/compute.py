@@ -109,7 +109,7 @@ class Kubernetes(_Settings):
         return self
 
     def pods(self, stage: str) -> Pods:
-        """What the pods of a stage ask for: what the profile says over sane defaults."""
+        """Return the pod settings of a stage: those of the profile over the defaults."""
         stated = next((fields for name, fields in self.stages.items() if name == stage), {})
         return Pods.model_validate({**SANE.get(stage, {}), **stated})
 
