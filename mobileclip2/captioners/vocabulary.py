@@ -38,5 +38,5 @@ class ShortTokenizer(SimpleTokenizer):  # type: ignore[misc]  # open_clip has no
 
 
 def text_of(tokenizer: SimpleTokenizer, tokens: Sequence[int]) -> str:
-    """The text of ``tokens`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+    """Decode ``tokens`` without special tokens. Bytes that are not UTF-8 become U+FFFD."""
     return str(tokenizer.decode([token for token in tokens if token not in tokenizer.all_special_ids]))
