@@ -78,7 +78,7 @@ def measure_latency(model: ImageText, device: torch.device, *, batch: int = BATC
 
 
 def machine(device: torch.device) -> str:
-    """What a time must be read with: the processor, the threads on it, and torch's version."""
+    """Describe what a time depends on: the processor, its threads, and torch's version."""
     torch_version = f"torch {torch.__version__}"
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {torch_version}"

@@ -24,13 +24,15 @@ Hit = Callable[[pa.Table], np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
+    """One published number as two steps: rows of the prediction table, and their value under weights."""
+
     rows: Callable[[pa.Table], np.ndarray]
     """prediction table -> int64 ``[units, k]``"""
     value: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """rows, float64 weights ``[n, units]`` -> ``[n]``; NaN where it is not defined"""
 
     def of(self, table: pa.Table) -> float:
-        """The metric of a whole table."""
+        """Compute the metric of a whole table."""
         rows = self.rows(table)
         return float(self.value(rows, np.ones((1, len(rows))))[0])
 
@@ -42,7 +44,7 @@ def measure(key: str, table: pa.Table) -> Metrics:
 
 
 def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:
-    """The metrics of a set by their published names; the columns of its table tell the kind."""
+    """Return the metrics of a set by their published names. The columns of its table tell the kind."""
     columns = set(table.column_names)
     if "query" in columns:
         return RETRIEVAL
@@ -201,7 +203,7 @@ def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg
 
 
 def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
-    """What a set is measured by beside accuracy and recall."""
+    """Return the metrics of a set other than accuracy and recall."""
     match key:
         case "wilds/iwildcam":
             return {

@@ -120,7 +120,7 @@ AVERAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def averages(mains: Mapping[str, float | None]) -> dict[str, float]:
-    """The published averages of main metrics by set, as far as all their sets are there; other sets do not count."""
+    """Compute the published averages of main metrics whose sets are all there. Other sets do not count."""
     found = {}
     for name, keys in AVERAGES.items():
         values = [value for key in keys if (value := mains.get(key)) is not None]
