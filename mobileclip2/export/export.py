@@ -62,7 +62,7 @@ class Export:
 
 
 def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Export:
-    """Writes ``student/<name>`` as the new folder ``to``, whole or not at all.
+    """Write ``student/<name>`` as the new folder ``to``, whole or not at all.
 
     Raises:
         UserError: it cannot be exported so, or the result is not what was trained; nothing is written then.
@@ -91,7 +91,7 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
 def write(
     image_text: ImageText, found: Inputs, folder: Path, kind: Format, *, int8: bool = False, batch: int = 64
 ) -> list[Parity]:
-    """Writes everything but card and lineage into ``folder``; returns how near it is to ``image_text``.
+    """Write everything but card and lineage into ``folder``, and return how near it is to ``image_text``.
 
     Raises:
         UserError: the format cannot hold the model, or a figure of fp32 is too low.
@@ -113,7 +113,7 @@ def write(
 
 
 def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> Model:
-    """Writes both and reads them back as far as that can be done here."""
+    """Write both towers, and read them back as far as this machine can."""
     if kind == "openclip":
         as_open_clip.write_folder(image_text, folder)
         return as_open_clip.read_folder(folder)
@@ -192,7 +192,7 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """A folder beside ``to`` that becomes it when the block ends well.
+    """Make a folder beside ``to`` that replaces it if the block ends without an error.
 
     Raises:
         UserError: there is something already.

@@ -42,6 +42,7 @@ class ImageTower(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Return L2-normalized features ``[b, embed_dim]``."""
         model: Any = self.model
         features: Tensor = model.encode_image(pixels, normalize=True)
         return features
@@ -55,6 +56,7 @@ class TextTower(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return L2-normalized features ``[b, embed_dim]``."""
         model: Any = self.model
         features: Tensor = model.encode_text(tokens, normalize=True)
         return features
@@ -63,12 +65,12 @@ class TextTower(nn.Module):
 def of_open_clip(
     model: nn.Module, pixels: Callable[[Image.Image], Tensor], tokens: Callable[[Sequence[str]], Tensor]
 ) -> Model:
-    """The steps of an ``open_clip`` model with its transform and tokenizer."""
+    """Collect the steps of an ``open_clip`` model with its transform and tokenizer."""
     return Model(pixels, tokens, ImageTower(model.eval()), TextTower(model))
 
 
 def trained(image_text: ImageText) -> Model:
-    """The model as it was trained, nothing fused."""
+    """Return the model as it was trained, without fused layers."""
     return of_open_clip(image_text.model, image_text.preprocess.whole, image_text.tokenize)
 
 
