@@ -38,5 +38,5 @@ class ImageText:
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """texts -> L2-normalised fp32 ``[len(texts), embed_dim]``."""
+        """Embed texts as L2-normalized fp32 ``[len(texts), embed_dim]``."""
         return F.normalize(encode_text(self.model, self.tokenize(texts)).float(), dim=-1)
