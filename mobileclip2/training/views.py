@@ -20,7 +20,7 @@ _KERNELS = ("bicubic", "bilinear")
 
 
 def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> torch.Tensor:
-    """The view of an RGB image, uint8 ``[size, size, 3]``.
+    """Render a view of an RGB image, uint8 ``[size, size, 3]``.
 
     Raises:
         ShardError: the crop does not fit the image, so this is not the image that the view was made for.
