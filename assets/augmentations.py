@@ -11,10 +11,12 @@ from mobileclip2.profile import Profile
 
 
 def augmentations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define the asset ``augmentations``."""
     return [define(profile, graph["augmentations"], section="augmentations", kinds={"parquet"}, metadata=views_sheet)]
 
 
 def views_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    """Return a picture of a group's first samples with their views."""
     from mobileclip2.report.sheets import views_sheet
 
     assert done.group is not None

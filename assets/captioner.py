@@ -11,6 +11,7 @@ from mobileclip2.profile import Profile
 
 
 def captioners(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for each caption corpus and each captioner."""
     corpora = [asset for asset in graph.values() if asset.stage == "caption_corpus"]
     models = [asset for asset in graph.values() if asset.stage == "captioner"]
     return [

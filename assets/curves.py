@@ -8,6 +8,7 @@ from mobileclip2.pipeline import Done, Pipeline
 
 
 def training_metadata(pipeline: Pipeline, done: Done) -> dict[str, object]:
+    """Return the last numbers of a training and its loss curve, or nothing for a model that was not trained."""
     from mobileclip2.report.sheets import training_curve
 
     (head,) = done.heads.values()

@@ -11,6 +11,7 @@ from mobileclip2.profile import Profile
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for each evaluated model. Students other than the gate's baseline get a check."""
     judged = [student.name for student in profile.students if profile.gate.baseline not in {None, student.name}]
     return [
         define(
@@ -28,7 +29,7 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def results(pipeline: Pipeline, done: Done) -> dict[str, object]:
-    """The numbers of this set, and the main ones of all that are measured so far."""
+    """Return the numbers of this set, and the main ones of all sets that are measured so far."""
     from mobileclip2.evaluation.results import MAIN
     from mobileclip2.report.sheets import evaluation_results
 
@@ -44,7 +45,10 @@ def results(pipeline: Pipeline, done: Done) -> dict[str, object]:
 
 
 def no_worse(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
-    """The gate's verdict over all sets; a baseline that cannot be compared with is a warning, and so is a set still to come."""
+    """Check the gate's verdict over all sets.
+
+    A missing set is a warning, and so is a baseline that cannot be compared with.
+    """
     from mobileclip2.errors import UserError
     from mobileclip2.evaluation.gate import compare
     from mobileclip2.evaluation.stored import baseline_results, stored_results

@@ -24,6 +24,7 @@ Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
 
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
+    """Return the partitions of an asset: its parts, the groups of shards, or None."""
     if asset.by_part:
         return dg.StaticPartitionsDefinition(list(asset.parts))
     return dg.StaticPartitionsDefinition(profile.group_names) if asset.grouped else None
@@ -39,7 +40,7 @@ def define(
     check: Callable[[Pipeline, Done], dg.AssetCheckResult] | None = None,
     check_name: str = "",
 ) -> dg.AssetsDefinition:
-    """A Dagster asset that computes the missing parts of ``asset`` and mirrors its data version."""
+    """Define a Dagster asset that computes the missing parts of ``asset`` and mirrors its data version."""
     key = dg.AssetKey(asset.key.split("/"))
     partitions = partitions_of(profile, asset)
 
@@ -60,7 +61,7 @@ def define(
         retry_policy=LOST_POD if profile.compute.kubernetes else None,
         check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
     )
-    def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:
+    def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
         group = context.partition_key if partitions else None
         try:
             done = pipeline.materialise(asset.key, group, log_progress(context))
@@ -77,7 +78,7 @@ def define(
 
 
 def common_metadata(done: Done) -> dict[str, Any]:
-    """Counts, rates, skips and hashes: what every materialisation shows."""
+    """Return the metadata of every materialization: counts, rates, skips and hashes."""
     computed = sum(done.heads[name].samples for name in done.computed)
     size = sum(head.size for head in done.heads.values())
     shown: dict[str, Any] = {
@@ -103,7 +104,7 @@ LOG_EVERY_SECONDS = 10.0
 
 
 def log_progress(context: dg.AssetExecutionContext) -> Progress:
-    """Steps and rates into the run's log, at most one line in ten seconds, and to whoever watches in this process."""
+    """Log steps and rates, at most one line in ten seconds, and pass them to a listener in this process."""
     started = last = time.monotonic()
 
     def progress(step: Step) -> None:

@@ -11,6 +11,7 @@ from mobileclip2.profile import Profile
 
 
 def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define the asset ``raw_shards``."""
     return [
         define(
             profile,
@@ -25,6 +26,7 @@ def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def sample_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    """Return a picture of a group's first samples."""
     from mobileclip2.report.sheets import raw_sheet
 
     assert done.group is not None
@@ -32,6 +34,7 @@ def sample_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
 
 
 def few_are_bad(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
+    """Warn if more than half of the accepted share of samples was skipped."""
     skipped = sum(done.skip_reasons.values())
     share = skipped / max(1, done.samples + skipped)
     return dg.AssetCheckResult(

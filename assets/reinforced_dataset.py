@@ -11,6 +11,7 @@ from mobileclip2.profile import Profile
 
 
 def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define the asset ``reinforced_dataset`` if the graph has it."""
     if "reinforced_dataset" not in graph:
         return []
     return [
@@ -25,6 +26,7 @@ def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefiniti
 
 
 def reinforced_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    """Return a picture of a group's first samples with views and captions."""
     from mobileclip2.report.sheets import reinforced_sheet
 
     assert done.group is not None

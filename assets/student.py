@@ -12,6 +12,7 @@ from mobileclip2.profile import Profile
 
 
 def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for each student."""
     return [
         define(
             profile,
@@ -26,6 +27,7 @@ def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def interpolation(pipeline: Pipeline, done: Done) -> dict[str, object]:
+    """Return the points between two students, the picked weight, and a picture of the curve."""
     from mobileclip2.report.sheets import between_sheet
 
     rows, picked, picture = between_sheet(pipeline, done.asset.name)

@@ -12,6 +12,7 @@ from mobileclip2.profile import Profile
 
 
 def studies(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for each study."""
     return [
         define(profile, asset, section="studies", kinds={"pytorch"}, metadata=findings)
         for asset in graph.values()
@@ -20,7 +21,7 @@ def studies(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def findings(pipeline: Pipeline, done: Done) -> dict[str, object]:
-    """The trial's own curve, and all that the study has found so far."""
+    """Return the trial's own curve, and all that the study has found so far."""
     from mobileclip2.report import plots
     from mobileclip2.report.pictures import inline_markdown
     from mobileclip2.report.study import figures, found, table

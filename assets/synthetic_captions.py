@@ -11,6 +11,7 @@ from mobileclip2.profile import Profile
 
 
 def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for the captions of each captioner."""
     return [
         define(
             profile,
@@ -25,6 +26,7 @@ def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefiniti
 
 
 def captions_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+    """Return a picture of a group's first samples with the captions of one captioner."""
     from mobileclip2.report.sheets import captions_sheet
 
     assert done.group is not None

@@ -11,6 +11,7 @@ from mobileclip2.profile import Profile
 
 
 def teachers(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for each teacher."""
     return [
         define(profile, asset, section="teachers", kinds={"pytorch"}, metadata=training_metadata)
         for asset in graph.values()

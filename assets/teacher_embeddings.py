@@ -10,6 +10,7 @@ from mobileclip2.profile import Profile
 
 
 def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
+    """Define an asset for each teacher and each kind of input that it embeds."""
     return [
         # the graph page labels a box with the end of its key alone: the group must say whose 'image' it is
         define(profile, asset, section=f"embeddings_{asset.name}", kinds={"pytorch", "parquet"})

@@ -55,7 +55,7 @@ def measure() -> Numbers:
             return generate(model, tokenizer, pixels, keys, range(CAPTIONS), SETTINGS)
 
     def theirs() -> torch.Tensor:
-        written = model.generate(pixels, generation_type="top_p", top_p=0.9, seq_len=30, min_seq_len=29)
+        written: torch.Tensor = model.generate(pixels, generation_type="top_p", top_p=0.9, seq_len=30, min_seq_len=29)
         assert written.shape[1] == 30
         return written
 
@@ -116,13 +116,15 @@ def decoder_arithmetic(model: CoCa, images: torch.Tensor, written: torch.Tensor)
         x = block(x, attn_mask=mask)
         # no mask: the captions of an image ask as one long text
         x = cross(x.view(i, c * length, -1), k_x=images, v_x=images).view(i * c, length, -1)
-    return (head.ln_final(x) @ head.text_projection).view(i, c, length, -1)
+    logits: torch.Tensor = head.ln_final(x) @ head.text_projection
+    return logits.view(i, c, length, -1)
 
 
 def nucleus_size(logits: torch.Tensor) -> float:
     """Tokens that hold 0.9 of the probability, median."""
     some = logits[:4, :, ::5].float().softmax(-1).flatten(0, 2).sort(descending=True).values
-    return statistics.median(((some.cumsum(-1) < SETTINGS.top_p).sum(-1) + 1).tolist())
+    sizes: list[int] = ((some.cumsum(-1) < SETTINGS.top_p).sum(-1) + 1).tolist()
+    return statistics.median(sizes)
 
 
 def where(run: Any) -> dict[str, float]:

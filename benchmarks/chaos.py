@@ -19,7 +19,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import boto3
 import yaml
@@ -31,6 +31,7 @@ from tests.kubelet import Kubelet
 from tests.s3 import Fault, FaultyS3
 from tests.small_disk import small_disk
 
+Who = Literal["run", "worker", "pod"]
 Where = Literal["one process", "two workers", "cluster"]
 Store = Literal["disk", "bucket"]
 
@@ -93,14 +94,16 @@ class Schedule:
         return cls(seed, where, store, tuple(lives))
 
 
-def _strike(draw: random.Random, where: Where, what: What, name: str, who: str | None = None) -> Strike:
-    others = {"one process": "run", "two workers": "worker", "cluster": "pod"}
-    who = who or draw.choice(["run", others[where]])
+def _strike(draw: random.Random, where: Where, what: What, name: str, who: Who | None = None) -> Strike:
+    others: dict[Where, Who] = {"one process": "run", "two workers": "worker", "cluster": "pod"}
+    either: list[Who] = ["run", others[where]]
+    struck: Who = draw.choice(either) if who is None else who
     size = draw.randrange(1, 10_000)
     if what == "clock":
         size = draw.choice([-1, 1]) * draw.choice([5, 600, 86_400, 400 * 86_400])
-    most = MOMENTS[where] if who == "run" else SHARE
-    return Strike(name, who, what, draw.randint(1, most), draw.randint(1, PROCESSES) if who != "run" else 1, size)  # type: ignore[arg-type]
+    moment = draw.randint(1, MOMENTS[where] if struck == "run" else SHARE)
+    process = draw.randint(1, PROCESSES) if struck != "run" else 1
+    return Strike(name, struck, what, moment, process, size)
 
 
 def _outage(draw: random.Random, server: Literal["S3", "API"], faults: tuple[str, ...]) -> Outage:
@@ -245,7 +248,7 @@ class World:
         strikes = [each for each in life if isinstance(each, Strike) and (self.small or each.what != "full disk")]
         outages = [each for each in life if isinstance(each, Outage)]
         met: list[str] = []
-        self.s3.reset(lambda request: _of(outages, "S3", request.number, met))  # type: ignore[arg-type,return-value]
+        self.s3.reset(lambda request: cast(Fault | None, _of(outages, "S3", request.number, met)))
         requests = Counter[str]()
         verdicts: dict[int, str | None] = {}
 

@@ -124,7 +124,7 @@ def where(join: Callable[[], object]) -> dict[str, float]:
     with cProfile.Profile() as seen:
         join()
     stats = pstats.Stats(seen)
-    found: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = stats.stats  # type: ignore[attr-defined]
+    found: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = vars(stats)["stats"]
     spent = {
         step: sum(
             cumulative
@@ -133,7 +133,7 @@ def where(join: Callable[[], object]) -> dict[str, float]:
         )
         for step, (file, functions) in STEPS.items()
     }
-    total = stats.total_tt  # type: ignore[attr-defined]
+    total: float = vars(stats)["total_tt"]
     return {**spent, "the rest": max(0.0, total - sum(spent.values()))}
 
 

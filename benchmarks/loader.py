@@ -159,7 +159,8 @@ def _replayed(image: Image.Image, view: list[Any]) -> torch.Tensor:
     image = F.resized_crop(image, *crop, [SIZE, SIZE], InterpolationMode.BICUBIC)
     for operation, magnitude in operations or ():
         image = _apply_op(image, OPERATIONS[operation], magnitude, InterpolationMode.NEAREST, None)
-    return F.normalize(F.to_tensor(image), CLIP_MEAN, CLIP_STD)
+    pixels: torch.Tensor = F.normalize(F.to_tensor(image), CLIP_MEAN, CLIP_STD)
+    return pixels
 
 
 def show(numbers: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from mobileclip2.profile import load
 from mobileclip2.progress import silent
 from mobileclip2.store import LocalStorage
 from pipelines.compute.kubernetes import POLL_SECONDS, connect
-from tests.cluster import FakeCluster
+from tests.cluster import FakeCluster, Object
 from tests.pipelines.small import edited, one_of_each
 from tests.tiny import make_tiny
 
@@ -124,7 +124,7 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
             for pods in PODS if repeat >= 0 else PODS[-1:]:
                 wait = WAIT_SECONDS / VIEWS if repeat >= 0 else 0.0
                 writes = {"writes": str(folder / "writes"), "wait": wait}
-                cluster.faults.gate = lambda pod, writes=writes: writes  # type: ignore[misc]
+                cluster.faults.gate = _held(writes)
                 # of one stage's rate: the same chunks however many pods share them
                 rate = SAMPLES * SHARDS * VIEWS / (CHUNKS * CHUNK_SECONDS)
                 settings = {"image": "tests", "stages": {STAGE: {"pods": pods, "gpus": 1}}}
@@ -162,6 +162,10 @@ class Counting(LocalStorage):
         if name in {"exists", "look", "read", "write", "put", "fetch"}:
             self.count += 1
         return super().__getattribute__(name)
+
+
+def _held(writes: dict[str, Any]) -> Callable[[Object], dict[str, Any]]:
+    return lambda pod: writes
 
 
 def storage_requests(folder: Path) -> tuple[float, float]:

@@ -99,16 +99,19 @@ class View:
     ops: tuple[tuple[int, float], ...] | None
 
     def to_list(self) -> list[Any]:
+        """Return the view as nested lists, the form that JSON stores."""
         return [list(self.crop), None if self.ops is None else [list(op) for op in self.ops]]
 
     def to_json(self) -> str:
+        """Return the view as the JSON text of :meth:`to_list`."""
         return json.dumps(self.to_list())
 
     @classmethod
     def from_list(cls, value: Any) -> Self:
-        """
+        """Build a view from nested lists.
+
         Raises:
-            ValueError: not a view as the format has it.
+            ValueError: the value is not a view in the format above.
         """
         try:
             (top, left, height, width), ops = value
@@ -127,11 +130,12 @@ class View:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """Build a view from the JSON text of :meth:`to_json`."""
         return cls.from_list(json.loads(text))
 
 
 def parse_views(value: Any) -> list[View]:
-    """The views of a ``param_aug`` field, which is met both as a list and as the JSON text of one.
+    """Parse the views of a ``param_aug`` field, which is a list or the JSON text of a list.
 
     Raises:
         ValueError: neither, or one of the views is malformed.
@@ -158,7 +162,7 @@ def sample_view(augmentation: Augmentation, seed: int, key: str, view: int, widt
 
 
 def render(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> Image.Image:
-    """The view of an RGB image as the caller wants it: ``size`` x ``size`` pixels, cut from the original.
+    """Render a view of an RGB image at ``size`` x ``size`` pixels, cut from the original image.
 
     Raises:
         ShardError: the crop does not fit the image, so this is not the image that the view was made for.
@@ -170,7 +174,7 @@ def render(image: Image.Image, view: View, size: int, interpolation: str = "bicu
 
 
 def check_crop(view: View, width: int, height: int) -> None:
-    """Raises ``ShardError`` where the crop leaves an image of ``width`` x ``height`` pixels."""
+    """Raise ``ShardError`` if the crop leaves an image of ``width`` x ``height`` pixels."""
     if view.crop[1] + view.crop[3] > width or view.crop[0] + view.crop[2] > height:
         raise ShardError(
             f"the crop {list(view.crop)} does not fit an image of {width} x {height} pixels: "
@@ -179,7 +183,7 @@ def check_crop(view: View, width: int, height: int) -> None:
 
 
 def operate(image: Image.Image, view: View) -> Image.Image:
-    """The view's operations on its crop, which is resized already."""
+    """Apply the operations of a view to its crop, which already has its final size."""
     for op, magnitude in view.ops or ():
         image = _APPLY[OPERATIONS[op]](image, magnitude)
     return image

@@ -18,7 +18,7 @@ CHUNKS_A_PROCESS = 4
 
 
 def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> int:
-    """Number of chunks for some shards, 1 to ``shards``.
+    """Return the number of chunks for some shards, between 1 and ``shards``.
 
     Args:
         seconds_a_shard: of one device; None where nothing was measured or stated.
@@ -32,13 +32,16 @@ def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> 
 
 
 def group_samples(work: Work) -> int:
-    """Samples of the work's group as its inputs count them; 0 where nobody has counted yet."""
+    """Return the samples of the work's group as its inputs count them, or 0 if nothing has counted them yet."""
     heads = [read.head for part in work.parts for reads in part.inputs.values() for read in reads]
     return max((head.samples for head in heads if head.group and head.group == work.group), default=0)
 
 
 def seconds_a_shard(work: Work) -> float | None:
-    """What a shard takes one device, all missing parts together, from the rate that was measured or the profile states."""
+    """Estimate the seconds that all missing parts of one shard take on one device.
+
+    The rate is the measured one, or else that of the profile.
+    """
     rate = Costs(work.pipeline).rate(work.asset)
     samples = group_samples(work)
     if not rate or not samples or not work.shards:

@@ -109,8 +109,9 @@ class Kubernetes(_Settings):
         return self
 
     def pods(self, stage: str) -> Pods:
-        """What the pods of a stage ask for: what the profile says over sane defaults."""
-        return Pods.model_validate({**SANE.get(stage, {}), **self.stages.get(stage, {})})  # type: ignore[call-overload]
+        """Return the pod settings of a stage: those of the profile over the defaults."""
+        stated = next((fields for name, fields in self.stages.items() if name == stage), {})
+        return Pods.model_validate({**SANE.get(stage, {}), **stated})
 
 
 class ComputeSettings(_Settings):

@@ -51,7 +51,10 @@ class Shard(NamedTuple):
         return f"{stem}-{hashlib.sha256(self.relative.encode()).hexdigest()[:8]}"
 
     def number(self) -> int:
-        """The number at the end of the name, or a hash of it: decides the group, whatever other shards exist."""
+        """Return the number at the end of the name, or a hash of the name.
+
+        The number decides the group, whatever other shards exist.
+        """
         digits = _NUMBER.search(self.relative)
         return int(digits[1]) if digits else int(hashlib.sha256(self.relative.encode()).hexdigest()[:8], 16)
 
@@ -124,10 +127,11 @@ class Contents:
         return groups
 
     def group_shards(self, group: str) -> list[Shard]:
+        """Return the source shards of a group."""
         return self._by_group[group]
 
     def corpus_shards(self, name: str) -> list[Shard]:
-        """The tars of a caption corpus.
+        """Return the tars of a caption corpus.
 
         Raises:
             ShardError: there are none.
@@ -214,6 +218,7 @@ class Contents:
         return digest
 
     def weights_digest(self, weights: Weights) -> str:
+        """Return the hash that identifies weights: the pinned one, that of the file, or the open_clip tag."""
         if weights.sha256:
             return weights.sha256
         if weights.path:
@@ -221,7 +226,7 @@ class Contents:
         return f"tag:{weights.tag}"
 
     def weights_path(self, weights: Weights) -> Path:
-        """The local file of weights from a package or path, checked against its pinned hash.
+        """Return the local file of weights from a package or path, checked against its pinned hash.
 
         Raises:
             WeightsError: the file is missing or is not the pinned one.
@@ -255,7 +260,7 @@ def _hash(lines: Iterable[str]) -> str:
 
 
 def split_s3(url: str) -> tuple[S3Storage, str]:
-    """The storage of the bucket and the key of an ``s3://`` URL."""
+    """Split an ``s3://`` URL into the storage of the bucket and the key."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
     return S3Storage(f"s3://{bucket}"), key
 
@@ -285,7 +290,7 @@ def list_files(url: str, pattern: str) -> list[Listed]:
 
 
 def _matcher(pattern: str) -> Callable[[str], object]:
-    """The expression itself: ``match_file`` normalises each path, which takes longer than to match it."""
+    """Compile the patterns. ``match_file`` normalizes each path, which takes longer than the match."""
     compiled = PathSpec.from_lines("gitignore", [pattern]).patterns
     searches = (
         each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include
@@ -313,7 +318,7 @@ def _look(stat: os.stat_result) -> str:
 
 
 def local_copy(url: str) -> Path:
-    """A local path with the bytes of a file or object.
+    """Return a local path with the bytes of a file or object.
 
     Raises:
         ShardError: it does not exist.
@@ -331,7 +336,7 @@ def local_copy(url: str) -> Path:
 
 
 def local_folder(url: str) -> Path:
-    """A local folder with the content that a folder or prefix has now."""
+    """Return a local folder with the present content of a folder or prefix."""
     if not url.startswith("s3://"):
         return Path(url)
     storage = S3Storage(url)

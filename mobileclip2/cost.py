@@ -43,6 +43,7 @@ class Costs:
         self._bytes: dict[str, float | None] = {}
 
     def of(self, history: History, asset: Asset, part: Part, group: str | None) -> Cost:
+        """Estimate the samples, bytes and seconds of one part of an asset for one group."""
         earlier = history.of(asset, part, group)
         samples = self._samples(history, earlier, asset, part, group)
         rate = self.rate(asset)
@@ -59,7 +60,7 @@ class Costs:
     def _samples(
         self, history: History, earlier: list[Head], asset: Asset, part: Part, group: str | None
     ) -> int | None:
-        """What the part would go through: seen samples in training, else those of the group as last counted."""
+        """Estimate the samples of a part: the seen samples of a training, else those of the group as last counted."""
         length = part.declared.get("train")
         if length:
             return int(length["samples"] or length["steps"] * length["batch"])
@@ -71,7 +72,7 @@ class Costs:
         return earlier[-1].samples if earlier else None
 
     def rate(self, asset: Asset) -> float | None:
-        """Samples a second: the median of what was measured, else the profile's figure for the asset or its stage."""
+        """Return samples per second: the median of what was measured, else the profile's figure."""
         if asset.key not in self._rates:
             measured = [
                 record["samples"] / record["seconds"]

@@ -36,6 +36,7 @@ class Stored:
 
     @property
     def path(self) -> str:
+        """Return the path of the output, relative to the store."""
         place = f"{self.asset}/{self.fingerprint}" + (f"/{self.group}" if self.group else "")
         return f"{SCRATCH}/{place}" if self.scratch else place
 
@@ -84,7 +85,7 @@ def needed_by_runs(pipeline: Pipeline, found: Sequence[Stored]) -> set[str]:
 
 
 def lineages_in(folder: Path) -> list[Path]:
-    """The lineage of every checkpoint in a folder.
+    """Find the lineage of every checkpoint in a folder.
 
     Raises:
         UserError: there is none, and what was to be kept would be deleted.
@@ -101,7 +102,7 @@ def needed_by_checkpoints(lineages: Iterable[Path]) -> set[str]:
 
 
 def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
-    """Outputs that neither these pipelines over one store need, nor commits, runs or checkpoints.
+    """Find outputs that are needed by none of these pipelines over one store, nor by a commit, run or checkpoint.
 
     Args:
         committed: paths that some commit's ledger names.
@@ -118,7 +119,7 @@ def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Itera
 
 
 def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:
-    """Deletes outputs, each only while nobody computes it."""
+    """Delete outputs, each only while no process computes it."""
     for each in outputs:
         with hold(pipeline.storage, [each.path]):
             if each.scratch:

@@ -45,6 +45,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Part:
+    """What is computed and reused on its own, with what it declares and reads."""
+
     name: str
     declared: dict[str, Any]
     inputs: dict[str, Input] = field(default_factory=dict)
@@ -53,6 +55,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Asset:
+    """One asset of Dagster, with its parts."""
+
     key: str
     grouped: bool
     parts: dict[str, Part]
@@ -61,7 +65,7 @@ class Asset:
     """each part is computed in a run of its own, as a group of its name"""
 
     def parts_of(self, group: str | None) -> dict[str, Part]:
-        """What is computed together for a group."""
+        """Return the parts that are computed together for a group."""
         if self.by_part:
             assert group is not None
             return {group: self.parts[group]}
@@ -69,6 +73,7 @@ class Asset:
 
     @property
     def stage(self) -> str:
+        """Return the first component of the key, for example ``teacher``."""
         return self.key.partition("/")[0]
 
     @property
@@ -83,6 +88,7 @@ class Asset:
 
     @property
     def code_version(self) -> str:
+        """Return the code version of the stage, which enters every fingerprint."""
         return CODE_VERSIONS[self.stage]
 
     @property

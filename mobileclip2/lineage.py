@@ -34,6 +34,7 @@ class Node(BaseModel):
 
     @property
     def id(self) -> str:
+        """Return the identifier that :func:`node_id` gives."""
         return node_id(self.asset, self.part, self.group)
 
 
@@ -47,15 +48,17 @@ class Lineage(BaseModel):
     nodes: dict[str, Node]
 
     def to_bytes(self) -> bytes:
+        """Serialize the lineage as JSON."""
         return (json.dumps(self.model_dump(), indent=1) + "\n").encode()
 
 
 def node_id(asset: str, part: str, group: str | None) -> str:
+    """Return ``<asset>:<part>``, with ``@<group>`` for a grouped asset."""
     return f"{asset}:{part}" + (f"@{group}" if group else "")
 
 
 def lineage(pipeline: Pipeline, works: Sequence[PartWork]) -> Lineage:
-    """The lineage of parts of one asset that are finished, or whose inputs all are.
+    """Trace parts of one asset that are finished, or whose inputs all are.
 
     Raises:
         DamagedOutput: something that it was made from is there no longer.
@@ -67,7 +70,7 @@ def lineage(pipeline: Pipeline, works: Sequence[PartWork]) -> Lineage:
 
 
 def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
-    """The lineage of a finished asset, all its parts and groups.
+    """Trace a finished asset with all its parts and groups.
 
     Raises:
         UserError: it is not materialised.
@@ -118,7 +121,7 @@ def _lost(key: str) -> DamagedOutput:
 
 
 def read_lineage(path: Path) -> Lineage:
-    """A lineage from its file.
+    """Read a lineage from its file.
 
     Raises:
         UserError: the file is missing or is none.

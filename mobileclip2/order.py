@@ -39,6 +39,8 @@ MAY_PASS = "mobileclip2, may pass: "
 
 
 class OrderedPart(BaseModel):
+    """One part of an order: its name, its fingerprint and what it reads."""
+
     model_config = ConfigDict(frozen=True)
 
     name: str
@@ -68,6 +70,7 @@ class Order(BaseModel):
 
     @classmethod
     def of(cls, work: Work) -> Order:
+        """Build the order of some work."""
         by_shard = isinstance(stage_run(work.asset), ByShard)
         return cls(
             store=work.pipeline.storage.url,
@@ -98,14 +101,16 @@ class Order(BaseModel):
 
     @property
     def key(self) -> str:
+        """Return the key of the order in the store."""
         return f"{FOLDER}/{self.name}.json"
 
     def write(self, storage: Storage) -> None:
+        """Write the order into the store."""
         storage.write(self.key, self.model_dump_json().encode())
 
     @classmethod
     def read(cls, storage: Storage, key: str) -> Order:
-        """Reads an order from the store.
+        """Read an order from the store.
 
         Raises:
             UserError: it is gone: the run that wrote it has ended.
@@ -118,7 +123,7 @@ class Order(BaseModel):
             ) from None
 
     def work(self, storage: Storage, progress: Progress) -> Work:
-        """The work as a stage takes it.
+        """Return the work in the form that a stage accepts.
 
         Raises:
             UserError: the code here is of another version than the code that gave the order.
@@ -154,7 +159,7 @@ def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:
 
 
 def do_chunk(storage: Storage, key: str, index: int, of: int, progress: Progress) -> None:
-    """Computes the shards of one chunk that are not there yet. The one who ordered closes the manifests.
+    """Compute the missing shards of one chunk. The process that ordered them closes the manifests.
 
     Raises:
         UserError: the stage refused its input.
@@ -166,7 +171,7 @@ def do_chunk(storage: Storage, key: str, index: int, of: int, progress: Progress
 
 
 def do_whole(storage: Storage, key: str, progress: Progress) -> None:
-    """Computes all of an order, manifests included; of several processes under torchrun, each its share.
+    """Compute all of an order with its manifests. Under torchrun, each process computes its share.
 
     Raises:
         UserError: the stage refused its input.

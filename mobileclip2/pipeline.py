@@ -42,10 +42,16 @@ class Read:
 
     @property
     def group(self) -> str | None:
+        """Return the group of the output, or None if the asset has no groups."""
         return self.head.group
 
     @cached_property
     def manifest(self) -> Manifest:
+        """Return the manifest.
+
+        Raises:
+            DamagedOutput: the manifest is gone.
+        """
         manifest = self.output.manifest()
         if manifest is None:
             raise DamagedOutput(f"{self.output.storage.url}/{self.output.prefix}: its manifest is gone; run again")
@@ -56,7 +62,7 @@ class Read:
         return {file.name: file.size for file in self.manifest.files}
 
     def fetch(self, name: str) -> Path:
-        """A local file with the bytes of ``name``.
+        """Return a local file with the bytes of ``name``.
 
         Raises:
             DamagedOutput: the file is gone, or was cut off since the plan looked at it.
@@ -84,7 +90,7 @@ class PartWork:
     versions: dict[str, str]
 
     def only(self, role: str) -> Read:
-        """The single output behind a role that is not spread over parts or groups."""
+        """Return the single output of a role that is not spread over parts or groups."""
         (read,) = self.inputs[role]
         return read
 
@@ -96,7 +102,7 @@ class PartWork:
         skip_reasons: dict[str, int] | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Writes the manifest over the named files, all of them already in place."""
+        """Write the manifest over the named files, which are already in place."""
         reasons = dict(sorted((skip_reasons or {}).items()))
         manifest = Manifest(
             asset=self.asset.key,
@@ -132,10 +138,12 @@ class Work:
 
     @property
     def profile(self) -> Profile:
+        """Return the profile of the pipeline."""
         return self.pipeline.profile
 
     @property
     def contents(self) -> Contents:
+        """Return the outside inputs of the pipeline."""
         return self.pipeline.contents
 
     @property
@@ -164,7 +172,7 @@ class Compute(Protocol):
     """Where the work of stages is done: here, in more processes, on a cluster. The stages do not know."""
 
     def run(self, work: Work) -> float:
-        """Does the work, manifests included; returns the seconds of one device that it took.
+        """Do the work with its manifests, and return the seconds of one device that it took.
 
         Raises:
             UserError: the stage refused its input, or the work could not be done there.
@@ -175,6 +183,7 @@ class InProcess:
     """Computes in this process."""
 
     def run(self, work: Work) -> float:
+        """Do the work in this process, and return the seconds that it took."""
         started = time.monotonic()
         stage_run(work.asset)(work)
         return time.monotonic() - started
@@ -194,16 +203,19 @@ class Done:
 
     @property
     def data_version(self) -> str:
+        """Return the data version of the asset for the group, over all its parts."""
         if len(self.heads) == 1:
             return next(iter(self.heads.values())).data_version
         return fingerprint({name: head.data_version for name, head in self.heads.items()})
 
     @property
     def samples(self) -> int:
+        """Return the samples of all parts together."""
         return sum(head.samples for head in self.heads.values())
 
     @property
     def skip_reasons(self) -> dict[str, int]:
+        """Count the skipped samples of all parts by reason."""
         reasons: dict[str, int] = {}
         for head in self.heads.values():
             for reason, count in head.skip_reasons.items():
@@ -226,6 +238,7 @@ class Pipeline:
 
     @cached_property
     def storage(self) -> Storage:
+        """Return the storage that the profile names."""
         return open_storage(self.profile.locate(self.profile.store))
 
     @property
@@ -241,13 +254,13 @@ class Pipeline:
         return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
 
     def groups(self, asset: Asset) -> list[str | None]:
-        """What an asset is computed by: the groups of shards, its parts, or None for all of it at once."""
+        """Return what an asset is computed by: groups of shards, its parts, or None for all of it at once."""
         if asset.by_part:
             return list(asset.parts)
         return list(self.profile.group_names) if asset.grouped else [None]
 
     def forget(self, *, every_byte: bool = False) -> None:
-        """Drops what is remembered of the store and of outside inputs, to see changes that others made.
+        """Clear the caches of the store and of outside inputs, to see changes that others made.
 
         With ``every_byte`` whatever is looked at in the store from now on is hashed.
         """
@@ -270,7 +283,7 @@ class Pipeline:
                 yield "/".join(filter(None, place)), upstream, head, upstream_group
 
     def part_work(self, asset: Asset, part: Part, group: str | None) -> PartWork | None:
-        """What computing a part would read and write; None while an input is not there yet."""
+        """Return what computing a part would read and write, or None while an input is missing."""
         inputs: dict[str, list[Read]] = {}
         versions: dict[str, str] = {}
         for role, source in part.inputs.items():
@@ -289,7 +302,7 @@ class Pipeline:
         return Output(self.storage, asset.key, identity, group)
 
     def head(self, asset: Asset, part: Part, group: str | None) -> Head | None:
-        """The head that the present profile, code and inputs call for; None where it must still be computed.
+        """Return the head that the present profile, code and inputs call for, or None if it must still be computed.
 
         Stored bytes that cannot be trusted count as missing and are named in :attr:`damaged`.
         """
@@ -337,7 +350,7 @@ class Pipeline:
         return reads
 
     def materialise(self, key: str, group: str | None = None, progress: Progress = silent) -> Done:
-        """Computes the missing parts of an asset for one group and returns all of them.
+        """Compute the missing parts of an asset for one group, and return all parts.
 
         Raises:
             UserError: an input is not there, or the stage refused its input.
@@ -369,7 +382,7 @@ class Pipeline:
         return done
 
     def _compute(self, works: list[PartWork], progress: Progress) -> tuple[list[str], float]:
-        """Computes what is missing of an asset's parts, unless another run does.
+        """Compute the missing parts of an asset, unless another run does.
 
         Returns:
             Names of the parts that it computed, and the seconds of one device that this took.
@@ -417,7 +430,7 @@ class Pipeline:
                 del self._heads[key]
 
     def _log_time(self, done: Done, seconds: float) -> None:
-        """Times go beside the outputs, never into a manifest, which must not depend on them."""
+        """Log the time beside the outputs. A manifest must not depend on it."""
         samples = sum(done.heads[name].samples for name in done.computed)
         record = {
             "group": done.group,

@@ -39,6 +39,7 @@ class Plan:
 
     @property
     def cost(self) -> Cost:
+        """Return the cost of all items together."""
         return sum((item.cost for item in self.items), Cost())
 
 
@@ -54,7 +55,7 @@ class Row:
 
 
 def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool = False) -> Plan:
-    """The plan of a whole profile, or of some of its assets and all they need.
+    """Plan a whole profile, or some of its assets and all they need.
 
     With ``every_byte`` all stored bytes are hashed, and what differs from its manifest is in the plan.
 
@@ -94,7 +95,7 @@ def selected(pipeline: Pipeline, only: list[str] | None) -> list[str]:
 
 
 def rows(plan: Plan) -> list[Row]:
-    """The items of a plan by asset and reasons."""
+    """Combine the items of a plan by asset and reasons."""
     grouped: dict[tuple[str, tuple[str, ...]], list[Item]] = {}
     for item in plan.items:
         grouped.setdefault((item.asset, item.reasons), []).append(item)

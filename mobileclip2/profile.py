@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -65,6 +65,11 @@ _Yaml.add_implicit_resolver(
 )
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 class Settings(BaseModel):
     """Base of everything written by hand: unknown fields are mistakes."""
 
@@ -114,6 +119,7 @@ class Model(Settings):
 
     @model_validator(mode="after")
     def known(self) -> Self:
+        """Check that the model is named in exactly one way, and that open_clip knows the name."""
         if (self.open_clip is None) == (self.config is None):
             raise ValueError("name exactly one of 'open_clip' and 'config'")
         if self.open_clip and not self.open_clip.startswith("hf-hub:") and self.open_clip not in open_clip_names():
@@ -212,6 +218,8 @@ class Corpus(Settings):
 
 
 class Views(Settings):
+    """The stored views of each image."""
+
     count: int = Field(2, ge=1, le=99)
     seed: int = 0
     augmentation: Augmentation = Augmentation()
@@ -345,7 +353,7 @@ class Study(Settings):
         return self
 
     def lines(self, profile: Profile) -> list[Row]:
-        """The rows, or one for each teacher and scale."""
+        """Return the rows, or one for each teacher and scale."""
         if self.rows:
             return list(self.rows)
         base, teachers = profile.student(self.student), profile.dataset_teachers
@@ -358,7 +366,7 @@ class Study(Settings):
         return found
 
     def trials(self, profile: Profile) -> dict[str, Student]:
-        """The student of every row and seed, under a name for both."""
+        """Return the student of every row and seed, by the name of both."""
         base = profile.student(self.student)
         found = {}
         for row in self.lines(profile):
@@ -370,10 +378,12 @@ class Study(Settings):
 
 
 def scale_name(teacher: str, scale: float) -> str:
+    """Name the row of a teacher at a logit scale."""
     return f"{teacher}_{scale:g}".replace(".", "_")
 
 
 def trial_name(row: str, seed: int) -> str:
+    """Name the trial of a row and seed."""
     return f"{row}-seed{seed}"
 
 
@@ -433,12 +443,15 @@ class Profile(Settings):
     """the profile as it was written; filled in on loading"""
 
     def teacher(self, name: str) -> Teacher:
+        """Return the teacher of that name."""
         return next(teacher for teacher in self.teachers if teacher.name == name)
 
     def captioner(self, name: str) -> Captioner:
+        """Return the captioner of that name."""
         return next(captioner for captioner in self.captioners if captioner.name == name)
 
     def student(self, name: str) -> Student:
+        """Return the student of that name."""
         return next(student for student in self.students if student.name == name)
 
     def logit_scales(self, student: Student) -> list[float | None]:
@@ -447,22 +460,26 @@ class Profile(Settings):
         return [own[name] for name in self.dataset_teachers]
 
     def study(self, name: str) -> Study:
+        """Return the study of that name."""
         return next(study for study in self.studies if study.name == name)
 
     @property
     def dataset_teachers(self) -> tuple[str, ...]:
+        """Return the teachers of the reinforced dataset, in the order of their embeddings."""
         return tuple(t.name for t in self.teachers) if self.dataset.teachers is None else self.dataset.teachers
 
     @property
     def dataset_captioners(self) -> tuple[str, ...]:
+        """Return the captioners of the reinforced dataset, in their order."""
         return tuple(c.name for c in self.captioners) if self.dataset.captioners is None else self.dataset.captioners
 
     @property
     def group_names(self) -> list[str]:
+        """Return the names of the groups, ``g00`` and so on."""
         return [f"g{number:02d}" for number in range(self.groups)]
 
     def locate(self, url: str) -> str:
-        """A URL of the profile as an absolute path, or unchanged when it is ``s3://``."""
+        """Return a URL of the profile as an absolute path, or unchanged if it is ``s3://``."""
         return url if "://" in url else os.path.normpath(Path(self.folder) / url)
 
     @model_validator(mode="after")
@@ -472,7 +489,7 @@ class Profile(Settings):
                 f"groups: {self.groups} is more than {MAX_GROUPS}; Dagster ignores an edge with 100 or more partitions when "
                 "it decides what is stale, so put more shards into each group"
             )
-        for field, things in {
+        named: dict[str, Sequence[_Named]] = {
             "sources": self.sources,
             "caption_corpora": self.caption_corpora,
             "captioners": self.captioners,
@@ -481,8 +498,9 @@ class Profile(Settings):
             "studies": self.studies,
             "evaluation": self.evaluation,
             "students and teachers (they share the evaluation's names)": (*self.students, *self.teachers),
-        }.items():
-            names = [thing.name for thing in things]  # type: ignore[attr-defined]
+        }
+        for field, things in named.items():
+            names = [thing.name for thing in things]
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{field}: two are named '{name}'; names must differ")
@@ -565,7 +583,7 @@ class Profile(Settings):
 
 
 def parse(text: str, *, origin: Path) -> Profile:
-    """A profile from YAML text.
+    """Parse a profile from YAML text.
 
     Raises:
         ProfileError: naming the file and each offending field.
@@ -588,7 +606,7 @@ def parse(text: str, *, origin: Path) -> Profile:
 
 
 def load(path: str | Path) -> Profile:
-    """Reads a profile from a YAML file.
+    """Read a profile from a YAML file.
 
     Raises:
         ProfileError: when the file is missing or a field is wrong.

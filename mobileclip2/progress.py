@@ -23,7 +23,7 @@ class Step:
 
     @classmethod
     def from_line(cls, line: str) -> Step | None:
-        """The step behind a line that :meth:`to_line` wrote; None for any other."""
+        """Parse a line that :meth:`to_line` wrote. Return None for any other line."""
         head, *numbers = line.strip().split("  ")
         found = re.fullmatch(r"(\d+)/(\d+) (.+)", head)
         if not found:
@@ -37,8 +37,11 @@ class Step:
 
 
 class Progress(Protocol):
-    def __call__(self, step: Step) -> None: ...
+    """A callback that receives every step."""
+
+    def __call__(self, step: Step) -> None:
+        """Receive a step."""
 
 
 def silent(step: Step) -> None:
-    """Listens to nothing."""
+    """Ignore every step."""

@@ -99,12 +99,12 @@ def _differences(head: Head, asset: Asset, part: Part, known: dict[str, str]) ->
 
 
 def _role(place: str, roles: dict[str, str]) -> str | None:
-    """The role that an input's place belongs to; roles may hold slashes themselves."""
+    """Return the role that the place of an input belongs to. Roles may contain slashes."""
     return next((role for role in roles if place == role or place.startswith(f"{role}/")), None)
 
 
 def field_changes(before: Any, after: Any, name: str = "") -> list[str]:
-    """Declared fields that differ: ``train.steps 200 -> 300``."""
+    """Describe the declared fields that differ, for example ``train.steps 200 -> 300``."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(key for key in after if key not in before)]
         return [

@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
+    """Return the cache folder of this machine: ``MOBILECLIP2_CACHE``, or one in the user's home."""
     return Path(os.environ.get("MOBILECLIP2_CACHE", Path.home() / ".cache" / "mobileclip2"))
 
 
@@ -36,7 +37,7 @@ class Remembered:
             return _open(":memory:")
 
     def recall(self, place: str, look: str) -> str | None:
-        """The value of a place that still looks as it did."""
+        """Return the value of a place that still looks as it did."""
         if place not in self._loaded:
             try:
                 row = self._database.execute("select look, value from remembered where place = ?", (place,)).fetchone()
@@ -52,6 +53,7 @@ class Remembered:
         return bool(self._loaded[place][0])
 
     def keep(self, place: str, look: str, value: str) -> None:
+        """Store the value of a place under its present look. Errors of the database are ignored."""
         with suppress(sqlite3.DatabaseError):  # damaged, or the disk is full
             self._database.execute("insert or replace into remembered values (?, ?, ?)", (place, look, value))
         self._loaded[place] = (look, value)

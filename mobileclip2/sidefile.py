@@ -43,12 +43,13 @@ _AGAIN = "delete it and the manifest.json beside it, then run again"
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
+    """Return the schema of a side file of embeddings of ``dim`` numbers."""
     columns = _required(key=pa.string(), high=pa.binary(dim), low=pa.binary(dim))
     return columns.with_metadata({"dtype": "bfloat16", "dim": str(dim)})
 
 
 def embeddings_table(keys: Sequence[str], embeddings: torch.Tensor | np.ndarray) -> pa.Table:
-    """A table of ``[len(keys), D]`` embeddings: a float tensor, or the bits of bf16 numbers as uint16.
+    """Build a table of ``[len(keys), D]`` embeddings from a float tensor, or from bf16 bits as uint16.
 
     Raises:
         ValueError: not one embedding for each key.
@@ -65,14 +66,14 @@ def embeddings_table(keys: Sequence[str], embeddings: torch.Tensor | np.ndarray)
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file."""
+    """Serialize the table as a Parquet file."""
     buffer = io.BytesIO()
     _write(table, buffer)
     return buffer.getvalue()
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Writes the table in one step: a file that can be read is whole.
+    """Write the table in one step, so that a file that can be read is whole.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -82,7 +83,7 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """The table of a side file; with ``schema`` exactly the columns that it names.
+    """Read the table of a side file. With ``schema``, require exactly the columns that it names.
 
     Raises:
         DamagedOutput: the file cannot be read, or a column is missing, of another type, or without a value where
@@ -100,7 +101,7 @@ def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
 
 
 def rows(path: Path) -> int:
-    """Number of rows, from the end of the file alone.
+    """Return the number of rows, from the end of the file alone.
 
     Raises:
         DamagedOutput: the file cannot be read.
@@ -135,8 +136,9 @@ class Embeddings:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Bits of one embedding, uint16 ``[D]``, read-only."""
-        number = self._within(row)
-        return self._rows[number]
+        number = self._within(row)  # first: it may read another row group into memory
+        bits: np.ndarray = self._rows[number]
+        return bits
 
     def length(self, row: int) -> float:
         """Of one embedding, in the Euclidean norm."""
@@ -200,7 +202,7 @@ def to_bits(embeddings: torch.Tensor) -> np.ndarray:
 
 
 def from_bits(bits: np.ndarray) -> torch.Tensor:
-    """The bf16 tensor of some bits, which are copied."""
+    """Copy bf16 bits into a tensor."""
     import torch
 
     return torch.from_numpy(bits.astype(np.uint16).view(np.int16)).view(torch.bfloat16)

@@ -19,7 +19,10 @@ COLUMNS = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("groups", "p
 
 
 def current(loaded: Pipeline) -> dg.AssetChecksDefinition:
-    """The check of all assets. It runs by itself, and after a materialisation for the asset that was made."""
+    """Define the check of all assets.
+
+    It runs by itself, and after a materialization for the asset that was made.
+    """
     specs = [
         dg.AssetCheckSpec(
             CHECK,
@@ -46,7 +49,7 @@ def current(loaded: Pipeline) -> dg.AssetChecksDefinition:
 
 
 def verdicts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """What the check says of each asset: arguments of a result or an evaluation.
+    """Return what the check says of each asset, as arguments of a result or an evaluation.
 
     Raises:
         UserError: an outside input is missing, or the store cannot be read.
@@ -76,7 +79,11 @@ def _shortened(texts: list[str]) -> str:
 
 
 def changed_evaluations(pipeline: Pipeline, dagster: dg.DagsterInstance) -> list[dg.AssetCheckEvaluation]:
-    """What the check would say now, of the assets of which it last said something else or before they were last made.
+    """Return the evaluations of the check that differ from the last ones.
+
+    One differs if the check would say something else now, or if the asset was made since.
+
+    Only assets are checked of which it last said something else, or before they were last made.
 
     Raises:
         UserError: an outside input is missing, or the store cannot be read.
@@ -115,7 +122,7 @@ def _said(evaluation: dg.AssetCheckEvaluation | None) -> tuple[Any, ...]:
 
 
 def report_current(pipeline: Pipeline, dagster: dg.DagsterInstance) -> None:
-    """Writes what has changed into the instance, without a run.
+    """Write what has changed into the instance, without a run.
 
     Raises:
         UserError: an outside input is missing, or the store cannot be read.

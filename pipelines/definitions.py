@@ -71,7 +71,7 @@ def stages(pipeline: Pipeline) -> dg.Definitions:
 
 
 def executor(profile: Profile) -> dg.ExecutorDefinition:
-    """Steps one after the other in the run's process; in a cluster, each in a pod of its own that a run can lose."""
+    """Run steps one after the other in the run's process. In a cluster, each step gets a pod that a run can lose."""
     if profile.compute.kubernetes is None:
         return dg.in_process_executor
     from dagster_k8s import k8s_job_executor  # takes seconds to load
@@ -80,7 +80,7 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
 
 
 def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
-    """A run looks at the store and the outside inputs as they are when it starts."""
+    """Return the pipeline without caches. A run sees the store and the outside inputs as they are when it starts."""
     from pipelines.compute import compute_of  # brings what only runs need; loading the definitions is done more often
 
     # in a cluster a run is spread over pods, and its launcher watches them

@@ -20,6 +20,8 @@ PASSED, FAILED = 0, 3
 
 @dataclass(frozen=True)
 class Judgement:
+    """What the gate says of a model."""
+
     table: str
     """Markdown, with the verdict and its reasons below"""
     failed: bool
@@ -42,7 +44,7 @@ def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Pat
 def judge(
     pipeline: Pipeline, model: str, baseline: str | None, materialise: Callable[[list[str]], object]
 ) -> Judgement:
-    """The gate's judgement of a model; ``materialise`` computes what some assets lack.
+    """Judge a model by the gate. ``materialise`` computes what some assets lack.
 
     Raises:
         UserError: as :func:`evaluate`, and what ``materialise`` raises.

@@ -10,6 +10,8 @@ from pipelines.remote import FAILED_ENTRY, JOB, OP, TABLE_ENTRY
 
 
 class EvaluateConfig(dg.Config):
+    """The student to evaluate, and the baseline if it is not the profile's."""
+
     student: str
     baseline: str | None = None
 
@@ -40,4 +42,5 @@ def evaluate_student(
     executor_def=dg.in_process_executor,
 )
 def evaluate_job() -> None:
+    """Evaluate a student and judge it against its baseline."""
     evaluate_student()

@@ -12,7 +12,7 @@ from mobileclip2.pipeline import Pipeline
 
 
 def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool, width: int) -> int:
-    """Writes the export and prints how near it is to the trained model.
+    """Write the export, and print how near it is to the trained model.
 
     Raises:
         UserError: nothing was written.

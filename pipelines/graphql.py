@@ -62,10 +62,11 @@ class Server:
         self._opener = build_opener(_NoRedirects, *([ProxyHandler({})] if local else []))
 
     def run_page(self, run: str) -> str:
+        """Return the address of a run's page."""
         return f"{self.address}/runs/{run}"
 
     def ask(self, query: str, seconds: float = REQUEST_SECONDS, **variables: object) -> dict[str, Any]:
-        """The ``data`` of the answer, which takes at most about ``seconds``.
+        """Return the ``data`` of the answer, which takes at most about ``seconds``.
 
         Raises:
             Away: no answer.
@@ -84,7 +85,7 @@ class Server:
         return self.take(record, "data", dict)
 
     def take(self, record: object, name: str, kind: type[T]) -> T:
-        """A field of an answer, of the type that it must have.
+        """Return a field of an answer, checked for the type that it must have.
 
         Raises:
             RemoteError: it is not there, or is something else.

@@ -57,6 +57,7 @@ def launch(
     group: str | None,
     tags: dict[str, str] | None,
 ) -> dg.DagsterRun:
+    """Launch a run for an asset and group, as a child of ``parent``."""
     assert parent.remote_job_origin and parent.job_code_origin
     selection = {dg.AssetKey(asset.key.split("/"))}
     job = repository.get_implicit_global_asset_job_def().get_subset(asset_selection=selection)

@@ -16,12 +16,12 @@ PROCESS_TAG = "mobileclip2/process"
 
 
 def mark(dagster: dg.DagsterInstance, run_id: str) -> None:
-    """Notes that this process works on a run. A run has only one: stages use all cores by themselves."""
+    """Note that this process works on a run. A run has one process: stages use all cores by themselves."""
     dagster.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{_began(os.getpid())}"})
 
 
 def end_dead_runs(dagster: dg.DagsterInstance) -> None:
-    """Records the failure of runs whose process on this machine is gone; of other machines nothing is known."""
+    """Record the failure of runs whose process on this machine is gone. Other machines are not checked."""
     statuses = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
     for record in dagster.get_run_records(dg.RunsFilter(statuses=statuses)):
         host, _, process = record.dagster_run.tags.get(PROCESS_TAG, "").partition("/")

@@ -22,6 +22,8 @@ REFRESH_TAG = "mobileclip2/refresh"
 
 
 class RefreshConfig(dg.Config):
+    """The assets to refresh."""
+
     assets: list[str] = Field(
         default=[],
         description="Only these and what they need, such as student/reinforced; empty for everything.",
@@ -51,6 +53,7 @@ def materialise_missing(
     executor_def=dg.in_process_executor,
 )
 def refresh_job() -> None:
+    """Compute everything that is missing or stale."""
     materialise_missing()
 
 
@@ -66,7 +69,7 @@ def studies_job(profile: Profile) -> dg.JobDefinition:
 
 
 def plan_metadata(planned: Plan) -> dict[str, Any]:
-    """The plan's table and sums."""
+    """Return the plan's table and sums."""
     samples, size, seconds = cells(planned.cost)
     schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in COLUMNS])
     records = [
@@ -93,18 +96,21 @@ class Log:
         self._started = self._last = 0.0
 
     def begin(self, asset: Asset, group: str | None) -> None:
+        """Log the asset and group that begins."""
         self._begun += 1
         self._place = f"[{self._begun}/{self._total}] {asset.key}{f' [{group}]' if group else ''}"
         self._started = self._last = time.monotonic()
         self._log.info(self._place)
 
     def step(self, step: Step) -> None:
+        """Log the step, at most one in :data:`LOG_EVERY_SECONDS`."""
         now = time.monotonic()
         if now - self._last >= LOG_EVERY_SECONDS:
             self._last = now
             self._log.info(f"{self._place}: {step.done}/{step.total} {step.unit}")
 
     def end(self, asset: Asset, group: str | None) -> None:
+        """Log how long it took."""
         if self._place:
             self._log.info(f"{self._place}: {time.monotonic() - self._started:.1f} s")
         self._place = ""

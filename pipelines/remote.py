@@ -102,6 +102,8 @@ mutation Stop($run: String!) { terminateRun(runId: $run) { __typename } }
 
 @dataclass(frozen=True)
 class Job:
+    """Where the server has the job ``evaluate``."""
+
     location: str
     repository: str
 
@@ -123,7 +125,7 @@ class Seen:
 def evaluate_remotely(
     server: Server, student: str, baseline: str | None, location: str | None, minutes: float, markdown: Path | None
 ) -> int:
-    """Launches the job ``evaluate`` and waits at most ``minutes``; prints the table; returns the gate's exit status.
+    """Launch the job ``evaluate``, wait at most ``minutes``, print the table, and return the gate's exit status.
 
     Raises:
         RemoteError: there is no verdict; says why, and what becomes of the run.
@@ -184,7 +186,7 @@ def find_job(server: Server, location: str | None) -> Job:
 
 
 def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
-    """The id of a new run, which the server's run coordinator and launcher have.
+    """Launch a run through the server's run coordinator, and return its id.
 
     Raises:
         RemoteError: the server refuses, or does not say whether there is a run now.
@@ -239,7 +241,7 @@ def wait(server: Server, run: str, until: float) -> Seen:
 
 
 def look(server: Server, run: str, seen: Seen, seconds: float) -> None:
-    """Takes in what has happened since the last look."""
+    """Take in what has happened since the last look."""
     before = seen.status
     answer = server.ask(LOOK, seconds, run=run, after=seen.cursor)
     found = server.take(answer, "runOrError", dict)
@@ -257,6 +259,7 @@ def look(server: Server, run: str, seen: Seen, seconds: float) -> None:
 
 
 def take_in(server: Server, event: dict[str, Any], seen: Seen) -> None:
+    """Record what one event says of the run: its step, failure, table or verdict."""
     kind = server.take(event, "__typename", str)
     if kind == "LogMessageEvent":
         seen.step = _first_line(event.get("message"))
@@ -283,6 +286,7 @@ class Daemon:
         self.is_dead = self.never_lived = False
 
     def look(self, server: Server) -> None:
+        """Read the daemon's heartbeat. The daemon counts as dead if the heartbeat stands for :data:`DAEMON_SECONDS`."""
         health = server.take(server.take(server.ask(DAEMON), "instance", dict), "daemonHealth", dict)
         for each in server.take(health, "allDaemonStatuses", list):
             if each.get("daemonType") == "QUEUED_RUN_COORDINATOR" and each.get("required"):
@@ -294,7 +298,7 @@ class Daemon:
 
 
 def _given_up(server: Server, run: str, seen: Seen, daemon: Daemon) -> RemoteError:
-    """A run that waits is withdrawn, or every call would leave one more in the queue; one that works is left to it."""
+    """Withdraw a run that waits, or every call would leave one more in the queue. Leave a run that works."""
     page = server.run_page(run)
     if seen.status not in NOT_BEGUN:
         said = f" (last: {seen.step})" if seen.step else ""

@@ -45,11 +45,12 @@ class Ready:
 
     @property
     def place(self) -> str:
+        """Return the asset and its group for a message."""
         return f"{self.asset}{f' [{self.group}]' if self.group else ''}"
 
 
 def ready(pipeline: Pipeline) -> Iterator[Ready]:
-    """The part of the plan that can be computed now."""
+    """Return the part of the plan that can be computed now."""
     for asset, group in pipeline.stale():
         works = [pipeline.part_work(asset, part, group) for part in asset.parts_of(group).values()]
         there = [work for work in works if work]
@@ -61,7 +62,7 @@ def ready(pipeline: Pipeline) -> Iterator[Ready]:
 
 
 def refresh_when_changed(loaded: Pipeline) -> dg.SensorDefinition:
-    """Requests a run for every asset and group that can be computed now and is not current."""
+    """Request a run for every asset and group that can be computed now and is not current."""
 
     @dg.sensor(
         asset_selection=dg.AssetSelection.all(),
@@ -175,7 +176,7 @@ def _told(waiting: list[str], given_up: list[str]) -> str:
 
 
 def show_what_is_current(loaded: Pipeline) -> dg.SensorDefinition:
-    """Keeps the check ``current`` of every asset true: writes what has changed, computes nothing."""
+    """Keep the check ``current`` of every asset true. Write what has changed, and compute nothing."""
 
     @dg.sensor(
         asset_selection=dg.AssetSelection.all(),

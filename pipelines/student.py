@@ -18,7 +18,7 @@ from mobileclip2.report.student import render_student
 
 
 def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
-    """Writes the page of a student and prints its results and latency."""
+    """Write the page of a student, and print its results and latency."""
     gathered = gather_student(pipeline, name)
     write_page(render_student(gathered), path)
     table = Table(title=f"{name}, with {gathered.confidence:.0%} intervals")
@@ -35,7 +35,7 @@ def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
 
 
 def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> int:
-    """Prints how long a student's towers take here."""
+    """Print how long a student's towers take here."""
     found = latency_of(pipeline, name)
     if as_json:
         print(json.dumps({"student": name, **asdict(found)}, indent=1))

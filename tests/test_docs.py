@@ -17,7 +17,7 @@ from mobileclip2.shards.filters import Filters
 from mobileclip2.training.settings import TrainSettings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = {
     path: path.read_text() for name in ("mobileclip2", "assets", "pipelines") for path in (ROOT / name).rglob("*.py")
 }

@@ -20,7 +20,7 @@ from mobileclip2.preprocess import Preprocess
 
 
 def coca_of(captioner: ImageText) -> tuple[CoCa, SimpleTokenizer]:
-    """The CoCa and CLIP tokenizer of ``captioner``; raises ``UserError`` if it has others."""
+    """Return the CoCa and the CLIP tokenizer of ``captioner``, or raise ``UserError`` if it has others."""
     model, tokenizer = captioner.model, captioner.tokenize
     if not isinstance(model, CoCa) or not isinstance(tokenizer, SimpleTokenizer):
         raise UserError(
@@ -41,8 +41,9 @@ def initialise_decoder(model: CoCa) -> None:
 def small_coca(
     config: CoCaConfig, *, trunk_state: Mapping[str, torch.Tensor] | None = None, seed: int = 0
 ) -> ImageText:
-    """The small CoCa of ``config``: its trunk frozen at ``trunk_state`` (timm's names), the rest initialised
-    from ``seed``.
+    """Build the small CoCa of ``config`` with its trunk frozen at ``trunk_state``, which has timm's names.
+
+    The other weights are initialized from ``seed``.
 
     Its ``state_dict`` holds the trunk too, so that a saved one needs no ``trunk_state``.
     """
@@ -76,7 +77,7 @@ def small_coca(
 
 
 def trunk_features(model: CoCa, images: torch.Tensor) -> torch.Tensor:
-    """What a small CoCa takes in place of ``images [b, 3, H, W]``: its trunk's features ``[b, C]``."""
+    """Compute what a small CoCa accepts in place of ``images [b, 3, H, W]``: trunk features ``[b, C]``."""
     features: torch.Tensor = model.visual.trunk(images)
     return features
 
@@ -105,6 +106,7 @@ class FrozenTrunkTower(nn.Module):
         """Nothing to recompute: the trunk keeps no activations and the rest is one layer."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latent ``[b, width]`` and the image tokens ``[b, tokens, width]``."""
         features = self.trunk(x) if x.ndim == 4 else x
         tokens = self.proj(self.drop(self.ln_pre(features))).unflatten(-1, (self.tokens, -1))
         return self.ln_post(self.pool(tokens)[:, 0]), tokens
@@ -126,9 +128,11 @@ class Trunk(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Trunk:
+        """Stay in evaluation mode, whatever ``mode`` says."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the pooled feature ``[b, C]`` of images ``[b, 3, H, W]``."""
         features: torch.Tensor = self.network(images)
         return features

@@ -58,7 +58,7 @@ class CachedDecoder:
         self._seat(image_of)
 
     def _seat(self, image_of: torch.Tensor) -> None:
-        """Number the rows of each image, so that all of them can ask their image's keys in one product."""
+        """Give each row a number among the rows of its image, so that one product serves all rows of an image."""
         self.image_of = image_of
         order = image_of.argsort(stable=True)
         counts = image_of.bincount()
@@ -92,12 +92,12 @@ class SelfAttention:
         return _rest(self.block, x, F.scaled_dot_product_attention(query, keys, values).reshape(n, width))
 
     def keep(self, rows: torch.Tensor) -> None:
+        """Keep the cached keys and values of ``rows`` only."""
         self.cache = self.cache[:, rows]
 
 
 class CrossAttention:
-    """A cross-attention block with the keys and values of each image, projected once for all of its
-    captions."""
+    """A cross-attention block that projects the keys and values of an image once for all its captions."""
 
     def __init__(self, block: ResidualAttentionBlock, images: torch.Tensor) -> None:
         self.block = block
@@ -120,6 +120,7 @@ class CrossAttention:
         return _rest(self.block, x, answer[image_of, seat])
 
     def keep(self, images: torch.Tensor) -> None:
+        """Keep the keys and values of ``images`` only."""
         if len(images) < len(self.keys):
             self.keys, self.values = self.keys[images], self.values[images]
 

@@ -1,5 +1,6 @@
-"""Captions from a CoCa: one image encoding for all captions of an image, key/value caches in both text
-transformers.
+"""Generate captions with a CoCa.
+
+An image is encoded once for all its captions, and both text transformers cache keys and values.
 
 A draw depends on the seed, the sample's key, the caption's index, the attempt and the position, and on
 nothing else, so a sample's captions do not depend on its neighbours, their order, the worker count or which
@@ -70,8 +71,8 @@ def generate(
 
 @torch.inference_mode()
 def image_tokens(model: CoCa, images: torch.Tensor) -> torch.Tensor:
-    """What the decoder attends to, ``[b, T, width]``."""
-    _, tokens = model.visual(images)
+    """Compute the image tokens that the decoder attends to, ``[b, T, width]``."""
+    tokens: torch.Tensor = model.visual(images)[1]
     return tokens
 
 
@@ -83,7 +84,7 @@ def write(
     draws: Sequence[Draw],
     settings: GenerationSettings,
 ) -> list[list[int]]:
-    """The tokens of each of ``draws`` over ``images``, the ``image_tokens`` of their batch."""
+    """Generate the tokens of each of ``draws`` over ``images``, the ``image_tokens`` of their batch."""
     start, end, pad = tokenizer.sot_token_id, tokenizer.eot_token_id, model.pad_id
     length = settings.max_tokens
     if length > model.context_length:

@@ -19,7 +19,7 @@ SMALL = "small_coca"
 
 
 def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> ImageText:
-    """The captioner that a profile defines from nothing or from published weights.
+    """Build the captioner that a profile defines, from nothing or from published weights.
 
     Raises:
         WeightsError: weights are missing, are not the pinned ones, or do not fit.
@@ -40,12 +40,13 @@ def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> I
 
 
 def save_captioner(captioner: ImageText, folder: Path) -> None:
+    """Write the configuration and the weights of a captioner into ``folder``."""
     (folder / CONFIG).write_text(json.dumps(captioner.config, indent=1, sort_keys=True) + "\n")
     write_tensors(folder / WEIGHTS, captioner.model.state_dict())
 
 
 def load_captioner(stored: Read) -> ImageText:
-    """The model of a finished ``captioner/...``."""
+    """Load the model of a finished ``captioner/...``."""
     config = json.loads(stored.fetch(CONFIG).read_text())
     if SMALL in config:
         captioner = small_coca(CoCaConfig.model_validate(config[SMALL]))

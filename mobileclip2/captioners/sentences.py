@@ -48,8 +48,9 @@ def _ends_sentence(before: str, after: str) -> bool:
 
 
 def degenerate(caption: str) -> str | None:
-    """Why ``caption`` is not worth storing, or ``None``: "empty", "punctuation", "broken-text" or
-    "repetition".
+    """Return why ``caption`` is not worth storing, or None if it is.
+
+    The reasons are "empty", "punctuation", "broken-text" and "repetition".
 
     Repetition is one to four words said three times or more in a row that make up most of the caption.
     """
@@ -66,8 +67,10 @@ def degenerate(caption: str) -> str | None:
 
 
 def _longest_run(words: list[str], size: int) -> int:
-    """Words in the longest stretch that says the same ``size`` words three times or more, 0 if there is
-    none."""
+    """Count the words of the longest stretch that repeats the same ``size`` words three times or more.
+
+    Return 0 if there is no such stretch.
+    """
     longest = 0
     for start in range(len(words) - 3 * size + 1):
         unit = words[start : start + size]

@@ -10,7 +10,7 @@ from open_clip.tokenizer import SimpleTokenizer
 _SPECIAL = 2
 
 
-class ShortTokenizer(SimpleTokenizer):
+class ShortTokenizer(SimpleTokenizer):  # type: ignore[misc]  # open_clip has no types
     """The first ``size`` entries of CLIP's vocabulary (514 to 49,408; at 49,408 it is CLIP's).
 
     The vocabulary lists bytes, then merges from frequent to rare, so a prefix of it is the tokenizer that
@@ -38,5 +38,5 @@ class ShortTokenizer(SimpleTokenizer):
 
 
 def text_of(tokenizer: SimpleTokenizer, tokens: Sequence[int]) -> str:
-    """The text of ``tokens`` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+    """Decode ``tokens`` without special tokens. Bytes that are not UTF-8 become U+FFFD."""
     return str(tokenizer.decode([token for token in tokens if token not in tokenizer.all_special_ids]))

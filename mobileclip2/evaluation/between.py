@@ -25,7 +25,7 @@ class Point:
     metrics: Mapping[str, Metrics]
 
     def main(self, name: str) -> float:
-        """The main metric of a set.
+        """Return the main metric of a set.
 
         Raises:
             UserError: it is not defined there.
@@ -40,8 +40,9 @@ class Point:
 
 
 def pick(curve: Sequence[Point], rule: Pick) -> Point:
-    """The point with the highest main metric on ``rule.best`` among those that keep to the rule; of equals the one nearest to
-    the start, the first of ``curve``, which always keeps to it.
+    """Return the point with the highest main metric on ``rule.best`` among those that keep to the rule.
+
+    Ties go to the point nearest the start. The first point of ``curve`` is the start and always keeps to the rule.
 
     Raises:
         UserError: a main metric is not defined.
@@ -56,13 +57,13 @@ def pick(curve: Sequence[Point], rule: Pick) -> Point:
 
 
 def read_curve(path: Path) -> list[Point]:
-    """The points of a ``curve.jsonl``; none where it does not exist."""
+    """Read the points of a ``curve.jsonl``. There are none if the file does not exist."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [Point(**json.loads(line)) for line in lines]
 
 
 def write_curve(path: Path, curve: Sequence[Point]) -> None:
-    """Writes the whole file or nothing.
+    """Write the whole file or nothing.
 
     Raises:
         StoreError: the disk is full or cannot be written.

@@ -39,6 +39,6 @@ def draws(
 
 
 def interval(values: np.ndarray, confidence: float) -> Interval:
-    """The percentile interval of resampled values ``[resamples]``."""
+    """Return the percentile interval of resampled values ``[resamples]``."""
     low, high = np.nanquantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -122,7 +122,7 @@ def _ranks(each: EvaluationSet, features: Features, advance: Callable[[], None])
 
 
 def _associations(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    """The candidates nearest to the cue, as many as belong to it."""
+    """Choose the candidates nearest to the cue, as many as belong to it."""
     samples, images = _images(each, features, advance)
     rows = []
     for question, group in groupby(enumerate(samples), key=lambda item: item[1].key.rpartition("/")[0]):
@@ -161,7 +161,7 @@ def _fields(each: EvaluationSet, samples: Sequence[Sample]) -> dict[str, pa.Arra
 
 
 def _images(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> tuple[list[Sample], torch.Tensor]:
-    """The set's samples without their pixels, and the features of their images."""
+    """Return the samples of the set without their pixels, and the features of their images."""
     kept: list[Sample] = []
     images = features.of_images(_keeping(each.samples(), kept), each.name, advance)
     return kept, images

@@ -51,7 +51,7 @@ class Features:
         self._texts = Known(kept / "texts" if kept else None)
 
     def keep(self) -> None:
-        """Writes what was computed here for later evaluations."""
+        """Write the features that were computed here for later evaluations."""
         self._images.keep()
         self._texts.keep()
 
@@ -124,6 +124,7 @@ class Features:
 
 
 def digest(content: bytes) -> str:
+    """Return the sha256 of ``content`` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
 
 

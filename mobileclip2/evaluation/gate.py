@@ -36,11 +36,14 @@ class Row:
 
     @property
     def failed(self) -> bool:
+        """Whether the whole interval of the difference lies below the tolerated loss."""
         return self.tolerance is not None and self.difference is not None and self.difference[1] < -self.tolerance
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """The metrics of a model beside those of its baseline."""
+
     rows: Sequence[Row]
     confidence: float
     seed: int
@@ -49,10 +52,12 @@ class Comparison:
 
     @property
     def judged(self) -> list[Row]:
+        """Return the rows that the gate judges."""
         return [row for row in self.rows if row.tolerance is not None]
 
     @property
     def failed(self) -> list[Row]:
+        """Return the rows on which the model is worse than its baseline."""
         return [row for row in self.rows if row.failed]
 
 
@@ -120,7 +125,7 @@ def _notes(theirs: Mapping[str, Result] | None, ours: Mapping[str, Result]) -> l
 
 
 def _rows(result: Result, theirs: Mapping[str, Result] | None, gate: Gate, seed: int) -> Iterator[_Measured]:
-    """The main metric of a set, those that the gate judges, and those that have a published number."""
+    """Yield the main metric of a set, the metrics that the gate judges, and those with a published number."""
     main = main_name(result.key, result.metrics)
     tolerances = {main if name == MAIN else name: tolerance for name, tolerance in gate.tolerance.items()}
     judged = theirs is not None and (gate.sets is None or result.key in gate.sets)
@@ -148,7 +153,7 @@ def _absent(result: Result, name: str) -> bool:
 
 
 def _demand(result: Result, other: Result | None, name: str) -> None:
-    """Raises UserError where a judged metric has no number on both sides."""
+    """Raise UserError if a judged metric has no number on one of the sides."""
     if other is None:
         raise UserError(
             f"'{result.key}': the baseline has no result of this set; evaluate it there, or name what is to be judged in "
@@ -219,7 +224,10 @@ def _measure(result: Result, other: Result | None, name: str, tolerance: float |
 def _averages(
     ours: Mapping[str, Result], theirs: Mapping[str, Result] | None, gate: Gate, measured: Sequence[_Measured]
 ) -> Iterator[_Measured]:
-    """The published averages whose sets are all there; their sets being independent, so are the resamples."""
+    """Yield the published averages whose sets are all there.
+
+    The sets are independent, and so are their resamples.
+    """
     here = averages({key: result.main for key, result in ours.items()})
     there = averages({key: result.main for key, result in (theirs or {}).items()})
     mains = {row.set: row for row in measured if row.metric == main_name(row.set, ours[row.set].metrics)}
@@ -251,4 +259,5 @@ def _averages(
 
 
 def _mean(drawn: Sequence[np.ndarray]) -> np.ndarray:
-    return np.mean(drawn, axis=0)
+    mean: np.ndarray = np.mean(drawn, axis=0)
+    return mean

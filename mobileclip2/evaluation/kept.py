@@ -50,10 +50,11 @@ class Known:
         return torch.stack([self._features[content] for content in contents])
 
     def add(self, contents: Iterable[str], features: Tensor) -> None:
+        """Add features ``[n, dim]`` by the hashes of their contents."""
         self._features.update(zip(contents, features, strict=True))
 
     def keep(self) -> None:
-        """Writes what the folder does not have yet into one more file."""
+        """Write what the folder does not have yet into one more file."""
         new = [content for content in self._features if content not in self._files]
         if self._folder and new:
             name = hashlib.sha256("".join(new).encode()).hexdigest()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,21 +63,22 @@ def measure_latency(model: ImageText, device: torch.device, *, batch: int = BATC
     size = model.preprocess.size
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     texts = model.tokenize(["a photo of a dog on a lawn"] * batch).to(device)
-    total, vision = _parameters(fused), _parameters(fused.visual)  # type: ignore[arg-type]
+    network: Any = fused
+    total, vision = _parameters(fused), _parameters(network.visual)
     towers = []
     for encode, inputs, parameters in (
-        (fused.encode_image, images, vision),
-        (fused.encode_text, texts, total - vision),
+        (network.encode_image, images, vision),
+        (network.encode_text, texts, total - vision),
     ):
-        one = _milliseconds(encode, inputs[:1], device, seconds)  # type: ignore[arg-type]
-        many = _milliseconds(encode, inputs, device, seconds)  # type: ignore[arg-type]
+        one = _milliseconds(encode, inputs[:1], device, seconds)
+        many = _milliseconds(encode, inputs, device, seconds)
         p50, p90, p99 = np.percentile(one, [50, 90, 99]).tolist()
         towers.append(Tower(parameters, p50, p90, p99, len(one), 1000 * batch / float(np.median(many))))
     return Latency(machine(device), batch, *towers)
 
 
 def machine(device: torch.device) -> str:
-    """What a time must be read with: the processor, the threads on it, and torch's version."""
+    """Describe what a time depends on: the processor, its threads, and torch's version."""
     torch_version = f"torch {torch.__version__}"
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {torch_version}"
@@ -122,4 +124,5 @@ def _on_gpu(call: Callable[[], object]) -> float:
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end)
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds

@@ -24,13 +24,15 @@ Hit = Callable[[pa.Table], np.ndarray]
 
 @dataclass(frozen=True)
 class Metric:
+    """One published number as two steps: rows of the prediction table, and their value under weights."""
+
     rows: Callable[[pa.Table], np.ndarray]
     """prediction table -> int64 ``[units, k]``"""
     value: Callable[[np.ndarray, np.ndarray], np.ndarray]
     """rows, float64 weights ``[n, units]`` -> ``[n]``; NaN where it is not defined"""
 
     def of(self, table: pa.Table) -> float:
-        """The metric of a whole table."""
+        """Compute the metric of a whole table."""
         rows = self.rows(table)
         return float(self.value(rows, np.ones((1, len(rows))))[0])
 
@@ -42,7 +44,7 @@ def measure(key: str, table: pa.Table) -> Metrics:
 
 
 def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:
-    """The metrics of a set by their published names; the columns of its table tell the kind."""
+    """Return the metrics of a set by their published names. The columns of its table tell the kind."""
     columns = set(table.column_names)
     if "query" in columns:
         return RETRIEVAL
@@ -54,7 +56,8 @@ def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:
-    return table.column(name).to_numpy().astype(np.int64)
+    values: np.ndarray = table.column(name).to_numpy()
+    return values.astype(np.int64)
 
 
 def _within(k: int) -> Hit:
@@ -85,7 +88,9 @@ def _over_groups(hit: Hit, columns: tuple[str, ...], combine: Callable[..., np.n
         groups, hits = rows.T
         count = int(groups.max()) + 1
         with np.errstate(invalid="ignore"):
-            return combine(_sums(weights * hits, groups, count) / _sums(weights, groups, count), axis=1)
+            shares = _sums(weights * hits, groups, count) / _sums(weights, groups, count)
+            combined: np.ndarray = combine(shares, axis=1)
+        return combined
 
     return Metric(rows, value)
 
@@ -97,7 +102,8 @@ _worst_of = partial(_over_groups, combine=np.nanmin)
 def _ratio(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Rows hold hits and tries."""
     with np.errstate(invalid="ignore"):
-        return (weights @ rows[:, 0]) / (weights @ rows[:, 1])
+        ratio: np.ndarray = (weights @ rows[:, 0]) / (weights @ rows[:, 1])
+    return ratio
 
 
 def _sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
@@ -116,7 +122,8 @@ def _f1_macro(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     images, named = _sums(weights, targets, classes), _sums(weights, predicted, classes)
     right = _sums(weights * (targets == predicted), targets, classes)
     with np.errstate(invalid="ignore"):
-        return np.nanmean(np.where(images > 0, 2 * right / (images + named), np.nan), 1)
+        mean: np.ndarray = np.nanmean(np.where(images > 0, 2 * right / (images + named), np.nan), 1)
+    return mean
 
 
 def _confused(table: pa.Table) -> np.ndarray:
@@ -151,7 +158,8 @@ def _jaccard(sizes: range) -> Metric:
         weights = weights * counted
         with np.errstate(invalid="ignore"):
             # as many are chosen as there are associations, so the size of the union follows
-            return (weights @ (found / (2 * associations - found))) / weights.sum(1)
+            mean: np.ndarray = (weights @ (found / (2 * associations - found))) / weights.sum(1)
+        return mean
 
     return Metric(rows, value)
 
@@ -195,7 +203,7 @@ def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg
 
 
 def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
-    """What a set is measured by beside accuracy and recall."""
+    """Return the metrics of a set other than accuracy and recall."""
     match key:
         case "wilds/iwildcam":
             return {
@@ -221,14 +229,23 @@ CRIME, NONHUMAN = range(18, 1000), range(14, 18)
 
 def _faces(table: pa.Table) -> dict[str, Metric]:
     def named(column: str) -> Hit:
-        return lambda table: _column(table, f"predicted_{column}") == _column(table, column)
+        def hit(table: pa.Table) -> np.ndarray:
+            found: np.ndarray = _column(table, f"predicted_{column}") == _column(table, column)
+            return found
+
+        return hit
 
     def insulted(classes: range) -> Hit:
-        return lambda table: np.isin(_column(table, "predicted_toxic"), classes)
+        def hit(table: pa.Table) -> np.ndarray:
+            found: np.ndarray = np.isin(_column(table, "predicted_toxic"), classes)
+            return found
+
+        return hit
 
     def white(table: pa.Table) -> np.ndarray:
         # race 1 is "White", and race_binary tells it from all others
-        return (_column(table, "predicted_race") != 1) == _column(table, "race_binary")
+        found: np.ndarray = (_column(table, "predicted_race") != 1) == _column(table, "race_binary")
+        return found
 
     return {
         **_split(table, "acc_race", white, "race_binary"),

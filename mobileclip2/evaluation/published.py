@@ -20,6 +20,8 @@ NUMBERS = (
 
 @dataclass(frozen=True)
 class Published:
+    """The published numbers of one released model."""
+
     name: str
     """as open_clip calls the model"""
     parameters: tuple[float, float]
@@ -30,6 +32,7 @@ class Published:
 
     @property
     def shares(self) -> Mapping[tuple[str, str], float]:
+        """Return the published metrics as shares between 0 and 1, by set and metric."""
         return {number: percent / 100 for number, percent in zip(NUMBERS, self.percent, strict=True)}
 
 

@@ -10,7 +10,7 @@ ROWS = 256
 
 
 def rank(queries: Tensor, candidates: Tensor, belongs: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of candidates that come before each query's best right one, and the index of the first candidate.
+    """Count the candidates before the best right one of each query, and return the index of the first candidate.
 
     ``queries [n, D]`` and ``candidates [m, D]`` are normalised features; a candidate is right where ``to [m]``
     equals the query's ``belongs [n]``, at least once for each query. Of equal scores the lower index comes

@@ -47,6 +47,7 @@ class Result:
 
     @property
     def main(self) -> float | None:
+        """Return the main metric, or None if it is not defined for the set."""
         return self.metrics.get(MAIN)
 
 
@@ -57,7 +58,7 @@ def main_name(key: str, metrics: Metrics) -> str | None:
 
 
 def with_main(key: str, metrics: Metrics) -> Metrics:
-    """The metrics of a set with its main one under DataComp's name."""
+    """Add the main metric of a set to its metrics, under DataComp's name."""
     name = main_name(key, metrics)
     return {**metrics, MAIN: metrics[name] if name else None}
 

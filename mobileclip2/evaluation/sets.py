@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,7 @@ from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.suite import TASKS, Kind
 from mobileclip2.shards.bad_sample import BadSample
 from mobileclip2.shards.tar import RawSample, read_samples
-from mobileclip2.store.output import file_sha256
+from mobileclip2.store.storage import file_sha256
 
 IMAGES = ("webp", "png", "jpg", "jpeg")
 CLASSNAMES = "classnames.txt"
@@ -78,6 +79,7 @@ class EvaluationSet:
 
     @cached_property
     def kind(self) -> Kind:
+        """Return the kind of the set: that of a known key, the stated one, or what its files imply."""
         if self.name in TASKS:
             return TASKS[self.name].kind
         if (self.path / TYPE).exists():
@@ -92,6 +94,7 @@ class EvaluationSet:
 
     @cached_property
     def classnames(self) -> list[str]:
+        """Return the class names in the order of their indices."""
         return self._lines(CLASSNAMES)
 
     @cached_property
@@ -128,6 +131,7 @@ class EvaluationSet:
 
     @cached_property
     def shards(self) -> list[Path]:
+        """Return the paths of the tars, or of the Parquet files of an association set, in order."""
         if self.name in TASKS and self.kind == "association":
             files = sorted(self.path.rglob("*.parquet"))
             if not files:
@@ -163,7 +167,7 @@ class EvaluationSet:
         return sum(_count_images(shard) for shard in self.shards)
 
     def check(self) -> None:
-        """Looks at everything but the samples.
+        """Check everything but the samples.
 
         Raises:
             UserError: the first thing that is wrong.
@@ -200,7 +204,7 @@ class EvaluationSet:
                     yield Sample(f"{row}/{number}", image["bytes"] or b"", int(name in right), (cue,))
                 row += 1
 
-    def _questions(self, *columns: str) -> Iterator[dict[str, list]]:
+    def _questions(self, *columns: str) -> Iterator[dict[str, list[Any]]]:
         """Rows of the Parquet files of an association set, few at a time.
 
         Raises:
@@ -280,7 +284,10 @@ def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _captions(raw: RawSample) -> tuple[str, ...]:
-    """A blank line between others is a caption to clip-benchmark, and so in every published number."""
+    """Split a text into captions, as clip-benchmark does.
+
+    A blank line between others is a caption there, and so in every published number.
+    """
     if "txt" not in raw.members:
         raise BadSample("no-caption", f"it has {', '.join(sorted(raw.members))} and no txt")
     try:

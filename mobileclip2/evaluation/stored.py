@@ -14,7 +14,7 @@ from mobileclip2.profile import parse
 
 
 def stored_results(pipeline: Pipeline, model: str) -> list[Result]:
-    """What a model scored on every set, with its samples, in the order of the profile.
+    """Return the results of a model on every set, with its samples, in the order of the profile.
 
     Raises:
         UserError: it is not evaluated yet.
@@ -38,7 +38,7 @@ def _results(read: Read) -> list[Result]:
 
 
 def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Result]:
-    """The results that a model is to be compared with.
+    """Return the results that a model is compared with.
 
     ``baseline`` is the first of these that there is: another model of the profile; a file or folder of results, whose path
     may start at the profile; a git revision, whose profile makes the same model in another way, as far as the store has that.
@@ -70,7 +70,7 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
 
 
 def _at_revision(file: Path, revision: str) -> str | None:
-    """The profile as a git revision has it; None where there is no such revision of this file."""
+    """Return the text of the profile at a git revision, or None if the revision lacks the file."""
     command = ["git", "show", "--end-of-options", f"{revision}:./{file.name}"]
     try:
         return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True).stdout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["classification", "retrieval", "association", "faces"]
 
@@ -31,9 +31,9 @@ class Task:
         return self.main is not None
 
 
-def _wds(key: str, name: str, size: int, main: str | None = "acc1", **about: object) -> Task:
+def _wds(key: str, name: str, size: int, main: str | None = "acc1", **about: Any) -> Task:
     folder = key.removeprefix("fairness/").replace("/", "-")
-    return Task(key, name, size, f"djghosh/wds_{folder}_test", main, **about)  # type: ignore[arg-type]
+    return Task(key, name, size, f"djghosh/wds_{folder}_test", main, **about)
 
 
 _RECALL, _PAIRS = "mean_per_class_recall", "mean_recall@1"
@@ -120,7 +120,7 @@ AVERAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def averages(mains: Mapping[str, float | None]) -> dict[str, float]:
-    """The published averages of main metrics by set, as far as all their sets are there; other sets do not count."""
+    """Compute the published averages of main metrics whose sets are all there. Other sets do not count."""
     found = {}
     for name, keys in AVERAGES.items():
         values = [value for key in keys if (value := mains.get(key)) is not None]

@@ -22,7 +22,7 @@ Programs = tuple[ExportedProgram, ExportedProgram]
 
 
 def programs(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor) -> Programs:
-    """What is converted, from examples of which the first is taken."""
+    """Trace the programs that are converted. Of the examples the first one is used."""
     with quiet():
         image_program, text_program = (
             torch.export.export(tower, (example[:1],)).run_decompositions({})
@@ -48,7 +48,7 @@ def write(handed: Programs, folder: Path) -> None:
 
 
 def towers(handed: Programs) -> tuple[Tower, Tower]:
-    """The programs in torch, over as many images or texts as are given."""
+    """Return the programs as torch towers that accept any number of images or texts."""
     image, text = (_one_by_one(program.module()) for program in handed)
     return image, text
 

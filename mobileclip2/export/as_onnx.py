@@ -75,7 +75,11 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def quantise(folder: Path, calibration: Iterable[Tensor]) -> None:
-    """Puts both towers into int8: images with ranges measured on ``calibration``, batches of pixels, texts as they come."""
+    """Quantize both towers to int8.
+
+    The ranges of the image tower are measured on ``calibration``, batches of pixels. The text tower is quantized
+    dynamically.
+    """
     with temporary_files(), tempfile.TemporaryDirectory() as scratch, quiet():
         known = Path(scratch) / "shapes.onnx"
         quant_pre_process(folder / IMAGE, known, skip_symbolic_shape=True)
@@ -94,7 +98,7 @@ def quantise(folder: Path, calibration: Iterable[Tensor]) -> None:
         _save(onnx.load(folder / name), folder / name)
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.batches = iter(batches)
 

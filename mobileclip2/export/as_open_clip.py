@@ -23,7 +23,7 @@ VISUAL = "visual."
 
 
 def write_folder(image_text: ImageText, folder: Path) -> None:
-    """The trained model. It is fused after loading, because an ``open_clip`` configuration cannot ask for a fused one."""
+    """Write the trained model. It is fused after loading: an ``open_clip`` configuration cannot ask for a fused one."""
     save(image_text, folder)
     _write_architecture(image_text, folder)
 
@@ -37,7 +37,7 @@ def read_folder(folder: Path) -> Model:
 
 
 def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
-    """The fused weights under ``open_clip``'s names: all of ``visual.`` in one file, the rest in the other."""
+    """Write the fused weights under ``open_clip``'s names: ``visual.`` in one file, the rest in the other."""
     (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
     state = {name: tensor.detach().contiguous().clone() for name, tensor in fused.state_dict().items()}
     save_file({name: state[name] for name in state if name.startswith(VISUAL)}, folder / IMAGE)
@@ -46,7 +46,7 @@ def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
 
 
 def read_towers(folder: Path) -> Model:
-    """The same from the towers' files."""
+    """Read the fused weights from the files of both towers."""
     name = f"local-dir:{folder}"
     with torch.random.fork_rng(devices=[]), quiet():
         model, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
@@ -56,7 +56,7 @@ def read_towers(folder: Path) -> Model:
 
 
 def architecture(image_text: ImageText) -> Path | None:
-    """The module that teaches timm an image tower of this project; None where timm has the tower itself."""
+    """Return the module that registers an image tower of this project with timm, or None if timm has it."""
     name = image_text.config["model_cfg"]["vision_cfg"].get("timm_model_name")
     if name and timm.is_model(name):
         build = timm.model_entrypoint(name)

@@ -72,7 +72,7 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
 
 
 def example(kind: str) -> str:
-    """The program that reads an export without open_clip."""
+    """Render the program that reads an export without open_clip."""
     return _environment().get_template("example.py.j2").render(kind=kind, needs=NEEDS[kind])
 
 
@@ -87,7 +87,7 @@ def _environment() -> Environment:
 
 
 def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
-    """Validated pairs of the shards and corpora in a lineage."""
+    """Count the validated pairs of the shards and corpora in a lineage."""
     keys = dict.fromkeys(node.asset for node in found.nodes.values())
     return {
         key: sum(read.head.samples for read in pipeline.read(key))
@@ -97,7 +97,7 @@ def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
 
 
 def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
-    """Data, teachers, captioners and earlier students, as far as they are in the lineage."""
+    """List the data, teachers, captioners and earlier students of a lineage."""
     assets = {node.asset for node in found.nodes.values()}
     rows = [
         (f"source {source.name}", "image-text pairs", source.licence)
@@ -128,7 +128,7 @@ def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
 
 
 def _architecture(model: Model) -> str:
-    """A model in a few words, without paths of the machine that trained."""
+    """Describe a model in a few words, without paths of the machine that trained it."""
     if model.open_clip:
         name = model.open_clip
     else:

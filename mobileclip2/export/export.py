@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
@@ -62,7 +62,7 @@ class Export:
 
 
 def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Export:
-    """Writes ``student/<name>`` as the new folder ``to``, whole or not at all.
+    """Write ``student/<name>`` as the new folder ``to``, whole or not at all.
 
     Raises:
         UserError: it cannot be exported so, or the result is not what was trained; nothing is written then.
@@ -91,7 +91,7 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
 def write(
     image_text: ImageText, found: Inputs, folder: Path, kind: Format, *, int8: bool = False, batch: int = 64
 ) -> list[Parity]:
-    """Writes everything but card and lineage into ``folder``; returns how near it is to ``image_text``.
+    """Write everything but card and lineage into ``folder``, and return how near it is to ``image_text``.
 
     Raises:
         UserError: the format cannot hold the model, or a figure of fp32 is too low.
@@ -113,7 +113,7 @@ def write(
 
 
 def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> Model:
-    """Writes both and reads them back as far as that can be done here."""
+    """Write both towers, and read them back as far as this machine can."""
     if kind == "openclip":
         as_open_clip.write_folder(image_text, folder)
         return as_open_clip.read_folder(folder)
@@ -170,8 +170,9 @@ def _clip_context(image_text: ImageText) -> int:
             f"export: the model reads texts by {type(tokenizer).__name__}, and only CLIP's byte-pair encoding "
             "is shipped; export it as openclip or safetensors"
         )
-    assert tokenizer.context_length is not None
-    return tokenizer.context_length
+    context_length: int | None = tokenizer.context_length
+    assert context_length is not None
+    return context_length
 
 
 def _batches(image_text: ImageText, images: Sequence[bytes], size: int) -> Iterator[Tensor]:
@@ -185,13 +186,13 @@ def _bytes(path: Path) -> int:
     return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
 
 
-def _write_json(path: Path, values: dict) -> None:
+def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """A folder beside ``to`` that becomes it when the block ends well.
+    """Make a folder beside ``to`` that replaces it if the block ends without an error.
 
     Raises:
         UserError: there is something already.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,10 @@ class ImageTower(nn.Module):
         self.model = model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.model.encode_image(pixels, normalize=True)  # type: ignore[operator]
+        """Return L2-normalized features ``[b, embed_dim]``."""
+        model: Any = self.model
+        features: Tensor = model.encode_image(pixels, normalize=True)
+        return features
 
 
 class TextTower(nn.Module):
@@ -52,18 +56,21 @@ class TextTower(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model.encode_text(tokens, normalize=True)  # type: ignore[operator]
+        """Return L2-normalized features ``[b, embed_dim]``."""
+        model: Any = self.model
+        features: Tensor = model.encode_text(tokens, normalize=True)
+        return features
 
 
 def of_open_clip(
     model: nn.Module, pixels: Callable[[Image.Image], Tensor], tokens: Callable[[Sequence[str]], Tensor]
 ) -> Model:
-    """The steps of an ``open_clip`` model with its transform and tokenizer."""
+    """Collect the steps of an ``open_clip`` model with its transform and tokenizer."""
     return Model(pixels, tokens, ImageTower(model.eval()), TextTower(model))
 
 
 def trained(image_text: ImageText) -> Model:
-    """The model as it was trained, nothing fused."""
+    """Return the model as it was trained, without fused layers."""
     return of_open_clip(image_text.model, image_text.preprocess.whole, image_text.tokenize)
 
 
@@ -77,7 +84,7 @@ def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text:
     return Model(as_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
 
 
-def conventions(preprocess: Preprocess) -> dict:
+def conventions(preprocess: Preprocess) -> dict[str, Any]:
     """Arguments of the shipped ``preprocess``."""
     return {
         "size": preprocess.size,

@@ -23,7 +23,7 @@ def called_by_dvc() -> bool:
 
 
 def check_repository(folder: Path) -> None:
-    """Raises ``LedgerError`` unless a folder lies in a git and a DVC repository."""
+    """Raise ``LedgerError`` unless a folder lies in a git and a DVC repository."""
     above = [folder, *folder.parents]
     for name, remedy in ((".git", "git init"), (".dvc", "dvc init")):
         if not any((place / name).exists() for place in above):
@@ -34,7 +34,7 @@ def check_repository(folder: Path) -> None:
 
 
 def dvc(folder: Path, *arguments: str) -> None:
-    """Runs a command of DVC in a folder and waits a while where another process holds the repository.
+    """Run a command of DVC in a folder. Wait a while if another process holds the repository.
 
     Raises:
         LedgerError: DVC failed or was held for too long.

@@ -27,8 +27,7 @@ from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, 
 from mobileclip2.lineage import LINEAGE
 from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.report.sheets import training_records
-from mobileclip2.store.output import file_sha256
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.store.storage import atomic_path, file_sha256
 
 MAX_ROWS = 200
 """of a curve; a longer training leaves every n-th step"""
@@ -43,7 +42,10 @@ def is_current(pipeline: Pipeline, asset: Asset) -> bool:
 
 
 def write_asset(pipeline: Pipeline, asset: Asset) -> None:
-    """Writes what the ledger keeps of an asset. Of one that must be computed the files go, and a checkpoint stays."""
+    """Write what the ledger keeps of an asset.
+
+    The files of an asset that must still be computed are deleted, except a checkpoint.
+    """
     folder = ledger_folder(pipeline.profile)
     texts = _texts(pipeline, asset) if is_current(pipeline, asset) else {}
     for path in kept_in_git(pipeline.profile, asset):
@@ -57,19 +59,20 @@ def write_asset(pipeline: Pipeline, asset: Asset) -> None:
 
 
 def write_params(pipeline: Pipeline) -> None:
+    """Write what the assets of a profile declare."""
     text = json.dumps(declared_by_name(pipeline.profile), indent=1, ensure_ascii=False) + "\n"
     write_text(ledger_folder(pipeline.profile) / params_file(pipeline.profile), text)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file unless it says that already."""
+    """Write a file unless it already holds that text."""
     if not path.is_file() or path.read_text() != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text)
 
 
 def drop_unknown(pipeline: Pipeline) -> None:
-    """Deletes what the ledger holds of assets that the profile no longer has."""
+    """Delete what the ledger holds of assets that the profile no longer has."""
     profile = pipeline.profile
     known = {params_file(profile)}
     known.update(path for asset in pipeline.graph.values() for path in kept_in_git(profile, asset))
@@ -157,7 +160,7 @@ def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _copy_checkpoint(student: Read, folder: Path) -> None:
-    """A copy and no link: what a user does to it must not reach the store."""
+    """Copy a checkpoint. A link would let changes of a user reach the store."""
     files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
     lineage = [LINEAGE] if student.output.has(LINEAGE) else []
     for path in folder.iterdir() if folder.is_dir() else []:

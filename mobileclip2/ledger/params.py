@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 
 
 def params(profile: Profile, asset: Asset) -> list[str]:
-    """The fields that the profile's file writes out and the asset declares, in DVC's notation: ``teachers.1.logit_scale``.
+    """Return the fields that the profile's file writes and the asset declares, for example ``teachers.1.logit_scale``.
 
     A mapping in which every field counts stands whole, so that a field added to it is seen as well.
     """
@@ -112,7 +112,7 @@ def _declared_by_student(profile: Profile, place: Path) -> Iterator[Path]:
 
 
 def _counting(profile: Profile, written: Any, path: Path) -> Iterator[Path]:
-    """A path divided until nothing below it is undeclared; without what the file leaves out."""
+    """Divide a path until it contains no undeclared field. Skip what the file does not write."""
     settings: Any = profile
     for step in path:
         settings = settings[step] if isinstance(step, int) else getattr(settings, step)

@@ -16,12 +16,12 @@ def stage_name(key: str) -> str:
 
 
 def root(profile: Profile) -> str:
-    """The folder of everything that the ledger keeps in git for a profile."""
+    """Return the folder of everything that the ledger keeps in git for a profile."""
     return f"ledger/{profile.name}"
 
 
 def asset_file(profile: Profile, key: str) -> str:
-    """What is stored of an asset: fingerprints, data versions, counts, paths."""
+    """Return the file with fingerprints, data versions, counts and paths of an asset."""
     return f"{root(profile)}/{key}.json"
 
 
@@ -31,17 +31,20 @@ def params_file(profile: Profile) -> str:
 
 
 def metrics_file(profile: Profile, model: str) -> str:
+    """Return the file with the metrics of a model."""
     return f"{root(profile)}/{METRICS}/{model}.json"
 
 
 def loss_file(profile: Profile, key: str) -> str:
+    """Return the file with the loss curve of a training."""
     return f"{root(profile)}/{CURVES}/{key}.loss.csv"
 
 
 def accuracy_file(profile: Profile, key: str) -> str:
+    """Return the file with the accuracies that a training measured."""
     return f"{root(profile)}/{CURVES}/{key}.accuracy.csv"
 
 
 def checkpoint_folder(student: str) -> str:
-    """A copy of a student as plain open_clip reads it; in DVC's cache and not in git."""
+    """Return the folder with a student as plain open_clip reads it. It is in DVC's cache and not in git."""
     return f"{CHECKPOINTS}/{student}"

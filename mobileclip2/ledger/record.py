@@ -55,7 +55,7 @@ def record(pipeline: Pipeline) -> Recorded:
 
 
 def write_files(pipeline: Pipeline, only: list[str] | None = None) -> None:
-    """The ledger's files alone: of all assets, or of some and all they need."""
+    """Write the ledger's files only, of all assets or of some and all they need."""
     write_params(pipeline)
     for key in selected(pipeline, only):
         write_asset(pipeline, pipeline.graph[key])

@@ -42,12 +42,12 @@ def header(profile: Profile) -> str:
 
 
 def profile_file(profile: Profile) -> str:
-    """The profile's file as seen from the ledger's folder."""
+    """Return the path of the profile's file, relative to the ledger's folder."""
     return Path(os.path.relpath(profile.file, ledger_folder(profile))).as_posix()
 
 
 def pipeline_text(profile: Profile, graph: Graph) -> str:
-    """The whole text of ``dvc.yaml``, from a profile and its graph alone."""
+    """Render ``dvc.yaml`` from a profile and its graph alone."""
     content = {
         "stages": {stage_name(asset.key): _stage(profile, asset) for asset in graph.values()},
         # the profile too, or `dvc params diff` joins the items of its lists that stages name one by one, and wrongly so
@@ -70,12 +70,12 @@ def trains(profile: Profile, asset: Asset) -> bool:
 
 
 def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
-    """The sets on which an asset is evaluated while it trains."""
+    """Return the sets on which an asset is evaluated while it trains."""
     return list(profile.student(asset.name).evaluate_on) if asset.stage == "student" else []
 
 
 def kept_in_git(profile: Profile, asset: Asset) -> list[str]:
-    """The files that the ledger keeps of an asset."""
+    """Return the files that the ledger keeps of an asset."""
     files = [asset_file(profile, asset.key)]
     if trains(profile, asset):
         files.append(loss_file(profile, asset.key))

@@ -41,7 +41,7 @@ RESIZE_MODES = ("shortest", "squash")
 
 
 def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
-    """A model as a profile names it, with its weights if it names any, else freshly initialised from ``seed``.
+    """Build a model as a profile names it, with its weights or freshly initialized from ``seed``.
 
     Raises:
         WeightsError: the weights cannot be had, or do not fit the architecture.
@@ -74,7 +74,7 @@ def _conventions(name: str) -> dict[str, Any]:
 
 
 def from_config(config: dict[str, Any]) -> ImageText:
-    """A model from the content of an ``open_clip_config.json``, with the random initialisation of the present seed.
+    """Build a model from the content of an ``open_clip_config.json``, initialized from torch's present seed.
 
     Raises:
         UserError: open_clip can make no model of it, or its image tower takes images of another size.
@@ -170,7 +170,7 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a weight file; nothing in it is run.
+    """Read the tensors of a weight file. No code in the file is run.
 
     Raises:
         WeightsError: it is cut off, or no weights, or holds more than tensors.
@@ -190,7 +190,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
-    """Loads a complete state.
+    """Load a complete state.
 
     Raises:
         WeightsError: naming the first tensors that are missing, unknown or of another shape.
@@ -210,14 +210,14 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) 
 
 
 def save(image_text: ImageText, folder: Path) -> None:
-    """Writes the two files of a stored model into ``folder``."""
+    """Write the two files of a stored model into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
     write_tensors(folder / WEIGHTS, image_text.model.state_dict())
 
 
 def load(config_file: Path, weights_file: Path) -> ImageText:
-    """A stored model."""
+    """Load a stored model."""
     image_text = from_config(json.loads(config_file.read_text()))
     load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text

@@ -33,9 +33,10 @@ class ImageText:
     @torch.inference_mode()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
         """``[b, 3, size, size]`` -> L2-normalised fp32 ``[b, embed_dim]``."""
-        return F.normalize(self.model.encode_image(images).float(), dim=-1)  # type: ignore[operator]
+        model: Any = self.model
+        return F.normalize(model.encode_image(images).float(), dim=-1)
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """texts -> L2-normalised fp32 ``[len(texts), embed_dim]``."""
+        """Embed texts as L2-normalized fp32 ``[len(texts), embed_dim]``."""
         return F.normalize(encode_text(self.model, self.tokenize(texts)).float(), dim=-1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def interpolated(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """The state at ``weight``: 0 is ``start`` and 1 is ``end``, both bit for bit.
+    """Interpolate two states: 0 is ``start`` and 1 is ``end``, both bit for bit.
 
     Statistics of batch norms lie between as parameters do. Whole numbers, such as their counts of batches, are the end's
     everywhere but at the start.

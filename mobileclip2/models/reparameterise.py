@@ -7,7 +7,9 @@ from torch import nn
 
 
 def reparameterise(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in evaluation mode with parallel branches and their batch norms fused; others are as they were.
+    """Copy ``model`` in evaluation mode, with parallel branches and their batch norms fused.
+
+    Other layers stay as they are.
 
     It computes what ``model`` does in evaluation mode, faster, up to rounding. Its state has other names than the
     architecture that it was trained as, so it is for inference and not for ``models.build.save``.

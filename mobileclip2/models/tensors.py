@@ -12,7 +12,7 @@ from mobileclip2.store.storage import atomic_path
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file, written at once.
+    """Write a safetensors file, whole or not at all.
 
     Raises:
         StoreError: the disk is full or cannot be written.

@@ -23,17 +23,20 @@ def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
     pool, end = _pooling(tower)
     if pool not in ("argmax", "eos") or tower.attn_mask is None:
-        return model.encode_text(tokens.to(device))  # type: ignore[operator]
+        whole: Any = model
+        features: torch.Tensor = whole.encode_text(tokens.to(device))
+        return features
     ends = (tokens if end is None or pool == "argmax" else tokens.eq(end).int()).argmax(-1)
     length = int(ends.max()) + 1
     tokens = tokens[:, :length].to(device)
     x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
     x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
-    pooled = text_global_pool(x, tokens, pool, end)
-    projection = tower.text_projection
+    pooled: torch.Tensor = text_global_pool(x, tokens, pool, end)
+    projection: nn.Linear | torch.Tensor | None = tower.text_projection
     if projection is None:
         return pooled
-    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    projected: torch.Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    return projected
 
 
 def _pooling(tower: Any) -> tuple[str | None, int | None]:

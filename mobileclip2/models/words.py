@@ -22,6 +22,7 @@ class Words:
         self._known: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
+        """Return the tokens of ``text`` without start and end token."""
         tokens: list[int] = []
         for word in self._tokenizer.pat.findall(self._tokenizer.clean_fn(text)):
             tokens += self._known.get(word) or self._learned(word)
@@ -41,6 +42,6 @@ class Words:
 
 
 def remember_words(tokenizer: SimpleTokenizer) -> SimpleTokenizer:
-    """The tokenizer itself, which remembers words from now on."""
+    """Make the tokenizer cache words, and return it."""
     tokenizer.encode = Words(tokenizer)
     return tokenizer

@@ -83,7 +83,7 @@ def encode(sample: ReinforcedSample, storage: Storage) -> dict[str, bytes]:
 
 
 def decode(members: Mapping[str, bytes], key: str, shard: str) -> ReinforcedSample:
-    """The sample of some members in either published layout.
+    """Decode the members of a sample in either published layout.
 
     Raises:
         ShardError: a member is missing or malformed, or two of them disagree; names shard, sample and member.
@@ -243,7 +243,7 @@ _LAYOUTS: dict[int, list[_Layout]] = {}
 
 
 def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
-    """The layout, or none for what is not plain tensors one behind the other, each with its own storage."""
+    """Find the layout of an archive. There is none unless it holds plain tensors with one storage each, in sequence."""
     if (
         not isinstance(fields, dict)
         or not fields
@@ -282,7 +282,7 @@ def _take(embeddings: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 def pack(embeddings: dict[str, torch.Tensor], storage: Storage) -> bytes:
-    """The member that holds embeddings ``[n, D]`` by field."""
+    """Encode embeddings ``[n, D]`` by field as a member."""
     return _npz(embeddings) if storage == "npz" else _pth_gz(embeddings)
 
 

@@ -67,7 +67,7 @@ def join_shard(
     storage: Storage = "pth.gz",
     images: bool = True,
 ) -> JoinCounts:
-    """Writes the reinforced shard of the tar ``source``, whose samples are those of its side file ``raw``.
+    """Write the reinforced shard of the tar ``source``, whose samples are those of its side file ``raw``.
 
     ``views`` has a side file for each view, ``captions`` for each caption of each captioner. An embedding is the
     teachers' in the order of ``teachers``, side by side; names and dimensions are in the ``json`` of each sample.
@@ -125,7 +125,7 @@ class _Join:
         self.counts = JoinCounts({teacher.name: teacher.dim for teacher in self.teachers})
 
     def sample(self, key: str) -> ReinforcedSample:
-        """The joined sample, without its image.
+        """Join a sample, without its image.
 
         Raises:
             BadSample: a part of it is missing or unusable.
@@ -253,7 +253,7 @@ def _expect_complete(
 
 
 def _unique(path: Path, rows: list[Any], known: Iterable[str] | None = None) -> list[Any]:
-    """The rows, after a look at their keys; ``known`` are those that the shard has."""
+    """Return the rows after a check of their keys. ``known`` are the keys of the shard."""
     keys = [row if isinstance(row, str) else row["key"] for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key, number in Counter(keys).items() if number > 1)
@@ -274,7 +274,7 @@ def _opened(source: Path) -> BinaryIO:
 
 
 def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> bytes:
-    """The image, which must be the one whose pixels the crops are measured in."""
+    """Return the image, which must be the one whose pixels the crops are measured in."""
     image = members.get(row["image"], b"")
     if hashlib.sha256(image).hexdigest() != row["sha256"]:
         raise ShardError(

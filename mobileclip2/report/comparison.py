@@ -14,7 +14,7 @@ SMALLEST = "MobileCLIP2-S0"
 
 
 def published_like(profile: Profile, model: str) -> Published:
-    """The released model of a student's architecture, or the smallest one where it has another."""
+    """Return the released model of a student's architecture, or the smallest one if it has another."""
     students = {student.name: student for student in profile.students}
     while model in students and (earlier := _earlier(students[model])):
         model = earlier

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -99,7 +100,7 @@ class Split:
 
 
 def classified(each: EvaluationSet, result: Result, failures: int, successes: int) -> list[list[Classified]]:
-    """The worst failures, and successes of different classes."""
+    """Choose the worst failures, and successes of different classes."""
     keys, targets, predicted, ranks = _columns(result, "key", "target", "predicted", "rank")
     rows = range(len(keys))
     wrong = sorted((row for row in rows if ranks[row]), key=lambda row: (-ranks[row], keys[row], row))[:failures]
@@ -116,7 +117,7 @@ def classified(each: EvaluationSet, result: Result, failures: int, successes: in
 
 
 def confusions(each: EvaluationSet, result: Result) -> list[Confusion]:
-    """The most frequent mistakes, ties by their share of the class and then by the classes' order."""
+    """Return the most frequent mistakes. Ties go by their share of the class, then by the order of classes."""
     targets, predicted = _columns(result, "target", "predicted")
     images = Counter(targets)
     pairs = Counter(pair for pair in zip(targets, predicted, strict=True) if pair[0] != pair[1])
@@ -134,7 +135,8 @@ def confusion_shares(each: EvaluationSet, result: Result) -> np.ndarray | None:
     targets, predicted = _columns(result, "target", "predicted")
     counts = np.zeros((classes, classes))
     np.add.at(counts, (targets, predicted), 1)
-    return counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    shares: np.ndarray = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return shares
 
 
 def retrieved(each: EvaluationSet, result: Result) -> list[Retrieved]:
@@ -166,7 +168,7 @@ def retrieved(each: EvaluationSet, result: Result) -> list[Retrieved]:
 
 
 def associations(each: EvaluationSet, result: Result) -> list[Association]:
-    """The questions of which least was found, ties by key."""
+    """Choose the questions of which least was found. Ties go by key."""
     keys, wanted, found, chosen = _columns(result, "key", "associations", "found", "chosen")
     worst = sorted(range(len(keys)), key=lambda row: (found[row] / wanted[row], keys[row]))[:RETRIEVED]
     candidates: dict[str, list[Sample]] = {}
@@ -187,7 +189,7 @@ def associations(each: EvaluationSet, result: Result) -> list[Association]:
 
 
 def splits(each: EvaluationSet, result: Result, confidence: float, seed: Sequence[int]) -> list[Split]:
-    """The metrics that a set is divided by, such as accuracy in each region, with their intervals."""
+    """Compute the metrics that a set is divided by, such as accuracy in each region, with their intervals."""
     if not each.fields or result.samples is None:
         return []
     fields = "|".join(sorted(each.fields, key=len, reverse=True))
@@ -209,7 +211,10 @@ def splits(each: EvaluationSet, result: Result, confidence: float, seed: Sequenc
 
 
 def _group_name(each: EvaluationSet, field: str, number: int) -> str:
-    """The class's name where the field is a question that the set asks; else its number, for the sets name no other."""
+    """Name a group of samples.
+
+    The name is the class's name if the field is a question that the set asks, else the field with its number.
+    """
     if each.kind == "faces" and field in QUESTIONS:
         names = each.questions[field][0]
         if 0 <= number < len(names):
@@ -217,7 +222,7 @@ def _group_name(each: EvaluationSet, field: str, number: int) -> str:
     return f"{field} {number}"
 
 
-def _columns(result: Result, *names: str) -> Iterator[list]:
+def _columns(result: Result, *names: str) -> Iterator[list[Any]]:
     assert result.samples is not None
     return (result.samples.column(name).to_pylist() for name in names)
 

@@ -24,7 +24,7 @@ SOFTWARE = ("torch", "open_clip_torch", "timm", "dagster", "pyarrow", "pillow")
 
 
 def gather(pipeline: Pipeline) -> Report:
-    """The report of everything that is materialised; what is not yet is left out."""
+    """Collect the report of everything that is materialized."""
     profile = pipeline.profile
     models = evaluated_models(pipeline)
     return Report(
@@ -55,6 +55,7 @@ def _done(pipeline: Pipeline, key: str) -> bool:
 
 
 def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
+    """Return the evaluated teachers and students, in the order of the profile, with their results."""
     profile = pipeline.profile
     models = []
     for teacher in profile.teachers:

@@ -30,7 +30,7 @@ IMAGES = 480
 
 
 def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
-    """The report of a student that is evaluated; the profile's other students are in it as far as they are.
+    """Collect the report of an evaluated student, with the evaluated ones of the profile's other students.
 
     Raises:
         UserError: the profile has no such student, or it is not evaluated.
@@ -71,7 +71,7 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
 
 
 def known_student(pipeline: Pipeline, name: str) -> None:
-    """Raises UserError where the profile has no such student."""
+    """Raise UserError if the profile has no such student."""
     names = [student.name for student in pipeline.profile.students]
     if name not in names:
         raise UserError(

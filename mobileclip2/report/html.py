@@ -101,10 +101,12 @@ class Stage:
 
     @property
     def samples(self) -> int:
+        """Return the samples of all outputs together."""
         return sum(output.samples for output in self.outputs)
 
     @property
     def skipped(self) -> int:
+        """Return the number of samples that were left out, over all outputs."""
         return sum(sum(output.skip_reasons.values()) for output in self.outputs)
 
 
@@ -153,7 +155,7 @@ class MetricRow:
 
 
 def render_html(report: Report) -> str:
-    """The page. All text in it is escaped: captions are what strangers wrote on the web."""
+    """Render the page. All text is escaped: captions come from strangers on the web."""
     return render(
         "report.html.j2",
         report=report,
@@ -173,7 +175,7 @@ def render_html(report: Report) -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """A page from a template of this folder, with the style that all pages share."""
+    """Render a template of this folder, with the style that all pages share."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here),
@@ -188,17 +190,18 @@ def render(template: str, **values: object) -> str:
 
 
 def write_html(report: Report, path: Path) -> None:
-    """Writes the whole page or nothing."""
+    """Write the whole page or nothing."""
     write_page(render_html(report), path)
 
 
 def write_page(page: str, path: Path) -> None:
+    """Write a page as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
 def metric_rows(models: Sequence[EvaluatedModel]) -> list[MetricRow]:
-    """The headline table: sets in the order of their first mention, each with the metrics it has."""
+    """Return the headline table: sets in the order of their first mention, each with its metrics."""
     keys = dict.fromkeys(result.key for model in models for result in model.results)
     by_model = [{result.key: result.metrics for result in model.results} for model in models]
     rows = []
@@ -253,7 +256,7 @@ def accuracy_plots(trainings: Sequence[Training], models: Sequence[EvaluatedMode
 
 
 def loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
-    """A figure each: losses of different objectives do not compare."""
+    """Draw one figure for each training. Losses of different objectives do not compare."""
     return [
         (training.name, plots.svg(plots.loss_figure({"": training.records}), f"loss-{number}"))
         for number, training in enumerate(trainings)
@@ -261,7 +264,7 @@ def loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
 
 
 def _studies(studies: Sequence[Found]) -> list[tuple[list[list[str]], list[str]]]:
-    """A table and its figures for each."""
+    """Return the table and the figures of each study."""
     return [
         (table(each), [plots.svg(figure, f"study-{at}-{number}") for number, figure in enumerate(figures(each))])
         for at, each in enumerate(studies)
@@ -280,7 +283,7 @@ def skip_reasons(stages: Sequence[Stage]) -> list[tuple[str, str, int]]:
 
 
 def data_uri(image: Image.Image, side: int = 192) -> str:
-    """The image in the page itself, no larger than ``side``."""
+    """Return the image as a ``data:`` URI, no larger than ``side``."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -289,6 +292,7 @@ def data_uri(image: Image.Image, side: int = 192) -> str:
 
 
 def duration(seconds: float | None) -> str:
+    """Format seconds for people: ``3.2 s``, ``4 min 5 s``, ``2 h 7 min``."""
     if seconds is None:
         return "–"
     if seconds < 10:
@@ -301,4 +305,5 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
+    """Format a share between 0 and 1 as percent with one decimal, without the sign."""
     return "–" if share is None else f"{100 * share:.1f}"

@@ -12,6 +12,7 @@ PAPER = "#ffffff"
 
 
 def series(number: int) -> str:
+    """Return the color of a series. Colors repeat after the last one."""
     return SERIES[number % len(SERIES)]
 
 

@@ -34,12 +34,12 @@ class SampleRow:
 
 
 def loss_curve(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> bytes:
-    """``runs``: name of a training -> records of its ``metrics.jsonl``."""
+    """Draw the losses of ``runs``: name of a training -> records of its ``metrics.jsonl``."""
     return plots.png(plots.loss_figure(runs, number=number))
 
 
 def between_plot(curve: Sequence[Point], picked: float) -> bytes:
-    """The curve of a student between two others."""
+    """Draw the curve of a student between two others."""
     return plots.png(plots.between_figure(curve, picked))
 
 
@@ -49,13 +49,13 @@ def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN) -
 
 
 def inline_markdown(png: bytes, alt: str = "") -> str:
-    """A Markdown image that carries its own bytes."""
+    """Return a Markdown image that contains its own bytes."""
     text = "".join(" " if character in "[]\\\n\r" else character for character in alt)
     return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode()})"
 
 
 def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
-    """A row for each sample: image, views, real caption, synthetic captions with their captioner.
+    """Draw a row for each sample: image, views, real caption, synthetic captions with their captioner.
 
     Colours, then sizes give way until the sheet has at most ``MAX_BYTES``; show 4 to 8 samples.
     """
@@ -105,7 +105,7 @@ def _sheet(rows: Sequence[SampleRow], side: int) -> Image.Image:
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """An RGB image whose longer side is ``side``, small ones enlarged."""
+    """Scale an RGB image so that its longer side is ``side``. Small images are enlarged."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -147,7 +147,7 @@ def _wrap(text: str, most: int) -> list[str]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The typeface of the plots, which knows more scripts than Pillow's own."""
+    """Load the typeface of the plots, which covers more scripts than Pillow's own."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

@@ -127,7 +127,7 @@ def accuracy_figure(
 
 @_styled
 def between_figure(curve: Sequence[between.Point], picked: float) -> Figure:
-    """Main metrics of every set over the weight of the tuned model, and the weight that was picked."""
+    """Draw the main metric of every set over the weight of the tuned model, and the picked weight."""
     figure, axes = _figure(6.4, 3.2)
     ends: dict[str, Point] = {}
     weights = [point.weight for point in curve]
@@ -148,7 +148,7 @@ def between_figure(curve: Sequence[between.Point], picked: float) -> Figure:
 def metric_figure(
     models: Mapping[str, Sequence[Result]], *, metric: str = MAIN, reference: Sequence[str] = ()
 ) -> Figure:
-    """A bar for each model on each set, labelled with name and value; sets in the order of their first mention.
+    """Draw a labeled bar for each model on each set. Sets are in the order of their first mention.
 
     Models of ``reference`` are grey: they are what the others are measured by.
     """
@@ -185,7 +185,7 @@ def metric_figure(
 
 @_styled
 def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
-    """A line for each row: a dot for each seed's share, a stroke at their mean."""
+    """Draw a line for each row: a dot for the share of each seed, a stroke at their mean."""
     figure, axes = _figure(6.4, 0.6 + 0.26 * max(len(rows), 2))
     for place, values in enumerate(rows.values()):
         if values:
@@ -207,7 +207,7 @@ def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
 
 @_styled
 def scale_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], *, title: str) -> Figure:
-    """A curve for each teacher: mean share over logit scales, a dot for each seed."""
+    """Draw a curve for each teacher: mean share over logit scales, a dot for each seed."""
     figure, axes = _figure(6.4, 3.0)
     ends: dict[str, Point] = {}
     for index, (teacher, by_scale) in enumerate(curves.items()):
@@ -285,7 +285,7 @@ def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
 
 @_styled
 def png(figure: Figure) -> bytes:
-    """A small PNG for an inline picture."""
+    """Render a small PNG for an inline picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, facecolor=PAPER)
     image = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
@@ -296,7 +296,7 @@ def png(figure: Figure) -> bytes:
 
 @_styled
 def svg(figure: Figure, name: str) -> str:
-    """An ``<svg>`` element to stand in a page: its colours are the page's, its ids begin with ``name``."""
+    """Render an ``<svg>`` element for a page, with the colors of the page and ids that begin with ``name``."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -385,7 +385,7 @@ def _running_mean(values: Sequence[float], radius: int) -> list[float]:
 
 
 def count(value: float) -> str:
-    """A number as people say it: 38.4 k, 12.8 M."""
+    """Format a number for people: 38.4 k, 12.8 M."""
     for size, suffix in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"

@@ -24,23 +24,23 @@ VIEW_SIZE = 96
 
 
 def raw_sheet(pipeline: Pipeline, group: str) -> str:
-    """The first samples of a group: image and caption."""
+    """Show the first samples of a group: image and caption."""
     return inline_markdown(sample_sheet(list(islice(rows(pipeline, group), ROWS))), "samples")
 
 
 def views_sheet(pipeline: Pipeline, group: str) -> str:
-    """The first samples of a group with their stored views."""
+    """Show the first samples of a group with their stored views."""
     return inline_markdown(sample_sheet(list(islice(rows(pipeline, group, views=True), ROWS))), "views")
 
 
 def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> str:
-    """The first samples of a group with what one captioner wrote."""
+    """Show the first samples of a group with the captions of one captioner."""
     found = rows(pipeline, group, captioners=(captioner,))
     return inline_markdown(sample_sheet(list(islice(found, ROWS))), "captions")
 
 
 def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
-    """The first samples of a group with views and all captions."""
+    """Show the first samples of a group with views and all captions."""
     found = rows(pipeline, group, views=True, captioners=pipeline.profile.dataset_captioners)
     return inline_markdown(sample_sheet(list(islice(found, ROWS))), "reinforced samples")
 
@@ -48,7 +48,7 @@ def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
 def rows(
     pipeline: Pipeline, group: str, *, views: bool = False, captioners: tuple[str, ...] = ()
 ) -> Iterator[SampleRow]:
-    """Samples of a group in the order of its shards, with what is stored about them."""
+    """Yield samples of a group in the order of its shards, with what is stored about them."""
     (raw,) = pipeline.read("raw_shards", group)
     view_reads = pipeline.read("augmentations", group) if views else []
     caption_reads = [(name, read) for name in captioners for read in pipeline.read(f"synthetic_captions/{name}", group)]
@@ -85,7 +85,7 @@ def training_records(pipeline: Pipeline, key: str, group: str | None = None) -> 
 
 
 def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tuple[dict[str, float], str]:
-    """The last value of every number of a training, and its loss curve."""
+    """Return the last value of every number of a training, and its loss curve."""
     records = training_records(pipeline, key, group)
     last: dict[str, float] = {}
     for record in records:
@@ -94,13 +94,13 @@ def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tu
 
 
 def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]:
-    """The curve of a student between two others, and the weight that was picked."""
+    """Return the curve of a student between two others, and the picked weight."""
     (read,) = pipeline.read(f"student/{student}")
     return read_curve(read.fetch(CURVE)), read.manifest.facts["weight"]
 
 
 def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, str, float]], float, str]:
-    """(weight, set, main metric) of every point, the weight that was picked, and the curve."""
+    """Return (weight, set, main metric) of every point, the picked weight, and a picture of the curve."""
     curve, picked = between_curve(pipeline, student)
     table = [(point.weight, name, point.main(name)) for point in curve for name in point.metrics]
     return table, picked, inline_markdown(between_plot(curve, picked), "interpolated weights")

@@ -103,7 +103,7 @@ class Beside:
 
 
 def render_student(report: StudentReport) -> str:
-    """The page. All text in it is escaped."""
+    """Render the page. All text in it is escaped."""
     matrices = [
         ""
         if each.matrix is None
@@ -131,7 +131,7 @@ def render_student(report: StudentReport) -> str:
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """The per-task table: the lines of a set together, its main metric first."""
+    """Return the table of tasks: the lines of a set together, its main metric first."""
     found = []
     for key in dict.fromkeys(row.set for row in rows):
         of_set = [row for row in rows if row.set == key]
@@ -151,7 +151,7 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def beside_published(report: StudentReport) -> list[Beside]:
-    """This student, then the released models, by the numbers that are published of them."""
+    """Return this student and the released models, by the numbers that are published of them."""
     own = {(row.set, "main_metric" if row.metric == AVERAGED else row.metric): row.value for row in report.rows}
     latency = report.latencies[report.name]
     parameters = latency.image.parameters / 1e6, latency.text.parameters / 1e6

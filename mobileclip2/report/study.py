@@ -26,11 +26,14 @@ class Line:
     scores: Mapping[str, Sequence[float]]
 
     def mean(self, metric: str) -> float | None:
+        """Return the mean of a metric over the seeds, or None before the first trial."""
         return statistics.mean(self.scores[metric]) if self.scores.get(metric) else None
 
 
 @dataclass(frozen=True)
 class Found:
+    """A study with the lines of its rows."""
+
     study: Study
     lines: Sequence[Line]
 
@@ -46,7 +49,7 @@ class Found:
 
 
 def found(pipeline: Pipeline, name: str) -> Found:
-    """What the trials of a study that are in the store scored."""
+    """Collect the scores of the study's trials that are in the store."""
     study, asset = pipeline.profile.study(name), pipeline.graph[f"study/{name}"]
     lines = []
     for row in study.lines(pipeline.profile):
@@ -83,7 +86,7 @@ def figures(result: Found) -> list[Figure]:
 
 
 def table(result: Found) -> list[list[str]]:
-    """A heading and a line for each row: mean over the seeds, and in brackets how far they lie apart."""
+    """Format a heading and a line for each row: the mean over the seeds, and their spread in brackets."""
     lines = [[result.study.name, "seeds", *result.metrics]]
     for line in result.lines:
         cells = [_cell(line.scores.get(metric, ())) for metric in result.metrics]

@@ -53,9 +53,11 @@ class IndexedTar:
         return len(self._rows)
 
     def key(self, number: int) -> str:
+        """Return the key of a sample."""
         return _text(self._rows[number]["key"])
 
     def keys(self) -> list[str]:
+        """Return the keys of all samples, in their order."""
         return [_text(key) for key in self._rows.all()["key"]]
 
     def members(self, number: int, *extensions: str) -> dict[str, bytes]:
@@ -130,8 +132,8 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _rewind(tar: tarfile.TarFile) -> None:
-    """Opening has read the first header already."""
-    tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]
+    """Rewind the tar, because opening it has already read the first header."""
+    tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
     forget_headers(tar)
 
 

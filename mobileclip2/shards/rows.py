@@ -15,8 +15,9 @@ from mobileclip2.store.storage import temporary_files
 
 
 class RowFile:
-    """A temporary file without a name, gone with the last process that has it. It lies where ``TMPDIR`` says: on a disk, if it is
-    to save memory.
+    """A temporary file without a name, which disappears with the last process that has it open.
+
+    It lies in ``TMPDIR``, which should be on a disk to save memory.
 
     A process that :mod:`multiprocessing` starts shares it. Any other pickle holds its whole content.
 
@@ -41,6 +42,7 @@ class RowFile:
         return start
 
     def read(self, start: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``start``."""
         data = os.pread(self._file.fileno(), size, start)
         while len(data) < size and (more := os.pread(self._file.fileno(), size - len(data), start + len(data))):
             data += more  # one read ends at two gigabytes
@@ -70,6 +72,7 @@ class Rows:
 
     @classmethod
     def store(cls, rows: np.ndarray, file: RowFile) -> Rows:
+        """Append ``rows`` to a file."""
         return cls(file, rows.dtype, file.append(rows.tobytes()), len(rows))
 
     def __len__(self) -> int:
@@ -83,4 +86,5 @@ class Rows:
         return row
 
     def all(self) -> np.ndarray:
+        """Read all rows at once."""
         return np.frombuffer(self.file.read(self.start, self.count * self.kind.itemsize), self.kind)

@@ -34,7 +34,7 @@ class RawSample:
 
 
 def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[RawSample]:
-    """Samples of an uncompressed tar in its order, read as a stream with one sample in memory.
+    """Yield the samples of an uncompressed tar in its order, read as a stream with one sample in memory.
 
     Bad samples come with their fault: ``bad-path`` (absolute or with ".."), ``bad-key`` (not UTF-8, or
     control characters), ``sample-too-large``, and ``duplicate-key`` for every later run of members of a key,
@@ -80,6 +80,7 @@ class TarWriter:
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append a sample with its members by extension."""
         for extension, data in members.items():
             path = f"{key}.{extension}"
             if split_path(path) != (key, extension) or path_fault(path):
@@ -119,7 +120,7 @@ class _StrictHeader(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error
@@ -130,6 +131,8 @@ class _Utf8Tar(tarfile.TarFile):
 
 
 class StrictTar(_Utf8Tar):
+    """A ``TarFile`` that raises an error on a damaged header, where ``tarfile`` would end the archive."""
+
     tarinfo = _StrictHeader
 
 
@@ -167,8 +170,8 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
 
 
 def forget_headers(tar: tarfile.TarFile) -> None:
-    """tarfile remembers every header, which adds up over a shard."""
-    tar.members.clear()  # type: ignore[attr-defined]
+    """Clear the headers that ``tarfile`` caches, which add up over a shard."""
+    tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
@@ -187,6 +190,7 @@ def split_path(path: str) -> tuple[str, str] | None:
 
 
 def path_fault(path: str) -> BadSample | None:
+    """Return why a member path is unsafe or unreadable, or None."""
     if path.startswith("/") or ".." in path.split("/"):
         return BadSample("bad-path", f"the member path '{path}' leaves the folder of the shard")
     if not path.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in path):

@@ -44,7 +44,7 @@ class Validated:
 
 
 def validate_shard(samples: Iterable[RawSample], filters: Filters) -> Validated:
-    """Decodes every image and reads every caption; a bad sample becomes a row of ``skipped``, alone.
+    """Decode every image and read every caption. A bad sample becomes a row of ``skipped``, alone.
 
     Reasons beside those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
     ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
@@ -62,10 +62,10 @@ def validate_shard(samples: Iterable[RawSample], filters: Filters) -> Validated:
 
 
 def check_share(skipped: pa.Table, total: int, limit: float, shard: str) -> None:
-    """
+    """Check that no more than the share ``limit`` of the ``total`` samples was skipped.
+
     Raises:
-        ShardError: more than the share ``limit`` of the ``total`` samples was skipped; lists the reasons by
-            number, each with the first keys.
+        ShardError: more were skipped. Lists the reasons by number, each with the first keys.
     """
     if skipped.num_rows <= limit * total:
         return

@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 
 
 def stage_run(asset: Asset) -> Callable[[Work], None]:
-    """What computes an asset; loads torch."""
+    """Return the function that computes an asset. Loads torch."""
     run: Callable[[Work], None] = importlib.import_module(f"mobileclip2.stages.{asset.stage}").run
     return run

@@ -59,11 +59,12 @@ def whole_images(
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy to a GPU does not wait for what the GPU does at present."""
+    """Copy to the device. A copy to a GPU does not wait for the present work of the GPU."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of ``size`` items. The last one may be shorter."""
     left = iter(items)
     while some := list(islice(left, size)):
         yield some

@@ -12,6 +12,7 @@ from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, raw_ta
 
 
 def begin(work: Work) -> WriteShard:
+    """Return the function that draws the missing views of a shard."""
     views = work.profile.views
 
     def write(shard: Shard, parts: list[PartWork]) -> None:

@@ -41,7 +41,7 @@ def run(work: Work, between: Between) -> None:
 
 
 def _start(work: Work, part: PartWork, between: Between) -> ImageText:
-    """What the end was trained from: another student, or the weights that its model comes with."""
+    """Return what the end was trained from: another student, or the weights that its model comes with."""
     if "start" in part.inputs:
         return load_teacher(part.only("start"), work.contents)
     end = work.profile.student(between.to)

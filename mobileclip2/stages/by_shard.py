@@ -30,10 +30,12 @@ SKIPPED = ".skipped.parquet"
 
 
 def side_name(shard: Shard) -> str:
+    """Return the name of a shard's side file."""
     return f"{shard.id}.parquet"
 
 
 def skipped_name(shard: Shard) -> str:
+    """Return the name of the file that lists a shard's skipped samples."""
     return shard.id + SKIPPED
 
 
@@ -56,12 +58,13 @@ class ByShard:
     """name of the file that marks a shard as finished"""
 
     def __call__(self, work: Work) -> None:
+        """Compute the missing shards and close the manifests."""
         self.mend(work)
         self.compute(work, work.shards)
         self.close(work)
 
     def compute(self, work: Work, shards: list[Shard]) -> None:
-        """Computes what is not there yet of the given shards; writes no manifest."""
+        """Compute the missing ones of the given shards, without a manifest."""
         write: WriteShard | None = None
         for number, shard in enumerate(shards):
             todo = [part for part in work.parts if not part.output.has(self.file_of(shard))]
@@ -76,7 +79,7 @@ class ByShard:
         return [shard for shard in work.shards if any(self.file_of(shard) not in names for names in stored)]
 
     def mend(self, work: Work) -> None:
-        """Deletes what an earlier life stored and something has cut since, so that it is computed anew.
+        """Delete stored files that were cut off later, so that they are recomputed.
 
         Whoever goes on at what is there does this first: before a manifest nothing else tells that a file is not whole.
         """
@@ -92,19 +95,20 @@ class ByShard:
 
 
 def write_side(part: PartWork, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:
+    """Write the side file of a shard, after the list of skipped samples if there are any."""
     if skipped is not None and skipped.num_rows:
         part.output.write(skipped_name(shard), sidefile.to_bytes(skipped))
     part.output.write(side_name(shard), sidefile.to_bytes(table))
 
 
 def close_parts(work: Work) -> None:
-    """Closes every part over its side files."""
+    """Close every part over its side files."""
     for part in work.parts:
         close_shards(part, work.shards)
 
 
 def close_shards(part: PartWork, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:
-    """Closes the manifest over the side files of all shards, counting samples and skips in the files themselves."""
+    """Close the manifest over the side files of all shards. Count samples and skips in the files themselves."""
     names, samples, reasons = [], 0, Counter[str]()
     for shard in shards:
         names.append(side_name(shard))
@@ -136,4 +140,5 @@ def encoded_images(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, bytes]]:
 
 
 def raw_table(raw: Read, shard: Shard) -> pa.Table:
+    """Read the table of a shard's validated samples."""
     return sidefile.read(raw.fetch(side_name(shard)))

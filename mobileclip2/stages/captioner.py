@@ -27,6 +27,7 @@ from mobileclip2.training.trainer import train
 
 
 def run(work: Work) -> None:
+    """Train or load the captioner, and store it."""
     (part,) = work.parts
     work.kept.recall()
     declared = work.profile.captioner(work.asset.name)

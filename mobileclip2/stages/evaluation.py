@@ -18,6 +18,7 @@ from mobileclip2.teachers.load import load_teacher
 
 
 def run(work: Work) -> None:
+    """Evaluate the model on one set. Store the results and the prediction of every sample."""
     (part,) = work.parts
     device = choose_device(work.profile.device)
     stored = part.only("model")
@@ -33,6 +34,6 @@ def run(work: Work) -> None:
 
 
 def open_set(profile: Profile, name: str) -> EvaluationSet:
-    """An evaluation set of the profile, on the local disk."""
+    """Open an evaluation set of the profile on the local disk."""
     source = next(source for source in profile.evaluation if source.name == name)
     return EvaluationSet(name, Path(local_folder(profile.locate(source.url))))

@@ -10,6 +10,7 @@ from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, write_
 
 
 def begin(work: Work) -> WriteShard:
+    """Return the function that validates a shard."""
     (part,) = work.parts
 
     def write(shard: Shard, parts: list[PartWork]) -> None:

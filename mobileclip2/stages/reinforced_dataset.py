@@ -16,10 +16,12 @@ from mobileclip2.store.storage import temporary_files
 
 
 def tar_name(shard: Shard) -> str:
+    """Return the name of a shard's reinforced tar."""
     return f"{shard.id}.tar"
 
 
 def begin(work: Work) -> WriteShard:
+    """Return the function that joins a shard."""
     (part,) = work.parts
     dataset = work.profile.dataset
 
@@ -60,7 +62,7 @@ def begin(work: Work) -> WriteShard:
 
 
 def close(work: Work) -> None:
-    """Closes the manifest; the teachers' order and dimensions are recorded with it."""
+    """Close the manifest, with the order and dimensions of the teachers."""
     (part,) = work.parts
     names, samples, reasons = [], 0, Counter[str]()
     (raw,) = part.inputs["raw_shards"]

@@ -29,6 +29,7 @@ from mobileclip2.training.trainer import TrainResult, train
 
 
 def run(work: Work) -> None:
+    """Train the student, interpolate it, or store its given weights."""
     (part,) = work.parts
     work.kept.recall()
     student = work.profile.student(work.asset.name)
@@ -45,6 +46,7 @@ def run(work: Work) -> None:
 
 
 def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageText, TrainResult]:
+    """Train a student, and return the model with the result of its training."""
     device = choose_device(work.profile.device)
     if student.base:
         image_text = load_teacher(part.only("base"), work.contents)
@@ -69,7 +71,7 @@ def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageTe
 
 
 def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
-    """What the student minimises, and the data it sees."""
+    """Return what the student minimizes and the data it sees."""
     seed, shards = student.training.seed, part.inputs["data"]
     if student.data == "raw":
         tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, work.contents))
@@ -89,7 +91,7 @@ def learning(work: Work, part: PartWork, student: Student, image_text: ImageText
 def reinforced_source(
     work: Work, part: PartWork, student: Student, image_text: ImageText, needs: Sequence[str]
 ) -> ReinforcedSource:
-    """The DR tars of all groups; the images come from the source shards when the dataset was made without."""
+    """Open the DR tars of all groups. The images of a dataset without images come from the source shards."""
     found = [(read, shard) for read in part.inputs["data"] for shard in shards_of(read, work.contents, tar_name)]
     chosen = student.loss.captioners
     return ReinforcedSource(
@@ -106,7 +108,7 @@ def reinforced_source(
 def curve(
     work: Work, student: Student, image_text: ImageText, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]] | None:
-    """Evaluation during training on the sets that the profile names for it."""
+    """Return the evaluation during training, on the sets that the profile names for it."""
     if not student.evaluate_on:
         return None
     sets = [open_set(work.profile, name) for name in student.evaluate_on]

@@ -8,6 +8,7 @@ from mobileclip2.stages.trained import publish
 
 
 def run(work: Work) -> None:
+    """Train one trial, and store its scores without its weights."""
     (part,) = work.parts
     work.kept.recall()
     study = work.profile.study(work.asset.name)

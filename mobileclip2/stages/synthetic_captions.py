@@ -15,6 +15,7 @@ from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, raw_ta
 
 
 def begin(work: Work) -> WriteShard:
+    """Return the function that writes the missing captions of a shard."""
     device = choose_device(work.profile.device)
     captioner = load_captioner(work.parts[0].only("captioner"))
     captioner.model.to(device)

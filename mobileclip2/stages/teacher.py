@@ -35,6 +35,7 @@ from mobileclip2.training.trainer import train
 
 
 def run(work: Work) -> None:
+    """Store the given weights of the teacher, or train a locked-image teacher."""
     teacher = work.profile.teacher(work.asset.name)
     if teacher.locked:
         train_locked(work, teacher.locked)

@@ -22,6 +22,7 @@ from mobileclip2.teachers.load import load_teacher
 
 
 def begin(work: Work) -> WriteShard:
+    """Return the function that embeds the missing views or texts of a shard."""
     device = choose_device(work.profile.device)
     teacher = load_teacher(work.parts[0].only("teacher"), work.contents)
     teacher.model.to(device)
@@ -34,6 +35,7 @@ def begin(work: Work) -> WriteShard:
 
 
 def close(work: Work) -> None:
+    """Close the manifests, with the dimension of the embeddings."""
     for part in work.parts:
         close_shards(part, work.shards, {"embed_dim": part.only("teacher").head.facts["embed_dim"]})
 
@@ -42,7 +44,7 @@ run = ByShard(begin, close)
 
 
 def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:
-    """Decodes each image once for all of its missing views.
+    """Embed the missing views of a shard. Each image is decoded once for all its views.
 
     Raises:
         ShardError: the stored views do not belong to the stored samples.
@@ -53,7 +55,7 @@ def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: 
     preprocess = teacher.preprocess
 
     def drawn(number: int, image: Image.Image) -> torch.Tensor:
-        """uint8 ``[parts, size, size, 3]``"""
+        """Render the views of an image, uint8 ``[parts, size, size, 3]``."""
         each = (render(image, of_part[number], preprocess.size, preprocess.interpolation) for of_part in views)
         return torch.stack([preprocess.pixels(view) for view in each])
 

@@ -20,7 +20,9 @@ from mobileclip2.training.trainer import METRICS, TrainResult
 
 
 def shards_of(read: Read, contents: Contents, file_of: Callable[[Shard], str] = side_name) -> list[Shard]:
-    """The tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
+    """Return the tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
+
+    Tars that were added to the source later are left out.
 
     A tar that came to the source since then is none of them.
 
@@ -62,7 +64,7 @@ def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa
 
 
 def size(image_text: ImageText) -> dict[str, int]:
-    """What every student's manifest says of it."""
+    """Return what every student's manifest says of its size."""
     parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
     return {"embed_dim": image_text.embed_dim, "parameters": parameters}
 
@@ -70,7 +72,7 @@ def size(image_text: ImageText) -> dict[str, int]:
 def publish(
     work: Work, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
 ) -> None:
-    """Stores the files that ``save`` writes into the scratch folder, with the metrics of training, and clears the folder.
+    """Store the files that ``save`` writes into the scratch folder, with the metrics of training, and clear the folder.
 
     Of several processes that trained together the first one does it; the others must leave the folder alone, which may
     be gone by then.

@@ -9,4 +9,5 @@ __all__ = ["File", "Head", "LocalStorage", "Manifest", "Output", "S3Storage", "S
 
 
 def open_storage(url: str) -> Storage:
+    """Open the storage of an ``s3://`` URL or of a local folder."""
     return S3Storage(url) if url.startswith("s3://") else LocalStorage(url)

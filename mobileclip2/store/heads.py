@@ -21,7 +21,7 @@ class Heads:
         self._every_byte = every_byte
 
     def of(self, output: Output) -> Head | None:
-        """The head of an output, or None while it has no manifest.
+        """Return the head of an output, or None while it has no manifest.
 
         Raises:
             DamagedOutput: the manifest cannot be trusted, or files of it are gone or differ; names them.

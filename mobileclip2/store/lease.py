@@ -39,7 +39,7 @@ Release = Callable[[], None]
 
 @contextmanager
 def hold(storage: Storage, names: list[str], note: str = "", waiting: Waiting = lambda: None) -> Iterator[None]:
-    """Holds several leases; calls ``waiting`` when it must wait for another holder.
+    """Hold several leases. Call ``waiting`` before a wait for another holder.
 
     They are taken in sorted order, so that two runs cannot wait for each other.
     """
@@ -56,7 +56,7 @@ def hold(storage: Storage, names: list[str], note: str = "", waiting: Waiting = 
 
 
 def notes(storage: Storage) -> list[str]:
-    """The notes of all leases that are held now."""
+    """Return the notes of all leases that are held now."""
     found = []
     for key, _ in list(storage.list(f"{FOLDER}/")):
         note = _held_note(storage, key)
@@ -75,7 +75,7 @@ def _key(name: str) -> str:
 
 
 def _take(storage: Storage, key: str, note: str) -> Release | None:
-    """Takes a lease and returns what gives it back, or None while another holds it."""
+    """Take a lease and return the function that gives it back, or None while another process holds it."""
     if isinstance(storage, S3Storage):
         return _take_object(storage, key, note)
     assert isinstance(storage, LocalStorage)

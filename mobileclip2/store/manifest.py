@@ -17,11 +17,13 @@ WATCHED_FILES = 256
 
 
 def identify(asset: str, code_version: str, declared: dict[str, Any], inputs: dict[str, str]) -> str:
-    """The fingerprint of a part: of its code, what it declares, and the data versions of what it reads."""
+    """Return the fingerprint of a part: of its code, what it declares, and the data versions of what it reads."""
     return fingerprint({"asset": asset, "code_version": code_version, "declared": declared, "inputs": inputs})
 
 
 class File(BaseModel):
+    """A file of an output, with the size and hash that it had when it was stored."""
+
     model_config = ConfigDict(frozen=True)
 
     name: str
@@ -87,9 +89,11 @@ class Manifest(Described):
 
     @property
     def size(self) -> int:
+        """Return the bytes of all files together."""
         return sum(file.size for file in self.files)
 
     def head(self) -> Head:
+        """Return the manifest without its files. If they are few, their names are kept, so that a plan can look at them."""
         names = [file.name for file in self.files]
         return Head(
             **self.model_dump(exclude={"files"}),
@@ -99,12 +103,13 @@ class Manifest(Described):
         )
 
     def to_bytes(self) -> bytes:
+        """Serialize the manifest as JSON, always to the same bytes."""
         body = {"data_version": self.data_version, **self.model_dump()}
         return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Reads a manifest.
+        """Read a manifest.
 
         Raises:
             ValueError: it is not whole, not a manifest, or its content is not what it says of itself.

@@ -26,9 +26,11 @@ class Output:
         self.prefix = place_of(asset, fingerprint, group)
 
     def key(self, name: str) -> str:
+        """Return the key of a file in the store."""
         return f"{self.prefix}/{name}"
 
     def has(self, name: str) -> bool:
+        """Return whether a file exists."""
         return self.storage.exists(self.key(name))
 
     def names(self) -> set[str]:
@@ -36,19 +38,23 @@ class Output:
         return {key.removeprefix(f"{self.prefix}/") for key, _ in self.storage.list(f"{self.prefix}/")}
 
     def read(self, name: str) -> bytes:
+        """Read a file."""
         return self.storage.read(self.key(name))
 
     def delete(self, name: str) -> None:
+        """Delete a file if it exists."""
         self.storage.delete(self.key(name))
 
     def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
         self.storage.write(self.key(name), data)
 
     def put(self, name: str, path: Path) -> None:
+        """Store a local file under ``name``."""
         self.storage.put(self.key(name), path)
 
     def fetch(self, name: str) -> Path:
-        """A local file with the bytes of ``name``.
+        """Return a local file with the bytes of ``name``.
 
         Raises:
             DamagedOutput: the file is gone.
@@ -62,7 +68,7 @@ class Output:
         return path
 
     def describe(self, names: list[str]) -> list[File]:
-        """What a manifest says of files.
+        """Return what a manifest says of files.
 
         Raises:
             DamagedOutput: one is gone or cut off, which no reader would notice once the manifest says so too.
@@ -86,11 +92,12 @@ class Output:
         )
 
     def close(self, manifest: Manifest) -> None:
+        """Delete what killed writers left, and write the manifest."""
         self.storage.tidy(self.prefix)
         self.write("manifest.json", manifest.to_bytes())
 
     def manifest(self) -> Manifest | None:
-        """The manifest, or None while there is none.
+        """Return the manifest, or None while there is none.
 
         Raises:
             DamagedOutput: there is one, and it cannot be trusted.
@@ -123,6 +130,6 @@ class Output:
         return problems
 
     def discard(self) -> None:
-        """Deletes everything, the manifest first, so that no reader trusts what is left."""
+        """Delete everything, the manifest first, so that no reader trusts what is left."""
         self.storage.delete(self.key("manifest.json"))
         self.storage.delete_folder(self.prefix)

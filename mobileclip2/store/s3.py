@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypedDict, TypeVar, Unpack
 
 from mobileclip2.errors import StoreError
 from mobileclip2.store.storage import atomic_path, file_sha256
@@ -61,6 +61,11 @@ _HASH = "sha256"
 _jitter = random.Random()  # of its own: training draws from the global one
 
 
+class _Condition(TypedDict, total=False):
+    IfMatch: str
+    IfNoneMatch: str
+
+
 class S3Storage:
     """Any S3-compatible endpoint, with the identity that boto3 finds by itself; no key is ever read from a profile.
 
@@ -78,6 +83,7 @@ class S3Storage:
 
     @property
     def client(self) -> S3Client:
+        """Return the client of boto3, which is made at its first use."""
         if self._client is None:
             import boto3
             from botocore.config import Config
@@ -94,18 +100,22 @@ class S3Storage:
         return {**self.__dict__, "_client": None}
 
     def exists(self, key: str) -> bool:
+        """Return whether there is an object."""
         return self.look(key) is not None
 
     def look(self, key: str) -> str | None:
+        """Return the ETag, or None if there is no object."""
         try:
             return self.etag(key)
         except FileNotFoundError:
             return None
 
     def look_into(self, folder: str) -> str:
+        """Return an empty string, because a bucket has no folder whose change is cheap to see."""
         return ""  # a bucket has no folders to look at, and listing thousands of keys is no plan's business
 
     def folders(self, prefix: str) -> list[str]:
+        """Return the names of the prefixes directly under ``prefix``, sorted."""
         start = f"{prefix.rstrip('/')}/"
         found = [
             item["Prefix"] for page in self._pages(start, Delimiter="/") for item in page.get("CommonPrefixes", [])
@@ -113,9 +123,16 @@ class S3Storage:
         return sorted(name.removeprefix(self.prefix + start).rstrip("/") for name in found)
 
     def read(self, key: str) -> bytes:
+        """Read an object.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         return self.read_dated(key).data
 
     def read_dated(self, key: str) -> Dated:
+        """Read an object with its ETag and its age in seconds, by the clock of the store."""
+
         def request(client: S3Client) -> Dated:
             answer = client.get_object(Bucket=self.bucket, Key=self.prefix + key)
             data = answer["Body"].read()
@@ -126,17 +143,21 @@ class S3Storage:
         return self._ask(key, request)
 
     def write(self, key: str, data: bytes) -> None:
+        """Write an object, whole or not at all."""
         self._ask(key, lambda client: self._put(client, key, data))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Writes where there is nothing yet; False where there is something, which may be ours: an answer can be lost."""
+        """Write an object unless one exists. Return False if one does.
+
+        It may be our own, because an answer can be lost.
+        """
         return self._ask(key, lambda client: self._put(client, key, data, IfNoneMatch="*"))
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Writes over what has this ETag; False where something else is by now."""
+        """Replace the object that has this ETag. Return False if the object is another one by now."""
         return self._ask(key, lambda client: self._put(client, key, data, IfMatch=etag))
 
-    def _put(self, client: S3Client, key: str, data: bytes, **condition: str) -> bool:
+    def _put(self, client: S3Client, key: str, data: bytes, **condition: Unpack[_Condition]) -> bool:
         from botocore.exceptions import ClientError
 
         sent = _Sums.of(io.BytesIO(data))
@@ -147,7 +168,7 @@ class S3Storage:
                 Body=data,
                 ChecksumAlgorithm="SHA256",
                 Metadata={_HASH: sent.sha256},
-                **condition,  # type: ignore[arg-type]
+                **condition,
             )
         except ClientError as error:
             if condition and error.response["ResponseMetadata"]["HTTPStatusCode"] in {404, 409, 412}:
@@ -162,6 +183,7 @@ class S3Storage:
         return True
 
     def put(self, key: str, path: Path) -> None:
+        """Store a local file. Large files go in parts."""
         if path.stat().st_size <= PART_BYTES:
             self.write(key, path.read_bytes())
             return
@@ -180,6 +202,7 @@ class S3Storage:
         self._ask(key, request)
 
     def fetch(self, key: str) -> Path:
+        """Download an object into the cache unless its present version is there, and return its path."""
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(multipart_chunksize=PART_BYTES)
@@ -203,6 +226,7 @@ class S3Storage:
         return self._ask(key, request)
 
     def append(self, key: str, data: bytes) -> None:
+        """Append to an object by replacing it, again and again until no other writer is faster."""
         while True:
             try:
                 now = self.read_dated(key)
@@ -215,10 +239,12 @@ class S3Storage:
             time.sleep(_jitter.uniform(0, FIRST_PAUSE))  # somebody else was faster
 
     def describe(self, key: str) -> tuple[int, str]:
+        """Return size in bytes and sha256. An object from elsewhere is downloaded for that."""
         head = self._head(key)
         return head["ContentLength"], head["Metadata"].get(_HASH) or file_sha256(self.fetch(key))
 
     def is_whole(self, key: str) -> bool:
+        """Return whether an object is whole. One that was stored here always is."""
         # what was stored here is there whole; what another hand put in its place has no hash of ours
         return _HASH in self._head(key)["Metadata"] or is_whole(self.fetch(key))
 
@@ -226,6 +252,7 @@ class S3Storage:
         return self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (key, size in bytes) of every object under ``prefix``, sorted."""
         for page in self._pages(prefix):
             for item in page.get("Contents", []):
                 yield item["Key"].removeprefix(self.prefix), item["Size"]
@@ -246,20 +273,28 @@ class S3Storage:
             question["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
+        """Delete an object if it exists."""
         self._ask(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def delete_folder(self, prefix: str) -> None:
+        """Delete every object under ``prefix``."""
         for key, _ in list(self.list(f"{prefix.rstrip('/')}/")):
             self.delete(key)
 
     def tidy(self, prefix: str) -> None:
+        """Do nothing: no reader sees the parts that a killed writer sent, and a rule of the bucket removes them."""
         pass  # parts of objects that a killed writer sent are seen by nobody; a rule of the bucket lets them go
 
     def etag(self, key: str) -> str:
+        """Return the ETag of an object.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
         return self._head(key)["ETag"].strip('"')
 
     def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
-        """What the store answers, after as many tries as that takes.
+        """Return what the store answers, after as many tries as needed.
 
         Raises:
             FileNotFoundError: there is no such key.
@@ -324,7 +359,7 @@ class S3Storage:
         return code
 
     def _renew(self) -> None:
-        """Reads the credentials anew: a long run outlives those that it began with, and somebody may have renewed them."""
+        """Read the credentials again. They may expire during a long run, and be renewed."""
         import boto3
 
         boto3.setup_default_session()
@@ -366,9 +401,11 @@ class _Sums:
         return cls(size, sha256.hexdigest(), (md5.hexdigest(), f"{together}-{len(parts)}"))
 
     def compare(self, answer: Mapping[str, Any]) -> None:
-        """
+        """Compare with the ETag of an object.
+
         Raises:
-            _Altered: the ETag is one of other bytes. One that is no MD5, as of encrypted objects or of other parts, says nothing.
+            _Altered: the ETag is that of other bytes. An ETag that is not an MD5, as of encrypted objects or of
+                other parts, is not compared.
         """
         etag = answer["ETag"].strip('"')
         ours = [each for each in self.etags if each[32:] == etag[32:]]
@@ -377,9 +414,10 @@ class _Sums:
 
 
 def _check(answer: Mapping[str, Any], file: BinaryIO) -> None:
-    """
+    """Compare bytes with the hash that they carry, or else with their ETag.
+
     Raises:
-        _Altered: the bytes are not those that were written, by the hash that they carry or else by their ETag.
+        _Altered: the bytes are not those that were written.
     """
     stated = answer.get("Metadata", {}).get(_HASH)
     got = _Sums.of(file)

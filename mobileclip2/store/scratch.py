@@ -33,7 +33,7 @@ class Scratch:
             explain(error, str(folder))
 
     def keep(self, *names: str) -> None:
-        """Stores files of the folder, in this order. Where the store is away the work goes on: the next time may do better."""
+        """Store files of the folder, in this order. If the store is away, continue: the next call may succeed."""
         if not self._elsewhere:
             return
         try:
@@ -43,7 +43,7 @@ class Scratch:
             logger.warning("%s: what is unfinished is on this machine alone: %s", self.folder, error)
 
     def recall(self) -> None:
-        """Makes the files of the folder those that were kept last; once on each machine of a training.
+        """Restore the files of the folder that were kept last. Called once on each machine of a training.
 
         Others are deleted: machines that went on from different checkpoints would learn from each other's weights.
         """
@@ -61,7 +61,7 @@ class Scratch:
                 shutil.copyfile(self._storage.fetch(f"{self._prefix}/{name}"), temporary)
 
     def clear(self) -> None:
-        """Deletes everything: the work is done."""
+        """Delete everything, because the work is done."""
         shutil.rmtree(self.folder)
         if self._elsewhere:
             self._storage.delete_folder(self._prefix)

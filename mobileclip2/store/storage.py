@@ -25,28 +25,40 @@ class Storage(Protocol):
 
     url: str
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Return whether ``key`` exists."""
+
     def look(self, key: str) -> str | None:
-        """What changes whenever the bytes of ``key`` do, cheaply had; None where there is nothing."""
+        """Return a value that changes with the bytes of ``key``, at little cost, or None if the key does not exist."""
 
     def look_into(self, folder: str) -> str:
-        """What changes whenever a key of a folder comes or goes, as far as that is cheaply had."""
+        """Return a value that changes if a key of a folder comes or goes, as far as that is cheap to see."""
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders directly under ``prefix``, sorted."""
 
-    def read(self, key: str) -> bytes: ...
-    def write(self, key: str, data: bytes) -> None: ...
+    def read(self, key: str) -> bytes:
+        """Return the bytes of ``key``.
+
+        Raises:
+            FileNotFoundError: there is no such key.
+        """
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write the bytes of ``key``, whole or not at all."""
+
     def put(self, key: str, path: Path) -> None:
-        """Stores a local file; the file itself is left as it is."""
+        """Store a local file. The file itself stays."""
 
     def append(self, key: str, data: bytes) -> None:
-        """Adds to the end of ``key``, which need not be there. For what can do without a line: it may come twice after a lost
-        answer, and get lost on network file systems or where a network alters bytes.
+        """Append to ``key``, which need not exist.
+
+        Use it only for lines that may be lost. A line may come twice after a lost answer. It may be lost on network
+        file systems, or if a network alters bytes.
         """
 
     def fetch(self, key: str) -> Path:
-        """A local file with the bytes of ``key``, to be read and not changed."""
+        """Return a local file with the bytes of ``key``. Do not change it."""
 
     def describe(self, key: str) -> tuple[int, str]:
         """Size in bytes and sha256.
@@ -56,26 +68,29 @@ class Storage(Protocol):
         """
 
     def is_whole(self, key: str) -> bool:
-        """False for a file that is seen to be cut off."""
+        """Return False if a file is seen to be cut off."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """(key, size in bytes) of every whole key under ``prefix``, sorted."""
 
-    def delete(self, key: str) -> None: ...
+    def delete(self, key: str) -> None:
+        """Delete ``key`` if it exists."""
+
     def delete_folder(self, prefix: str) -> None:
-        """Deletes every key under ``prefix``, and on a disk the folders that this leaves empty."""
+        """Delete every key under ``prefix``, and on a disk the folders that this leaves empty."""
 
     def tidy(self, prefix: str) -> None:
-        """Deletes what killed writers left under ``prefix``, where nobody writes any more."""
+        """Delete what killed writers left under ``prefix``. Call it when no process writes there."""
 
 
 def file_sha256(path: Path) -> str:
+    """Return the sha256 of a local file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def explain(error: OSError, place: str) -> NoReturn:
-    """Raises what a user can do about a full or closed disk, or a path that is none; any other error as it is.
+    """Raise an error that says what to do about a full or closed disk or a bad path. Raise any other error as it is.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -120,7 +135,7 @@ def _no_room(error: OSError) -> StoreError:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well.
+    """Provide a temporary path beside ``path`` that replaces it if the block ends without an error.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -141,6 +156,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 class LocalStorage:
+    """A folder on a local disk, or on a file system that several machines share."""
+
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.url = str(root)
@@ -149,9 +166,11 @@ class LocalStorage:
         return self.root / key
 
     def exists(self, key: str) -> bool:
+        """Return whether there is a file."""
         return self._path(key).is_file()
 
     def look(self, key: str) -> str | None:
+        """Return size, modification time and inode of a file, or None if there is no file."""
         try:
             stat = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
@@ -159,29 +178,43 @@ class LocalStorage:
         return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
 
     def look_into(self, folder: str) -> str:
+        """Return size, modification time and inode of a folder, or an empty string."""
         return self.look(folder) or ""
 
     def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly under ``prefix``, sorted."""
         try:
             return sorted(entry.name for entry in os.scandir(self._path(prefix)) if entry.is_dir())
         except FileNotFoundError:
             return []
 
     def read(self, key: str) -> bytes:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         try:
             return self._path(key).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(str(error)) from None
 
     def write(self, key: str, data: bytes) -> None:
+        """Write a file, whole or not at all."""
         with atomic_path(self._path(key)) as temporary:
             temporary.write_bytes(data)
 
     def put(self, key: str, path: Path) -> None:
+        """Copy a local file into the folder, whole or not at all."""
         with atomic_path(self._path(key)) as temporary:
             shutil.copyfile(path, temporary)
 
     def append(self, key: str, data: bytes) -> None:
+        """Append to a file, which need not exist.
+
+        Raises:
+            StoreError: the disk is full or cannot be written.
+        """
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,16 +224,20 @@ class LocalStorage:
             explain(error, str(path))
 
     def fetch(self, key: str) -> Path:
+        """Return the path of the file itself."""
         return self._path(key)
 
     def describe(self, key: str) -> tuple[int, str]:
+        """Return size in bytes and sha256 of a file."""
         path = self._path(key)
         return path.stat().st_size, file_sha256(path)
 
     def is_whole(self, key: str) -> bool:
+        """Return False if a file is seen to be cut off."""
         return is_whole(self._path(key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Yield (key, size in bytes) of every whole file under ``prefix``, folder by folder."""
         start = self._path(prefix)
         for folder, folders, files in os.walk(start):
             folders.sort()
@@ -210,9 +247,11 @@ class LocalStorage:
                     yield path.relative_to(self.root).as_posix(), path.stat().st_size
 
     def delete(self, key: str) -> None:
+        """Delete a file if it exists."""
         self._path(key).unlink(missing_ok=True)
 
     def delete_folder(self, prefix: str) -> None:
+        """Delete a folder, and the parents that this leaves empty."""
         folder = self._path(prefix)
         shutil.rmtree(folder, ignore_errors=True)
         for parent in folder.parents:
@@ -226,5 +265,6 @@ class LocalStorage:
                 break
 
     def tidy(self, prefix: str) -> None:
+        """Delete the temporary files that killed writers left under ``prefix``."""
         for leftover in self._path(prefix).rglob(".*.partial"):
             leftover.unlink(missing_ok=True)

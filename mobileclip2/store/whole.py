@@ -10,7 +10,7 @@ ENDS = {".parquet": b"PAR1", ".tar": bytes(1024)}
 
 
 def is_whole(path: Path) -> bool:
-    """False for a side file or tar that was cut off; of other files nothing is known."""
+    """Return False for a side file or tar that was cut off. Other files count as whole."""
     end = ENDS.get(path.suffix, b"")
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)

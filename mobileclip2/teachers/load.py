@@ -10,7 +10,7 @@ from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
 
 def load_teacher(stored: Read, contents: Contents) -> ImageText:
-    """The model of a finished ``teacher/...`` or ``student/...``."""
+    """Load the model of a finished ``teacher/...`` or ``student/...``."""
     if SPEC in {file.name for file in stored.manifest.files}:
         spec = contents.profile.teacher(stored.head.asset.partition("/")[2]).locked
         assert spec is not None

@@ -78,6 +78,7 @@ class Trimmed:
         self.tokenizer = tokenizer
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the tokens of ``texts``, int64 ``[len(texts), longest]``."""
         tokens: torch.Tensor = self.tokenizer(list(texts))
         used = (tokens != self.tokenizer.tokenizer.pad_token_id).any(0)
         return tokens[:, : int(used.sum())]
@@ -85,7 +86,7 @@ class Trimmed:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers prints a loading report about the unused pooler."""
+    """Silence transformers, which reports the unused pooler when it loads a model."""
     import transformers
 
     level = transformers.logging.get_verbosity()
@@ -109,11 +110,13 @@ class Projections(nn.Module):
         self.logit_scale = locked.logit_scale
 
     def encode_image(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        projected = self.image(features)
+        """Project image-tower features ``[b, F]`` to ``[b, embed_dim]``."""
+        projected: torch.Tensor = self.image(features)
         return nn.functional.normalize(projected, dim=-1) if normalize else projected
 
     def encode_text(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        projected = self.text(features)
+        """Project text-tower features ``[b, G]`` to ``[b, embed_dim]``."""
+        projected: torch.Tensor = self.text(features)
         return nn.functional.normalize(projected, dim=-1) if normalize else projected
 
 
@@ -121,27 +124,29 @@ class Projections(nn.Module):
 def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tensor:
     """``[b, 3, size, size]`` -> pooled trunk features ``[b, F]``."""
     tower: Any = locked.model.visual
-    return tower.trunk(images)
+    features: torch.Tensor = tower.trunk(images)
+    return features
 
 
 @torch.inference_mode()
 def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor:
-    """texts -> pooled text-tower features ``[len(texts), G]``."""
+    """Compute the pooled text-tower features of texts, ``[len(texts), G]``."""
     tower: Any = locked.model.text
     tokens = locked.tokenize(texts).to(next(tower.parameters()).device)
     mask = (tokens != tower.config.pad_token_id).long()
-    return tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+    features: torch.Tensor = tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+    return features
 
 
 def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None:
-    """Writes the trained part; the frozen towers are pinned by hash in ``locked.json`` and not repeated."""
+    """Write the trained part. The frozen towers are pinned by hash in ``locked.json`` and not repeated."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(json.dumps(declared(spec), indent=1, sort_keys=True) + "\n")
     write_tensors(folder / PROJECTIONS, projections.state_dict())
 
 
 def load_locked(spec: Locked, projections_file: Path, contents: Contents) -> ImageText:
-    """A locked teacher as it was trained; the profile's ``spec`` says where its frozen towers lie now."""
+    """Load a locked teacher as it was trained. ``spec`` of the profile says where its frozen towers are now."""
     locked = build_locked(spec, contents)
     Projections(locked.model).load_state_dict(read_state(projections_file))
     return locked

@@ -24,8 +24,9 @@ Place = tuple[int, int]
 
 
 def batches(source: SampleSource, settings: TrainSettings, world: World, start: int) -> Iterator[dict[str, Tensor]]:
-    """This process's share of the global batches of steps ``start`` to the last, each ``{key: [b, ...]}`` on
-    the CPU, its images before :meth:`SampleSource.prepare`.
+    """Yield this process's share of the global batches from step ``start`` to the last.
+
+    Each share is ``{key: [b, ...]}`` on the CPU, with its images before :meth:`SampleSource.prepare`.
 
     Step ``s`` sees slice ``s mod (steps an epoch)`` of its epoch's order, and process r of w the r-th of w
     equal parts of it. The partial batch at the end of an epoch is left out.
@@ -85,7 +86,7 @@ class _Places(Sampler[list[Place]]):
 
 
 def _slices(parts: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The parts one behind the other, in slices of ``size``; a rest at the end is left out."""
+    """Join the parts and yield slices of ``size``. A rest at the end is left out."""
     rest = np.empty(0, np.int64)
     for part in parts:
         rest = np.concatenate([rest, part])

@@ -17,8 +17,9 @@ from mobileclip2.store.storage import atomic_path, explain
 def save_checkpoint(
     path: Path, *, fingerprint: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Replaces ``path`` by the state after ``step`` steps, at once: a kill leaves the old file or the new
-    one.
+    """Replace ``path`` by the state after ``step`` steps, at once.
+
+    A kill leaves the old file or the new one.
 
     The place in the data and the random numbers are functions of the step, so the step stands for them.
 
@@ -65,12 +66,12 @@ def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """The model's state as safetensors, written at once."""
+    """Write the model's state as safetensors, whole or not at all."""
     write_tensors(path, model.state_dict())
 
 
 def sweep(directory: Path) -> None:
-    """Removes what killed writers left behind."""
+    """Delete what killed writers left."""
     for leftover in directory.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
 

@@ -50,23 +50,26 @@ REMEMBERED_TEXTS = 1 << 15
 
 
 class SampleSource(Protocol):
+    """Random access to training samples."""
+
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Return the number of samples of an epoch."""
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Indices of an epoch's samples in the order to be seen, int64, some at a time; a pure function of the seed and
-        the epoch.
+        """Yield the indices of an epoch's samples in the order to be seen, int64, some at a time.
+
+        The order is a pure function of the seed and the epoch.
         """
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        """One sample; a pure function of the seed and the arguments. Its keys are some of :data:`KEYS`.
+        """Return one sample. It is a pure function of the seed and the arguments, and its keys are some of :data:`KEYS`.
 
         ``image`` as :meth:`prepare` takes it, of pictures uint8 ``[H, W, 3]``; ``text`` and ``synthetic_text [L]``
         int64, ``teacher_*`` fp32 ``[D]``, the embeddings of all teachers side by side.
         """
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """What the model takes, of the ``image`` of some samples: ``[b, ...]``, wherever they are.
+        """Return what the model takes of the ``image`` of some samples, ``[b, ...]``, on their device.
 
         Pixels travel to the device as they are, a quarter of the bytes of what is made of them there.
         """
@@ -123,9 +126,11 @@ class ReinforcedSource:
         return len(self._places)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the indices of an epoch's samples in the order to be seen, mixed across shards."""
         return self._places.mixed(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Return one sample with the keys of ``needs``."""
         shard, number = self._places[index]
         sample = self._read(shard, number)
         if sample.image_emb.shape[1] != self.dim:
@@ -148,6 +153,7 @@ class ReinforcedSource:
         return {key: made[key]() for key in self.needs}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalize images as the student was defined, ``[b, 3, size, size]``."""
         return self._preprocess.normalised(images)
 
     @property
@@ -155,7 +161,7 @@ class ReinforcedSource:
         return any("synthetic" in key for key in self.needs)
 
     def _expect_usable(self) -> int:
-        """A look at the first sample, so that a wrong expression or a missing folder is met before any work."""
+        """Check the first sample, so that a wrong expression or a missing folder fails before any work."""
         shard, number = self._places[0]
         sample = self._read(shard, number)
         if self._wants_synthetic:
@@ -253,15 +259,18 @@ class RawSource:
         return len(self._places)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the indices of an epoch's samples in the order to be seen, mixed across shards."""
         return self._places.mixed(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Return one sample with its image and text."""
         shard, number = self._places[index]
         key, caption, data = self._shards[shard].sample(number)
         image = _decoded(data, f"{self._shards[shard].path}: sample '{key}'")
         return {"image": self._view(image, key, epoch), "text": self._tokens(caption)}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalize images as the model was defined, ``[b, 3, size, size]``."""
         return self._preprocess.normalised(images)
 
     def _view(self, image: Image.Image, key: str, epoch: int) -> torch.Tensor:
@@ -291,12 +300,15 @@ class FeatureSource:
         return len(self._places)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the indices of an epoch's samples in the order to be seen."""
         return self._places.mixed(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        """Return one sample with all its columns."""
         return {key: self._drawn(key, epoch, index) for key in self._columns}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the features unchanged."""
         return images
 
     def _drawn(self, key: str, epoch: int, index: int) -> torch.Tensor:

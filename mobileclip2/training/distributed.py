@@ -1,5 +1,4 @@
-"""Processes that train one model together: torchrun's environment, and gathering features with their
-gradients.
+"""Train one model in several processes: torchrun's environment, and gathering features with gradients.
 
 Each process computes the loss of its own rows against the gathered columns of all.
 ``DistributedDataParallel`` averages the gradients over processes, which makes them those of the mean loss:
@@ -59,7 +58,7 @@ class World:
 
 @contextmanager
 def join(device: str | torch.device) -> Iterator[World]:
-    """The world that torchrun describes in the environment, or a world of one.
+    """Join the world that torchrun describes in the environment, or a world of one.
 
     On GPUs each process takes the one of its local rank. A process group that exists already is used and left
     as it is.

@@ -33,11 +33,14 @@ class Forward(nn.Module):
         self.model, self.objective, self.bf16, self.prepare = model, objective, bf16, prepare
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return what the loss needs of a batch: features ``[b, ...]`` by name, and the logit scale."""
         batch = {**batch, "image": self.prepare(batch["image"])}
         # one autocast a call: it keeps the weights it casts, and those cast without gradient must not return
         with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=self.bf16):
             features = self.objective.features(self.model, batch)
-        return features, self.model.logit_scale.exp()  # type: ignore[operator]
+        logit_scale = self.model.logit_scale
+        assert isinstance(logit_scale, Tensor)
+        return features, logit_scale.exp()
 
 
 def distribute(forward: Forward, world: World) -> nn.Module:
@@ -57,8 +60,7 @@ def backward(
     accumulate: int,
     seed: Callable[[int], int],
 ) -> dict[str, Tensor]:
-    """Adds the gradient of the joined batch's mean loss to the parameters' ``.grad``; returns this process's
-    loss and parts.
+    """Add the gradient of the joined batch's mean loss to ``.grad``, and return this process's loss and its parts.
 
     ``forward`` is a :class:`Forward`, distributed or not, and ``batch`` this process's share of a global
     batch. ``seed`` gives the seed of the random numbers (dropout, stochastic depth) of a micro-batch.
@@ -110,7 +112,7 @@ def backward(
 
 
 def random_seed(*place: int) -> int:
-    """A seed for a place in training: run, step, process, micro-batch."""
+    """Return a seed for a place in training: run, step, process, micro-batch."""
     digest = hashlib.sha256(" ".join(map(str, place)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 

@@ -18,7 +18,7 @@ class Journal:
         self.path = path
 
     def append(self, records: Iterable[Mapping[str, float]]) -> None:
-        """Raises ``StoreError`` where the disk takes no more."""
+        """Append a line. Raise ``StoreError`` if the disk is full."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
         try:
             with self.path.open("a") as file:
@@ -30,19 +30,19 @@ class Journal:
             ) from error
 
     def settle(self) -> None:
-        """Returns when every line is on the disk."""
+        """Wait until every line is on the disk."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def cut(self, step: int) -> None:
-        """Drops everything after ``step``, and a line that a kill left half-written."""
+        """Drop everything after ``step``, and a line that a kill left half-written."""
         kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(kept))
 
     def last(self) -> dict[str, float]:
-        """The latest value of every number."""
+        """Return the latest value of every number."""
         numbers: dict[str, float] = {}
         for line in self._lines():
             numbers.update(json.loads(line))

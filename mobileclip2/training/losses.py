@@ -117,7 +117,7 @@ def caption_nll(logits: Tensor, tokens: Tensor, pad_id: int) -> Tensor:
 
 
 def check_scales(teacher_dims: Sequence[int], teacher_scales: Sequence[float | None]) -> None:
-    """Raises ``ProfileError`` unless every teacher has its positive logit scale, or None to be left out."""
+    """Raise ``ProfileError`` unless every teacher has a positive logit scale, or None to be left out."""
     if len(teacher_scales) != len(teacher_dims) or not teacher_dims:
         raise ProfileError(
             f"logit_scale: {len(teacher_scales)} scales for {len(teacher_dims)} teachers; give one for each, "

@@ -24,15 +24,17 @@ Gather = Callable[[Tensor], Tensor]
 
 
 class Objective(Protocol):
+    """What training minimizes."""
+
     @property
     def needs(self) -> tuple[str, ...]:
-        """Keys that a batch must have."""
+        """Return the keys that a batch must have."""
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What the loss sees of each sample of ``batch``; every tensor is ``[b, ...]``."""
+        """Compute what the loss sees of each sample of ``batch``. Every tensor is ``[b, ...]``."""
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
-        """The scalar to minimise under ``loss``, and the parts it was made of.
+        """Return the scalar to minimize under ``loss``, and the parts it is made of.
 
         ``features`` and ``batch`` (without its image) are this process's rows; ``gather`` brings the rows of
         all processes. The mean over processes of the loss is that of the joined batch. ``logit_scale`` is 1 /
@@ -45,12 +47,15 @@ class Contrastive:
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """Return the keys that a batch must have."""
         return "image", "text"
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Compute L2-normalized image and text features, ``[b, embed_dim]``."""
         return {"image": _image(model, batch["image"]), "text": _text(model, batch["text"])}
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
+        """Return the CLIP loss under ``loss``."""
         image, text = (Side(features[name], gather(features[name])) for name in ("image", "text"))
         return {"loss": clip_loss(image, text, logit_scale)}
 
@@ -83,15 +88,19 @@ class Reinforced:
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """Return the keys that a batch must have, those of the teachers among them."""
         keys = ("image", *self.texts.values())
         return (*keys, *(f"teacher_{key}" for key in keys))
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Compute L2-normalized image and text features, ``[b, embed_dim]``. All texts pass the tower together."""
         keys = list(self.texts.values())
         texts = _text(model, torch.cat([batch[key] for key in keys])).chunk(len(keys))
         return {"image": _image(model, batch["image"]), **dict(zip(keys, texts, strict=True))}
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
+        """Return the loss of section 3 of the paper under ``loss``, and its parts."""
+
         def side(source: dict[str, Tensor], key: str) -> Side:
             return Side(source[key], gather(source[key]))
 
@@ -109,8 +118,7 @@ class Reinforced:
 
 @dataclass(frozen=True)
 class CoCaObjective:
-    """CoCa (Yu et al. 2022) with the weights that ``open_clip`` defaults to: contrastive x 1 + captioning x
-    2.
+    """The loss of CoCa (Yu et al. 2022): contrastive x 1 + captioning x 2, the defaults of ``open_clip``.
 
     The model is ``open_clip``'s CoCa; ``text`` is padded with its ``pad_id``.
     """
@@ -120,9 +128,11 @@ class CoCaObjective:
 
     @property
     def needs(self) -> tuple[str, ...]:
+        """Return the keys that a batch must have."""
         return "image", "text"
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Compute features ``[b, embed_dim]``, and each caption's negative log-likelihood and tokens ``[b]``."""
         output = model(batch["image"], batch["text"])
         pad_id: Any = model.pad_id
         return {
@@ -133,6 +143,7 @@ class CoCaObjective:
         }
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
+        """Return the weighted sum under ``loss``, and both parts."""
         image, text = (Side(features[name], gather(features[name])) for name in ("image", "text"))
         contrastive = clip_loss(image, text, logit_scale)
         tokens = gather(features["tokens"])

@@ -8,8 +8,9 @@ from mobileclip2.training.settings import TrainSettings
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Rate of step ``step`` (from 0): linear up to ``learning_rate`` at the last warm-up step, then a half
-    cosine.
+    """Return the rate of step ``step``, counted from 0.
+
+    It rises linearly up to ``learning_rate`` at the last warm-up step, and then falls as a half cosine.
 
     The cosine ends at ``final_learning_rate`` where the step after the last one would be.
     """

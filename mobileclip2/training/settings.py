@@ -50,6 +50,7 @@ class TrainSettings(BaseModel):
 
     @property
     def total_steps(self) -> int:
+        """Return the number of steps, from ``steps`` or from ``samples`` and ``batch``."""
         return self.steps if self.steps is not None else max(1, (self.samples or 0) // self.batch)
 
     @model_validator(mode="after")

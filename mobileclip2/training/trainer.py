@@ -215,7 +215,7 @@ class _Run:
         return step == self.settings.total_steps or any(every and step % every == 0 for every in intervals)
 
     def _report(self, step: int) -> None:
-        """Fetches the numbers since the last report from the device, and evaluates if it is time."""
+        """Fetch the numbers since the last report from the device, and evaluate if it is time."""
         records = self._finite_records()
         seconds = time.monotonic() - self._mark
         if self.evaluate and self._due(step, self.settings.evaluate_every):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils.dlpack import from_dlpack
 
 from mobileclip2.augment import View, check_crop, operate, render
 
@@ -19,7 +20,7 @@ _KERNELS = ("bicubic", "bilinear")
 
 
 def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> torch.Tensor:
-    """The view of an RGB image, uint8 ``[size, size, 3]``.
+    """Render a view of an RGB image, uint8 ``[size, size, 3]``.
 
     Raises:
         ShardError: the crop does not fit the image, so this is not the image that the view was made for.
@@ -37,7 +38,8 @@ def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubi
 def _pixels(image: Image.Image) -> torch.Tensor:
     """uint8 ``[H, W, 4]``, Pillow's own memory with its unused fourth byte, or ``[H, W, 3]`` of an image that is too large."""
     try:
-        return torch.from_dlpack(pa.array(image).values).view(image.height, image.width, 4)
+        pixels: torch.Tensor = from_dlpack(pa.array(image).values)
+        return pixels.view(image.height, image.width, 4)
     except ValueError:  # Pillow keeps it in several blocks
         return _tensor(image)
 

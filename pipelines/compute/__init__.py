@@ -8,7 +8,7 @@ from pipelines.compute.local import Local
 
 
 def compute_of(profile: Profile) -> Compute:
-    """The compute backend that a profile asks for."""
+    """Return the compute backend that a profile asks for."""
     if profile.compute.kubernetes is None:
         return Local(profile.compute.processes)
     from pipelines.compute.kubernetes import connect  # its client takes a second to load

@@ -44,7 +44,7 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str) -> Cluster:
-        """The cluster of ``KUBECONFIG``, else the one that this process runs in, else that of the user's own file.
+        """Connect to the cluster of ``KUBECONFIG``, else that of this pod, else that of the user's own file.
 
         Raises:
             ComputeError: there is none.
@@ -63,20 +63,24 @@ class Cluster:
         return cls(client.ApiClient(configuration), namespace)
 
     def create_job(self, manifest: Manifest) -> bool:
-        """False where there is one of this name already, perhaps ours: an answer may be lost after the work was done."""
+        """Create a Job. Return False if one of this name exists.
+
+        It may be our own, because an answer may be lost after the work was done.
+        """
         return self._create(self._jobs.create_namespaced_job, manifest)
 
     def create_service(self, manifest: Manifest) -> bool:
+        """Create a Service. Return False if one of this name exists."""
         return self._create(self._core.create_namespaced_service, manifest)
 
     def job(self, name: str) -> Any | None:
-        """The ``V1Job``, or None."""
+        """Return the ``V1Job``, or None."""
         return self._patiently(
             lambda: self._jobs.read_namespaced_job(name, self.namespace, _request_timeout=REQUEST_SECONDS)
         )
 
     def pods(self, job: str, index: int | None = None) -> list[Any]:
-        """The ``V1Pod`` of a Job, or of one index of it."""
+        """Return the ``V1Pod`` of a Job, or of one index of it."""
         selector = f"{JOB_LABEL}={job}" + (f",{INDEX_LABEL}={index}" if index is not None else "")
         found = self._patiently(
             lambda: self._core.list_namespaced_pod(
@@ -86,7 +90,7 @@ class Cluster:
         return list(found.items) if found else []
 
     def log_tail(self, pod: str, lines: int = 50) -> str:
-        """The end of what a pod wrote; empty where it is gone or its node is away."""
+        """Return the end of a pod's log. It is empty if the pod is gone or its node is away."""
         try:
             answer = self._core.read_namespaced_pod_log(
                 pod,
@@ -100,7 +104,7 @@ class Cluster:
             return ""  # a log is never worth waiting for
 
     def delete_job(self, name: str) -> None:
-        """Deletes a Job and its pods; well if there is none."""
+        """Delete a Job and its pods, if there are any."""
         self._patiently(
             lambda: self._jobs.delete_namespaced_job(
                 name, self.namespace, propagation_policy="Background", _request_timeout=REQUEST_SECONDS
@@ -109,6 +113,7 @@ class Cluster:
         )
 
     def delete_service(self, name: str) -> None:
+        """Delete a Service, if there is one."""
         self._patiently(
             lambda: self._core.delete_namespaced_service(name, self.namespace, _request_timeout=REQUEST_SECONDS),
             CLEANING_SECONDS,
@@ -130,7 +135,7 @@ class Cluster:
             raise
 
     def _patiently(self, request: Callable[[], T], patience: float = math.inf) -> T | None:
-        """The answer, or None for 'there is no such thing'."""
+        """Return the answer, or None if the object does not exist."""
         patience = min(patience, self.patience)
         pause, deadline = self.pause, time.monotonic() + patience
         while True:

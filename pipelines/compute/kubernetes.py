@@ -35,7 +35,10 @@ RESTARTS = 3
 
 
 def connect(settings: Kubernetes) -> InCluster:
-    """The backend on the cluster of this process or of the user's kubeconfig; reaches out only when there is work."""
+    """Return the backend for the cluster of this process or of the user's kubeconfig.
+
+    It connects only when there is work.
+    """
     return InCluster(settings)
 
 
@@ -60,11 +63,18 @@ class InCluster:
 
     @property
     def cluster(self) -> Cluster:
+        """Return the connection, which is made at its first use."""
         if self._cluster is None:
             self._cluster = Cluster.connect(self.settings.namespace)
         return self._cluster
 
     def run(self, work: Work) -> float:
+        """Run the work as Jobs, and return the seconds of one device that it took.
+
+        Raises:
+            UserError: a worker refused the work for a reason that the user can correct.
+            ComputeError: a Job failed.
+        """
         order = Order.of(work)
         storage = work.pipeline.storage
         order.write(storage)
@@ -116,7 +126,7 @@ class InCluster:
                 self._clean(lambda: self.cluster.delete_service(name))
 
     def _follow(self, manifest: Manifest, look: Callable[[int], None]) -> float:
-        """Waits for the end of a Job, which it makes unless it is there, and deletes it; returns the seconds of its pods.
+        """Wait for the end of a Job and delete it, and return the seconds of its pods. Create it unless it exists.
 
         Raises:
             _Failed: the Job failed.
@@ -150,7 +160,7 @@ class InCluster:
             self._clean(lambda: self.cluster.delete_job(name))
 
     def _make(self, manifest: Manifest) -> None:
-        """Creates a Job, or takes the one over that an earlier run left at work."""
+        """Create a Job, or take over the one that an earlier run left at work."""
         name = manifest["metadata"]["name"]
         deadline = time.monotonic() + self.cluster.patience
         while not self.cluster.create_job(manifest):
@@ -171,7 +181,7 @@ class InCluster:
             logger.warning("left behind: %s", error)
 
     def _pass_on(self, work: Work, name: str) -> None:
-        """The last sign of life of a training's first pod."""
+        """Report the latest step of a training's first pod."""
         for pod in self.cluster.pods(name, index=0):
             steps = map(Step.from_line, self.cluster.log_tail(pod.metadata.name, lines=5).splitlines())
             for step in [step for step in steps if step][-1:]:
@@ -201,7 +211,7 @@ class InCluster:
 
 
 def ended(job: Any) -> Any | None:
-    """The condition that a Job ended with, ``Complete`` or ``Failed``; None while it goes on."""
+    """Return the condition that a Job ended with, ``Complete`` or ``Failed``, or None while it runs."""
     for condition in job.status.conditions or []:
         if condition.type in {"Complete", "Failed"} and condition.status == "True":
             return condition

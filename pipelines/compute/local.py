@@ -32,6 +32,7 @@ class Local:
         self.processes = processes
 
     def run(self, work: Work) -> float:
+        """Do the work in some processes, and return the seconds of one device that it took."""
         stage = stage_run(work.asset)
         shared = isinstance(stage, ByShard) or work.asset.trains
         if self.processes == 1 or not shared:
@@ -92,7 +93,7 @@ class Local:
 
 
 def told(line: str, work: Work) -> bool:
-    """Passes a worker's sign of life on; False for any other line."""
+    """Report the step in a worker's line. Return False for any other line."""
     step = Step.from_line(line)
     if step:
         work.progress(step)
@@ -100,7 +101,7 @@ def told(line: str, work: Work) -> bool:
 
 
 def refusal(output: list[str]) -> str | None:
-    """What a worker said that the user can mend; further lines of such a message are indented."""
+    """Return what a worker said that the user can correct. Further lines of such a message are indented."""
     for number, line in enumerate(output):
         if line.startswith(REFUSES):
             more = takewhile(lambda each: each.startswith("  "), output[number + 1 :])
@@ -129,6 +130,6 @@ def _chunk(store: str, key: str, index: int, of: int) -> float:
 
 
 def _go_on(step: Step) -> None:
-    """Ends a chunk after the shard in hand when the run has ended."""
+    """End a chunk after the present shard if the run has ended."""
     if _stop.is_set():
         raise InterruptedError("the run has ended")

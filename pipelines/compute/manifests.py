@@ -30,7 +30,7 @@ INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
 def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, chunks: int) -> Manifest:
-    """An Indexed Job with one completion a chunk. Its ``parallelism`` may be changed while it runs."""
+    """Describe an Indexed Job with one completion per chunk. Its ``parallelism`` may change while it runs."""
     pods = cluster.pods(stage)
     spec = {
         "completionMode": "Indexed",
@@ -53,7 +53,7 @@ def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str,
 
 
 def whole_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, *, trains: bool) -> Manifest:
-    """A Job for work that is not divided by shards: one pod, or torchrun on as many nodes as the stage has pods.
+    """Describe a Job for work that is not divided by shards: one pod, or torchrun on the pods of the stage.
 
     All pods of a training live and die together: one that is lost fails the Job, which is made anew and goes on at the last
     checkpoint. A single pod that came back would wait for the others at a rendezvous that is over.
@@ -78,7 +78,7 @@ def whole_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, 
 
 
 def rendezvous_service(cluster: Kubernetes, stage: str, name: str) -> Manifest:
-    """The headless Service that gives the pods of a training their names."""
+    """Describe the headless Service that gives the pods of a training their names."""
     return {
         "apiVersion": "v1",
         "kind": "Service",

@@ -26,7 +26,7 @@ class Watch:
         return self.total - len(self.stage.unfinished(self.work))
 
     def look(self, **numbers: float) -> None:
-        """Looks at the store and reports; ``numbers`` come first."""
+        """Look at the store and report. ``numbers`` come first."""
         finished = self._finished()
         seconds = time.monotonic() - self.started
         if self.samples and finished > self.begun:
@@ -34,9 +34,10 @@ class Watch:
         self.work.progress(Step(finished, self.total, "shards", numbers))
 
     def expect_all(self, place: str) -> None:
-        """
+        """Check that every shard is there.
+
         Raises:
-            ComputeError: shards are not there although their workers ended well.
+            ComputeError: shards are missing although their workers ended without an error.
         """
         unfinished = self.stage.unfinished(self.work)
         if unfinished:

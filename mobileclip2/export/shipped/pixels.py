@@ -33,7 +33,7 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
 
 
 def centre(image: np.ndarray, size: int) -> np.ndarray:
-    """The square in the middle."""
+    """Cut the square in the middle."""
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return image[top : top + size, left : left + size]
 
@@ -58,7 +58,7 @@ def resample(image: np.ndarray, length: int, interpolation: str) -> np.ndarray:
 
 
 def _weight(distance: float, interpolation: str) -> float:
-    """A triangle, or Keys' cubic with a = -1/2."""
+    """Evaluate a triangle, or Keys' cubic with a = -1/2."""
     distance = abs(distance)
     if distance >= SUPPORT[interpolation]:
         return 0.0

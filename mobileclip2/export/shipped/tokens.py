@@ -69,7 +69,7 @@ class Tokenizer:
         return self._known[piece]
 
     def _merged(self, parts: list[str]) -> list[str]:
-        """Joins neighbours, the most frequent pair of the training text first, wherever it occurs."""
+        """Merge neighbors everywhere, the pair that is most frequent in the training text first."""
         while len(parts) > 1:
             pair = min(pairwise(parts), key=lambda pair: self._ranks.get(pair, MERGES))
             if pair not in self._ranks:
@@ -87,7 +87,7 @@ class Tokenizer:
 
 
 def _byte_letters() -> dict[int, str]:
-    """A printable character for each byte; those that are none get the characters from 256 on."""
+    """Map each byte to a printable character. Bytes without one get the characters from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {
