@@ -31,27 +31,30 @@ class Preprocess:
     """how a whole image becomes a square: its shorter side and a centre crop, or ``squash``, as SigLIP was trained"""
 
     def tensor(self, image: Image.Image) -> torch.Tensor:
-        """Normalised float32 ``[3, size, size]`` of an image that already has the right size."""
-        return F.normalize(F.to_tensor(image), list(self.mean), list(self.std))
+        """Return the normalised float32 ``[3, size, size]`` of an image that already has the right size."""
+        normalised: torch.Tensor = F.normalize(F.to_tensor(image), list(self.mean), list(self.std))
+        return normalised
 
     def whole(self, image: Image.Image) -> torch.Tensor:
-        """The whole image as a square, normalised: what zero-shot evaluation feeds a model."""
+        """Crop an image to a square and normalise it, as zero-shot evaluation does."""
         return self.tensor(self.centre(image))
 
     def centre(self, image: Image.Image) -> Image.Image:
-        """The whole image as a square: its shorter side is resized to ``size`` and the longer one cut, or both are squashed."""
+        """Resize an image to a square: crop the longer side at its centre, or squash both sides."""
         sides = [self.size, self.size] if self.resize == "squash" else [self.size]
         resized = F.resize(image, sides, InterpolationMode(self.interpolation))
-        return F.center_crop(resized, [self.size, self.size])
+        square: Image.Image = F.center_crop(resized, [self.size, self.size])
+        return square
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
-        """uint8 ``[size, size, 3]`` of an image that already has the right size: a quarter of the bytes of its tensor."""
+        """Return the uint8 ``[size, size, 3]`` of an image that already has the right size."""
         return torch.from_numpy(np.array(image))
 
     def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What :meth:`tensor` gives, for a batch ``[b, size, size, 3]`` of pixels and on their device.
+        """Normalise a batch of pixels ``[b, size, size, 3]`` on its device, as :meth:`tensor` does for one image.
 
-        ``[b, 3, size, size]`` in channels-last order, as pixels lie already and convolutions like it best.
+        Returns float32 ``[b, 3, size, size]`` in channels-last order: pixels have it already, and convolutions are fastest in
+        it.
         """
         # in a row of pixels the three colours go round, which takes vectors better than a dimension of three
         mean, std = (torch.tensor(each, device=pixels.device).repeat(pixels.shape[2]) for each in (self.mean, self.std))

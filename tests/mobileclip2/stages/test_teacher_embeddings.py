@@ -87,6 +87,8 @@ def test_a_teacher_with_a_bias_embeds_like_any_other():
     }
     teacher = from_config({"model_cfg": config})
     assert teacher.model.logit_bias is not None
-    images = torch.rand(2, 3, 32, 32)
-    assert torch.allclose(teacher.embed_images(images), F.normalize(teacher.model.encode_image(images), dim=-1))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = F.normalize(teacher.model.encode_image(images), dim=-1)
+    # inference takes other kernels than autograd does, and they round in another order
+    torch.testing.assert_close(teacher.embed_images(images), expected, atol=1e-5, rtol=1e-4)
     assert teacher.embed_texts(["a", "b"]).shape == (2, 8)
