@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from mobileclip2.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import Done, Pipeline
 
 
 def training_metadata(pipeline: Pipeline, done: Done) -> dict[str, object]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
-from mobileclip2.graph import Graph
-from mobileclip2.pipeline import Done, Pipeline
-from mobileclip2.profile import Profile
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.pipeline import Done, Pipeline
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -51,8 +51,8 @@ def no_worse(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
     """
     from mobileclip2.errors import UserError
     from mobileclip2.evaluation.gate import compare
-    from mobileclip2.evaluation.stored import baseline_results, stored_results
     from mobileclip2.report.comparison import as_markdown, published_like, verdict
+    from mobileclip2.stages.stored_results import baseline_results, stored_results
 
     name, baseline = done.asset.name, pipeline.profile.gate.baseline
     assert baseline is not None

@@ -7,10 +7,10 @@ from typing import Any
 
 import dagster as dg
 
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.pipeline import Done, Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.graph import Asset
-from mobileclip2.pipeline import Done, Pipeline
-from mobileclip2.profile import Profile
 from mobileclip2.progress import Progress, Step
 
 OWNERS = ["team:mobileclip2"]

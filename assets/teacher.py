@@ -6,8 +6,8 @@ import dagster as dg
 
 from assets.curves import training_metadata
 from assets.materialize import define
-from mobileclip2.graph import Graph
-from mobileclip2.profile import Profile
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Graph
 
 
 def teachers(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
-from mobileclip2.graph import Graph
-from mobileclip2.profile import Profile
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Graph
 
 
 def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:

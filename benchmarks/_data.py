@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from benchmarks._pictures import WORDS, photograph
 from demo.tars import write_tar
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.build import from_config
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
 
 DIFFERENT = 64
 """photographs, which take turns: each costs more to make than to read"""

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from mobileclip2.augment import Augmentation, sample_view
-from mobileclip2.reinforced.format import ReinforcedSample, Storage, encode
-from mobileclip2.shards.tar import TarWriter
+from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.data.augmentation import sample_view
+from mobileclip2.data.reinforced_format import ReinforcedSample, Storage, encode
+from mobileclip2.data.tar import TarWriter
 
 SIZES = ((512, 384), (384, 512), (512, 341), (400, 400))
 """Width and height; downloads of DataComp's pool have a longer side of at most 512 pixels."""

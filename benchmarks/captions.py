@@ -22,8 +22,8 @@ from open_clip.factory import get_model_config
 
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
 from mobileclip2.captioners.coca import coca_of, initialise_decoder
-from mobileclip2.captioners.config import GenerationSettings
 from mobileclip2.captioners.generate import generate, image_tokens
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.models.build import from_config
 from mobileclip2.models.device import inference
 

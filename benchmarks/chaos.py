@@ -50,7 +50,7 @@ DISK_MEGABYTES = 256
 ENDS: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish")
 S3_FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "slow")
 API_FAULTS = ("500", "503", "429", "lost")
-MODULES = ("boto3", "tests.warm", "tests.run", "pipelines.compute.kubernetes", *(f"mobileclip2.stages.{stage}" for stage in (
+MODULES = ("boto3", "tests.warm", "tests.run", "mobileclip2.executors.kubernetes", *(f"mobileclip2.stages.{stage}" for stage in (
     "augmentations", "captioner", "caption_corpus", "evaluation", "raw_shards", "reinforced_dataset", "student",
     "synthetic_captions", "teacher", "teacher_embeddings"
 )))  # fmt: skip

@@ -24,12 +24,12 @@ from open_clip.factory import get_model_config
 from benchmarks._pictures import photograph
 from benchmarks._turns import Numbers, device, in_turns, machine, ratio, table, verdict
 from demo.tars import write_tar
+from mobileclip2.data.image import decode
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.features import DECODERS
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.build import from_config
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.shards.image import decode
 
 MODELS = ("MobileCLIP2-S0", "ViT-B-32")
 ON_CPU, ON_GPU = (96, 32, 3), (2048, 256, 5)

@@ -24,16 +24,16 @@ import torch
 
 from benchmarks._data import pipeline
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
-from mobileclip2 import sidefile
-from mobileclip2.augment import View, render
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import View, render
+from mobileclip2.data.image import decode
+from mobileclip2.engine.pipeline import PartWork, Pipeline
+from mobileclip2.engine.shard_stage import encoded_images, raw_table, side_name
 from mobileclip2.models.device import inference
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.pipeline import PartWork, Pipeline
-from mobileclip2.shards.image import decode
-from mobileclip2.stages.ahead import prepared
-from mobileclip2.stages.by_shard import encoded_images, raw_table, side_name
+from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.stages.prefetch import prepared
 from mobileclip2.stages.teacher_embeddings import embed_views
-from mobileclip2.teachers.load import load_teacher
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
 LITE = {
@@ -82,7 +82,7 @@ def measure() -> Numbers:
 
 def _measure(made: Pipeline, name: str, batch: int, repeats: int, place: torch.device) -> Numbers:
     (stored,) = made.read(f"teacher/{name}")
-    teacher = load_teacher(stored, made.contents)
+    teacher = load_image_text(stored, made.contents)
     teacher.model.to(place)
     (shard,) = made.contents.group_shards("g00")
     asset = made.graph[f"teacher_embeddings/{name}/image"]

@@ -21,12 +21,13 @@ import torch
 
 from benchmarks._data import write_shard
 from benchmarks._turns import Numbers, bars, in_turns, machine, ratio, table, verdict
-from mobileclip2 import sidefile
-from mobileclip2.augment import Augmentation, sample_view
-from mobileclip2.reinforced.join import TeacherFiles, join_shard
-from mobileclip2.shards.filters import Filters
-from mobileclip2.shards.tar import read_samples
-from mobileclip2.shards.validate import validate_shard
+from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.config.filters import Filters
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import sample_view
+from mobileclip2.data.join import TeacherFiles, join_shard
+from mobileclip2.data.tar import read_samples
+from mobileclip2.data.validate import validate_shard
 
 SAMPLES, TEACHERS, DIM, VIEWS, CAPTIONS, REPEATS, WANTED = 512, 2, 768, 2, 5, 5, 0.5
 

@@ -34,14 +34,14 @@ from torchvision.transforms.autoaugment import _apply_op
 
 from benchmarks._pictures import write_reinforced
 from benchmarks._turns import in_turns, ratios, stated, verdict
-from mobileclip2.augment import OPERATIONS
+from mobileclip2.config.training import TrainSettings
+from mobileclip2.data.augmentation import OPERATIONS
+from mobileclip2.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from mobileclip2.models.words import remember_words
-from mobileclip2.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 from mobileclip2.training import data
 from mobileclip2.training.batches import batches
 from mobileclip2.training.data import ReinforcedSource
 from mobileclip2.training.distributed import World
-from mobileclip2.training.settings import TrainSettings
 
 SHARDS, SAMPLES, BATCH, REPEATS, SIZE = 2, 128, 64, 7, 224
 TARGET = 1.5

@@ -18,9 +18,9 @@ from typing import Any
 
 import dagster as dg
 
-from mobileclip2.pipeline import InProcess, Pipeline, Work
-from mobileclip2.profile import load
-from mobileclip2.stages import stage_run
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import InProcess, Pipeline, Work
+from mobileclip2.engine.stage import stage_run
 from pipelines.definitions import stages
 from pipelines.run import materialise
 from tests.tiny import make_tiny
@@ -50,7 +50,7 @@ def measure() -> dict[str, Any]:
         for repeat in range(REPEATS + 1):
             pipeline = Pipeline(load(make_tiny(folder / str(repeat))))
             for asset in pipeline.graph.values():
-                stage_run(asset)  # imports it
+                stage_run(asset.stage)  # imports it
             found = computed(pipeline, instance)
             if repeat:  # the first loads what is loaded once
                 rows += found
@@ -58,7 +58,7 @@ def measure() -> dict[str, Any]:
 
 
 def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str, Any]]:
-    from pipelines import compute
+    from mobileclip2 import executors as compute
 
     timed = Timed()
     compute_of, compute.compute_of = compute.compute_of, lambda profile: timed

@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from mobileclip2 import graph
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine import graph
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from pipelines.profiles import PROFILES
 
 DEMO = Path(__file__).parents[1] / "demo"

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store import Manifest
 
 GROUPS, SHARDS, REPEATS = 64, 300_000, 5

@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import Profile, parse
+from mobileclip2.config.profile import Profile, parse
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.progress import Step
 from mobileclip2.report.sheets import training_records
 from pipelines.profiles import PROFILES

@@ -24,13 +24,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mobileclip2.chunks import CHUNK_SECONDS, count_chunks
-from mobileclip2.order import Order, do_chunk
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.task import Order, do_chunk
+from mobileclip2.executors.chunks import CHUNK_SECONDS, count_chunks
+from mobileclip2.executors.kubernetes import POLL_SECONDS, connect
 from mobileclip2.progress import silent
 from mobileclip2.store import LocalStorage
-from pipelines.compute.kubernetes import POLL_SECONDS, connect
 from tests.cluster import FakeCluster, Object
 from tests.pipelines.small import edited, one_of_each
 from tests.tiny import make_tiny
@@ -190,7 +190,7 @@ def storage_requests(folder: Path) -> tuple[float, float]:
 
 
 def ordered(pipeline: Pipeline, parts: list[Any]) -> Order:
-    from mobileclip2.pipeline import Work
+    from mobileclip2.engine.pipeline import Work
 
     return Order.of(Work(pipeline, parts[0].asset, "g00", parts, silent))
 
@@ -198,7 +198,7 @@ def ordered(pipeline: Pipeline, parts: list[Any]) -> Order:
 def import_seconds() -> float:
     """Of processor time that a worker spends before it has its order."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    imports = "import mobileclip2.order, mobileclip2.stages.teacher_embeddings"
+    imports = "import mobileclip2.engine.task, mobileclip2.stages.teacher_embeddings"
     subprocess.run([sys.executable, "-c", imports], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks._turns import Numbers, in_turns, machine, median, verdict
-from mobileclip2 import sidefile
-from mobileclip2.reinforced import format as reinforced
+from mobileclip2.data import reinforced_format as reinforced
+from mobileclip2.data import sidecar as sidefile
 
 SAMPLES, TEACHERS, DIM, VIEWS, CAPTIONS, REPEATS = 2048, 2, 768, 2, 5, 5
 ROWS = VIEWS + 1 + CAPTIONS

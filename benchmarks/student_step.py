@@ -26,6 +26,7 @@ import torch
 
 from benchmarks._pictures import write_reinforced
 from benchmarks._turns import ratios, stated
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.models.build import from_config
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.unpadded import encode_text
@@ -35,7 +36,6 @@ from mobileclip2.training.data import ReinforcedSource
 from mobileclip2.training.distributed import World
 from mobileclip2.training.losses import exact
 from mobileclip2.training.objectives import Batch, Contrastive, Objective, Reinforced
-from mobileclip2.training.settings import TrainSettings
 
 TEACHERS = (768, 768)
 VIEWS, REPEATS = 2, 5

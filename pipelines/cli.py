@@ -17,7 +17,7 @@ from pipelines.profiles import profile_path
 
 if TYPE_CHECKING:
     # what asks a Dagster server alone runs where nothing is installed
-    from mobileclip2.pipeline import Pipeline
+    from mobileclip2.engine.pipeline import Pipeline
 
 
 Act = Callable[[argparse.Namespace], int]
@@ -78,8 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
     """The pipeline of the profile that was chosen; what is started from here sees the same one."""
-    from mobileclip2.pipeline import Pipeline
-    from mobileclip2.profile import load
+    from mobileclip2.config.profile import load
+    from mobileclip2.engine.pipeline import Pipeline
 
     path = profile_path(chosen.profile or os.environ.get("MOBILECLIP2_PROFILE") or "demo")
     os.environ["MOBILECLIP2_PROFILE"] = str(path)
@@ -101,7 +101,7 @@ def minutes(text: str) -> float:
 def check(chosen: argparse.Namespace) -> int:
     from collections import Counter
 
-    from mobileclip2.contents import Contents
+    from mobileclip2.engine.source_inventory import Contents
 
     pipeline = pipeline_of(chosen)
     contents = Contents(pipeline.profile)  # of its own: the store may be away
@@ -125,7 +125,7 @@ def check(chosen: argparse.Namespace) -> int:
     argument("--verify", action="store_true", help="hash every stored byte, which takes its time"),
 )
 def show_plan(chosen: argparse.Namespace) -> int:
-    from mobileclip2.plan import plan
+    from mobileclip2.engine.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
 
     gc.disable()  # a million small objects that all live until the end
@@ -212,7 +212,8 @@ def show_latency(chosen: argparse.Namespace) -> int:
     argument("of", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"),
 )
 def show_lineage(chosen: argparse.Namespace) -> int:
-    from mobileclip2.lineage import lineage_of, read_lineage
+    from mobileclip2.engine.lineage import read_lineage
+    from mobileclip2.engine.trace import lineage_of
     from pipelines.show import lineage_as_tree
 
     pipeline, of = pipeline_of(chosen), chosen.of
@@ -235,11 +236,11 @@ def show_lineage(chosen: argparse.Namespace) -> int:
     ),
 )
 def collect(chosen: argparse.Namespace) -> int:
-    from mobileclip2 import garbage
+    from mobileclip2.config.profile import load
+    from mobileclip2.engine import gc as garbage
+    from mobileclip2.engine.pipeline import Pipeline
     from mobileclip2.ledger.committed import committed_paths
     from mobileclip2.ledger.stages import checkpoints_folder
-    from mobileclip2.pipeline import Pipeline
-    from mobileclip2.profile import load
     from pipelines.show import unneeded_as_table
 
     pipeline = pipeline_of(chosen)

@@ -9,9 +9,9 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan, rows
 from mobileclip2.errors import UserError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan, rows
 from pipelines.show import SHOWN_REASONS, groups_and_parts, why
 
 CHECK = "current"

@@ -16,8 +16,8 @@ from assets.study import studies
 from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import Profile, load
+from mobileclip2.config.profile import Profile, load
+from mobileclip2.engine.pipeline import Pipeline
 from pipelines.current import current
 from pipelines.evaluate_job import evaluate_job
 from pipelines.processes import mark
@@ -81,7 +81,9 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
 
 def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
     """Return the pipeline without caches. A run sees the store and the outside inputs as they are when it starts."""
-    from pipelines.compute import compute_of  # brings what only runs need; loading the definitions is done more often
+    from mobileclip2.executors import (
+        compute_of,  # brings what only runs need; loading the definitions is done more often
+    )
 
     # in a cluster a run is spread over pods, and its launcher watches them
     if context.instance and context.run and pipeline.profile.compute.kubernetes is None:

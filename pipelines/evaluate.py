@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.gate import compare
-from mobileclip2.evaluation.stored import baseline_results, stored_results
-from mobileclip2.pipeline import Pipeline
 from mobileclip2.report.comparison import as_markdown, published_like
+from mobileclip2.stages.stored_results import baseline_results, stored_results
 from mobileclip2.store.storage import atomic_path
 from pipelines.run import run
 

@@ -2,9 +2,9 @@
 
 import dagster as dg
 
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from mobileclip2.errors import UserError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan
 from pipelines.refresh import REFRESH_TAG, Log
 from pipelines.remote import FAILED_ENTRY, JOB, OP, TABLE_ENTRY
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mobileclip2.export.export import Format, export
-from mobileclip2.pipeline import Pipeline
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.export.write import Format
+from mobileclip2.stages.export import export
 
 
 def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool, width: int) -> int:

@@ -14,8 +14,8 @@ from dagster._core.origin import JobPythonOrigin
 from dagster._core.remote_origin import RemoteJobOrigin
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
 
+from mobileclip2.engine.graph import Asset
 from mobileclip2.errors import UserError
-from mobileclip2.graph import Asset
 
 POLL_SECONDS = 2.0
 

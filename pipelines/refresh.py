@@ -8,11 +8,11 @@ import dagster as dg
 from pydantic import Field
 
 from assets.materialize import LOG_EVERY_SECONDS
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import Plan, plan, rows
 from mobileclip2.errors import UserError
-from mobileclip2.graph import Asset
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import Plan, plan, rows
-from mobileclip2.profile import Profile
 from mobileclip2.progress import Step
 from pipelines.show import cells, groups_and_parts, why
 

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from assets.materialize import WATCHERS
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import selected
 from mobileclip2.errors import UserError
-from mobileclip2.graph import Asset
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import selected
 from mobileclip2.progress import Step
 from mobileclip2.store.lease import hold
 from pipelines import launched

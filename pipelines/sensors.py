@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.fingerprint import fingerprint
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
 from mobileclip2.store.lease import is_held
 from pipelines.current import changed_evaluations
 from pipelines.processes import end_dead_runs

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from mobileclip2.cost import Cost
-from mobileclip2.garbage import Stored
-from mobileclip2.graph import WHOLE
-from mobileclip2.lineage import Lineage, branches
-from mobileclip2.plan import Plan, Row, rows
+from mobileclip2.engine.cost import Cost
+from mobileclip2.engine.gc import Stored
+from mobileclip2.engine.graph import WHOLE
+from mobileclip2.engine.lineage import Lineage, branches
+from mobileclip2.engine.plan import Plan, Row, rows
 
 SHOWN_REASONS = 4
 """of each row of the table; the JSON has all"""

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.latency import Latency
-from mobileclip2.pipeline import Pipeline
 from mobileclip2.report.gather_student import gather_student, latency_of
 from mobileclip2.report.html import write_page
 from mobileclip2.report.student import render_student

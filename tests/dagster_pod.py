@@ -8,12 +8,11 @@ import dagster_k8s
 import dagster_postgres
 import psycopg2.extras
 
+import mobileclip2.executors.kubernetes
 import mobileclip2.report.sheets
-import pipelines.compute.kubernetes
-import pipelines.definitions
 
 assert dagster._cli and dagster_k8s and dagster_postgres and psycopg2.extras and mobileclip2.report.sheets
 with dg.DagsterInstance.local_temp():
     pass  # an instance imports as it goes
-pipelines.compute.kubernetes.POLL_SECONDS = 0.2
+mobileclip2.executors.kubernetes.POLL_SECONDS = 0.2
 del sys.modules["pipelines.definitions"]  # it is of one profile, a pod's may be another

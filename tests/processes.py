@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["open_clip", "tests.tiny", "mobileclip2.pipeline", "mobileclip2.training.trainer"])
+FORKSERVER.set_forkserver_preload(
+    ["open_clip", "tests.tiny", "mobileclip2.engine.pipeline", "mobileclip2.training.trainer"]
+)
 
 
 def start_process(function: Callable[..., None], *arguments: Any, **environment: str) -> BaseProcess:

@@ -10,11 +10,11 @@ import multiprocessing
 import sys
 from pathlib import Path
 
+from mobileclip2.config.profile import Profile, load
+from mobileclip2.engine.pipeline import Compute, InProcess, Pipeline, Work
 from mobileclip2.errors import UserError
-from mobileclip2.pipeline import Compute, InProcess, Pipeline, Work
-from mobileclip2.profile import Profile, load
-from pipelines.compute import compute_of, local
-from pipelines.compute.local import Local
+from mobileclip2.executors import compute_of, local
+from mobileclip2.executors.local import Local
 
 REFUSED = 3
 """exit status after a message for the user"""
@@ -30,7 +30,7 @@ def compute(profile: Profile) -> Compute:
         local.get_context = lambda _: multiprocessing.get_context("fork")
         local.LOOK_SECONDS = 0.2
         return Shared(profile.compute.processes)
-    from pipelines.compute import kubernetes
+    from mobileclip2.executors import kubernetes
 
     kubernetes.POLL_SECONDS = 0.05
     in_cluster = compute_of(profile)

@@ -10,11 +10,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from mobileclip2 import compute, errors, profile
-from mobileclip2.augment import Augmentation, RandAugment
-from mobileclip2.captioners.config import CoCaConfig, GenerationSettings
-from mobileclip2.shards.filters import Filters
-from mobileclip2.training.settings import TrainSettings
+from mobileclip2 import errors
+from mobileclip2.config import compute, profile
+from mobileclip2.config.augmentation import Augmentation, RandAugment
+from mobileclip2.config.captioner import CoCaConfig, GenerationSettings
+from mobileclip2.config.filters import Filters
+from mobileclip2.config.training import TrainSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]

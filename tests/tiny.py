@@ -27,8 +27,8 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from demo.tars import write_tar
+from mobileclip2.config.profile import load
 from mobileclip2.models.build import from_config
-from mobileclip2.profile import load
 from pipelines.profiles import PROFILES
 
 SIZE = 48

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from mobileclip2.captioners.coca import coca_of
-from mobileclip2.captioners.config import GenerationSettings
 from mobileclip2.captioners.generate import Draw, image_tokens, write
 from mobileclip2.captioners.sentences import degenerate, first_sentence
 from mobileclip2.captioners.vocabulary import text_of
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.models.image_text import ImageText
 
 

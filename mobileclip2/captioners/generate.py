@@ -21,8 +21,8 @@ from open_clip.coca_model import CoCa
 from open_clip.tokenizer import SimpleTokenizer
 from torch.nn import functional as F
 
-from mobileclip2.captioners.config import GenerationSettings
 from mobileclip2.captioners.decoder import CachedDecoder
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.errors import UserError
 
 _WORTH_REPACKING = 0.75

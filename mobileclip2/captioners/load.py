@@ -6,19 +6,17 @@ import json
 from pathlib import Path
 
 from mobileclip2.captioners.coca import coca_of, initialise_decoder, small_coca
-from mobileclip2.captioners.config import CoCaConfig
-from mobileclip2.contents import Contents
+from mobileclip2.config.captioner import CoCaConfig
+from mobileclip2.config.profile import Captioner
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
-from mobileclip2.pipeline import Read
-from mobileclip2.profile import Captioner
 
 SMALL = "small_coca"
 
 
-def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> ImageText:
+def build_captioner(captioner: Captioner, weights_file: Path | None = None, *, seed: int) -> ImageText:
     """Build the captioner that a profile defines, from nothing or from published weights.
 
     Raises:
@@ -26,15 +24,15 @@ def build_captioner(captioner: Captioner, contents: Contents, *, seed: int) -> I
     """
     if captioner.small is None:
         assert captioner.model is not None
-        built = build(captioner.model, contents, seed=seed)
+        built = build(captioner.model, weights_file, seed=seed)
         if not captioner.model.weights and not (captioner.model.open_clip or "").startswith("hf-hub:"):
             initialise_decoder(coca_of(built)[0])
         return built
     trunk_state = None
-    if captioner.trunk_weights:
+    if weights_file:
         import timm
 
-        state = read_state(contents.weights_path(captioner.trunk_weights))
+        state = read_state(weights_file)
         trunk_state = efficientnet_lite_state(state, timm.create_model(captioner.small.trunk, num_classes=0))
     return small_coca(captioner.small, trunk_state=trunk_state, seed=seed)
 
@@ -45,13 +43,12 @@ def save_captioner(captioner: ImageText, folder: Path) -> None:
     write_tensors(folder / WEIGHTS, captioner.model.state_dict())
 
 
-def load_captioner(stored: Read) -> ImageText:
-    """Load the model of a finished ``captioner/...``."""
-    config = json.loads(stored.fetch(CONFIG).read_text())
+def load_captioner(config_file: Path, weights_file: Path) -> ImageText:
+    """Load a captioner that :func:`save_captioner` wrote."""
+    config = json.loads(config_file.read_text())
     if SMALL in config:
         captioner = small_coca(CoCaConfig.model_validate(config[SMALL]))
     else:
         captioner = from_config(config)
-    weights = stored.fetch(WEIGHTS)
-    load_weights(captioner.model, read_state(weights), str(weights))
+    load_weights(captioner.model, read_state(weights_file), str(weights_file))
     return captioner

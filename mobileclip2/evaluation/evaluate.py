@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.ranking import nearest, rank
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
-from mobileclip2.evaluation.suite import TASKS, Kind
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.progress import Progress, Step, silent

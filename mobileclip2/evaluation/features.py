@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.image import decode
 from mobileclip2.errors import ShardError, WeightsError
-from mobileclip2.evaluation.kept import Known
+from mobileclip2.evaluation.feature_cache import Known
 from mobileclip2.evaluation.sets import Sample
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.shards.bad_sample import BadSample
-from mobileclip2.shards.image import decode
 
 DECODERS = min(16, os.cpu_count() or 1)
 """threads that decode and resize while the model works on an earlier batch"""

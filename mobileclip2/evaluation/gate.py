@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, averages
+from mobileclip2.config.profile import Gate
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval, draws, interval
 from mobileclip2.evaluation.metrics import metrics_of
 from mobileclip2.evaluation.published import NUMBERS
 from mobileclip2.evaluation.results import MAIN, Result, main_name
-from mobileclip2.evaluation.suite import AVERAGES, TASKS, averages
-from mobileclip2.profile import Gate
 
 AVERAGED = "main metrics"
 """what stands for the metric in the row of an average"""

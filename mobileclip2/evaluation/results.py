@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mobileclip2 import sidefile
+from mobileclip2.config.evaluation_tasks import TASKS
+from mobileclip2.data import sidecar as sidefile
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.suite import TASKS
 
 MAIN = "main_metric"
 RESULTS = "results.jsonl"

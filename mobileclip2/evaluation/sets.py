@@ -28,10 +28,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mobileclip2.config.evaluation_tasks import TASKS, Kind
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError, UserError
-from mobileclip2.evaluation.suite import TASKS, Kind
-from mobileclip2.shards.bad_sample import BadSample
-from mobileclip2.shards.tar import RawSample, read_samples
 from mobileclip2.store.storage import file_sha256
 
 IMAGES = ("webp", "png", "jpg", "jpeg")

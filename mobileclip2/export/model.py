@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.export.shipped import pixels
 from mobileclip2.export.shipped.tokens import Tokenizer
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.preprocess import Preprocess
 
 Tower = Callable[[Tensor], Tensor]
 """a batch of pixels or tokens -> features"""

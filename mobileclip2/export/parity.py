@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.image import decode
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.export.model import Model, Tower
-from mobileclip2.shards.bad_sample import BadSample
-from mobileclip2.shards.image import decode
 
 MOST = 1000
 """images and texts that are compared"""

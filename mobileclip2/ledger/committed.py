@@ -6,9 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
+from mobileclip2.config.profile import Profile
 from mobileclip2.errors import LedgerError
 from mobileclip2.ledger.stages import ledger_folder
-from mobileclip2.profile import Profile
 
 
 def committed_paths(profile: Profile) -> set[str]:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.lineage import LINEAGE
+from mobileclip2.engine.pipeline import Pipeline, Read
 from mobileclip2.evaluation.results import main_name
-from mobileclip2.evaluation.stored import stored_results
-from mobileclip2.graph import Asset
 from mobileclip2.ledger.params import declared_by_name
-from mobileclip2.ledger.places import (
+from mobileclip2.ledger.paths import (
     accuracy_file,
     asset_file,
     checkpoint_folder,
@@ -24,9 +25,8 @@ from mobileclip2.ledger.places import (
     root,
 )
 from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, trains
-from mobileclip2.lineage import LINEAGE
-from mobileclip2.pipeline import Pipeline, Read
 from mobileclip2.report.sheets import training_records
+from mobileclip2.stages.stored_results import stored_results
 from mobileclip2.store.storage import atomic_path, file_sha256
 
 MAX_ROWS = 200

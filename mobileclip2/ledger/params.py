@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Asset
 from mobileclip2.fingerprint import declared, declared_fields
-from mobileclip2.graph import Asset
-from mobileclip2.profile import Profile
 
 Path = tuple[str | int, ...]
 """of a field: ``("teachers", 1, "logit_scale")``"""
@@ -42,7 +42,7 @@ def _by_name(value: Any) -> Any:
 
 
 def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
-    """Mirrors :mod:`mobileclip2.graph`; a test changes every field of a profile and compares."""
+    """Mirrors :mod:`mobileclip2.engine.graph`; a test changes every field of a profile and compares."""
 
     def place(field: str, name: str) -> Path:
         return field, [thing.name for thing in getattr(profile, field)].index(name)

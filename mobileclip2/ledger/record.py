@@ -7,13 +7,13 @@ from pathlib import Path
 
 import yaml
 
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import selected
 from mobileclip2.errors import LedgerError
 from mobileclip2.ledger.dvc import check_repository, dvc
 from mobileclip2.ledger.files import drop_unknown, is_current, write_asset, write_params, write_text
-from mobileclip2.ledger.places import PIPELINE, stage_name
+from mobileclip2.ledger.paths import PIPELINE, stage_name
 from mobileclip2.ledger.stages import header, ledger_folder, pipeline_text
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import selected
 
 
 @dataclass(frozen=True)

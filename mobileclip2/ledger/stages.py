@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from mobileclip2.contents import External, Folder, GroupShards, Pinned
-from mobileclip2.graph import Asset, Graph
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Asset, Graph
+from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
 from mobileclip2.ledger.params import params
-from mobileclip2.ledger.places import (
+from mobileclip2.ledger.paths import (
     CHECKPOINTS,
     accuracy_file,
     asset_file,
@@ -22,7 +23,6 @@ from mobileclip2.ledger.places import (
     params_file,
     stage_name,
 )
-from mobileclip2.profile import Profile
 
 
 def ledger_folder(profile: Profile) -> Path:

@@ -25,14 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mobileclip2.contents import Contents
+from mobileclip2.config.profile import Model
+from mobileclip2.data.preprocess import Colour, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import remember_words
-from mobileclip2.preprocess import Colour, Preprocess
-from mobileclip2.profile import Model
 from mobileclip2.store.storage import temporary_files
 
 CONFIG = "open_clip_config.json"
@@ -40,8 +39,10 @@ WEIGHTS = "open_clip_model.safetensors"
 RESIZE_MODES = ("shortest", "squash")
 
 
-def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
-    """Build a model as a profile names it, with its weights or freshly initialized from ``seed``.
+def build(model: Model, weights_file: Path | None = None, *, seed: int = 0) -> ImageText:
+    """Build a model with its weights, or initialize it from ``seed``.
+
+    ``weights_file`` holds the weights that ``model`` names by path or package. open_clip itself finds those of a tag or a hub.
 
     Raises:
         WeightsError: the weights cannot be had, or do not fit the architecture.
@@ -57,9 +58,8 @@ def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
     else:
         config = {"model_cfg": model.config, "preprocess_cfg": {}}
     image_text = from_config(config)
-    if weights:
-        path = contents.weights_path(weights)
-        load_weights(image_text.model, read_state(path), str(path))
+    if weights_file:
+        load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.models.unpadded import encode_text
-from mobileclip2.preprocess import Preprocess
 
 
 @dataclass

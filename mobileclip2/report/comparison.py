@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mobileclip2.config.profile import Profile, Student
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, Row
 from mobileclip2.evaluation.published import MODELS, Published
 from mobileclip2.evaluation.results import MAIN
-from mobileclip2.profile import Profile, Student
 
 SMALLEST = "MobileCLIP2-S0"
 

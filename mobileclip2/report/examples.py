@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mobileclip2.data.image import decode
 from mobileclip2.evaluation.bootstrap import Interval, draws, interval
 from mobileclip2.evaluation.metrics import metrics_of
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import QUESTIONS, EvaluationSet, Sample
-from mobileclip2.shards.image import decode
 
 PAIRS = 10
 """confusions that are listed"""

@@ -7,16 +7,16 @@ import importlib.metadata
 from itertools import islice
 from typing import Any
 
-from mobileclip2 import sidefile
+from mobileclip2.config.profile import Student
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.stored import stored_results
-from mobileclip2.graph import Asset
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import Student
 from mobileclip2.report.html import Curve, EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.sheets import between_curve, rows, training_records
 from mobileclip2.report.study import found as study_found
+from mobileclip2.stages.stored_results import stored_results
 
 SAMPLES = 8
 SKIPS = 500

@@ -6,22 +6,22 @@ import datetime
 import zlib
 from collections.abc import Sequence
 
+from mobileclip2.config.evaluation_tasks import TASKS, averages
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.gate import compare
 from mobileclip2.evaluation.latency import Latency, measure_latency
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.evaluation.stored import stored_results
-from mobileclip2.evaluation.suite import TASKS, averages
 from mobileclip2.models.device import choose_device
-from mobileclip2.pipeline import Pipeline
 from mobileclip2.report import examples
 from mobileclip2.report.gather import evaluated_models, software
 from mobileclip2.report.html import Training
 from mobileclip2.report.sheets import training_records
 from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
 from mobileclip2.stages.evaluation import open_set
-from mobileclip2.teachers.load import load_teacher
+from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.stages.stored_results import stored_results
 
 FAILURES = 12
 SUCCESSES = 4
@@ -87,7 +87,7 @@ def latency_of(pipeline: Pipeline, name: str) -> Latency:
     """
     known_student(pipeline, name)
     (stored,) = pipeline.read(f"student/{name}")
-    return measure_latency(load_teacher(stored, pipeline.contents), choose_device(pipeline.profile.device))
+    return measure_latency(load_image_text(stored, pipeline.contents), choose_device(pipeline.profile.device))
 
 
 def _mains(results: Sequence[Result]) -> dict[str, float]:

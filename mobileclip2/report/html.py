@@ -14,8 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from mobileclip2.evaluation.between import Point
 from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.study import Found, figures, table

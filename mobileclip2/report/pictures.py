@@ -12,8 +12,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mobileclip2.evaluation.between import Point
 from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.report import plots
 from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
 from mobileclip2.report.plots import Record

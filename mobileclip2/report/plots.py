@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 from PIL import Image
 
-from mobileclip2.evaluation import between
+from mobileclip2.evaluation import wise_ft as between
 from mobileclip2.evaluation.results import MAIN, Result, main_name
 from mobileclip2.report.palette import GRID, INK, MUTED, NEUTRAL, PAPER, VARIABLES, series
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from PIL import Image
 
-from mobileclip2 import sidefile
-from mobileclip2.augment import View, render
-from mobileclip2.contents import Shard
-from mobileclip2.evaluation.between import CURVE, Point, read_curve
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import View, render
+from mobileclip2.engine.pipeline import Pipeline, Read
+from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
+from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.evaluation.results import MAIN
-from mobileclip2.evaluation.stored import results_so_far
-from mobileclip2.pipeline import Pipeline, Read
+from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report.pictures import SampleRow, between_plot, inline_markdown, loss_curve, metric_plot, sample_sheet
-from mobileclip2.stages.by_shard import images_of, raw_table, side_name
+from mobileclip2.stages.stored_results import results_so_far
 
 ROWS = 5
 VIEW_SIZE = 96

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
 from mobileclip2.evaluation.bootstrap import RESAMPLES
 from mobileclip2.evaluation.gate import AVERAGED, Row
 from mobileclip2.evaluation.latency import Latency
 from mobileclip2.evaluation.metrics import RECALLS
 from mobileclip2.evaluation.published import MODELS, NUMBERS
-from mobileclip2.evaluation.suite import AVERAGES, TASKS
 from mobileclip2.report import plots
 from mobileclip2.report.examples import Association, Classified, Confusion, Retrieved, Split
 from mobileclip2.report.html import EvaluatedModel, Training, accuracy_plots, loss_plots, render

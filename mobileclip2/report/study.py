@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import Study, scale_name, trial_name
+from mobileclip2.config.profile import Study, scale_name, trial_name
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.report import plots
 
 if TYPE_CHECKING:

@@ -1,21 +1,5 @@
-"""One module a stage, each with ``run(work)``: reads finished inputs, writes missing parts, closes manifests.
+"""One module for each stage, with ``run(work)``: read finished inputs, write missing parts, close manifests.
 
-A stage writes shard by shard and skips shards that are already whole, so a killed run goes on where it stopped. Where ``run``
-is a :class:`~mobileclip2.stages.by_shard.ByShard`, several processes may share the shards.
+A stage writes shard by shard and skips the shards that are complete, so a killed run continues where it stopped. Several
+processes can share the shards of a stage whose ``run`` is a :class:`~mobileclip2.engine.shard_stage.ByShard`.
 """
-
-from __future__ import annotations
-
-import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mobileclip2.graph import Asset
-    from mobileclip2.pipeline import Work
-
-
-def stage_run(asset: Asset) -> Callable[[Work], None]:
-    """Return the function that computes an asset. Loads torch."""
-    run: Callable[[Work], None] = importlib.import_module(f"mobileclip2.stages.{asset.stage}").run
-    return run

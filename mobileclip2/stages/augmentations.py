@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mobileclip2 import sidefile
-from mobileclip2.augment import sample_view
-from mobileclip2.contents import Shard
-from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import sample_view
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.engine.source_inventory import Shard
 
 
 def begin(work: Work) -> WriteShard:

@@ -11,18 +11,18 @@ from safetensors.torch import load_file
 
 from mobileclip2.captioners.coca import trunk_features
 from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
-from mobileclip2.contents import Shard, local_copy
+from mobileclip2.config.training import TrainSettings
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
-from mobileclip2.pipeline import PartWork, Work
 from mobileclip2.progress import Step
-from mobileclip2.stages.ahead import whole_images
+from mobileclip2.stages.prefetch import whole_images
 from mobileclip2.stages.trained import publish, tables_of
 from mobileclip2.training.data import FeatureSource, RawSource, SampleSource
 from mobileclip2.training.objectives import CoCaObjective
-from mobileclip2.training.settings import TrainSettings
 from mobileclip2.training.trainer import train
 
 
@@ -34,9 +34,11 @@ def run(work: Work) -> None:
     settings = declared.train
     device = choose_device(work.profile.device)
     if declared.base:
-        captioner = load_captioner(part.only("base"))
+        base = part.only("base")
+        captioner = load_captioner(base.fetch(CONFIG), base.fetch(WEIGHTS))
     else:
-        captioner = build_captioner(declared, work.contents, seed=settings.seed if settings else 0)
+        weights = work.contents.captioner_weights(declared)
+        captioner = build_captioner(declared, weights, seed=settings.seed if settings else 0)
     captioner.model.to(device)
     result = None
     if settings:

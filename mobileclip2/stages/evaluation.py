@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mobileclip2 import sidefile
-from mobileclip2.contents import local_folder
+from mobileclip2.config.profile import Profile
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.engine.pipeline import Work
+from mobileclip2.engine.source_inventory import local_folder
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.device import choose_device
-from mobileclip2.pipeline import Work
-from mobileclip2.profile import Profile
-from mobileclip2.remembered import cache_folder
-from mobileclip2.teachers.load import load_teacher
+from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.store.stat_cache import cache_folder
 
 
 def run(work: Work) -> None:
@@ -22,7 +22,7 @@ def run(work: Work) -> None:
     (part,) = work.parts
     device = choose_device(work.profile.device)
     stored = part.only("model")
-    model = load_teacher(stored, work.contents)
+    model = load_image_text(stored, work.contents)
     each = open_set(work.profile, part.part.name)
     made_by = f"{stored.head.data_version}-{work.asset.code_version}-{device.type}"
     kept = cache_folder() / "features" / made_by

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mobileclip2.contents import Shard, local_copy
-from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.shards.tar import read_samples
-from mobileclip2.shards.validate import check_share, validate_shard
-from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, write_side
+from mobileclip2.data.tar import read_samples
+from mobileclip2.data.validate import check_share, validate_shard
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_parts, write_side
+from mobileclip2.engine.source_inventory import Shard, local_copy
 
 
 def begin(work: Work) -> WriteShard:

@@ -6,12 +6,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from mobileclip2 import sidefile
-from mobileclip2.contents import Shard, local_copy
-from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.reinforced.join import TeacherFiles, join_shard
-from mobileclip2.shards.validate import check_share
-from mobileclip2.stages.by_shard import ByShard, WriteShard, side_name, skipped_name
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.join import TeacherFiles, join_shard
+from mobileclip2.data.validate import check_share
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.shard_stage import ByShard, WriteShard, side_name, skipped_name
+from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.store.storage import temporary_files
 
 

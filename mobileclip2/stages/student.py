@@ -11,18 +11,18 @@ from functools import partial
 import torch
 from torch import nn
 
-from mobileclip2.contents import local_copy
+from mobileclip2.config.profile import Student
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.profile import Student
-from mobileclip2.stages import between
+from mobileclip2.stages import wise_ft as between
 from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.stages.trained import publish, shards_of, size, tables_of
-from mobileclip2.teachers.load import load_teacher
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
 from mobileclip2.training.trainer import TrainResult, train
@@ -41,7 +41,7 @@ def run(work: Work) -> None:
         publish(work, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
     else:
         assert student.model is not None
-        image_text = build(student.model, work.contents)
+        image_text = build(student.model, work.contents.model_weights(student.model))
         publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
 
 
@@ -49,10 +49,10 @@ def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageTe
     """Train a student, and return the model with the result of its training."""
     device = choose_device(work.profile.device)
     if student.base:
-        image_text = load_teacher(part.only("base"), work.contents)
+        image_text = load_image_text(part.only("base"), work.contents)
     else:
         assert student.model is not None
-        image_text = build(student.model, work.contents, seed=student.training.seed)
+        image_text = build(student.model, work.contents.model_weights(student.model), seed=student.training.seed)
     image_text.model.to(device)
     objective, source = learning(work, part, student, image_text)
     result = train(

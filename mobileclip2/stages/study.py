@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mobileclip2.pipeline import Work
+from mobileclip2.engine.pipeline import Work
 from mobileclip2.stages.student import train_student
 from mobileclip2.stages.trained import publish
 

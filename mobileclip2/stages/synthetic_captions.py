@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from mobileclip2 import sidefile
 from mobileclip2.captioners.captions import caption_images
 from mobileclip2.captioners.load import load_captioner
-from mobileclip2.contents import Shard
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.engine.source_inventory import Shard
+from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device, inference
-from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.ahead import batches, whole_images
-from mobileclip2.stages.by_shard import ByShard, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.stages.prefetch import batches, whole_images
 
 
 def begin(work: Work) -> WriteShard:
     """Return the function that writes the missing captions of a shard."""
     device = choose_device(work.profile.device)
-    captioner = load_captioner(work.parts[0].only("captioner"))
+    stored = work.parts[0].only("captioner")
+    captioner = load_captioner(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
     captioner.model.to(device)
     settings = work.profile.captioner(work.asset.name).generation
 

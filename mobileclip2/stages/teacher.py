@@ -9,16 +9,16 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 
-from mobileclip2.contents import Shard
+from mobileclip2.config.profile import Locked
+from mobileclip2.engine.pipeline import Work
+from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
-from mobileclip2.pipeline import Work
-from mobileclip2.profile import Locked
 from mobileclip2.progress import Step
-from mobileclip2.stages.ahead import whole_images
+from mobileclip2.stages.prefetch import whole_images
 from mobileclip2.stages.trained import publish, tables_of
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
@@ -41,7 +41,7 @@ def run(work: Work) -> None:
         train_locked(work, teacher.locked)
         return
     assert teacher.model is not None
-    image_text = build(teacher.model, work.contents)
+    image_text = build(teacher.model, work.contents.model_weights(teacher.model))
     publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
 
 
@@ -50,7 +50,7 @@ def train_locked(work: Work, spec: Locked) -> None:
     (part,) = work.parts
     work.kept.recall()
     device = choose_device(work.profile.device)
-    locked = build_locked(spec, work.contents, seed=spec.train.seed)
+    locked = build_locked(spec, *work.contents.tower_weights(spec), seed=spec.train.seed)
     projections = Projections(locked.model)
     locked.model.to(device)
     shards = list(tables_of([read for reads in part.inputs.values() for read in reads], work.contents))

@@ -8,23 +8,23 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from mobileclip2 import sidefile
-from mobileclip2.augment import View, render
-from mobileclip2.contents import Shard
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import View, render
+from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_shards, raw_table, side_name, write_side
+from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.errors import ShardError
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.device import choose_device, inference
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.pipeline import PartWork, Work
-from mobileclip2.stages.ahead import prepared, to_device
-from mobileclip2.stages.by_shard import ByShard, WriteShard, close_shards, raw_table, side_name, write_side
-from mobileclip2.teachers.load import load_teacher
+from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.stages.prefetch import prepared, to_device
 
 
 def begin(work: Work) -> WriteShard:
     """Return the function that embeds the missing views or texts of a shard."""
     device = choose_device(work.profile.device)
-    teacher = load_teacher(work.parts[0].only("teacher"), work.contents)
+    teacher = load_image_text(work.parts[0].only("teacher"), work.contents)
     teacher.model.to(device)
     embed = embed_views if work.asset.key.endswith("/image") else embed_texts
 

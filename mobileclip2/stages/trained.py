@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from mobileclip2.contents import Contents, Shard
+from mobileclip2.engine.lineage import LINEAGE
+from mobileclip2.engine.pipeline import Read, Work
+from mobileclip2.engine.shard_stage import SKIPPED, raw_table, side_name
+from mobileclip2.engine.source_inventory import Contents, Shard
+from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import ShardError
-from mobileclip2.lineage import LINEAGE, lineage
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.pipeline import Read, Work
-from mobileclip2.stages.by_shard import SKIPPED, raw_table, side_name
 from mobileclip2.store.storage import explain
 from mobileclip2.training.trainer import METRICS, TrainResult
 

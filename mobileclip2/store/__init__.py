@@ -1,7 +1,7 @@
 """Where bytes live: immutable paths by asset, fingerprint and group, each group closed by one manifest."""
 
+from mobileclip2.store.artifact import Output
 from mobileclip2.store.manifest import File, Head, Manifest
-from mobileclip2.store.output import Output
 from mobileclip2.store.s3 import S3Storage
 from mobileclip2.store.storage import LocalStorage, Storage
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypedDict, TypeVar, U
 
 from mobileclip2.errors import StoreError
 from mobileclip2.store.storage import atomic_path, file_sha256
-from mobileclip2.store.whole import is_whole
+from mobileclip2.store.truncation import is_whole
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store.whole import is_whole
+from mobileclip2.store.truncation import is_whole
 
 
 class Storage(Protocol):

@@ -17,27 +17,27 @@ import torch
 from open_clip.model import CustomTextCLIP
 from torch import nn
 
-from mobileclip2.contents import Contents
+from mobileclip2.config.profile import Locked
+from mobileclip2.data.preprocess import Colour, Preprocess
 from mobileclip2.errors import WeightsError
 from mobileclip2.fingerprint import declared
 from mobileclip2.models.build import read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
-from mobileclip2.preprocess import Colour, Preprocess
-from mobileclip2.profile import Locked
 
 SPEC = "locked.json"
 PROJECTIONS = "projections.safetensors"
 
 
-def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageText:
-    """Frozen towers with their pretrained weights under freshly initialised projections.
+def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed: int = 0) -> ImageText:
+    """Build frozen towers with their pretrained weights, under projections initialized from ``seed``.
+
+    ``text_weights`` lies in a folder that transformers reads: with its config and tokenizer.
 
     Raises:
         WeightsError: a tower's weights are missing or are not the pinned ones.
     """
-    text_weights = contents.weights_path(spec.text_weights)
     conventions = timm.get_pretrained_cfg(spec.trunk)
     if conventions is None:
         raise WeightsError(
@@ -61,7 +61,7 @@ def build_locked(spec: Locked, contents: Contents, *, seed: int = 0) -> ImageTex
                 "hf_proj_type": "linear",
             },
         )
-    state = read_state(contents.weights_path(spec.trunk_weights))
+    state = read_state(trunk_weights)
     model.visual.trunk.load_state_dict(efficientnet_lite_state(state, model.visual.trunk))
     for tower in (model.visual.trunk, model.text.transformer):
         tower.requires_grad_(False)
@@ -145,8 +145,8 @@ def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None
     write_tensors(folder / PROJECTIONS, projections.state_dict())
 
 
-def load_locked(spec: Locked, projections_file: Path, contents: Contents) -> ImageText:
-    """Load a locked teacher as it was trained. ``spec`` of the profile says where its frozen towers are now."""
-    locked = build_locked(spec, contents)
+def load_locked(spec: Locked, projections_file: Path, trunk_weights: Path, text_weights: Path) -> ImageText:
+    """Load a locked teacher as it was trained."""
+    locked = build_locked(spec, trunk_weights, text_weights)
     Projections(locked.model).load_state_dict(read_state(projections_file))
     return locked

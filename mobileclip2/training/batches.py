@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import UserError
 from mobileclip2.training.distributed import World
-from mobileclip2.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from mobileclip2.training.data import SampleSource

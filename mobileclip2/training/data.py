@@ -19,15 +19,16 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from mobileclip2.augment import Augmentation, View, sample_view
+from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.data import image as pictures
+from mobileclip2.data.augmentation import View, sample_view
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.indexed_tar import IndexedTar
+from mobileclip2.data.preprocess import Preprocess
+from mobileclip2.data.reinforced_format import CAPTIONS, MEMBERS, ReinforcedSample, decode
+from mobileclip2.data.row_file import RowFile, Rows
+from mobileclip2.data.validate import IMAGE_EXTENSIONS
 from mobileclip2.errors import ShardError, UserError
-from mobileclip2.preprocess import Preprocess
-from mobileclip2.reinforced.format import CAPTIONS, MEMBERS, ReinforcedSample, decode
-from mobileclip2.shards import image as pictures
-from mobileclip2.shards.bad_sample import BadSample
-from mobileclip2.shards.index import IndexedTar
-from mobileclip2.shards.rows import RowFile, Rows
-from mobileclip2.shards.validate import IMAGE_EXTENSIONS
 from mobileclip2.training.views import draw
 
 Tokenize = Callable[[Sequence[str]], torch.Tensor]
@@ -232,7 +233,7 @@ class RawSource:
     Each epoch draws a new view of every image, number ``epoch`` of its views under ``seed``; without ``augmentation``
     the whole image is seen, as in evaluation.
 
-    ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.shards.validate.KEPT`. Each table is
+    ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.data.validate.KEPT`. Each table is
     looked at once.
 
     Raises:

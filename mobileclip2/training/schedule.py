@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mobileclip2.training.settings import TrainSettings
+from mobileclip2.config.training import TrainSettings
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.training.batches import batches
@@ -21,7 +22,6 @@ from mobileclip2.training.gradients import Forward, backward, distribute, random
 from mobileclip2.training.journal import Journal
 from mobileclip2.training.objectives import Objective
 from mobileclip2.training.schedule import learning_rate
-from mobileclip2.training.settings import TrainSettings
 from mobileclip2.training.strided_pointwise import replace_strided_pointwise
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mobileclip2.compute import ComputeSettings, Kubernetes
-from mobileclip2.profile import Profile, parse
-from pipelines.compute.manifests import USER, chunks_job, whole_job
+from mobileclip2.config.compute import ComputeSettings, Kubernetes
+from mobileclip2.config.profile import Profile, parse
+from mobileclip2.executors.manifests import USER, chunks_job, whole_job
 from tests.k8s.helm import CHART, manifests, values_of
 
 ROOT = Path(__file__).parents[2]

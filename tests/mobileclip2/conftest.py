@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny profile with everything materialised, in one life; read it, do not change it."""
-    from tests.mobileclip2.test_recovery import materialise_everything
+    from tests.mobileclip2.engine.test_recovery import materialise_everything
     from tests.processes import run_process
     from tests.tiny import make_tiny
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from tests.pipelines.small import edited, without_captioners, without_models
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions
 
 Change = Callable[[dict[str, Any]], object]

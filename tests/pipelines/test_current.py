@@ -3,8 +3,8 @@ import shutil
 import dagster as dg
 import pytest
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from pipelines.current import report_current
 from pipelines.definitions import definitions
 from tests.pipelines.small import edited

@@ -3,8 +3,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions
 from pipelines.profiles import PROFILES
 

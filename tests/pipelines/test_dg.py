@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip2.graph import build_graph
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.graph import build_graph
 from pipelines.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]

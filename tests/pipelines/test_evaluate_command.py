@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mobileclip2 import sidefile
+from mobileclip2.config.profile import load
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps, read_results
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
 from pipelines.cli import main
 
 pytestmark = pytest.mark.slow

@@ -8,11 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from mobileclip2 import garbage, graph
+from mobileclip2.config.profile import load
+from mobileclip2.engine import gc as garbage
+from mobileclip2.engine import graph
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan
-from mobileclip2.profile import load
 from pipelines.definitions import definitions
 from pipelines.run import materialise
 from tests.pipelines.small import edited

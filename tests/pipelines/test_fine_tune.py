@@ -8,9 +8,9 @@ import dagster as dg
 import open_clip
 import pytest
 
-from mobileclip2.contents import Folder
-from mobileclip2.graph import build_graph
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.graph import build_graph
+from mobileclip2.engine.source_inventory import Folder
 from mobileclip2.report.comparison import published_like
 from pipelines.cli import main
 from pipelines.definitions import definitions

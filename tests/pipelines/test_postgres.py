@@ -6,8 +6,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from pipelines.run import refresh
 from tests.postgres import binaries, server
 

@@ -3,9 +3,9 @@ import shutil
 import dagster as dg
 import pytest
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from pipelines.definitions import definitions
 from pipelines.refresh import REFRESH_TAG
 from tests.pipelines.small import edited

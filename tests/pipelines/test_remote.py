@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store.lease import hold
 from tests.pipelines.server import LOCATION, Dagster, kill
 from tests.pipelines.small import edited

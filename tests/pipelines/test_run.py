@@ -3,9 +3,9 @@ import shutil
 import dagster as dg
 import pytest
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
 from pipelines.definitions import definitions
 from pipelines.run import materialise
 

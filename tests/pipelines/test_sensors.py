@@ -7,10 +7,10 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from mobileclip2.errors import ShardError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan
-from mobileclip2.profile import load
 from mobileclip2.stages import augmentations, raw_shards
 from mobileclip2.store.lease import hold
 from pipelines.definitions import definitions

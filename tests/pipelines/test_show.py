@@ -1,8 +1,8 @@
 import json
 
-from mobileclip2.cost import Cost
-from mobileclip2.garbage import Stored
-from mobileclip2.plan import Item, Plan
+from mobileclip2.engine.cost import Cost
+from mobileclip2.engine.gc import Stored
+from mobileclip2.engine.plan import Item, Plan
 from pipelines.cli import main
 from pipelines.show import cells, plan_as_json, plan_as_table, unneeded_as_table
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
+from mobileclip2.config.profile import Study, load
+from mobileclip2.engine.graph import build_graph
+from mobileclip2.engine.plan import plan
 from mobileclip2.errors import ProfileError
-from mobileclip2.graph import build_graph
-from mobileclip2.plan import plan
-from mobileclip2.profile import Study, load
 from mobileclip2.report.gather import gather
 from mobileclip2.report.html import render_html
 from mobileclip2.report.study import Found, Line, found, table

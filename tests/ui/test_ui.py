@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import dagster as dg
 import pytest
 
-from mobileclip2.graph import Asset
-from mobileclip2.pipeline import Pipeline
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions
 from tests.ui.page import Page
 

@@ -5,10 +5,10 @@ import torch
 from open_clip.coca_model import CoCa
 
 from mobileclip2.captioners.coca import initialise_decoder, small_coca
-from mobileclip2.captioners.config import CoCaConfig
 from mobileclip2.captioners.vocabulary import ShortTokenizer
+from mobileclip2.config.captioner import CoCaConfig
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.preprocess import Preprocess
 
 VOCABULARY = 4096
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from small_sets import CLASSES, Members, WriteSet, build_model
 
+from mobileclip2.data.tar import TarWriter
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.shards.tar import TarWriter
 
 
 @pytest.fixture(scope="session", autouse=True)

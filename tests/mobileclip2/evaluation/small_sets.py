@@ -11,9 +11,9 @@ import torch
 from open_clip.model import CLIP
 from PIL import Image
 
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.preprocess import Preprocess
 
 CLASSES = ("dog", "cat", "owl", "bee", "yak", "elk")
 RETRIEVAL = {

@@ -23,13 +23,13 @@ from PIL import Image
 from small_sets import Members
 from torch.nn import functional as F
 
+from mobileclip2.data.image import decode
+from mobileclip2.data.tar import TarWriter
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import Metrics
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.build import CONFIG, WEIGHTS, from_config, load, save
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.shards.image import decode
-from mobileclip2.shards.tar import TarWriter
 
 pytestmark = pytest.mark.slow
 

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from small_sets import picture
 
+from mobileclip2.data.image import decode
 from mobileclip2.errors import ShardError, WeightsError
 from mobileclip2.evaluation import features as features_module
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.sets import Sample
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.shards.image import decode
 
 
 def _samples(*seeds: int) -> list[Sample]:

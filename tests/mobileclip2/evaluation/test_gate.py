@@ -10,15 +10,15 @@ import torch
 from small_sets import WriteSet, build_model
 from torch.nn import functional as F
 
+from mobileclip2.config.evaluation_tasks import TASKS
+from mobileclip2.config.profile import Gate
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, compare
 from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.results import Result
-from mobileclip2.evaluation.suite import TASKS
 from mobileclip2.evaluation.zeroshot import classifier
-from mobileclip2.profile import Gate
 from mobileclip2.report.comparison import as_markdown
 from tests.tiny import CLASSES, TEMPLATES, draw, encode
 

@@ -9,9 +9,9 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from PIL import Image
 
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.export.shipped.pixels import preprocess
 from mobileclip2.export.shipped.tokens import Tokenizer
-from mobileclip2.preprocess import Preprocess
 
 TEXTS = [
     "",

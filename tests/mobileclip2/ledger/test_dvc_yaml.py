@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mobileclip2.graph import build_graph
-from mobileclip2.ledger.places import asset_file, stage_name
+from mobileclip2.config.profile import load
+from mobileclip2.engine.graph import build_graph
+from mobileclip2.ledger.paths import asset_file, stage_name
 from mobileclip2.ledger.stages import pipeline_text
-from mobileclip2.profile import load
 from pipelines.profiles import profile_path
 
 ROOT = Path(__file__).parents[3]

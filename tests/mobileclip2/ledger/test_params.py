@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mobileclip2.config.profile import Profile, load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.ledger.params import declared_by_name, params
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import Profile, load
 from pipelines.profiles import profile_path
 
 Leaf = tuple[str | int, ...]

@@ -15,16 +15,16 @@ import pytest
 import yaml
 import zc.lockfile
 
-from mobileclip2 import garbage
+from mobileclip2.config.profile import load
+from mobileclip2.engine import gc as garbage
+from mobileclip2.engine.lineage import read_lineage
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from mobileclip2.errors import LedgerError
 from mobileclip2.ledger import dvc as calls
 from mobileclip2.ledger.committed import committed_paths
-from mobileclip2.ledger.places import stage_name
+from mobileclip2.ledger.paths import stage_name
 from mobileclip2.ledger.record import record
-from mobileclip2.lineage import read_lineage
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.plan import plan
-from mobileclip2.profile import load
 from pipelines.cli import main
 
 pytestmark = pytest.mark.slow

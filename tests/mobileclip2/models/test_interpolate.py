@@ -4,7 +4,7 @@ import torch
 from mobileclip2.models.build import from_config
 from mobileclip2.models.interpolate import interpolated
 from mobileclip2.training.trainer import train_mode
-from tests.mobileclip2.stages.small_between import PUPIL
+from tests.mobileclip2.stages.small_wise_ft import PUPIL
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from mobileclip2.contents import Contents
+from mobileclip2.config.profile import Model
 from mobileclip2.errors import StoreError, UserError, WeightsError
 from mobileclip2.models.build import CONFIG, WEIGHTS, _conventions, build, from_config, load, save
-from mobileclip2.profile import Model
-from mobileclip2.profile import load as load_profile
 from pipelines.profiles import PROFILES
-from tests.tiny import make_tiny
 
 TINY = {
     "embed_dim": 8,
@@ -24,11 +21,6 @@ TINY = {
     "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-
-
-@pytest.fixture
-def contents(tmp_path):
-    return Contents(load_profile(make_tiny(tmp_path / "tiny")))
 
 
 def test_a_stored_model_comes_back_as_it_was(tmp_path):
@@ -49,45 +41,44 @@ def test_plain_open_clip_reads_a_stored_model(tmp_path):
         assert torch.equal(theirs.state_dict()[name], tensor), name
 
 
-def test_the_seed_decides_the_initialisation(contents):
+def test_the_seed_decides_the_initialisation():
     model = Model(config=TINY)
-    one, same, other = (build(model, contents, seed=seed).model.state_dict() for seed in (0, 0, 1))
+    one, same, other = (build(model, seed=seed).model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_weights_that_do_not_fit_name_the_tensors(tmp_path, contents):
+def test_weights_that_do_not_fit_name_the_tensors(tmp_path):
     wider = {**TINY, "embed_dim": 16}
     save(from_config({"model_cfg": wider}), tmp_path)
-    weights = {"path": str(tmp_path / WEIGHTS)}
     with pytest.raises(WeightsError, match=r"does not fit the architecture: \S+ is \[.*\], the architecture has \["):
-        build(Model(config=TINY, weights=weights), contents)
+        build(Model(config=TINY), tmp_path / WEIGHTS)
 
 
-def test_an_unknown_tag_lists_the_known_ones(contents):
+def test_an_unknown_tag_lists_the_known_ones():
     with pytest.raises(WeightsError, match="knows no weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b"):
-        build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"}), contents)
+        build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"}))
 
 
-def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path, contents):
+def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path):
     class Payload:
         def __reduce__(self):
             return print, ("unpickled",)
 
     torch.save({"state_dict": Payload()}, tmp_path / "evil.pt")
     with pytest.raises(WeightsError, match=r"evil\.pt cannot be read: Weights only load failed"):
-        build(Model(config=TINY, weights={"path": str(tmp_path / "evil.pt")}), contents)
+        build(Model(config=TINY), tmp_path / "evil.pt")
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt", "empty.safetensors", "empty.pt", "text.pt"])
-def test_a_weight_file_that_is_none_is_named(tmp_path, contents, name):
+def test_a_weight_file_that_is_none_is_named(tmp_path, name):
     whole = tmp_path / name.replace("cut", "whole")
     state = {"a": torch.arange(1000.0)}
     save_file(state, whole) if name.endswith(".safetensors") else torch.save(state, whole)
     data = {"cut": whole.read_bytes()[:-100], "empty": b"", "text": b"no weights\n" * 50}
     (tmp_path / name).write_bytes(data[name.partition(".")[0]])
     with pytest.raises(WeightsError, match=rf"weights: .*{name} cannot be read: .*fetch or save it again"):
-        build(Model(config=TINY, weights={"path": str(tmp_path / name)}), contents)
+        build(Model(config=TINY), tmp_path / name)
 
 
 def test_a_model_that_squashes_its_images_is_stored_as_one(tmp_path):
@@ -123,8 +114,8 @@ def test_every_model_name_is_an_architecture_of_the_published_size(name):
         assert images > 300e6
 
 
-def test_released_conventions_hold_for_a_downloaded_checkpoint(contents):
-    built = build(Model(open_clip="MobileCLIP2-S0"), contents)
+def test_released_conventions_hold_for_a_downloaded_checkpoint():
+    built = build(Model(open_clip="MobileCLIP2-S0"))
     assert built.preprocess.mean == (0.0, 0.0, 0.0) and built.preprocess.std == (1.0, 1.0, 1.0)
     assert built.preprocess.size == 256 and built.preprocess.interpolation == "bilinear"
 
@@ -137,13 +128,13 @@ def test_released_conventions_hold_for_a_downloaded_checkpoint(contents):
         ("nothing_of_timms", 224, r"can make none of this 'config' \(RuntimeError: Unknown model.*nothing_of_timms"),
     ],
 )
-def test_a_tower_that_cannot_be_or_takes_another_size_is_told(contents, tower, size, said):
+def test_a_tower_that_cannot_be_or_takes_another_size_is_told(tower, size, said):
     with pytest.raises(UserError, match=said):
-        build(Model(config=with_timm(tower, size)), contents)
+        build(Model(config=with_timm(tower, size)))
 
 
-def test_a_tower_of_any_size_takes_the_one_that_is_asked_for(contents):
-    model = build(Model(config=with_timm("efficientnet_lite0", 96)), contents)
+def test_a_tower_of_any_size_takes_the_one_that_is_asked_for():
+    model = build(Model(config=with_timm("efficientnet_lite0", 96)))
     assert model.preprocess.size == 96 and model.model.encode_image(torch.zeros(1, 3, 96, 96)).shape == (1, 16)
 
 

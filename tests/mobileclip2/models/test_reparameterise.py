@@ -5,9 +5,9 @@ from timm.models.fastvit import LayerScale2d
 from torch import nn
 from torch.nn import functional as F
 
+from mobileclip2.config.profile import load as load_profile
 from mobileclip2.models.build import from_config
 from mobileclip2.models.reparameterise import reparameterise
-from mobileclip2.profile import load as load_profile
 from pipelines.profiles import PROFILES
 from tests.mobileclip2.models.test_model_build import TINY
 

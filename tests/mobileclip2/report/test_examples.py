@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mobileclip2.data.tar import TarWriter
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.report import examples
-from mobileclip2.shards.tar import TarWriter
 from tests.mobileclip2.evaluation.small_sets import CLASSES, captioned, labelled, picture
 
 
@@ -40,7 +40,7 @@ def shown(image) -> bytes:
 
 
 def pixels(seed: int) -> bytes:
-    from mobileclip2.shards.image import decode
+    from mobileclip2.data.image import decode
 
     return decode(picture(seed)).tobytes()
 

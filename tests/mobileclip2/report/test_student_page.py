@@ -6,9 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
+from mobileclip2.config.evaluation_tasks import TASKS, averages
 from mobileclip2.evaluation.gate import Row
 from mobileclip2.evaluation.latency import Latency, Tower
-from mobileclip2.evaluation.suite import TASKS, averages
 from mobileclip2.report.examples import Association, Candidate, Classified, Confusion, Retrieved, Share, Split
 from mobileclip2.report.html import Training
 from mobileclip2.report.student import SetExamples, StudentReport, beside_published, lines, render_student

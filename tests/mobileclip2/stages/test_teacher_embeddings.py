@@ -6,13 +6,13 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from mobileclip2 import sidefile
-from mobileclip2.augment import View, render
+from mobileclip2.config.profile import load
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import View, render
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.models.build import from_config
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
-from mobileclip2.stages.by_shard import images_of, raw_table, side_name
-from mobileclip2.teachers.load import load_teacher
+from mobileclip2.stages.load_model import load_image_text
 from tests.tiny import make_tiny
 
 
@@ -36,7 +36,7 @@ def pipeline(tmp_path_factory):
 @pytest.mark.parametrize("name", ["wide", "narrow"])
 def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
-    teacher = load_teacher(stored, pipeline.contents)
+    teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")
     compared = 0
     for view, (views, embeddings) in enumerate(
@@ -64,7 +64,7 @@ def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
 @pytest.mark.parametrize("name", ["wide", "narrow"])
 def test_embeddings_of_texts_are_normalised_and_in_their_place(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
-    teacher = load_teacher(stored, pipeline.contents)
+    teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")
     (texts,) = pipeline.read(f"teacher_embeddings/{name}/text", "g00")
     for shard in pipeline.contents.group_shards("g00"):

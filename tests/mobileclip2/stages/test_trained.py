@@ -2,9 +2,9 @@ import shutil
 
 import pytest
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline, Work
 from mobileclip2.errors import ShardError
-from mobileclip2.pipeline import Pipeline, Work
-from mobileclip2.profile import load
 from mobileclip2.progress import silent
 from mobileclip2.stages.trained import publish, shards_of
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import yaml
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import StoreError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
-from tests.mobileclip2.test_recovery import manifests
+from tests.mobileclip2.engine.test_recovery import manifests
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mobileclip2.contents import Contents, list_files, local_folder
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.source_inventory import Contents, list_files, local_folder
 from mobileclip2.errors import ShardError, StoreError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
 from mobileclip2.store import S3Storage
 from tests.tiny import make_tiny
 

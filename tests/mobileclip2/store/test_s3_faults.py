@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from mobileclip2 import sidefile
+from mobileclip2.data import sidecar as sidefile
 from mobileclip2.errors import StoreError
 from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module

@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from mobileclip2.lineage import LINEAGE
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.lineage import LINEAGE
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store import S3Storage
 from tests.s3 import FAULTS
 

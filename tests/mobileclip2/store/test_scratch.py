@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import load
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store import LocalStorage, S3Storage
 from mobileclip2.store import s3 as s3_module
 from mobileclip2.store.scratch import Scratch

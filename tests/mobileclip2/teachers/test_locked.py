@@ -10,11 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from demo.tars import write_tar
-from mobileclip2.contents import Contents
+from mobileclip2.config.profile import Locked, Weights, load
+from mobileclip2.data.tar import read_samples
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.source_inventory import Contents
 from mobileclip2.errors import WeightsError
-from mobileclip2.pipeline import Pipeline
-from mobileclip2.profile import Locked, Weights, load
-from mobileclip2.shards.tar import read_samples
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
     SPEC,
@@ -43,7 +43,7 @@ def contents(tmp_path_factory) -> Contents:
 @pytest.fixture(scope="module")
 def locked(spec, contents):
     torch.set_num_threads(1)
-    return build_locked(spec, contents, seed=0)
+    return build_locked(spec, *contents.tower_weights(spec), seed=0)
 
 
 def test_projections_on_cached_features_are_the_whole_model(locked):
@@ -75,7 +75,7 @@ def test_the_towers_are_frozen_and_pretrained(locked):
 
 def test_a_stored_teacher_comes_back(locked, spec, contents, tmp_path):
     save_projections(Projections(locked.model), spec, tmp_path)
-    again = load_locked(spec, tmp_path / PROJECTIONS, contents)
+    again = load_locked(spec, tmp_path / PROJECTIONS, *contents.tower_weights(spec))
     assert torch.equal(again.embed_texts(["cat"]), locked.embed_texts(["cat"]))
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(again.embed_images(images), locked.embed_images(images))
@@ -151,10 +151,10 @@ def other_captions(tar: Path) -> list[tuple[str, bytes]]:
 
 def test_a_trunk_that_timm_does_not_know(spec, contents):
     with pytest.raises(WeightsError, match=r"timm has no model 'tf_efficientnet_lite99'; write 'locked\.trunk'"):
-        build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), contents)
+        build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), *contents.tower_weights(spec))
 
 
 def test_weights_that_are_not_installed(spec, contents):
     gone = spec.model_copy(update={"trunk_weights": spec.trunk_weights.model_copy(update={"package": "not-here"})})
     with pytest.raises(WeightsError, match="'not-here' is not installed; run 'make setup'"):
-        build_locked(gone, contents)
+        contents.tower_weights(gone)

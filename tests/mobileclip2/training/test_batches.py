@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_training import TinySource
 
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import UserError
 from mobileclip2.training.batches import batches
 from mobileclip2.training.distributed import World
-from mobileclip2.training.settings import TrainSettings
 
 
 class Numbers:

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mobileclip2.augment import Augmentation, View, sample_view
+from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.data.augmentation import View, sample_view
+from mobileclip2.data.image import decode as decode_image
+from mobileclip2.data.preprocess import Preprocess
+from mobileclip2.data.reinforced_format import ReinforcedSample, encode
+from mobileclip2.data.tar import TarWriter
+from mobileclip2.data.validate import KEPT
 from mobileclip2.errors import ShardError, UserError
-from mobileclip2.preprocess import Preprocess
-from mobileclip2.reinforced.format import ReinforcedSample, encode
-from mobileclip2.shards.image import decode as decode_image
-from mobileclip2.shards.tar import TarWriter
-from mobileclip2.shards.validate import KEPT
 from mobileclip2.training import data
 from mobileclip2.training.data import KEYS, FeatureSource, RawSource, ReinforcedSource
 from mobileclip2.training.views import draw

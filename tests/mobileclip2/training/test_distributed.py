@@ -17,10 +17,10 @@ from tiny_training import (
 )
 from torch import Tensor
 
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError
 from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute
-from mobileclip2.training.settings import TrainSettings
 from mobileclip2.training.trainer import train
 from tests.processes import start_process
 

@@ -1,7 +1,7 @@
 import pytest
 
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.training.schedule import learning_rate
-from mobileclip2.training.settings import TrainSettings
 
 
 def test_warm_up_is_linear_and_the_cosine_ends_at_its_floor() -> None:

@@ -18,10 +18,10 @@ import open_clip
 import torch
 
 import mobileclip2.models.fastvit
-from mobileclip2.preprocess import Preprocess
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.training.data import FeatureSource
 from mobileclip2.training.objectives import Contrastive
-from mobileclip2.training.settings import TrainSettings
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.training.trainer import train
 
 NANO = {

@@ -20,11 +20,11 @@ from tiny_training import (
 )
 from torch import Tensor, nn
 
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError, WeightsError
 from mobileclip2.progress import Step
 from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
 from mobileclip2.training.schedule import learning_rate
-from mobileclip2.training.settings import TrainSettings
 from mobileclip2.training.trainer import Diverged, TrainResult, parameter_groups, train, train_mode
 from tests.processes import start_process
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mobileclip2.augment import OPERATIONS, View, operate, render
+from mobileclip2.data.augmentation import OPERATIONS, View, operate, render
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.errors import ShardError
-from mobileclip2.preprocess import Preprocess
 from mobileclip2.training.views import draw
 
 CROPS = [(0, 0, 90, 120), (11, 7, 25, 31), (3, 40, 80, 60), (40, 50, 9, 50)]

@@ -1,0 +1,1 @@
+"""What people write by hand: the profile, one module for each section."""

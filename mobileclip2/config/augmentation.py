@@ -1,0 +1,45 @@
+"""The ``augmentation`` section of a profile: how views are drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class RandAugment(BaseModel):
+    """``ops`` operations a view at strength ``magnitude`` of ``bins`` (Cubuk et al., arXiv 1909.13719)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ops: int = Field(default=2, ge=1, le=14)
+    magnitude: int = Field(default=9, ge=0)
+    bins: int = Field(default=31, ge=2)
+
+    @model_validator(mode="after")
+    def _magnitude_is_a_bin(self) -> Self:
+        if self.magnitude >= self.bins:
+            raise ValueError(f"magnitude {self.magnitude} must be below bins ({self.bins})")
+        return self
+
+
+class Augmentation(BaseModel):
+    """How views are drawn: a random resized crop, then RandAugment unless it is None.
+
+    ``scale`` is the share of the image's area that a crop covers, ``ratio`` its width over height.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    randaugment: RandAugment | None = RandAugment()
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale {self.scale}: two shares of the area, 0 < lowest <= highest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ValueError(f"ratio {self.ratio}: two positive width-to-height ratios, the lower first")
+        return self

@@ -1,0 +1,231 @@
+"""Views: which crop of an image and which RandAugment operations, in the format of the released datasets.
+
+A view is ``[[top, left, height, width], [[op, magnitude], [op, magnitude]]]``, with ``null`` in place of the
+operations where RandAugment is off. The crop is in pixels of the original image, so that a view can be drawn
+at the input size of any model; translations are in pixels of a 224-pixel view and scale with it. Drawing a
+view just sampled and drawing a stored one is the same call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+from PIL import Image, ImageEnhance, ImageOps
+
+from mobileclip2.config.augmentation import Augmentation, RandAugment
+from mobileclip2.errors import ShardError
+
+REFERENCE_SIZE = 224
+"""Side in pixels of the view that stored translations are meant for; a fact of the format."""
+
+OPERATIONS = (
+    "Identity",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+    "Posterize",
+    "Solarize",
+    "AutoContrast",
+    "Equalize",
+)
+"""RandAugment's operations; a stored operation is an index into this table."""
+
+_LARGEST = {
+    "ShearX": 0.3,
+    "ShearY": 0.3,
+    "TranslateX": 150 / 331 * REFERENCE_SIZE,
+    "TranslateY": 150 / 331 * REFERENCE_SIZE,
+    "Rotate": 30.0,
+    "Brightness": 0.9,
+    "Color": 0.9,
+    "Contrast": 0.9,
+    "Sharpness": 0.9,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A view of an image: ``crop`` is (top, left, height, width), ``ops`` are (index, magnitude) or None."""
+
+    crop: tuple[int, int, int, int]
+    ops: tuple[tuple[int, float], ...] | None
+
+    def to_list(self) -> list[Any]:
+        """Return the view as nested lists, the form that JSON stores."""
+        return [list(self.crop), None if self.ops is None else [list(op) for op in self.ops]]
+
+    def to_json(self) -> str:
+        """Return the view as the JSON text of :meth:`to_list`."""
+        return json.dumps(self.to_list())
+
+    @classmethod
+    def from_list(cls, value: Any) -> Self:
+        """Build a view from nested lists.
+
+        Raises:
+            ValueError: the value is not a view in the format above.
+        """
+        try:
+            (top, left, height, width), ops = value
+            crop = _integer(top), _integer(left), _integer(height), _integer(width)
+            stored = None if ops is None else tuple([(_integer(op), float(magnitude)) for op, magnitude in ops])
+        except (TypeError, ValueError, OverflowError) as error:
+            expected = "[[top,left,h,w], [[op,magnitude],...]]"
+            raise ValueError(f"not a view: {str(value)[:200]}; expected {expected}") from error
+        if crop[0] < 0 or crop[1] < 0 or crop[2] < 1 or crop[3] < 1:
+            raise ValueError(f"not a view: crop {crop} has a negative corner or no area")
+        for op, magnitude in stored or ():
+            if not 0 <= op < len(OPERATIONS) or not math.isfinite(magnitude):
+                known = f"operations are 0 to {len(OPERATIONS) - 1}, with a finite magnitude"
+                raise ValueError(f"not a view: operation [{op}, {magnitude}]; {known}")
+        return cls(crop, stored)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Build a view from the JSON text of :meth:`to_json`."""
+        return cls.from_list(json.loads(text))
+
+
+def parse_views(value: Any) -> list[View]:
+    """Parse the views of a ``param_aug`` field, which is a list or the JSON text of a list.
+
+    Raises:
+        ValueError: neither, or one of the views is malformed.
+    """
+    views = json.loads(value) if isinstance(value, str | bytes) else value
+    if not isinstance(views, list):
+        raise ValueError(f"param_aug is not a list of views: {str(views)[:200]}")
+    return [View.from_list(view) for view in views]
+
+
+def sample_view(augmentation: Augmentation, seed: int, key: str, view: int, width: int, height: int) -> View:
+    """View number ``view`` of the sample ``key``, whose image is ``width`` x ``height`` pixels.
+
+    A pure function of its arguments: neither the order of samples nor the number of workers can change a
+    view. The distribution is that of torchvision's RandomResizedCrop and RandAugment. Plain training takes a
+    new number each epoch.
+    """
+    draw = _uniform(f"{seed}/{view}", key)
+    crop = _crop(augmentation, draw, width, height)
+    randaugment = augmentation.randaugment
+    if randaugment is None:
+        return View(crop, None)
+    return View(crop, tuple(_operation(randaugment, draw) for _ in range(randaugment.ops)))
+
+
+def render(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> Image.Image:
+    """Render a view of an RGB image at ``size`` x ``size`` pixels, cut from the original image.
+
+    Raises:
+        ShardError: the crop does not fit the image, so this is not the image that the view was made for.
+    """
+    check_crop(view, image.width, image.height)
+    top, left, height, width = view.crop
+    image = image.crop((left, top, left + width, top + height))
+    return operate(image.resize((size, size), Image.Resampling[interpolation.upper()]), view)
+
+
+def check_crop(view: View, width: int, height: int) -> None:
+    """Raise ``ShardError`` if the crop leaves an image of ``width`` x ``height`` pixels."""
+    if view.crop[1] + view.crop[3] > width or view.crop[0] + view.crop[2] > height:
+        raise ShardError(
+            f"the crop {list(view.crop)} does not fit an image of {width} x {height} pixels: "
+            "crops are in pixels of the original, and this image was resized or exchanged: make new views"
+        )
+
+
+def operate(image: Image.Image, view: View) -> Image.Image:
+    """Apply the operations of a view to its crop, which already has its final size."""
+    for op, magnitude in view.ops or ():
+        image = _APPLY[OPERATIONS[op]](image, magnitude)
+    return image
+
+
+def _integer(value: Any) -> int:
+    if type(value) is int:
+        return value
+    if int(value) != value:
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
+
+
+def _uniform(stream: str, key: str) -> Iterator[float]:
+    """Numbers in [0, 1) from a hash: no generator state to seed, which would cost more than the draws."""
+    block = 0
+    while True:
+        # the key comes last and nothing before it holds a "/" of its own, so no two streams share an input
+        digest = hashlib.blake2b(f"{stream}/{block}/{key}".encode(), person=b"mobileclip2 view").digest()
+        for start in range(0, 64, 8):
+            yield (int.from_bytes(digest[start : start + 8], "little") >> 11) * 2.0**-53
+        block += 1
+
+
+def _crop(augmentation: Augmentation, draw: Iterator[float], width: int, height: int) -> tuple[int, int, int, int]:
+    (smallest, largest), (narrow, wide) = augmentation.scale, augmentation.ratio
+    low, high = math.log(narrow), math.log(wide)
+    for _ in range(10):
+        area = width * height * (smallest + next(draw) * (largest - smallest))
+        ratio = math.exp(low + next(draw) * (high - low))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(next(draw) * (height - h + 1)), int(next(draw) * (width - w + 1)), h, w
+    # no crop fits a very long image: the largest central one of an allowed ratio
+    if width < height * narrow:
+        w, h = width, max(1, round(width / narrow))
+    elif width > height * wide:
+        w, h = max(1, round(height * wide)), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _operation(randaugment: RandAugment, draw: Iterator[float]) -> tuple[int, float]:
+    op = int(next(draw) * len(OPERATIONS))
+    name = OPERATIONS[op]
+    share = randaugment.magnitude / (randaugment.bins - 1)
+    negative = next(draw) < 0.5
+    if name == "Posterize":
+        return op, float(8 - round(4 * share))
+    if name == "Solarize":
+        return op, 255.0 * (1 - share)
+    if name not in _LARGEST:
+        return op, 0.0
+    magnitude = _LARGEST[name] * share
+    return op, -magnitude if negative else magnitude
+
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=0)
+
+
+def _pixels(magnitude: float, image: Image.Image) -> int:
+    return int(magnitude * image.width / REFERENCE_SIZE)
+
+
+_APPLY: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "Identity": lambda image, _: image,
+    "ShearX": lambda image, magnitude: _affine(image, 1, magnitude, 0, 0, 1, 0),
+    "ShearY": lambda image, magnitude: _affine(image, 1, 0, 0, magnitude, 1, 0),
+    "TranslateX": lambda image, magnitude: _affine(image, 1, 0, -_pixels(magnitude, image), 0, 1, 0),
+    "TranslateY": lambda image, magnitude: _affine(image, 1, 0, 0, 0, 1, -_pixels(magnitude, image)),
+    "Rotate": lambda image, magnitude: image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=0),
+    "Brightness": lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1 + magnitude),
+    "Color": lambda image, magnitude: ImageEnhance.Color(image).enhance(1 + magnitude),
+    "Contrast": lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1 + magnitude),
+    "Sharpness": lambda image, magnitude: ImageEnhance.Sharpness(image).enhance(1 + magnitude),
+    "Posterize": lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
+    "Solarize": lambda image, magnitude: ImageOps.solarize(image, math.ceil(magnitude)),
+    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
+    "Equalize": lambda image, _: ImageOps.equalize(image),
+}

@@ -1,0 +1,96 @@
+"""Image bytes to RGB pixels, one way for every stage: a stored crop means the same pixels everywhere."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mobileclip2.config.filters import PILLOW_LIMIT
+from mobileclip2.data.bad_sample import BadSample
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels, from the header alone.
+
+    Raises:
+        BadSample: ``empty-image`` (0 bytes), ``not-an-image``, ``truncated-image``, ``broken-image`` (an
+        unreadable
+            header), or ``image-too-large`` (above any limit a profile can set).
+    """
+    with _open(data) as image:
+        return image.size
+
+
+def decode(data: bytes, *, max_pixels: int = PILLOW_LIMIT) -> Image.Image:
+    """RGB pixels of a JPEG, PNG, WebP, GIF or BMP, whatever its member is called; an animation's first frame.
+
+    Transparency lies on white and 16-bit grey keeps its high byte. The EXIF orientation is left alone:
+    readers of the released format ignore it, and stored crops are in pixels of the unrotated image.
+
+    Raises:
+        BadSample: as :func:`size`, and for damage in the pixels. More than ``max_pixels`` is refused on sight
+            of the header, before any pixel takes memory.
+    """
+    with _open(data) as image:
+        if image.width * image.height > max_pixels:
+            detail = f"{image.width} x {image.height} pixels; at most {max_pixels:,} in all"
+            raise BadSample("image-too-large", detail)
+        try:
+            _expect_whole(image, data)
+            image.load()
+            return _rgb(image)
+        except (BadSample, MemoryError):
+            raise
+        except Exception as error:  # decoders raise whatever damaged input leads them to
+            raise _broken(data, error) from error
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadSample("empty-image", "the image has 0 bytes")
+    try:
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        detail = f"{int(pixels[0]):,} pixels; at most {PILLOW_LIMIT:,} in all" if pixels else str(error)
+        raise BadSample("image-too-large", detail) from error
+    except UnidentifiedImageError as error:
+        raise BadSample("not-an-image", f"{len(data):,} bytes that begin with {data[:16]!r}") from error
+    except Exception as error:
+        raise _broken(data, error) from error
+
+
+def _expect_whole(image: Image.Image, data: bytes) -> None:
+    """Damage that decoders overlook, leaving what they cannot read grey or black."""
+    # to look for the last scan takes as long as a hundredth of decoding, and most end as they should
+    if (
+        image.format in ("JPEG", "MPO")
+        and not data.endswith(b"\xff\xd9")
+        and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    ):
+        raise BadSample("truncated-image", f"the JPEG stops after {len(data):,} bytes without its end marker")
+    if image.format == "PNG":
+        with _open(data) as checksums:
+            checksums.verify()
+
+
+def _broken(data: bytes, error: Exception) -> BadSample:
+    reason = "truncated-image" if "truncated" in str(error).lower() else "broken-image"
+    return BadSample(reason, f"{len(data):,} bytes that begin with {data[:16]!r}: {error}")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # convert() would clip all above 255 to white; the high byte is what Pillow keeps of 16-bit colour
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,297 @@
+"""Joins one shard with everything that was computed about it, sample by sample, always by key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data.augmentation import View
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
+from mobileclip2.data.tar import TarWriter
+from mobileclip2.data.validate import KEPT, SKIPPED, iter_valid
+from mobileclip2.errors import DamagedOutput, ShardError
+from mobileclip2.store.storage import atomic_path
+
+NORM_TOLERANCE = 0.02
+"""How far from 1 the length of a stored embedding may be; rounding to bf16 moves it by less than 0.004."""
+
+
+@dataclass(frozen=True)
+class TeacherFiles:
+    """Side files with the embeddings that one teacher made for a shard."""
+
+    name: str
+    image: Sequence[Path]
+    """one for each view"""
+    text: Path
+    """of the real captions"""
+    captions: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """by captioner, one for each of its captions"""
+
+
+@dataclass
+class JoinCounts:
+    """What a joined shard holds, and what was left out of it."""
+
+    dims: dict[str, int]
+    """numbers in an embedding, by teacher in the order in which they lie side by side"""
+    samples: int = 0
+    skipped: pa.Table = field(default_factory=SKIPPED.empty_table)
+    """Samples left out, schema :data:`SKIPPED`. Reasons: ``missing-view``, ``bad-view``, ``missing-caption``,
+    ``missing-embedding``, ``bad-embedding``."""
+    failed_captions: Counter[str] = field(default_factory=Counter)
+    """empty captions that were dropped, by captioner"""
+    stand_ins: Counter[str] = field(default_factory=Counter)
+    """samples in which the real caption stands in for a captioner that wrote nothing, by captioner"""
+
+
+def join_shard(
+    source: Path,
+    raw: Path,
+    views: Sequence[Path],
+    captions: Mapping[str, Sequence[Path]],
+    teachers: Sequence[TeacherFiles],
+    out: Path,
+    *,
+    storage: Storage = "pth.gz",
+    images: bool = True,
+) -> JoinCounts:
+    """Write the reinforced shard of the tar ``source``, whose samples are those of its side file ``raw``.
+
+    ``views`` has a side file for each view, ``captions`` for each caption of each captioner. An embedding is the
+    teachers' in the order of ``teachers``, side by side; names and dimensions are in the ``json`` of each sample.
+    Without ``images`` they stay in the source, and readers take them from there by key.
+
+    An empty caption is dropped together with its embedding. Where a captioner wrote nothing else for a sample, the
+    real caption and its embedding stand in: readers of the published format draw a caption of each captioner and
+    fail where there is none.
+
+    Images and embeddings are in memory one sample and one row group at a time, whatever the size of the shard.
+
+    Raises:
+        DamagedOutput: a side file is gone or malformed, holds a key twice, or belongs to another shard.
+        ShardError: the source cannot be read or is not what it was when it was validated.
+        StoreError: the disk is full or cannot be written.
+        ValueError: two teachers with one name, no view, or a teacher lacks a side file.
+    """
+    _expect_complete(views, captions, teachers)
+    rows = {row["key"]: row for row in _unique(raw, sidefile.read(raw, KEPT).to_pylist())}
+    skipped: list[dict[str, str]] = []
+    with ExitStack() as stack:
+        join = _Join(rows, views, captions, teachers, stack)
+        file = stack.enter_context(_opened(source))
+        target = stack.enter_context(stack.enter_context(atomic_path(out)).open("wb"))
+        writer = stack.enter_context(TarWriter(target))
+        for key, members in iter_valid(file, str(source), rows):
+            image = _image(source, rows[key], members)
+            try:
+                sample = join.sample(key)
+            except BadSample as bad:
+                skipped.append({"key": key, "reason": bad.reason, "detail": bad.detail})
+                continue
+            sample.image = image if images else None
+            sample.rest = _rest(members, rows[key], join.counts.dims)
+            writer.write(key, encode(sample, storage))
+    join.counts.skipped = pa.Table.from_pylist(skipped, SKIPPED)
+    return join.counts
+
+
+class _Join:
+    def __init__(
+        self,
+        rows: dict[str, dict[str, Any]],
+        views: Sequence[Path],
+        captions: Mapping[str, Sequence[Path]],
+        teachers: Sequence[TeacherFiles],
+        stack: ExitStack,
+    ) -> None:
+        self.rows = rows
+        self.views = [_Texts(path, sidefile.VIEWS, rows) for path in views]
+        self.captions = {
+            name: [_Texts(path, sidefile.CAPTIONS, rows) for path in paths] for name, paths in captions.items()
+        }
+        self.teachers = [_Teacher(teacher, rows, stack) for teacher in teachers]
+        self.counts = JoinCounts({teacher.name: teacher.dim for teacher in self.teachers})
+
+    def sample(self, key: str) -> ReinforcedSample:
+        """Join a sample, without its image.
+
+        Raises:
+            BadSample: a part of it is missing or unusable.
+        """
+        row = self.rows[key]
+        views = [self._view(file, row) for file in self.views]
+        image_emb = self._embeddings([[teacher.image[n] for teacher in self.teachers] for n in range(len(views))], key)
+        text_emb = self._embeddings([[teacher.text for teacher in self.teachers]], key)
+        captions, caption_embs, failed = {}, {}, {}
+        for name, files in self.captions.items():
+            texts = [file.of(key, "missing-caption") for file in files]
+            written = [number for number, text in enumerate(texts) if text.strip()]
+            failed[name] = len(texts) - len(written)
+            embedded = [[teacher.captions[name][number] for teacher in self.teachers] for number in written]
+            captions[name] = [texts[number] for number in written] or [row["caption"]]
+            caption_embs[name] = self._embeddings(embedded, key) if written else text_emb
+        self._count(failed)
+        return ReinforcedSample(
+            key,
+            row["caption"],
+            views,
+            {_field(name): texts for name, texts in captions.items()},
+            sidefile.from_bits(image_emb),
+            sidefile.from_bits(text_emb),
+            {_field(name): sidefile.from_bits(embedding) for name, embedding in caption_embs.items()},
+            extension=row["image"],
+            url=row["url"],
+        )
+
+    def _view(self, file: _Texts, row: dict[str, Any]) -> View:
+        text = file.of(row["key"], "missing-view")
+        try:
+            view = View.from_json(text)
+        except ValueError as error:
+            raise BadSample("bad-view", f"{file.path.name}: {error}") from error
+        top, left, height, width = view.crop
+        if top + height > row["height"] or left + width > row["width"]:
+            size = f"{row['width']} x {row['height']} pixels"
+            raise BadSample("bad-view", f"{file.path.name}: crop {list(view.crop)} leaves the image of {size}")
+        return view
+
+    def _embeddings(self, files: list[list[_Embeddings]], key: str) -> np.ndarray:
+        """Bits of ``[len(files), D]``; each row from the files of all teachers."""
+        return np.concatenate([file.of(key) for of_row in files for file in of_row]).reshape(len(files), -1)
+
+    def _count(self, failed: dict[str, int]) -> None:
+        self.counts.samples += 1
+        for name, number in failed.items():
+            if number:
+                self.counts.failed_captions[name] += number
+            if number == len(self.captions[name]):
+                self.counts.stand_ins[name] += 1
+
+
+class _Texts:
+    """A side file of views or captions, by key."""
+
+    def __init__(self, path: Path, schema: pa.Schema, known: Iterable[str]) -> None:
+        self.path = path
+        _, value = schema.names
+        rows = _unique(path, sidefile.read(path, schema).to_pylist(), known)
+        self._values: dict[str, str] = {row["key"]: row[value] for row in rows}
+
+    def of(self, key: str, missing: str) -> str:
+        if key not in self._values:
+            raise BadSample(missing, f"{self.path.name} has no row for it")
+        return self._values[key]
+
+
+class _Embeddings:
+    """A side file of embeddings, by key."""
+
+    def __init__(self, path: Path, teacher: str, what: str, known: Iterable[str], stack: ExitStack) -> None:
+        self._file = stack.enter_context(sidefile.Embeddings(path))
+        self._what = f"teacher '{teacher}', {what}"
+        self._row = {key: row for row, key in enumerate(_unique(path, self._file.keys, known))}
+        self.path, self.dim = path, self._file.dim
+
+    def of(self, key: str) -> np.ndarray:
+        """Bits of the embedding, ``[D]``."""
+        row = self._row.get(key)
+        if row is None:
+            raise BadSample("missing-embedding", f"{self._what}: the side file has no row for it")
+        length = self._file.length(row)
+        if not abs(length - 1) <= NORM_TOLERANCE:
+            raise BadSample("bad-embedding", f"{self._what}: its length is {length:.3g}, not 1")
+        return self._file[row]
+
+
+class _Teacher:
+    def __init__(self, files: TeacherFiles, known: Iterable[str], stack: ExitStack) -> None:
+        def opened(path: Path, what: str) -> _Embeddings:
+            return _Embeddings(path, files.name, what, known, stack)
+
+        self.name = files.name
+        self.text = opened(files.text, "caption")
+        self.dim = self.text.dim
+        self.image = [opened(path, f"view {number}") for number, path in enumerate(files.image)]
+        self.captions = {
+            name: [opened(path, f"caption {number} of '{name}'") for number, path in enumerate(paths)]
+            for name, paths in files.captions.items()
+        }
+        for other in [*self.image, *(file for listed in self.captions.values() for file in listed)]:
+            if other.dim != self.dim:
+                raise DamagedOutput(
+                    f"{other.path}: embeddings of {other.dim} numbers, but {self.dim} in {self.text.path}; "
+                    f"run all embeddings of teacher '{self.name}' again"
+                )
+
+
+def _expect_complete(
+    views: Sequence[Path], captions: Mapping[str, Sequence[Path]], teachers: Sequence[TeacherFiles]
+) -> None:
+    names = [teacher.name for teacher in teachers]
+    if not views or not names or len(set(names)) < len(names):
+        raise ValueError(f"want at least one view, and teachers with names that differ: {len(views)} views, {names}")
+    wanted = {name: len(paths) for name, paths in captions.items()}
+    for teacher in teachers:
+        has = {name: len(paths) for name, paths in teacher.captions.items()}
+        if len(teacher.image) != len(views) or has != wanted:
+            raise ValueError(
+                f"teacher '{teacher.name}' has embeddings of {len(teacher.image)} views and captions {has}; "
+                f"there are {len(views)} views and captions {wanted}"
+            )
+
+
+def _unique(path: Path, rows: list[Any], known: Iterable[str] | None = None) -> list[Any]:
+    """Return the rows after a check of their keys. ``known`` are the keys of the shard."""
+    keys = [row if isinstance(row, str) else row["key"] for row in rows]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, number in Counter(keys).items() if number > 1)
+        raise DamagedOutput(f"{path}: sample '{twice}' is there twice; delete the file and run its stage again")
+    if known is not None and (strange := set(keys).difference(known)):
+        raise DamagedOutput(
+            f"{path}: holds sample '{min(strange)}' and {len(strange) - 1} more that the shard does not have: it "
+            "belongs to another shard, or to another version of this one; run its stage again"
+        )
+    return rows
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise ShardError(f"{source}: cannot be read ({error.strerror}); fetch the shard again") from error
+
+
+def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> bytes:
+    """Return the image, which must be the one whose pixels the crops are measured in."""
+    image = members.get(row["image"], b"")
+    if hashlib.sha256(image).hexdigest() != row["sha256"]:
+        raise ShardError(
+            f"{source}: '{row['key']}.{row['image']}' has changed since it was validated; run raw_shards again"
+        )
+    return image
+
+
+def _rest(members: dict[str, bytes], row: dict[str, Any], dims: dict[str, int]) -> dict[str, Any]:
+    """Content of ``json``: the fields of the source's, the image's hash, and the teachers."""
+    try:
+        fields = json.loads(members.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        fields = {}
+    teachers = [{"name": name, "dim": dim} for name, dim in dims.items()]
+    return {**(fields if isinstance(fields, dict) else {}), "image_sha256": row["sha256"], "teachers": teachers}
+
+
+def _field(captioner: str) -> str:
+    return f"{CAPTIONS}_{captioner}"

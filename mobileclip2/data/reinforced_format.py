@@ -1,0 +1,323 @@
+"""One sample of a reinforced dataset as members of a tar, as the published datasets have it.
+
+The members are an image, ``txt``, ``url.txt``, ``syn.json`` (captions by field ``syn_text<tag>``), ``paug.json``
+(views), ``pth.gz`` (bf16) or ``npz`` (fp32) with the embeddings, and ``json`` with the rest. Two layouts of the
+embeddings are published: DFNDR's (MobileCLIP2) has ``text_emb [1, D]`` and a field ``syn_text<tag>_emb [captions, D]``
+for each captioner, DataCompDR's (MobileCLIP) has the captions' rows below the real caption's in ``text_emb [1 +
+captions, D]``. Both are read, the first is written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from isal import igzip
+
+from mobileclip2.data.augmentation import View, parse_views
+from mobileclip2.data.validate import IMAGE_EXTENSIONS
+from mobileclip2.errors import ShardError
+
+Storage = Literal["pth.gz", "npz"]
+"""The member that holds the embeddings: gzipped bf16, or fp32 at twice the size."""
+
+CAPTIONS = "syn_text"
+"""What every field of synthetic captions begins with."""
+
+MEMBERS = (*IMAGE_EXTENSIONS, "txt", "url.txt", "syn.json", "paug.json", "npz", "pth.gz", "json")
+
+
+_GZIP = 16 + zlib.MAX_WBITS
+"""a gzip header and trailer around the stream, without name and time"""
+
+
+@dataclass
+class ReinforcedSample:
+    """``D`` is the sum of the teachers' dimensions; rows go by the order of ``views`` and of the captions."""
+
+    key: str
+    caption: str
+    views: list[View]
+    captions: dict[str, list[str]]
+    """by field, ``syn_text_<captioner>`` in what is written here"""
+    image_emb: torch.Tensor
+    """``[views, D]``, bf16 or fp32"""
+    text_emb: torch.Tensor
+    """``[1, D]``"""
+    caption_embs: dict[str, torch.Tensor]
+    """``[captions, D]`` by the field of the captions"""
+    image: bytes | None = None
+    """None where the images stayed in the source shards"""
+    extension: str = "jpg"
+    url: str | None = None
+    rest: dict[str, Any] = field(default_factory=dict)
+
+
+def encode(sample: ReinforcedSample, storage: Storage) -> dict[str, bytes]:
+    """Members by extension, in the order of the published datasets. The same sample always gives the same bytes.
+
+    Raises:
+        ValueError: rows or dimensions of the embeddings do not fit the sample.
+    """
+    _check(sample)
+    embeddings = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
+    embeddings |= {f"{name}_emb": rows for name, rows in sample.caption_embs.items()}
+    members = {} if sample.image is None else {sample.extension: sample.image}
+    members["txt"] = sample.caption.encode()
+    if sample.url is not None:
+        members["url.txt"] = sample.url.encode()
+    members["syn.json"] = _json(sample.captions)
+    members["paug.json"] = _json({"param_aug": [view.to_list() for view in sample.views]})
+    members[storage] = pack(embeddings, storage)
+    members["json"] = _json(sample.rest)
+    return members
+
+
+def decode(members: Mapping[str, bytes], key: str, shard: str) -> ReinforcedSample:
+    """Decode the members of a sample in either published layout.
+
+    Raises:
+        ShardError: a member is missing or malformed, or two of them disagree; names shard, sample and member.
+    """
+    try:
+        return _decode(members, key)
+    except ValueError as error:
+        raise ShardError(f"{shard}: sample '{key}': {error}; fetch or make the shard again") from error
+
+
+def _decode(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
+    for name in ("txt", "syn.json", "paug.json"):
+        if name not in members:
+            raise ValueError(f"member '{name}' is missing among {', '.join(members) or 'none'}")
+    extension = next((name for name in IMAGE_EXTENSIONS if name in members), None)
+    captions = _captions(_object(members, "syn.json"))
+    embeddings = unpack(members)
+    image_emb, text_emb = (_take(embeddings, name) for name in ("image_emb", "text_emb"))
+    text_emb, caption_embs = _split_texts(text_emb, embeddings, captions)
+    sample = ReinforcedSample(
+        key,
+        _text(members, "txt"),
+        _views(_object(members, "paug.json")),
+        captions,
+        image_emb,
+        text_emb,
+        caption_embs,
+        image=members[extension] if extension else None,
+        extension=extension or "jpg",
+        url=_text(members, "url.txt") if "url.txt" in members else None,
+        rest=_object(members, "json") if "json" in members else {},
+    )
+    _check(sample)
+    return sample
+
+
+def _check(sample: ReinforcedSample) -> None:
+    expected = {
+        "image_emb": (sample.image_emb, len(sample.views), "views in paug.json"),
+        "text_emb": (sample.text_emb, 1, "txt"),
+    }
+    for name, texts in sample.captions.items():
+        if name not in sample.caption_embs:
+            raise ValueError(f"'{name}' in syn.json has no embeddings '{name}_emb'")
+        expected[f"{name}_emb"] = sample.caption_embs[name], len(texts), f"captions '{name}' in syn.json"
+    for name in sample.caption_embs:
+        if name not in sample.captions:
+            raise ValueError(f"embeddings '{name}_emb' belong to no captions '{name}' in syn.json")
+    dim = sample.image_emb.shape[1] if sample.image_emb.ndim == 2 else 0
+    for name, (rows, count, what) in expected.items():
+        if rows.ndim != 2 or rows.shape[1] != dim or not dim:
+            raise ValueError(f"'{name}' has shape {list(rows.shape)}; every row has the {dim} numbers of 'image_emb'")
+        if len(rows) != count:
+            raise ValueError(f"'{name}' has {len(rows)} rows for {count} {what}")
+        # a sum is finite if all its terms are, and much faster; it can overflow by itself
+        if not math.isfinite(rows.sum(dtype=torch.float32).item()) and not rows.isfinite().all():
+            raise ValueError(f"'{name}' holds numbers that are not finite")
+    if not sample.views:
+        raise ValueError("paug.json holds no view")
+
+
+def _split_texts(
+    text_emb: torch.Tensor, embeddings: dict[str, torch.Tensor], captions: dict[str, list[str]]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Rows of the real caption, and those of the captions by field, from either layout."""
+    of_captions = {
+        name.removesuffix("_emb"): rows
+        for name, rows in embeddings.items()
+        if name.startswith(CAPTIONS) and name.endswith("_emb")
+    }
+    if of_captions or len(text_emb) <= 1:
+        return text_emb, of_captions
+    if len(captions) != 1:
+        raise ValueError(
+            f"'text_emb' has {len(text_emb)} rows, and syn.json {len(captions)} fields of captions to share them"
+        )
+    (name,) = captions
+    return text_emb[:1], {name: text_emb[1:]}
+
+
+def _captions(fields: dict[str, Any]) -> dict[str, list[str]]:
+    captions = {name: texts for name, texts in fields.items() if name.startswith(CAPTIONS)}
+    for name, texts in captions.items():
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"'{name}' in syn.json is not a list of captions")
+    return captions
+
+
+def _views(fields: dict[str, Any]) -> list[View]:
+    if "param_aug" not in fields:
+        raise ValueError(f"'param_aug' is missing in paug.json among {', '.join(fields) or 'none'}")
+    try:
+        return parse_views(fields["param_aug"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"paug.json: {error}") from error
+
+
+def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
+    """Embeddings by field from ``npz``, which is exact, or else from ``pth.gz``.
+
+    Raises:
+        ValueError: neither is there, or it cannot be read.
+    """
+    name = next((name for name in ("npz", "pth.gz") if name in members), None)
+    if name is None:
+        raise ValueError(f"no embeddings: neither 'npz' nor 'pth.gz' is among {', '.join(members)}")
+    try:
+        fields = _read_npz(members[name]) if name == "npz" else _read_pth_gz(members[name])
+    except MemoryError:
+        raise
+    except Exception as error:  # the readers raise whatever damaged input leads them to
+        raise ValueError(f"'{name}' cannot be read ({str(error)[:200]})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"'{name}' holds a {type(fields).__name__} and no fields")
+    return {
+        str(key): value
+        for key, value in fields.items()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    }
+
+
+def _read_npz(data: bytes) -> dict[str, torch.Tensor]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files if arrays[name].dtype.kind == "f"}
+
+
+def _read_pth_gz(data: bytes) -> Any:
+    archive = bytearray(igzip.decompress(data))
+    known = _LAYOUTS.setdefault(len(archive), [])
+    layout = next((layout for layout in known if archive.startswith(layout.head)), None)
+    if layout is None:
+        fields = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
+        known += _layouts(archive, fields)
+        return fields
+    return {
+        name: torch.frombuffer(archive, dtype=kind, count=shape.numel(), offset=start).view(shape)
+        for name, kind, shape, start in layout.tensors
+    }
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the tensors of an archive of ``torch.save`` lie: the same in every archive that begins and ends with it.
+
+    ``torch.load`` takes longer for the few numbers of a sample than all other reading of it, and all samples of a dataset have
+    one of a few layouts.
+    """
+
+    head: bytes
+    """All before the first tensor, the pickle included, which names dtypes and shapes."""
+    tensors: tuple[tuple[str, torch.dtype, torch.Size, int], ...]
+    """name, dtype, shape and offset in the archive"""
+
+
+_LAYOUTS: dict[int, list[_Layout]] = {}
+"""by the length of the archive; as many as there are counts of views and captions in a dataset"""
+
+
+def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
+    """Find the layout of an archive. There is none unless it holds plain tensors with one storage each, in sequence."""
+    if (
+        not isinstance(fields, dict)
+        or not fields
+        or not all(isinstance(each, torch.Tensor) for each in fields.values())
+    ):
+        return []
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        entries = {entry.filename.partition("/")[2]: entry for entry in file.infolist()}
+    if sum(name.startswith("data/") for name in entries) != len(fields):
+        return []
+    tensors = []
+    for number, (name, tensor) in enumerate(fields.items()):
+        entry = entries.get(f"data/{number}")
+        if (
+            entry is None
+            or entry.compress_type != zipfile.ZIP_STORED
+            or not tensor.is_contiguous()
+            or not tensor.numel()
+        ):
+            return []
+        name_length, extra_length = struct.unpack_from("<HH", archive, entry.header_offset + 26)
+        start = entry.header_offset + 30 + name_length + extra_length
+        if archive[start : start + entry.file_size] != tensor.view(torch.uint8).numpy().tobytes():
+            return []
+        tensors.append((name, tensor.dtype, tensor.shape, start))
+    first = min(start for *_, start in tensors)
+    if entries["data.pkl"].header_offset >= first:
+        return []
+    return [_Layout(bytes(archive[:first]), tuple(tensors))]
+
+
+def _take(embeddings: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    if name not in embeddings:
+        raise ValueError(f"'{name}' is missing among the embeddings {', '.join(embeddings) or 'none'}")
+    return embeddings[name]
+
+
+def pack(embeddings: dict[str, torch.Tensor], storage: Storage) -> bytes:
+    """Encode embeddings ``[n, D]`` by field as a member."""
+    return _npz(embeddings) if storage == "npz" else _pth_gz(embeddings)
+
+
+def _pth_gz(embeddings: dict[str, torch.Tensor]) -> bytes:
+    # a slice would be saved with all of the tensor that it is a part of
+    whole = {name: rows.to(torch.bfloat16, copy=True).contiguous() for name, rows in embeddings.items()}
+    buffer = io.BytesIO()
+    torch.save(whole, buffer)
+    # embeddings repeat nothing that a search could find: runs and frequent bytes alone are a fifth of the time
+    packer = zlib.compressobj(wbits=_GZIP, strategy=zlib.Z_RLE)
+    return packer.compress(buffer.getvalue()) + packer.flush()
+
+
+def _npz(embeddings: dict[str, torch.Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **{name: rows.float().numpy() for name, rows in embeddings.items()})
+    return buffer.getvalue()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _object(members: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(members[name])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{name}' is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"'{name}' is not a mapping of fields")
+    return value
+
+
+def _text(members: Mapping[str, bytes], name: str) -> str:
+    try:
+        return members[name].decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{name}' is not UTF-8 at byte {error.start}") from error

@@ -1,0 +1,221 @@
+"""WebDataset tars as DFN and img2dataset publish them: members side by side with one key are one sample."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.errors import ShardError
+
+MAX_SAMPLE_BYTES = 256 << 20
+"""More than an image with its caption needs; unbounded, one sample decides how much memory a worker takes."""
+
+
+@dataclass
+class RawSample:
+    """Members of one key by extension in lower case, which is what follows the first "." of the base name.
+
+    A sample with a ``fault`` is bad already as the tar has it, and has no members.
+    """
+
+    key: str
+    members: dict[str, bytes] = field(default_factory=dict)
+    fault: BadSample | None = None
+
+
+def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[RawSample]:
+    """Yield the samples of an uncompressed tar in its order, read as a stream with one sample in memory.
+
+    Bad samples come with their fault: ``bad-path`` (absolute or with ".."), ``bad-key`` (not UTF-8, or
+    control characters), ``sample-too-large``, and ``duplicate-key`` for every later run of members of a key,
+    of which the first is kept. Members that belong to no sample are counted in ``ignored`` by kind: links,
+    devices, names without key or extension.
+
+    Raises:
+        ShardError: not a tar, cut off or damaged; names ``name``, the byte and the last whole sample. Every
+            sample that is whole before the damage comes first.
+    """
+    tar: tarfile.TarFile | None = None
+    last = None
+    try:
+        tar = StrictTar.open(fileobj=file, mode="r|")
+        for sample in _group(tar, Counter() if ignored is None else ignored):
+            yield sample
+            last = sample.key
+        _expect_end(tar)
+    except tarfile.TarError as error:
+        raise ShardError(f"{name}: {_damage(error, tar, last)}") from error
+    except OSError as error:
+        raise ShardError(f"{name}: cannot be read: {error}") from error
+
+
+class TarWriter:
+    """Writes tars whose bytes depend on the samples alone: no times, no owners, members in the order given.
+
+    A path gets its file when the writer closes and not before; if the block fails, nothing is left.
+
+    Raises:
+        ValueError: a key or extension that :func:`read_samples` would not give back.
+    """
+
+    def __init__(self, target: Path | BinaryIO) -> None:
+        self._path = target if isinstance(target, Path) else None
+        self._temporary: Path | None = None
+        if isinstance(target, Path):
+            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+            self._temporary = Path(temporary)
+            self._file: BinaryIO = os.fdopen(handle, "wb")
+        else:
+            self._file = target
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Append a sample with its members by extension."""
+        for extension, data in members.items():
+            path = f"{key}.{extension}"
+            if split_path(path) != (key, extension) or path_fault(path):
+                raise ValueError(f"'{path}' would not be read back as member '{extension}' of sample '{key}'")
+            info = tarfile.TarInfo(path)
+            info.size, info.mode = len(data), 0o644
+            self._tar.addfile(info, io.BytesIO(data))
+            forget_headers(self._tar)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._tar.close()
+                self._publish()
+        finally:
+            if self._temporary:
+                self._temporary.unlink(missing_ok=True)
+                self._file.close()  # fails on a full disk, so it comes last
+
+    def _publish(self) -> None:
+        if self._path and self._temporary:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._temporary.chmod(0o644)
+            self._temporary.replace(self._path)
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """tarfile takes any bad header after the first for the end of the archive; only the end marker is one."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
+class _Utf8Tar(tarfile.TarFile):
+    encoding = "utf-8"  # whatever the machine's locale is
+
+
+class StrictTar(_Utf8Tar):
+    """A ``TarFile`` that raises an error on a damaged header, where ``tarfile`` would end the archive."""
+
+    tarinfo = _StrictHeader
+
+
+def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
+    seen: set[str] = set()
+    sample: RawSample | None = None
+    extensions: set[str] = set()
+    size = 0
+    while (info := tar.next()) is not None:
+        forget_headers(tar)
+        parts = split_path(info.name)
+        if not info.isreg() or parts is None:
+            if not info.isdir():
+                ignored[_kind(info)] += 1
+            continue
+        key, extension = parts
+        if sample is None or sample.key != key or extension in extensions:
+            if sample is not None:
+                yield sample
+            sample, extensions, size = RawSample(key, fault=path_fault(info.name)), set(), 0
+            if key in seen:
+                sample.fault = BadSample("duplicate-key", "the key came earlier; members must lie side by side")
+            seen.add(key)
+        extensions.add(extension)
+        size += info.size
+        if size > MAX_SAMPLE_BYTES and not sample.fault:
+            detail = f"'{info.name}' brings it to {size:,} bytes; at most {MAX_SAMPLE_BYTES:,}"
+            sample.fault = BadSample("sample-too-large", detail)
+        if sample.fault:
+            sample.members.clear()
+        else:
+            sample.members[extension] = _content(tar, info)
+    if sample is not None:
+        yield sample
+
+
+def forget_headers(tar: tarfile.TarFile) -> None:
+    """Clear the headers that ``tarfile`` caches, which add up over a shard."""
+    tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(info)
+    assert file is not None
+    return file.read(info.size)
+
+
+def split_path(path: str) -> tuple[str, str] | None:
+    """Key and extension, or None for a name without one of them (hidden files, README)."""
+    folder, slash, base = path.removeprefix("./").rpartition("/")
+    stem, _, extension = base.partition(".")
+    if not stem or not extension:
+        return None
+    return (folder + slash + stem).encode(errors="backslashreplace").decode(), extension.lower()
+
+
+def path_fault(path: str) -> BadSample | None:
+    """Return why a member path is unsafe or unreadable, or None."""
+    if path.startswith("/") or ".." in path.split("/"):
+        return BadSample("bad-path", f"the member path '{path}' leaves the folder of the shard")
+    if not path.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
+        return BadSample("bad-key", f"the member path {path!a} is not UTF-8 or holds control characters")
+    return None
+
+
+def _kind(info: tarfile.TarInfo) -> str:
+    if info.isreg():
+        return "no-key"
+    return "link" if info.issym() or info.islnk() else "device"
+
+
+def _expect_end(tar: tarfile.TarFile) -> None:
+    """After the end marker only zeros may come; a hole in the file or a second tar would hide samples."""
+    assert tar.fileobj is not None
+    while block := tar.fileobj.read(tarfile.RECORDSIZE):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError("more data follows the end-of-archive marker")
+
+
+def _damage(error: Exception, tar: tarfile.TarFile | None, last: str | None) -> str:
+    if tar is None:
+        return f"not a tar ({error}); delete the file or fetch it again"
+    assert tar.fileobj is not None
+    byte = min(tar.offset, tar.fileobj.tell())
+    whole = f"the last whole sample is '{last}'" if last else "no sample before it is whole"
+    return f"cut off or damaged at byte {byte:,} ({error}); {whole}. Fetch the shard again"

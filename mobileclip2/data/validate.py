@@ -1,0 +1,188 @@
+"""Which samples of a shard are kept, as a table; and why the others are not, as another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from mobileclip2.config.filters import Filters
+from mobileclip2.data import image
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.tar import RawSample, read_samples
+from mobileclip2.errors import ShardError
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+
+KEPT = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("image", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("url", pa.string()),
+    ]
+)
+"""One row for each kept sample, in the shard's order; ``image`` is the extension of the image's member."""
+
+SKIPPED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "reason", "detail")])
+"""One row for each bad sample, in the order of the shard."""
+
+
+@dataclass
+class Validated:
+    """A shard after validation: tables of schema :data:`KEPT` and :data:`SKIPPED`."""
+
+    table: pa.Table
+    skipped: pa.Table
+
+
+def validate_shard(samples: Iterable[RawSample], filters: Filters) -> Validated:
+    """Decode every image and read every caption. A bad sample becomes a row of ``skipped``, alone.
+
+    Reasons beside those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
+    ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
+    ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``, ``bad-json`` (only where the caption has
+    to come from it).
+    """
+    kept: list[dict[str, Any]] = []
+    skipped: list[dict[str, str]] = []
+    for sample in samples:
+        try:
+            kept.append(_validate(sample, filters))
+        except BadSample as bad:
+            skipped.append({"key": sample.key, "reason": bad.reason, "detail": bad.detail})
+    return Validated(pa.Table.from_pylist(kept, KEPT), pa.Table.from_pylist(skipped, SKIPPED))
+
+
+def check_share(skipped: pa.Table, total: int, limit: float, shard: str) -> None:
+    """Check that no more than the share ``limit`` of the ``total`` samples was skipped.
+
+    Raises:
+        ShardError: more were skipped. Lists the reasons by number, each with the first keys.
+    """
+    if skipped.num_rows <= limit * total:
+        return
+    keys: dict[str, list[str]] = {}
+    for row in skipped.to_pylist():
+        keys.setdefault(row["reason"], []).append(row["key"])
+    lines = [
+        f"  {reason}: {len(found)} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for reason, found in sorted(keys.items(), key=lambda item: -len(item[1]))
+    ]
+    raise ShardError(
+        f"{shard}: {skipped.num_rows} of {total} samples are bad, more than the accepted {limit:.1%}. "
+        "Mend the shard, relax 'filters' or raise 'max_bad_share'\n" + "\n".join(lines)
+    )
+
+
+def iter_valid(file: BinaryIO, name: str, keys_in_order: Iterable[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of exactly the samples that validation kept, from the shard itself.
+
+    Raises:
+        ShardError: a kept sample is no longer there, or the shard cannot be read.
+    """
+    wanted = iter(keys_in_order)
+    key = next(wanted, None)
+    if key is None:
+        return
+    for sample in read_samples(file, name):
+        if sample.key == key and sample.fault is None:
+            yield key, sample.members
+            key = next(wanted, None)
+            if key is None:
+                return
+    raise ShardError(f"{name}: sample '{key}' is gone since the shard was validated; run raw_shards again")
+
+
+def _validate(sample: RawSample, filters: Filters) -> dict[str, Any]:
+    if sample.fault:
+        raise sample.fault
+    extension = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
+    if extension is None:
+        has = ", ".join(sample.members)
+        raise BadSample("missing-image", f"no member is one of {', '.join(IMAGE_EXTENSIONS)}; it has {has}")
+    data = sample.members[extension]
+    width, height = _size(data, filters)
+    caption = _caption(sample.members, filters)
+    image.decode(data, max_pixels=filters.max_pixels)
+    return {
+        "key": sample.key,
+        "caption": caption,
+        "width": width,
+        "height": height,
+        "image": extension,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "url": _url(sample.members),
+    }
+
+
+def _size(data: bytes, filters: Filters) -> tuple[int, int]:
+    width, height = image.size(data)
+    shorter, longer = sorted((width, height))
+    if shorter < filters.min_side:
+        raise BadSample("image-too-small", f"{width} x {height} pixels; a side has at least {filters.min_side}")
+    if filters.max_aspect is not None and longer > filters.max_aspect * shorter:
+        raise BadSample("image-too-long", f"{width} x {height} pixels; at most {filters.max_aspect:g} to 1")
+    return width, height
+
+
+def _caption(members: dict[str, bytes], filters: Filters) -> str:
+    caption = _text(members["txt"], "txt") if "txt" in members else _json_caption(members)
+    caption = caption.strip()
+    if not caption:
+        raise BadSample("empty-caption", "the caption is empty or white space")
+    if "\0" in caption:
+        raise BadSample("nul-in-caption", "the caption holds NUL characters")
+    if len(caption) < filters.min_caption_chars:
+        raise BadSample("caption-too-short", f"{len(caption)} characters; at least {filters.min_caption_chars}")
+    if len(caption) > filters.max_caption_chars:
+        raise BadSample("caption-too-long", f"{len(caption)} characters; at most {filters.max_caption_chars}")
+    return caption
+
+
+def _json_caption(members: dict[str, bytes]) -> str:
+    if "json" not in members:
+        raise BadSample("missing-caption", "neither 'txt' nor 'json' is there")
+    caption = _fields(members["json"]).get("caption")
+    if not isinstance(caption, str):
+        raise BadSample("missing-caption", "there is no 'txt', and 'json' has no text in 'caption'")
+    if not _encodable(caption):
+        raise BadSample("invalid-utf8", "'caption' in 'json' holds half a surrogate pair")
+    return caption
+
+
+def _text(data: bytes, member: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadSample("invalid-utf8", f"'{member}' is not UTF-8 at byte {error.start}") from error
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSample("bad-json", f"'json' cannot be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise BadSample("bad-json", "'json' is not a mapping of fields")
+    return fields
+
+
+def _url(members: dict[str, bytes]) -> str | None:
+    """Where the image came from, if the sample says so legibly; nothing depends on it."""
+    try:
+        url = _text(members["url.txt"], "url.txt") if "url.txt" in members else _fields(members["json"]).get("url")
+    except (BadSample, KeyError):
+        return None
+    return url.strip() or None if isinstance(url, str) and _encodable(url) else None
+
+
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,1 @@
+"""Incremental computation: the graph, fingerprints, plans, staleness, tasks, lineage, gc and cost."""

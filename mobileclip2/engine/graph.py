@@ -1,0 +1,382 @@
+"""The graph of a profile: every asset, what each of its parts declares, and what it reads. Plain data; nothing is computed here.
+
+An asset is what Dagster shows and a user materialises. Its *parts* are what is computed and reused on its own: one for each view,
+synthetic caption or evaluation set, so that going from two views to four embeds only the two new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from mobileclip2.config.profile import Between, Captioner, Model, Profile, Student, Teacher
+from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
+from mobileclip2.fingerprint import declared
+
+CODE_VERSIONS = {
+    "raw_shards": "1",
+    "augmentations": "1",
+    "caption_corpus": "1",
+    "captioner": "2",
+    "synthetic_captions": "1",
+    "teacher": "2",
+    "teacher_embeddings": "2",
+    "reinforced_dataset": "2",
+    "student": "2",
+    "evaluation": "4",
+    "study": "1",
+}
+"""Raise a stage's number when its code changes the bytes it writes."""
+
+WHOLE = "whole"
+"""name of the part of an asset that has only one"""
+
+
+@dataclass(frozen=True)
+class Input:
+    """Reads an asset: of the same group where both are grouped, of all groups where only it is."""
+
+    asset: str
+    part: str | None = None
+    """None: every part"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is computed and reused on its own, with what it declares and reads."""
+
+    name: str
+    declared: dict[str, Any]
+    inputs: dict[str, Input] = field(default_factory=dict)
+    externals: dict[str, External] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One asset of Dagster, with its parts."""
+
+    key: str
+    grouped: bool
+    parts: dict[str, Part]
+    description: str
+    by_part: bool = False
+    """each part is computed in a run of its own, as a group of its name"""
+
+    def parts_of(self, group: str | None) -> dict[str, Part]:
+        """Return the parts that are computed together for a group."""
+        if self.by_part:
+            assert group is not None
+            return {group: self.parts[group]}
+        return self.parts
+
+    @property
+    def stage(self) -> str:
+        """Return the first component of the key, for example ``teacher``."""
+        return self.key.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The teacher, captioner, student or model that the asset belongs to; empty for the shared ones."""
+        return self.key.partition("/")[2].partition("/")[0]
+
+    @property
+    def trains(self) -> bool:
+        """Whether computing it trains a model, which several processes can share."""
+        return any(part.declared.get("train") or part.declared.get("locked") for part in self.parts.values())
+
+    @property
+    def code_version(self) -> str:
+        """Return the code version of the stage, which enters every fingerprint."""
+        return CODE_VERSIONS[self.stage]
+
+    @property
+    def upstream(self) -> list[str]:
+        """Keys of the assets that it reads, each once, in order."""
+        return list(dict.fromkeys(source.asset for part in self.parts.values() for source in part.inputs.values()))
+
+
+Graph = dict[str, Asset]
+"""assets by key, each after everything it reads"""
+
+
+def build_graph(profile: Profile) -> Graph:
+    """All assets of a profile in topological order."""
+    assets = [
+        *_shards(profile),
+        *_captioners(profile),
+        *_teachers(profile),
+        *_dataset(profile),
+        *_students(profile),
+        *_studies(profile),
+    ]
+    return {asset.key: asset for asset in assets}
+
+
+def _single(key: str, description: str, part: Part, *, grouped: bool = False) -> Asset:
+    return Asset(key, grouped, {part.name: part}, description)
+
+
+def _shards(profile: Profile) -> Iterator[Asset]:
+    filters = declared(profile.filters)
+    yield _single(
+        "raw_shards",
+        "Image-text pairs of the source shards, every one decoded and checked; bad ones are named in a side file.",
+        Part(WHOLE, {"filters": filters}, externals={"shards": GroupShards()}),
+        grouped=True,
+    )
+    views = profile.views
+    yield Asset(
+        "augmentations",
+        True,
+        {
+            f"view-{view}": Part(
+                f"view-{view}",
+                {"augmentation": declared(views.augmentation), "seed": views.seed, "view": view},
+                {"raw_shards": Input("raw_shards")},
+            )
+            for view in range(views.count)
+        },
+        "Crop and RandAugment parameters of every view of every image: one source for all teachers and students.",
+    )
+    for corpus in profile.caption_corpora:
+        yield _single(
+            f"caption_corpus/{corpus.name}",
+            "A small clean image-caption set that captioners are fine-tuned on.",
+            Part(WHOLE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)}),
+        )
+
+
+def _model_externals(model: Model | None) -> dict[str, External]:
+    return {"weights": Pinned(model.weights)} if model and model.weights else {}
+
+
+def _captioners(profile: Profile) -> Iterator[Asset]:
+    for captioner in profile.captioners:
+        yield _captioner(captioner)
+        if captioner.name not in profile.dataset_captioners:
+            continue
+        yield Asset(
+            f"synthetic_captions/{captioner.name}",
+            True,
+            {
+                f"caption-{index}": Part(
+                    f"caption-{index}",
+                    {"generation": declared(captioner.generation), "caption": index},
+                    {"captioner": Input(f"captioner/{captioner.name}"), "raw_shards": Input("raw_shards")},
+                )
+                for index in range(captioner.captions)
+            },
+            f"Captions that {captioner.name} writes for every image by nucleus sampling.",
+        )
+
+
+def _captioner(captioner: Captioner) -> Asset:
+    inputs, externals = {}, _model_externals(captioner.model)
+    if captioner.base:
+        inputs["base"] = Input(f"captioner/{captioner.base}")
+    if captioner.train_on:
+        inputs["data"] = Input(captioner.train_on)
+    if captioner.trunk_weights:
+        externals["trunk"] = Pinned(captioner.trunk_weights)
+    fields = {
+        "model": declared(captioner.model),
+        "small": declared(captioner.small),
+        "train": declared(captioner.train),
+    }
+    return _single(
+        f"captioner/{captioner.name}",
+        f"A CoCa captioner{f' that starts from {captioner.base}' if captioner.base else ''}"
+        + (
+            f", trained on {captioner.train_on} with the contrastive and the caption loss."
+            if captioner.train_on
+            else "."
+        ),
+        Part(WHOLE, fields, inputs, externals),
+    )
+
+
+def _teachers(profile: Profile) -> Iterator[Asset]:
+    for teacher in profile.teachers:
+        yield _teacher(teacher)
+        embeddings = f"teacher_embeddings/{teacher.name}"
+        model = {"teacher": Input(f"teacher/{teacher.name}")}
+        yield Asset(
+            f"{embeddings}/image",
+            True,
+            {
+                # views of no image at all are equal, and captions may be: what is made of them still has a place of its own
+                f"view-{view}": Part(
+                    f"view-{view}",
+                    {"view": view},
+                    {
+                        **model,
+                        "raw_shards": Input("raw_shards"),
+                        "view": Input("augmentations", f"view-{view}"),
+                    },
+                )
+                for view in range(profile.views.count)
+            },
+            f"{teacher.name}'s normalised bf16 embeddings of every stored view, at its own input size.",
+        )
+        yield _single(
+            f"{embeddings}/text",
+            f"{teacher.name}'s normalised bf16 embeddings of the real captions.",
+            Part(WHOLE, {}, {**model, "texts": Input("raw_shards")}),
+            grouped=True,
+        )
+        for name in profile.dataset_captioners:
+            yield Asset(
+                f"{embeddings}/{name}",
+                True,
+                {
+                    f"caption-{index}": Part(
+                        f"caption-{index}",
+                        {"caption": index},
+                        {**model, "texts": Input(f"synthetic_captions/{name}", f"caption-{index}")},
+                    )
+                    for index in range(profile.captioner(name).captions)
+                },
+                f"{teacher.name}'s normalised bf16 embeddings of the captions that {name} wrote.",
+            )
+
+
+def _teacher(teacher: Teacher) -> Asset:
+    inputs: dict[str, Input] = {}
+    externals = _model_externals(teacher.model)
+    fields: dict[str, Any] = {"model": declared(teacher.model), "locked": declared(teacher.locked)}
+    if teacher.locked:
+        externals = {
+            "trunk": Pinned(teacher.locked.trunk_weights),
+            "text": Pinned(teacher.locked.text_weights),
+        }
+        if path := teacher.locked.text_weights.path:
+            externals["text_config"] = Folder(str(PurePosixPath(path).parent), "/*.json")
+        inputs = {f"data-{number}": Input(source) for number, source in enumerate(teacher.locked.train_on)}
+    return _single(
+        f"teacher/{teacher.name}",
+        "Frozen pretrained towers under two projections that are trained here."
+        if teacher.locked
+        else "A teacher with given weights, pinned by their hash.",
+        Part(WHOLE, fields, inputs, externals),
+    )
+
+
+def _dataset(profile: Profile) -> Iterator[Asset]:
+    if not profile.dataset_teachers:
+        return
+    inputs = {"raw_shards": Input("raw_shards"), "augmentations": Input("augmentations")}
+    for captioner in profile.dataset_captioners:
+        inputs[f"captions/{captioner}"] = Input(f"synthetic_captions/{captioner}")
+    for teacher in profile.dataset_teachers:
+        for kind in ("image", "text", *profile.dataset_captioners):
+            inputs[f"embeddings/{teacher}/{kind}"] = Input(f"teacher_embeddings/{teacher}/{kind}")
+    fields = {
+        "teachers": list(profile.dataset_teachers),
+        "captioners": list(profile.dataset_captioners),
+        "storage": profile.dataset.storage,
+        "images": profile.dataset.images,
+    }
+    yield _single(
+        "reinforced_dataset",
+        "Images, captions, view parameters and all embeddings, joined by sample key into DR WebDataset tars.",
+        Part(WHOLE, fields, inputs),
+        grouped=True,
+    )
+
+
+def _students(profile: Profile) -> Iterator[Asset]:
+    for student in profile.students:
+        yield _student(profile, student)
+    models = [f"student/{s.name}" for s in profile.students] + [f"teacher/{t.name}" for t in profile.teachers]
+    for model in models if profile.evaluation else []:
+        yield Asset(
+            f"evaluation/{model.partition('/')[2]}",
+            False,
+            {
+                source.name: Part(
+                    source.name, {"set": source.name}, {"model": Input(model)}, {"set": Folder(source.url)}
+                )
+                for source in profile.evaluation
+            },
+            f"Zero-shot classification and retrieval of {model} in the DataComp result format.",
+            by_part=True,
+        )
+
+
+def _studies(profile: Profile) -> Iterator[Asset]:
+    for study in profile.studies:
+        yield Asset(
+            f"study/{study.name}",
+            False,
+            {name: _student_part(profile, student, name) for name, student in study.trials(profile).items()},
+            f"Students that differ from {study.student} in one thing, each with every seed, measured on "
+            f"{' and '.join(study.evaluate_on)}.",
+            by_part=True,
+        )
+
+
+def _student(profile: Profile, student: Student) -> Asset:
+    if student.between:
+        return _between(profile, student.name, student.between)
+    if not student.train:
+        return _single(
+            f"student/{student.name}",
+            "A small image-text model with given weights, as it is.",
+            Part(WHOLE, {"model": declared(student.model)}, externals=_model_externals(student.model)),
+        )
+    return _single(
+        f"student/{student.name}",
+        "A small image-text model, "
+        + ("trained on the raw pairs." if student.data == "raw" else "distilled from the reinforced dataset."),
+        _student_part(profile, student, WHOLE),
+    )
+
+
+def _student_part(profile: Profile, student: Student, name: str) -> Part:
+    fields: dict[str, Any] = {
+        "model": declared(student.model),
+        "data": student.data,
+        "train": declared(student.train),
+    }
+    inputs = {"base": Input(f"student/{student.base}")} if student.base else {}
+    if student.data == "raw":
+        fields["augmentation"] = declared(profile.views.augmentation)
+        inputs["data"] = Input("raw_shards")
+    else:
+        fields["loss"] = declared(student.loss)
+        fields["loss"]["captioners"] = _some(student.loss.captioners, profile.dataset_captioners)
+        del fields["loss"]["logit_scales"]  # said of every teacher, whether by the student or by the teacher itself:
+        fields["logit_scales"] = profile.logit_scales(student)
+        inputs["data"] = Input("reinforced_dataset")
+        if not profile.dataset.images:
+            inputs["raw_shards"] = Input("raw_shards")
+    externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
+    return Part(name, fields, inputs, externals)
+
+
+def _some(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
+    """Those chosen, in their own order; None for all, whether named or not."""
+    return None if chosen is None or set(chosen) == set(of) else [name for name in of if name in chosen]
+
+
+def _between(profile: Profile, name: str, between: Between) -> Asset:
+    end = profile.student(between.to)
+    fields: dict[str, Any] = {"weights": list(between.weights), "pick": declared(between.pick)}
+    inputs = {"end": Input(f"student/{end.name}")}
+    externals = _curve_sets(profile, between.pick.sets)
+    if end.base:
+        inputs["start"] = Input(f"student/{end.base}")
+    else:
+        fields["start"] = declared(end.model)
+        externals |= _model_externals(end.model)
+    return _single(
+        f"student/{name}",
+        f"Weights between {end.base or 'the given ones'} and {end.name}: the point of the curve that the profile's rule picks.",
+        Part(WHOLE, fields, inputs, externals),
+    )
+
+
+def _curve_sets(profile: Profile, names: Sequence[str]) -> dict[str, External]:
+    return {f"curve/{source.name}": Folder(source.url) for source in profile.evaluation if source.name in names}

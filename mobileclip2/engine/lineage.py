@@ -1,0 +1,83 @@
+"""What a stored output was made from, down to shards and weights, with hashes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mobileclip2.errors import UserError
+
+LINEAGE = "lineage.json"
+"""lies beside every checkpoint; no part of the manifest, because the same bytes may be made in more than one way"""
+
+
+class Node(BaseModel):
+    """One stored output."""
+
+    model_config = ConfigDict(frozen=True)
+
+    asset: str
+    part: str
+    group: str | None
+    fingerprint: str
+    code_version: str
+    path: str
+    """in the store"""
+    made_from: dict[str, str]
+    """role -> id of another node, or content hash of what lies outside the store"""
+
+    @property
+    def id(self) -> str:
+        """Return the identifier that :func:`node_id` gives."""
+        return node_id(self.asset, self.part, self.group)
+
+
+class Lineage(BaseModel):
+    """A tree with shared branches: every node once, sources before what was made from them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    asset: str
+    """the root"""
+    nodes: dict[str, Node]
+
+    def to_bytes(self) -> bytes:
+        """Serialize the lineage as JSON."""
+        return (json.dumps(self.model_dump(), indent=1) + "\n").encode()
+
+
+def node_id(asset: str, part: str, group: str | None) -> str:
+    """Return ``<asset>:<part>``, with ``@<group>`` for a grouped asset."""
+    return f"{asset}:{part}" + (f"@{group}" if group else "")
+
+
+def read_lineage(path: Path) -> Lineage:
+    """Read a lineage from its file.
+
+    Raises:
+        UserError: the file is missing or is none.
+    """
+    try:
+        return Lineage.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the lineage: {error.strerror}") from error
+    except ValidationError:
+        raise UserError(f"{path}: not a lineage as written here; give a {LINEAGE} beside a checkpoint") from None
+
+
+def branches(found: Lineage) -> dict[str, dict[str, Any]]:
+    """By asset, parts and groups together: ``{"made_from": [assets], "outside": {role: hashes}, "fingerprints": [...]}``."""
+    assets: dict[str, dict[str, Any]] = {}
+    for node in found.nodes.values():
+        asset = assets.setdefault(node.asset, {"made_from": [], "outside": {}, "fingerprints": []})
+        asset["fingerprints"].append(node.fingerprint)
+        for role, source in node.made_from.items():
+            if source in found.nodes:
+                if found.nodes[source].asset not in asset["made_from"]:
+                    asset["made_from"].append(found.nodes[source].asset)
+            elif source not in asset["outside"].setdefault(role, []):
+                asset["outside"][role].append(source)
+    return assets

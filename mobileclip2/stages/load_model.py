@@ -1,0 +1,18 @@
+"""A teacher or student from what its asset stored."""
+
+from __future__ import annotations
+
+from mobileclip2.engine.pipeline import Read
+from mobileclip2.engine.source_inventory import Contents
+from mobileclip2.models.build import CONFIG, WEIGHTS, load
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
+
+
+def load_image_text(stored: Read, contents: Contents) -> ImageText:
+    """Load the model of a finished ``teacher/...`` or ``student/...``."""
+    if SPEC in {file.name for file in stored.manifest.files}:
+        spec = contents.profile.teacher(stored.head.asset.partition("/")[2]).locked
+        assert spec is not None
+        return load_locked(spec, stored.fetch(PROJECTIONS), *contents.tower_weights(spec))
+    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))

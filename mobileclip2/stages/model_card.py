@@ -1,0 +1,181 @@
+"""The model card of an export, from what the store and the profile say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mobileclip2.config.profile import Captioner, Model, Profile, Student, Teacher
+from mobileclip2.engine.lineage import Lineage, branches
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.trace import lineage_of
+from mobileclip2.errors import UserError
+from mobileclip2.evaluation.results import MAIN
+from mobileclip2.export.parity import Parity
+from mobileclip2.export.write import NEEDS
+from mobileclip2.models.image_text import ImageText
+from mobileclip2.stages.stored_results import stored_results
+
+SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremltools")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was just written, card and all excepted."""
+
+    kind: str
+    int8: bool
+    image_text: ImageText
+    parity: Sequence[Parity]
+    bytes: dict[str, int]
+    architecture: Path | None
+    """the module of this project that its image tower needs"""
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One thing that the student was made from."""
+
+    name: str
+    what: str
+    licence: str
+
+
+def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
+    """Markdown."""
+    found = lineage_of(pipeline, key)
+    student = pipeline.profile.student(key.partition("/")[2])
+    (stored,) = pipeline.read(key)
+    return (
+        _environment()
+        .get_template("card.md.j2")
+        .render(
+            student=student,
+            exported=exported,
+            needs=NEEDS.get(exported.kind),
+            model=_origin(student),
+            embed_dim=exported.image_text.embed_dim,
+            parameters=stored.head.facts.get("parameters"),
+            context=getattr(exported.image_text.tokenize, "context_length", None),
+            samples=_samples(pipeline, found),
+            ingredients=list(_ingredients(pipeline.profile, found)),
+            metrics=_metrics(pipeline, student.name),
+            assets=branches(found),
+            fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
+            software={name: version(name) for name in SOFTWARE},
+        )
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
+    """Count the validated pairs of the shards and corpora in a lineage."""
+    keys = dict.fromkeys(node.asset for node in found.nodes.values())
+    return {
+        key: sum(read.head.samples for read in pipeline.read(key))
+        for key in keys
+        if key.partition("/")[0] in {"raw_shards", "caption_corpus"}
+    }
+
+
+def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
+    """List the data, teachers, captioners and earlier students of a lineage."""
+    assets = {node.asset for node in found.nodes.values()}
+    rows = [
+        (f"source {source.name}", "image-text pairs", source.licence)
+        for source in profile.sources
+        if "raw_shards" in assets
+    ]
+    rows += [
+        (f"caption corpus {corpus.name}", "clean image-caption pairs", corpus.licence)
+        for corpus in profile.caption_corpora
+        if f"caption_corpus/{corpus.name}" in assets
+    ]
+    rows += [
+        (f"teacher {teacher.name}", _teacher(teacher), teacher.licence)
+        for teacher in profile.teachers
+        if f"teacher/{teacher.name}" in assets
+    ]
+    rows += [
+        (f"captioner {captioner.name}", _captioner(captioner), captioner.licence)
+        for captioner in profile.captioners
+        if f"captioner/{captioner.name}" in assets
+    ]
+    rows += [
+        (f"student {student.name}", _student(student), student.licence)
+        for student in profile.students
+        if f"student/{student.name}" in assets
+    ]
+    return [Ingredient(name, what, licence or "not stated") for name, what, licence in rows]
+
+
+def _architecture(model: Model) -> str:
+    """Describe a model in a few words, without paths of the machine that trained it."""
+    if model.open_clip:
+        name = model.open_clip
+    else:
+        vision = (model.config or {}).get("vision_cfg", {})
+        name = vision.get("timm_model_name") or "a ViT written out in the profile"
+    if not model.weights:
+        return f"{name}, its own weights" if name.startswith("hf-hub:") else f"{name}, from random weights"
+    weights = model.weights
+    origin = weights.tag or (f"{weights.package}/{weights.file}" if weights.package else Path(weights.path or "").name)
+    return f"{name}, weights {origin}" + (f" (sha256 {weights.sha256[:16]})" if weights.sha256 else "")
+
+
+def _origin(student: Student) -> str:
+    if student.model:
+        return _architecture(student.model)
+    return f"as student {student.between.to if student.between else student.base}"
+
+
+def _teacher(teacher: Teacher) -> str:
+    scale = f"; logit scale {teacher.logit_scale:g}" if teacher.logit_scale else ""
+    if teacher.model:
+        return _architecture(teacher.model) + scale
+    assert teacher.locked
+    return f"locked towers {teacher.locked.trunk} and a text encoder under trained projections{scale}"
+
+
+def _captioner(captioner: Captioner) -> str:
+    if captioner.model:
+        what = _architecture(captioner.model)
+    else:
+        what = f"captioner {captioner.base}" if captioner.base else "a small CoCa"
+    return what + (f", trained on {captioner.train_on}" if captioner.train_on else "")
+
+
+def _student(student: Student) -> str:
+    if student.between:
+        return f"weights between those that {student.between.to} started from and ended with"
+    if not student.train:
+        return "given weights, not trained"
+    steps = f"{student.train.total_steps:,} steps of {student.train.batch:,} on {student.data} data"
+    return steps + (f", from student {student.base}" if student.base else "")
+
+
+def _metrics(pipeline: Pipeline, name: str) -> list[tuple[str, str, float]]:
+    """(set, metric, value) of the evaluation; empty while there is none."""
+    try:
+        results = stored_results(pipeline, name) if f"evaluation/{name}" in pipeline.graph else []
+    except UserError:
+        return []
+    return [
+        (result.key, metric, value)
+        for result in results
+        for metric, value in result.metrics.items()
+        if metric != MAIN and value is not None
+    ]

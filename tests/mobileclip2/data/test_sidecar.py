@@ -1,0 +1,147 @@
+"""Side files keep what they are given, give the same bytes for it, and say what is wrong with other files."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.errors import DamagedOutput, StoreError
+
+keys = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), unique=True, max_size=20)
+
+
+@given(keys, st.integers(1, 9), st.randoms(use_true_random=False))
+def test_embeddings_survive_bit_for_bit(tmp_path_factory, names, dim, random):
+    bits = np.array([[random.getrandbits(16) for _ in range(dim)] for _ in names], np.uint16).reshape(-1, dim)
+    path = tmp_path_factory.mktemp("side") / "e.parquet"
+    sidefile.write(sidefile.embeddings_table(names, bits), path)
+    found_keys, found = sidefile.read_embeddings(path)
+    assert found_keys == names and found.dtype == np.uint16 and np.array_equal(found, bits)
+    with pytest.raises(ValueError, match="read-only"):
+        found[...] = 0
+
+
+def test_tensors_are_rounded_to_bf16_and_stored_by_high_and_low_bytes():
+    values = torch.tensor([[1.0, -2.0, 1 + 2**-9]])
+    table = sidefile.embeddings_table(["a"], values)
+    assert table.column("high").to_pylist() == [bytes.fromhex("3f c0 3f")]
+    assert table.column("low").to_pylist() == [bytes.fromhex("80 00 80")]
+    assert table.schema.metadata == {b"dtype": b"bfloat16", b"dim": b"3"}
+    assert torch.equal(sidefile.from_bits(sidefile.to_bits(values)), values.bfloat16())
+
+
+def test_rows_come_from_any_row_group_in_any_order(tmp_path):
+    embeddings = torch.randn(3 * sidefile.ROW_GROUP + 5, 4)
+    path = tmp_path / "e.parquet"
+    sidefile.write(sidefile.embeddings_table([f"{n}" for n in range(len(embeddings))], embeddings), path)
+    assert pq.ParquetFile(path).num_row_groups == 4
+    _, everything = sidefile.read_embeddings(path)
+    with sidefile.Embeddings(path) as opened:
+        for row in (0, 1023, 1024, 3076, 2048, 5, 2047):
+            assert np.array_equal(opened[row], sidefile.to_bits(embeddings[row]))
+            assert np.array_equal(opened[row], everything[row])
+
+
+def test_a_walk_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(sidefile, "ROW_GROUP", 4)
+    sidefile.write(sidefile.embeddings_table([f"{n}" for n in range(10)], torch.ones(10, 2)), tmp_path / "e.parquet")
+    read, groups = pq.ParquetFile.read_row_group, []
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *args: groups.append(args[1]) or read(*args))
+    with sidefile.Embeddings(tmp_path / "e.parquet") as opened:
+        assert len([opened[row] for row in range(10)]) == 10
+    assert groups == [0, 1, 2]
+
+
+@given(keys)
+def test_the_same_table_gives_the_same_bytes(tmp_path_factory, names):
+    table = pa.table({"key": names, "caption": names}, schema=sidefile.CAPTIONS)
+    path = tmp_path_factory.mktemp("side") / "c.parquet"
+    sidefile.write(table, path)
+    assert path.read_bytes() == sidefile.to_bytes(table) == sidefile.to_bytes(sidefile.read(path, sidefile.CAPTIONS))
+    assert sidefile.rows(path) == len(names)
+    assert sidefile.read(path, sidefile.CAPTIONS).equals(table)
+
+
+def test_a_table_made_of_empty_lists_has_no_types_and_is_still_an_empty_side_file(tmp_path):
+    sidefile.write(pa.table({"key": [], "view": []}), tmp_path / "v.parquet")
+    assert sidefile.read(tmp_path / "v.parquet", sidefile.VIEWS).equals(sidefile.VIEWS.empty_table())
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"key": ["a"]}), "column 'caption' is missing among key"),
+        (pa.table({"key": ["a"], "caption": [1]}), "column 'caption' is int64, not string"),
+        (pa.table({"key": ["a"], "caption": pa.array([None], pa.string())}), "column 'caption' lacks 1 values"),
+    ],
+)
+def test_a_wrong_schema_names_file_and_column(tmp_path, table, message):
+    path = tmp_path / "captions.parquet"
+    sidefile.write(table, path)
+    with pytest.raises(DamagedOutput, match=message) as caught:
+        sidefile.read(path, sidefile.CAPTIONS)
+    assert str(path) in str(caught.value) and "delete it and the manifest.json beside it" in str(caught.value)
+
+
+def test_embeddings_of_another_type_are_refused(tmp_path):
+    path = tmp_path / "e.parquet"
+    table = sidefile.embeddings_table(["a"], torch.ones(1, 4))
+    for other, message in [
+        (pa.table({"key": ["a"], "high": [[1.0]], "low": [b"a"]}), "column 'high' is list"),
+        (table.replace_schema_metadata({"dtype": "float16", "dim": "4"}), "float16"),
+        (table.replace_schema_metadata(None), "metadata None"),
+        (table.select(["key", "low"]), "column 'high' is missing"),
+    ]:
+        sidefile.write(other, path)
+        with pytest.raises(DamagedOutput, match=message):
+            sidefile.read_embeddings(path)
+    with pytest.raises(ValueError, match="2 keys"):
+        sidefile.embeddings_table(["a", "b"], torch.ones(1, 4))
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet at all", None, "cut"])
+def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, content):
+    path = tmp_path / "e.parquet"
+    whole = sidefile.to_bytes(sidefile.embeddings_table(["a"], torch.ones(1, 4)))
+    if content is not None:
+        path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+    for read in (sidefile.read, sidefile.rows, sidefile.read_embeddings):
+        with pytest.raises(DamagedOutput, match=str(path)):
+            read(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "c.parquet"
+    old = pa.table({"key": ["a"], "caption": ["old"]}, schema=sidefile.CAPTIONS)
+    sidefile.write(old, path)
+
+    def full(table, target, **options):
+        target.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(StoreError, match="disk is full"):
+        sidefile.write(old, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.parquet"]
+    assert sidefile.read(path, sidefile.CAPTIONS).equals(old)
+
+
+def test_importing_side_files_does_not_load_torch():
+    code = "import sys, mobileclip2.data.sidecar; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 3))
+def test_a_table_without_rows_keeps_its_dimension(tmp_path_factory, extra):
+    path = tmp_path_factory.mktemp("side") / "e.parquet"
+    sidefile.write(sidefile.embeddings_table([], torch.empty(0, 1 + extra)), path)
+    with sidefile.Embeddings(path) as opened:
+        assert opened.dim == 1 + extra and opened.keys == [] and opened.all().shape == (0, 1 + extra)

@@ -1,0 +1,249 @@
+"""What identifies the outputs of real profiles: every declared field, and nothing about how or where it was written."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mobileclip2.config.profile import Profile, load, parse
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import UserError
+from mobileclip2.fingerprint import canonical, declared_fields
+from pipelines.profiles import PROFILES
+
+
+@pytest.fixture
+def rich(tiny):
+    """A profile that writes out something of every kind."""
+    values = json.loads(json.dumps(yaml.safe_load(tiny.read_text())))
+    values |= {
+        "filters": {"max_aspect": 9.0},
+        "dataset": {"teachers": ["narrow", "wide"], "captioners": ["first", "second"], "storage": "npz"},
+    }
+    values["views"]["augmentation"] = {"scale": [0.3, 0.9]}
+    pupil, plain = values["students"]
+    pupil["loss"] = {"distill": 0.5, "captioners": ["second"], "logit_scales": {"wide": 44}}
+    pupil["train"] |= {"warmup": 1, "evaluate_every": 2}
+    values["students"] += [
+        {"name": "third", "base": "pupil", "data": "raw", "train": {**plain["train"], "accumulate": 2}},
+        {"name": "middle", "between": {"to": "third", "pick": {"best": "again", "of": ["shapes"]}}},
+        {"name": "given", "model": values["teachers"][1]["model"]},
+    ]
+    values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
+    values["studies"] = [
+        {"name": "rows", "student": "pupil", "evaluate_on": ["shapes"], "rows": [{"name": "a"}, {"name": "b"}]},
+        {"name": "scales", "student": "pupil", "evaluate_on": ["shapes"], "scales": {"wide": [3, 4]}},
+    ]
+    tiny.write_text(yaml.safe_dump(values, sort_keys=False))
+    return load(tiny)
+
+
+def identities(profile):
+    """What every part of every asset hashes of itself, and which other parts it reads."""
+    pipeline = Pipeline(profile)
+    return {
+        (asset.key, part.name, group): canonical(
+            {
+                "declared": part.declared,
+                "reads": {role: [source.asset, source.part] for role, source in part.inputs.items()},
+                "outside": {role: pipeline.contents.digest(each, group) for role, each in part.externals.items()},
+            }
+        )
+        for asset in pipeline.graph.values()
+        for group in pipeline.groups(asset)
+        for part in asset.parts_of(group).values()
+    }
+
+
+def rewritten(value, choose):
+    """The same values with keys in another order and numbers in another format."""
+    if isinstance(value, dict):
+        keys = list(value)
+        choose.shuffle(keys)
+        return {key: rewritten(value[key], choose) for key in keys}
+    if isinstance(value, list):
+        return [rewritten(item, choose) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return choose.choice([value, float(value), int(value) if float(value).is_integer() else value])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_key_order_and_number_formats_do_not_matter(rich, seed):
+    values = rewritten(yaml.safe_load(rich.text), random.Random(seed))
+    text = yaml.safe_dump(values, sort_keys=False)
+    assert text != rich.text
+    assert identities(Profile.model_validate({**values, "folder": rich.folder})) == identities(rich)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_defaults_made_explicit_do_not_matter(name):
+    profile = load(PROFILES / f"{name}.yaml")
+    explicit = Profile.model_validate({**profile.model_dump(mode="json"), "folder": profile.folder})
+    parts = [
+        [
+            canonical([asset.key, part.declared])
+            for asset in Pipeline(each).graph.values()
+            for part in asset.parts.values()
+        ]
+        for each in (profile, explicit)
+    ]
+    assert parts[0] == parts[1]
+
+
+def test_all_captioners_of_the_dataset_by_name_are_the_default(rich):
+    values = yaml.safe_load(rich.text)
+    values["students"][0]["loss"]["captioners"] = ["second", "first"]
+    named = Profile.model_validate({**values, "folder": rich.folder})
+    del values["students"][0]["loss"]["captioners"]
+    assert identities(Profile.model_validate({**values, "folder": rich.folder})) == identities(named)
+
+
+def test_where_things_lie_does_not_matter(rich, tmp_path):
+    before = identities(rich)
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "tiny").rename(elsewhere)
+    for folder, moved in (("shards", "a/b"), ("corpus", "c"), ("evaluation", "d"), ("weights", "e")):
+        (elsewhere / moved).parent.mkdir(exist_ok=True)
+        (elsewhere / folder).rename(elsewhere / moved)
+    text = rich.text.replace("url: shards", "url: a/b").replace("url: corpus", "url: c")
+    text = text.replace("evaluation/shapes", "d/shapes").replace("weights/", "e/")
+    assert identities(parse(text, origin=elsewhere / "profile.yaml")) == before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("0.001", "1e-3"), ("1000000", "1e6"), ("0.000001", "1E-6"), (".5", "5e-1")]
+)
+def test_numbers_in_yaml_mean_what_they_look_like(rich, one, other):
+    """YAML 1.1, which PyYAML reads, takes 1e-3 for a text; inside an open_clip configuration nothing turns it back."""
+
+    def reading(number):
+        values = json.dumps(yaml.safe_load(rich.text)).replace('"patch_size": 16', f'"mlp_ratio": {number}')
+        text = values.replace('"learning_rate": 0.001', f'"learning_rate": {number}')
+        assert text.count(number) > 4
+        return parse(text, origin=Path(rich.folder) / "profile.yaml")
+
+    assert identities(reading(one)) == identities(reading(other))
+
+
+def fields(settings, path=()):
+    """(path, declared) of every field that is there, defaults too."""
+    counting = declared_fields(type(settings))
+    for name in type(settings).model_fields:
+        yield from _below(getattr(settings, name), (*path, name), name in counting)
+
+
+def _below(value, path, counts):
+    if isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+        for number, item in enumerate(value):
+            yield from fields(item, (*path, number))
+        return
+    if counts and isinstance(value, BaseModel):
+        yield from fields(value, path)
+        return
+    yield path, counts
+
+
+def others(value):
+    """Values beside the one that is there, the likeliest to be valid first."""
+    match value:
+        case bool():
+            yield not value
+        case int() | float():
+            yield from (value + 1, value - 1, value + 1e-4, value * 0.9, value * 2)
+        case str():
+            yield from (f"{value}x", "raw", "reinforced", "real", "synthetic", "npz", "pth.gz", "bf16")
+            yield from (
+                "raw_shards",
+                "caption_corpus/clean",
+                "pupil",
+                "plain",
+                "first",
+                "shapes",
+                "again",
+                "./" + value,
+            )
+        case list():
+            yield value[:-1]
+            yield value[::-1]
+            if value and isinstance(value[0], int | float):
+                yield [*value, 5]
+                yield from (
+                    [item * 0.9 for item in value],
+                    [value[0], *(item * 0.9 for item in value[1:-1]), value[-1]],
+                )
+        case dict():
+            yield {**value, "embed_dim": 99}
+            yield {"wide": 31} if value != {"wide": 31} else {}
+            yield {**value, "ops": 1}
+        case None:
+            yield from (1, 2, 7, 0.5, ["first"], ["again"], "x", {"path": "weights/wide.safetensors"})
+
+
+def changed(rich, path):
+    """The profile with another valid value of one field; None where there is none."""
+    whole = rich.model_dump(mode="json")
+    parent = whole
+    for step in path[:-1]:
+        parent = parent[step]
+    before = parent[path[-1]]
+    for candidate in others(before):
+        if candidate == before:
+            continue
+        parent[path[-1]] = candidate
+        try:
+            return Profile.model_validate({**whole, "folder": rich.folder})
+        except ValidationError:
+            continue
+    return None
+
+
+FREE = {"name", "folder", "file", "text"}
+"""of the profile as a whole"""
+
+
+ALONE = {
+    *(
+        "between",
+        "file",
+        "locked",
+        "model",
+        "open_clip",
+        "package",
+        "rows",
+        "samples",
+        "scales",
+        "small",
+        "tag",
+        "train",
+    ),
+    *("compute", "gate", "of", "sha256", "to"),
+}
+"""fields that have no other valid value while the rest of the profile stays as it is"""
+
+
+def test_every_declared_field_matters_and_no_other(rich):
+    before = identities(rich)
+    without, wrong, compared = set(), [], []
+    for path, counts in fields(rich):
+        if path[0] in FREE or path[-1] == "pattern":  # the files that a pattern finds are what counts
+            continue
+        other = changed(rich, path)
+        if other is None:
+            without.add(path[-1])
+            continue
+        compared.append(path[-1])
+        try:
+            after = identities(other)
+        except UserError:  # what a changed address names is not there
+            assert path[-1] in {"url", "path", "weights"}, path
+            continue
+        if (after != before) != counts:
+            wrong.append(".".join(map(str, path)))
+    assert not wrong, "\n".join(wrong)
+    # names that others refer to, and fields that go with another which is not there
+    assert len(compared) > 170
+    assert without.difference(compared) == ALONE

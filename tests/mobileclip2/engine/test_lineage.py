@@ -1,0 +1,217 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine import gc as garbage
+from mobileclip2.engine.lineage import LINEAGE, read_lineage
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.trace import lineage, lineage_of
+from mobileclip2.errors import DamagedOutput, UserError
+from mobileclip2.store.lease import hold
+from pipelines.cli import main
+from tests.tiny import make_tiny
+
+pytestmark = pytest.mark.slow
+
+
+def run(pipeline):
+    for asset, group in pipeline.stale():
+        pipeline.materialise(asset.key, group)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    torch.set_num_threads(1)
+    profile = make_tiny(tmp_path_factory.mktemp("lineage") / "tiny")
+    run(Pipeline(load(profile)))
+    return profile.parent
+
+
+@pytest.fixture
+def profile(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "tiny") / "tiny.yaml"
+
+
+def folder_of(pipeline, key):
+    return Path(pipeline.storage.url) / pipeline.read(key)[0].output.prefix
+
+
+def edit(profile, before, after):
+    assert before in profile.read_text()
+    profile.write_text(profile.read_text().replace(before, after))
+    return Pipeline(load(profile))
+
+
+class TestLineage:
+    def test_lies_beside_every_checkpoint_and_says_what_the_store_says(self, profile):
+        pipeline = Pipeline(load(profile))
+        for key in ("student/pupil", "captioner/second", "teacher/wide"):
+            assert read_lineage(folder_of(pipeline, key) / LINEAGE) == lineage_of(pipeline, key)
+
+    def test_reaches_shards_weights_and_captioner(self, profile):
+        pipeline = Pipeline(load(profile))
+        found = read_lineage(folder_of(pipeline, "student/pupil") / LINEAGE)
+        assets = {node.asset for node in found.nodes.values()}
+        assert {"raw_shards", "teacher/wide", "captioner/first", "captioner/second", "reinforced_dataset"} <= assets
+        outside = {value for node in found.nodes.values() for value in node.made_from.values()} - set(found.nodes)
+        weights = load(profile).teachers[0].model.weights
+        assert pipeline.contents.weights_digest(weights) in outside
+        assert {f"raw_shards:whole@{group}" for group in ("g00", "g01")} <= set(found.nodes)
+        for node in found.nodes.values():
+            assert (Path(pipeline.storage.url) / node.path / "manifest.json").is_file()
+
+    def test_from_the_command_line(self, profile, capsys):
+        assert main(["lineage", "student/pupil", "--profile", str(profile)]) == 0
+        by_key = capsys.readouterr().out
+        assert "raw_shards" in by_key and "teacher/narrow" in by_key
+        path = folder_of(Pipeline(load(profile)), "student/pupil") / LINEAGE
+        assert main(["lineage", str(path), "--profile", str(profile)]) == 0
+        assert capsys.readouterr().out == by_key
+
+    def test_of_nothing(self, profile, tmp_path):
+        with pytest.raises(UserError, match="cannot read the lineage"):
+            read_lineage(tmp_path / "none.json")
+        (tmp_path / "other.json").write_text("{}")
+        with pytest.raises(UserError, match="not a lineage"):
+            read_lineage(tmp_path / "other.json")
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        with pytest.raises(UserError, match="student/pupil: not materialised yet"):
+            lineage_of(pipeline, "student/pupil")
+
+
+class TestGarbage:
+    def unneeded(self, pipeline, committed=(), lineages=()):
+        return {each.path for each in garbage.unneeded([pipeline], set(committed), lineages)}
+
+    def test_nothing_at_first(self, profile):
+        assert self.unneeded(Pipeline(load(profile))) == set()
+
+    def test_what_a_change_left_behind(self, profile):
+        old = garbage.needed(Pipeline(load(profile)))
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        run(pipeline)
+        left = self.unneeded(pipeline)
+        assert left == old - garbage.needed(pipeline)
+        assert any(path.startswith("augmentations/") for path in left)
+
+    def test_is_deleted_only_when_told_to(self, profile, capsys):
+        run(edit(profile, "count: 2, seed: 1", "count: 2, seed: 2"))
+        assert main(["gc", "--profile", str(profile)]) == 0
+        assert "delete them with --delete" in capsys.readouterr().out
+        pipeline = Pipeline(load(profile))
+        left = self.unneeded(pipeline)
+        assert left
+        assert main(["gc", "--delete", "--profile", str(profile)]) == 0
+        assert self.unneeded(Pipeline(load(profile))) == set()
+        assert not any((Path(pipeline.storage.url) / path).exists() for path in left)
+        # what is needed is whole
+        assert list(Pipeline(load(profile)).stale()) == []
+
+    def test_another_profile_over_the_same_store_keeps_its_outputs(self, profile, capsys):
+        other = Path(shutil.copy(profile, profile.with_name("other.yaml")))
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        assert self.unneeded(pipeline)
+        assert main(["gc", str(other), "--profile", str(profile)]) == 0
+        assert "nothing to delete" in capsys.readouterr().out
+
+    def test_a_commit_keeps_its_outputs(self, profile):
+        old = garbage.needed(Pipeline(load(profile)))
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        assert self.unneeded(pipeline, committed=old) == set()
+
+    def test_a_kept_checkpoint_keeps_all_it_came_from(self, profile, tmp_path):
+        kept = tmp_path / "checkpoints" / LINEAGE
+        kept.parent.mkdir()
+        pipeline = Pipeline(load(profile))
+        shutil.copy(folder_of(pipeline, "student/pupil") / LINEAGE, kept)
+        nodes = {node.path for node in read_lineage(kept).nodes.values()}
+        changed = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        run(changed)
+        left = self.unneeded(changed, lineages=[kept])
+        assert left and not left & nodes
+
+    def test_folders_of_checkpoints_to_keep(self, profile, tmp_path, capsys):
+        pipeline = Pipeline(load(profile))
+        for name, key in {"one": "student/pupil", "two": "teacher/wide"}.items():
+            (tmp_path / name / "pupil").mkdir(parents=True)
+            shutil.copy(folder_of(pipeline, key) / LINEAGE, tmp_path / name / "pupil")
+        edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        keep = ["--keep", str(tmp_path / "one"), "--keep", str(tmp_path / "two")]
+        assert main(["gc", *keep, "--profile", str(profile)]) == 0
+        assert "nothing to delete" in capsys.readouterr().out
+        for wrong in (tmp_path / "misspelt", tmp_path / "one" / "pupil" / LINEAGE):
+            assert main(["gc", "--delete", "--keep", str(wrong), "--profile", str(profile)]) == 1
+            assert f"{wrong}: no lineage.json lies in this folder" in capsys.readouterr().err
+        assert all(
+            (Path(pipeline.storage.url) / node.path).exists()
+            for node in lineage_of(pipeline, "student/pupil").nodes.values()
+        )
+
+    @pytest.mark.parametrize("key", ["raw_shards", "teacher/wide"])
+    def test_what_was_made_from_an_output_that_is_gone_is_kept(self, profile, key):
+        """Computed again it will have the same bytes, and all below it is current again."""
+        (folder_of(Pipeline(load(profile)), key) / "manifest.json").unlink()
+        pipeline = Pipeline(load(profile))
+        assert self.unneeded(pipeline) == set()
+        run(pipeline)
+        assert self.unneeded(Pipeline(load(profile))) == set()
+
+    def test_a_run_keeps_what_its_profile_needs(self, profile):
+        old = Pipeline(load(profile))
+        note = old.note
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        left = self.unneeded(pipeline)
+        with hold(pipeline.storage, ["run/there/1"], note):
+            assert self.unneeded(pipeline) == set()
+        assert self.unneeded(pipeline) == left != set()
+
+    def test_work_that_was_begun_is_kept_while_it_can_go_on(self, profile):
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        asset = pipeline.graph["augmentations"]
+        work = pipeline.part_work(asset, asset.parts["view-0"], "g00")
+        work.output.write("half.parquet", b"half")
+        assert work.output.prefix not in self.unneeded(pipeline)
+        again = edit(profile, "count: 2, seed: 2", "count: 2, seed: 3")
+        (stored,) = [each for each in garbage.unneeded([again], set(), []) if each.path == work.output.prefix]
+        assert not stored.finished and stored.bytes == 4
+
+    def test_what_unfinished_work_left_goes_when_nobody_can_go_on_from_it(self, profile):
+        pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
+        run(pipeline)
+        for asset, group in [("student/pupil", None), ("evaluation/pupil", "shapes")]:
+            assert pipeline.graph[asset].parts
+            (read,) = pipeline.read(asset, group)
+            for name in ("resume.pt", "features/000000.safetensors"):
+                pipeline.storage.write(f".scratch/{asset}/{read.head.fingerprint}/{name}", b"1234")
+            (Path(pipeline.storage.url) / read.output.prefix / "manifest.json").rename(profile.parent / "aside")
+            assert f".scratch/{asset}/{read.head.fingerprint}" not in self.unneeded(Pipeline(load(profile)))
+            (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.output.prefix / "manifest.json")
+            pipeline = Pipeline(load(profile))
+            assert f".scratch/{asset}/{read.head.fingerprint}" in self.unneeded(pipeline), "it is finished"
+        outputs = garbage.unneeded([pipeline], set(), [])
+        (stored,) = [each for each in outputs if each.path.startswith(".scratch/student")]
+        assert (stored.files, stored.bytes, stored.finished) == (2, 8, False)
+        garbage.delete(pipeline, outputs)
+        left = [key for key, _ in pipeline.storage.list(".scratch/")]
+        assert left and all(key.startswith(".scratch/times/") for key in left)
+        assert not list(Pipeline(load(profile)).stale())
+
+
+def test_lineage_names_no_path_of_this_machine_and_no_time(profile):
+    text = (folder_of(Pipeline(load(profile)), "student/pupil") / LINEAGE).read_text()
+    assert str(profile.parent) not in text
+    assert not {"time", "host", "date"} & set(json.loads(text))
+
+
+def test_what_vanishes_while_a_model_trains_is_named(profile):
+    pipeline = Pipeline(load(profile))
+    asset = pipeline.graph["student/plain"]
+    work = pipeline.part_work(asset, asset.parts["whole"], None)
+    (folder_of(pipeline, "raw_shards") / "manifest.json").unlink()
+    pipeline.forget()
+    with pytest.raises(DamagedOutput, match="raw_shards: it is gone or damaged since it was read; run again"):
+        lineage(pipeline, [work])

@@ -1,0 +1,284 @@
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from demo.tars import write_tar
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import DamagedOutput, ShardError, StoreError, UserError, WeightsError
+from tests.tiny import BAD_KEY, make_tiny
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny(folder)
+    return folder
+
+
+@pytest.fixture
+def profile(template, tmp_path):
+    folder = tmp_path / "tiny"
+    shutil.copytree(template, folder)
+    return folder / "tiny.yaml"
+
+
+def edited(profile, change):
+    # anchors give one object several places; a change is meant for one of them
+    values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
+    change(values)
+    profile.write_text(yaml.safe_dump(values, sort_keys=False))
+    return Pipeline(load(profile))
+
+
+def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
+    from mobileclip2.data import sidecar as sidefile
+
+    pipeline = Pipeline(load(profile))
+    done = [pipeline.materialise("raw_shards", group) for group in pipeline.profile.group_names]
+    assert sum(each.samples for each in done) == 4 * 6 - 1
+    assert done[0].skip_reasons == {"truncated-image": 1}
+    (read,) = pipeline.read("raw_shards", "g00")
+    (name,) = [file.name for file in read.manifest.files if ".skipped." in file.name]
+    (row,) = sidefile.read(read.fetch(name)).to_pylist()
+    assert row["key"] == BAD_KEY and "bytes" in row["detail"]
+
+
+def test_too_many_bad_samples_stop_the_stage(profile):
+    pipeline = edited(profile, lambda values: values.update(max_bad_share=0.01))
+    with pytest.raises(ShardError, match=rf"more than the accepted 1\.0%(.|\n)*truncated-image: 1 \({BAD_KEY}\)"):
+        pipeline.materialise("raw_shards", "g00")
+
+
+def test_a_stage_says_what_must_come_first(profile):
+    with pytest.raises(UserError, match=r"augmentations \[g00\]: raw_shards must be materialised first"):
+        Pipeline(load(profile)).materialise("augmentations", "g00")
+
+
+def test_a_second_materialisation_computes_nothing(profile):
+    assert Pipeline(load(profile)).materialise("raw_shards", "g00").computed == ["whole"]
+    again = Pipeline(load(profile)).materialise("raw_shards", "g00")
+    assert again.computed == [] and again.samples > 0
+
+
+def test_more_views_draw_only_the_new_ones(profile):
+    pipeline = Pipeline(load(profile))
+    pipeline.materialise("raw_shards", "g00")
+    before = pipeline.materialise("augmentations", "g00").heads
+    pipeline = edited(profile, lambda values: values["views"].update(count=4))
+    done = pipeline.materialise("augmentations", "g00")
+    assert done.computed == ["view-2", "view-3"]
+    assert done.heads["view-0"] == before["view-0"]
+
+
+def test_a_changed_shard_touches_its_group_alone(profile):
+    pipeline = Pipeline(load(profile))
+    for group in pipeline.profile.group_names:
+        pipeline.materialise("raw_shards", group)
+    shards = profile.parent / "shards"
+    shutil.copy(shards / "00003.tar", shards / "00001.tar")
+    pipeline = Pipeline(load(profile))
+    asset = pipeline.graph["raw_shards"]
+    assert pipeline.missing(asset, "g00") == []
+    assert pipeline.missing(asset, "g01") == ["whole"]
+
+
+def test_where_the_shards_lie_does_not_matter(profile):
+    Pipeline(load(profile)).materialise("raw_shards", "g00")
+    (profile.parent / "shards").rename(profile.parent / "elsewhere")
+    pipeline = edited(profile, lambda values: values["sources"][0].update(url="elsewhere"))
+    assert pipeline.missing(pipeline.graph["raw_shards"], "g00") == []
+
+
+def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
+    shutil.copytree(profile.parent / "shards", profile.parent / "more")
+    pipeline = edited(profile, lambda values: values["sources"].append({"name": "more", "url": "more"}))
+    assert pipeline.materialise("raw_shards", "g01").samples == 2 * 12
+    assert len({shard.id for shard in pipeline.contents.shards}) == 8
+
+
+def test_groups_and_shards_may_be_empty(profile):
+    """Views of no image are equal bytes, and so are what is made of them: each still has a place of its own."""
+    write_tar(profile.parent / "shards" / "00004.tar", [])
+    pipeline = edited(profile, lambda values: values.update(groups=6))
+    for key in ("raw_shards", "augmentations", "teacher_embeddings/narrow/image"):
+        if key.startswith("teacher"):
+            pipeline.materialise("teacher/narrow")
+        done = {group: pipeline.materialise(key, group) for group in pipeline.profile.group_names}
+    for group in ("g04", "g05"):
+        assert done[group].samples == 0
+        assert len({head.fingerprint for head in done[group].heads.values()}) == 2
+    assert {read.manifest.facts["embed_dim"] for read in pipeline.read("teacher_embeddings/narrow/image")} == {8}
+
+
+def test_shards_without_a_good_sample_are_named_by_who_would_learn_from_them(profile):
+    for path in (profile.parent / "shards").iterdir():
+        write_tar(path, [])
+    pipeline = Pipeline(load(profile))
+    for group in pipeline.profile.group_names:
+        pipeline.materialise("raw_shards", group)
+    for key in ("captioner/first", "student/plain"):
+        with pytest.raises(ShardError, match="raw_shards: no shard holds a good sample to learn from"):
+            pipeline.materialise(key)
+
+
+def test_a_missing_source_names_its_path(profile):
+    pipeline = edited(profile, lambda values: values["sources"][0].update(url="nowhere"))
+    with pytest.raises(ShardError, match=r"source 'made': no shard matches .* in .*nowhere"):
+        pipeline.materialise("raw_shards", "g00")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(tiny, monkeypatch):
+    inner = tiny.parent / "shards" / "more"
+    inner.mkdir()
+    scandir = os.scandir
+
+    def refused(folder):
+        if str(folder) == str(inner):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", refused)  # no mode keeps root out
+    with pytest.raises(ShardError, match=r"shards/more: cannot be listed \(Permission denied\); make it readable"):
+        Pipeline(load(tiny)).materialise("raw_shards", "g00")
+
+
+def test_a_shard_that_vanished_names_its_path(profile):
+    pipeline = Pipeline(load(profile))
+    assert pipeline.contents.shards
+    (profile.parent / "shards" / "00000.tar").unlink()
+    with pytest.raises(ShardError, match=r"00000\.tar: (cannot be read \(No such file|the shard is missing)"):
+        pipeline.materialise("raw_shards", "g00")
+
+
+def test_a_stored_file_that_vanished_is_named(profile):
+    pipeline = Pipeline(load(profile))
+    pipeline.materialise("raw_shards", "g00")
+    (read,) = pipeline.read("raw_shards", "g00")
+    read.fetch(read.manifest.files[0].name).unlink()
+    with pytest.raises(DamagedOutput, match=r"raw_shards/.*\.parquet: stored file is gone"):
+        pipeline.materialise("augmentations", "g00")
+
+
+def test_a_stored_file_that_was_cut_off_since_the_plan_is_named(profile):
+    pipeline = Pipeline(load(profile))
+    pipeline.materialise("raw_shards", "g00")
+    (read,) = pipeline.read("raw_shards", "g00")
+    name = read.manifest.files[0].name
+    path = read.fetch(name)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        DamagedOutput, match=f"{name}: it differs from its manifest since the plan looked at it; run again"
+    ):
+        read.fetch(name)
+
+
+def test_a_checkpoint_of_the_wrong_shape(profile):
+    weights = profile.parent / "weights"
+    shutil.copy(weights / "narrow.safetensors", weights / "wide.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"wide\.safetensors: does not fit the architecture: .* the architecture has"
+    ):
+        Pipeline(load(profile)).materialise("teacher/wide")
+
+
+def test_weights_that_are_not_the_pinned_ones(profile):
+    pipeline = edited(profile, lambda values: values["teachers"][0]["model"]["weights"].update(sha256="0" * 64))
+    with pytest.raises(WeightsError, match="the profile pins 0000"):
+        pipeline.materialise("teacher/wide")
+
+
+def test_a_store_that_cannot_be_written(profile):
+    (profile.parent / "store").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="a file lies where a folder is needed; point 'store'"):
+        Pipeline(load(profile)).materialise("raw_shards", "g00")
+
+
+@pytest.fixture(scope="module")
+def finished(template, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "tiny"
+    shutil.copytree(template, folder)
+    pipeline = Pipeline(load(folder / "tiny.yaml"))
+    for asset, group in pipeline.stale():
+        pipeline.materialise(asset.key, group)
+    return folder
+
+
+@pytest.mark.slow
+class TestWholeGraph:
+    @pytest.fixture
+    def profile(self, finished, tmp_path):
+        folder = tmp_path / "tiny"
+        shutil.copytree(finished, folder)
+        return folder / "tiny.yaml"
+
+    def stale(self, pipeline):
+        return sorted({f"{a.key}:{p}" for a, g in pipeline.stale() for p in pipeline.missing(a, g)})
+
+    def first(self, pipeline):
+        """Stale parts whose inputs are all there: what a change touches by itself."""
+        return sorted(
+            {
+                f"{a.key}:{p}"
+                for a, g in pipeline.stale()
+                for p in pipeline.missing(a, g)
+                if pipeline.part_work(a, a.parts[p], g) is not None
+            }
+        )
+
+    def test_a_second_run_finds_everything_fresh(self, profile):
+        assert self.stale(Pipeline(load(profile))) == []
+
+    def test_every_manifest_is_true(self, profile):
+        pipeline = Pipeline(load(profile))
+        for asset in pipeline.graph:
+            for read in pipeline.read(asset):
+                assert read.output.verify(read.manifest) == []
+
+    def test_a_logit_scale_touches_students_only(self, profile):
+        pipeline = edited(profile, lambda values: values["teachers"][0].update(logit_scale=51))
+        assert self.stale(pipeline) == ["evaluation/pupil:shapes", "student/pupil:whole"]
+
+    def test_batch_workers_device_touch_nothing(self, profile):
+        def change(values):
+            values.update(batch=3, device="cpu")
+            values["students"][0]["train"].update(workers=2, log_every=1, checkpoint_every=7)
+
+        assert self.stale(edited(profile, change)) == []
+
+    def test_a_captioner_touches_no_image_embedding(self, profile):
+        stale = self.stale(edited(profile, lambda values: values["captioners"][1]["train"].update(seed=3)))
+        assert "captioner/second:whole" in stale and "teacher_embeddings/wide/second:caption-0" in stale
+        assert not [key for key in stale if "/image" in key or "/text" in key or "first" in key]
+
+    def test_more_captions_write_only_the_new_ones(self, profile):
+        pipeline = edited(profile, lambda values: values["captioners"][0].update(captions=3))
+        assert self.first(pipeline) == ["synthetic_captions/first:caption-2"]
+        assert not [key for key in self.stale(pipeline) if key.endswith(("caption-0", "caption-1", "view-0", "view-1"))]
+
+    def test_the_order_of_teachers_touches_no_embedding(self, profile):
+        stale = self.stale(edited(profile, lambda values: values["teachers"].reverse()))
+        assert {key.partition(":")[0] for key in stale} == {"reinforced_dataset", "student/pupil", "evaluation/pupil"}
+
+    def test_the_teachers_order_and_dimensions_are_recorded(self, profile):
+        pipeline = Pipeline(load(profile))
+        facts = pipeline.read("reinforced_dataset")[0].manifest.facts
+        assert facts["teachers"] == ["wide", "narrow"]
+        assert facts["teacher_dims"] == {"wide": 24, "narrow": 8}
+
+    def test_an_evaluation_set_added_is_all_that_runs(self, profile):
+        pipeline = edited(
+            profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
+        )
+        assert {key.partition(":")[2] for key in self.stale(pipeline)} == {"again"}
+
+    def test_manifests_hold_no_path_and_no_time(self, profile):
+        for path in (profile.parent / "store").rglob("manifest.json"):
+            text = path.read_text()
+            assert str(profile.parent) not in text
+            assert not {"time", "date", "seconds", "host"} & set(json.loads(text))

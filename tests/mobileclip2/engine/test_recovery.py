@@ -1,0 +1,69 @@
+"""A kill at any moment costs at most the shard or step in hand, and the next run ends as if nothing had happened."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from tests.processes import run_process
+from tests.tiny import make_tiny
+
+RENAMES_A_LIFE = (9, 10, 11)
+"""Finished files at which processes are killed in turn, so that every stage is hit in its middle. The end of a training writes
+nine: were it killed at the same one each time, it would come to it again and again."""
+
+
+def materialise_everything(profile: Path) -> None:
+    pipeline = Pipeline(load(profile))
+    for asset, group in pipeline.stale():
+        pipeline.materialise(asset.key, group)
+
+
+def materialise_until(profile: Path, renames: int | None) -> None:
+    """Materialise the graph, and die just before the n-th file gets its name."""
+    if renames is not None:
+        die_at(renames)
+    materialise_everything(profile)
+
+
+def die_at(renames: int) -> None:
+    replace, left = Path.replace, renames
+
+    def counting(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(self, target)
+
+    Path.replace = counting  # type: ignore[method-assign]
+
+
+def manifests(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("manifest.json")}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_ends_as_undisturbed(tmp_path, undisturbed):
+    torch.set_num_threads(1)
+    expected = manifests(undisturbed.parent / "store")
+    assert len(expected) > 40
+
+    profile = make_tiny(tmp_path / "killed")
+    deaths = 0
+    while (exit_code := run_process(materialise_until, profile, RENAMES_A_LIFE[deaths % len(RENAMES_A_LIFE)])) != 0:
+        assert exit_code == -signal.SIGKILL
+        deaths += 1
+        assert deaths < 200, "no progress from life to life"
+    assert deaths > 10
+    store = tmp_path / "killed" / "store"
+    assert manifests(store) == expected
+    pipeline = Pipeline(load(profile))
+    assert not list(pipeline.stale())
+    for asset in pipeline.graph:
+        for read in pipeline.read(asset):
+            assert read.output.verify(read.manifest) == []

@@ -1,0 +1,64 @@
+"""What something cut off after it was stored, before its group was closed, is found and computed anew."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mobileclip2.config.profile import load
+from mobileclip2.data import sidecar as sidefile
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import DamagedOutput
+from mobileclip2.store import LocalStorage, Output
+from mobileclip2.store.truncation import is_whole
+
+
+def files(profile):
+    store = profile.parent / "store"
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.glob("raw_shards/**/*.*")}
+
+
+@pytest.mark.parametrize("which", ["00000*.skipped.parquet", "00000-????????.parquet"])
+def test_a_cut_file_of_an_unfinished_group(tiny, monkeypatch, which, caplog):
+    Pipeline(load(tiny)).materialise("raw_shards", "g00")
+    expected = files(tiny)
+    (manifest,) = tiny.parent.glob("store/raw_shards/*/*/manifest.json")
+    manifest.unlink()
+    (cut,) = manifest.parent.glob(which)
+    os.truncate(cut, cut.stat().st_size // 2)
+    Pipeline(load(tiny)).materialise("raw_shards", "g00")
+    assert files(tiny) == expected
+    assert f"{cut.name}: cut off; computed anew" in caplog.text
+
+
+def test_what_a_killed_writer_left_goes_with_the_close(tiny):
+    pipeline = Pipeline(load(tiny))
+    work = pipeline.part_work(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].parts["whole"], "g00")
+    left = Path(pipeline.storage.url, work.output.key(".00000.parquet.123.partial"))
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    pipeline.materialise("raw_shards", "g00")
+    assert not left.exists() and isinstance(work.output, Output)
+
+
+def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
+    side = tmp_path / "side.parquet"
+    sidefile.write(pa.table({"key": ["a", "b"]}), side)
+    tar = tmp_path / "shard.tar"
+    tar.write_bytes((tiny_template / "shards" / "00000.tar").read_bytes())
+    for path in (side, tar):
+        assert is_whole(path)
+        os.truncate(path, path.stat().st_size // 2)
+        assert not is_whole(path)
+        os.truncate(path, 0)
+        assert not is_whole(path)
+
+
+def test_no_manifest_is_written_over_a_cut_file(tmp_path):
+    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output.write("x.parquet", b"PAR1 and half of the")
+    with pytest.raises(
+        DamagedOutput, match=r"a/f/g00/x\.parquet: stored file was cut off; run again, it is computed anew"
+    ):
+        output.describe(["x.parquet"])

@@ -1,0 +1,175 @@
+"""A group computed in chunks by whoever, and closed by the one who ordered it, is the group computed at once."""
+
+import shutil
+
+import pytest
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine.lineage import LINEAGE, Lineage
+from mobileclip2.engine.pipeline import Pipeline, Work
+from mobileclip2.engine.stage import stage_run
+from mobileclip2.engine.task import REFUSED, Order, chunk, do_chunk, do_whole, main
+from mobileclip2.engine.trace import lineage
+from mobileclip2.errors import UserError
+from mobileclip2.progress import silent
+from mobileclip2.store import open_storage
+from mobileclip2.store.lease import hold
+
+
+class InChunks:
+    """Chunks one after the other, last first, each over a store that it opens itself."""
+
+    def __init__(self, of: int) -> None:
+        self.of = of
+        self.unfinished: list[int] = []
+
+    def run(self, work: Work) -> float:
+        order = Order.of(work)
+        order.write(work.pipeline.storage)
+        stage = stage_run(work.asset.stage)
+        for index in reversed(range(self.of)):
+            do_chunk(open_storage(work.pipeline.storage.url), order.key, index, self.of, silent)
+            self.unfinished.append(len(stage.unfinished(work)))
+            assert not any(part.output.has("manifest.json") for part in work.parts)
+        stage.close(work)
+        return 0.0
+
+
+def manifests(profile):
+    store = profile.parent / "store"
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
+
+
+@pytest.fixture
+def raw(tiny):
+    """The profile with its raw shards and teachers done."""
+    pipeline = Pipeline(load(tiny))
+    pipeline.materialise("raw_shards", "g00")
+    return tiny
+
+
+def works(profile, key, group="g00"):
+    pipeline = Pipeline(load(profile))
+    asset = pipeline.graph[key]
+    return Work(
+        pipeline, asset, group, [pipeline.part_work(asset, part, group) for part in asset.parts.values()], silent
+    )
+
+
+@pytest.mark.parametrize("of", [1, 2, 3])
+def test_chunks_give_the_manifests_of_one_run(raw, of, tmp_path):
+    other = shutil.copytree(raw.parent, tmp_path / "other") / raw.name
+    Pipeline(load(raw)).materialise("augmentations", "g00")
+    compute = InChunks(of)
+    done = Pipeline(load(other), compute).materialise("augmentations", "g00")
+    assert done.computed == ["view-0", "view-1"]
+    assert compute.unfinished == [2, 1, 0][-of:]
+    assert manifests(other) == manifests(raw)
+
+
+def test_embeddings_in_chunks(raw, tmp_path):
+    Pipeline(load(raw)).materialise("augmentations", "g00")
+    Pipeline(load(raw)).materialise("teacher/wide")
+    other = shutil.copytree(raw.parent, tmp_path / "other") / raw.name
+    Pipeline(load(raw)).materialise("teacher_embeddings/wide/image", "g00")
+    Pipeline(load(other), InChunks(2)).materialise("teacher_embeddings/wide/image", "g00")
+    assert manifests(other) == manifests(raw)
+
+
+def test_a_chunk_leaves_alone_what_is_there(raw):
+    work = works(raw, "augmentations")
+    order = Order.of(work)
+    order.write(work.pipeline.storage)
+    first, second = work.shards
+    do_chunk(work.pipeline.storage, order.key, 0, 2, silent)
+    marked = work.parts[0].output.fetch(f"{first.id}.parquet")
+    marked.write_bytes(b"as an earlier process left it")
+    do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
+    assert marked.read_bytes() == b"as an earlier process left it"
+    assert work.parts[0].output.has(f"{second.id}.parquet")
+
+
+def test_a_chunk_looks_at_no_source_and_no_fingerprint_again(raw):
+    """Only the order and the shards' own inputs: the sources may be listed by nobody else."""
+    work = works(raw, "augmentations")
+    order = Order.of(work)
+    order.write(work.pipeline.storage)
+    shutil.rmtree(raw.parent / "shards")
+    raw.unlink()
+    do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
+    assert stage_run(work.asset.stage).unfinished(work) == []
+
+
+def test_chunks_work_while_the_one_who_ordered_holds_the_lease(raw):
+    work = works(raw, "augmentations")
+    order = Order.of(work)
+    order.write(work.pipeline.storage)
+    with hold(work.pipeline.storage, [part.output.prefix for part in work.parts]):
+        do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
+    assert stage_run(work.asset.stage).unfinished(work) == []
+
+
+def test_every_shard_is_in_one_chunk(raw):
+    shards = works(raw, "augmentations").shards * 5
+    for of in (1, 3, 7, 10, 12):
+        dealt = [shard for index in range(of) for shard in chunk(shards, index, of)]
+        assert sorted(shard.id for shard in dealt) == sorted(shard.id for shard in shards)
+
+
+def test_work_that_is_not_divided_is_ordered_whole(raw):
+    work = works(raw, "teacher/wide", None)
+    order = Order.of(work)
+    assert order.shards is None
+    order.write(work.pipeline.storage)
+    do_whole(work.pipeline.storage, order.key, silent)
+    pipeline = Pipeline(load(raw))
+    assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
+    (raw.parent / "weights" / "wide.safetensors").unlink()
+    do_whole(work.pipeline.storage, order.key, silent)  # is there, and not computed again
+
+
+def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
+    """That takes hours for a large dataset, while GPUs wait and the sources may change."""
+    Pipeline(load(raw)).materialise("raw_shards", "g01")
+    work = works(raw, "student/plain", None)
+    Order.of(work).write(work.pipeline.storage)
+    expected = lineage(work.pipeline, work.parts)
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
+    monkeypatch.setattr("mobileclip2.engine.source_inventory.file_sha256", lambda path: pytest.fail(f"hashes {path}"))
+    do_whole(work.pipeline.storage, Order.of(work).key, silent)
+    assert Lineage.model_validate_json(work.parts[0].output.read(LINEAGE)) == expected
+
+
+def test_the_name_follows_from_the_work(raw):
+    first, again = Order.of(works(raw, "augmentations")), Order.of(works(raw, "augmentations"))
+    assert first == again and first.name == again.name
+    assert first.name.startswith("augmentations-") and len(first.name) == len("augmentations-") + 16
+    fewer = first.model_copy(update={"parts": first.parts[:1]})
+    assert fewer.name != first.name
+
+
+def test_code_of_another_version_is_refused(raw):
+    work = works(raw, "augmentations")
+    order = Order.of(work).model_copy(update={"code_version": "0"})
+    order.write(work.pipeline.storage)
+    with pytest.raises(UserError, match=r"augmentations: ordered from version 0 .* start workers from the image"):
+        do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
+
+
+def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, capsys):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
+    work = works(raw, "augmentations")
+    order = Order.of(work)
+    store = work.pipeline.storage.url
+    assert main([store, order.key, "--of", "1"]) == REFUSED
+    assert "the order is gone" in capsys.readouterr().err
+    order.write(work.pipeline.storage)
+    assert main([store, order.key, "--of", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2/2 shards"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "nowhere")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    assert main(["s3://bucket/store", order.key, "--of", "1"]) == 1

@@ -1,0 +1,450 @@
+"""A group through an Indexed Job on the fake cluster, with faults: it ends as on one machine."""
+
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mobileclip2.config.compute import Kubernetes
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import ComputeError, ShardError, UserError
+from mobileclip2.executors import compute_of
+from mobileclip2.progress import Step
+from pipelines.definitions import definitions
+from pipelines.run import materialise
+from tests.cluster import FakeCluster, Faults
+from tests.mobileclip2.executors.gate import Gate, manifests, until
+from tests.s3 import FaultyS3
+
+pytestmark = pytest.mark.slow
+
+ASSET = "teacher_embeddings/wide/image"
+SHARDS = 8
+"""of the group; two a chunk, two views of each"""
+VIEWS = 2
+SETTINGS = """
+rates: {teacher_embeddings: 0.026}
+compute:
+  kubernetes:
+    image: tests
+    stages: {teacher_embeddings: {pods: 4, gpus: 1}, raw_shards: {pods: 2}}
+"""
+
+
+@pytest.fixture
+def cluster(running, monkeypatch):
+    running.faults = Faults()
+    running.requests.clear()
+    running.everything.clear()
+    monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig))
+    monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
+    yield running
+    assert running.objects == {"jobs": {}, "pods": {}, "services": {}}, "something was left behind"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A tiny pipeline with all that the embeddings of one group need, and the manifests that one machine gives them."""
+    from tests.tiny import make_tiny
+
+    profile = make_tiny(tmp_path_factory.mktemp("tiny"), shards=2 * SHARDS, samples=4)
+    profile.write_text(profile.read_text() + SETTINGS)
+    pipeline = Pipeline(load(profile))
+    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialise("augmentations", "g00")
+    pipeline.materialise("teacher/wide")
+    local = Path(shutil.copytree(profile.parent, tmp_path_factory.mktemp("local") / "tiny")) / profile.name
+    Pipeline(load(local)).materialise(ASSET, "g00")
+    return profile, manifests(local)
+
+
+@pytest.fixture
+def pipeline(prepared, tmp_path):
+    profile = Path(shutil.copytree(prepared[0].parent, tmp_path / "tiny")) / prepared[0].name
+    return on_cluster(profile)
+
+
+@pytest.fixture
+def expected(prepared):
+    return prepared[1]
+
+
+def on_cluster(profile):
+    loaded = load(profile)
+    return Pipeline(loaded, compute_of(loaded))
+
+
+def stored(pipeline):
+    return manifests(Path(pipeline.profile.folder) / "tiny.yaml")
+
+
+class Running:
+    """A materialisation in another thread."""
+
+    def __init__(self, pipeline, asset=ASSET, group="g00"):
+        self.steps, self.error = [], None
+        self.thread = threading.Thread(target=self._run, args=(pipeline, asset, group))
+        self.thread.start()
+
+    def _run(self, pipeline, asset, group):
+        try:
+            self.done = pipeline.materialise(asset, group, self.steps.append)
+        except UserError as error:
+            self.error = error
+
+    def end(self, seconds=300):
+        self.thread.join(seconds)
+        assert not self.thread.is_alive(), "hung"
+        if self.error:
+            raise self.error
+        return self.done
+
+
+def test_a_group_gives_the_manifests_of_one_machine(cluster, pipeline, expected, tmp_path):
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    assert len(cluster.pods("Running")) == 4, "one GPU a pod, four GPUs"
+    until(lambda: any(step.numbers.get("pods") == 4 and step.done == 4 for step in run.steps))
+    gate.open()
+    assert run.end().computed == ["view-0", "view-1"]
+    assert stored(pipeline) == expected
+    assert gate.repeated == 0
+    last = run.steps[-1]
+    assert (last.done, last.total, last.unit) == (SHARDS, SHARDS, "shards") and last.numbers["samples/s"] > 0
+    assert not list((Path(pipeline.storage.url) / ".orders").iterdir())
+
+
+def test_killed_and_evicted_pods_cost_the_shard_in_hand(cluster, pipeline, expected, tmp_path):
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    killed, *evicted = cluster.pods("Running")[:3]
+    cluster.kill(killed)
+    for pod in evicted[:2]:
+        cluster.evict(pod)
+    until(lambda: all(pod["status"]["phase"] == "Failed" for pod in (killed, *evicted)))
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected
+    print(f"3 of 4 pods lost: {gate.repeated} of {SHARDS * VIEWS} files computed again")
+    assert 1 <= gate.repeated <= 3 * VIEWS
+    assert len(cluster.everything) == 4 + 3
+
+
+def test_every_pod_evicted_again_and_again(cluster, pipeline, expected, tmp_path):
+    """More often than a chunk is tried again: evictions are not counted."""
+    gate = Gate(cluster, tmp_path, at=1)
+    run = Running(pipeline)
+    for life in range(1, 6):
+        gate.wait_for(4 * life)
+        for pod in cluster.pods("Running"):
+            cluster.evict(pod)
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected
+    assert gate.repeated <= 5 * 4 * VIEWS
+
+
+def test_a_chunk_that_always_dies_fails_the_run_and_says_how(cluster, pipeline, tmp_path):
+    gate = Gate(cluster, tmp_path, at=1)
+    run = Running(pipeline)
+    deadline = time.monotonic() + 240
+    while run.thread.is_alive() and time.monotonic() < deadline:
+        for pod in cluster.pods("Running"):
+            if pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] == "0":
+                cluster.kill(pod)
+            elif gate.path.exists():
+                gate.open()
+        time.sleep(0.05)
+    with pytest.raises(
+        ComputeError, match=r"the Job teacher-embeddings-\w+ failed: Job has failed indexes(.|\n)*137 \(OOMK"
+    ):
+        run.end(1)
+    assert len([pod for pod in cluster.everything if pod["metadata"]["annotations"].popitem()[1] == "0"]) == 1 + 3
+
+
+def test_what_a_user_can_mend_is_said_as_on_one_machine(cluster, pipeline):
+    profile = Path(pipeline.profile.folder) / "tiny.yaml"
+    profile.write_text(profile.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
+    shutil.rmtree(pipeline.storage.url)
+    refused = on_cluster(profile)
+    with pytest.raises(UserError, match=r"00000\.tar: .*more than the accepted 1\.0%") as raised:
+        refused.materialise("raw_shards", "g00")
+    assert not isinstance(raised.value, ShardError | ComputeError) and "truncated-image: 1" in str(raised.value)
+    assert len(cluster.everything) <= SHARDS, "tried again what will not change"
+
+
+def test_the_api_server_fails_every_other_request(cluster, pipeline, expected, tmp_path):
+    counts = Counter()
+
+    def every_other(method, path):
+        counts[method] += 1
+        return (500, 503, 429, 409)[counts[method] // 2 % 4] if counts[method] % 2 else None
+
+    cluster.faults.answer = every_other
+    pipeline.compute.cluster.pause = 0.02
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected and gate.repeated == 0
+    assert counts["POST"] > 1 and counts["GET"] > 8
+
+
+def test_a_conflict_that_passes(cluster, pipeline, expected):
+    """409 where there is no such Job, and to a deletion."""
+    refused = Counter()
+
+    def conflict(method, path):
+        refused[method] += 1
+        return 409 if method in {"POST", "DELETE"} and refused[method] <= 2 else None
+
+    cluster.faults.answer = conflict
+    pipeline.compute.cluster.pause = 0.02
+    Running(pipeline).end()
+    assert stored(pipeline) == expected
+    assert refused["POST"] == refused["DELETE"] == 3 and len(cluster.everything) == 4
+
+
+def test_answers_that_break_off(cluster, pipeline, expected, tmp_path):
+    """Every other answer ends in its middle, those to a creation and those with a log among them."""
+    counts = Counter()
+    cluster.faults.cut = lambda method, path: not counts.update([method]) and counts[method] % 2 == 1
+    pipeline.compute.cluster.pause = 0.02
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected and gate.repeated == 0
+    assert len(cluster.everything) == 4
+
+
+def test_a_create_whose_answer_was_lost_makes_no_second_job(cluster, pipeline, expected):
+    lost = []
+    cluster.faults.lose = lambda method, path: 500 if method == "POST" and not lost and not lost.append(1) else None
+    pipeline.compute.cluster.pause = 0.02
+    Running(pipeline).end()
+    assert stored(pipeline) == expected
+    assert sum(request == "POST /apis/batch/v1/namespaces/mobileclip2/jobs" for request in cluster.requests) > 1
+    assert len(cluster.everything) == 4, "every chunk had one pod, so there was one Job"
+
+
+def test_a_server_that_stays_away_is_told(cluster, pipeline):
+    cluster.faults.answer = lambda method, path: 503
+    pipeline.compute.cluster.pause, pipeline.compute.cluster.patience = 0.02, 0.5
+    with pytest.raises(ComputeError, match=r"stayed away for 0 s: it answered 503: .*a fault of the test"):
+        Running(pipeline).end()
+
+
+def test_a_refused_request_is_not_repeated(cluster, pipeline):
+    cluster.faults.answer = lambda method, path: 403 if method == "POST" else None
+    with pytest.raises(ComputeError, match=r"refused a request in namespace 'mobileclip2': it answered 403"):
+        Running(pipeline).end()
+    assert sum(request.startswith("POST") for request in cluster.requests) == 1
+
+
+def impatient(pipeline):
+    settings = pipeline.compute.settings
+    pipeline.compute.settings = settings.model_copy(update={"start_minutes": 0.05})
+
+
+def test_pods_that_never_schedule(cluster, pipeline, expected):
+    impatient(pipeline)
+    cluster.nodes, nodes = {"one": 0}, cluster.nodes
+    try:
+        with pytest.raises(
+            ComputeError, match=r"no pod could start in 0\.05 minutes: 0/1 nodes .* Insufficient nvidia"
+        ):
+            Running(pipeline).end()
+    finally:
+        cluster.nodes = nodes
+    Running(on_cluster(Path(pipeline.profile.folder) / "tiny.yaml")).end()
+    assert stored(pipeline) == expected
+
+
+def test_fewer_gpus_than_wanted_is_only_slower(cluster, pipeline, expected):
+    cluster.nodes, nodes = {"one": 1}, cluster.nodes
+    try:
+        Running(pipeline).end()
+    finally:
+        cluster.nodes = nodes
+    assert stored(pipeline) == expected
+
+
+def test_the_number_of_pods_changes_while_it_runs(cluster, pipeline, expected, tmp_path):
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    (job,) = cluster.objects["jobs"].values()
+    cluster.patch("jobs", job["metadata"]["name"], {"spec": {"parallelism": 1}})
+    until(lambda: len(cluster.pods("Running")) == 1)
+    gate.open()
+    cluster.patch("jobs", job["metadata"]["name"], {"spec": {"parallelism": 3}})
+    run.end()
+    assert stored(pipeline) == expected
+
+
+def test_a_run_that_comes_back_takes_its_job_over(cluster, pipeline, expected, tmp_path):
+    """The first run is as good as killed: it can no longer reach the cluster, not even to tidy up."""
+    gate = Gate(cluster, tmp_path)
+    first = Running(pipeline)
+    gate.wait_for(4 * 3)
+    cluster.faults.answer = lambda method, path: 403
+    with pytest.raises(ComputeError):
+        first.end()
+    cluster.faults.answer = Faults().answer
+    assert len(cluster.objects["jobs"]) == 1
+    second = Running(on_cluster(Path(pipeline.profile.folder) / "tiny.yaml"))
+    until(lambda: second.steps)
+    gate.open()
+    second.end()
+    assert stored(pipeline) == expected
+    assert gate.repeated == 0 and len(cluster.everything) == 4
+
+
+def test_a_finished_job_of_an_earlier_run_is_no_result(cluster, pipeline, expected, tmp_path):
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    (job,) = [dict(job) for job in cluster.objects["jobs"].values()]
+    gate.open()
+    run.end()
+    for place in Path(pipeline.storage.url, ASSET).rglob("*.*"):
+        place.unlink()
+    finished = {"conditions": [{"type": "Complete", "status": "True"}]}
+    cluster.objects["jobs"][job["metadata"]["name"]] = {**job, "status": finished}
+    Running(on_cluster(Path(pipeline.profile.folder) / "tiny.yaml")).end()
+    assert stored(pipeline) == expected
+
+
+def test_a_job_that_somebody_deletes(cluster, pipeline, tmp_path):
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    (name,) = cluster.objects["jobs"]
+    cluster.delete("jobs", name)
+    with pytest.raises(ComputeError, match="was deleted by somebody; run again"):
+        run.end()
+
+
+def test_a_suspended_job_is_waited_for(cluster, pipeline, expected, tmp_path):
+    """As Kueue does with a Job whose turn has not come."""
+    impatient(pipeline)
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(1)
+    (name,) = cluster.objects["jobs"]
+    cluster.patch("jobs", name, {"spec": {"suspend": True}})
+    until(lambda: not cluster.pods("Running"))
+    gate.open()
+    time.sleep(60 * pipeline.compute.settings.start_minutes + 0.5)
+    assert run.thread.is_alive()
+    cluster.patch("jobs", name, {"spec": {"suspend": False}})
+    run.end()
+    assert stored(pipeline) == expected
+
+
+def test_through_dagster(cluster, pipeline, expected, tmp_path):
+    """The asset's own code, as a step of a run calls it."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        materialise(definitions(pipeline).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
+        event = instance.get_latest_materialization_event(dg.AssetKey(ASSET.split("/")))
+    assert event.asset_materialization.metadata["computed"].value == "view-0, view-1"
+    assert stored(pipeline) == expected
+    assert cluster.everything
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """Environment of an S3 server, and the address of a store there."""
+    with FaultyS3() as s3:
+        for name, value in {**s3.env, "TMPDIR": str(tmp_path), "MOBILECLIP2_CACHE": str(tmp_path / "cache")}.items():
+            monkeypatch.setenv(name, value)
+        s3.create_bucket("training")
+        yield s3.env, "s3://training/store"
+
+
+@pytest.mark.parametrize(
+    ("lose", "place"), [(FakeCluster.evict, "disk"), (FakeCluster.kill, "disk"), (FakeCluster.kill, "bucket")]
+)
+def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path, lose, place, bucket):
+    """One of two nodes dies: the Job is made anew as a whole, goes on, and learns what one process learns.
+
+    The pods' own folders go with them, so over a bucket nothing but the store holds the checkpoint.
+    """
+    profile = Path(pipeline.profile.folder) / "tiny.yaml"
+    profile.write_text(
+        profile.read_text()
+        .replace("train: &train {steps: 4,", "train: &train {steps: 60,")
+        .replace("checkpoint_every: 1}", "checkpoint_every: 1, log_every: 1}")
+        .replace("raw_shards: {pods: 2}", "raw_shards: {pods: 2}, student: {pods: 2, gpus: 0}")
+    )
+    Pipeline(load(profile)).materialise("raw_shards", "g01")
+    local = Path(shutil.copytree(profile.parent, tmp_path / "alone")) / "tiny.yaml"
+    alone = Pipeline(load(local))
+    alone.materialise("student/plain")
+    if place == "bucket":
+        env, store = bucket
+        text = profile.read_text().replace("image: tests", f"image: tests\n    env: {json.dumps(env)}")
+        profile.write_text(text.replace("store: store\n", f"store: {store}\n"))
+        for group in ("g00", "g01"):
+            Pipeline(load(profile)).materialise("raw_shards", group)
+
+    # what is passed on of its progress comes from a log whose stream breaks off now and then
+    logs = Counter()
+    cluster.faults.cut = lambda method, path: path.endswith("/log") and not logs.update([path]) and logs[path] % 3 == 0
+    run = Running(on_cluster(profile), "student/plain", None)
+    until(lambda: any(step.done >= 5 for step in run.steps))
+    second = [pod for pod in cluster.pods("Running") if pod["metadata"]["name"].rsplit("-", 2)[1] == "1"]
+    lose(cluster, second[0])
+    reached = max(step.done for step in run.steps)
+    assert reached < 60, "it was over before its node was lost"
+    run.end()
+    assert len(cluster.everything) == 4
+    (log,) = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:3]]
+    first = next(step for step in map(Step.from_line, log.read_text().splitlines()) if step)
+    print(
+        f"a node lost at step {reached} of 60 or a little later, went on at {first.done}; {logs.total()} looks at logs"
+    )
+    assert first.done >= reached
+    curves = []
+    for each in (alone, on_cluster(profile)):
+        (read,) = each.read("student/plain")
+        lines = read.fetch("metrics.jsonl").read_text().splitlines()
+        curves.append([json.loads(line)["loss"] for line in lines])
+    assert len(curves[0]) == 60 and curves[1] == pytest.approx(curves[0], abs=2e-3)
+
+
+def test_a_student_that_is_not_trained_asks_for_no_node_of_a_training(cluster, pipeline):
+    profile = Path(pipeline.profile.folder) / "tiny.yaml"
+    given = "students:\n  - name: given\n    model: {config: *wide, weights: {path: weights/wide.safetensors}}\n"
+    text = profile.read_text().replace(
+        "      config:\n        embed_dim: 24", "      config: &wide\n        embed_dim: 24"
+    )
+    text = text.replace("students:\n", given)
+    stages = "{teacher_embeddings: {pods: 4, gpus: 1}, student: {pods: 2, cpu: '64'}, evaluation: {cpu: '3', gpus: 0}}"
+    profile.write_text(
+        text.replace("stages: {teacher_embeddings: {pods: 4, gpus: 1}, raw_shards: {pods: 2}}", f"stages: {stages}")
+    )
+    on_cluster(profile).materialise("student/given")
+    (pod,) = cluster.everything
+    assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "3"
+
+
+def test_no_cluster_is_configured(tmp_path, monkeypatch):
+    from mobileclip2.executors.cluster import Cluster
+
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+    with pytest.raises(ComputeError, match="no cluster is configured here"):
+        Cluster.connect(Kubernetes(image="i").namespace)

@@ -1,0 +1,83 @@
+"""The same chunks in a pool of processes, and training by torchrun, on this machine."""
+
+import shutil
+
+import pytest
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import InProcess, Pipeline
+from mobileclip2.errors import ComputeError, ShardError
+from mobileclip2.executors import compute_of
+from mobileclip2.executors.local import Local, refusal
+
+
+def manifests(profile):
+    store = profile.parent / "store"
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
+
+
+def test_the_profile_says_where(tiny):
+    assert compute_of(load(tiny)).processes == 1
+    tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3}}\n")
+    assert compute_of(load(tiny)).processes == 3
+
+
+def test_where_changes_no_fingerprint(tiny):
+    before = Pipeline(load(tiny)).materialise("raw_shards", "g00").data_version
+    tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3, kubernetes: {{image: i}}}}\n")
+    pipeline = Pipeline(load(tiny))
+    assert pipeline.materialise("raw_shards", "g00").computed == []
+    assert pipeline.materialise("raw_shards", "g00").data_version == before
+
+
+@pytest.mark.slow
+def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
+    other = shutil.copytree(tiny.parent, tmp_path / "other") / tiny.name
+    steps = []
+    for profile, compute in ((tiny, InProcess()), (other, Local(2))):
+        pipeline = Pipeline(load(profile), compute)
+        pipeline.materialise("raw_shards", "g00", steps.append)
+        pipeline.materialise("augmentations", "g00", steps.append)
+    assert manifests(other) == manifests(tiny)
+    assert (steps[-1].done, steps[-1].total, steps[-1].unit) == (2, 2, "shards")
+    assert not list((other.parent / "store" / ".orders").iterdir())
+
+
+@pytest.mark.slow
+def test_a_refused_shard_is_named_as_by_one_process(tiny):
+    tiny.write_text(tiny.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
+    with pytest.raises(ShardError, match="more than the accepted"):
+        Pipeline(load(tiny), Local(2)).materialise("raw_shards", "g00")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_and_nothing_hangs(tiny, monkeypatch):
+    monkeypatch.setattr("mobileclip2.executors.local._chunk", die)
+    with pytest.raises(ComputeError, match=r"raw_shards: a worker process was killed.* lower 'compute\.processes'"):
+        Pipeline(load(tiny), Local(2)).materialise("raw_shards", "g00")
+    assert not list(tiny.parent.rglob("manifest.json"))
+
+
+def die(*_):
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_training_is_torchruns(tiny):
+    pipeline = Pipeline(load(tiny))
+    for group in pipeline.profile.group_names:
+        pipeline.materialise("raw_shards", group)
+    pipeline.compute = Local(2)
+    steps = []
+    done = pipeline.materialise("student/plain", progress=steps.append)
+    assert done.computed == ["whole"]
+    assert steps[-1].unit == "steps" and steps[-1].done == steps[-1].total == 4 and steps[-1].numbers["loss"] > 0
+
+
+def test_a_refusal_is_found_in_what_a_worker_wrote():
+    output = ["warning\n", "mobileclip2: shard: too bad\n", "  truncated-image: 1\n", "other\n", "  indented\n"]
+    assert refusal(output) == "shard: too bad\n  truncated-image: 1"
+    assert refusal(["mobileclip2, may pass: the store is away\n"]) is None

@@ -1,0 +1,173 @@
+"""What is asked of the cluster: whole by its own schemas, and no more rights than needed."""
+
+from typing import get_args
+
+import kubernetes_validate
+import pytest
+from pydantic import ValidationError
+
+from mobileclip2.config.compute import SANE, Kubernetes, Pods, Stage
+from mobileclip2.engine.graph import CODE_VERSIONS
+from mobileclip2.engine.task import REFUSED
+from mobileclip2.executors.manifests import chunks_job, rendezvous_service, whole_job
+
+VERSIONS = ("1.33", "1.37")
+
+SETTINGS = Kubernetes(
+    image="registry.example/mobileclip2:abc",
+    queue="gpus",
+    claims={"shards": "/data"},
+    env={"AWS_ENDPOINT_URL": "http://minio:9000"},
+    secret="object-store",
+    stages={
+        "teacher_embeddings": {
+            "pods": 6,
+            "gpus": 1,
+            "shared_memory": "3Gi",
+            "node_selector": {"gpu": "h100"},
+            "tolerations": [{"key": "nvidia.com/gpu"}, {"key": "spot", "operator": "Equal", "value": "yes"}],
+            "priority": "low",
+        },
+        "student": {"pods": 2, "gpus": 8},
+    },
+)
+PLAIN = Kubernetes(image="registry.example/mobileclip2:abc")
+
+
+def chunks(settings=SETTINGS, stage="teacher_embeddings", count=40):
+    return chunks_job(settings, stage, "job-0123", "s3://bucket/store", ".orders/job-0123.json", count)
+
+
+def whole(settings=SETTINGS, stage="student", trains=True):
+    return whole_job(settings, stage, "job-0123", "s3://bucket/store", ".orders/job-0123.json", trains=trains)
+
+
+def every_job():
+    for settings in (SETTINGS, PLAIN):
+        yield from (chunks(settings), whole(settings), whole(settings, "evaluation", trains=False))
+
+
+def pod_of(job):
+    return job["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_schemas_of_two_versions_accept_them(version):
+    for manifest in [*every_job(), rendezvous_service(SETTINGS, "student", "job-0123")]:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_schemas_would_refuse_a_misspelt_field():
+    job = chunks()
+    job["spec"]["backOffLimit"] = job["spec"].pop("backoffLimitPerIndex")
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(job, VERSIONS[0], strict=True)
+
+
+def test_pods_have_no_more_rights_than_they_need():
+    for job in every_job():
+        pod = pod_of(job)
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_what_is_written_goes_where_it_may():
+    for job in every_job():
+        pod = pod_of(job)
+        (container,) = pod["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert set(mounts) == set(volumes)
+        env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
+        for name in ("HOME", "TMPDIR", "MOBILECLIP2_CACHE"):
+            assert env[name].startswith(mounts["scratch"])
+        assert mounts["shared-memory"] == "/dev/shm"
+        assert volumes["shared-memory"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_a_group_is_one_completion_a_chunk():
+    spec = chunks()["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert (spec["completions"], spec["parallelism"], spec["suspend"]) == (40, 6, False)
+    assert chunks(count=2)["spec"]["parallelism"] == 2
+    assert pod_of(chunks())["containers"][0]["command"][-2:] == ["--of", "40"]
+
+
+def test_evictions_are_not_counted_and_a_refusal_is_not_tried_again():
+    spec = chunks()["spec"]
+    ignore, fail = spec["podFailurePolicy"]["rules"]
+    assert ignore["action"] == "Ignore" and ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
+    assert fail["action"] == "FailJob" and fail["onExitCodes"]["values"] == [REFUSED]
+    assert fail["onExitCodes"]["containerName"] == pod_of(chunks())["containers"][0]["name"]
+    assert spec["backoffLimitPerIndex"] > 0
+    assert whole()["spec"]["backoffLimit"] == 0
+
+
+def test_a_stage_gets_what_the_profile_asks_for():
+    pod = pod_of(chunks())
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pod["nodeSelector"] == {"gpu": "h100"}
+    assert pod["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists"},
+        {"key": "spot", "operator": "Equal", "value": "yes"},
+    ]
+    assert pod["priorityClassName"] == "low"
+    assert pod["volumes"][1]["emptyDir"]["sizeLimit"] == "3Gi"
+    assert container["envFrom"] == [{"secretRef": {"name": "object-store"}}]
+    assert "nvidia.com/gpu" not in pod_of(chunks(stage="raw_shards"))["containers"][0]["resources"]["limits"]
+
+
+def test_only_what_the_profile_says_is_laid_over_the_defaults():
+    settings = Kubernetes(image="i", stages={"teacher_embeddings": {"pods": 64}})
+    assert settings.pods("teacher_embeddings").gpus == SANE["teacher_embeddings"]["gpus"] == 1
+    assert settings.pods("teacher_embeddings").pods == 64
+    assert settings.pods("augmentations") == Pods()
+
+
+def test_every_stage_can_be_told_what_its_pods_are():
+    assert set(get_args(Stage)) == set(CODE_VERSIONS)
+    asked = Kubernetes(image="i").pods
+    assert asked("study") == asked("student") and asked("study").gpus == 8
+
+
+def test_kueue_is_named_where_it_is_used():
+    assert chunks()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert not [label for label in chunks(PLAIN)["metadata"]["labels"] if "kueue" in label]
+
+
+def test_a_training_meets_at_its_first_pod():
+    job, service = whole(), rendezvous_service(SETTINGS, "student", "job-0123")
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    pod = pod_of(job)
+    (container,) = pod["containers"]
+    command = container["command"]
+    assert (
+        "--master-addr=job-0123-0.job-0123" in command and "--nnodes=2" in command and "--nproc-per-node=8" in command
+    )
+    assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    (rank,) = [entry for entry in container["env"] if entry["name"] == "PET_NODE_RANK"]
+    assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
+
+
+def test_what_does_not_train_is_one_process():
+    command = pod_of(whole(stage="evaluation", trains=False))["containers"][0]["command"]
+    assert command[:3] == ["python", "-m", "mobileclip2.engine.task"]
+
+
+@pytest.mark.parametrize(
+    "stages", [{"teachers": {}}, {"student": {"gpu": 8}}, {"student": {"tolerations": [{"operator": "Equal"}]}}]
+)
+def test_what_no_stage_can_ask_for_is_refused(stages):
+    with pytest.raises(ValidationError):
+        Kubernetes(image="i", stages=stages)

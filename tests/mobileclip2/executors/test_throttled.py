@@ -1,0 +1,71 @@
+"""A group on 4 pods of the fake cluster, from a bucket that throttles: it ends as on one machine."""
+
+from collections import Counter
+
+import pytest
+import yaml
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.executors import compute_of
+from tests.cluster import FakeCluster
+from tests.faults import gate
+from tests.s3 import FaultyS3
+from tests.tiny import make_tiny
+
+pytestmark = pytest.mark.slow
+
+ASSET, GROUP = "teacher_embeddings/wide/image", "g00"
+SHARDS, VIEWS, PODS = 4, 2, 4
+
+
+def prepare(profile):
+    pipeline = Pipeline(load(profile))
+    for asset in ("raw_shards", "augmentations"):
+        pipeline.materialise(asset, GROUP)
+    pipeline.materialise("teacher/wide")
+    return pipeline
+
+
+def manifests(pipeline):
+    keys = [key for key, _ in pipeline.storage.list(f"{ASSET}/") if key.endswith("manifest.json")]
+    return {key: pipeline.storage.read(key) for key in keys}
+
+
+def test_half_of_the_requests_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
+    profile = make_tiny(tmp_path / "tiny", shards=2 * SHARDS, samples=4)
+    alone = prepare(profile)
+    alone.materialise(ASSET, GROUP)
+    with FaultyS3() as s3, FakeCluster(tmp_path / "cluster", {"one": PODS}) as cluster:
+        for name, value in {**s3.env, "KUBECONFIG": str(cluster.kubeconfig)}.items():
+            monkeypatch.setenv(name, value)
+        s3.create_bucket("throttled")
+        values = yaml.safe_load(profile.read_text())
+        stages = {"teacher_embeddings": {"pods": PODS, "gpus": 1}}
+        kubernetes = {"image": "tests", "env": s3.env, "stages": stages}
+        values.update(store="s3://throttled/store", compute={"kubernetes": kubernetes})
+        in_bucket = profile.with_name("bucket.yaml")
+        in_bucket.write_text(yaml.safe_dump(values))
+        prepare(in_bucket)
+
+        notes = tmp_path / "notes"
+        notes.mkdir()
+        cluster.faults.gate = lambda pod: gate([], notes, "")
+        s3.reset(lambda request: "503" if request.number % 2 else None)
+        loaded = load(in_bucket)
+        Pipeline(loaded, compute_of(loaded)).materialise(ASSET, GROUP)
+        stored = Counter(
+            request.path
+            for request in s3.requests
+            if request.method == "PUT" and request.path.endswith(".parquet") and not request.number % 2
+        )
+        print(
+            f"{len(s3.requests) // 2} of {len(s3.requests)} requests refused, {len(stored)} files, {stored.total()} puts"
+        )
+        assert len(cluster.everything) == PODS
+        assert stored.total() == len(stored) == SHARDS * VIEWS, "a shard was computed twice"
+        s3.reset()
+        assert manifests(Pipeline(loaded)) == manifests(alone)
