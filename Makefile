@@ -1,6 +1,6 @@
 # Everything sets itself up: `make demo` and `make test` work on a fresh clone.
 .DEFAULT_GOAL := help
-PYTHON ?= python3.11
+PYTHON ?= # by default the newest that the project runs on
 PROFILE ?= demo
 PORT ?= 3000
 VENV := .venv
@@ -12,14 +12,20 @@ demo test: export HF_HUB_OFFLINE = 1
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-setup: $(VENV)/.ready ## the environment, from the lock
+setup: $(VENV)/.ready ## the environment, from the locks
 
-$(VENV)/.ready: requirements.lock pyproject.toml
-	command -v $(PYTHON) >/dev/null || { echo "needs Python 3.11; set PYTHON=" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+# compiled at once, or the first command does it file by file
+$(VENV)/.ready: requirements.lock requirements-dvc.lock pyproject.toml
+	python=$$(.ci/find-python $(PYTHON)) && \
+	minor='import sys; print(sys.version_info[:2])' && \
+	if [ -e $(VENV) ] && [ "$$($(VENV)/bin/python -c "$$minor")" != "$$($$python -c "$$minor")" ]; then rm -rf $(VENV); fi && \
+	$$python -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(VENV)/bin/uv pip sync --quiet --require-hashes requirements.lock
+	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $(VENV)/tools/dvc
+	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --require-hashes --python $(VENV)/tools/dvc requirements-dvc.lock
+	ln -sf ../tools/dvc/bin/dvc $(VENV)/bin/dvc
 	touch $@
 
 demo: setup ## the whole pipeline on the embedded data, ends with a table and report.html
@@ -35,9 +41,12 @@ ui: setup ## the web interface on loopback
 	mkdir -p $(DAGSTER_HOME) && cp pipelines/dagster.yaml $(DAGSTER_HOME)/
 	$(VENV)/bin/dagster dev --host 127.0.0.1 --port $(PORT) --module-name pipelines.definitions
 
-lock: setup ## resolves the dependencies anew
-	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-annotate --no-header \
-		--python-version 3.11 --output-file requirements.lock
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+lock: setup ## resolves the dependencies again: of development, the image of workers, and DVC
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev $(LOCK) --output-file requirements.lock
+	$(VENV)/bin/uv pip compile pyproject.toml --extra k8s $(LOCK) --constraint requirements.lock \
+		--output-file requirements-image.lock
+	$(VENV)/bin/uv pip compile --group dvc $(LOCK) --output-file requirements-dvc.lock
 
 clean: ## removes outputs and Dagster's history, keeps the environment
 	rm -rf .store .dagster report.html
