@@ -16,6 +16,7 @@ from assets.study import studies
 from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
+from mobileclip2.extras import needs
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Profile, load
 from pipelines.current import current
@@ -74,7 +75,8 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
     """Steps one after the other in the run's process; in a cluster, each in a pod of its own that a run can lose."""
     if profile.compute.kubernetes is None:
         return dg.in_process_executor
-    from dagster_k8s import k8s_job_executor  # takes seconds to load
+    with needs("k8s"):
+        from dagster_k8s import k8s_job_executor  # takes seconds to load
 
     return k8s_job_executor
 

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import MAIN
 from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.export.parity import Parity
+from mobileclip2.extras import needs
 from mobileclip2.lineage import Lineage, branches, lineage_of
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Captioner, Model, Profile, Student, Teacher
+
+with needs("export"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremltools")
 NEEDS = {"onnx": "onnxruntime", "torchscript": "torch", "coreml": "coremltools"}
