@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 
 from mobileclip2.errors import MissingExtra
 
@@ -25,3 +26,12 @@ def needs(extra: str) -> Iterator[None]:
         raise MissingExtra(
             f"{error.name} is not installed; this needs the extra '{extra}': pip install 'mobileclip2[{extra}]'"
         ) from error
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

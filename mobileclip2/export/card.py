@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import MAIN
 from mobileclip2.evaluation.stored import stored_results
 from mobileclip2.export.parity import Parity
-from mobileclip2.extras import needs
+from mobileclip2.extras import needs, versions
 from mobileclip2.lineage import Lineage, branches, lineage_of
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.pipeline import Pipeline
@@ -68,7 +67,7 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
             metrics=_metrics(pipeline, student.name),
             assets=branches(found),
             fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
-            software={name: version(name) for name in SOFTWARE},
+            software=versions(SOFTWARE),
         )
     )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 from itertools import islice
 from typing import Any
 
 from mobileclip2 import sidefile
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.stored import stored_results
+from mobileclip2.extras import versions
 from mobileclip2.graph import Asset
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.profile import Student
@@ -46,7 +46,7 @@ def gather(pipeline: Pipeline) -> Report:
 
 def software() -> dict[str, str]:
     """Versions that results depend on."""
-    return {name: importlib.metadata.version(name) for name in SOFTWARE}
+    return versions(SOFTWARE)
 
 
 def _done(pipeline: Pipeline, key: str) -> bool:

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mobileclip2.errors import MissingExtra, UserError
-from mobileclip2.extras import needs
+from mobileclip2.extras import needs, versions
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -137,6 +137,10 @@ def test_a_fault_of_our_own_is_not_taken_for_a_missing_package():
     with pytest.raises(MissingExtra, match="nowhere is not installed") as raised, needs("aws"):
         import nowhere  # type: ignore[import-not-found]  # noqa: F401
     assert isinstance(raised.value, UserError) and isinstance(raised.value, ImportError)
+
+
+def test_versions_are_of_what_is_installed():
+    assert versions(["torch", "no-such-package"]) == {"torch": version("torch")}
 
 
 def test_all_is_every_extra_but_the_tools_of_development():
