@@ -16,7 +16,7 @@ setup: $(VENV)/.ready ## the environment, from the locks
 
 # compiled at once, or the first command does it file by file
 $(VENV)/.ready: requirements.lock requirements-dvc.lock pyproject.toml
-	python=$$(.ci/find-python $(PYTHON)) && \
+	@python=$$(.ci/find-python $(PYTHON)) && \
 	minor='import sys; print(sys.version_info[:2])' && \
 	if [ -e $(VENV) ] && [ "$$($(VENV)/bin/python -c "$$minor")" != "$$($$python -c "$$minor")" ]; then rm -rf $(VENV); fi && \
 	$$python -m venv $(VENV)
