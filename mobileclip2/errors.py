@@ -36,5 +36,9 @@ class LedgerError(UserError):
     """The DVC ledger cannot be written; what was computed is not touched by that."""
 
 
+class MissingExtra(UserError, ImportError):
+    """A package is not installed that an extra of this project brings; the message names the extra."""
+
+
 class RemoteError(UserError):
     """A Dagster server that was asked to do something cannot be reached, refuses, or did not do it in time."""

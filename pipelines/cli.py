@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobileclip2 import __version__
 from mobileclip2.errors import LedgerError, UserError
 from pipelines.profiles import profile_path
 
@@ -57,6 +58,7 @@ REPORT = argument("--report", type=Path, help="where the report goes; by default
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all is well, 1 something that the user can mend, 2 a wrong call, 3 the gate failed."""
     parser = argparse.ArgumentParser(prog="mobileclip2", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, each in COMMANDS.items():
         added = commands.add_parser(name, help=each.help)

@@ -18,6 +18,7 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.config.profile import Profile, load
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.extras import needs
 from pipelines.current import current
 from pipelines.evaluate_job import evaluate_job
 from pipelines.processes import mark
@@ -74,7 +75,8 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
     """Run steps one after the other in the run's process. In a cluster, each step gets a pod that a run can lose."""
     if profile.compute.kubernetes is None:
         return dg.in_process_executor
-    from dagster_k8s import k8s_job_executor  # takes seconds to load
+    with needs("k8s"):
+        from dagster_k8s import k8s_job_executor  # takes seconds to load
 
     return k8s_job_executor
 

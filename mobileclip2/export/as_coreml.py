@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from mobileclip2.export.model import Tower
 from mobileclip2.export.quiet import quiet
+from mobileclip2.extras import needs
 
 IMAGE, TEXT = "image.mlpackage", "text.mlpackage"
 FEATURES = "features"
@@ -35,7 +36,8 @@ def write(handed: Programs, folder: Path) -> None:
     """Two packages, for iOS 16 and macOS 13 on."""
     # its progress bars cannot be switched off
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        import coremltools  # takes seconds, and looks for an Apple system
+        with needs("export-apple"):
+            import coremltools  # takes seconds, and looks for an Apple system
 
         for program, name in zip(handed, (IMAGE, TEXT), strict=True):
             converted = coremltools.convert(

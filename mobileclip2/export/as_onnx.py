@@ -7,17 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mobileclip2.errors import UserError
 from mobileclip2.export.model import Tower
 from mobileclip2.export.quiet import quiet
+from mobileclip2.extras import needs
 from mobileclip2.store.storage import temporary_files
+
+with needs("export"):
+    import onnx
+    import onnxruntime
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
 IMAGE, TEXT = "image.onnx", "text.onnx"
 PIXELS, TOKENS, FEATURES = "pixels", "tokens", "features"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,17 +34,34 @@ def check_repository(folder: Path) -> None:
             )
 
 
+def command() -> str:
+    """Return the ``dvc`` beside the interpreter, where ``make setup`` links it, or else that of ``PATH``.
+
+    Raises:
+        LedgerError: there is none.
+    """
+    beside = Path(sys.executable).with_name("dvc")
+    found = shutil.which(beside) or shutil.which("dvc")
+    if not found:
+        raise LedgerError(
+            "the ledger needs DVC, and there is no command 'dvc'; 'make setup' installs it in a checkout, "
+            "'uv tool install \"dvc[s3]\"' elsewhere; or leave 'ledger' out of the profile"
+        )
+    return found
+
+
 def dvc(folder: Path, *arguments: str) -> None:
     """Run a command of DVC in a folder. Wait a while if another process holds the repository.
 
     Raises:
-        LedgerError: DVC failed or was held for too long.
+        LedgerError: DVC is not installed, failed or was held for too long.
     """
+    program = command()
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     until = time.monotonic() + WAIT_SECONDS
     while True:
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", *arguments],
+            [program, *arguments],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 from itertools import islice
 from typing import Any
 
@@ -12,6 +11,7 @@ from mobileclip2.data import sidecar as sidefile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
+from mobileclip2.extras import versions
 from mobileclip2.report.html import Curve, EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.sheets import between_curve, rows, training_records
@@ -46,7 +46,7 @@ def gather(pipeline: Pipeline) -> Report:
 
 def software() -> dict[str, str]:
     """Versions that results depend on."""
-    return {name: importlib.metadata.version(name) for name in SOFTWARE}
+    return versions(SOFTWARE)
 
 
 def _done(pipeline: Pipeline, key: str) -> bool:

@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.evaluation.wise_ft import Point
+from mobileclip2.extras import needs
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.study import Found, figures, table
 from mobileclip2.store.storage import atomic_path
+
+with needs("report"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
 METRICS = {
     "acc1": "top-1",

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mobileclip2.evaluation.results import MAIN, Result
 from mobileclip2.evaluation.wise_ft import Point
+from mobileclip2.extras import needs
 from mobileclip2.report import plots
 from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
 from mobileclip2.report.plots import Record
@@ -148,6 +149,7 @@ def _wrap(text: str, most: int) -> list[str]:
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Load the typeface of the plots, which covers more scripts than Pillow's own."""
-    import matplotlib
+    with needs("report"):
+        import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)

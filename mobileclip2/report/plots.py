@@ -15,6 +15,7 @@ from PIL import Image
 
 from mobileclip2.evaluation import wise_ft as between
 from mobileclip2.evaluation.results import MAIN, Result, main_name
+from mobileclip2.extras import needs
 from mobileclip2.report.palette import GRID, INK, MUTED, NEUTRAL, PAPER, VARIABLES, series
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib
+        with needs("report"):
+            import matplotlib
 
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,8 +16,12 @@ from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import MAIN
 from mobileclip2.export.parity import Parity
 from mobileclip2.export.write import NEEDS
+from mobileclip2.extras import needs, versions
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages.stored_results import stored_results
+
+with needs("export"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremltools")
 
@@ -66,7 +69,7 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
             metrics=_metrics(pipeline, student.name),
             assets=branches(found),
             fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
-            software={name: version(name) for name in SOFTWARE},
+            software=versions(SOFTWARE),
         )
     )
 

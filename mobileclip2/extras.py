@@ -1,0 +1,37 @@
+"""What only an extra installs: ``pip install 'mobileclip2[export]'``. The library alone works without any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from mobileclip2.errors import MissingExtra
+
+OURS = {"mobileclip2", "assets", "pipelines"}
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Name the extra where the imports of the block fail.
+
+    Raises:
+        MissingExtra: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in OURS:
+            raise
+        raise MissingExtra(
+            f"{error.name} is not installed; this needs the extra '{extra}': pip install 'mobileclip2[{extra}]'"
+        ) from error
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package that is installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
