@@ -2,3 +2,5 @@
 
 The library knows data and models; it never imports Dagster. See ``docs/`` for the tasks it serves.
 """
+
+__version__ = "0.1.0"

@@ -33,6 +33,7 @@ from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import remember_words
 from mobileclip2.preprocess import Colour, Preprocess
 from mobileclip2.profile import Model
+from mobileclip2.progress import doing
 from mobileclip2.store.storage import temporary_files
 
 CONFIG = "open_clip_config.json"
@@ -46,6 +47,11 @@ def build(model: Model, contents: Contents, *, seed: int = 0) -> ImageText:
     Raises:
         WeightsError: the weights cannot be had, or do not fit the architecture.
     """
+    with doing(f"loading {model.open_clip or 'a model'}"):
+        return _build(model, contents, seed)
+
+
+def _build(model: Model, contents: Contents, seed: int) -> ImageText:
     torch.manual_seed(seed)
     if model.open_clip and model.open_clip.startswith("hf-hub:"):
         return _hub(model.open_clip)
@@ -218,6 +224,7 @@ def save(image_text: ImageText, folder: Path) -> None:
 
 def load(config_file: Path, weights_file: Path) -> ImageText:
     """A stored model."""
-    image_text = from_config(json.loads(config_file.read_text()))
-    load_weights(image_text.model, read_state(weights_file), str(weights_file))
+    with doing("loading a model"):
+        image_text = from_config(json.loads(config_file.read_text()))
+        load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text

@@ -10,6 +10,8 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mobileclip2.progress import doing
+
 if TYPE_CHECKING:
     from mobileclip2.graph import Asset
     from mobileclip2.pipeline import Work
@@ -17,5 +19,6 @@ if TYPE_CHECKING:
 
 def stage_run(asset: Asset) -> Callable[[Work], None]:
     """What computes an asset; loads torch."""
-    run: Callable[[Work], None] = importlib.import_module(f"mobileclip2.stages.{asset.stage}").run
+    with doing("importing"):
+        run: Callable[[Work], None] = importlib.import_module(f"mobileclip2.stages.{asset.stage}").run
     return run

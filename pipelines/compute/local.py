@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import takewhile
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 
@@ -21,8 +25,11 @@ from mobileclip2.stages import stage_run
 from mobileclip2.stages.by_shard import ByShard
 from mobileclip2.store import open_storage
 from pipelines.compute.shards import Watch
+from pipelines.processes import death
 
 LOOK_SECONDS = 2.0
+JOIN_SECONDS = 10.0
+"""for a worker of a broken pool, which is being ended"""
 
 
 class Local:
@@ -56,6 +63,7 @@ class Local:
             futures: list[Future[float]] = [
                 pool.submit(_chunk, order.store, order.key, index, of) for index in range(of)
             ]
+            workers = multiprocessing.active_children()
             try:
                 waiting = set(futures)
                 while waiting:
@@ -64,10 +72,13 @@ class Local:
                         future.result()
                     watch.look(processes=min(len(waiting), self.processes))
             except BrokenProcessPool as error:
-                raise ComputeError(
-                    f"{work.asset.key}: a worker process was killed, perhaps for lack of memory; lower "
-                    "'compute.processes' or 'batch' and run again, finished shards are kept"
-                ) from error
+                raise ComputeError(f"{work.asset.key}: a worker process died by {_death_of(workers)}") from error
+            except Exception:
+                raise
+            except BaseException:  # somebody stops the run; a worker would finish its shard first
+                for worker in workers:
+                    worker.kill()
+                raise
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -87,8 +98,24 @@ class Local:
                 process.terminate()
                 raise
         if process.returncode:
-            raise UserError(refusal(output) or f"{work.asset.key}: torchrun failed\n{''.join(output[-30:])}")
+            raise UserError(
+                refusal(output) or killed(output, work) or f"{work.asset.key}: torchrun failed\n{''.join(output[-30:])}"
+            )
         return (time.monotonic() - started) * self.processes
+
+
+def killed(output: list[str], work: Work) -> str | None:
+    """What torchrun's report says of a rank that a signal killed: it is listed with ``exitcode : -11``."""
+    found = re.search(r"Root Cause.*?exitcode\s*: -(\d+)", "".join(output), re.DOTALL)
+    return f"{work.asset.key}: a training process died by {death(int(found[1]))}" if found else None
+
+
+def _death_of(workers: list[BaseProcess]) -> str:
+    """How the first worker of a broken pool died. The pool ends the others with SIGTERM."""
+    for worker in workers:
+        worker.join(JOIN_SECONDS)
+    codes = [-worker.exitcode for worker in workers if worker.exitcode and worker.exitcode < 0]
+    return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
 
 
 def told(line: str, work: Work) -> bool:
