@@ -17,6 +17,7 @@ from rich.console import Console
 from assets.materialize import WATCHERS
 from mobileclip2.errors import UserError
 from mobileclip2.graph import Asset
+from mobileclip2.models.hub import check_hub
 from mobileclip2.pipeline import Pipeline
 from mobileclip2.plan import selected
 from mobileclip2.progress import Step, doing
@@ -131,10 +132,13 @@ def refresh(
     if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
         one = partial(launched.materialise, within)
     runs = 0
+    keys = selected(pipeline, only)
+    if one is materialise:  # a run in a cluster takes weights from its image
+        check_hub(pipeline, keys)
     WATCHERS.append(watch.step)
     try:
         with running(pipeline):
-            for asset in [pipeline.graph[key] for key in selected(pipeline, only)]:
+            for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
                     with doing("looking at the store"):
                         missing = pipeline.missing(asset, group)

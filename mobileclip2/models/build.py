@@ -125,12 +125,13 @@ def _hub(name: str) -> ImageText:
     try:
         model = open_clip.create_model(name, require_pretrained=True)
         config = open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))
+        tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
         raise WeightsError(
             f"{name}: cannot be loaded from the hub ({type(error).__name__}); check the name and the network, "
             "or download it once and give 'open_clip' with 'weights: {path: ...}'"
         ) from error
-    return _wrap(model, open_clip.get_tokenizer(name), config)
+    return _wrap(model, tokenize, config)
 
 
 def _tagged(name: str, tag: str) -> ImageText:
