@@ -41,7 +41,7 @@ class Display:
         self.total = total
 
     def begin(self, place: str) -> None:
-        self.place, self.step = place, None
+        self.place, self.step, self.activity = place, None, ""
         self.place_began = self.clock()
 
     def advance(self, done: int, total: int, unit: str, numbers: dict[str, float]) -> None:
@@ -53,7 +53,7 @@ class Display:
         self.finished += 1
         if self.place and not self.console.is_terminal:
             self._line(f"[{self.finished}/{self.total}] {place} in {self.clock() - self.place_began:.1f} s")
-        self.place, self.step = "", None
+        self.place, self.step, self.activity = "", None, self.name
 
     def doing(self, activity: str) -> None:
         """Set what the process does now."""

@@ -169,7 +169,8 @@ def test_names_are_completed(line, completions, tmp_path):
         "_ARGCOMPLETE_STDOUT_FILENAME": str(found),
     }
     command = [sys.executable, "-m", "pipelines.cli"]
-    subprocess.run(command, env={**os.environ, **asking, "IFS": "\n", "_ARGCOMPLETE_IFS": "\n"}, cwd=ROOT, check=True)
+    environment = {**os.environ, **asking, "_ARGCOMPLETE_IFS": "\n", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
     assert {each for each in found.read_text().split("\n") if each} == completions
 
 
