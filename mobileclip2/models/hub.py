@@ -24,6 +24,7 @@ REMEDY = (
     "Connect this machine, or download them elsewhere and copy the folder that HF_HOME names, "
     "or give a file: 'weights: {path: ...}'"
 )
+HIDDEN = "has no such repository, or hides it: correct the name, or set HF_TOKEN to a token that may read it"
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,7 @@ def _check(published: Published) -> None:
 
 def _check_repository(published: Published) -> None:
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, HTTPError
 
     try:
         if any(isinstance(try_to_load_from_cache(published.repository, file), str) for file in published.files):
@@ -123,12 +118,11 @@ def _check_repository(published: Published) -> None:
         HfApi().model_info(published.repository, timeout=TIMEOUT_SECONDS)
     except GatedRepoError:
         raise _refused(published, "asks for consent: accept its conditions on its page, and set HF_TOKEN") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise _refused(
-            published,
-            "has no such repository, or hides it: correct the name, or set HF_TOKEN to a token that may read it",
-        ) from None
+    except HFValidationError:
+        raise _refused(published, HIDDEN) from None
     except HfHubHTTPError as error:
+        if error.response.status_code in {401, 403, 404}:  # a mirror does not say which
+            raise _refused(published, HIDDEN) from None
         raise _away(published, f"{constants.ENDPOINT} answers HTTP {error.response.status_code}") from None
     except (HTTPError, OSError) as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
