@@ -9,6 +9,7 @@ from pathlib import Path
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.gate import compare
+from mobileclip2.names import did_you_mean
 from mobileclip2.report.comparison import as_markdown, published_like
 from mobileclip2.stages.stored_results import baseline_results, stored_results
 from mobileclip2.store.storage import atomic_path
@@ -49,11 +50,15 @@ def judge(
     Raises:
         UserError: as :func:`evaluate`, and what ``materialise`` raises.
     """
+    known = [name.partition("/")[2] for name in pipeline.graph if name.startswith("evaluation/")]
+    model = model_name(model)
+    if model not in known:
+        near = did_you_mean(model, known) or f"; the profile evaluates {', '.join(known) or 'nothing'}"
+        raise UserError(f"--student {model}: no such model{near}; correct the name")
     key = f"evaluation/{model}"
-    if key not in pipeline.graph:
-        known = [name.partition("/")[2] for name in pipeline.graph if name.startswith("evaluation/")]
-        raise UserError(f"--student {model}: the profile evaluates {', '.join(known) or 'nothing'}; correct the name")
     baseline = baseline or pipeline.profile.gate.baseline
+    if baseline and model_name(baseline) in known:
+        baseline = model_name(baseline)
     wanted = [key]
     if f"evaluation/{baseline}" in pipeline.graph:
         wanted.append(f"evaluation/{baseline}")
@@ -65,3 +70,9 @@ def judge(
     comparison = compare(stored_results(pipeline, model), before, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
     return Judgement(table, bool(comparison.failed))
+
+
+def model_name(key: str) -> str:
+    """``x`` of ``student/x``, ``teacher/x`` and ``evaluation/x``."""
+    stage, _, name = key.partition("/")
+    return name if stage in {"student", "teacher", "evaluation"} else key

@@ -1,19 +1,17 @@
-"""Materialises what is missing through Dagster, one run for each asset and group, with a live display."""
+"""Materialises what is missing through Dagster, one run for each asset and group, and shows where it is."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-import time
+import sys
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 
 from mobileclip2.extras import needs
 
@@ -25,10 +23,13 @@ from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
 from mobileclip2.errors import UserError
-from mobileclip2.progress import Step
+from mobileclip2.progress import Step, doing
+from mobileclip2.stages.published_weights import check_published_weights
 from mobileclip2.store.lease import hold
-from pipelines import launched
+from pipelines import launched, supervise
 from pipelines.current import report_current
+from pipelines.display import Display, place_of
+from pipelines.processes import PROCESS_TAG, this_process
 
 
 def instance() -> dg.DagsterInstance:
@@ -53,11 +54,61 @@ class Watch(Protocol):
 
 
 def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
-    """:func:`refresh` with a live display in a terminal, into the instance of this checkout."""
+    """:func:`refresh` into the instance of this checkout, shown on the terminal or in the log."""
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    total = sum(len(pipeline.groups(pipeline.graph[key])) for key in selected(pipeline, only))
-    with instance() as dagster, Display(total) as display:
-        return refresh(pipeline, dagster, only, display)
+    shown = Shown(supervise.channel or Direct())
+    with doing("planning"):
+        keys = selected(pipeline, only)
+        shown.plan(sum(len(pipeline.groups(pipeline.graph[key])) for key in keys))
+    with doing("opening Dagster's history"):
+        dagster = instance()
+    with dagster:
+        runs = refresh(pipeline, dagster, only, shown)
+    shown.finish(runs)
+    return runs
+
+
+class Direct:
+    """Shows progress in the lines of a log: of a process that nobody supervises."""
+
+    def __init__(self) -> None:
+        self._display = Display(Console(file=sys.stderr, force_terminal=False))
+
+    def send(self, name: str, *arguments: object) -> None:
+        getattr(self._display, name)(*arguments)
+
+
+class Sender(Protocol):
+    def send(self, name: str, *arguments: object) -> None: ...
+
+
+class Shown:
+    """A :class:`Watch` that shows a refresh on the terminal or in the log."""
+
+    def __init__(self, to: Sender) -> None:
+        self._to = to
+        self._total = 0
+
+    def plan(self, total: int) -> None:
+        self._total = total
+        self._to.send("plan", total)
+
+    def begin(self, asset: Asset, group: str | None) -> None:
+        self._to.send("begin", place_of(asset.key, group))
+
+    def step(self, step: Step) -> None:
+        self._to.send("advance", step.done, step.total, step.unit, step.numbers)
+
+    def end(self, asset: Asset, group: str | None) -> None:
+        self._to.send("end", place_of(asset.key, group))
+
+    def finish(self, runs: int) -> None:
+        """Say in words what was done."""
+        if runs:
+            there = f"; {self._total - runs} were there already" if runs < self._total else ""
+            self._to.send("say", f"computed {runs} asset-group pairs{there}")
+        else:
+            self._to.send("say", f"nothing to compute: all {self._total} asset-group pairs are there")
 
 
 def refresh(
@@ -85,19 +136,25 @@ def refresh(
     if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
         one = partial(launched.materialise, within)
     runs = 0
+    keys = selected(pipeline, only)
+    if one is materialise:  # a run in a cluster takes weights from its image
+        check_published_weights(pipeline, keys)
     WATCHERS.append(watch.step)
     try:
         with running(pipeline):
-            for asset in [pipeline.graph[key] for key in selected(pipeline, only)]:
+            for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
-                    if pipeline.missing(asset, group):
+                    with doing("looking at the store"):
+                        missing = pipeline.missing(asset, group)
+                    if missing:
                         watch.begin(asset, group)
                         one(repository, dagster, asset, group, tags)
                         runs += 1
                     watch.end(asset, group)
     finally:
         WATCHERS.remove(watch.step)
-        with suppress(UserError):  # an outside input is gone: the stage that reads it has said so
+        # an outside input may be gone: the stage that reads it has said so
+        with suppress(UserError), doing("noting what is current"):
             report_current(pipeline, dagster)
     return runs
 
@@ -118,6 +175,7 @@ def materialise(
 
     Raises:
         UserError: the stage failed in a way the user can mend.
+        KeyboardInterrupt: somebody stopped it; Dagster has it as canceled.
     """
     key = dg.AssetKey(asset.key.split("/"))
     result = repository.get_implicit_global_asset_job_def().execute_in_process(
@@ -126,17 +184,29 @@ def materialise(
         partition_key=group,
         raise_on_error=False,
         run_config={"loggers": {"console": QUIET}},
-        tags={**(tags or {}), "dagster/max_retries": "0"},  # only what Dagster has launched can it launch again
+        # only what Dagster has launched can it launch again
+        tags={**(tags or {}), "dagster/max_retries": "0", PROCESS_TAG: this_process()},
     )
     if not result.success:
+        if _was_stopped(result):
+            dagster.report_run_canceled(result.dagster_run, f"Stopped; {supervise.KEPT}.")
+            raise KeyboardInterrupt
         raise _cause(result, asset, group)
 
 
 QUIET = {"config": {"log_level": "CRITICAL"}}
 
 
+def _was_stopped(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal to this process ended the run."""
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(
+        error and error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"} for error in errors
+    )
+
+
 def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -> UserError:
-    place = f"{asset.key}{f' [{group}]' if group else ''}"
+    place = place_of(asset.key, group)
     for event in result.all_events:
         if event.is_step_failure:
             failure = event.step_failure_data
@@ -145,52 +215,3 @@ def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -
             if failure.error:
                 return UserError(f"{place}: {(failure.error.cause or failure.error).to_string()}")
     return UserError(f"{place}: the run failed; see the Dagster UI")
-
-
-class Display:
-    """A bar over all (asset, group) pairs and one for the step at hand; plain lines where there is no terminal."""
-
-    def __init__(self, total: int) -> None:
-        self.console = Console(stderr=True)
-        self.bars = Bars(
-            TextColumn("{task.description:44}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.total = total
-        self.finished = 0
-        self.started = 0.0
-
-    def __enter__(self) -> Display:
-        self.bars.start()
-        self.all = self.bars.add_task("all assets and groups", total=self.total, numbers="")
-        self.current = self.bars.add_task("", total=None, numbers="", visible=False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def begin(self, asset: Asset, group: str | None) -> None:
-        self.started = time.monotonic()
-        place = f"{asset.key}{f' [{group}]' if group else ''}"
-        self.bars.reset(self.current, description=place, total=None, numbers="", visible=True)
-
-    def step(self, step: Step) -> None:
-        numbers = "  ".join(f"{name} {value:.3g}" for name, value in step.numbers.items())
-        self.bars.update(self.current, completed=step.done, total=step.total, numbers=f"{step.unit}  {numbers}")
-
-    def end(self, asset: Asset, group: str | None) -> None:
-        self.finished += 1
-        self.bars.update(self.all, completed=self.finished)
-        self.bars.update(self.current, visible=False)
-        if self.started and not self.console.is_terminal:
-            place = f"{asset.key}{f' [{group}]' if group else ''}"
-            self.console.print(
-                f"[{self.finished}/{self.total}] {place} in {time.monotonic() - self.started:.1f} s",
-                markup=False,
-            )
-        self.started = 0.0

@@ -26,7 +26,7 @@ ATTEMPTS = 3
 """runs of one asset and group from the same inputs, before the sensor gives up and says so"""
 
 EVERY_SECONDS = 30
-SHOW_EVERY_SECONDS = 60
+SHOW_EVERY_SECONDS = 30
 
 FINGERPRINT_TAG = "mobileclip2/fingerprint"
 ATTEMPT_TAG = "mobileclip2/attempt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict
 from io import StringIO
 from typing import Any
@@ -23,24 +24,59 @@ SHOWN_REASONS = 4
 
 SHOWN_HASHES = 4
 
-UNKNOWN = "+ and ?: not known of all parts; time comes from runs on this machine or from 'rates' in the profile\n"
+NOT_KNOWN = "–"
+
+UNKNOWN = {
+    "samples": "the samples of a group are known when raw_shards has counted them",
+    "bytes": "bytes are known when one group of the asset has been computed",
+    "time": "time is known from a run on this store, or from 'rates' in the profile (samples a second of an asset or stage)",
+}
+"""from what each column could be known"""
+
+COLUMNS = ("samples", "bytes", "time")
 
 
 def plan_as_table(plan: Plan, *, width: int) -> str:
-    """One line for each asset and reason, with sums below."""
+    """Format an asset on each line, with its cost, the reasons below it, and sums at the end. No word is broken in two.
+
+    A column of which nothing is known is left out.
+    """
     if not plan.items:
         return f"nothing to compute: all {plan.reused} parts are there\n"
-    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
-    table.add_column("asset", no_wrap=True, footer=f"{len(plan.pairs)} asset-group pairs")
-    table.add_column("groups")
-    table.add_column("parts", overflow="fold")
-    table.add_column("why", overflow="fold", footer=f"{plan.reused} parts are reused")
-    for name, total in zip(("samples", "bytes", "time"), cells(plan.cost), strict=True):
-        table.add_column(name, justify="right", footer=total, no_wrap=True)
-    for row in rows(plan):
-        # texts, not markup: a field's list is written in brackets
-        table.add_row(row.asset, *groups_and_parts(row), Text(why(row)), *cells(row.cost))
-    return _printed(table, width) + (UNKNOWN if plan.cost.unknown else "")
+    total = dict(zip(COLUMNS, cells(plan.cost), strict=True))
+    columns = [name for name in COLUMNS if total[name] != NOT_KNOWN]
+
+    def costs(cost: Cost) -> list[str]:
+        return [text for name, text in zip(COLUMNS, cells(cost), strict=True) if name in columns]
+
+    shown = rows(plan)
+    table = [(" ".join(filter(None, (row.asset, *groups_and_parts(row)))), costs(row.cost), why(row)) for row in shown]
+    sums = (f"{len(plan.pairs)} asset-group pairs; {plan.reused} parts are reused", costs(plan.cost), "")
+    widths = [max(len(line[1][n]) for line in [*table, sums, ("", columns, "")]) for n in range(len(columns))]
+    name_width = width - sum(each + 2 for each in widths)
+    lines = []
+    for name, cost, reasons in [("asset", list(columns), ""), *table, sums]:
+        first, *more = _wrapped(name, name_width)
+        lines.append(first.ljust(name_width) + "".join(f"  {text:>{n}}" for text, n in zip(cost, widths, strict=True)))
+        lines += [f"  {line}" for line in more]
+        lines += [f"    {line}" for line in _wrapped(reasons, width - 4)] if reasons else []
+    # whatever is not known of a part is not known of the sum
+    missing = [
+        UNKNOWN[name]
+        for name, field in zip(COLUMNS, ("samples", "bytes", "seconds"), strict=True)
+        if field in plan.cost.unknown
+    ]
+    if missing:
+        lines += _wrapped(
+            f"costs that are not known yet ('{NOT_KNOWN}', '+' or no column): {'; '.join(missing)}",
+            width,
+        )
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words. A word that is longer than a line stands alone and is not broken."""
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def plan_as_json(plan: Plan) -> str:
@@ -114,14 +150,14 @@ def _hashes(hashes: list[str]) -> str:
 
 
 def cells(cost: Cost) -> tuple[str, str, str]:
-    """Samples, bytes and time of a cost; ``+`` marks a lower bound, ``?`` that nothing is known."""
+    """Samples, bytes and time of a cost; ``+`` marks a lower bound, :data:`NOT_KNOWN` that nothing is known."""
     values = {
         "samples": (cost.samples, f"{cost.samples:,}"),
         "bytes": (cost.bytes, _bytes(cost.bytes)),
         "seconds": (cost.seconds, _time(cost.seconds)),
     }
     samples, size, seconds = (
-        (f"{text}+" if value else "?") if name in cost.unknown else text for name, (value, text) in values.items()
+        (f"{text}+" if value else NOT_KNOWN) if name in cost.unknown else text for name, (value, text) in values.items()
     )
     return samples, size, seconds
 

@@ -24,6 +24,7 @@ from mobileclip2.config.filters import Filters
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import ProfileError
 from mobileclip2.fingerprint import UNDECLARED
+from mobileclip2.names import did_you_mean, listed
 
 MAX_GROUPS = 99
 """Dagster ignores an edge with 100 or more upstream partitions when it decides what is stale."""
@@ -124,7 +125,8 @@ class Model(Settings):
             raise ValueError("name exactly one of 'open_clip' and 'config'")
         if self.open_clip and not self.open_clip.startswith("hf-hub:") and self.open_clip not in open_clip_names():
             raise ValueError(
-                f"open_clip has no model '{self.open_clip}'; see open_clip.list_models(), or give an 'hf-hub:' name"
+                f"open_clip has no model '{self.open_clip}'{did_you_mean(self.open_clip, open_clip_names())}; "
+                "see open_clip.list_models(), or give an 'hf-hub:' name"
             )
         if self.weights and (self.open_clip or "").startswith("hf-hub:"):
             raise ValueError("an 'hf-hub:' model comes with its weights; leave out 'weights'")
@@ -522,7 +524,8 @@ class Profile(Settings):
         def known(field: str, wanted: tuple[str, ...] | list[str], have: tuple[str, ...] | list[str]) -> None:
             for name in wanted:
                 if name not in have:
-                    raise ValueError(f"{field}: there is no '{name}'; the profile has {', '.join(have) or 'none'}")
+                    near = did_you_mean(name, have)
+                    raise ValueError(f"{field}: there is no '{name}'{near or f'; the profile has {listed(have)}'}")
 
         captioners = [captioner.name for captioner in self.captioners]
         corpora = [f"caption_corpus/{corpus.name}" for corpus in self.caption_corpora]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mobileclip2.engine.cost import Cost, Costs
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.staleness import History, reasons
-from mobileclip2.errors import UserError
+from mobileclip2.names import find
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,11 @@ def selected(pipeline: Pipeline, only: list[str] | None) -> list[str]:
     """All assets of a profile in order, or some of them with everything that they read, directly or not.
 
     Raises:
-        UserError: there is no such asset.
+        UserError: there is no such asset, or a short name is that of several.
     """
     if not only:
         return list(pipeline.graph)
-    for key in only:
-        if key not in pipeline.graph:
-            raise UserError(f"there is no asset '{key}'; the profile has {', '.join(pipeline.graph)}")
-    found = set(only)
+    found = {find(name, pipeline.graph, "asset") for name in only}
     for asset in reversed(pipeline.graph.values()):
         if asset.key in found:
             found.update(asset.upstream)

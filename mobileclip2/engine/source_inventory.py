@@ -24,6 +24,7 @@ from pathspec import PathSpec, RegexPattern
 from mobileclip2.config.profile import Captioner, Locked, Model, Profile, Weights
 from mobileclip2.errors import ShardError, StoreError, WeightsError
 from mobileclip2.fingerprint import fingerprint
+from mobileclip2.progress import counted, doing
 from mobileclip2.store import Storage
 from mobileclip2.store.s3 import S3Storage
 from mobileclip2.store.stat_cache import Remembered, cache_folder
@@ -175,11 +176,17 @@ class Contents:
             on_a_disk = bool(files) and not files[0].url.startswith("s3://")
             digest = self._shared(seen) if on_a_disk else None
             if digest is None:
-                digest = _hash(f"{relative}\0{self._seen_digest(url, look)}\n" for relative, url, look in files)[:16]
+                with doing("hashing"):
+                    digest = _hash(self._digest_lines(files))[:16]
                 if on_a_disk:
                     self._hashed[seen] = digest
             self._remembered.keep(place, seen, digest)
         return digest
+
+    def _digest_lines(self, files: Sequence[Shard | Listed]) -> Iterator[str]:
+        for number, (relative, url, look) in enumerate(files):
+            counted(number, len(files), "files")
+            yield f"{relative}\0{self._seen_digest(url, look)}\n"
 
     def _shared(self, seen: str) -> str | None:
         try:
@@ -209,7 +216,8 @@ class Contents:
         digest = self._remembered.recall(url, look)
         if digest is None:
             try:
-                digest = file_sha256(Path(url))
+                with doing(f"hashing {posixpath.basename(url)}"):
+                    digest = file_sha256(Path(url))
             except OSError as error:
                 raise ShardError(
                     f"{url}: cannot be read ({error.strerror}); put it back, or run again without it"

@@ -9,8 +9,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+from mobileclip2.progress import doing
+
 
 def stage_run(stage: str) -> Callable[..., None]:
     """Import the module of a stage, which loads torch, and return its ``run``."""
-    run: Callable[..., None] = importlib.import_module(f"mobileclip2.stages.{stage}").run
+    with doing("importing"):
+        run: Callable[..., None] = importlib.import_module(f"mobileclip2.stages.{stage}").run
     return run

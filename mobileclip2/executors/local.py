@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -9,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from itertools import takewhile
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 
@@ -19,10 +23,13 @@ from mobileclip2.engine.task import REFUSES, Order, do_chunk
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.shard_progress import Watch
+from mobileclip2.executors.signals import death
 from mobileclip2.progress import Step
 from mobileclip2.store import open_storage
 
 LOOK_SECONDS = 2.0
+JOIN_SECONDS = 10.0
+"""for a worker of a broken pool, which is being ended"""
 
 
 class Local:
@@ -57,6 +64,7 @@ class Local:
             futures: list[Future[float]] = [
                 pool.submit(_chunk, order.store, order.key, index, of) for index in range(of)
             ]
+            workers = multiprocessing.active_children()
             try:
                 waiting = set(futures)
                 while waiting:
@@ -65,10 +73,13 @@ class Local:
                         future.result()
                     watch.look(processes=min(len(waiting), self.processes))
             except BrokenProcessPool as error:
-                raise ComputeError(
-                    f"{work.asset.key}: a worker process was killed, perhaps for lack of memory; lower "
-                    "'compute.processes' or 'batch' and run again, finished shards are kept"
-                ) from error
+                raise ComputeError(f"{work.asset.key}: a worker process died by {_death_of(workers)}") from error
+            except Exception:
+                raise
+            except BaseException:  # somebody stops the run; a worker would finish its shard first
+                for worker in workers:
+                    worker.kill()
+                raise
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -88,8 +99,24 @@ class Local:
                 process.terminate()
                 raise
         if process.returncode:
-            raise UserError(refusal(output) or f"{work.asset.key}: torchrun failed\n{''.join(output[-30:])}")
+            raise UserError(
+                refusal(output) or killed(output, work) or f"{work.asset.key}: torchrun failed\n{''.join(output[-30:])}"
+            )
         return (time.monotonic() - started) * self.processes
+
+
+def killed(output: list[str], work: Work) -> str | None:
+    """Name the signal that killed a rank. torchrun's report lists it as ``exitcode : -11``."""
+    found = re.search(r"Root Cause.*?exitcode\s*: -(\d+)", "".join(output), re.DOTALL)
+    return f"{work.asset.key}: a training process died by {death(int(found[1]))}" if found else None
+
+
+def _death_of(workers: list[BaseProcess]) -> str:
+    """How the first worker of a broken pool died. The pool ends the others with SIGTERM."""
+    for worker in workers:
+        worker.join(JOIN_SECONDS)
+    codes = [-worker.exitcode for worker in workers if worker.exitcode and worker.exitcode < 0]
+    return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
 
 
 def told(line: str, work: Work) -> bool:

@@ -32,6 +32,7 @@ from mobileclip2.models import fastvit  # noqa: F401  registers the small FastVi
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import remember_words
+from mobileclip2.progress import doing
 from mobileclip2.store.storage import temporary_files
 
 CONFIG = "open_clip_config.json"
@@ -47,6 +48,11 @@ def build(model: Model, weights_file: Path | None = None, *, seed: int = 0) -> I
     Raises:
         WeightsError: the weights cannot be had, or do not fit the architecture.
     """
+    with doing(f"loading {model.open_clip or 'a model'}"):
+        return _build(model, weights_file, seed)
+
+
+def _build(model: Model, weights_file: Path | None, seed: int) -> ImageText:
     torch.manual_seed(seed)
     if model.open_clip and model.open_clip.startswith("hf-hub:"):
         return _hub(model.open_clip)
@@ -119,12 +125,13 @@ def _hub(name: str) -> ImageText:
     try:
         model = open_clip.create_model(name, require_pretrained=True)
         config = open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))
+        tokenize = open_clip.get_tokenizer(name)
     except Exception as error:
         raise WeightsError(
             f"{name}: cannot be loaded from the hub ({type(error).__name__}); check the name and the network, "
             "or download it once and give 'open_clip' with 'weights: {path: ...}'"
         ) from error
-    return _wrap(model, open_clip.get_tokenizer(name), config)
+    return _wrap(model, tokenize, config)
 
 
 def _tagged(name: str, tag: str) -> ImageText:
@@ -218,6 +225,7 @@ def save(image_text: ImageText, folder: Path) -> None:
 
 def load(config_file: Path, weights_file: Path) -> ImageText:
     """Load a stored model."""
-    image_text = from_config(json.loads(config_file.read_text()))
-    load_weights(image_text.model, read_state(weights_file), str(weights_file))
+    with doing("loading a model"):
+        image_text = from_config(json.loads(config_file.read_text()))
+        load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text

@@ -2,10 +2,30 @@
 
 from pathlib import Path
 
+from mobileclip2.errors import ProfileError
+from mobileclip2.names import did_you_mean
+
 PROFILES = Path(__file__).parent
 
 
+def built_in() -> list[str]:
+    """Return the names of the built-in profiles."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
 def profile_path(name: str) -> Path:
-    """Return the file of a built-in profile's name, or the given path."""
-    built_in = PROFILES / f"{name}.yaml"
-    return built_in if built_in.exists() else Path(name)
+    """Return the file of a built-in profile, or the path that was given.
+
+    Raises:
+        ProfileError: neither is there; names the built-in profile that is spelled alike, or all of them.
+    """
+    path = PROFILES / f"{name}.yaml"
+    if path.exists():
+        return path
+    path = Path(name)
+    near = did_you_mean(path.stem, built_in())
+    if not path.exists() and (near or path.name == path.stem == name):
+        raise ProfileError(
+            f"there is no profile '{name}'{near or '.'} Built in are {', '.join(built_in())}; give any other by its file"
+        )
+    return path

@@ -1,9 +1,16 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+import mobileclip2
+from pipelines.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_noth
     times = written(profile.parent / "store")
     assert main(["run", "--profile", str(profile), "--report", str(report)]) == 0
     second = capsys.readouterr()
-    assert second.out == first.out and " in " not in second.err
+    assert second.out == first.out and second.err == "nothing to compute: all 37 asset-group pairs are there\n"
     assert written(profile.parent / "store") == times
     assert main(["report", "--profile", str(profile), "pupil"]) == 0
     printed, page = capsys.readouterr().out, (tmp_path / "report-pupil.html").read_text()
@@ -74,10 +81,106 @@ def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_noth
     measured = json.loads(capsys.readouterr().out)
     assert measured["student"] == "plain" and 0 < measured["image"]["p50"] <= measured["image"]["p99"]
     assert main(["report", "--profile", str(profile), "nobody"]) == 1
-    assert "'nobody': no student of the profile, which has pupil, plain" in capsys.readouterr().err
+    assert "there is no student 'nobody'; the profile has student/pupil, student/plain" in capsys.readouterr().err
 
 
 def test_a_student_that_is_not_trained_has_no_report(profile, capsys):
     for command in ("report", "latency"):
         assert main([command, "--profile", str(profile), "pupil"]) == 1
         assert "not materialised yet; run 'mobileclip2 run'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["paln"], "there is no command 'paln'; did you mean 'plan'?"),
+        (["xyzzy"], "there is no command 'xyzzy'; there are check, plan, run"),
+        (
+            ["check", "--profile", "dmeo"],
+            "there is no profile 'dmeo'; did you mean 'demo'? Built in are ablation, demo",
+        ),
+        (["check", "--profile", "demo.yml"], "there is no profile 'demo.yml'; did you mean 'demo'?"),
+        (["check", "--profile", "xyzzy"], "there is no profile 'xyzzy'. Built in are ablation, demo"),
+        (["run", "studnet/pupil"], "there is no asset 'studnet/pupil'; did you mean 'student/pupil'"),
+        (["latency", "pupl"], "there is no student 'pupl'; did you mean 'student/pupil'?"),
+        (["evaluate", "--student", "student/pupl"], "--student pupl: no such model; did you mean 'pupil'?"),
+        (["lineage", "studnt/plain"], "there is no asset 'studnt/plain'; did you mean 'student/plain'"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(profile, capsys, arguments, words):
+    with_profile = (
+        arguments if "--profile" in arguments or len(arguments) == 1 else [*arguments, "--profile", str(profile)]
+    )
+    try:
+        status = main(with_profile)
+    except SystemExit as ended:  # argparse
+        status = ended.code
+    assert status in {1, 2} and words in capsys.readouterr().err
+
+
+def test_a_mistyped_set_is_answered_with_the_nearest(profile, capsys):
+    text = profile.read_text()
+    assert "evaluate_on: [shapes]" in text
+    profile.write_text(text.replace("evaluate_on: [shapes]", "evaluate_on: [shaeps]", 1))
+    assert main(["check", "--profile", str(profile)]) == 1
+    assert "evaluate_on: there is no 'shaeps'; did you mean 'shapes'?" in capsys.readouterr().err
+
+
+def test_every_command_takes_a_student_by_key_and_by_name(profile, capsys):
+    for name in ("pupil", "student/pupil"):
+        for command in (["report"], ["latency"], ["lineage", "student/pupil"]):
+            assert main([*command, *([name] if len(command) == 1 else []), "--profile", str(profile)]) == 1
+            assert "not materialised yet" in capsys.readouterr().err
+
+
+def test_help_is_plain_and_has_examples(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        assert ended.value.code == 0 and "``" not in shown and ":func:" not in shown
+        assert f"  mobileclip2 {command}" in shown or command == "ledger"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"mobileclip2 {mobileclip2.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("mobileclip2 pl", {"plan "}),
+        ("mobileclip2 run --profile de", {"demo "}),
+        ("mobileclip2 run --profile tiny student/p", {"student/pupil", "student/plain"}),
+        ("mobileclip2 latency --profile tiny teach", set()),
+    ],
+)
+def test_names_are_completed(line, completions, tmp_path):
+    found = tmp_path / "completions"
+    asking = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(found),
+    }
+    command = [sys.executable, "-m", "pipelines.cli"]
+    environment = {**os.environ, **asking, "_ARGCOMPLETE_IFS": "\n", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, env=environment, cwd=tmp_path, check=True)
+    assert {each for each in found.read_text().split("\n") if each} == completions
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_code_of_a_shell(shell, capsys):
+    assert main(["completion", shell]) == 0
+    assert "mobileclip2" in capsys.readouterr().out
+
+
+def test_help_loads_neither_torch_nor_dagster():
+    code = "import sys; from pipelines.cli import make_parser; make_parser().format_help(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "dagster", "pydantic", "rich", "argcomplete"} & set(loaded.split())

@@ -100,7 +100,7 @@ def test_another_protocol_is_an_error_and_no_verdict(profile, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--student", "nobody"], "--student nobody: the profile evaluates pupil, plain, wide, narrow"),
+        (["--student", "nobody"], "--student nobody: no such model; the profile evaluates pupil, plain, wide, narrow"),
         (["--baseline", "nowhere"], "baseline 'nowhere': no student or teacher of the profile, no file or folder"),
     ],
 )

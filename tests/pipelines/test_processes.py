@@ -3,12 +3,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from mobileclip2.errors import UserError
+from pipelines.graphql import Server
 from pipelines.processes import PROCESS_TAG, end_dead_runs
+from pipelines.remote import evaluate_remotely
+from tests.pipelines.server import Dagster
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,3 +57,41 @@ with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
         process.wait()
     assert on_disk.get_run_by_id(run_id).status == dg.DagsterRunStatus.FAILURE
     assert {on_disk.get_run_by_id(other).status for other in others} == {dg.DagsterRunStatus.STARTED}
+
+
+CRASH = """
+import os, signal
+from mobileclip2 import pipeline
+
+def crash(self, work):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+pipeline.InProcess.run = crash
+"""
+
+
+@pytest.mark.slow
+def test_a_crash_of_a_run_that_the_interface_launched_is_told_on_its_page(small, tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(CRASH)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    home = tmp_path / "home"
+    home.mkdir()
+    with ExitStack() as stack:
+        server = Server(Dagster(small, home, stack).with_daemon().url)
+        with pytest.raises(UserError):
+            evaluate_remotely(server, "pupil", None, None, 5.0, None)
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            until = time.monotonic() + 300
+
+            def told(run):
+                return any(
+                    "SIGSEGV: it crashed in native code" in entry.message for entry in instance.all_logs(run.run_id)
+                )
+
+            # the job, and the run of the group that it worked on
+            while len(runs := instance.get_runs()) < 2 or not all(told(run) for run in runs):
+                assert time.monotonic() < until, [(run.status, run.tags) for run in runs]
+                time.sleep(0.5)
+            assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.FAILURE}

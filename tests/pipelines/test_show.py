@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from mobileclip2.engine.cost import Cost
 from mobileclip2.engine.gc import Stored
 from mobileclip2.engine.plan import Item, Plan
@@ -13,16 +15,40 @@ def item(group, part="view-0", why=("seed 1 -> 2",), cost=None):
 
 def test_a_row_gathers_groups_and_parts_of_one_reason():
     plan = Plan((item("g00"), item("g01"), item("g01", "view-1"), item("g02", why=("new",))), reused=7)
-    lines = plan_as_table(plan, width=100).splitlines()
-    assert " ".join(lines[1].split()) == "augmentations g00..g01 (2) view-0..view-1 (2) seed 1 -> 2 30 6.0 kB 4 s"
-    assert " ".join(lines[2].split()) == "augmentations g02 view-0 new 10 2.0 kB 2 s"
-    assert "3 asset-group pairs" in lines[3] and "7 parts are reused" in lines[3]
+    lines = [" ".join(line.split()) for line in plan_as_table(plan, width=100).splitlines()]
+    assert lines[0] == "asset samples bytes time"
+    assert lines[1:3] == ["augmentations g00..g01 (2) view-0..view-1 (2) 30 6.0 kB 4 s", "seed 1 -> 2"]
+    assert lines[3:5] == ["augmentations g02 view-0 10 2.0 kB 2 s", "new"]
+    assert lines[5] == "3 asset-group pairs; 7 parts are reused 40 8.0 kB 6 s" and len(lines) == 6
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_no_word_of_a_plan_is_broken_in_two(width):
+    long = "teacher_embeddings/some_teacher/synthetic_captioner"
+    why = ("upstream synthetic_captions/some_captioner", "train.learning_rate 0.001 -> 0.002", "loss.distill 1 -> 0.75")
+    plan = Plan((Item(long, "whole", "g00", why, Cost(1_000_000, 12, 4.0)),), reused=7)
+    table = plan_as_table(plan, width=width)
+    words = {word.strip(";") for reason in why for word in reason.split()} | {long}
+    assert words <= {word.strip(";") for word in table.split()}
+    if width >= 80:
+        assert max(map(len, table.splitlines())) <= width
+
+
+def test_a_column_of_which_nothing_is_known_is_left_out_and_says_how_it_could_be():
+    unknown = frozenset({"bytes", "seconds"})
+    plan = Plan((item("g00", cost=Cost(10, 0, 0.0, unknown)), item("g01", cost=Cost(5, 0, 0.0, unknown))), reused=0)
+    table = plan_as_table(plan, width=80)
+    head = table.splitlines()[0].split()
+    assert head == ["asset", "samples"] and "?" not in table
+    told = " ".join(table.split())
+    assert "when one group of the asset has been computed" in told and "from 'rates' in the profile" in told
+    assert "when raw_shards has counted" not in told
 
 
 def test_what_is_not_known_is_marked():
     known = Cost(10, 2000, 1.5)
     assert cells(known + Cost(5, 0, 0.0, frozenset({"bytes", "seconds"}))) == ("15", "2.0 kB+", "2 s+")
-    assert cells(Cost(unknown=frozenset({"samples", "bytes", "seconds"}))) == ("?", "?", "?")
+    assert cells(Cost(unknown=frozenset({"samples", "bytes", "seconds"}))) == ("–", "–", "–")
 
 
 def test_many_reasons_are_cut_and_brackets_are_shown():
@@ -55,4 +81,13 @@ def test_plan_from_the_command_line(tiny, capsys):
 
 def test_a_plan_of_what_does_not_exist(tiny, capsys):
     assert main(["plan", "--profile", str(tiny), "student/nobody"]) == 1
-    assert "there is no asset 'student/nobody'; the profile has raw_shards" in capsys.readouterr().err
+    assert "there is no asset 'student/nobody'; " in capsys.readouterr().err
+    assert main(["plan", "--profile", str(tiny), "augmentation"]) == 1
+    assert "there is no asset 'augmentation'; did you mean 'augmentations'?" in capsys.readouterr().err
+
+
+def test_a_plan_takes_the_last_part_of_a_name_where_it_is_unique(tiny, capsys):
+    assert main(["plan", "--json", "--profile", str(tiny), "clean"]) == 0
+    assert {each["asset"] for each in json.loads(capsys.readouterr().out)["items"]} == {"caption_corpus/clean"}
+    assert main(["plan", "--profile", str(tiny), "pupil"]) == 1
+    assert "'pupil' can be student/pupil or evaluation/pupil" in capsys.readouterr().err

@@ -239,7 +239,7 @@ def test_a_run_of_some_assets_records_what_is_there(repository, monkeypatch, cap
     monkeypatch.setenv("DAGSTER_HOME", str(repository.folder / ".dagster"))
     monkeypatch.chdir(repository.folder)
     assert main(["run", "raw_shards", "--profile", "tiny.yaml"]) == 0
-    assert "ledger: 1 of 15 stages recorded; to be computed: augmentations" in capsys.readouterr().out
+    assert "ledger: 1 of 15 assets are recorded; not computed yet: augmentations" in capsys.readouterr().out
     kept = sorted(path.name for path in (repository.folder / "ledger" / "tiny").iterdir())
     assert kept == ["params.json", "raw_shards.json"]
 
@@ -248,7 +248,7 @@ def test_outside_of_a_repository_a_run_goes_on(tiny, monkeypatch, capsys):
     monkeypatch.setenv("DAGSTER_HOME", str(tiny.parent / ".dagster"))
     change(tiny, smaller)
     assert main(["run", "caption_corpus/clean", "--profile", str(tiny)]) == 0
-    assert f"ledger not written: {tiny.parent}: not in a git repository" in capsys.readouterr().err
+    assert f"ledger not written: {tiny.parent}: not in a git repository" in capsys.readouterr().out
     assert not (tiny.parent / "dvc.yaml").exists()
     assert main(["ledger", "--profile", str(tiny)]) == 1
 

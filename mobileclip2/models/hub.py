@@ -1,0 +1,121 @@
+"""Published weights: check that this machine has them, or that the hub does. Loads torch for tags only."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from mobileclip2.config.profile import Model
+from mobileclip2.errors import WeightsError
+from mobileclip2.progress import doing
+
+TIMEOUT_SECONDS = 5.0
+HUB = "hf-hub:"
+
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+"""names that open_clip looks for in a repository"""
+
+REMEDY = (
+    "Connect this machine, or download them elsewhere and copy the folder that HF_HOME names, "
+    "or give a file: 'weights: {path: ...}'"
+)
+HIDDEN = "has no such repository, or hides it: correct the name, or set HF_TOKEN to a token that may read it"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that open_clip downloads."""
+
+    field: str
+    """of the profile"""
+    name: str
+    repository: str
+    files: tuple[str, ...]
+    """one of them is enough"""
+    url: str = ""
+    """instead of a repository"""
+
+
+def is_published(model: Model) -> bool:
+    """Return whether open_clip downloads the weights of a model."""
+    return bool(model.open_clip and (model.open_clip.startswith(HUB) or (model.weights and model.weights.tag)))
+
+
+def check_published(model: Model, field: str) -> None:
+    """Check that the weights of a model are on this machine, or that the hub has them.
+
+    Args:
+        model: one that :func:`is_published`.
+        field: of the profile; errors name it.
+
+    Raises:
+        WeightsError: they cannot be had; names the field, the weights and what to do.
+    """
+    with doing(f"looking for {model.open_clip} on the hub"):
+        published = _published(field, model)
+        if published.repository:
+            _check_repository(published)
+        elif published.url:
+            _check_url(published)
+
+
+def _published(field: str, model: Model) -> Published:
+    assert model.open_clip
+    if model.open_clip.startswith(HUB):
+        return Published(f"{field}.open_clip", model.open_clip, model.open_clip.removeprefix(HUB), WEIGHTS)
+    assert model.weights and model.weights.tag
+    with doing("importing"):
+        from open_clip.pretrained import get_pretrained_cfg
+    name, config = f"{model.open_clip} '{model.weights.tag}'", get_pretrained_cfg(model.open_clip, model.weights.tag)
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    files = (f"{file.rpartition('.')[0]}.safetensors", file) if file else WEIGHTS
+    return Published(f"{field}.weights.tag", name, repository, files, "" if repository else config.get("url", ""))
+
+
+def _check_url(published: Published) -> None:
+    # open_clip keeps these files beside the hub's
+    if (Path.home() / ".cache" / "clip" / Path(published.url).name).exists():
+        return
+    request = urllib.request.Request(published.url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
+    except (urllib.error.URLError, OSError) as error:
+        raise _away(published, f"{published.url} cannot be reached ({error})") from None
+
+
+def _check_repository(published: Published) -> None:
+    import httpx
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+
+    try:
+        if any(isinstance(try_to_load_from_cache(published.repository, file), str) for file in published.files):
+            return
+        if constants.HF_HUB_OFFLINE:
+            raise _away(published, "HF_HUB_OFFLINE is set")
+        HfApi().model_info(published.repository, timeout=TIMEOUT_SECONDS)
+    except GatedRepoError:
+        raise _refused(published, "asks for consent: accept its conditions on its page, and set HF_TOKEN") from None
+    except HFValidationError:
+        raise _refused(published, HIDDEN) from None
+    except HfHubHTTPError as error:
+        if error.response.status_code in {401, 403, 404}:  # a mirror does not say which
+            raise _refused(published, HIDDEN) from None
+        raise _away(published, f"{constants.ENDPOINT} answers HTTP {error.response.status_code}") from None
+    except (httpx.HTTPError, OSError) as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise _away(published, f"{constants.ENDPOINT} cannot be reached ({why})") from None
+
+
+def _away(published: Published, why: str) -> WeightsError:
+    return WeightsError(
+        f"{published.field}: the weights {published.name} are not on this machine, and {why}. Nothing was run. {REMEDY}"
+    )
+
+
+def _refused(published: Published, why: str) -> WeightsError:
+    return WeightsError(
+        f"{published.field}: the weights {published.name} cannot be had: the hub {why}. Nothing was run"
+    )

@@ -1,0 +1,35 @@
+"""Check, before the first stage of a run, that the published weights which its stages load can be had."""
+
+from __future__ import annotations
+
+from mobileclip2.config.profile import Model, Profile
+from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.models.hub import check_published, is_published
+
+
+def check_published_weights(pipeline: Pipeline, keys: list[str]) -> None:
+    """Check that the weights which missing assets need are on this machine, or that the hub has them.
+
+    Raises:
+        WeightsError: they cannot be had; names the field, the weights and what to do.
+    """
+    for key in keys:
+        asset = pipeline.graph[key]
+        model, field = _model(pipeline.profile, asset)
+        if model and is_published(model) and any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+            check_published(model, field)
+
+
+def _model(profile: Profile, asset: Asset) -> tuple[Model | None, str]:
+    """Return the model that a stage builds, if it does, and the field that names it."""
+    match asset.stage:
+        case "teacher":
+            return profile.teacher(asset.name).model, f"teachers.{asset.name}.model"
+        case "captioner":
+            return profile.captioner(asset.name).model, f"captioners.{asset.name}.model"
+        case "student":
+            return profile.student(asset.name).model, f"students.{asset.name}.model"
+        case "study":
+            return profile.student(profile.study(asset.name).student).model, f"studies.{asset.name}.student"
+    return None, ""

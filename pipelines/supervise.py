@@ -1,0 +1,298 @@
+"""Runs a command in a child process, so that whatever happens to it ends in one line and an exit status.
+
+The child computes. This process loads no torch. It shows the progress, passes signals on, and says in words how the child died.
+A crash of native code, a kill, or a library that holds Python's lock for a minute does not touch it.
+
+    child  --(channel: one JSON list a line)-->  Display      --> terminal or log
+           --(stderr)----------------------->  above the bars
+           <--(one byte)---------------------  the bars are cleared, stdout is free
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobileclip2 import progress
+from mobileclip2.progress import Step
+
+if TYPE_CHECKING:
+    from pipelines.display import Display
+
+GRACE_SECONDS = 10.0
+"""between a signal and the end of a child that does not end by itself, such as in a long call of native code"""
+
+TICK_SECONDS = 0.1
+KEPT = "finished shards and checkpoints are kept, run the same command again to go on"
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+class Channel:
+    """The child's end: what it does is shown by the parent."""
+
+    def __init__(self, messages: int, answers: int) -> None:
+        self._messages, self._answers = messages, answers
+
+    def send(self, name: str, *arguments: Any) -> None:
+        """Call a method of the parent's display."""
+        with suppress(OSError):  # the parent is gone
+            os.write(self._messages, f"{json.dumps([name, *arguments])}\n".encode())
+
+    def step(self, step: Step) -> None:
+        """Show a step."""
+        self.send("advance", step.done, step.total, step.unit, step.numbers)
+
+    def hide(self) -> None:
+        """Wait until the parent has cleared the terminal."""
+        self.send("hide")
+        os.read(self._answers, 1)
+
+
+class Results(io.TextIOWrapper):
+    """The child's stdout: the bars are cleared before anything is written."""
+
+    channel: Channel
+
+    def write(self, text: str) -> int:
+        """Write after the parent has cleared the bars."""
+        self.channel.hide()
+        return super().write(text)
+
+
+channel: Channel | None = None
+"""of a supervised process"""
+
+
+def supervise(name: str, work: Callable[[], int]) -> int:
+    """Run ``work`` in a child process and return its exit status, in either process.
+
+    ``name`` is shown while the work says nothing more exact.
+
+    An interrupted command returns 128 and the number of the signal, and so does a child that a signal killed.
+    """
+    fds = Pipes()
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the child leaves behind becomes a child of this process
+    signals = Signals()  # before the fork: a signal between the fork and here would be lost
+    child = os.fork()
+    if child == 0:
+        return _in_child(fds, parent, work)
+    fds.close_childs()
+    return Supervisor(name, child, fds, signals).run()
+
+
+class Pipes:
+    """Channel, stderr and answers between parent and child."""
+
+    def __init__(self) -> None:
+        self.messages, self.childs_messages = os.pipe()
+        self.errors, self.childs_errors = os.pipe()
+        self.childs_answers, self.answers = os.pipe()
+
+    def close_childs(self) -> None:
+        """Close the child's ends."""
+        for fd in (self.childs_messages, self.childs_errors, self.childs_answers):
+            os.close(fd)
+
+    def close_parents(self) -> None:
+        """Close the parent's ends."""
+        for fd in (self.messages, self.errors, self.answers):
+            os.close(fd)
+
+
+def _in_child(fds: Pipes, parent: int, work: Callable[[], int]) -> int:
+    global channel
+    # a group of its own: Ctrl-C reaches the parent alone, which then says who ends and when
+    os.setpgid(0, 0)
+    for number in Signals.ENDING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        return 128 + signal.SIGKILL
+    fds.close_parents()
+    terminal = sys.stderr.isatty()
+    os.dup2(fds.childs_errors, 2)
+    os.close(fds.childs_errors)
+    channel = Channel(fds.childs_messages, fds.childs_answers)
+    if terminal:
+        sys.stdout.flush()
+        results = Results(os.fdopen(1, "wb", closefd=False), encoding=sys.stdout.encoding, line_buffering=True)
+        results.channel = channel
+        sys.stdout = results
+    progress.ACTIVITY_LISTENERS.append(lambda activity: channel.send("doing", activity) if channel else None)
+    return work()
+
+
+class Signals:
+    """Signals that this process has received."""
+
+    ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self.child = 0
+        for number in self.ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda number, _: self.received.append(number))
+        signal.signal(signal.SIGTSTP, self._suspend)
+
+    def _suspend(self, *_: Any) -> None:
+        """Ctrl-Z: the child is in another group, so the terminal does not stop it."""
+        if self.child:
+            os.killpg(self.child, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self.child:  # `fg` and `bg` go on here
+            os.killpg(self.child, signal.SIGCONT)
+
+
+class Supervisor:
+    """Shows what the child does until it ends."""
+
+    def __init__(self, name: str, child: int, fds: Pipes, signals: Signals) -> None:
+        from rich.console import Console
+
+        from pipelines.display import Display
+        from pipelines.processes import process_id
+
+        self.child, self.fds, self.signals = child, fds, signals
+        signals.child = child
+        self.process = process_id(child)
+        self.terminal = sys.stderr.isatty()
+        self.display: Display = Display(Console(stderr=True), name)
+        self._messages = self._errors = b""
+        self._passed_on = 0
+        self._kill_at = float("inf")
+
+    def run(self) -> int:
+        """Wait for the child, and return the exit status of the command."""
+        selector = selectors.DefaultSelector()
+        for fd in (self.fds.messages, self.fds.errors):
+            os.set_blocking(fd, False)
+            selector.register(fd, selectors.EVENT_READ)
+        status: int | None = None
+        while status is None:
+            for key, _ in selector.select(TICK_SECONDS):
+                if not self._read(key.fd):
+                    selector.unregister(key.fd)
+            self._pass_signals_on()
+            if not self.signals.received:
+                self.display.tick()
+            ended, found = os.waitpid(self.child, os.WNOHANG)
+            status = found if ended else None
+        died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+        stopped = self.signals.received[0] if self.signals.received else None
+        if stopped or died:
+            end_descendants()
+        while self._read(self.fds.messages) or self._read(self.fds.errors):
+            pass
+        self._write_errors(self._errors)
+        place = self.display.place or self.display.activity
+        self.display.hide()
+        code = os.waitstatus_to_exitcode(status)
+        if stopped is None and code == 128 + signal.SIGINT:
+            stopped = signal.SIGINT  # somebody sent it to the child
+        if stopped:
+            return self._stopped(stopped, place)
+        return self._died(died, place) if died else code
+
+    def _read(self, fd: int) -> bool:
+        """Take what has arrived; False at the end, or where nothing is there."""
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return False
+        if fd == self.fds.messages:
+            *lines, self._messages = (self._messages + data).split(b"\n")
+            for line in lines:
+                self._take(*json.loads(line))
+        elif not self.terminal:
+            self._write_errors(data)
+        else:
+            *lines, self._errors = (self._errors + data).split(b"\n")
+            self._write_errors(b"".join(line + b"\n" for line in lines))
+        return bool(data)
+
+    def _take(self, name: str, *arguments: Any) -> None:
+        getattr(self.display, name)(*arguments)
+        if name == "hide":
+            os.write(self.fds.answers, b".")
+        if name == "begin" and self.signals.received and self._kill_at < float("inf"):
+            os.kill(self.child, signal.SIGINT)  # something has swallowed the first one
+
+    def _write_errors(self, data: bytes) -> None:
+        if not data or self.signals.received:
+            return  # what a stopped child says of being stopped
+        if self.terminal and self.display.bars:
+            self.display.say(data.decode(errors="replace").rstrip("\n"))
+        else:
+            os.write(2, data)
+
+    def _pass_signals_on(self) -> None:
+        new = len(self.signals.received) - self._passed_on
+        if new and not self._passed_on:
+            self._kill_at = time.monotonic() + GRACE_SECONDS
+            self.display.hide()
+            os.kill(self.child, signal.SIGINT)
+        if (new and self._passed_on) or time.monotonic() > self._kill_at:
+            self._kill_at = float("inf")
+            os.killpg(self.child, signal.SIGKILL)
+        self._passed_on += new
+
+    def _stopped(self, number: int, place: str) -> int:
+        from mobileclip2.executors.signals import signal_name
+
+        how = "Ctrl-C" if number == signal.SIGINT else signal_name(number)
+        print(f"mobileclip2: stopped by {how}{f' in {place}' if place else ''}; {KEPT}", file=sys.stderr)
+        self._end_run(f"Stopped by {how}; {KEPT}.", canceled=True)
+        return 128 + number
+
+    def _died(self, number: int, place: str) -> int:
+        from mobileclip2.executors.signals import death
+        from pipelines.processes import last_words
+
+        words = (self.process and last_words(self.process, number)) or death(number)
+        print(f"mobileclip2: {place or 'the command'}: ended by {words}", file=sys.stderr)
+        self._end_run(words, canceled=False)
+        return 128 + number
+
+    def _end_run(self, words: str, *, canceled: bool) -> None:
+        """Write into Dagster's history how the run ended that the child worked on, if it could not."""
+        if not (self.display.place and self.process):
+            return
+        from pipelines.processes import end_runs_of
+        from pipelines.run import instance
+
+        with instance() as dagster:
+            end_runs_of(dagster, self.process, words, canceled=canceled)
+
+
+def end_descendants() -> None:
+    """Kill every process that this one, or a dead child of it, has started."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    with suppress(OSError):  # a kernel without this file
+        while numbers := children.read_text().split():
+            for number in numbers:
+                os.kill(int(number), signal.SIGKILL)
+                os.waitpid(int(number), 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Linux alone has it; elsewhere orphans outlive a killed command."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
