@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 import yaml
 
+import mobileclip2
+
 ROOT = Path(__file__).parents[1]
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+VERSION = mobileclip2.__version__
 
 
 def test_citation_and_changelog_know_the_version():

@@ -123,7 +123,7 @@ def reasons() -> set[str]:
         for slug in re.findall(r'"((?:missing|bad)-(?:view|caption|embedding))"', text)
     }
     found |= {slug for text in SOURCES.values() for slug in re.findall(r'BadSample\(\s*"([a-z0-9-]+)"', text)}
-    image = SOURCES[ROOT / "mobileclip2" / "shards" / "image.py"]
+    image = SOURCES[ROOT / "mobileclip2" / "data" / "image.py"]
     found |= set(re.findall(r'"((?:truncated|broken)-image)"', image))
     degenerate = SOURCES[ROOT / "mobileclip2" / "captioners" / "sentences.py"].partition("def degenerate")[2]
     return found | set(re.findall(r'return "([a-z-]+)"', degenerate.partition("\ndef ")[0]))

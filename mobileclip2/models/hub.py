@@ -86,9 +86,11 @@ def _check_url(published: Published) -> None:
 
 
 def _check_repository(published: Published) -> None:
-    import httpx
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from huggingface_hub import errors as hub_errors
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
+
+    HTTPError = hub_errors.HTTPError  # type: ignore[attr-defined]  # of the HTTP client that the library uses
 
     try:
         if any(isinstance(try_to_load_from_cache(published.repository, file), str) for file in published.files):
@@ -104,7 +106,7 @@ def _check_repository(published: Published) -> None:
         if error.response.status_code in {401, 403, 404}:  # a mirror does not say which
             raise _refused(published, HIDDEN) from None
         raise _away(published, f"{constants.ENDPOINT} answers HTTP {error.response.status_code}") from None
-    except (httpx.HTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise _away(published, f"{constants.ENDPOINT} cannot be reached ({why})") from None
 

@@ -90,7 +90,7 @@ def test_the_quota_holds_what_the_stages_of_an_example_ask_for():
 def test_a_run_may_do_what_the_code_asks_for_and_nothing_else():
     (role,) = kind("Role")
     allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    code = (ROOT / "pipelines" / "compute" / "cluster.py").read_text()
+    code = (ROOT / "mobileclip2" / "executors" / "cluster.py").read_text()
     verbs = {"create": "create", "read": "get", "list": "list", "delete": "delete"}
     asked = {
         ("pods/log" if what.endswith("pod_log") else f"{what}s", verbs[verb])

@@ -66,7 +66,7 @@ def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_module_of_the_library_imports_without_extras():
-    """Of the export's modules those do not that write ONNX."""
+    """Modules that write an export or speak to a cluster do not."""
     done = run_without_extras(
         """
 import importlib, pkgutil
@@ -83,14 +83,14 @@ for module in pkgutil.walk_packages(mobileclip2.__path__, "mobileclip2."):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     missing = re.findall(r"^missing mobileclip2\.(\w+)", done.stdout, re.M)
-    assert set(missing) == {"export"}
+    assert set(missing) == {"executors", "export", "stages"}
     for room in (
         "captioners",
         "evaluation",
+        "config",
+        "data",
+        "engine",
         "models",
-        "reinforced",
-        "shards",
-        "stages",
         "store",
         "teachers",
         "training",

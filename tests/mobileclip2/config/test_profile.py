@@ -6,7 +6,7 @@ import yaml
 from mobileclip2.config.profile import load, parse
 from mobileclip2.errors import ProfileError
 
-PROFILES = Path(__file__).parents[2] / "pipelines" / "profiles"
+PROFILES = Path(__file__).parents[3] / "pipelines" / "profiles"
 
 
 @pytest.fixture
