@@ -7,7 +7,7 @@ import dagster as dg
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def augmentations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -15,7 +15,7 @@ def augmentations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     return [define(profile, graph["augmentations"], section="augmentations", kinds={"parquet"}, metadata=views_sheet)]
 
 
-def views_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+def views_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
     """Return a picture of a group's first samples with their views."""
     from mobileclip2.report.sheets import views_sheet
 

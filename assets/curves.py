@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
-def training_metadata(pipeline: Pipeline, done: Done) -> dict[str, object]:
+def training_metadata(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
     """Return the last numbers of a training and its loss curve, or nothing for a model that was not trained."""
     from mobileclip2.report.sheets import training_curve
 

@@ -7,7 +7,7 @@ import dagster as dg
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -28,9 +28,9 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     ]
 
 
-def results(pipeline: Pipeline, done: Done) -> dict[str, object]:
+def results(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
     """Return the numbers of this set, and the main ones of all sets that are measured so far."""
-    from mobileclip2.evaluation.results import MAIN
+    from mobileclip2.evaluation.results import MAIN_METRIC
     from mobileclip2.report.sheets import evaluation_results
 
     assert done.group is not None
@@ -38,13 +38,13 @@ def results(pipeline: Pipeline, done: Done) -> dict[str, object]:
     schema = dg.TableSchema(columns=[dg.TableColumn("metric"), dg.TableColumn("value", "float")])
     records = [dg.TableRecord({"metric": metric, "value": value}) for metric, value in found.items()]
     return {
-        **({MAIN: found[MAIN]} if MAIN in found else {}),
+        **({MAIN_METRIC: found[MAIN_METRIC]} if MAIN_METRIC in found else {}),
         "metrics": dg.MetadataValue.table(records=records, schema=schema),
         "plot": dg.MetadataValue.md(picture),
     }
 
 
-def no_worse(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
+def no_worse(pipeline: Pipeline, done: MaterializeResult) -> dg.AssetCheckResult:
     """Check the gate's verdict over all sets.
 
     A missing set is a warning, and so is a baseline that cannot be compared with.

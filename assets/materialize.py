@@ -9,7 +9,7 @@ import dagster as dg
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Progress, Step
 
@@ -20,7 +20,7 @@ warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
 
-Metadata = Callable[[Pipeline, Done], Mapping[str, Any]]
+Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
@@ -37,7 +37,7 @@ def define(
     section: str,
     kinds: set[str],
     metadata: Metadata | None = None,
-    check: Callable[[Pipeline, Done], dg.AssetCheckResult] | None = None,
+    check: Callable[[Pipeline, MaterializeResult], dg.AssetCheckResult] | None = None,
     check_name: str = "",
 ) -> dg.AssetsDefinition:
     """Define a Dagster asset that computes the missing parts of ``asset`` and mirrors its data version."""
@@ -77,7 +77,7 @@ def define(
     return materialize
 
 
-def common_metadata(done: Done) -> dict[str, Any]:
+def common_metadata(done: MaterializeResult) -> dict[str, Any]:
     """Return the metadata of every materialization: counts, rates, skips and hashes."""
     computed = sum(done.heads[name].samples for name in done.computed)
     size = sum(head.size for head in done.heads.values())

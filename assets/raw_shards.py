@@ -7,7 +7,7 @@ import dagster as dg
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -25,7 +25,7 @@ def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     ]
 
 
-def sample_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+def sample_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
     """Return a picture of a group's first samples."""
     from mobileclip2.report.sheets import raw_sheet
 
@@ -33,7 +33,7 @@ def sample_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
     return {"sample_sheet": dg.MetadataValue.md(raw_sheet(pipeline, done.group))}
 
 
-def few_are_bad(pipeline: Pipeline, done: Done) -> dg.AssetCheckResult:
+def few_are_bad(pipeline: Pipeline, done: MaterializeResult) -> dg.AssetCheckResult:
     """Warn if more than half of the accepted share of samples was skipped."""
     skipped = sum(done.skip_reasons.values())
     share = skipped / max(1, done.samples + skipped)

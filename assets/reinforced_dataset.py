@@ -7,7 +7,7 @@ import dagster as dg
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -25,7 +25,7 @@ def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefiniti
     ]
 
 
-def reinforced_sheet(pipeline: Pipeline, done: Done) -> dict[str, dg.MetadataValue]:
+def reinforced_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
     """Return a picture of a group's first samples with views and captions."""
     from mobileclip2.report.sheets import reinforced_sheet
 

@@ -8,7 +8,7 @@ from assets.curves import training_metadata
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -26,7 +26,7 @@ def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     ]
 
 
-def interpolation(pipeline: Pipeline, done: Done) -> dict[str, object]:
+def interpolation(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
     """Return the points between two students, the picked weight, and a picture of the curve."""
     from mobileclip2.report.sheets import between_sheet
 

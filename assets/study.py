@@ -8,7 +8,7 @@ from assets.curves import training_metadata
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
-from mobileclip2.engine.pipeline import Done, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def studies(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -20,7 +20,7 @@ def studies(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     ]
 
 
-def findings(pipeline: Pipeline, done: Done) -> dict[str, object]:
+def findings(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
     """Return the trial's own curve, and all that the study has found so far."""
     from mobileclip2.report import plots
     from mobileclip2.report.pictures import inline_markdown

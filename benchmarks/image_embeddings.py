@@ -27,7 +27,7 @@ from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, t
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.data.image import decode
-from mobileclip2.engine.pipeline import PartWork, Pipeline
+from mobileclip2.engine.pipeline import Pipeline, Task
 from mobileclip2.engine.shard_stage import encoded_images, raw_table, side_name
 from mobileclip2.models.device import inference
 from mobileclip2.models.image_text import ImageText
@@ -87,7 +87,7 @@ def _measure(made: Pipeline, name: str, batch: int, repeats: int, place: torch.d
     (shard,) = made.contents.group_shards("g00")
     asset = made.graph[f"teacher_embeddings/{name}/image"]
     works = [made.part_work(asset, part, "g00") for part in asset.parts.values()]
-    parts: list[PartWork] = [work for work in works if work]
+    parts: list[Task] = [work for work in works if work]
     raw = raw_table(parts[0].only("raw_shards"), shard)
     stored_views = [sidefile.read(part.only("view").fetch(side_name(shard))) for part in parts]
     views = [[View.from_json(text) for text in table_.column("view").to_pylist()] for table_ in stored_views]

@@ -23,7 +23,7 @@ from demo.tars import write_tar
 from mobileclip2.config.profile import load
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.stage import stage_run
+from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import UserError
 from mobileclip2.training import data
 from tests.tiny import make_tiny
@@ -53,7 +53,7 @@ def measure() -> dict[str, Any]:
                 write_tar(profile.parent / "shards" / f"{shard:05d}.tar", members(shard, samples))
             graph = Pipeline(load(profile)).graph
             for asset in graph.values():
-                stage_run(asset.stage)  # imports it here, once
+                load_stage(asset.stage)  # imports it here, once
                 queue = pipelines.SimpleQueue()
                 process = pipelines.Process(target=grown, args=(profile, asset.key, queue))
                 process.start()

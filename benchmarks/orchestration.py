@@ -19,8 +19,8 @@ from typing import Any
 import dagster as dg
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import InProcess, Pipeline, Work
-from mobileclip2.engine.stage import stage_run
+from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline, TaskBatch
+from mobileclip2.engine.stage import load_stage
 from pipelines.definitions import stages
 from pipelines.run import materialise
 from tests.tiny import make_tiny
@@ -29,12 +29,12 @@ REPEATS = 2
 QUIET = {"telemetry": {"enabled": False}}
 
 
-class Timed(InProcess):
+class Timed(InProcessExecutor):
     """Computes in this process and says how long it took."""
 
     seconds = 0.0
 
-    def run(self, work: Work) -> float:
+    def run(self, work: TaskBatch) -> float:
         self.seconds = super().run(work)
         return self.seconds
 
@@ -50,7 +50,7 @@ def measure() -> dict[str, Any]:
         for repeat in range(REPEATS + 1):
             pipeline = Pipeline(load(make_tiny(folder / str(repeat))))
             for asset in pipeline.graph.values():
-                stage_run(asset.stage)  # imports it
+                load_stage(asset.stage)  # imports it
             found = computed(pipeline, instance)
             if repeat:  # the first loads what is loaded once
                 rows += found
@@ -61,7 +61,7 @@ def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str,
     from mobileclip2 import executors as compute
 
     timed = Timed()
-    compute_of, compute.compute_of = compute.compute_of, lambda profile: timed
+    compute_of, compute.executor_of = compute.executor_of, lambda profile: timed
     rows = []
     try:
         repository = stages(pipeline).get_repository_def()
@@ -73,7 +73,7 @@ def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str,
                 again = _seconds(lambda a=asset, g=group: materialise(repository, instance, a, g))
                 rows.append({"stage": asset.stage, "run": whole, "work": work, "nothing_to_do": again})
     finally:
-        compute.compute_of = compute_of
+        compute.executor_of = compute_of
     return rows
 
 

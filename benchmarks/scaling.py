@@ -26,7 +26,7 @@ from typing import Any
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.task import Order, do_chunk
+from mobileclip2.engine.task import TaskSpec, run_shard_task
 from mobileclip2.executors.chunks import CHUNK_SECONDS, count_chunks
 from mobileclip2.executors.kubernetes import POLL_SECONDS, connect
 from mobileclip2.progress import silent
@@ -182,17 +182,17 @@ def storage_requests(folder: Path) -> tuple[float, float]:
         order = ordered(pipeline, [work for work in works if work])
         order.write(storage)
         storage.count = 0
-        do_chunk(storage, order.key, 0, of, silent)
+        run_shard_task(storage, order.key, 0, of, silent)
         counts.append(storage.count)
         pipeline.storage.delete_folder(f"{asset.key}/")
     each = (counts[2] - counts[1]) / 2
     return each + 1, counts[1] - 2 * each
 
 
-def ordered(pipeline: Pipeline, parts: list[Any]) -> Order:
-    from mobileclip2.engine.pipeline import Work
+def ordered(pipeline: Pipeline, parts: list[Any]) -> TaskSpec:
+    from mobileclip2.engine.pipeline import TaskBatch
 
-    return Order.of(Work(pipeline, parts[0].asset, "g00", parts, silent))
+    return TaskSpec.of(TaskBatch(pipeline, parts[0].asset, "g00", parts, silent))
 
 
 def import_seconds() -> float:

@@ -204,10 +204,10 @@ def minutes(text: str) -> float:
 def check(chosen: argparse.Namespace) -> int:
     from collections import Counter
 
-    from mobileclip2.engine.source_inventory import Contents
+    from mobileclip2.engine.source_inventory import SourceInventory
 
     pipeline = pipeline_of(chosen)
-    contents = Contents(pipeline.profile)  # of its own: the store may be away
+    contents = SourceInventory(pipeline.profile)  # of its own: the store may be away
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             for part in asset.parts_of(group).values():

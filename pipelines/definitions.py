@@ -84,14 +84,14 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
 def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
     """Return the pipeline without caches. A run sees the store and the outside inputs as they are when it starts."""
     from mobileclip2.executors import (
-        compute_of,  # brings what only runs need; loading the definitions is done more often
+        executor_of,  # brings what only runs need; loading the definitions is done more often
     )
 
     # in a cluster a run is spread over pods, and its launcher watches them
     if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
         mark(context.instance, context.run.run_id)
     pipeline.forget()
-    pipeline.compute = compute_of(pipeline.profile)
+    pipeline.compute = executor_of(pipeline.profile)
     return pipeline
 
 

@@ -25,7 +25,7 @@ from mobileclip2.engine.plan import selected
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
-from mobileclip2.store.lease import hold
+from mobileclip2.store.lease import acquire
 from pipelines import launched, supervise
 from pipelines.current import report_current
 from pipelines.display import Display, place_of
@@ -42,7 +42,7 @@ def instance() -> dg.DagsterInstance:
     return dg.DagsterInstance.get()
 
 
-class Watch(Protocol):
+class RunObserver(Protocol):
     """Whoever shows where a refresh is."""
 
     def begin(self, asset: Asset, group: str | None) -> None: ...
@@ -83,7 +83,7 @@ class Sender(Protocol):
 
 
 class Shown:
-    """A :class:`Watch` that shows a refresh on the terminal or in the log."""
+    """A :class:`RunObserver` that shows a refresh on the terminal or in the log."""
 
     def __init__(self, to: Sender) -> None:
         self._to = to
@@ -115,7 +115,7 @@ def refresh(
     pipeline: Pipeline,
     dagster: dg.DagsterInstance,
     only: list[str] | None,
-    watch: Watch,
+    watch: RunObserver,
     tags: dict[str, str] | None = None,
     within: dg.DagsterRun | None = None,
 ) -> int:
@@ -161,7 +161,7 @@ def refresh(
 
 def running(pipeline: Pipeline) -> AbstractContextManager[None]:
     """Tells everyone who looks at the store that this profile is being run, as long as this process lives."""
-    return hold(pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note)
+    return acquire(pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note)
 
 
 def materialise(

@@ -15,7 +15,7 @@ from rich.tree import Tree
 
 from mobileclip2.engine.cost import Cost
 from mobileclip2.engine.gc import Stored
-from mobileclip2.engine.graph import WHOLE
+from mobileclip2.engine.graph import DEFAULT_SLICE
 from mobileclip2.engine.lineage import Lineage, branches
 from mobileclip2.engine.plan import Plan, Row, rows
 
@@ -165,7 +165,7 @@ def cells(cost: Cost) -> tuple[str, str, str]:
 def groups_and_parts(row: Row) -> tuple[str, str]:
     """Each as a span, ``g00..g03 (4)``; empty where there is only one thing it could be."""
     groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
-    return groups, "" if row.parts == (WHOLE,) else _span(list(row.parts))
+    return groups, "" if row.parts == (DEFAULT_SLICE,) else _span(list(row.parts))
 
 
 def why(row: Row) -> str:

@@ -11,21 +11,21 @@ import sys
 from pathlib import Path
 
 from mobileclip2.config.profile import Profile, load
-from mobileclip2.engine.pipeline import Compute, InProcess, Pipeline, Work
+from mobileclip2.engine.pipeline import Executor, InProcessExecutor, Pipeline, TaskBatch
 from mobileclip2.errors import UserError
-from mobileclip2.executors import compute_of, local
-from mobileclip2.executors.local import Local
+from mobileclip2.executors import executor_of, local
+from mobileclip2.executors.local import LocalExecutor
 
 REFUSED = 3
 """exit status after a message for the user"""
 
 
-class Shared(Local):
-    def run(self, work: Work) -> float:
-        return InProcess().run(work) if work.asset.trains else super().run(work)
+class Shared(LocalExecutor):
+    def run(self, work: TaskBatch) -> float:
+        return InProcessExecutor().run(work) if work.asset.trains else super().run(work)
 
 
-def compute(profile: Profile) -> Compute:
+def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
         local.get_context = lambda _: multiprocessing.get_context("fork")
         local.LOOK_SECONDS = 0.2
@@ -33,8 +33,8 @@ def compute(profile: Profile) -> Compute:
     from mobileclip2.executors import kubernetes
 
     kubernetes.POLL_SECONDS = 0.05
-    in_cluster = compute_of(profile)
-    assert isinstance(in_cluster, kubernetes.InCluster)
+    in_cluster = executor_of(profile)
+    assert isinstance(in_cluster, kubernetes.KubernetesExecutor)
     in_cluster.cluster.pause = 0.02
     return in_cluster
 

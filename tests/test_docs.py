@@ -41,7 +41,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Weights": profile.Weights,
     "Dataset": profile.Dataset,
     "Students": profile.Student,
-    "Between": profile.Between,
+    "Between": profile.WiseFT,
     "Pick": profile.Pick,
     "Loss": profile.Loss,
     "Studies": profile.Study,

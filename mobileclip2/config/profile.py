@@ -263,7 +263,7 @@ class Pick(Settings):
         return tuple(dict.fromkeys((self.best, *self.of)))
 
 
-class Between(Settings):
+class WiseFT(Settings):
     """Weights between those that a student started from and those it ended with (WiSE-FT, Wortsman et al. 2022)."""
 
     to: str
@@ -289,7 +289,7 @@ class Student(Settings):
     base: str | None = None
     """name of an earlier student whose weights this one starts from"""
     model: Model | None = None
-    between: Between | None = None
+    between: WiseFT | None = None
     data: Literal["reinforced", "raw"] = "reinforced"
     loss: Loss = Loss()
     train: TrainSettings | None = None
@@ -509,7 +509,7 @@ class Profile(Settings):
         self._check_references()
         return self
 
-    def _check_between(self, field: str, between: Between) -> None:
+    def _check_between(self, field: str, between: WiseFT) -> None:
         end = self.student(between.to)
         if not end.train or not (end.base or (end.model and end.model.pretrained)):
             raise ValueError(

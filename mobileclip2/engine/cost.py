@@ -6,9 +6,9 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mobileclip2.engine.graph import Asset, Part
+from mobileclip2.engine.graph import Asset, Slice
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.store import Head
+from mobileclip2.store import ManifestSummary
 
 if TYPE_CHECKING:
     from mobileclip2.engine.staleness import History
@@ -42,7 +42,7 @@ class Costs:
         self._rates: dict[str, float | None] = {}
         self._bytes: dict[str, float | None] = {}
 
-    def of(self, history: History, asset: Asset, part: Part, group: str | None) -> Cost:
+    def of(self, history: History, asset: Asset, part: Slice, group: str | None) -> Cost:
         """Estimate the samples, bytes and seconds of one part of an asset for one group."""
         earlier = history.of(asset, part, group)
         samples = self._samples(history, earlier, asset, part, group)
@@ -58,7 +58,7 @@ class Costs:
         return Cost(samples or 0, size or 0, seconds or 0.0, unknown)
 
     def _samples(
-        self, history: History, earlier: list[Head], asset: Asset, part: Part, group: str | None
+        self, history: History, earlier: list[ManifestSummary], asset: Asset, part: Slice, group: str | None
     ) -> int | None:
         """Estimate the samples of a part: the seen samples of a training, else those of the group as last counted."""
         length = part.declared.get("train")

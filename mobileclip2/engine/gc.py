@@ -12,8 +12,8 @@ from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.store import Output
-from mobileclip2.store.lease import hold, notes
+from mobileclip2.store import ArtifactFolder
+from mobileclip2.store.lease import acquire, notes
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 
 _UNDERWAY = re.compile(rf"^{re.escape(SCRATCH)}/(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{{16}})/")
@@ -121,8 +121,8 @@ def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Itera
 def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:
     """Delete outputs, each only while no process computes it."""
     for each in outputs:
-        with hold(pipeline.storage, [each.path]):
+        with acquire(pipeline.storage, [each.path]):
             if each.scratch:
                 pipeline.storage.delete_folder(each.path)
             else:
-                Output(pipeline.storage, each.asset, each.fingerprint, each.group).discard()
+                ArtifactFolder(pipeline.storage, each.asset, each.fingerprint, each.group).discard()

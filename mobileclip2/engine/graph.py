@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from mobileclip2.config.profile import Between, Captioner, Model, Profile, Student, Teacher
+from mobileclip2.config.profile import Captioner, Model, Profile, Student, Teacher, WiseFT
 from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
 from mobileclip2.fingerprint import declared
 
@@ -30,7 +30,7 @@ CODE_VERSIONS = {
 }
 """Raise a stage's number when its code changes the bytes it writes."""
 
-WHOLE = "whole"
+DEFAULT_SLICE = "whole"
 """name of the part of an asset that has only one"""
 
 
@@ -44,7 +44,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Part:
+class Slice:
     """What is computed and reused on its own, with what it declares and reads."""
 
     name: str
@@ -59,12 +59,12 @@ class Asset:
 
     key: str
     grouped: bool
-    parts: dict[str, Part]
+    parts: dict[str, Slice]
     description: str
     by_part: bool = False
     """each part is computed in a run of its own, as a group of its name"""
 
-    def parts_of(self, group: str | None) -> dict[str, Part]:
+    def parts_of(self, group: str | None) -> dict[str, Slice]:
         """Return the parts that are computed together for a group."""
         if self.by_part:
             assert group is not None
@@ -114,7 +114,7 @@ def build_graph(profile: Profile) -> Graph:
     return {asset.key: asset for asset in assets}
 
 
-def _single(key: str, description: str, part: Part, *, grouped: bool = False) -> Asset:
+def _single(key: str, description: str, part: Slice, *, grouped: bool = False) -> Asset:
     return Asset(key, grouped, {part.name: part}, description)
 
 
@@ -123,7 +123,7 @@ def _shards(profile: Profile) -> Iterator[Asset]:
     yield _single(
         "raw_shards",
         "Image-text pairs of the source shards, every one decoded and checked; bad ones are named in a side file.",
-        Part(WHOLE, {"filters": filters}, externals={"shards": GroupShards()}),
+        Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": GroupShards()}),
         grouped=True,
     )
     views = profile.views
@@ -131,7 +131,7 @@ def _shards(profile: Profile) -> Iterator[Asset]:
         "augmentations",
         True,
         {
-            f"view-{view}": Part(
+            f"view-{view}": Slice(
                 f"view-{view}",
                 {"augmentation": declared(views.augmentation), "seed": views.seed, "view": view},
                 {"raw_shards": Input("raw_shards")},
@@ -144,7 +144,7 @@ def _shards(profile: Profile) -> Iterator[Asset]:
         yield _single(
             f"caption_corpus/{corpus.name}",
             "A small clean image-caption set that captioners are fine-tuned on.",
-            Part(WHOLE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)}),
+            Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)}),
         )
 
 
@@ -161,7 +161,7 @@ def _captioners(profile: Profile) -> Iterator[Asset]:
             f"synthetic_captions/{captioner.name}",
             True,
             {
-                f"caption-{index}": Part(
+                f"caption-{index}": Slice(
                     f"caption-{index}",
                     {"generation": declared(captioner.generation), "caption": index},
                     {"captioner": Input(f"captioner/{captioner.name}"), "raw_shards": Input("raw_shards")},
@@ -193,7 +193,7 @@ def _captioner(captioner: Captioner) -> Asset:
             if captioner.train_on
             else "."
         ),
-        Part(WHOLE, fields, inputs, externals),
+        Slice(DEFAULT_SLICE, fields, inputs, externals),
     )
 
 
@@ -207,7 +207,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
             True,
             {
                 # views of no image at all are equal, and captions may be: what is made of them still has a place of its own
-                f"view-{view}": Part(
+                f"view-{view}": Slice(
                     f"view-{view}",
                     {"view": view},
                     {
@@ -223,7 +223,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
         yield _single(
             f"{embeddings}/text",
             f"{teacher.name}'s normalised bf16 embeddings of the real captions.",
-            Part(WHOLE, {}, {**model, "texts": Input("raw_shards")}),
+            Slice(DEFAULT_SLICE, {}, {**model, "texts": Input("raw_shards")}),
             grouped=True,
         )
         for name in profile.dataset_captioners:
@@ -231,7 +231,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
                 f"{embeddings}/{name}",
                 True,
                 {
-                    f"caption-{index}": Part(
+                    f"caption-{index}": Slice(
                         f"caption-{index}",
                         {"caption": index},
                         {**model, "texts": Input(f"synthetic_captions/{name}", f"caption-{index}")},
@@ -259,7 +259,7 @@ def _teacher(teacher: Teacher) -> Asset:
         "Frozen pretrained towers under two projections that are trained here."
         if teacher.locked
         else "A teacher with given weights, pinned by their hash.",
-        Part(WHOLE, fields, inputs, externals),
+        Slice(DEFAULT_SLICE, fields, inputs, externals),
     )
 
 
@@ -281,7 +281,7 @@ def _dataset(profile: Profile) -> Iterator[Asset]:
     yield _single(
         "reinforced_dataset",
         "Images, captions, view parameters and all embeddings, joined by sample key into DR WebDataset tars.",
-        Part(WHOLE, fields, inputs),
+        Slice(DEFAULT_SLICE, fields, inputs),
         grouped=True,
     )
 
@@ -295,7 +295,7 @@ def _students(profile: Profile) -> Iterator[Asset]:
             f"evaluation/{model.partition('/')[2]}",
             False,
             {
-                source.name: Part(
+                source.name: Slice(
                     source.name, {"set": source.name}, {"model": Input(model)}, {"set": Folder(source.url)}
                 )
                 for source in profile.evaluation
@@ -324,17 +324,17 @@ def _student(profile: Profile, student: Student) -> Asset:
         return _single(
             f"student/{student.name}",
             "A small image-text model with given weights, as it is.",
-            Part(WHOLE, {"model": declared(student.model)}, externals=_model_externals(student.model)),
+            Slice(DEFAULT_SLICE, {"model": declared(student.model)}, externals=_model_externals(student.model)),
         )
     return _single(
         f"student/{student.name}",
         "A small image-text model, "
         + ("trained on the raw pairs." if student.data == "raw" else "distilled from the reinforced dataset."),
-        _student_part(profile, student, WHOLE),
+        _student_part(profile, student, DEFAULT_SLICE),
     )
 
 
-def _student_part(profile: Profile, student: Student, name: str) -> Part:
+def _student_part(profile: Profile, student: Student, name: str) -> Slice:
     fields: dict[str, Any] = {
         "model": declared(student.model),
         "data": student.data,
@@ -353,7 +353,7 @@ def _student_part(profile: Profile, student: Student, name: str) -> Part:
         if not profile.dataset.images:
             inputs["raw_shards"] = Input("raw_shards")
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
-    return Part(name, fields, inputs, externals)
+    return Slice(name, fields, inputs, externals)
 
 
 def _some(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
@@ -361,7 +361,7 @@ def _some(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
     return None if chosen is None or set(chosen) == set(of) else [name for name in of if name in chosen]
 
 
-def _between(profile: Profile, name: str, between: Between) -> Asset:
+def _between(profile: Profile, name: str, between: WiseFT) -> Asset:
     end = profile.student(between.to)
     fields: dict[str, Any] = {"weights": list(between.weights), "pick": declared(between.pick)}
     inputs = {"end": Input(f"student/{end.name}")}
@@ -374,7 +374,7 @@ def _between(profile: Profile, name: str, between: Between) -> Asset:
     return _single(
         f"student/{name}",
         f"Weights between {end.base or 'the given ones'} and {end.name}: the point of the curve that the profile's rule picks.",
-        Part(WHOLE, fields, inputs, externals),
+        Slice(DEFAULT_SLICE, fields, inputs, externals),
     )
 
 

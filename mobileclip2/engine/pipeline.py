@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset, Graph, Input, Part, build_graph
-from mobileclip2.engine.source_inventory import Contents, Shard
-from mobileclip2.engine.stage import stage_run
+from mobileclip2.engine.graph import Asset, Graph, Input, Slice, build_graph
+from mobileclip2.engine.source_inventory import Shard, SourceInventory
+from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress, silent
-from mobileclip2.store import Head, Manifest, Output, Storage, open_storage
-from mobileclip2.store.lease import hold
+from mobileclip2.store import ArtifactFolder, Manifest, ManifestSummary, Storage, open_storage
+from mobileclip2.store.lease import acquire
 from mobileclip2.store.manifest import identify
-from mobileclip2.store.manifest_cache import Heads
+from mobileclip2.store.manifest_cache import ManifestCache
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 from mobileclip2.store.scratch import Scratch
 from mobileclip2.store.stat_cache import cache_folder
@@ -34,11 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Read:
+class Artifact:
     """A finished output, as a stage reads it."""
 
-    head: Head
-    output: Output
+    head: ManifestSummary
+    output: ArtifactFolder
 
     @property
     def group(self) -> str | None:
@@ -78,18 +78,18 @@ class Read:
 
 
 @dataclass
-class PartWork:
+class Task:
     """One missing part of an asset for one group: what it declares, what it reads, where it writes."""
 
     asset: Asset
-    part: Part
+    part: Slice
     group: str | None
     fingerprint: str
-    output: Output
-    inputs: dict[str, list[Read]]
+    output: ArtifactFolder
+    inputs: dict[str, list[Artifact]]
     versions: dict[str, str]
 
-    def only(self, role: str) -> Read:
+    def only(self, role: str) -> Artifact:
         """Return the single output of a role that is not spread over parts or groups."""
         (read,) = self.inputs[role]
         return read
@@ -123,13 +123,13 @@ class PartWork:
 
 
 @dataclass
-class Work:
+class TaskBatch:
     """What a stage is asked to do: the missing parts of one asset for one group."""
 
     pipeline: Pipeline
     asset: Asset
     group: str | None
-    parts: list[PartWork]
+    parts: list[Task]
     progress: Progress
     listed: list[Shard] | None = None
     """the shards, where somebody listed them already"""
@@ -142,7 +142,7 @@ class Work:
         return self.pipeline.profile
 
     @property
-    def contents(self) -> Contents:
+    def contents(self) -> SourceInventory:
         """Return the outside inputs of the pipeline."""
         return self.pipeline.contents
 
@@ -168,10 +168,10 @@ class Work:
         return self.kept.folder
 
 
-class Compute(Protocol):
+class Executor(Protocol):
     """Where the work of stages is done: here, in more processes, on a cluster. The stages do not know."""
 
-    def run(self, work: Work) -> float:
+    def run(self, work: TaskBatch) -> float:
         """Do the work with its manifests, and return the seconds of one device that it took.
 
         Raises:
@@ -179,23 +179,23 @@ class Compute(Protocol):
         """
 
 
-class InProcess:
+class InProcessExecutor:
     """Computes in this process."""
 
-    def run(self, work: Work) -> float:
+    def run(self, work: TaskBatch) -> float:
         """Do the work in this process, and return the seconds that it took."""
         started = time.monotonic()
-        stage_run(work.asset.stage)(work)
+        load_stage(work.asset.stage)(work)
         return time.monotonic() - started
 
 
 @dataclass
-class Done:
+class MaterializeResult:
     """An asset for one group after materialisation."""
 
     asset: Asset
     group: str | None
-    heads: dict[str, Head]
+    heads: dict[str, ManifestSummary]
     """by part"""
     computed: list[str]
     """names of the parts that were computed now; the others existed"""
@@ -226,15 +226,15 @@ class Done:
 class Pipeline:
     """One profile, its graph, its outside inputs and its store."""
 
-    def __init__(self, profile: Profile, compute: Compute | None = None) -> None:
+    def __init__(self, profile: Profile, compute: Executor | None = None) -> None:
         self.profile = profile
-        self.compute: Compute = compute or InProcess()
+        self.compute: Executor = compute or InProcessExecutor()
         self.graph: Graph = build_graph(profile)
-        self.contents = Contents(profile, lambda: self.storage)
+        self.contents = SourceInventory(profile, lambda: self.storage)
         self.damaged: dict[tuple[str, str, str | None], str] = {}
         """(asset, part, group) -> what is wrong with its stored bytes; it counts as missing"""
-        self._heads: dict[tuple[str, str, str | None], Head | None] = {}
-        self.heads = Heads()
+        self._heads: dict[tuple[str, str, str | None], ManifestSummary | None] = {}
+        self.heads = ManifestCache()
 
     @cached_property
     def storage(self) -> Storage:
@@ -266,12 +266,12 @@ class Pipeline:
         """
         self._heads.clear()
         self.damaged.clear()
-        self.heads = Heads(every_byte=every_byte)
-        self.contents = Contents(self.profile, lambda: self.storage)
+        self.heads = ManifestCache(every_byte=every_byte)
+        self.contents = SourceInventory(self.profile, lambda: self.storage)
 
     def sources(
         self, asset: Asset, group: str | None, role: str, source: Input
-    ) -> Iterator[tuple[str, Asset, Head | None, str | None]]:
+    ) -> Iterator[tuple[str, Asset, ManifestSummary | None, str | None]]:
         """(place, upstream asset, its head, its group) of every output behind a role; a place is a role made unique."""
         upstream = self.graph[source.asset]
         names = [source.part] if source.part else list(upstream.parts)
@@ -282,26 +282,26 @@ class Pipeline:
                 head = self.head(upstream, upstream.parts[name], upstream_group)
                 yield "/".join(filter(None, place)), upstream, head, upstream_group
 
-    def part_work(self, asset: Asset, part: Part, group: str | None) -> PartWork | None:
+    def part_work(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
         """Return what computing a part would read and write, or None while an input is missing."""
-        inputs: dict[str, list[Read]] = {}
+        inputs: dict[str, list[Artifact]] = {}
         versions: dict[str, str] = {}
         for role, source in part.inputs.items():
             inputs[role] = []
             for place, upstream, head, upstream_group in self.sources(asset, group, role, source):
                 if head is None:
                     return None
-                inputs[role].append(Read(head, self._output(upstream, head.fingerprint, upstream_group)))
+                inputs[role].append(Artifact(head, self._output(upstream, head.fingerprint, upstream_group)))
                 versions[place] = head.data_version
         for role, external in part.externals.items():
             versions[role] = self.contents.digest(external, group)
         identity = identify(asset.key, asset.code_version, part.declared, versions)
-        return PartWork(asset, part, group, identity, self._output(asset, identity, group), inputs, versions)
+        return Task(asset, part, group, identity, self._output(asset, identity, group), inputs, versions)
 
-    def _output(self, asset: Asset, identity: str, group: str | None) -> Output:
-        return Output(self.storage, asset.key, identity, group)
+    def _output(self, asset: Asset, identity: str, group: str | None) -> ArtifactFolder:
+        return ArtifactFolder(self.storage, asset.key, identity, group)
 
-    def head(self, asset: Asset, part: Part, group: str | None) -> Head | None:
+    def head(self, asset: Asset, part: Slice, group: str | None) -> ManifestSummary | None:
         """Return the head that the present profile, code and inputs call for, or None if it must still be computed.
 
         Stored bytes that cannot be trusted count as missing and are named in :attr:`damaged`.
@@ -312,7 +312,7 @@ class Pipeline:
             self._heads[key] = self._look(work) if work else None
         return self._heads[key]
 
-    def _look(self, work: PartWork) -> Head | None:
+    def _look(self, work: Task) -> ManifestSummary | None:
         key = (work.asset.key, work.part.name, work.group)
         self.damaged.pop(key, None)
         try:
@@ -332,7 +332,7 @@ class Pipeline:
                 if self.missing(asset, group):
                     yield asset, group
 
-    def read(self, key: str, group: str | None = None) -> list[Read]:
+    def read(self, key: str, group: str | None = None) -> list[Artifact]:
         """Every finished part of an asset, of one group or over all of them.
 
         Raises:
@@ -346,10 +346,10 @@ class Pipeline:
                 if head is None:
                     place = f"{key}{f' [{each}]' if each else ''}"
                     raise UserError(f"{place}: not materialised yet; run 'mobileclip2 run'")
-                reads.append(Read(head, self._output(asset, head.fingerprint, each)))
+                reads.append(Artifact(head, self._output(asset, head.fingerprint, each)))
         return reads
 
-    def materialise(self, key: str, group: str | None = None, progress: Progress = silent) -> Done:
+    def materialise(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
         """Compute the missing parts of an asset for one group, and return all parts.
 
         Raises:
@@ -376,12 +376,12 @@ class Pipeline:
                 raise StoreError(f"{self.storage.url}/{work.output.prefix}: the stage ended without a manifest")
             heads[work.part.name] = self._heads[(key, work.part.name, group)] = head
         seconds = time.monotonic() - started
-        done = Done(asset, group, heads, computed, seconds)
+        done = MaterializeResult(asset, group, heads, computed, seconds)
         if computed:
             self._log_time(done, device_seconds)
         return done
 
-    def _compute(self, works: list[PartWork], progress: Progress) -> tuple[list[str], float]:
+    def _compute(self, works: list[Task], progress: Progress) -> tuple[list[str], float]:
         """Compute the missing parts of an asset, unless another run does.
 
         Returns:
@@ -392,7 +392,7 @@ class Pipeline:
             return [], 0.0
         place = todo[0].asset.key + (f" [{todo[0].group}]" if todo[0].group else "")
         logger.debug("%s: %s", place, ", ".join(work.part.name for work in todo))
-        with hold(
+        with acquire(
             self.storage,
             [work.output.prefix for work in todo],
             self.note,
@@ -403,7 +403,7 @@ class Pipeline:
                 if damage := self.damaged.get((work.asset.key, work.part.name, work.group)):
                     logger.warning("%s: computed anew: %s", place, damage)
                     work.output.discard()
-            seconds = self.compute.run(Work(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
+            seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
         return [work.part.name for work in todo], seconds
 
     def take_part(self, key: str) -> None:
@@ -412,7 +412,7 @@ class Pipeline:
         works = [self.part_work(asset, part, None) for part in asset.parts.values()]
         todo = [work for work in works if work and self._look(work) is None]
         if todo:
-            stage_run(asset.stage)(Work(self, asset, None, todo, silent))
+            load_stage(asset.stage)(TaskBatch(self, asset, None, todo, silent))
 
     def _absent(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
         upstream = self.graph[upstream_key]
@@ -429,7 +429,7 @@ class Pipeline:
             if key[2] == group or group is None or key[2] is None:
                 del self._heads[key]
 
-    def _log_time(self, done: Done, seconds: float) -> None:
+    def _log_time(self, done: MaterializeResult, seconds: float) -> None:
         """Log the time beside the outputs. A manifest must not depend on it."""
         samples = sum(done.heads[name].samples for name in done.computed)
         record = {

@@ -1,6 +1,6 @@
 """What the stages that work shard by shard share: what is left to do, and closing the manifest over the shards.
 
-Such a stage is a :class:`ByShard`. One process may do it whole, or several may each do some of its shards and one of them
+Such a stage is a :class:`ShardStage`. One process may do it whole, or several may each do some of its shards and one of them
 close it: the files are the same.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.data.image import decode
 from mobileclip2.data.validate import iter_valid
-from mobileclip2.engine.pipeline import PartWork, Read, Work
+from mobileclip2.engine.pipeline import Artifact, Task, TaskBatch
 from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.errors import ShardError
 from mobileclip2.progress import Step
@@ -39,31 +39,31 @@ def skipped_name(shard: Shard) -> str:
     return shard.id + SKIPPED
 
 
-WriteShard = Callable[[Shard, list[PartWork]], None]
+WriteShard = Callable[[Shard, list[Task]], None]
 """Computes and stores what the given parts lack of a shard. The file that marks the shard as finished comes last."""
 
 
 @dataclass(frozen=True)
-class ByShard:
+class ShardStage:
     """A stage whose shards are computed each for itself, in any order and by any process, and then closed together.
 
     Called, it does all of that here.
     """
 
-    begin: Callable[[Work], WriteShard]
+    begin: Callable[[TaskBatch], WriteShard]
     """loads what every shard needs; called only where there is a shard to compute"""
-    close: Callable[[Work], None]
+    close: Callable[[TaskBatch], None]
     """writes the manifests over the files of all shards; loads no model"""
     file_of: Callable[[Shard], str] = side_name
     """name of the file that marks a shard as finished"""
 
-    def __call__(self, work: Work) -> None:
+    def __call__(self, work: TaskBatch) -> None:
         """Compute the missing shards and close the manifests."""
         self.mend(work)
         self.compute(work, work.shards)
         self.close(work)
 
-    def compute(self, work: Work, shards: list[Shard]) -> None:
+    def compute(self, work: TaskBatch, shards: list[Shard]) -> None:
         """Compute the missing ones of the given shards, without a manifest."""
         write: WriteShard | None = None
         for number, shard in enumerate(shards):
@@ -73,12 +73,12 @@ class ByShard:
                 write(shard, todo)
             work.progress(Step(number + 1, len(shards), "shards"))
 
-    def unfinished(self, work: Work) -> list[Shard]:
+    def unfinished(self, work: TaskBatch) -> list[Shard]:
         """Shards that some part lacks, seen by listing the store."""
         stored = [part.output.names() for part in work.parts]
         return [shard for shard in work.shards if any(self.file_of(shard) not in names for names in stored)]
 
-    def mend(self, work: Work) -> None:
+    def mend(self, work: TaskBatch) -> None:
         """Delete stored files that were cut off later, so that they are recomputed.
 
         Whoever goes on at what is there does this first: before a manifest nothing else tells that a file is not whole.
@@ -94,20 +94,20 @@ class ByShard:
                         part.output.delete(name)
 
 
-def write_side(part: PartWork, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:
+def write_side(part: Task, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:
     """Write the side file of a shard, after the list of skipped samples if there are any."""
     if skipped is not None and skipped.num_rows:
         part.output.write(skipped_name(shard), sidefile.to_bytes(skipped))
     part.output.write(side_name(shard), sidefile.to_bytes(table))
 
 
-def close_parts(work: Work) -> None:
+def close_parts(work: TaskBatch) -> None:
     """Close every part over its side files."""
     for part in work.parts:
         close_shards(part, work.shards)
 
 
-def close_shards(part: PartWork, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:
+def close_shards(part: Task, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:
     """Close the manifest over the side files of all shards. Count samples and skips in the files themselves."""
     names, samples, reasons = [], 0, Counter[str]()
     for shard in shards:
@@ -139,6 +139,6 @@ def encoded_images(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, bytes]]:
             yield key, found[member]
 
 
-def raw_table(raw: Read, shard: Shard) -> pa.Table:
+def raw_table(raw: Artifact, shard: Shard) -> pa.Table:
     """Read the table of a shard's validated samples."""
     return sidefile.read(raw.fetch(side_name(shard)))

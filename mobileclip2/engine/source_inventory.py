@@ -27,7 +27,7 @@ from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import counted, doing
 from mobileclip2.store import Storage
 from mobileclip2.store.s3 import S3Storage
-from mobileclip2.store.stat_cache import Remembered, cache_folder
+from mobileclip2.store.stat_cache import StatCache, cache_folder
 from mobileclip2.store.storage import atomic_path, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Shard(NamedTuple):
     """the source's name and the path in there"""
     url: str
     look: str = ""
-    """as it was when listed: see :class:`Listed`"""
+    """as it was when listed: see :class:`ListedFile`"""
 
     @property
     def id(self) -> str:
@@ -86,7 +86,7 @@ class Pinned:
 External = GroupShards | Folder | Pinned
 
 
-class Contents:
+class SourceInventory:
     """Lists and hashes the outside inputs of one profile; looks at each only once.
 
     Hashes of folders on a disk are left in the store (:meth:`share`), so that of many pods over one volume only those that begin
@@ -97,7 +97,7 @@ class Contents:
         self.profile = profile
         self._storage = storage
         self._hashed: dict[str, str] = {}
-        self._remembered = Remembered()
+        self._remembered = StatCache()
         self._digests: dict[tuple[External, str | None], str] = {}
 
     @cached_property
@@ -167,7 +167,7 @@ class Contents:
             case Pinned(weights):
                 return self.weights_digest(weights)
 
-    def _digest_of(self, files: Sequence[Shard | Listed]) -> str:
+    def _digest_of(self, files: Sequence[Shard | ListedFile]) -> str:
         """Of many files together; remembered too, because asking for each of hundreds of thousands takes seconds."""
         seen = _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
         place = f"files {seen}"
@@ -183,7 +183,7 @@ class Contents:
             self._remembered.keep(place, seen, digest)
         return digest
 
-    def _digest_lines(self, files: Sequence[Shard | Listed]) -> Iterator[str]:
+    def _digest_lines(self, files: Sequence[Shard | ListedFile]) -> Iterator[str]:
         for number, (relative, url, look) in enumerate(files):
             counted(number, len(files), "files")
             yield f"{relative}\0{self._seen_digest(url, look)}\n"
@@ -302,7 +302,7 @@ def split_s3(url: str) -> tuple[S3Storage, str]:
     return S3Storage(f"s3://{bucket}"), key
 
 
-class Listed(NamedTuple):
+class ListedFile(NamedTuple):
     """A file or object of an outside input."""
 
     relative: str
@@ -311,16 +311,16 @@ class Listed(NamedTuple):
     """changes when its content may have: size and times of a file, ETag of an object"""
 
 
-def list_files(url: str, pattern: str) -> list[Listed]:
+def list_files(url: str, pattern: str) -> list[ListedFile]:
     """Every file of a folder or prefix that matches a pattern as in ``.gitignore``, sorted by its path in there."""
     matches = _matcher(pattern)
     if url.startswith("s3://"):
         storage = S3Storage(url)
         # a key with a slash at its end is how consoles show a folder
         objects = ((key, etag) for key, etag in storage.etags() if not key.endswith("/"))
-        found = [Listed(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
+        found = [ListedFile(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
     elif (file := Path(url)).is_file():
-        found = [Listed(file.name, url, _look(file.stat()))]
+        found = [ListedFile(file.name, url, _look(file.stat()))]
     else:
         found = [each for each in _walk(url, "") if matches(each.relative)]
     return sorted(found)
@@ -335,7 +335,7 @@ def _matcher(pattern: str) -> Callable[[str], object]:
     return next(searches, lambda path: None)
 
 
-def _walk(folder: str, relative: str) -> Iterator[Listed]:
+def _walk(folder: str, relative: str) -> Iterator[ListedFile]:
     # plain strings and one stat each: with hundreds of thousands of shards, path objects take most of a plan's time
     try:
         entries = list(os.scandir(folder))
@@ -347,7 +347,7 @@ def _walk(folder: str, relative: str) -> Iterator[Listed]:
         if entry.is_dir():
             yield from _walk(entry.path, f"{relative}{entry.name}/")
         elif entry.is_file():
-            yield Listed(relative + entry.name, entry.path, _look(entry.stat()))
+            yield ListedFile(relative + entry.name, entry.path, _look(entry.stat()))
 
 
 def _look(stat: os.stat_result) -> str:

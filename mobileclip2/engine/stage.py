@@ -12,7 +12,7 @@ from collections.abc import Callable
 from mobileclip2.progress import doing
 
 
-def stage_run(stage: str) -> Callable[..., None]:
+def load_stage(stage: str) -> Callable[..., None]:
     """Import the module of a stage, which loads torch, and return its ``run``."""
     with doing("importing"):
         run: Callable[..., None] = importlib.import_module(f"mobileclip2.stages.{stage}").run

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mobileclip2.engine.graph import Asset, Part
+from mobileclip2.engine.graph import Asset, Slice
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store import Head, Output
+from mobileclip2.store import ArtifactFolder, ManifestSummary
 
 NEW = "new"
 
@@ -20,17 +20,17 @@ class History:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._found: dict[str, dict[tuple[str, str | None], list[Head]]] = {}
+        self._found: dict[str, dict[tuple[str, str | None], list[ManifestSummary]]] = {}
 
-    def of(self, asset: Asset, part: Part, group: str | None) -> list[Head]:
+    def of(self, asset: Asset, part: Slice, group: str | None) -> list[ManifestSummary]:
         """Heads of the same part for the same group, whatever they were made from."""
         return self._all(asset).get((part.name, group), [])
 
-    def of_any_group(self, asset: Asset) -> list[Head]:
+    def of_any_group(self, asset: Asset) -> list[ManifestSummary]:
         """Heads of any part and group of an asset."""
         return [head for heads in self._all(asset).values() for head in heads]
 
-    def _all(self, asset: Asset) -> dict[tuple[str, str | None], list[Head]]:
+    def _all(self, asset: Asset) -> dict[tuple[str, str | None], list[ManifestSummary]]:
         if asset.key not in self._found:
             self._found[asset.key] = {}
             storage = self._pipeline.storage
@@ -38,7 +38,7 @@ class History:
                 divided = asset.grouped or asset.by_part
                 for folder in storage.folders(f"{asset.key}/{fingerprint}") if divided else [None]:
                     try:
-                        head = self._pipeline.heads.of(Output(storage, asset.key, fingerprint, folder))
+                        head = self._pipeline.heads.of(ArtifactFolder(storage, asset.key, fingerprint, folder))
                     except DamagedOutput:
                         continue
                     if head:
@@ -46,7 +46,7 @@ class History:
         return self._found[asset.key]
 
 
-def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Part, group: str | None) -> list[str]:
+def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Slice, group: str | None) -> list[str]:
     """Why a missing part is missing, in words; ``new`` where the store has nothing to compare with."""
     if damage := pipeline.damaged.get((asset.key, part.name, group)):
         return [f"damaged: {damage}"]
@@ -59,7 +59,7 @@ def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Part, grou
     return list(dict.fromkeys([*nearest, *to_run])) or ["its output is gone"]
 
 
-def _upstream_to_run(pipeline: Pipeline, asset: Asset, part: Part, group: str | None) -> list[str]:
+def _upstream_to_run(pipeline: Pipeline, asset: Asset, part: Slice, group: str | None) -> list[str]:
     found = []
     for source in part.inputs.values():
         if any(head is None for _, _, head, _ in pipeline.sources(asset, group, "", source)):
@@ -67,7 +67,7 @@ def _upstream_to_run(pipeline: Pipeline, asset: Asset, part: Part, group: str | 
     return list(dict.fromkeys(found))
 
 
-def _known_inputs(pipeline: Pipeline, asset: Asset, part: Part, group: str | None) -> dict[str, str]:
+def _known_inputs(pipeline: Pipeline, asset: Asset, part: Slice, group: str | None) -> dict[str, str]:
     """Versions by role of what is there already; of the rest nothing can be said yet."""
     versions: dict[str, str] = {}
     for role, source in part.inputs.items():
@@ -79,7 +79,7 @@ def _known_inputs(pipeline: Pipeline, asset: Asset, part: Part, group: str | Non
     return versions
 
 
-def _differences(head: Head, asset: Asset, part: Part, known: dict[str, str]) -> list[str]:
+def _differences(head: ManifestSummary, asset: Asset, part: Slice, known: dict[str, str]) -> list[str]:
     found = []
     if head.code_version != asset.code_version:
         found.append(f"code version {head.code_version} -> {asset.code_version}")

@@ -19,15 +19,15 @@ from pydantic import BaseModel, ConfigDict
 
 from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import Lineage
-from mobileclip2.engine.pipeline import PartWork, Pipeline, Read, Work
-from mobileclip2.engine.shard_stage import ByShard
+from mobileclip2.engine.pipeline import Artifact, Pipeline, Task, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.engine.source_inventory import Shard
-from mobileclip2.engine.stage import stage_run
+from mobileclip2.engine.stage import load_stage
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress, Step
-from mobileclip2.store import Head, Output, Storage, open_storage
+from mobileclip2.store import ArtifactFolder, ManifestSummary, Storage, open_storage
 
 FOLDER = ".orders"
 
@@ -39,7 +39,7 @@ MAY_PASS = "mobileclip2, may pass: "
 """what the message begins with in the output of a worker: under torchrun the exit status is lost"""
 
 
-class OrderedPart(BaseModel):
+class SliceSpec(BaseModel):
     """One part of an order: its name, its fingerprint and what it reads."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,10 +47,10 @@ class OrderedPart(BaseModel):
     name: str
     fingerprint: str
     versions: dict[str, str]
-    inputs: dict[str, list[Head]]
+    inputs: dict[str, list[ManifestSummary]]
 
 
-class Order(BaseModel):
+class TaskSpec(BaseModel):
     """The missing parts of one asset for one group. Whoever asks for the same work writes the same order."""
 
     model_config = ConfigDict(frozen=True)
@@ -63,16 +63,16 @@ class Order(BaseModel):
     asset: str
     code_version: str
     group: str | None
-    parts: list[OrderedPart]
+    parts: list[SliceSpec]
     shards: list[Shard] | None
     """None for work that is not divided by shards"""
     lineage: Lineage | None
     """of such work: who does it would list and hash all sources to find it out, hours after they were read"""
 
     @classmethod
-    def of(cls, work: Work) -> Order:
+    def of(cls, work: TaskBatch) -> TaskSpec:
         """Build the order of some work."""
-        by_shard = isinstance(stage_run(work.asset.stage), ByShard)
+        by_shard = isinstance(load_stage(work.asset.stage), ShardStage)
         return cls(
             store=work.pipeline.storage.url,
             profile=work.profile.text,
@@ -81,7 +81,7 @@ class Order(BaseModel):
             code_version=work.asset.code_version,
             group=work.group,
             parts=[
-                OrderedPart(
+                SliceSpec(
                     name=part.part.name,
                     fingerprint=part.fingerprint,
                     versions=part.versions,
@@ -110,7 +110,7 @@ class Order(BaseModel):
         storage.write(self.key, self.model_dump_json().encode())
 
     @classmethod
-    def read(cls, storage: Storage, key: str) -> Order:
+    def read(cls, storage: Storage, key: str) -> TaskSpec:
         """Read an order from the store.
 
         Raises:
@@ -123,7 +123,7 @@ class Order(BaseModel):
                 f"{storage.url}/{key}: the order is gone, the run that gave it has ended; run again"
             ) from None
 
-    def work(self, storage: Storage, progress: Progress) -> Work:
+    def work(self, storage: Storage, progress: Progress) -> TaskBatch:
         """Return the work in the form that a stage accepts.
 
         Raises:
@@ -137,21 +137,24 @@ class Order(BaseModel):
                 f"{asset.code_version}; start workers from the image of the run that orders"
             )
         parts = [
-            PartWork(
+            Task(
                 asset,
                 asset.parts[part.name],
                 self.group,
                 part.fingerprint,
-                Output(storage, self.asset, part.fingerprint, self.group),
+                ArtifactFolder(storage, self.asset, part.fingerprint, self.group),
                 {
-                    role: [Read(head, Output(storage, head.asset, head.fingerprint, head.group)) for head in heads]
+                    role: [
+                        Artifact(head, ArtifactFolder(storage, head.asset, head.fingerprint, head.group))
+                        for head in heads
+                    ]
                     for role, heads in part.inputs.items()
                 },
                 part.versions,
             )
             for part in self.parts
         ]
-        return Work(pipeline, asset, self.group, parts, progress, self.shards, self.lineage)
+        return TaskBatch(pipeline, asset, self.group, parts, progress, self.shards, self.lineage)
 
 
 def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:
@@ -159,28 +162,28 @@ def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:
     return shards[index::of]
 
 
-def do_chunk(storage: Storage, key: str, index: int, of: int, progress: Progress) -> None:
+def run_shard_task(storage: Storage, key: str, index: int, of: int, progress: Progress) -> None:
     """Compute the missing shards of one chunk. The process that ordered them closes the manifests.
 
     Raises:
         UserError: the stage refused its input.
     """
-    work = Order.read(storage, key).work(storage, progress)
-    run = stage_run(work.asset.stage)
-    assert isinstance(run, ByShard), f"{work.asset.key} is not divided by shards"
+    work = TaskSpec.read(storage, key).work(storage, progress)
+    run = load_stage(work.asset.stage)
+    assert isinstance(run, ShardStage), f"{work.asset.key} is not divided by shards"
     run.compute(work, chunk(work.shards, index, of))
 
 
-def do_whole(storage: Storage, key: str, progress: Progress) -> None:
+def run_task(storage: Storage, key: str, progress: Progress) -> None:
     """Compute all of an order with its manifests. Under torchrun, each process computes its share.
 
     Raises:
         UserError: the stage refused its input.
     """
-    work = Order.read(storage, key).work(storage, progress)
+    work = TaskSpec.read(storage, key).work(storage, progress)
     if all(part.output.has("manifest.json") for part in work.parts):
         return  # an earlier process did it and was killed before it could say so
-    stage_run(work.asset.stage)(work)
+    load_stage(work.asset.stage)(work)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -193,9 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
     storage = open_storage(chosen.store)
     try:
         if chosen.of is None:
-            do_whole(storage, chosen.key, _line)
+            run_task(storage, chosen.key, _line)
         else:
-            do_chunk(storage, chosen.key, int(os.environ["JOB_COMPLETION_INDEX"]), chosen.of, _line)
+            run_shard_task(storage, chosen.key, int(os.environ["JOB_COMPLETION_INDEX"]), chosen.of, _line)
     except UserError as error:
         may_pass = isinstance(error, StoreError) and not isinstance(error, DamagedOutput)
         print(f"{MAY_PASS if may_pass else REFUSES}{error}", file=sys.stderr, flush=True)

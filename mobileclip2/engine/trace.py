@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mobileclip2.engine.graph import Asset, Part
+from mobileclip2.engine.graph import Asset, Slice
 from mobileclip2.engine.lineage import Lineage, Node, node_id
-from mobileclip2.engine.pipeline import PartWork, Pipeline
+from mobileclip2.engine.pipeline import Pipeline, Task
 from mobileclip2.errors import DamagedOutput, UserError
 
 
-def lineage(pipeline: Pipeline, works: Sequence[PartWork]) -> Lineage:
+def lineage(pipeline: Pipeline, works: Sequence[Task]) -> Lineage:
     """Trace parts of one asset that are finished, or whose inputs all are.
 
     Raises:
@@ -39,7 +39,7 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
     return lineage(pipeline, [work for work in works if work])
 
 
-def _add(pipeline: Pipeline, work: PartWork, nodes: dict[str, Node]) -> None:
+def _add(pipeline: Pipeline, work: Task, nodes: dict[str, Node]) -> None:
     made_from: dict[str, str] = {}
     for place, upstream, part, group in _upstream(pipeline, work):
         made_from[place] = node_id(upstream.key, part.name, group)
@@ -61,7 +61,7 @@ def _add(pipeline: Pipeline, work: PartWork, nodes: dict[str, Node]) -> None:
     nodes[node.id] = node
 
 
-def _upstream(pipeline: Pipeline, work: PartWork) -> Iterator[tuple[str, Asset, Part, str | None]]:
+def _upstream(pipeline: Pipeline, work: Task) -> Iterator[tuple[str, Asset, Slice, str | None]]:
     for role, source in work.part.inputs.items():
         for place, upstream, head, group in pipeline.sources(work.asset, work.group, role, source):
             if head is None:

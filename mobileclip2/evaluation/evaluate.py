@@ -14,7 +14,7 @@ from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.ranking import nearest, rank
-from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.evaluation.results import MAIN_METRIC, Result
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
@@ -75,7 +75,7 @@ def curve_numbers(results: Sequence[Result]) -> dict[str, float]:
         f"{result.key}/{name}": value
         for result in results
         for name, value in result.metrics.items()
-        if value is not None and name != MAIN
+        if value is not None and name != MAIN_METRIC
     }
 
 

@@ -14,7 +14,7 @@ from mobileclip2.errors import UserError
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval, draws, interval
 from mobileclip2.evaluation.metrics import metrics_of
 from mobileclip2.evaluation.published import NUMBERS
-from mobileclip2.evaluation.results import MAIN, Result, main_name
+from mobileclip2.evaluation.results import MAIN_METRIC, Result, main_name
 
 AVERAGED = "main metrics"
 """what stands for the metric in the row of an average"""
@@ -90,7 +90,7 @@ def compare(results: Sequence[Result], baseline: Sequence[Result] | None, gate: 
     judged = [row for row in measured if row.tolerance is not None]
     if theirs is not None:
         for name in gate.tolerance:
-            if not any(row.metric == name or (name == MAIN and _is_main(row, ours)) for row in judged):
+            if not any(row.metric == name or (name == MAIN_METRIC and _is_main(row, ours)) for row in judged):
                 raise UserError(f"gate.tolerance: no judged set has the metric '{name}'; correct the name or remove it")
     level = 1 - (1 - gate.confidence) / max(1, len(judged))
     rows = [
@@ -127,10 +127,10 @@ def _notes(theirs: Mapping[str, Result] | None, ours: Mapping[str, Result]) -> l
 def _rows(result: Result, theirs: Mapping[str, Result] | None, gate: Gate, seed: int) -> Iterator[_Measured]:
     """Yield the main metric of a set, the metrics that the gate judges, and those with a published number."""
     main = main_name(result.key, result.metrics)
-    tolerances = {main if name == MAIN else name: tolerance for name, tolerance in gate.tolerance.items()}
+    tolerances = {main if name == MAIN_METRIC else name: tolerance for name, tolerance in gate.tolerance.items()}
     judged = theirs is not None and (gate.sets is None or result.key in gate.sets)
     counts = result.key not in TASKS or TASKS[result.key].counts
-    if judged and main is None and counts and MAIN in gate.tolerance:
+    if judged and main is None and counts and MAIN_METRIC in gate.tolerance:
         raise UserError(f"'{result.key}': it has no main metric; leave it out of 'gate.sets' in the profile")
     published = [metric for key, metric in NUMBERS if key == result.key]
     other = (theirs or {}).get(result.key)
@@ -232,7 +232,7 @@ def _averages(
     there = averages({key: result.main for key, result in (theirs or {}).items()})
     mains = {row.set: row for row in measured if row.metric == main_name(row.set, ours[row.set].metrics)}
     for name, keys in AVERAGES.items():
-        judged = theirs is not None and MAIN in gate.tolerance and (gate.sets is None or name in gate.sets)
+        judged = theirs is not None and MAIN_METRIC in gate.tolerance and (gate.sets is None or name in gate.sets)
         if name not in here:
             if judged and gate.sets is not None:
                 lacking = [key for key in keys if key not in ours]
@@ -252,7 +252,7 @@ def _averages(
             for each in rows:
                 if each.baseline_drawn is None:
                     raise UserError(f"'{name}': the baseline lacks {each.metric} of '{each.set}'; evaluate it again")
-            row.tolerance = gate.tolerance[MAIN]
+            row.tolerance = gate.tolerance[MAIN_METRIC]
         if name in there and all(each is not None for each in apart):
             row.baseline, row.baseline_drawn = there[name], _mean([each for each in apart if each is not None])
         yield row

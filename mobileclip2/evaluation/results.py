@@ -15,7 +15,7 @@ from mobileclip2.config.evaluation_tasks import TASKS
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.errors import UserError
 
-MAIN = "main_metric"
+MAIN_METRIC = "main_metric"
 RESULTS = "results.jsonl"
 SAMPLES = "samples.parquet"
 """prediction table: a row for each query"""
@@ -48,7 +48,7 @@ class Result:
     @property
     def main(self) -> float | None:
         """Return the main metric, or None if it is not defined for the set."""
-        return self.metrics.get(MAIN)
+        return self.metrics.get(MAIN_METRIC)
 
 
 def main_name(key: str, metrics: Metrics) -> str | None:
@@ -60,7 +60,7 @@ def main_name(key: str, metrics: Metrics) -> str | None:
 def with_main(key: str, metrics: Metrics) -> Metrics:
     """Add the main metric of a set to its metrics, under DataComp's name."""
     name = main_name(key, metrics)
-    return {**metrics, MAIN: metrics[name] if name else None}
+    return {**metrics, MAIN_METRIC: metrics[name] if name else None}
 
 
 def dumps(results: Iterable[Result]) -> str:

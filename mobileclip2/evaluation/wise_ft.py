@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mobileclip2.config.profile import Pick
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.results import MAIN, Metrics
+from mobileclip2.evaluation.results import MAIN_METRIC, Metrics
 from mobileclip2.store.storage import atomic_path
 
 CURVE = "curve.jsonl"
@@ -30,7 +30,7 @@ class Point:
         Raises:
             UserError: it is not defined there.
         """
-        value = self.metrics[name].get(MAIN)
+        value = self.metrics[name].get(MAIN_METRIC)
         if value is None:
             raise UserError(
                 f"evaluation set '{name}': its main metric is not defined for weight {self.weight:g}; "

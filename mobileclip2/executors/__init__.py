@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.pipeline import Compute
-from mobileclip2.executors.local import Local
+from mobileclip2.engine.pipeline import Executor
+from mobileclip2.executors.local import LocalExecutor
 
 
-def compute_of(profile: Profile) -> Compute:
+def executor_of(profile: Profile) -> Executor:
     """Return the compute backend that a profile asks for."""
     if profile.compute.kubernetes is None:
-        return Local(profile.compute.processes)
+        return LocalExecutor(profile.compute.processes)
     from mobileclip2.executors.kubernetes import connect  # its client takes a second to load
 
     return connect(profile.compute.kubernetes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mobileclip2.engine.cost import Costs
-from mobileclip2.engine.pipeline import Work
+from mobileclip2.engine.pipeline import TaskBatch
 
 CHUNK_SECONDS = 600.0
 """long against the start of a process and the loading of a model, short against what a lost process takes with it"""
@@ -31,13 +31,13 @@ def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> 
     return max(1, min(wanted, shards, MAX_CHUNKS))
 
 
-def group_samples(work: Work) -> int:
+def group_samples(work: TaskBatch) -> int:
     """Return the samples of the work's group as its inputs count them, or 0 if nothing has counted them yet."""
     heads = [read.head for part in work.parts for reads in part.inputs.values() for read in reads]
     return max((head.samples for head in heads if head.group and head.group == work.group), default=0)
 
 
-def seconds_a_shard(work: Work) -> float | None:
+def seconds_a_shard(work: TaskBatch) -> float | None:
     """Estimate the seconds that all missing parts of one shard take on one device.
 
     The rate is the measured one, or else that of the profile.

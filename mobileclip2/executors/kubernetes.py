@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes
-from mobileclip2.engine.pipeline import Work
-from mobileclip2.engine.shard_stage import ByShard
-from mobileclip2.engine.stage import stage_run
-from mobileclip2.engine.task import Order
+from mobileclip2.engine.pipeline import TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage
+from mobileclip2.engine.stage import load_stage
+from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.cluster import Cluster
 from mobileclip2.executors.local import refusal
 from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, whole_job
-from mobileclip2.executors.shard_progress import Watch
+from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.progress import Step
 
 logger = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ RESTARTS = 3
 """of a training, those after lost nodes not counted"""
 
 
-def connect(settings: Kubernetes) -> InCluster:
+def connect(settings: Kubernetes) -> KubernetesExecutor:
     """Return the backend for the cluster of this process or of the user's kubeconfig.
 
     It connects only when there is work.
     """
-    return InCluster(settings)
+    return KubernetesExecutor(settings)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class _Failed(Exception):
     """a pod was evicted or its node lost"""
 
 
-class InCluster:
+class KubernetesExecutor:
     """Runs the work of stages as Jobs."""
 
     def __init__(self, settings: Kubernetes, cluster: Cluster | None = None) -> None:
@@ -68,19 +68,19 @@ class InCluster:
             self._cluster = Cluster.connect(self.settings.namespace)
         return self._cluster
 
-    def run(self, work: Work) -> float:
+    def run(self, work: TaskBatch) -> float:
         """Run the work as Jobs, and return the seconds of one device that it took.
 
         Raises:
             UserError: a worker refused the work for a reason that the user can correct.
             ComputeError: a Job failed.
         """
-        order = Order.of(work)
+        order = TaskSpec.of(work)
         storage = work.pipeline.storage
         order.write(storage)
-        stage = stage_run(work.asset.stage)
+        stage = load_stage(work.asset.stage)
         try:
-            seconds = self._chunks(work, stage, order) if isinstance(stage, ByShard) else self._whole(work, order)
+            seconds = self._chunks(work, stage, order) if isinstance(stage, ShardStage) else self._whole(work, order)
         except _Failed as failed:
             if failed.refused:
                 raise UserError(failed.message) from None
@@ -91,10 +91,10 @@ class InCluster:
         storage.delete(order.key)  # it stays where the work failed: a pod that was left behind may still read it
         return seconds
 
-    def _chunks(self, work: Work, stage: ByShard, order: Order) -> float:
+    def _chunks(self, work: TaskBatch, stage: ShardStage, order: TaskSpec) -> float:
         pods = self.settings.pods(work.asset.stage)
         stage.mend(work)
-        watch = Watch(work, stage)
+        watch = ShardProgress(work, stage)
         chunks = count_chunks(watch.total, seconds_a_shard(work), pods.pods)
         job = chunks_job(self.settings, work.asset.stage, order.name, order.store, order.key, chunks)
         seconds = self._follow(job, lambda running: watch.look(pods=running, GPUs=running * pods.gpus))
@@ -102,7 +102,7 @@ class InCluster:
         stage.close(work)
         return seconds * max(1, pods.gpus)
 
-    def _whole(self, work: Work, order: Order) -> float:
+    def _whole(self, work: TaskBatch, order: TaskSpec) -> float:
         # a student that is not trained is at most measured on some sets, which takes what an evaluation takes
         untrained = work.asset.stage == "student" and not work.asset.trains
         stage, name = "evaluation" if untrained else work.asset.stage, order.name
@@ -180,7 +180,7 @@ class InCluster:
         except ComputeError as error:  # what the work came to matters more
             logger.warning("left behind: %s", error)
 
-    def _pass_on(self, work: Work, name: str) -> None:
+    def _pass_on(self, work: TaskBatch, name: str) -> None:
         """Report the latest step of a training's first pod."""
         for pod in self.cluster.pods(name, index=0):
             steps = map(Step.from_line, self.cluster.log_tail(pod.metadata.name, lines=5).splitlines())

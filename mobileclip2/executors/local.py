@@ -16,13 +16,13 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 
-from mobileclip2.engine.pipeline import InProcess, Work
-from mobileclip2.engine.shard_stage import ByShard
-from mobileclip2.engine.stage import stage_run
-from mobileclip2.engine.task import REFUSES, Order, do_chunk
+from mobileclip2.engine.pipeline import InProcessExecutor, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage
+from mobileclip2.engine.stage import load_stage
+from mobileclip2.engine.task import REFUSES, TaskSpec, run_shard_task
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
-from mobileclip2.executors.shard_progress import Watch
+from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.executors.signals import death
 from mobileclip2.progress import Step
 from mobileclip2.store import open_storage
@@ -32,29 +32,29 @@ JOIN_SECONDS = 10.0
 """for a worker of a broken pool, which is being ended"""
 
 
-class Local:
+class LocalExecutor:
     """Shares shards, and training, out over some processes of this machine; with one, everything happens in this one."""
 
     def __init__(self, processes: int = 1) -> None:
         self.processes = processes
 
-    def run(self, work: Work) -> float:
+    def run(self, work: TaskBatch) -> float:
         """Do the work in some processes, and return the seconds of one device that it took."""
-        stage = stage_run(work.asset.stage)
-        shared = isinstance(stage, ByShard) or work.asset.trains
+        stage = load_stage(work.asset.stage)
+        shared = isinstance(stage, ShardStage) or work.asset.trains
         if self.processes == 1 or not shared:
-            return InProcess().run(work)
-        order = Order.of(work)
+            return InProcessExecutor().run(work)
+        order = TaskSpec.of(work)
         storage = work.pipeline.storage
         order.write(storage)
         try:
-            return self._pool(work, stage, order) if isinstance(stage, ByShard) else self._torchrun(work, order)
+            return self._pool(work, stage, order) if isinstance(stage, ShardStage) else self._torchrun(work, order)
         finally:
             storage.delete(order.key)
 
-    def _pool(self, work: Work, stage: ByShard, order: Order) -> float:
+    def _pool(self, work: TaskBatch, stage: ShardStage, order: TaskSpec) -> float:
         stage.mend(work)
-        watch = Watch(work, stage)
+        watch = ShardProgress(work, stage)
         of = max(self.processes, count_chunks(watch.total, seconds_a_shard(work), self.processes))
         context = get_context("spawn")  # a fork of a process with threads, torch's among them, may never wake up
         ranks, stop = context.SimpleQueue(), context.Event()
@@ -87,7 +87,7 @@ class Local:
         stage.close(work)
         return sum(future.result() for future in futures)
 
-    def _torchrun(self, work: Work, order: Order) -> float:
+    def _torchrun(self, work: TaskBatch, order: TaskSpec) -> float:
         started = time.monotonic()
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
         command = [sys.executable, "-m", *torchrun, "-m", "mobileclip2.engine.task", order.store, order.key]
@@ -105,7 +105,7 @@ class Local:
         return (time.monotonic() - started) * self.processes
 
 
-def killed(output: list[str], work: Work) -> str | None:
+def killed(output: list[str], work: TaskBatch) -> str | None:
     """Name the signal that killed a rank. torchrun's report lists it as ``exitcode : -11``."""
     found = re.search(r"Root Cause.*?exitcode\s*: -(\d+)", "".join(output), re.DOTALL)
     return f"{work.asset.key}: a training process died by {death(int(found[1]))}" if found else None
@@ -119,7 +119,7 @@ def _death_of(workers: list[BaseProcess]) -> str:
     return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
 
 
-def told(line: str, work: Work) -> bool:
+def told(line: str, work: TaskBatch) -> bool:
     """Report the step in a worker's line. Return False for any other line."""
     step = Step.from_line(line)
     if step:
@@ -152,7 +152,7 @@ def _settle(ranks: SimpleQueue[int], processes: int, stop: Event) -> None:
 
 def _chunk(store: str, key: str, index: int, of: int) -> float:
     started = time.monotonic()
-    do_chunk(open_storage(store), key, index, of, _go_on)
+    run_shard_task(open_storage(store), key, index, of, _go_on)
     return time.monotonic() - started
 
 

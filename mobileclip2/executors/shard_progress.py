@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 
-from mobileclip2.engine.pipeline import Work
-from mobileclip2.engine.shard_stage import ByShard
+from mobileclip2.engine.pipeline import TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.errors import ComputeError
 from mobileclip2.executors.chunks import group_samples
 from mobileclip2.progress import Step
 
 
-class Watch:
+class ShardProgress:
     """Tells the progress of work that other processes do, from the files that they have finished."""
 
-    def __init__(self, work: Work, stage: ByShard) -> None:
+    def __init__(self, work: TaskBatch, stage: ShardStage) -> None:
         self.work = work
         self.stage = stage
         self.total = len(work.shards)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.lineage import LINEAGE
-from mobileclip2.engine.pipeline import Pipeline, Read
+from mobileclip2.engine.pipeline import Artifact, Pipeline
 from mobileclip2.evaluation.results import main_name
 from mobileclip2.ledger.params import declared_by_name
 from mobileclip2.ledger.paths import (
@@ -159,7 +159,7 @@ def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
     return written.getvalue()
 
 
-def _copy_checkpoint(student: Read, folder: Path) -> None:
+def _copy_checkpoint(student: Artifact, folder: Path) -> None:
     """Copy a checkpoint. A link would let changes of a user reach the store."""
     files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
     lineage = [LINEAGE] if student.output.has(LINEAGE) else []

@@ -8,7 +8,7 @@ from mobileclip2.config.profile import Profile, Student
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, Row
 from mobileclip2.evaluation.published import MODELS, Published
-from mobileclip2.evaluation.results import MAIN
+from mobileclip2.evaluation.results import MAIN_METRIC
 
 SMALLEST = "MobileCLIP2-S0"
 
@@ -81,7 +81,7 @@ def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
 
 
 def _published_metric(row: Row) -> str:
-    return MAIN if row.metric == AVERAGED else row.metric
+    return MAIN_METRIC if row.metric == AVERAGED else row.metric
 
 
 def _difference(row: Row) -> str:

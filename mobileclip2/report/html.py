@@ -12,7 +12,7 @@ from typing import Literal
 
 from PIL import Image
 
-from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.evaluation.results import MAIN_METRIC, Result
 from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.extras import needs
 from mobileclip2.report import plots
@@ -210,7 +210,7 @@ def metric_rows(models: Sequence[EvaluatedModel]) -> list[MetricRow]:
     rows = []
     for key in keys:
         present = {name for metrics in by_model for name in metrics.get(key, {})}
-        names = [name for name in METRICS if name in present] or [MAIN]
+        names = [name for name in METRICS if name in present] or [MAIN_METRIC]
         for number, name in enumerate(names):
             values = [metrics.get(key, {}).get(name) for metrics in by_model]
             label = METRICS.get(name, "main metric")

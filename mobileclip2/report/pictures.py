@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mobileclip2.evaluation.results import MAIN, Result
+from mobileclip2.evaluation.results import MAIN_METRIC, Result
 from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.extras import needs
 from mobileclip2.report import plots
@@ -44,7 +44,7 @@ def between_plot(curve: Sequence[Point], picked: float) -> bytes:
     return plots.png(plots.between_figure(curve, picked))
 
 
-def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN) -> bytes:
+def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN_METRIC) -> bytes:
     """``models``: name of a model -> its results."""
     return plots.png(plots.metric_figure(models, metric=metric))
 

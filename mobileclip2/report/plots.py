@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from mobileclip2.evaluation import wise_ft as between
-from mobileclip2.evaluation.results import MAIN, Result, main_name
+from mobileclip2.evaluation.results import MAIN_METRIC, Result, main_name
 from mobileclip2.extras import needs
 from mobileclip2.report.palette import GRID, INK, MUTED, NEUTRAL, PAPER, VARIABLES, series
 
@@ -148,7 +148,7 @@ def between_figure(curve: Sequence[between.Point], picked: float) -> Figure:
 
 @_styled
 def metric_figure(
-    models: Mapping[str, Sequence[Result]], *, metric: str = MAIN, reference: Sequence[str] = ()
+    models: Mapping[str, Sequence[Result]], *, metric: str = MAIN_METRIC, reference: Sequence[str] = ()
 ) -> Figure:
     """Draw a labeled bar for each model on each set. Sets are in the order of their first mention.
 
@@ -164,7 +164,7 @@ def metric_figure(
     place, ticks, labels = 0.0, [], []
     for key, values in bars:
         shown = {main_name(key, r.metrics) for rs in models.values() for r in rs if r.key == key}
-        name = ", ".join(sorted(filter(None, shown))) if metric == MAIN else metric
+        name = ", ".join(sorted(filter(None, shown))) if metric == MAIN_METRIC else metric
         axes.text(0, place, f"{key}  ·  {name}", fontweight="bold", va="center", ha="left")
         place += 1
         for model, value in values.items():

@@ -11,10 +11,10 @@ from PIL import Image
 
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.data.augmentation import View, render
-from mobileclip2.engine.pipeline import Pipeline, Read
+from mobileclip2.engine.pipeline import Artifact, Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.engine.source_inventory import Shard
-from mobileclip2.evaluation.results import MAIN
+from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report.pictures import SampleRow, between_plot, inline_markdown, loss_curve, metric_plot, sample_sheet
 from mobileclip2.stages.stored_results import results_so_far
@@ -67,7 +67,7 @@ def rows(
             )
 
 
-def _column(read: Read, shard: Shard, name: str) -> dict[str, str]:
+def _column(read: Artifact, shard: Shard, name: str) -> dict[str, str]:
     table = sidefile.read(read.fetch(side_name(shard)))
     return dict(zip(table.column("key").to_pylist(), table.column(name).to_pylist(), strict=True))
 
@@ -111,4 +111,4 @@ def evaluation_results(pipeline: Pipeline, model: str, name: str) -> tuple[dict[
     found = results_so_far(pipeline, model)
     (result,) = (result for result in found if result.key == name)
     metrics = {metric: value for metric, value in result.metrics.items() if value is not None}
-    return metrics, inline_markdown(metric_plot({model: found}, metric=MAIN), "metrics")
+    return metrics, inline_markdown(metric_plot({model: found}, metric=MAIN_METRIC), "metrics")

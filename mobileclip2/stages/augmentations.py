@@ -6,16 +6,16 @@ import pyarrow as pa
 
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.data.augmentation import sample_view
-from mobileclip2.engine.pipeline import PartWork, Work
-from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_parts, raw_table, write_side
 from mobileclip2.engine.source_inventory import Shard
 
 
-def begin(work: Work) -> WriteShard:
+def begin(work: TaskBatch) -> WriteShard:
     """Return the function that draws the missing views of a shard."""
     views = work.profile.views
 
-    def write(shard: Shard, parts: list[PartWork]) -> None:
+    def write(shard: Shard, parts: list[Task]) -> None:
         raw = raw_table(parts[0].only("raw_shards"), shard)
         keys, widths, heights = (raw.column(name).to_pylist() for name in ("key", "width", "height"))
         for part in parts:
@@ -29,4 +29,4 @@ def begin(work: Work) -> WriteShard:
     return write
 
 
-run = ByShard(begin, close_parts)
+run = ShardStage(begin, close_parts)

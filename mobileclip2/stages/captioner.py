@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mobileclip2.captioners.coca import trunk_features
 from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
 from mobileclip2.config.training import TrainSettings
-from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device
@@ -26,7 +26,7 @@ from mobileclip2.training.objectives import CoCaObjective
 from mobileclip2.training.trainer import train
 
 
-def run(work: Work) -> None:
+def run(work: TaskBatch) -> None:
     """Train or load the captioner, and store it."""
     (part,) = work.parts
     work.kept.recall()
@@ -58,7 +58,7 @@ def run(work: Work) -> None:
 
 
 def training_source(
-    work: Work, part: PartWork, captioner: ImageText, settings: TrainSettings, device: torch.device
+    work: TaskBatch, part: Task, captioner: ImageText, settings: TrainSettings, device: torch.device
 ) -> SampleSource:
     """Images as they are; for a small captioner the features of its frozen trunk, computed once."""
     tables = tables_of(part.inputs["data"], work.contents)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.data import sidecar as sidefile
-from mobileclip2.engine.pipeline import Work
+from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.source_inventory import local_folder
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
@@ -17,7 +17,7 @@ from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.store.stat_cache import cache_folder
 
 
-def run(work: Work) -> None:
+def run(work: TaskBatch) -> None:
     """Evaluate the model on one set. Store the results and the prediction of every sample."""
     (part,) = work.parts
     device = choose_device(work.profile.device)

@@ -13,7 +13,7 @@ from mobileclip2.engine.lineage import Lineage, branches
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.trace import lineage_of
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.results import MAIN
+from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.export.parity import Parity
 from mobileclip2.export.write import NEEDS
 from mobileclip2.extras import needs, versions
@@ -180,5 +180,5 @@ def _metrics(pipeline: Pipeline, name: str) -> list[tuple[str, str, float]]:
         (result.key, metric, value)
         for result in results
         for metric, value in result.metrics.items()
-        if metric != MAIN and value is not None
+        if metric != MAIN_METRIC and value is not None
     ]

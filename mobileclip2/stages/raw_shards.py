@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share, validate_shard
-from mobileclip2.engine.pipeline import PartWork, Work
-from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_parts, write_side
+from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_parts, write_side
 from mobileclip2.engine.source_inventory import Shard, local_copy
 
 
-def begin(work: Work) -> WriteShard:
+def begin(work: TaskBatch) -> WriteShard:
     """Return the function that validates a shard."""
     (part,) = work.parts
 
-    def write(shard: Shard, parts: list[PartWork]) -> None:
+    def write(shard: Shard, parts: list[Task]) -> None:
         with local_copy(shard.url).open("rb") as file:
             validated = validate_shard(read_samples(file, shard.url), work.profile.filters)
         total = validated.table.num_rows + validated.skipped.num_rows
@@ -23,4 +23,4 @@ def begin(work: Work) -> WriteShard:
     return write
 
 
-run = ByShard(begin, close_parts)
+run = ShardStage(begin, close_parts)

@@ -9,8 +9,8 @@ from pathlib import Path
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.data.join import TeacherFiles, join_shard
 from mobileclip2.data.validate import check_share
-from mobileclip2.engine.pipeline import PartWork, Work
-from mobileclip2.engine.shard_stage import ByShard, WriteShard, side_name, skipped_name
+from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, side_name, skipped_name
 from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.store.storage import temporary_files
 
@@ -20,12 +20,12 @@ def tar_name(shard: Shard) -> str:
     return f"{shard.id}.tar"
 
 
-def begin(work: Work) -> WriteShard:
+def begin(work: TaskBatch) -> WriteShard:
     """Return the function that joins a shard."""
     (part,) = work.parts
     dataset = work.profile.dataset
 
-    def write(shard: Shard, parts: list[PartWork]) -> None:
+    def write(shard: Shard, parts: list[Task]) -> None:
         def files(role: str) -> list[Path]:
             return [read.fetch(side_name(shard)) for read in part.inputs[role]]
 
@@ -61,7 +61,7 @@ def begin(work: Work) -> WriteShard:
     return write
 
 
-def close(work: Work) -> None:
+def close(work: TaskBatch) -> None:
     """Close the manifest, with the order and dimensions of the teachers."""
     (part,) = work.parts
     names, samples, reasons = [], 0, Counter[str]()
@@ -80,4 +80,4 @@ def close(work: Work) -> None:
     part.close(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
 
 
-run = ByShard(begin, close, tar_name)
+run = ShardStage(begin, close, tar_name)

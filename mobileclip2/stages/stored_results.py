@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mobileclip2.config.profile import parse
 from mobileclip2.data import sidecar as sidefile
-from mobileclip2.engine.pipeline import Pipeline, Read
+from mobileclip2.engine.pipeline import Artifact, Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, loads, read_results
 
@@ -33,7 +33,7 @@ def results_so_far(pipeline: Pipeline, model: str) -> list[Result]:
     return [result for name in there for read in pipeline.read(asset.key, name) for result in _results(read)]
 
 
-def _results(read: Read) -> list[Result]:
+def _results(read: Artifact) -> list[Result]:
     return loads(read.fetch(RESULTS).read_text(), read.output.key(RESULTS))
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mobileclip2.config.profile import Student
-from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
@@ -28,7 +28,7 @@ from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
 from mobileclip2.training.trainer import TrainResult, train
 
 
-def run(work: Work) -> None:
+def run(work: TaskBatch) -> None:
     """Train the student, interpolate it, or store its given weights."""
     (part,) = work.parts
     work.kept.recall()
@@ -45,7 +45,7 @@ def run(work: Work) -> None:
         publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
 
 
-def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageText, TrainResult]:
+def train_student(work: TaskBatch, part: Task, student: Student) -> tuple[ImageText, TrainResult]:
     """Train a student, and return the model with the result of its training."""
     device = choose_device(work.profile.device)
     if student.base:
@@ -70,7 +70,7 @@ def train_student(work: Work, part: PartWork, student: Student) -> tuple[ImageTe
     return image_text, result
 
 
-def learning(work: Work, part: PartWork, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
+def learning(work: TaskBatch, part: Task, student: Student, image_text: ImageText) -> tuple[Objective, SampleSource]:
     """Return what the student minimizes and the data it sees."""
     seed, shards = student.training.seed, part.inputs["data"]
     if student.data == "raw":
@@ -89,7 +89,7 @@ def learning(work: Work, part: PartWork, student: Student, image_text: ImageText
 
 
 def reinforced_source(
-    work: Work, part: PartWork, student: Student, image_text: ImageText, needs: Sequence[str]
+    work: TaskBatch, part: Task, student: Student, image_text: ImageText, needs: Sequence[str]
 ) -> ReinforcedSource:
     """Open the DR tars of all groups. The images of a dataset without images come from the source shards."""
     found = [(read, shard) for read in part.inputs["data"] for shard in shards_of(read, work.contents, tar_name)]
@@ -106,7 +106,7 @@ def reinforced_source(
 
 
 def curve(
-    work: Work, student: Student, image_text: ImageText, device: torch.device
+    work: TaskBatch, student: Student, image_text: ImageText, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """Return the evaluation during training, on the sets that the profile names for it."""
     if not student.evaluate_on:

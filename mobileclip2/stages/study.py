@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mobileclip2.engine.pipeline import Work
+from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.stages.student import train_student
 from mobileclip2.stages.trained import publish
 
 
-def run(work: Work) -> None:
+def run(work: TaskBatch) -> None:
     """Train one trial, and store its scores without its weights."""
     (part,) = work.parts
     work.kept.recall()

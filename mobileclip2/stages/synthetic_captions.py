@@ -7,15 +7,15 @@ import pyarrow as pa
 from mobileclip2.captioners.captions import caption_images
 from mobileclip2.captioners.load import load_captioner
 from mobileclip2.data import sidecar as sidefile
-from mobileclip2.engine.pipeline import PartWork, Work
-from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_parts, raw_table, write_side
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device, inference
 from mobileclip2.stages.prefetch import batches, whole_images
 
 
-def begin(work: Work) -> WriteShard:
+def begin(work: TaskBatch) -> WriteShard:
     """Return the function that writes the missing captions of a shard."""
     device = choose_device(work.profile.device)
     stored = work.parts[0].only("captioner")
@@ -23,7 +23,7 @@ def begin(work: Work) -> WriteShard:
     captioner.model.to(device)
     settings = work.profile.captioner(work.asset.name).generation
 
-    def write(shard: Shard, parts: list[PartWork]) -> None:
+    def write(shard: Shard, parts: list[Task]) -> None:
         raw = raw_table(parts[0].only("raw_shards"), shard)
         numbers = [part.part.declared["caption"] for part in parts]
         keys = raw.column("key").to_pylist()
@@ -53,4 +53,4 @@ def begin(work: Work) -> WriteShard:
     return write
 
 
-run = ByShard(begin, close_parts)
+run = ShardStage(begin, close_parts)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip2.config.profile import Locked
-from mobileclip2.engine.pipeline import Work
+from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
@@ -34,7 +34,7 @@ from mobileclip2.training.objectives import Contrastive
 from mobileclip2.training.trainer import train
 
 
-def run(work: Work) -> None:
+def run(work: TaskBatch) -> None:
     """Store the given weights of the teacher, or train a locked-image teacher."""
     teacher = work.profile.teacher(work.asset.name)
     if teacher.locked:
@@ -45,7 +45,7 @@ def run(work: Work) -> None:
     publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
 
 
-def train_locked(work: Work, spec: Locked) -> None:
+def train_locked(work: TaskBatch, spec: Locked) -> None:
     """LiT on the features of the frozen towers; features are kept by shard until training is done."""
     (part,) = work.parts
     work.kept.recall()

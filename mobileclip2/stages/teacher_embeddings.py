@@ -10,8 +10,8 @@ from PIL import Image
 
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.data.augmentation import View, render
-from mobileclip2.engine.pipeline import PartWork, Work
-from mobileclip2.engine.shard_stage import ByShard, WriteShard, close_shards, raw_table, side_name, write_side
+from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_shards, raw_table, side_name, write_side
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.errors import ShardError
 from mobileclip2.models.batched import each_text_once
@@ -21,29 +21,29 @@ from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.prefetch import prepared, to_device
 
 
-def begin(work: Work) -> WriteShard:
+def begin(work: TaskBatch) -> WriteShard:
     """Return the function that embeds the missing views or texts of a shard."""
     device = choose_device(work.profile.device)
     teacher = load_image_text(work.parts[0].only("teacher"), work.contents)
     teacher.model.to(device)
     embed = embed_views if work.asset.key.endswith("/image") else embed_texts
 
-    def write(shard: Shard, parts: list[PartWork]) -> None:
+    def write(shard: Shard, parts: list[Task]) -> None:
         embed(teacher, shard, parts, work.profile.batch, device)
 
     return write
 
 
-def close(work: Work) -> None:
+def close(work: TaskBatch) -> None:
     """Close the manifests, with the dimension of the embeddings."""
     for part in work.parts:
         close_shards(part, work.shards, {"embed_dim": part.only("teacher").head.facts["embed_dim"]})
 
 
-run = ByShard(begin, close)
+run = ShardStage(begin, close)
 
 
-def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:
+def embed_views(teacher: ImageText, shard: Shard, parts: list[Task], batch: int, device: torch.device) -> None:
     """Embed the missing views of a shard. Each image is decoded once for all its views.
 
     Raises:
@@ -70,14 +70,14 @@ def embed_views(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: 
         write_side(part, shard, sidefile.embeddings_table(keys, features))
 
 
-def _views(part: PartWork, shard: Shard, keys: list[str]) -> list[View]:
+def _views(part: Task, shard: Shard, keys: list[str]) -> list[View]:
     table = sidefile.read(part.only("view").fetch(side_name(shard)))
     if table.column("key").to_pylist() != keys:
         raise ShardError(f"{shard.url}: the stored views are of other samples; run augmentations again")
     return [View.from_json(text) for text in table.column("view").to_pylist()]
 
 
-def embed_texts(teacher: ImageText, shard: Shard, parts: list[PartWork], batch: int, device: torch.device) -> None:
+def embed_texts(teacher: ImageText, shard: Shard, parts: list[Task], batch: int, device: torch.device) -> None:
     """Equal texts are embedded once; an empty text, which a captioner failed to write, has no row."""
     for part in parts:
         table = sidefile.read(part.only("texts").fetch(side_name(shard)), sidefile.CAPTIONS)

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from mobileclip2.engine.lineage import LINEAGE
-from mobileclip2.engine.pipeline import Read, Work
+from mobileclip2.engine.pipeline import Artifact, TaskBatch
 from mobileclip2.engine.shard_stage import SKIPPED, raw_table, side_name
-from mobileclip2.engine.source_inventory import Contents, Shard
+from mobileclip2.engine.source_inventory import Shard, SourceInventory
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import ShardError
 from mobileclip2.models.image_text import ImageText
@@ -20,7 +20,7 @@ from mobileclip2.store.storage import explain
 from mobileclip2.training.trainer import METRICS, TrainResult
 
 
-def shards_of(read: Read, contents: Contents, file_of: Callable[[Shard], str] = side_name) -> list[Shard]:
+def shards_of(read: Artifact, contents: SourceInventory, file_of: Callable[[Shard], str] = side_name) -> list[Shard]:
     """Return the tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
 
     Tars that were added to the source later are left out.
@@ -44,7 +44,7 @@ def shards_of(read: Read, contents: Contents, file_of: Callable[[Shard], str] = 
     return [shard for shard in shards if file_of(shard) in stored]
 
 
-def tables_of(reads: list[Read], contents: Contents) -> Iterator[tuple[Shard, pa.Table]]:
+def tables_of(reads: list[Artifact], contents: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
     """Every shard that has validated samples, with them.
 
     Raises:
@@ -71,7 +71,7 @@ def size(image_text: ImageText) -> dict[str, int]:
 
 
 def publish(
-    work: Work, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
+    work: TaskBatch, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
 ) -> None:
     """Store the files that ``save`` writes into the scratch folder, with the metrics of training, and clear the folder.
 

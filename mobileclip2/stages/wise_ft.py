@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from mobileclip2.config.profile import Between
-from mobileclip2.engine.pipeline import PartWork, Work
+from mobileclip2.config.profile import WiseFT
+from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.wise_ft import CURVE, Point, pick, read_curve, write_curve
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
@@ -18,7 +18,7 @@ from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.trained import publish, size
 
 
-def run(work: Work, between: Between) -> None:
+def run(work: TaskBatch, between: WiseFT) -> None:
     """Every point is kept in the scratch folder as soon as it is measured: a killed run loses the one in hand."""
     (part,) = work.parts
     model = load_image_text(part.only("end"), work.contents)
@@ -40,7 +40,7 @@ def run(work: Work, between: Between) -> None:
     publish(work, None, partial(save, model), [CONFIG, WEIGHTS, CURVE], {**size(model), "weight": picked.weight})
 
 
-def _start(work: Work, part: PartWork, between: Between) -> ImageText:
+def _start(work: TaskBatch, part: Task, between: WiseFT) -> ImageText:
     """Return what the end was trained from: another student, or the weights that its model comes with."""
     if "start" in part.inputs:
         return load_image_text(part.only("start"), work.contents)

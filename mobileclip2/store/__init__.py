@@ -1,11 +1,20 @@
 """Where bytes live: immutable paths by asset, fingerprint and group, each group closed by one manifest."""
 
-from mobileclip2.store.artifact import Output
-from mobileclip2.store.manifest import File, Head, Manifest
+from mobileclip2.store.artifact import ArtifactFolder
+from mobileclip2.store.manifest import File, Manifest, ManifestSummary
 from mobileclip2.store.s3 import S3Storage
 from mobileclip2.store.storage import LocalStorage, Storage
 
-__all__ = ["File", "Head", "LocalStorage", "Manifest", "Output", "S3Storage", "Storage", "open_storage"]
+__all__ = [
+    "ArtifactFolder",
+    "File",
+    "LocalStorage",
+    "Manifest",
+    "ManifestSummary",
+    "S3Storage",
+    "Storage",
+    "open_storage",
+]
 
 
 def open_storage(url: str) -> Storage:

@@ -15,7 +15,7 @@ def place_of(asset: str, fingerprint: str, group: str | None) -> str:
     return f"{asset}/{fingerprint}" + (f"/{group.replace('/', '-')}" if group else "")
 
 
-class Output:
+class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
     Files may come and go until :meth:`close` writes the manifest; from then on the folder is immutable.

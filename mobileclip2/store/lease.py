@@ -38,7 +38,7 @@ Release = Callable[[], None]
 
 
 @contextmanager
-def hold(storage: Storage, names: list[str], note: str = "", waiting: Waiting = lambda: None) -> Iterator[None]:
+def acquire(storage: Storage, names: list[str], note: str = "", waiting: Waiting = lambda: None) -> Iterator[None]:
     """Hold several leases. Call ``waiting`` before a wait for another holder.
 
     They are taken in sorted order, so that two runs cannot wait for each other.

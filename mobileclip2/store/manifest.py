@@ -32,7 +32,7 @@ class File(BaseModel):
     sha256: str
 
 
-class Described(BaseModel):
+class ManifestFields(BaseModel):
     """What a manifest says apart from its files."""
 
     model_config = ConfigDict(frozen=True)
@@ -58,7 +58,7 @@ class Described(BaseModel):
         return identify(self.asset, self.code_version, self.declared, self.inputs)
 
 
-class Head(Described):
+class ManifestSummary(ManifestFields):
     """A manifest without its list of files, which for thousands of shards is long: what a plan looks at."""
 
     data_version: str
@@ -68,7 +68,7 @@ class Head(Described):
     """names of the files, where they are few enough to look at each"""
 
 
-class Manifest(Described):
+class Manifest(ManifestFields):
     """What one part of an asset holds for one group.
 
     Nothing in it depends on when, where or how fast it was made, so that an interrupted and an undisturbed run give equal bytes.
@@ -92,10 +92,10 @@ class Manifest(Described):
         """Return the bytes of all files together."""
         return sum(file.size for file in self.files)
 
-    def head(self) -> Head:
+    def head(self) -> ManifestSummary:
         """Return the manifest without its files. If they are few, their names are kept, so that a plan can look at them."""
         names = [file.name for file in self.files]
-        return Head(
+        return ManifestSummary(
             **self.model_dump(exclude={"files"}),
             data_version=self.data_version,
             size=self.size,

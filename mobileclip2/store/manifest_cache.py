@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store.artifact import Output
-from mobileclip2.store.manifest import Head
-from mobileclip2.store.stat_cache import Remembered
+from mobileclip2.store.artifact import ArtifactFolder
+from mobileclip2.store.manifest import ManifestSummary
+from mobileclip2.store.stat_cache import StatCache
 
 
-class Heads:
+class ManifestCache:
     """Heads by output.
 
     A plan asks for thousands. What is cheaply seen to be as it was is trusted: the manifest, and its files where they are
@@ -17,10 +17,10 @@ class Heads:
     """
 
     def __init__(self, *, every_byte: bool = False) -> None:
-        self._remembered = Remembered()
+        self._remembered = StatCache()
         self._every_byte = every_byte
 
-    def of(self, output: Output) -> Head | None:
+    def of(self, output: ArtifactFolder) -> ManifestSummary | None:
         """Return the head of an output, or None while it has no manifest.
 
         Raises:
@@ -33,7 +33,7 @@ class Heads:
         known = self._remembered.recall(place, manifest_look)
         if known is not None and not self._every_byte:
             seen, _, text = known.partition("\n")
-            head = Head.model_validate_json(text)
+            head = ManifestSummary.model_validate_json(text)
             if seen == self._seen(output, head):
                 return head
         manifest = output.manifest()
@@ -48,7 +48,7 @@ class Heads:
         self._remembered.keep(place, manifest_look, f"{self._seen(output, head)}\n{head.model_dump_json()}")
         return head
 
-    def _seen(self, output: Output, head: Head) -> str:
+    def _seen(self, output: ArtifactFolder, head: ManifestSummary) -> str:
         if head.watched is None:
             return output.storage.look_into(output.prefix)
         return " ".join(output.storage.look(output.key(name)) or "gone" for name in head.watched)

@@ -20,7 +20,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MOBILECLIP2_CACHE", Path.home() / ".cache" / "mobileclip2"))
 
 
-class Remembered:
+class StatCache:
     """Values by place, each true only while the place looks as it did: ``look`` is its size and times, or its ETag."""
 
     def __init__(self) -> None:

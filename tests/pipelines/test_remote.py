@@ -18,7 +18,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.store.lease import hold
+from mobileclip2.store.lease import acquire
 from tests.pipelines.server import LOCATION, Dagster, kill
 from tests.pipelines.small import edited
 
@@ -199,7 +199,7 @@ def hanging(profile: Path) -> Iterator[None]:
     asset = pipeline.graph["evaluation/slow"]
     work = pipeline.part_work(asset, asset.parts["shapes"], "shapes")
     assert work
-    with hold(pipeline.storage, [work.output.prefix]):
+    with acquire(pipeline.storage, [work.output.prefix]):
         yield
 
 

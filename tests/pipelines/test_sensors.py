@@ -12,7 +12,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 from mobileclip2.errors import ShardError
 from mobileclip2.stages import augmentations, raw_shards
-from mobileclip2.store.lease import hold
+from mobileclip2.store.lease import acquire
 from pipelines.definitions import definitions
 from pipelines.sensors import ATTEMPTS, FINGERPRINT_TAG
 from tests.pipelines.small import Daemon, edited
@@ -144,7 +144,7 @@ def test_what_is_being_computed_is_not_asked_for(smallest, instance):
     pipeline = Pipeline(load(smallest))
     asset = pipeline.graph["raw_shards"]
     work = pipeline.part_work(asset, asset.parts["whole"], "g01")
-    with hold(pipeline.storage, [work.output.prefix]):
+    with acquire(pipeline.storage, [work.output.prefix]):
         wanted = daemon.tick().run_requests
         assert ("raw_shards", "g01") not in [(each.asset_selection[0].path[0], each.partition_key) for each in wanted]
         for request in wanted:

@@ -11,7 +11,7 @@ from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.trace import lineage, lineage_of
 from mobileclip2.errors import DamagedOutput, UserError
-from mobileclip2.store.lease import hold
+from mobileclip2.store.lease import acquire
 from pipelines.cli import main
 from tests.tiny import make_tiny
 
@@ -165,7 +165,7 @@ class TestGarbage:
         note = old.note
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         left = self.unneeded(pipeline)
-        with hold(pipeline.storage, ["run/there/1"], note):
+        with acquire(pipeline.storage, ["run/there/1"], note):
             assert self.unneeded(pipeline) == set()
         assert self.unneeded(pipeline) == left != set()
 

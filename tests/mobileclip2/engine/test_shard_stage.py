@@ -10,7 +10,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.data import sidecar as sidefile
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store import LocalStorage, Output
+from mobileclip2.store import ArtifactFolder, LocalStorage
 from mobileclip2.store.truncation import is_whole
 
 
@@ -39,7 +39,7 @@ def test_what_a_killed_writer_left_goes_with_the_close(tiny):
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     pipeline.materialise("raw_shards", "g00")
-    assert not left.exists() and isinstance(work.output, Output)
+    assert not left.exists() and isinstance(work.output, ArtifactFolder)
 
 
 def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
@@ -56,7 +56,7 @@ def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
 
 
 def test_no_manifest_is_written_over_a_cut_file(tmp_path):
-    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     output.write("x.parquet", b"PAR1 and half of the")
     with pytest.raises(
         DamagedOutput, match=r"a/f/g00/x\.parquet: stored file was cut off; run again, it is computed anew"

@@ -6,14 +6,14 @@ import pytest
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.lineage import LINEAGE, Lineage
-from mobileclip2.engine.pipeline import Pipeline, Work
-from mobileclip2.engine.stage import stage_run
-from mobileclip2.engine.task import REFUSED, Order, chunk, do_chunk, do_whole, main
+from mobileclip2.engine.pipeline import Pipeline, TaskBatch
+from mobileclip2.engine.stage import load_stage
+from mobileclip2.engine.task import REFUSED, TaskSpec, chunk, main, run_shard_task, run_task
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import UserError
 from mobileclip2.progress import silent
 from mobileclip2.store import open_storage
-from mobileclip2.store.lease import hold
+from mobileclip2.store.lease import acquire
 
 
 class InChunks:
@@ -23,12 +23,12 @@ class InChunks:
         self.of = of
         self.unfinished: list[int] = []
 
-    def run(self, work: Work) -> float:
-        order = Order.of(work)
+    def run(self, work: TaskBatch) -> float:
+        order = TaskSpec.of(work)
         order.write(work.pipeline.storage)
-        stage = stage_run(work.asset.stage)
+        stage = load_stage(work.asset.stage)
         for index in reversed(range(self.of)):
-            do_chunk(open_storage(work.pipeline.storage.url), order.key, index, self.of, silent)
+            run_shard_task(open_storage(work.pipeline.storage.url), order.key, index, self.of, silent)
             self.unfinished.append(len(stage.unfinished(work)))
             assert not any(part.output.has("manifest.json") for part in work.parts)
         stage.close(work)
@@ -51,7 +51,7 @@ def raw(tiny):
 def works(profile, key, group="g00"):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
-    return Work(
+    return TaskBatch(
         pipeline, asset, group, [pipeline.part_work(asset, part, group) for part in asset.parts.values()], silent
     )
 
@@ -78,13 +78,13 @@ def test_embeddings_in_chunks(raw, tmp_path):
 
 def test_a_chunk_leaves_alone_what_is_there(raw):
     work = works(raw, "augmentations")
-    order = Order.of(work)
+    order = TaskSpec.of(work)
     order.write(work.pipeline.storage)
     first, second = work.shards
-    do_chunk(work.pipeline.storage, order.key, 0, 2, silent)
+    run_shard_task(work.pipeline.storage, order.key, 0, 2, silent)
     marked = work.parts[0].output.fetch(f"{first.id}.parquet")
     marked.write_bytes(b"as an earlier process left it")
-    do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
+    run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
     assert marked.read_bytes() == b"as an earlier process left it"
     assert work.parts[0].output.has(f"{second.id}.parquet")
 
@@ -92,21 +92,21 @@ def test_a_chunk_leaves_alone_what_is_there(raw):
 def test_a_chunk_looks_at_no_source_and_no_fingerprint_again(raw):
     """Only the order and the shards' own inputs: the sources may be listed by nobody else."""
     work = works(raw, "augmentations")
-    order = Order.of(work)
+    order = TaskSpec.of(work)
     order.write(work.pipeline.storage)
     shutil.rmtree(raw.parent / "shards")
     raw.unlink()
-    do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
-    assert stage_run(work.asset.stage).unfinished(work) == []
+    run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
+    assert load_stage(work.asset.stage).unfinished(work) == []
 
 
 def test_chunks_work_while_the_one_who_ordered_holds_the_lease(raw):
     work = works(raw, "augmentations")
-    order = Order.of(work)
+    order = TaskSpec.of(work)
     order.write(work.pipeline.storage)
-    with hold(work.pipeline.storage, [part.output.prefix for part in work.parts]):
-        do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
-    assert stage_run(work.asset.stage).unfinished(work) == []
+    with acquire(work.pipeline.storage, [part.output.prefix for part in work.parts]):
+        run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
+    assert load_stage(work.asset.stage).unfinished(work) == []
 
 
 def test_every_shard_is_in_one_chunk(raw):
@@ -118,30 +118,30 @@ def test_every_shard_is_in_one_chunk(raw):
 
 def test_work_that_is_not_divided_is_ordered_whole(raw):
     work = works(raw, "teacher/wide", None)
-    order = Order.of(work)
+    order = TaskSpec.of(work)
     assert order.shards is None
     order.write(work.pipeline.storage)
-    do_whole(work.pipeline.storage, order.key, silent)
+    run_task(work.pipeline.storage, order.key, silent)
     pipeline = Pipeline(load(raw))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
     (raw.parent / "weights" / "wide.safetensors").unlink()
-    do_whole(work.pipeline.storage, order.key, silent)  # is there, and not computed again
+    run_task(work.pipeline.storage, order.key, silent)  # is there, and not computed again
 
 
 def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
     """That takes hours for a large dataset, while GPUs wait and the sources may change."""
     Pipeline(load(raw)).materialise("raw_shards", "g01")
     work = works(raw, "student/plain", None)
-    Order.of(work).write(work.pipeline.storage)
+    TaskSpec.of(work).write(work.pipeline.storage)
     expected = lineage(work.pipeline, work.parts)
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
     monkeypatch.setattr("mobileclip2.engine.source_inventory.file_sha256", lambda path: pytest.fail(f"hashes {path}"))
-    do_whole(work.pipeline.storage, Order.of(work).key, silent)
+    run_task(work.pipeline.storage, TaskSpec.of(work).key, silent)
     assert Lineage.model_validate_json(work.parts[0].output.read(LINEAGE)) == expected
 
 
 def test_the_name_follows_from_the_work(raw):
-    first, again = Order.of(works(raw, "augmentations")), Order.of(works(raw, "augmentations"))
+    first, again = TaskSpec.of(works(raw, "augmentations")), TaskSpec.of(works(raw, "augmentations"))
     assert first == again and first.name == again.name
     assert first.name.startswith("augmentations-") and len(first.name) == len("augmentations-") + 16
     fewer = first.model_copy(update={"parts": first.parts[:1]})
@@ -150,16 +150,16 @@ def test_the_name_follows_from_the_work(raw):
 
 def test_code_of_another_version_is_refused(raw):
     work = works(raw, "augmentations")
-    order = Order.of(work).model_copy(update={"code_version": "0"})
+    order = TaskSpec.of(work).model_copy(update={"code_version": "0"})
     order.write(work.pipeline.storage)
     with pytest.raises(UserError, match=r"augmentations: ordered from version 0 .* start workers from the image"):
-        do_chunk(work.pipeline.storage, order.key, 0, 1, silent)
+        run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
 
 
 def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, capsys):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
     work = works(raw, "augmentations")
-    order = Order.of(work)
+    order = TaskSpec.of(work)
     store = work.pipeline.storage.url
     assert main([store, order.key, "--of", "1"]) == REFUSED
     assert "the order is gone" in capsys.readouterr().err

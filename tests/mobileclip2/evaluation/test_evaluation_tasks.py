@@ -12,7 +12,7 @@ from small_sets import RETRIEVAL, WriteSet, captioned, labelled, picture
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, Task, averages
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.evaluate import evaluate
-from mobileclip2.evaluation.results import MAIN, loads
+from mobileclip2.evaluation.results import MAIN_METRIC, loads
 from mobileclip2.evaluation.sets import QUESTIONS, EvaluationSet
 from mobileclip2.models.image_text import ImageText
 
@@ -88,7 +88,7 @@ def test_every_task_runs_on_a_tiny_set_in_its_layout(model: ImageText, write_set
     if task.main:
         assert result.main == result.metrics[task.main]
     assert result.samples is not None and set(task.fields) <= set(result.samples.column_names)
-    assert [name for name, value in result.metrics.items() if value is None and name != MAIN] == []
+    assert [name for name, value in result.metrics.items() if value is None and name != MAIN_METRIC] == []
 
 
 def test_the_candidates_nearest_to_the_cue_are_chosen(model: ImageText, write_set: WriteSet) -> None:

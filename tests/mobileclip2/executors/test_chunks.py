@@ -1,7 +1,7 @@
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import Pipeline, Work
+from mobileclip2.engine.pipeline import Pipeline, TaskBatch
 from mobileclip2.executors.chunks import CHUNK_SECONDS, CHUNKS_A_PROCESS, MAX_CHUNKS, count_chunks, seconds_a_shard
 from mobileclip2.progress import silent
 
@@ -31,7 +31,7 @@ def test_the_stated_rate_says_what_a_shard_takes(tiny):
     done = pipeline.materialise("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
     parts = [pipeline.part_work(asset, part, "g00") for part in asset.parts.values()]
-    work = Work(pipeline, asset, "g00", parts, silent)
+    work = TaskBatch(pipeline, asset, "g00", parts, silent)
     assert len(work.shards) == len(parts) == 2
     assert seconds_a_shard(work) == pytest.approx(2 * done.samples / 5 / 2)
 
@@ -39,5 +39,5 @@ def test_the_stated_rate_says_what_a_shard_takes(tiny):
 def test_of_shards_never_counted_nothing_is_known(tiny):
     pipeline = Pipeline(load(tiny))
     asset = pipeline.graph["raw_shards"]
-    work = Work(pipeline, asset, "g00", [pipeline.part_work(asset, asset.parts["whole"], "g00")], silent)
+    work = TaskBatch(pipeline, asset, "g00", [pipeline.part_work(asset, asset.parts["whole"], "g00")], silent)
     assert seconds_a_shard(work) is None

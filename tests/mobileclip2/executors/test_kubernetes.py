@@ -14,7 +14,7 @@ from mobileclip2.config.compute import Kubernetes
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, ShardError, UserError
-from mobileclip2.executors import compute_of
+from mobileclip2.executors import executor_of
 from mobileclip2.progress import Step
 from pipelines.definitions import definitions
 from pipelines.run import materialise
@@ -77,7 +77,7 @@ def expected(prepared):
 
 def on_cluster(profile):
     loaded = load(profile)
-    return Pipeline(loaded, compute_of(loaded))
+    return Pipeline(loaded, executor_of(loaded))
 
 
 def stored(pipeline):

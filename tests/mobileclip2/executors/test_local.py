@@ -5,10 +5,10 @@ import shutil
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import InProcess, Pipeline
+from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline
 from mobileclip2.errors import ComputeError, ShardError
-from mobileclip2.executors import compute_of
-from mobileclip2.executors.local import Local, refusal
+from mobileclip2.executors import executor_of
+from mobileclip2.executors.local import LocalExecutor, refusal
 
 
 def manifests(profile):
@@ -17,9 +17,9 @@ def manifests(profile):
 
 
 def test_the_profile_says_where(tiny):
-    assert compute_of(load(tiny)).processes == 1
+    assert executor_of(load(tiny)).processes == 1
     tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3}}\n")
-    assert compute_of(load(tiny)).processes == 3
+    assert executor_of(load(tiny)).processes == 3
 
 
 def test_where_changes_no_fingerprint(tiny):
@@ -34,7 +34,7 @@ def test_where_changes_no_fingerprint(tiny):
 def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
     other = shutil.copytree(tiny.parent, tmp_path / "other") / tiny.name
     steps = []
-    for profile, compute in ((tiny, InProcess()), (other, Local(2))):
+    for profile, compute in ((tiny, InProcessExecutor()), (other, LocalExecutor(2))):
         pipeline = Pipeline(load(profile), compute)
         pipeline.materialise("raw_shards", "g00", steps.append)
         pipeline.materialise("augmentations", "g00", steps.append)
@@ -47,7 +47,7 @@ def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
 def test_a_refused_shard_is_named_as_by_one_process(tiny):
     tiny.write_text(tiny.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
     with pytest.raises(ShardError, match="more than the accepted"):
-        Pipeline(load(tiny), Local(2)).materialise("raw_shards", "g00")
+        Pipeline(load(tiny), LocalExecutor(2)).materialise("raw_shards", "g00")
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_killed_worker_is_told_and_nothing_hangs(tiny, monkeypatch):
     with pytest.raises(
         ComputeError, match=r"raw_shards: a worker process died by SIGKILL.* lower 'batch' or 'compute\.processes'"
     ):
-        Pipeline(load(tiny), Local(2)).materialise("raw_shards", "g00")
+        Pipeline(load(tiny), LocalExecutor(2)).materialise("raw_shards", "g00")
     assert not list(tiny.parent.rglob("manifest.json"))
 
 
@@ -72,7 +72,7 @@ def test_training_is_torchruns(tiny):
     pipeline = Pipeline(load(tiny))
     for group in pipeline.profile.group_names:
         pipeline.materialise("raw_shards", group)
-    pipeline.compute = Local(2)
+    pipeline.compute = LocalExecutor(2)
     steps = []
     done = pipeline.materialise("student/plain", progress=steps.append)
     assert done.computed == ["whole"]

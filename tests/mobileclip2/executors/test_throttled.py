@@ -7,7 +7,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.executors import compute_of
+from mobileclip2.executors import executor_of
 from tests.cluster import FakeCluster
 from tests.faults import gate
 from tests.s3 import FaultyS3
@@ -56,7 +56,7 @@ def test_half_of_the_requests_are_refused(tmp_path, monkeypatch):
         cluster.faults.gate = lambda pod: gate([], notes, "")
         s3.reset(lambda request: "503" if request.number % 2 else None)
         loaded = load(in_bucket)
-        Pipeline(loaded, compute_of(loaded)).materialise(ASSET, GROUP)
+        Pipeline(loaded, executor_of(loaded)).materialise(ASSET, GROUP)
         stored = Counter(
             request.path
             for request in s3.requests

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import Pipeline, Work
+from mobileclip2.engine.pipeline import Pipeline, TaskBatch
 from mobileclip2.errors import ShardError
 from mobileclip2.progress import silent
 from mobileclip2.stages.trained import publish, shards_of
@@ -13,7 +13,7 @@ def work_on(profile, key):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
     (part,) = asset.parts.values()
-    return Work(pipeline, asset, None, [pipeline.part_work(asset, part, None)], silent)
+    return TaskBatch(pipeline, asset, None, [pipeline.part_work(asset, part, None)], silent)
 
 
 def test_only_the_first_of_several_processes_writes(tiny, monkeypatch):

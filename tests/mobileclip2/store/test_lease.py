@@ -10,13 +10,13 @@ import pytest
 
 from mobileclip2.errors import StoreError
 from mobileclip2.store import LocalStorage, S3Storage, lease
-from mobileclip2.store.lease import hold, is_held, notes
+from mobileclip2.store.lease import acquire, is_held, notes
 
 HOLD = """
 import sys, time
 from mobileclip2.store import LocalStorage
-from mobileclip2.store.lease import hold
-with hold(LocalStorage(sys.argv[1]), ["a"], "from afar"):
+from mobileclip2.store.lease import acquire
+with acquire(LocalStorage(sys.argv[1]), ["a"], "from afar"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -39,13 +39,13 @@ def test_a_second_holder_waits_until_the_first_is_done_or_dead(tmp_path, elsewhe
         waited.append(time.monotonic())
         os.kill(elsewhere.pid, signal.SIGKILL)
 
-    with hold(LocalStorage(tmp_path), ["b", "a"], waiting=kill_it):
+    with acquire(LocalStorage(tmp_path), ["b", "a"], waiting=kill_it):
         assert len(waited) == 1
 
 
 def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
-    with hold(storage, ["b"], "from here"):
+    with acquire(storage, ["b"], "from here"):
         assert sorted(notes(storage)) == ["from afar", "from here"]
         assert is_held(storage, "a") and is_held(storage, "b") and not is_held(storage, "c")
     os.kill(elsewhere.pid, signal.SIGKILL)
@@ -60,10 +60,10 @@ def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
     storage = LocalStorage(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="the disk is full"):
         patch.setattr(os, "write", full)
-        with hold(storage, ["a"], "note"):
+        with acquire(storage, ["a"], "note"):
             pass
     assert not is_held(storage, "a")
-    with hold(storage, ["a", "a"], "one name, twice"):
+    with acquire(storage, ["a", "a"], "one name, twice"):
         assert is_held(storage, "a")
 
 
@@ -74,11 +74,11 @@ class TestBucket:
 
     def test_only_one_holds_it(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
-        with hold(storage, ["a"], "mine"):
+        with acquire(storage, ["a"], "mine"):
             assert notes(storage) == ["mine"]
             assert lease._take(storage, lease._key("a"), "") is None
         assert notes(storage) == []
-        with hold(storage, ["a"]):
+        with acquire(storage, ["a"]):
             pass
 
     def test_a_lease_that_nobody_renews_is_void(self, storage, monkeypatch):
@@ -90,12 +90,12 @@ class TestBucket:
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
         time.sleep(2.1)
         assert notes(storage) == []
-        with hold(storage, ["a"], "new"):
+        with acquire(storage, ["a"], "new"):
             assert notes(storage) == ["new"]
 
     def test_a_lease_is_renewed_while_its_holder_lives(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
-        with hold(storage, ["a"], "mine"):
+        with acquire(storage, ["a"], "mine"):
             first = json.loads(storage.read(lease._key("a")))["renewed"]
             deadline = time.monotonic() + 20
             while json.loads(storage.read(lease._key("a")))["renewed"] == first:

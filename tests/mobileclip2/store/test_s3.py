@@ -7,7 +7,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import Contents, list_files, local_folder
+from mobileclip2.engine.source_inventory import SourceInventory, list_files, local_folder
 from mobileclip2.errors import ShardError, StoreError
 from mobileclip2.store import S3Storage
 from tests.tiny import make_tiny
@@ -82,4 +82,4 @@ def test_an_empty_source_is_named(bucket, tmp_path):
     values["sources"][0]["url"] = f"s3://{bucket}/nowhere"
     profile.write_text(yaml.safe_dump(values))
     with pytest.raises(ShardError, match=f"no shard matches .* in s3://{bucket}/nowhere"):
-        _ = Contents(load(profile)).shards
+        _ = SourceInventory(load(profile)).shards

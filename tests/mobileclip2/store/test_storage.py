@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.errors import DamagedOutput, StoreError
-from mobileclip2.store import File, LocalStorage, Manifest, Output
+from mobileclip2.store import ArtifactFolder, File, LocalStorage, Manifest
 from mobileclip2.store import storage as storage_module
 from mobileclip2.store.manifest import identify
 
@@ -74,7 +74,7 @@ def test_the_data_version_is_that_of_the_content():
 
 
 def test_a_manifest_that_was_changed_is_refused(tmp_path):
-    output = Output(LocalStorage(tmp_path), "a", F, "g00")
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
     output.close(manifest())
     assert output.manifest() == manifest()
     text = output.read("manifest.json").decode()
@@ -92,22 +92,22 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path):
 
 def test_a_manifest_of_another_place_is_refused(tmp_path):
     store = LocalStorage(tmp_path)
-    Output(store, "a", F, "g00").close(manifest())
+    ArtifactFolder(store, "a", F, "g00").close(manifest())
     store.write(f"a/{F}/g01/manifest.json", store.read(f"a/{F}/g00/manifest.json"))
     with pytest.raises(DamagedOutput, match=rf"g01/manifest\.json: .*it belongs to a/{F}/g00"):
-        Output(store, "a", F, "g01").manifest()
+        ArtifactFolder(store, "a", F, "g01").manifest()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
 def test_a_damaged_manifest_is_named(tmp_path, damage):
-    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     output.write("manifest.json", damage)
     with pytest.raises(DamagedOutput, match=r"manifest\.json"):
         output.manifest()
 
 
 def test_gone_and_changed_files_are_named(tmp_path):
-    output = Output(LocalStorage(tmp_path), "a", "f", "g00")
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     output.write("x", b"1")
     output.write("y", b"2")
     closed = manifest(files=output.describe(["x", "y"]))

@@ -13,7 +13,7 @@ from demo.tars import write_tar
 from mobileclip2.config.profile import Locked, Weights, load
 from mobileclip2.data.tar import read_samples
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import Contents
+from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.errors import WeightsError
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
@@ -36,8 +36,8 @@ def spec() -> Locked:
 
 
 @pytest.fixture(scope="module")
-def contents(tmp_path_factory) -> Contents:
-    return Contents(load(make_tiny(tmp_path_factory.mktemp("tiny"))))
+def contents(tmp_path_factory) -> SourceInventory:
+    return SourceInventory(load(make_tiny(tmp_path_factory.mktemp("tiny"))))
 
 
 @pytest.fixture(scope="module")
