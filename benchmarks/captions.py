@@ -11,6 +11,7 @@ tokens as a trained captioner's; no caption ends before its 30 tokens, so that a
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import transformers
 from open_clip.coca_model import CoCa
 from open_clip.factory import get_model_config
+from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
 from mobileclip2.captioners.coca import coca_of, initialise_decoder
@@ -39,15 +41,27 @@ FASTER, BARE = 15.0, 1.5
 def measure() -> Numbers:
     place = device()
     name, images, repeats = ON_CPU if place.type == "cpu" else ON_GPU
+    model, tokenizer = captioner(get_model_config(name), place)
+    numbers = compared(model, tokenizer, images, repeats, place)
+    return {"machine": machine(), "model": name, **numbers}
+
+
+def captioner(config: Numbers, place: torch.device) -> tuple[CoCa, SimpleTokenizer]:
+    """A CoCa of random weights that chooses among as few tokens as a trained one."""
     torch.manual_seed(0)
-    captioner = from_config({"model_cfg": get_model_config(name)})
-    model, tokenizer = coca_of(captioner)
+    model, tokenizer = coca_of(from_config({"model_cfg": config}))
     initialise_decoder(model)
     with torch.no_grad():
         model.text_decoder.text_projection *= SHARPNESS
-    model.to(place)
+    return model.to(place), tokenizer
+
+
+def compared(
+    model: CoCa, tokenizer: SimpleTokenizer, images: int, repeats: int, place: torch.device, until: float = math.inf
+) -> Numbers:
     supply_missing_classes()
-    pixels = torch.randn(images, 3, 224, 224, device=place)
+    size = model.visual.image_size[0]
+    pixels = torch.randn(images, 3, size, size, device=place)
     keys = [f"{number:09d}" for number in range(images)]
 
     def ours() -> list[list[list[int]]]:
@@ -66,7 +80,7 @@ def measure() -> Numbers:
             return decoder_arithmetic(model, image_tokens(model, pixels), written)
 
     nucleus = nucleus_size(bare())
-    times = in_turns({"ours": ours, "open_clip, one call": theirs, "bare": bare}, repeats)
+    times = in_turns({"ours": ours, "open_clip, one call": theirs, "bare": bare}, repeats, until)
     some = 4
     greedy = model.generate(pixels[:some], generation_type="top_k", top_k=1, seq_len=30, min_seq_len=5)
     same = [
@@ -77,8 +91,6 @@ def measure() -> Numbers:
     ]
     faster = ratio(times, ["open_clip, one call"] * CAPTIONS, "ours")
     return {
-        "machine": machine(),
-        "model": name,
         "images": images,
         "nucleus": nucleus,
         "times": times,
