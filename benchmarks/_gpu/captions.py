@@ -61,7 +61,8 @@ def run(section: Section) -> None:
         section.lines("captions, by kernel", profile(written(images), section.device).lines(f"{images} images"))
     launches(section, model, images)
     for batch in (1, 2) if section.small else (64, 128, 512):
-        with section.attempt(f"ours, {batch} images", needs=2):
+        with section.attempt(f"ours, {batch} images"):
+            section.require(2)
             seconds = seconds_of(written(batch), 1 if section.small else 3, warm=1)
             section.value(f"ours, {batch} images", CAPTIONS * batch / seconds, "captions/s")
 

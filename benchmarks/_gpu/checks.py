@@ -13,7 +13,8 @@ def run(section: Section) -> None:
 
     passed = 0
     for name, check in CHECKS.items():
-        with section.attempt(name, needs=2):
+        with section.attempt(name):
+            section.require(2)
             section.found(name, check(section.device))
             passed += 1
     section.value(f"checks that hold, of {len(CHECKS)}", passed, target=len(CHECKS))

@@ -1,4 +1,4 @@
-"""Embeddings of images by a ViT-L/14 teacher: from the tar, the bare forward pass, the released loop's shape, and decoding alone."""
+"""Embeddings of images by a ViT-L/14 teacher: from the tar, the bare forward pass, the released loop's shape, decoding alone."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def bare(section: Section, ready: Ready, sizes: tuple[int, ...]) -> None:
     rate, origin = peak(device)
     size = teacher.preprocess.size
     for batch in sizes:
-        with section.attempt(f"forward, batch {batch}", needs=2):
+        with section.attempt(f"forward, batch {batch}"):
+            section.require(2)
             images = torch.randn(batch, 3, size, size, device=device)
             with inference(device):
                 with FlopCounterMode(display=False) as counter:

@@ -69,15 +69,15 @@ class Section:
         """Something that is read as it is, a profile for instance."""
         self._append({"what": what, "lines": lines})
 
-    @contextmanager
-    def attempt(self, what: str, *, needs: float = 0.0) -> Iterator[None]:
-        """Records what goes wrong inside, frees the device's memory and goes on.
+    def require(self, seconds: float) -> None:
+        """Raises ``NoTime`` where less is left."""
+        if self.left() < seconds:
+            raise NoTime(f"{self.left():.0f} s were left, it asks for {seconds:.0f} s")
 
-        ``needs`` are seconds: with less left nothing of it is tried. What then runs inside raises :class:`NoTime`.
-        """
+    @contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Records what goes wrong inside, frees the device's memory and goes on."""
         try:
-            if self.left() < needs:
-                raise NoTime(f"{self.left():.0f} s were left, it asks for {needs:.0f} s")
             yield
         except NoTime as left:
             self._append({"what": what, "error": f"left out: {left}"})

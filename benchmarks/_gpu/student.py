@@ -45,7 +45,8 @@ def run(section: Section) -> None:
         with section.attempt(f"{name}: step"):
             by_batch(section, name, sizes, size, section.by(0.8 / left))
     for name in names:
-        with section.attempt(f"{name}: torch.compile", needs=0 if section.small else COMPILING):
+        with section.attempt(f"{name}: torch.compile"):
+            section.require(0 if section.small else COMPILING)
             one(section, name, sizes[1] if len(sizes) > 1 else sizes[0], "torch.compile", size)
 
 
