@@ -139,6 +139,7 @@ def nucleus_size(logits: torch.Tensor) -> float:
 
 def where(run: Any) -> dict[str, float]:
     """Seconds by kind of operation; on a GPU those of its kernels."""
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = torch.cuda.is_available()
@@ -152,6 +153,8 @@ def where(run: Any) -> dict[str, float]:
     }
     spent = dict.fromkeys([*kinds, "moving data, and the rest"], 0.0)
     for event in seen.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel's time is that of the operation that launched it
         kind = next((kind for kind, names in kinds.items() if any(name in event.key for name in names)), None)
         seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         spent[kind or "moving data, and the rest"] += seconds / 1e6

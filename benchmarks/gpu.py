@@ -26,12 +26,12 @@ from benchmarks._turns import Numbers
 
 SECTIONS = {
     "card": (10, "The card"),
-    "checks": (45, "1. GPU tests"),
-    "student": (180, "2. A student's step"),
-    "images": (100, "3. Image embeddings of a ViT-L/14 teacher"),
-    "captions": (90, "4. Captions of coca_ViT-L-14"),
-    "whole": (60, "5. From raw shard to reinforced shard"),
-    "texts": (25, "5. Text embeddings"),
+    "checks": (35, "1. GPU tests"),
+    "student": (170, "2. A student's step"),
+    "images": (85, "3. Image embeddings of a ViT-L/14 teacher"),
+    "captions": (80, "4. Captions of coca_ViT-L-14"),
+    "whole": (95, "5. From raw shard to reinforced shard"),
+    "texts": (20, "5. Text embeddings"),
     "evaluation": (25, "5. Evaluation"),
 }
 """share of the time, title; in this order"""

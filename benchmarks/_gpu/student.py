@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks._gpu.card import peak, seconds_of
 from benchmarks._gpu.kernels import profile
 from benchmarks._gpu.section import Section
+from benchmarks._turns import wait
 from benchmarks.student_step import TEACHERS, Size, compared, in_memory, read_from_tar, settings_of, student
 from mobileclip2.models.build import from_config
 from mobileclip2.models.image_text import ImageText
@@ -28,6 +31,7 @@ from mobileclip2.training.trainer import parameter_groups, train_mode
 from tests.on_gpu import TOWERS
 
 STUDENTS = ("MobileCLIP2-S0", "MobileCLIP2-B")
+COMPILED, RECOMPUTING = "torch.compile", "activations recomputed"
 MEMORY_OVER_SHARDS, OVER_CLIP = 0.95, 1.10
 COMPILING = 60.0
 """seconds that torch.compile may take of a model"""
@@ -47,7 +51,7 @@ def run(section: Section) -> None:
     for name in names:
         with section.attempt(f"{name}: torch.compile"):
             section.require(0 if section.small else COMPILING)
-            one(section, name, sizes[1] if len(sizes) > 1 else sizes[0], "torch.compile", size)
+            one(section, name, sizes[1] if len(sizes) > 1 else sizes[0], COMPILED, size)
 
 
 def trained(section: Section, name: str, size: Size, repeats: int, until: float) -> None:
@@ -105,52 +109,61 @@ def by_batch(section: Section, name: str, sizes: tuple[int, ...], size: Size, un
         if batch != middle and time.time() < until:
             with section.attempt(f"{name}, batch {batch}, eager"):
                 one(section, name, batch, "eager", size)
+    with section.attempt(f"{name}, batch {max(sizes)}, {RECOMPUTING}"):
+        section.require(5)
+        one(section, name, max(sizes), RECOMPUTING, size)
 
 
 def one(section: Section, name: str, batch: int, variant: str, size: Size, profiled: bool = False) -> None:
     """Samples a second, share of the card's arithmetic and peak memory of a step."""
     device, what = section.device, f"{name}, batch {batch}, {variant}"
     model = built(name)
-    with read_from_tar(model, size) as source:
-        some = in_memory(source, min(batch, size.batch), device)
-        step = step_of(model, tiled(some, batch), source, section, variant)
-        with FlopCounterMode(display=False) as counter:
-            if variant != "torch.compile":
-                step()
-        started = time.perf_counter()
-        if variant == "torch.compile":
-            step()
-            section.value(f"{what}, first step", time.perf_counter() - started, "s")
-        if section.on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        steps = 1 if section.small else 5
-        each = [seconds_of(step, steps, warm=2 if number == 0 else 0) for number in range(1 if section.small else 3)]
-        section.value(what, [batch / seconds for seconds in each], "samples/s")
+    some = one_batch(name, size.batch)
+    step = step_of(model, {key: rows.to(device) for key, rows in tiled(some, batch).items()}, section, variant)
+    counted = variant not in (COMPILED, RECOMPUTING)  # the counter sees no compiled kernels, and each recomputation
+    started = time.perf_counter()
+    with FlopCounterMode(display=False) if counted else nullcontext() as counter:
+        step()
+        wait()
+    if variant == COMPILED:
+        section.value(f"{what}, first step", time.perf_counter() - started, "s")
+    if section.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    steps = 1 if section.small else 5
+    each = [seconds_of(step, steps, warm=2 if number == 0 else 0) for number in range(1 if section.small else 3)]
+    section.value(what, [batch / seconds for seconds in each], "samples/s")
+    if counter:
         operations = counter.get_total_flops()
-        if operations:
-            rate, origin = peak(device)
-            section.value(f"{what}, model FLOP utilisation", [operations / s / rate for s in each], f"of {origin}")
-            section.value(f"{what}, operations", operations / batch / 1e9, "GFLOP a sample")
-        if section.on_gpu:
-            section.value(f"{what}, peak memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
-        if profiled:
-            section.lines(f"{what}, by kernel", profile(step, device).lines("a step"))
+        rate, origin = peak(device)
+        section.value(f"{what}, model FLOP utilisation", [operations / s / rate for s in each], f"of {origin}")
+        section.value(f"{what}, operations", operations / batch / 1e9, "GFLOP a sample")
+    if section.on_gpu:
+        section.value(f"{what}, peak memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+    if profiled:
+        section.lines(f"{what}, by kernel", profile(step, device).lines("a step"))
 
 
-def step_of(
-    model: ImageText, batch: Batch, source: ReinforcedSource, section: Section, variant: str
-) -> Callable[[], None]:
+@lru_cache
+def one_batch(name: str, batch: int) -> Batch:
+    """A batch as the loader hands it over, on the CPU."""
+    with read_from_tar(built(name), Size(batch, 0, 1, 0)) as source:
+        return in_memory(source, batch, torch.device("cpu"))
+
+
+def step_of(model: ImageText, batch: Batch, section: Section, variant: str) -> Callable[[], None]:
     """A step as the trainer takes it."""
     device = section.device
     net: Any = model.model.to(device)
     if variant == "channels-last":
         net = net.to(memory_format=torch.channels_last)
+    if variant == RECOMPUTING:
+        net.set_grad_checkpointing(True)
     objective: Objective = Contrastive() if variant == "plain CLIP" else Reinforced(TEACHERS, (70.0, 60.0))
     train_mode(net)
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.2), lr=1e-4, betas=(0.9, 0.95), fused=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    forward: Any = Forward(net, objective, bf16=section.on_gpu, prepare=source.prepare)
-    if variant == "torch.compile":
+    forward: Any = Forward(net, objective, bf16=section.on_gpu, prepare=model.preprocess.normalised)
+    if variant == COMPILED:
         # a rehearsal traces and does not wait for a compiler
         forward = torch.compile(forward, backend="eager" if section.small else "inductor")
     needed = {key: batch[key] for key in objective.needs}
