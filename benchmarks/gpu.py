@@ -75,8 +75,11 @@ def measure(minutes: float, out: Path, device: str, size: str | None, sections: 
         for name in sections:
             left = sum(SECTIONS[each][0] for each in sections[sections.index(name) :])
             until = time.time() + (ends - time.time()) * SECTIONS[name][0] / left
-            if stopped or until - time.time() < 1:
+            if stopped:
                 break
+            if until - time.time() < 1:
+                numbers["sections"][name]["state"] = "no time left"
+                continue
             _one(name, device, size, until, out, numbers, stopped)
     finally:
         for each, handler in before.items():
@@ -153,6 +156,7 @@ def _child(name: str, device: str, size: str | None, until: float, out: Path) ->
     log = os.open(out / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     print(f"== {name}", flush=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -8,7 +8,7 @@ from tests.on_gpu import COCA, TOWERS
 
 
 def run(section: Section) -> None:
-    size = Size(TOWERS, COCA, 2, 4, 2, 2, 1) if section.small else on_gpu()
+    size = Size(TOWERS, COCA, 2, 2, 1, 2, 1) if section.small else on_gpu()
     with section.attempt("raw shard to reinforced shard"):
         found = compared(size, section.device, section.by(0.9))
         seconds = {name: clocks["wall"] for name, clocks in found["seconds_a_sample"].items()}

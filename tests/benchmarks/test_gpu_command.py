@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
+from benchmarks._gpu import captions, card, checks, evaluation, texts
+from benchmarks._gpu.section import Section
+
 ROOT = Path(__file__).parents[2]
 
 ONLY = """
@@ -99,16 +103,39 @@ def test_what_was_found_before_a_stop_is_written(tmp_path: Path, environment: di
     assert state["evaluation"]["state"] == "not begun"
 
 
-def test_a_section_that_takes_too_long_is_stopped_and_the_next_begins(
-    tmp_path: Path, environment: dict[str, str]
+def test_sections_that_hang_or_die_do_not_keep_the_next_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = ("--minutes", "0.25", "--sections", "student", "card")
-    ran = subprocess.run(command(tmp_path, *more), cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 1, ran.stderr[-4000:]
-    state = _state(tmp_path)
-    assert state["student"]["state"] == "out of time"
-    assert state["student"]["seconds"] < 15
-    assert state["card"]["seconds"] > 0
+    def hangs(section: Section) -> None:
+        section.found("first", "before it hangs")
+        subprocess.Popen(["sleep", "61.5"])
+        time.sleep(60)
+
+    def dies(section: Section) -> None:
+        section.found("first", "before it dies")
+        os.abort()
+
+    def raises(section: Section) -> None:
+        raise RuntimeError("nobody expected this")
+
+    def runs(section: Section) -> None:
+        section.value("last", 1.0)
+
+    for module, run in ((card, runs), (checks, hangs), (texts, dies), (evaluation, raises), (captions, runs)):
+        monkeypatch.setattr(module, "run", run)
+    monkeypatch.setitem(gpu.SECTIONS, "checks", (20, "GPU tests"))
+    numbers = gpu.measure(0.5, tmp_path, "cpu", "small", ["card", "checks", "texts", "evaluation", "captions"])
+    state = {name: section["state"] for name, section in numbers["sections"].items()}
+    assert state["card"] == state["captions"] == "done"
+    assert state["checks"] == "out of time"
+    assert state["texts"] == "failed: exit code -6, see log.txt"
+    assert state["evaluation"] == "failed: exit code 1, see log.txt"
+    for name in ("checks", "texts"):
+        assert [row["what"] for row in numbers["sections"][name]["rows"] if row["what"] != "size"] == ["first"]
+    assert "nobody expected this" in (tmp_path / "log.txt").read_text()
+    assert not gpu.holds(numbers)
+    left = subprocess.run(["pgrep", "-f", "^sleep 61.5$"], capture_output=True, text=True).stdout
+    assert not left, "a process that a section started goes on"
 
 
 def _state(out: Path) -> dict[str, dict[str, object]]:
