@@ -19,8 +19,11 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks._turns import Numbers
 
@@ -97,27 +100,33 @@ def _one(
     record = numbers["sections"][name]
     began = time.time()
     record |= {"state": "running", "allowed": until - began}
-    child = multiprocessing.get_context("fork").Process(target=_child, args=(name, device, size, until, out))
-    child.start()
+    process = multiprocessing.get_context("fork").Process(target=child, args=(name, device, size, until, out))
+    process.start()
     seen = -1
     while True:
-        child.join(0.5)
-        ended = not child.is_alive()
+        process.join(0.5)
+        ended = not process.is_alive()
         record["seconds"] = time.time() - began
-        lines = (out / "rows.jsonl").read_bytes().splitlines()
+        lines = _lines(out)
         if len(lines) != seen:
             seen = len(lines)
             _take_in(lines, numbers)
             write(numbers, out)
         if ended:
+            _kill(process)
             break
         if time.time() > until + 1 or stopped:
-            _kill(child)
+            _kill(process)
             record["state"] = "stopped by a signal" if stopped else "out of time"
     if record["state"] == "running":
-        record["state"] = "done" if child.exitcode == 0 else f"failed: exit code {child.exitcode}, see log.txt"
-    _take_in((out / "rows.jsonl").read_bytes().splitlines(), numbers)
+        record["state"] = "done" if process.exitcode == 0 else f"failed: exit code {process.exitcode}, see log.txt"
+    _take_in(_lines(out), numbers)
     write(numbers, out)
+
+
+def _lines(out: Path) -> list[bytes]:
+    """Rows that are there to their end."""
+    return (out / "rows.jsonl").read_bytes().split(b"\n")[:-1]
 
 
 def _take_in(lines: list[bytes], numbers: Numbers) -> None:
@@ -131,17 +140,18 @@ def _take_in(lines: list[bytes], numbers: Numbers) -> None:
             numbers["sections"][row.pop("section")]["rows"].append(row)
 
 
-def _kill(child: multiprocessing.process.BaseProcess) -> None:
-    """A section with the processes of its loaders."""
-    assert child.pid
+def _kill(process: multiprocessing.process.BaseProcess) -> None:
+    """A section with the processes of its loaders, or those that it left."""
+    assert process.pid
     try:
-        os.killpg(child.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
-        child.kill()
+        process.kill()
 
 
-def _child(name: str, device: str, size: str | None, until: float, out: Path) -> None:
-    os.setsid()
+def child(name: str, device: str, size: str | None, until: float, out: Path) -> None:
+    with suppress(PermissionError):  # this is the leader already, started again
+        os.setsid()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
     parent = os.getppid()
@@ -159,6 +169,10 @@ def _child(name: str, device: str, size: str | None, until: float, out: Path) ->
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     print(f"== {name}", flush=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if torch.cuda._is_in_bad_fork():  # something asked for the GPU while it was imported
+        os.execv(
+            sys.executable, [sys.executable, "-m", "benchmarks._gpu", name, device, size or "", str(until), str(out)]
+        )
 
     from benchmarks._gpu.section import Section
     from mobileclip2.models.device import choose_device

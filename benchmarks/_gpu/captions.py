@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from open_clip.coca_model import CoCa
 from open_clip.factory import get_model_config
@@ -11,9 +9,9 @@ from open_clip.factory import get_model_config
 from benchmarks._gpu.card import seconds_of
 from benchmarks._gpu.kernels import profile
 from benchmarks._gpu.section import Section
-from benchmarks.captions import BARE, CAPTIONS, FASTER, SETTINGS, captioner, compared
+from benchmarks.captions import BARE, CAPTIONS, FASTER, SETTINGS, captioner, compared, random_images, writer
 from mobileclip2.captioners.decoder import CachedDecoder
-from mobileclip2.captioners.generate import generate, image_tokens
+from mobileclip2.captioners.generate import image_tokens
 from mobileclip2.models.device import inference
 from tests.on_gpu import COCA, greedy_captions
 
@@ -22,7 +20,6 @@ def run(section: Section) -> None:
     config = COCA if section.small else get_model_config("coca_ViT-L-14")
     model, tokenizer = captioner(config, section.device)
     images, repeats = (2, 1) if section.small else (256, 3)
-    size = model.visual.image_size[0]
 
     with section.attempt("captions"):
         found = compared(model, tokenizer, images, repeats, section.device, section.by(0.5))
@@ -44,26 +41,19 @@ def run(section: Section) -> None:
         )
         section.value("tokens of a nucleus", found["nucleus"])
     with section.attempt("greedy captions"):
-        same, of = greedy_captions(model, tokenizer, torch.randn(min(images, 8), 3, size, size, device=section.device))
+        same, of = greedy_captions(model, tokenizer, random_images(model, min(images, 8), section.device))
         section.value(f"greedy captions in fp32 identical to open_clip's, of {of}", same, target=of)
 
-    def written(images: int) -> Callable[[], object]:
-        pixels = torch.randn(images, 3, size, size, device=section.device)
-        keys = list(map(str, range(images)))
-
-        def write() -> object:
-            with inference(section.device):
-                return generate(model, tokenizer, pixels, keys, range(CAPTIONS), SETTINGS)
-
-        return write
-
     with section.attempt("profile"):
-        section.lines("captions, by kernel", profile(written(images), section.device).lines(f"{images} images"))
+        section.lines(
+            "captions, by kernel",
+            profile(writer(model, tokenizer, images, section.device), section.device).lines(f"{images} images"),
+        )
     launches(section, model, images)
     for batch in (1, 2) if section.small else (64, 128, 512):
         with section.attempt(f"ours, {batch} images"):
             section.require(2)
-            seconds = seconds_of(written(batch), 1 if section.small else 3, warm=1)
+            seconds = seconds_of(writer(model, tokenizer, batch, section.device), 1 if section.small else 3, warm=1)
             section.value(f"ours, {batch} images", CAPTIONS * batch / seconds, "captions/s")
 
 
@@ -71,10 +61,9 @@ def run(section: Section) -> None:
 def launches(section: Section, model: CoCa, images: int) -> None:
     """The decoder's steps alone, launched one by one and replayed as one graph: what graphs would save."""
     device, length, rows = section.device, SETTINGS.max_tokens, CAPTIONS * images
-    size = model.visual.image_size[0]
     # one autocast around all of it: it keeps the weights that it casts, and a graph must find them where they were
     with inference(device):
-        tokens = image_tokens(model, torch.randn(images, 3, size, size, device=device))
+        tokens = image_tokens(model, random_images(model, images, device))
         image_of = [row // CAPTIONS for row in range(rows)]
         token = torch.zeros(rows, dtype=torch.long, device=device)
         decoder = CachedDecoder(model, tokens, image_of, length)
