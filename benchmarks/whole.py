@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import math
+import statistics
 import tarfile
 import tempfile
 import time
@@ -323,7 +324,7 @@ def clocked(spent: dict[str, float], part: str) -> Iterator[None]:
 
 
 def median_parts(rounds: list[dict[str, float]], samples: int) -> dict[str, float]:
-    return {part: sorted(each[part] for each in rounds)[len(rounds) // 2] / samples for part in rounds[0]}
+    return {part: statistics.median(each[part] for each in rounds) / samples for part in rounds[0]}
 
 
 def samples_of(tar: Path) -> Iterator[reinforced_format.ReinforcedSample]:
@@ -358,7 +359,7 @@ def show(numbers: Numbers) -> str:
         f"{numbers['samples']['ours']} samples; {numbers['machine']}"
     ]
     for name, clocks in numbers["seconds_a_sample"].items():
-        middle = {key: sorted(values)[len(values) // 2] for key, values in clocks.items()}
+        middle = {key: statistics.median(values) for key, values in clocks.items()}
         lines.append(f"  {name:5} {middle['wall']:8.4f} s a sample  (CPU time {middle['cpu']:.4f} s)")
     lines += [
         f"  twin to ours: {stated(faster['wall'])} x, CPU time {stated(faster['cpu'])} x, "
