@@ -79,7 +79,7 @@ class Size:
     repeats: int
 
 
-ON_CPU = Size(TEACHER, COCA, VIEWS, 16, 8, 16, 2)
+ON_CPU = Size(TEACHER, COCA, VIEWS, 16, 4, 16, 2)
 
 
 def on_gpu() -> Size:
