@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -14,22 +15,35 @@ Times = dict[str, dict[str, list[float]]]
 """contender -> ``wall`` and ``cpu`` seconds of each repeat"""
 
 
-def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int) -> Times:
+def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, until: float = math.inf) -> Times:
     """Each contender once a round; a first round goes to what is loaded and made once.
 
     ``cpu`` counts all threads of this process: on a machine that others use it says more than ``wall``.
+    A GPU is synchronized before and after each run. A round that would not end before the time ``until`` is left out, except
+    for the first that counts.
     """
     times: Times = {name: {"wall": [], "cpu": []} for name in contenders}
+    longest = 0.0
     for repeat in range(repeats + 1):
+        began = time.time()
+        if repeat > 1 and began + longest > until:
+            break
         for name, run in contenders.items():
+            wait()
             wall, cpu = time.perf_counter(), time.process_time()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            wait()
             if repeat:
                 times[name]["wall"].append(time.perf_counter() - wall)
                 times[name]["cpu"].append(time.process_time() - cpu)
+        longest = max(longest, time.time() - began)
     return times
+
+
+def wait() -> None:
+    """Until the GPU, if there is one, has done all that it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def median(times: Times, name: str, clock: str = "wall") -> float:

@@ -11,7 +11,9 @@ tokens as a trained captioner's; no caption ends before its 30 tokens, so that a
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import open_clip.coca_model
@@ -19,6 +21,7 @@ import torch
 import transformers
 from open_clip.coca_model import CoCa
 from open_clip.factory import get_model_config
+from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
 from mobileclip2.captioners.coca import coca_of, initialise_decoder
@@ -31,6 +34,9 @@ ON_CPU, ON_GPU = ("coca_ViT-B-32", 32, 2), ("coca_ViT-L-14", 256, 5)
 """model, images, repeats"""
 
 CAPTIONS, SHARPNESS = 5, 6.0
+Tokens = list[list[list[int]]]
+"""by image and caption"""
+
 SETTINGS = GenerationSettings(min_tokens=30, max_tokens=30)
 GREEDY = GenerationSettings(temperature=0)
 FASTER, BARE = 15.0, 1.5
@@ -39,20 +45,42 @@ FASTER, BARE = 15.0, 1.5
 def measure() -> Numbers:
     place = device()
     name, images, repeats = ON_CPU if place.type == "cpu" else ON_GPU
+    model, tokenizer = captioner(get_model_config(name), place)
+    numbers = compared(model, tokenizer, images, repeats, place)
+    shares = where(writer(model, tokenizer, images, place))
+    return {"machine": machine(), "model": name, **numbers, "where": shares}
+
+
+def captioner(config: Numbers, place: torch.device) -> tuple[CoCa, SimpleTokenizer]:
+    """A CoCa of random weights that chooses among as few tokens as a trained one."""
     torch.manual_seed(0)
-    captioner = from_config({"model_cfg": get_model_config(name)})
-    model, tokenizer = coca_of(captioner)
+    model, tokenizer = coca_of(from_config({"model_cfg": config}))
     initialise_decoder(model)
     with torch.no_grad():
         model.text_decoder.text_projection *= SHARPNESS
-    model.to(place)
-    supply_missing_classes()
-    pixels = torch.randn(images, 3, 224, 224, device=place)
-    keys = [f"{number:09d}" for number in range(images)]
+    return model.to(place), tokenizer
 
-    def ours() -> list[list[list[int]]]:
+
+def writer(model: CoCa, tokenizer: SimpleTokenizer, images: int, place: torch.device) -> Callable[[], Tokens]:
+    """Writes the captions of the same random images at each call."""
+    pixels, keys = random_images(model, images, place), [f"{number:09d}" for number in range(images)]
+
+    def write() -> Tokens:
         with inference(place):
             return generate(model, tokenizer, pixels, keys, range(CAPTIONS), SETTINGS)
+
+    return write
+
+
+def random_images(model: CoCa, images: int, place: torch.device) -> torch.Tensor:
+    return torch.randn(images, 3, *model.visual.image_size, generator=torch.Generator().manual_seed(0)).to(place)
+
+
+def compared(
+    model: CoCa, tokenizer: SimpleTokenizer, images: int, repeats: int, place: torch.device, until: float = math.inf
+) -> Numbers:
+    supply_missing_classes()
+    pixels, ours = random_images(model, images, place), writer(model, tokenizer, images, place)
 
     def theirs() -> torch.Tensor:
         written: torch.Tensor = model.generate(pixels, generation_type="top_p", top_p=0.9, seq_len=30, min_seq_len=29)
@@ -66,26 +94,23 @@ def measure() -> Numbers:
             return decoder_arithmetic(model, image_tokens(model, pixels), written)
 
     nucleus = nucleus_size(bare())
-    times = in_turns({"ours": ours, "open_clip, one call": theirs, "bare": bare}, repeats)
+    times = in_turns({"ours": ours, "open_clip, one call": theirs, "bare": bare}, repeats, until)
     some = 4
     greedy = model.generate(pixels[:some], generation_type="top_k", top_k=1, seq_len=30, min_seq_len=5)
     same = [
         [tokenizer.sot_token_id, *line] == their_line[: their_line.index(tokenizer.eot_token_id)]
         for ((line,), their_line) in zip(
-            generate(model, tokenizer, pixels[:some], keys[:some], [0], GREEDY), greedy.tolist(), strict=True
+            generate(model, tokenizer, pixels[:some], list("abcd")[:images], [0], GREEDY), greedy.tolist(), strict=True
         )
     ]
     faster = ratio(times, ["open_clip, one call"] * CAPTIONS, "ours")
     return {
-        "machine": machine(),
-        "model": name,
         "images": images,
         "nucleus": nucleus,
         "times": times,
         "faster": faster,
         "over_bare": ratio(times, "ours", "bare"),
         "greedy_same": [sum(same), len(same)],
-        "where": where(ours),
     }
 
 
@@ -129,6 +154,7 @@ def nucleus_size(logits: torch.Tensor) -> float:
 
 def where(run: Any) -> dict[str, float]:
     """Seconds by kind of operation; on a GPU those of its kernels."""
+    from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     on_gpu = torch.cuda.is_available()
@@ -142,6 +168,8 @@ def where(run: Any) -> dict[str, float]:
     }
     spent = dict.fromkeys([*kinds, "moving data, and the rest"], 0.0)
     for event in seen.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel's time is that of the operation that launched it
         kind = next((kind for kind, names in kinds.items() if any(name in event.key for name in names)), None)
         seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         spent[kind or "moving data, and the rest"] += seconds / 1e6

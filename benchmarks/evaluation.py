@@ -12,6 +12,7 @@ MobileCLIP2-S0 and, as a tower whose arithmetic rules, ViT-B-32; random weights,
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from open_clip.factory import get_model_config
 
+from benchmarks._data import DIFFERENT
 from benchmarks._pictures import photograph
 from benchmarks._turns import Numbers, device, in_turns, machine, ratio, table, verdict
 from demo.tars import write_tar
@@ -41,20 +43,28 @@ CLASSES, KEPT = 10, 0.90
 def measure() -> Numbers:
     place = device()
     images, batch, repeats = ON_GPU if place.type == "cuda" else ON_CPU
+    models = {name: get_model_config(name) for name in MODELS}
+    return {"machine": machine(), **compared(models, images, batch, repeats, place)}
+
+
+def compared(
+    models: dict[str, Numbers], images: int, batch: int, repeats: int, place: torch.device, until: float = math.inf
+) -> Numbers:
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [photograph(number) for number in range(images)]
+        # bytes behind a JPEG's end are not read, and make each one another image to the features' cache
+        pictures = [photograph(number % DIFFERENT) + str(number).encode() for number in range(images)]
         test_set = write_set(Path(folder) / "set", pictures)
         measured = {}
-        for name in MODELS:
+        for name, config in models.items():
             torch.manual_seed(0)
-            model = from_config({"model_cfg": get_model_config(name)})
+            model = from_config({"model_cfg": config})
             model.model.to(place).eval()
             kept = Path(folder) / "kept" / name
             evaluate(model, [test_set], batch=batch, kept=kept)
-            times = in_turns(_contenders(model, test_set, pictures, batch, place, kept), repeats)
+            times = in_turns(_contenders(model, test_set, pictures, batch, place, kept), repeats, until)
             parts = ["image tower", "text tower", "decode and resize"]
             measured[name] = {"times": times, "of_parts": ratio(times, parts, "evaluate")}
-    return {"machine": machine(), "images": images, "batch": batch, "measured": measured}
+    return {"images": images, "batch": batch, "measured": measured}
 
 
 def _contenders(

@@ -1,6 +1,6 @@
 """What a student's step on reinforced data costs: against the same step on tensors in memory, and against plain CLIP's.
 
-All of it is the project's trainer, ``log_every=1``, without the first steps. In memory there is one batch that every step sees:
+All of it is the project's trainer, without the first steps. In memory there is one batch that every step sees:
 no reading, no transfer from a loader. The step of plain CLIP encodes one caption an image, the reinforced one two, with two
 teachers' embeddings; ``real`` is the reinforced step on one caption.
 
@@ -10,11 +10,15 @@ enough to repeat and large enough that arithmetic, not Python, decides.
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -40,8 +44,23 @@ from mobileclip2.training.objectives import Batch, Contrastive, Objective, Reinf
 TEACHERS = (768, 768)
 VIEWS, REPEATS = 2, 5
 
-ON_GPU, ON_CPU = (512, 12, 4), (32, 3, 1)
-"""Samples a step, steps that count, steps before these."""
+Clocks = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a training is timed."""
+
+    batch: int
+    steps: int
+    """steps that count; a multiple of ``warm``"""
+    warm: int
+    """steps before these"""
+    from_shards: int
+    """steps that count of a run from shards: more than the loader's processes hold ready"""
+
+
+ON_GPU, ON_CPU = Size(512, 12, 4, 48), Size(32, 3, 1, 3)
 
 SMALL = {
     "embed_dim": 256,
@@ -54,9 +73,10 @@ SMALL = {
 def measure() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
     names = ("MobileCLIP2-S0", "MobileCLIP2-B") if cuda else ("small ViT",)
+    place = torch.device("cuda" if cuda else "cpu")
     return {
         "device": torch.cuda.get_device_name() if cuda else f"{os.cpu_count()} cores",
-        "students": {name: compared(name, torch.device("cuda" if cuda else "cpu")) for name in names},
+        "students": {name: compared(student(name), place, ON_GPU if cuda else ON_CPU) for name in names},
     }
 
 
@@ -66,70 +86,89 @@ def student(name: str) -> ImageText:
     return from_config({"model_cfg": config})
 
 
-def compared(name: str, device: torch.device) -> dict[str, Any]:
-    cuda = device.type == "cuda"
-    batch, steps, warm = ON_GPU if cuda else ON_CPU
-    settings = TrainSettings(
-        steps=steps + warm,
-        batch=batch,
-        learning_rate=1e-4,
-        log_every=1,
-        precision="bf16" if cuda else "fp32",
-        workers=max(1, (os.cpu_count() or 1) - 1),
-    )
-    model = student(name)
+def compared(
+    model: ImageText, device: torch.device, size: Size, repeats: int = REPEATS, until: float = math.inf
+) -> dict[str, Any]:
+    settings = settings_of(size, size.steps, device)
     reinforced, real = (Reinforced(TEACHERS, (70.0, 60.0), captions=kind) for kind in ("both", "real"))
-    with tempfile.TemporaryDirectory() as scratch, patch.object(data, "REMEMBERED_BYTES", 0):
-        folder = Path(scratch)
-        tar = write_reinforced(folder / "0.tar", batch * (steps + warm), views=VIEWS)
-        source = ReinforcedSource([tar], model.tokenize, model.preprocess, seed=0)
-        one = next(batches(source, settings.model_copy(update={"workers": 0}), World(0, 1, device), 0))
-        prepared = {key: tensor.to(device) for key, tensor in one.items()}
+    with read_from_tar(model, size) as source, tempfile.TemporaryDirectory() as scratch:
+        prepared = in_memory(source, size.batch, device)
 
-        def run(objective: Objective, read: Callable[..., Iterator[Batch]], number: int) -> tuple[float, float]:
+        def run(objective: Objective, steps: int, read: Callable[..., Iterator[Batch]], number: int) -> Clocks:
             """Seconds of a step, by the clock and of this process's CPU."""
-            ended: list[tuple[float, float]] = []
-            place = folder / f"{number}"
+            ended: list[Clocks] = []
+            place = Path(scratch) / f"{number}"
             place.mkdir()
             with patch.object(trainer, "batches", read):
                 trainer.train(
                     model.model,
                     objective,
                     source,
-                    settings,
+                    settings_of(size, steps, device),
                     place,
                     device=device,
                     fingerprint="benchmark",
                     progress=lambda _: ended.append((time.perf_counter(), time.process_time())),
                 )
-            first, last = ended[warm - 1], ended[-1]
+            shutil.rmtree(place)
+            first, last = ended[0], ended[-1]
             return (last[0] - first[0]) / steps, (last[1] - first[1]) / steps
 
-        memory = lambda *_: islice(repeat(prepared), settings.total_steps)  # noqa: E731
+        memory = lambda *_: islice(repeat(prepared), size.warm + size.steps)  # noqa: E731
         runs = {
-            "reinforced, from shards": partial(run, reinforced, batches),
-            "reinforced, from memory": partial(run, reinforced, memory),
-            "reinforced, real captions": partial(run, real, memory),
-            "plain CLIP": partial(run, Contrastive(), memory),
+            "reinforced, from shards": partial(run, reinforced, size.from_shards, batches),
+            "reinforced, from memory": partial(run, reinforced, size.steps, memory),
+            "reinforced, real captions": partial(run, real, size.steps, memory),
+            "plain CLIP": partial(run, Contrastive(), size.steps, memory),
         }
         seconds: dict[str, list[float]] = {what: [] for what in runs}
         cpu: dict[str, list[float]] = {what: [] for what in runs}
-        for number in range(REPEATS):
+        longest = 0.0
+        for number in range(repeats):
+            began = time.time()
+            if number and began + longest > until:
+                break
             for position, (what, timed) in enumerate(runs.items()):
                 wall, busy = timed(number * len(runs) + position)
                 seconds[what].append(wall)
                 cpu[what].append(busy)
+            longest = max(longest, time.time() - began)
         where = profile(model, reinforced, prepared, source, settings, device)
-    shards, in_memory, _, clip = seconds.values()
+    shards, from_memory, _, clip = seconds.values()
     return {
-        "batch": batch,
+        "batch": size.batch,
         "step_seconds": seconds,
-        "memory_over_shards": ratios(in_memory, shards),
-        "reinforced_over_clip": ratios(in_memory, clip),
+        "memory_over_shards": ratios(from_memory, shards),
+        "reinforced_over_clip": ratios(from_memory, clip),
         "reinforced_over_clip_cpu": ratios(cpu["reinforced, from memory"], cpu["plain CLIP"]),
         "step_cpu_seconds": cpu,
         "where": where,
     }
+
+
+def settings_of(size: Size, steps: int, device: torch.device) -> TrainSettings:
+    return TrainSettings(
+        steps=steps + size.warm,
+        batch=size.batch,
+        learning_rate=1e-4,
+        log_every=size.warm,  # fetches numbers from the device, for which it waits
+        precision="bf16" if device.type == "cuda" else "fp32",
+        workers=max(1, (os.cpu_count() or 1) - 1),
+    )
+
+
+@contextmanager
+def read_from_tar(model: ImageText, size: Size) -> Iterator[ReinforcedSource]:
+    """A source of a few batches of different samples that remembers nothing of them."""
+    with tempfile.TemporaryDirectory() as folder, patch.object(data, "REMEMBERED_BYTES", 0):
+        tar = write_reinforced(Path(folder) / "0.tar", size.batch * min(4, size.steps + size.warm), views=VIEWS)
+        yield ReinforcedSource([tar], model.tokenize, model.preprocess, seed=0)
+
+
+def in_memory(source: ReinforcedSource, batch: int, device: torch.device) -> Batch:
+    settings = TrainSettings(steps=1, batch=batch, learning_rate=1e-4)
+    one = next(batches(source, settings, World(0, 1, device), 0))
+    return {key: tensor.to(device) for key, tensor in one.items()}
 
 
 def profile(
@@ -157,8 +196,9 @@ def profile(
         _parts_of_a_step(net, objective, batch, source, settings, optimizer, timed)
     seconds = {name: statistics.median(values[1:]) for name, values in found.items()}
     started = time.process_time()
-    torch.utils.data.default_collate([source.sample(0, index) for index in range(settings.batch)])
-    return {**seconds, "loading, in a process beside": time.process_time() - started}
+    some = min(settings.batch, 64)
+    torch.utils.data.default_collate([source.sample(0, index) for index in range(some)])
+    return {**seconds, "loading, in a process beside": (time.process_time() - started) * settings.batch / some}
 
 
 def _parts_of_a_step(

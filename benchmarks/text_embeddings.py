@@ -6,6 +6,8 @@ different, so that only the padding counts, and with a fifth of them there twice
 
 from __future__ import annotations
 
+import math
+import time
 from functools import partial
 from typing import Any
 
@@ -25,8 +27,14 @@ WANTED = 2.0
 def measure() -> Numbers:
     place = device()
     name, count, batch, repeats = ("ViT-B-32", 192, 64, 3) if place.type == "cpu" else ("ViT-L-14", 32768, 256, 5)
+    return {"machine": machine(), "model": name, **compared(get_model_config(name), count, batch, repeats, place)}
+
+
+def compared(
+    config: Numbers, count: int, batch: int, repeats: int, place: torch.device, until: float = math.inf
+) -> Numbers:
     torch.manual_seed(0)
-    model = from_config({"model_cfg": get_model_config(name)})
+    model = from_config({"model_cfg": config})
     network: Any = model.model.to(place)
 
     @torch.inference_mode()
@@ -49,15 +57,16 @@ def measure() -> Numbers:
     }
     measured = {}
     for kind, texts in sets.items():
-        times = in_turns({"stage": partial(ours, texts), "padded": partial(padded, texts)}, repeats)
+        times = in_turns({"stage": partial(ours, texts), "padded": partial(padded, texts)}, repeats, until)
         measured[kind] = {"times": times, "faster": ratio(times, "padded", "stage")}
+    started = time.perf_counter()
     tokens = (model.tokenize(different) != 0).sum(1).float()
+    tokenized = time.perf_counter() - started
     return {
-        "machine": machine(),
-        "model": name,
         "texts": count,
         "batch": batch,
         "tokens": float(tokens.mean()),
+        "tokenize_seconds": tokenized,
         "largest_difference": float((ours(different) - padded(different)).abs().max()),
         "measured": measured,
     }
