@@ -64,7 +64,7 @@ def define(
     def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
         group = context.partition_key if partitions else None
         try:
-            done = pipeline.materialise(asset.key, group, log_progress(context))
+            done = pipeline.materialize(asset.key, group, log_progress(context))
         except UserError as error:
             # the run's page begins with a failure's own words; an exception's stand below its traceback
             raise dg.Failure(str(error), allow_retries=False) from None

@@ -70,7 +70,7 @@ def pipeline(folder: Path, teachers: dict[str, dict[str, Any] | str], *, samples
 
 
 @contextmanager
-def uninitialised() -> Iterator[None]:
+def uninitialized() -> Iterator[None]:
     """Models built inside get no random start, which takes seconds of a large one, because stored weights follow."""
     with ExitStack() as patches:
         for name in [name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")]:

@@ -24,7 +24,7 @@ from open_clip.factory import get_model_config
 from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
-from mobileclip2.captioners.coca import coca_of, initialise_decoder
+from mobileclip2.captioners.coca import coca_of, initialize_decoder
 from mobileclip2.captioners.generate import generate, image_tokens
 from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.models.build import from_config
@@ -55,7 +55,7 @@ def captioner(config: Numbers, place: torch.device) -> tuple[CoCa, SimpleTokeniz
     """A CoCa of random weights that chooses among as few tokens as a trained one."""
     torch.manual_seed(0)
     model, tokenizer = coca_of(from_config({"model_cfg": config}))
-    initialise_decoder(model)
+    initialize_decoder(model)
     with torch.no_grad():
         model.text_decoder.text_projection *= SHARPNESS
     return model.to(place), tokenizer

@@ -69,11 +69,11 @@ def measure() -> Numbers:
     samples, batch, repeats = ON_GPU if on_gpu else ON_CPU
     with tempfile.TemporaryDirectory() as folder:
         made = pipeline(Path(folder), teachers, samples=samples, views={"count": VIEWS})
-        made.materialise("raw_shards", "g00")
-        made.materialise("augmentations", "g00")
+        made.materialize("raw_shards", "g00")
+        made.materialize("augmentations", "g00")
         measured = {}
         for name in teachers:
-            made.materialise(f"teacher/{name}")
+            made.materialize(f"teacher/{name}")
             measured[name] = compared(Ready.of(made, name, place), batch, repeats, place)
     return {
         "machine": machine(),
@@ -125,7 +125,7 @@ class Ready:
 
 def compared(ready: Ready, batch: int, repeats: int, place: torch.device, until: float = math.inf) -> Numbers:
     teacher, shard, raw, views = ready.teacher, ready.shard, ready.raw, ready.views
-    in_memory = [teacher.preprocess.normalised(pixels.to(place)) for pixels in ready.pixels(batch)]
+    in_memory = [teacher.preprocess.normalized(pixels.to(place)) for pixels in ready.pixels(batch)]
 
     def forward() -> None:
         with inference(place):
@@ -184,7 +184,7 @@ def where(
     place: torch.device,
 ) -> dict[str, float]:
     """CPU seconds of each step by itself; the forward pass on a GPU in seconds of the GPU."""
-    spent = dict.fromkeys(("decode", "crop and resize", "RandAugment", "to a batch", "normalise", "forward"), 0.0)
+    spent = dict.fromkeys(("decode", "crop and resize", "RandAugment", "to a batch", "normalize", "forward"), 0.0)
 
     @contextmanager
     def clocked(name: str, clock: Callable[[], float] = time.process_time) -> Iterator[None]:
@@ -206,8 +206,8 @@ def where(
                 drawn.append(preprocess.pixels(view))
     with clocked("to a batch"):
         batch = torch.stack(drawn)
-    with clocked("normalise"):
-        preprocess.normalised(batch)
+    with clocked("normalize"):
+        preprocess.normalized(batch)
     whole = len(in_memory[0])
     same = torch.cat(in_memory[: 1 + len(drawn) // whole])[: len(drawn)].split(whole)
     with clocked("forward", time.perf_counter if place.type == "cuda" else time.process_time), inference(place):

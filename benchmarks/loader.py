@@ -3,8 +3,8 @@
 ``released`` is the reader of the released training code, rebuilt from what is known of it: every member is decoded as its
 extension says, all embeddings become fp32 tensors, then a view, a caption and their rows are drawn and the view is replayed with
 torchvision's functions. ``lean`` is a webdataset pipeline that decodes just what a sample needs. All three make the same batches:
-image, real and synthetic text, three embeddings. ``ours`` ends with a batch's normalised pixels like the others; ``ours, pixels``
-with what its loader hands to a GPU, which normalises them there.
+image, real and synthetic text, three embeddings. ``ours`` ends with a batch's normalized pixels like the others; ``ours, pixels``
+with what its loader hands to a GPU, which normalizes them there.
 
 Every sample is new to its reader, as in a pass over a large dataset: nothing is remembered. Images are JPEGs of at most 512
 pixels and 33 kB, embeddings have 1,536 numbers, as in DFNDR; 2 views as in DFNDR-2B and 30 as in DFNDR-12M.
@@ -98,7 +98,7 @@ def handed_over(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:
 
 def ours(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:
     for batch in handed_over(tars, tokenize):
-        yield {**batch, "image": Preprocess(SIZE).normalised(batch["image"])}
+        yield {**batch, "image": Preprocess(SIZE).normalized(batch["image"])}
 
 
 def released(tars: list[Path], tokenize: Tokenize) -> Iterator[Batch]:

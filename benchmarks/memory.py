@@ -75,16 +75,16 @@ def members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
 
 
 def grown(profile: Path, key: str, queue: Any) -> None:
-    """Materialises an asset; puts MB of growth, of the process and on its GPU, after the first group or all there is."""
+    """Materializes an asset; puts MB of growth, of the process and on its GPU, after the first group or all there is."""
     torch.set_num_threads(1)
     pipeline = Pipeline(load(profile))
     before = status("VmRSS")
     first, *others = pipeline.groups(pipeline.graph[key])
-    pipeline.materialise(key, first)
+    pipeline.materialize(key, first)
     device = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
     queue.put((status("VmHWM") - before, device))
     for group in others:
-        pipeline.materialise(key, group)
+        pipeline.materialize(key, group)
 
 
 def sources(folder: Path) -> dict[str, float]:

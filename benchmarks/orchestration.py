@@ -2,7 +2,7 @@
 
 Everything is computed once as ``mobileclip2 run`` does it, one run of Dagster's for each asset and group in this process, into
 SQLite files. The stage's own work is what the store noted of it. What is left goes to Dagster's record of the run, the
-pipeline's look at the store, and the pictures that a materialisation shows. Another time everything is there already, so that
+pipeline's look at the store, and the pictures that a materialization shows. Another time everything is there already, so that
 a run has nothing but overhead.
 """
 
@@ -22,7 +22,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline, TaskBatch
 from mobileclip2.engine.stage import load_stage
 from pipelines.definitions import stages
-from pipelines.run import materialise
+from pipelines.run import materialize
 from tests.tiny import make_tiny
 
 REPEATS = 2
@@ -68,9 +68,9 @@ def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str,
         for asset in pipeline.graph.values():
             for group in pipeline.groups(asset):
                 timed.seconds = 0.0
-                whole = _seconds(lambda a=asset, g=group: materialise(repository, instance, a, g))
+                whole = _seconds(lambda a=asset, g=group: materialize(repository, instance, a, g))
                 work = timed.seconds
-                again = _seconds(lambda a=asset, g=group: materialise(repository, instance, a, g))
+                again = _seconds(lambda a=asset, g=group: materialize(repository, instance, a, g))
                 rows.append({"stage": asset.stage, "run": whole, "work": work, "nothing_to_do": again})
     finally:
         compute.executor_of = compute_of

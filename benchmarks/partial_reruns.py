@@ -271,7 +271,7 @@ def raised(stage: str | None) -> Iterator[None]:
 
 def compute(pipeline: Pipeline) -> set[Pair]:
     """Computes what is missing and returns which pairs that were."""
-    return {(asset.key, group) for asset, group in pipeline.stale() if pipeline.materialise(asset.key, group).computed}
+    return {(asset.key, group) for asset, group in pipeline.stale() if pipeline.materialize(asset.key, group).computed}
 
 
 def show(numbers: dict[str, Any]) -> str:

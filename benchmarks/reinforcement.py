@@ -65,7 +65,7 @@ def measure() -> dict[str, Any]:
     for key in pipeline.graph:
         if key not in students and not key.startswith("evaluation/"):
             for group in pipeline.groups(pipeline.graph[key]):
-                pipeline.materialise(key, group, _Lines(f"{key} {group or ''}"))
+                pipeline.materialize(key, group, _Lines(f"{key} {group or ''}"))
     os.environ["OMP_NUM_THREADS"] = "1"  # read when a child loads torch
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         list(processes.map(train, students))
@@ -87,7 +87,7 @@ def measure() -> dict[str, Any]:
 
 
 def train(key: str) -> None:
-    Pipeline(profile()).materialise(key, progress=_Lines(key))
+    Pipeline(profile()).materialize(key, progress=_Lines(key))
 
 
 def curve(pipeline: Pipeline, student: str) -> list[tuple[int, float]]:

@@ -114,7 +114,7 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
     """Seconds of a group by number of pods, and the requests that its run makes of the API server."""
     profile = make_tiny(folder / "tiny", shards=SHARDS, samples=SAMPLES)
     edited(profile, one_of_each)
-    Pipeline(load(profile)).materialise("raw_shards", "g00")
+    Pipeline(load(profile)).materialize("raw_shards", "g00")
     text = profile.read_text()
     seconds: dict[int, list[float]] = {pods: [] for pods in PODS}
     asked: Counter[str] = Counter()
@@ -139,7 +139,7 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
                 cluster.requests.clear()
                 cluster.everything.clear()
                 started = time.perf_counter()
-                pipeline.materialise(STAGE, "g00")
+                pipeline.materialize(STAGE, "g00")
                 assert len(cluster.everything) == CHUNKS
                 if repeat >= 0:
                     seconds[pods].append(time.perf_counter() - started)
@@ -173,7 +173,7 @@ def storage_requests(folder: Path) -> tuple[float, float]:
     profile = make_tiny(folder, shards=8, samples=SAMPLES)
     pipeline = edited(profile, one_of_each)
     for key, group in (("raw_shards", "g00"), ("augmentations", "g00"), ("teacher/wide", None)):
-        pipeline.materialise(key, group)
+        pipeline.materialize(key, group)
     (asset,) = [asset for asset in pipeline.graph.values() if asset.key == "teacher_embeddings/wide/image"]
     counts = []
     for of in (8, 4, 2):  # chunks of 1, 2 and 4 shards; the first also loads what is loaded once

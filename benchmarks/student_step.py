@@ -222,7 +222,7 @@ def _parts_of_a_step(
     scale = net.logit_scale.exp()
     parts = timed("loss", lambda: objective.loss(features, rest, scale, lambda each: each))
     timed("backward", parts["loss"].backward)
-    timed("clip and optimiser", lambda: (torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0), optimizer.step()))
+    timed("clip and optimizer", lambda: (torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0), optimizer.step()))
 
 
 def _wait(device: torch.device) -> None:

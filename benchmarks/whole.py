@@ -31,7 +31,7 @@ from open_clip.factory import get_model_config
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from benchmarks._data import pipeline, uninitialised
+from benchmarks._data import pipeline, uninitialized
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratios, stated, verdict, wait
 from benchmarks.captions import captioner as random_captioner
 from benchmarks.captions import supply_missing_classes
@@ -101,7 +101,7 @@ def compared(size: Size, place: torch.device, until: float = math.inf) -> Number
         made = raw(folder, size, place)
         with loaded_once():
             for key, asset in made.graph.items():
-                made.materialise(key, "g00" if asset.grouped else None)
+                made.materialize(key, "g00" if asset.grouped else None)
             ours, twin = Ours.of(made), Twin.of(made, size, place, folder / "twin.tar")
         spent: dict[str, list[dict[str, float]]] = {"ours": [], "twin": []}
         times = in_turns(
@@ -167,7 +167,7 @@ def loaded_once() -> Iterator[None]:
         return take
 
     with (
-        uninitialised(),
+        uninitialized(),
         patch.object(teacher_embeddings, "load_image_text", once(load_image_text)),
         patch.object(synthetic_captions, "load_captioner", once(load_captioner)),
     ):

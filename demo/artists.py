@@ -27,7 +27,7 @@ class Artist:
 
 
 # Fluent ships no code points, but names its icons as its flat sister does; Firefox writes names in one word.
-# The fxemoji package says Apache-2.0; Mozilla's own licence file puts the drawings under CC-BY-4.0.
+# The fxemoji package says Apache-2.0; Mozilla's own license file puts the drawings under CC-BY-4.0.
 TRAINING = (
     Artist("twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", codes_of="@iconify-json/twemoji"),
     Artist("emojione", "@iconify-json/emojione", "1.2.3", "CC-BY-4.0"),

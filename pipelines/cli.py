@@ -305,7 +305,7 @@ def ask_dagster(chosen: argparse.Namespace) -> int:
     argument("student", **STUDENT),
     argument("--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")),
     argument("--to", type=Path, required=True, help="the new folder"),
-    argument("--int8", action="store_true", help="quantised; onnx only"),
+    argument("--int8", action="store_true", help="quantized; onnx only"),
     examples=("export reinforced --format onnx --to reinforced-onnx",),
 )
 def export_student(chosen: argparse.Namespace) -> int:
@@ -390,7 +390,7 @@ def collect(chosen: argparse.Namespace) -> int:
     return 0
 
 
-@command("ledger", "write the DVC ledger of what is materialised; computes nothing")
+@command("ledger", "write the DVC ledger of what is materialized; computes nothing")
 def write_ledger(chosen: argparse.Namespace) -> int:
     print(ledger(pipeline_of(chosen)), end="")
     return 0
@@ -398,7 +398,7 @@ def write_ledger(chosen: argparse.Namespace) -> int:
 
 @command(
     "report",
-    "write the HTML report of what is materialised, or of one student, and print the table of results",
+    "write the HTML report of what is materialized, or of one student, and print the table of results",
     argument("student", nargs="?", assets="student/", help="the report of this one alone"),
     REPORT,
     examples=("report", "report reinforced --report reinforced.html"),
@@ -465,7 +465,7 @@ def report(pipeline: Pipeline, path: Path | None) -> int:
 
 
 def ledger(pipeline: Pipeline) -> str:
-    """Write the DVC ledger of what is materialised, and return a line about it."""
+    """Write the DVC ledger of what is materialized, and return a line about it."""
     with doing("writing the ledger"):
         from mobileclip2.ledger.record import record
 

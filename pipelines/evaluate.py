@@ -29,7 +29,7 @@ class Judgement:
 
 
 def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None) -> int:
-    """Materialises the evaluation of a model, and of a baseline in the same profile; prints them; returns the exit status.
+    """Materializes the evaluation of a model, and of a baseline in the same profile; prints them; returns the exit status.
 
     Raises:
         UserError: the evaluation failed, or the baseline cannot be compared with.
@@ -43,12 +43,12 @@ def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Pat
 
 
 def judge(
-    pipeline: Pipeline, model: str, baseline: str | None, materialise: Callable[[list[str]], object]
+    pipeline: Pipeline, model: str, baseline: str | None, materialize: Callable[[list[str]], object]
 ) -> Judgement:
-    """Judge a model by the gate. ``materialise`` computes what some assets lack.
+    """Judge a model by the gate. ``materialize`` computes what some assets lack.
 
     Raises:
-        UserError: as :func:`evaluate`, and what ``materialise`` raises.
+        UserError: as :func:`evaluate`, and what ``materialize`` raises.
     """
     known = [name.partition("/")[2] for name in pipeline.graph if name.startswith("evaluation/")]
     model = model_name(model)
@@ -65,7 +65,7 @@ def judge(
     elif baseline:
         # one that is not to be had is better known before the student has trained
         baseline_results(pipeline, baseline, model)
-    materialise(wanted)
+    materialize(wanted)
     before = baseline_results(pipeline, baseline, model) if baseline else None
     comparison = compare(stored_results(pipeline, model), before, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))

@@ -24,12 +24,12 @@ def evaluate_student(
     from pipelines.evaluate import judge  # loading the definitions is done more often than judging
     from pipelines.run import refresh
 
-    def materialise(wanted: list[str]) -> None:
+    def materialize(wanted: list[str]) -> None:
         log = Log(context, len(plan(pipeline, wanted).pairs))
         refresh(pipeline, context.instance, wanted, log, {REFRESH_TAG: context.run_id}, context.run)
 
     try:
-        judgement = judge(pipeline, config.student, config.baseline, materialise)
+        judgement = judge(pipeline, config.student, config.baseline, materialize)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     table = dg.MetadataValue.md(judgement.table)

@@ -25,7 +25,7 @@ def is_launched(run: dg.DagsterRun) -> bool:
     return run.remote_job_origin is not None and run.job_code_origin is not None
 
 
-def materialise(
+def materialize(
     parent: dg.DagsterRun,
     repository: dg.RepositoryDefinition,
     dagster: dg.DagsterInstance,

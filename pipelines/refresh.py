@@ -31,7 +31,7 @@ class RefreshConfig(dg.Config):
 
 
 @dg.op(out={"plan": dg.Out(dg.Nothing), "done": dg.Out(dg.Nothing)})
-def materialise_missing(
+def materialize_missing(
     context: dg.OpExecutionContext, config: RefreshConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> Iterator[dg.Output[None]]:
     """Each asset and group in a run of its own. The output ``plan`` comes first: what will be computed, and why."""
@@ -54,7 +54,7 @@ def materialise_missing(
 )
 def refresh_job() -> None:
     """Compute everything that is missing or stale."""
-    materialise_missing()
+    materialize_missing()
 
 
 def studies_job(profile: Profile) -> dg.JobDefinition:
@@ -63,7 +63,7 @@ def studies_job(profile: Profile) -> dg.JobDefinition:
     return refresh_job.graph.to_job(
         name="studies",
         description="Computes what is missing of the studies (ablations, searches for logit scales) and of all they need.",
-        config={"ops": {materialise_missing.name: {"config": {"assets": studies}}}},
+        config={"ops": {materialize_missing.name: {"config": {"assets": studies}}}},
         executor_def=dg.in_process_executor,
     )
 

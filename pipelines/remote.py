@@ -136,7 +136,7 @@ def evaluate_remotely(
     tell(f"launched in '{job.location}': {server.run_page(run)}")
     seen = wait(server, run, until)
     if seen.status != "SUCCESS":
-        ended = "was cancelled" if seen.status == "CANCELED" else f"failed: {seen.failure or 'it does not say why'}"
+        ended = "was canceled" if seen.status == "CANCELED" else f"failed: {seen.failure or 'it does not say why'}"
         raise RemoteError(f"the run {ended}; see {server.run_page(run)}, mend the cause and call again")
     if seen.table is None or seen.gate_fails is None:
         raise RemoteError(f"the run ended without a verdict; see {server.run_page(run)} and deploy this version there")

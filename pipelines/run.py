@@ -1,4 +1,4 @@
-"""Materialises what is missing through Dagster, one run for each asset and group, and shows where it is."""
+"""Materializes what is missing through Dagster, one run for each asset and group, and shows where it is."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def refresh(
     tags: dict[str, str] | None = None,
     within: dg.DagsterRun | None = None,
 ) -> int:
-    """Materialises every missing part in order, or those of some assets and all they need; returns how many runs that took.
+    """Materializes every missing part in order, or those of some assets and all they need; returns how many runs that took.
 
     Then every asset says whether it is current.
 
@@ -132,12 +132,12 @@ def refresh(
     from pipelines.definitions import stages
 
     repository = stages(pipeline).get_repository_def()
-    one = materialise
+    one = materialize
     if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
-        one = partial(launched.materialise, within)
+        one = partial(launched.materialize, within)
     runs = 0
     keys = selected(pipeline, only)
-    if one is materialise:  # a run in a cluster takes weights from its image
+    if one is materialize:  # a run in a cluster takes weights from its image
         check_published_weights(pipeline, keys)
     WATCHERS.append(watch.step)
     try:
@@ -164,7 +164,7 @@ def running(pipeline: Pipeline) -> AbstractContextManager[None]:
     return acquire(pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note)
 
 
-def materialise(
+def materialize(
     repository: dg.RepositoryDefinition,
     dagster: dg.DagsterInstance,
     asset: Asset,

@@ -45,7 +45,7 @@ def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> int:
 
 
 def _latency_table(name: str, found: Latency) -> Table:
-    table = Table(title=f"{name} on {found.machine}", caption="milliseconds of one at a time; fp32, reparameterised")
+    table = Table(title=f"{name} on {found.machine}", caption="milliseconds of one at a time; fp32, reparameterized")
     columns = ("tower", "parameters", "median", "90 %", "99 %", f"a second, {found.batch} at once")
     for column in columns:
         table.add_column(column, justify="left" if column == "tower" else "right")

@@ -24,6 +24,6 @@ def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tiny_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The profile of a tiny pipeline of the test's own, with nothing materialised."""
+    """The profile of a tiny pipeline of the test's own, with nothing materialized."""
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     return Path(shutil.copytree(tiny_template, tmp_path / "tiny")) / "tiny.yaml"

@@ -111,7 +111,7 @@ def pinned_copies(device: torch.device) -> str:
 def pixels_on_the_device(device: torch.device) -> str:
     """Pixels become on the device the numbers that they become on a CPU."""
     pixels = torch.randint(0, 256, (8, 64, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    here, there = (Preprocess(64).normalised(pixels.to(place)).cpu() for place in ("cpu", device))
+    here, there = (Preprocess(64).normalized(pixels.to(place)).cpu() for place in ("cpu", device))
     difference = float((here - there).abs().max())
     assert difference <= 1e-6, f"they differ by {difference}"
     return f"largest difference {difference:.1e}"

@@ -45,7 +45,7 @@ def main() -> int:
     try:
         for asset, group in pipeline.stale():
             print(asset.key, group or "", flush=True)
-            pipeline.materialise(asset.key, group)
+            pipeline.materialize(asset.key, group)
     except UserError as error:
         print(f"mobileclip2: {error}", flush=True)
         return REFUSED

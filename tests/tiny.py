@@ -1,6 +1,6 @@
-"""Tiny data for the tests: everything that ``pipelines/profiles/tiny.yaml`` asks for, drawn and initialised in a moment.
+"""Tiny data for the tests: everything that ``pipelines/profiles/tiny.yaml`` asks for, drawn and initialized in a moment.
 
-The pictures are coloured shapes, so that a test can tell from the caption what an image must show. The same call writes the
+The pictures are colored shapes, so that a test can tell from the caption what an image must show. The same call writes the
 same bytes.
 
 ::
@@ -34,7 +34,7 @@ from pipelines.profiles import PROFILES
 SIZE = 48
 COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("square", "circle", "triangle")
-CLASSES = tuple(f"{colour} {shape}" for colour, shape in product(COLOURS, SHAPES))
+CLASSES = tuple(f"{color} {shape}" for color, shape in product(COLOURS, SHAPES))
 TEMPLATES = ("a {c}", "a drawing of a {c}")
 
 BAD_KEY = "000000001"
@@ -57,19 +57,19 @@ def make_tiny(folder: Path, *, shards: int = 4, samples: int = 6) -> Path:
 
 
 def draw(label: str, seed: str) -> Image.Image:
-    """A shape of one of :data:`CLASSES`, its size, its place and the grey behind it drawn from ``seed``."""
-    colour, shape = label.split()
+    """A shape of one of :data:`CLASSES`, its size, its place and the gray behind it drawn from ``seed``."""
+    color, shape = label.split()
     choose = random.Random(seed)
     radius = choose.randint(SIZE // 5, SIZE // 3)
     x, y = (choose.randint(radius, SIZE - 1 - radius) for _ in "xy")
     image = Image.new("RGB", (SIZE, SIZE), (choose.randint(170, 255),) * 3)
     pencil = ImageDraw.Draw(image)
     if shape == "square":
-        pencil.rectangle((x - radius, y - radius, x + radius, y + radius), fill=colour)
+        pencil.rectangle((x - radius, y - radius, x + radius, y + radius), fill=color)
     elif shape == "circle":
-        pencil.circle((x, y), radius, fill=colour)
+        pencil.circle((x, y), radius, fill=color)
     else:
-        pencil.regular_polygon((x, y, radius), 3, fill=colour)
+        pencil.regular_polygon((x, y, radius), 3, fill=color)
     return image
 
 
@@ -93,7 +93,7 @@ def _raw_members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
 def _corpus_members() -> Iterator[tuple[str, bytes]]:
     for number, label in enumerate(CLASSES):
         yield f"{number:09d}.jpg", encode(draw(label, f"corpus {number}"))
-        yield f"{number:09d}.txt", f"a {label} on a grey ground".encode()
+        yield f"{number:09d}.txt", f"a {label} on a gray ground".encode()
 
 
 def _write_evaluation(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks._data import pipeline, uninitialised
+from benchmarks._data import pipeline, uninitialized
 from benchmarks._gpu.card import peak, seconds_of
 from benchmarks._gpu.kernels import profile
 from benchmarks._gpu.section import Section
@@ -44,9 +44,9 @@ def made(section: Section, images: int) -> Iterator[Ready]:
     config: dict[str, Any] | str = TOWERS if section.small else "ViT-L-14"
     with tempfile.TemporaryDirectory() as folder:
         whole = pipeline(Path(folder), {"teacher": config}, samples=images, views={"count": VIEWS})
-        with uninitialised():
+        with uninitialized():
             for key, group in (("raw_shards", "g00"), ("augmentations", "g00"), ("teacher/teacher", None)):
-                whole.materialise(key, group)
+                whole.materialize(key, group)
             ready = Ready.of(whole, "teacher", section.device)
         yield ready
 

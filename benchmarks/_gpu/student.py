@@ -162,7 +162,7 @@ def step_of(model: ImageText, batch: Batch, section: Section, variant: str) -> C
     train_mode(net)
     optimizer = torch.optim.AdamW(parameter_groups(net, 0.2), lr=1e-4, betas=(0.9, 0.95), fused=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    forward: Any = Forward(net, objective, bf16=section.on_gpu, prepare=model.preprocess.normalised)
+    forward: Any = Forward(net, objective, bf16=section.on_gpu, prepare=model.preprocess.normalized)
     if variant == COMPILED:
         # a rehearsal traces and does not wait for a compiler
         forward = torch.compile(forward, backend="eager" if section.small else "inductor")

@@ -30,8 +30,8 @@ def coca_of(captioner: ImageText) -> tuple[CoCa, SimpleTokenizer]:
     return model, tokenizer
 
 
-def initialise_decoder(model: CoCa) -> None:
-    """Give the decoder's output projection its random start: open_clip leaves it as uninitialised memory.
+def initialize_decoder(model: CoCa) -> None:
+    """Give the decoder's output projection its random start: open_clip leaves it as uninitialized memory.
 
     For every CoCa that is trained from nothing.
     """
@@ -63,7 +63,7 @@ def small_coca(
             # CoCa insists on building an image tower, and ours takes its place: an empty one costs nothing
             vision_cfg={"image_size": 32, "patch_size": 32, "width": 64, "layers": 0},
         )
-        initialise_decoder(model)
+        initialize_decoder(model)
         model.visual = FrozenTrunkTower(config)
     if trunk_state is not None:
         model.visual.trunk.network.load_state_dict(trunk_state)

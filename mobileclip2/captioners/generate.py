@@ -3,7 +3,7 @@
 An image is encoded once for all its captions, and both text transformers cache keys and values.
 
 A draw depends on the seed, the sample's key, the caption's index, the attempt and the position, and on
-nothing else, so a sample's captions do not depend on its neighbours, their order, the worker count or which
+nothing else, so a sample's captions do not depend on its neighbors, their order, the worker count or which
 other captions are asked for. What remains is rounding: matrix products of other shapes may differ in their
 last bits, and a draw that falls that close to the border between two tokens may then go the other way
 (float32: about one token in 100,000).

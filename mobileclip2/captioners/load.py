@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mobileclip2.captioners.coca import coca_of, initialise_decoder, small_coca
+from mobileclip2.captioners.coca import coca_of, initialize_decoder, small_coca
 from mobileclip2.config.captioner import CoCaConfig
 from mobileclip2.config.profile import Captioner
 from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights, read_state
@@ -26,7 +26,7 @@ def build_captioner(captioner: Captioner, weights_file: Path | None = None, *, s
         assert captioner.model is not None
         built = build(captioner.model, weights_file, seed=seed)
         if not captioner.model.weights and not (captioner.model.open_clip or "").startswith("hf-hub:"):
-            initialise_decoder(coca_of(built)[0])
+            initialize_decoder(coca_of(built)[0])
         return built
     trunk_state = None
     if weights_file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Self
@@ -71,10 +72,27 @@ class _Named(Protocol):
     def name(self) -> str: ...
 
 
+RENAMED_KEYS = {"licence": "license"}
+"""Old keys of a profile that still work."""
+
+
 class Settings(BaseModel):
     """Base of everything written by hand: unknown fields are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_renamed_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for old, new in RENAMED_KEYS.items():
+            if old in values and new in cls.model_fields:
+                if new in values:
+                    raise ValueError(f"'{old}' is the old name of '{new}'; give '{new}' alone")
+                warnings.warn(f"the profile key '{old}' is deprecated; write '{new}'", FutureWarning, stacklevel=2)
+                values = {(new if key == old else key): value for key, value in values.items()}
+        return values
 
 
 class Source(Settings):
@@ -83,7 +101,7 @@ class Source(Settings):
     name: Name = "source"
     url: str = Field(json_schema_extra=UNDECLARED)
     pattern: str = "**/*.tar"
-    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """of the images and texts; the model card of an export names it, as it does the others"""
 
 
@@ -166,7 +184,7 @@ class Teacher(Settings):
     model: Model | None = None
     locked: Locked | None = None
     logit_scale: float | None = Field(None, gt=0, le=1000)
-    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """of the weights"""
 
     @model_validator(mode="after")
@@ -195,7 +213,7 @@ class Captioner(Settings):
     train: TrainSettings | None = None
     captions: int = Field(1, ge=1, le=99)
     generation: GenerationSettings = GenerationSettings()
-    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """of the weights"""
 
     @model_validator(mode="after")
@@ -215,7 +233,7 @@ class Corpus(Settings):
     name: Name
     url: str = Field(json_schema_extra=UNDECLARED)
     pattern: str = "**/*.tar"
-    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """of the images and texts"""
 
 
@@ -295,7 +313,7 @@ class Student(Settings):
     train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
     """evaluation sets for the curves during training"""
-    licence: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """under which the trained student is passed on"""
 
     @model_validator(mode="after")

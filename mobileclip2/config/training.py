@@ -10,7 +10,7 @@ from mobileclip2.fingerprint import UNDECLARED
 
 
 class TrainSettings(BaseModel):
-    """Length, optimiser and bookkeeping of one training run.
+    """Length, optimizer and bookkeeping of one training run.
 
     Exactly one of ``steps`` and ``samples`` (seen samples) gives the length. The defaults are those of
     MobileCLIP2's ablations (Faghri et al. 2025): AdamW with betas 0.9 and 0.95, weight decay 0.2, gradients

@@ -29,7 +29,7 @@ def size(data: bytes) -> tuple[int, int]:
 def decode(data: bytes, *, max_pixels: int = PILLOW_LIMIT) -> Image.Image:
     """RGB pixels of a JPEG, PNG, WebP, GIF or BMP, whatever its member is called; an animation's first frame.
 
-    Transparency lies on white and 16-bit grey keeps its high byte. The EXIF orientation is left alone:
+    Transparency lies on white and 16-bit gray keeps its high byte. The EXIF orientation is left alone:
     readers of the released format ignore it, and stored crops are in pixels of the unrotated image.
 
     Raises:
@@ -68,7 +68,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _expect_whole(image: Image.Image, data: bytes) -> None:
-    """Damage that decoders overlook, leaving what they cannot read grey or black."""
+    """Damage that decoders overlook, leaving what they cannot read gray or black."""
     # to look for the last scan takes as long as a hundredth of decoding, and most end as they should
     if (
         image.format in ("JPEG", "MPO")
@@ -88,7 +88,7 @@ def _broken(data: bytes, error: Exception) -> BadSample:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # convert() would clip all above 255 to white; the high byte is what Pillow keeps of 16-bit colour
+        # convert() would clip all above 255 to white; the high byte is what Pillow keeps of 16-bit color
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         picture = image.convert("RGBA")

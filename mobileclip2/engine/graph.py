@@ -1,6 +1,6 @@
 """The graph of a profile: every asset, what each of its parts declares, and what it reads. Plain data; nothing is computed here.
 
-An asset is what Dagster shows and a user materialises. Its *parts* are what is computed and reused on its own: one for each view,
+An asset is what Dagster shows and a user materializes. Its *parts* are what is computed and reused on its own: one for each view,
 synthetic caption or evaluation set, so that going from two views to four embeds only the two new ones.
 """
 
@@ -218,11 +218,11 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
                 )
                 for view in range(profile.views.count)
             },
-            f"{teacher.name}'s normalised bf16 embeddings of every stored view, at its own input size.",
+            f"{teacher.name}'s normalized bf16 embeddings of every stored view, at its own input size.",
         )
         yield _single(
             f"{embeddings}/text",
-            f"{teacher.name}'s normalised bf16 embeddings of the real captions.",
+            f"{teacher.name}'s normalized bf16 embeddings of the real captions.",
             Slice(DEFAULT_SLICE, {}, {**model, "texts": Input("raw_shards")}),
             grouped=True,
         )
@@ -238,7 +238,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
                     )
                     for index in range(profile.captioner(name).captions)
                 },
-                f"{teacher.name}'s normalised bf16 embeddings of the captions that {name} wrote.",
+                f"{teacher.name}'s normalized bf16 embeddings of the captions that {name} wrote.",
             )
 
 

@@ -191,7 +191,7 @@ class InProcessExecutor:
 
 @dataclass
 class MaterializeResult:
-    """An asset for one group after materialisation."""
+    """An asset for one group after materialization."""
 
     asset: Asset
     group: str | None
@@ -345,11 +345,11 @@ class Pipeline:
                 head = self.head(asset, part, each)
                 if head is None:
                     place = f"{key}{f' [{each}]' if each else ''}"
-                    raise UserError(f"{place}: not materialised yet; run 'mobileclip2 run'")
+                    raise UserError(f"{place}: not materialized yet; run 'mobileclip2 run'")
                 reads.append(Artifact(head, self._output(asset, head.fingerprint, each)))
         return reads
 
-    def materialise(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
+    def materialize(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
         """Compute the missing parts of an asset for one group, and return all parts.
 
         Raises:
@@ -364,7 +364,7 @@ class Pipeline:
             if work is None:
                 absent = [up for up in asset.upstream if self._absent(up, asset, group)]
                 raise UserError(
-                    f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialised first"
+                    f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialized first"
                 )
             works.append(work)
         self.contents.share()
@@ -441,7 +441,7 @@ class Pipeline:
         self.storage.append(_times(done.asset.key), f"{json.dumps(record)}\n".encode())
 
     def times(self, key: str) -> list[dict[str, Any]]:
-        """Seconds of one device that each materialisation of an asset took."""
+        """Seconds of one device that each materialization of an asset took."""
         try:
             lines = self.storage.read(_times(key)).decode(errors="replace").splitlines()
         except FileNotFoundError:

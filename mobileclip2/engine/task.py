@@ -1,6 +1,6 @@
 """Work as a file: what one process asks others to do, with everything that it has found out.
 
-Who materialises an asset holds its lease, has listed its shards and knows the fingerprints of all that it reads. It writes
+Who materializes an asset holds its lease, has listed its shards and knows the fingerprints of all that it reads. It writes
 that down once as an *order* beside the outputs. The processes that take part read the order, and look at nothing else: thousands
 of them do not each list and hash the sources again, and they cannot come to another fingerprint.
 

@@ -26,11 +26,11 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
     """Trace a finished asset with all its parts and groups.
 
     Raises:
-        UserError: it is not materialised.
+        UserError: it is not materialized.
     """
     asset = pipeline.graph[key]
     if any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
-        raise UserError(f"{key}: not materialised yet; run 'mobileclip2 run'")
+        raise UserError(f"{key}: not materialized yet; run 'mobileclip2 run'")
     works = [
         pipeline.part_work(asset, part, group)
         for group in pipeline.groups(asset)

@@ -28,7 +28,7 @@ AHEAD = 3
 
 
 class Features:
-    """L2-normalised fp32 features of ``model``, kept in memory: 4 * ``embed_dim`` bytes an image or text.
+    """L2-normalized fp32 features of ``model``, kept in memory: 4 * ``embed_dim`` bytes an image or text.
 
     ``batch`` is the number of images or texts that go through the model at once. Images go where the model lies. ``kept`` is a
     folder for the features of this very model, to start from and to :meth:`keep` them in. ``pixels`` are decoded images by their

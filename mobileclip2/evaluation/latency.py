@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.reparameterise import reparameterise
+from mobileclip2.models.reparameterize import reparameterize
 
 BATCH = 32
 SECONDS = 0.5
@@ -41,7 +41,7 @@ class Tower:
 
 @dataclass(frozen=True)
 class Latency:
-    """fp32, reparameterised; preprocessing and tokenizing are not in it."""
+    """fp32, reparameterized; preprocessing and tokenizing are not in it."""
 
     machine: str
     batch: int
@@ -59,7 +59,7 @@ def measure_latency(model: ImageText, device: torch.device, *, batch: int = BATC
 
     On a GPU times are those between CUDA events, elsewhere those of a clock.
     """
-    fused = reparameterise(model.model).to(device)
+    fused = reparameterize(model.model).to(device)
     size = model.preprocess.size
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     texts = model.tokenize(["a photo of a dog on a lawn"] * batch).to(device)

@@ -12,7 +12,7 @@ ROWS = 256
 def rank(queries: Tensor, candidates: Tensor, belongs: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
     """Count the candidates before the best right one of each query, and return the index of the first candidate.
 
-    ``queries [n, D]`` and ``candidates [m, D]`` are normalised features; a candidate is right where ``to [m]``
+    ``queries [n, D]`` and ``candidates [m, D]`` are normalized features; a candidate is right where ``to [m]``
     equals the query's ``belongs [n]``, at least once for each query. Of equal scores the lower index comes
     first, so that a model that sees no difference gets the result of chance and not of luck.
     """

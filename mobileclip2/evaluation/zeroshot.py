@@ -11,7 +11,7 @@ from mobileclip2.evaluation.features import Features
 
 
 def classifier(features: Features, classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """``[classes, embed_dim]``: mean over the templates of normalised text features, normalised again."""
+    """``[classes, embed_dim]``: mean over the templates of normalized text features, normalized again."""
     prompts = [template.format(c=name) for name in classnames for template in templates]
     prompted = features.of_texts(prompts).unflatten(0, (len(classnames), len(templates)))
     return F.normalize(prompted.mean(1), dim=-1)

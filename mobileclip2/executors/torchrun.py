@@ -24,7 +24,7 @@ def main(profile: str, asset: str) -> int:
         if asset not in pipeline.graph:
             raise UserError(f"{profile}: there is no '{asset}'; it has {', '.join(pipeline.graph)}")
         if int(os.environ.get("RANK", "0")) == 0:
-            pipeline.materialise(asset, progress=_line)
+            pipeline.materialize(asset, progress=_line)
         else:
             pipeline.take_part(asset)
     except UserError as error:

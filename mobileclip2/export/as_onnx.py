@@ -83,7 +83,7 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def quantise(folder: Path, calibration: Iterable[Tensor]) -> None:
+def quantize(folder: Path, calibration: Iterable[Tensor]) -> None:
     """Quantize both towers to int8.
 
     The ranges of the image tower are measured on ``calibration``, batches of pixels. The text tower is quantized

@@ -16,7 +16,7 @@ from mobileclip2.export.model import Model, of_open_clip
 from mobileclip2.export.quiet import quiet
 from mobileclip2.models.build import CONFIG, save
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.reparameterise import reparameterise
+from mobileclip2.models.reparameterize import reparameterize
 
 IMAGE, TEXT = "image.safetensors", "text.safetensors"
 VISUAL = "visual."
@@ -33,7 +33,7 @@ def read_folder(folder: Path) -> Model:
     name = f"local-dir:{folder}"
     with quiet():
         model, preprocess = open_clip.create_model_from_pretrained(name)
-    return of_open_clip(reparameterise(model), preprocess, open_clip.get_tokenizer(name))
+    return of_open_clip(reparameterize(model), preprocess, open_clip.get_tokenizer(name))
 
 
 def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
@@ -50,7 +50,7 @@ def read_towers(folder: Path) -> Model:
     name = f"local-dir:{folder}"
     with torch.random.fork_rng(devices=[]), quiet():
         model, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
-    fused = reparameterise(model)
+    fused = reparameterize(model)
     fused.load_state_dict({**load_file(folder / IMAGE), **load_file(folder / TEXT)})
     return of_open_clip(fused, preprocess, open_clip.get_tokenizer(name))
 

@@ -22,7 +22,7 @@ Tower = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Model:
-    """What parity is measured between. Features are L2-normalised fp32 ``[n, embed_dim]``."""
+    """What parity is measured between. Features are L2-normalized fp32 ``[n, embed_dim]``."""
 
     pixels: Callable[[Image.Image], Tensor]
     """RGB -> float32 ``[3, size, size]``"""
@@ -35,7 +35,7 @@ class Model:
 
 
 class ImageTower(nn.Module):
-    """``pixels [b, 3, size, size]`` -> L2-normalised features ``[b, embed_dim]``."""
+    """``pixels [b, 3, size, size]`` -> L2-normalized features ``[b, embed_dim]``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """``tokens [b, context]`` int64 -> L2-normalised features ``[b, embed_dim]``."""
+    """``tokens [b, context]`` int64 -> L2-normalized features ``[b, embed_dim]``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from mobileclip2.export.parity import Inputs, Parity, demand, parity
 from mobileclip2.export.shipped.pixels import SUPPORT
 from mobileclip2.export.shipped.tokens import Tokenizer
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.reparameterise import reparameterise
+from mobileclip2.models.reparameterize import reparameterize
 
 Format = Literal["onnx", "torchscript", "openclip", "safetensors", "coreml"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -51,17 +51,17 @@ def write(
         UserError: the format cannot hold the model, or a figure of fp32 is too low.
     """
     before = trained(image_text)
-    fused = reparameterise(image_text.model)
+    fused = reparameterize(image_text.model)
     settings = conventions(image_text.preprocess)
     if kind not in OF_OPEN_CLIP:
         settings["context"] = _clip_context(image_text)
         _ship(image_text, folder, kind)
-    _write_json(folder / PREPROCESSING, {**settings, "channels": "RGB", "resize": "shorter side", "crop": "centre"})
+    _write_json(folder / PREPROCESSING, {**settings, "channels": "RGB", "resize": "shorter side", "crop": "center"})
     after = _write_towers(image_text, fused, found, folder, kind)
     measured = parity(before, after, found, "handed to Core ML" if kind == "coreml" else "fp32", batch)
     demand(measured)
     if int8:
-        as_onnx.quantise(folder, _batches(image_text, found.calibration, 16))
+        as_onnx.quantize(folder, _batches(image_text, found.calibration, 16))
         measured += parity(before, _with_numpy(image_text, folder, as_onnx.read(folder)), found, "int8", batch)
     return measured
 

@@ -1,4 +1,4 @@
-"""Writing the ledger of what is materialised, without computing anything."""
+"""Writing the ledger of what is materialized, without computing anything."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.config.profile import Model
-from mobileclip2.data.preprocess import Colour, Preprocess
+from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
@@ -113,7 +113,7 @@ def _expect_size(model: nn.Module, size: int) -> None:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """open_clip and timm warn of the random initialisation that is meant here."""
+    """open_clip and timm warn of the random initialization that is meant here."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -155,8 +155,8 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
         raise WeightsError(f"model: 'resize_mode' is '{resize}'; only {' and '.join(RESIZE_MODES)} are known here")
     preprocess = Preprocess(
         size=size if isinstance(size, int) else size[0],
-        mean=cast(Colour, tuple(cfg["mean"])),
-        std=cast(Colour, tuple(cfg["std"])),
+        mean=cast(Color, tuple(cfg["mean"])),
+        std=cast(Color, tuple(cfg["std"])),
         interpolation=cfg.get("interpolation", "bicubic"),
         resize=resize,
     )

@@ -18,7 +18,7 @@ from mobileclip2.models.unpadded import encode_text
 class ImageText:
     """An ``open_clip`` model (CLIP, CustomTextCLIP, CoCa, SigLIP-type) with its tokenizer and preprocessing.
 
-    ``model.encode_image([b, 3, size, size])`` and ``model.encode_text([b, context])`` give un-normalised
+    ``model.encode_image([b, 3, size, size])`` and ``model.encode_text([b, context])`` give un-normalized
     features ``[b, embed_dim]``.
     """
 
@@ -32,7 +32,7 @@ class ImageText:
 
     @torch.inference_mode()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        """``[b, 3, size, size]`` -> L2-normalised fp32 ``[b, embed_dim]``."""
+        """``[b, 3, size, size]`` -> L2-normalized fp32 ``[b, embed_dim]``."""
         model: Any = self.model
         return F.normalize(model.encode_image(images).float(), dim=-1)
 

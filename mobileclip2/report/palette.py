@@ -1,4 +1,4 @@
-"""Colours of everything that is drawn, told apart with any kind of colour vision (Okabe and Ito 2008)."""
+"""Colors of everything that is drawn, told apart with any kind of color vision (Okabe and Ito 2008)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def series(number: int) -> str:
 
 
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", NEUTRAL: "--neutral"} | {
-    colour: f"--series-{number}" for number, colour in enumerate(SERIES)
+    color: f"--series-{number}" for number, color in enumerate(SERIES)
 }
-"""names under which the report's style sheet has the same colours for either theme"""
+"""names under which the report's style sheet has the same colors for either theme"""

@@ -1,4 +1,4 @@
-"""Small PNG pictures that a materialisation shows of itself."""
+"""Small PNG pictures that a materialization shows of itself."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def inline_markdown(png: bytes, alt: str = "") -> str:
 def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
     """Draw a row for each sample: image, views, real caption, synthetic captions with their captioner.
 
-    Colours, then sizes give way until the sheet has at most ``MAX_BYTES``; show 4 to 8 samples.
+    Colors, then sizes give way until the sheet has at most ``MAX_BYTES``; show 4 to 8 samples.
     """
     data = b""
     for side in (96, 72, 48, 32):
         sheet = _sheet(rows, side)
-        for colours in (256, 64):
+        for colors in (256, 64):
             buffer = io.BytesIO()
-            # the default way to choose colours is a little closer, and takes longer than the rest of a small stage's run
-            few = sheet.quantize(colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+            # the default way to choose colors is a little closer, and takes longer than the rest of a small stage's run
+            few = sheet.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
             few.save(buffer, format="png", optimize=True)
             data = buffer.getvalue()
             if len(data) <= MAX_BYTES:
@@ -99,8 +99,8 @@ def _sheet(rows: Sequence[SampleRow], side: int) -> Image.Image:
             place = (left + (side - thumb.width) // 2, top + (side - thumb.height) // 2)
             sheet.paste(thumb, place)
             draw.rectangle((*place, place[0] + thumb.width - 1, place[1] + thumb.height - 1), outline=GRID)
-        for number, (text, colour) in enumerate(lines):
-            draw.text((text_left, top + _LINE * number), text, fill=colour, font=_font(13))
+        for number, (text, color) in enumerate(lines):
+            draw.text((text_left, top + _LINE * number), text, fill=color, font=_font(13))
         top += height
     return sheet
 
@@ -116,8 +116,8 @@ def _lines(row: SampleRow) -> list[tuple[str, str]]:
     captioners = list(dict.fromkeys(captioner for captioner, _ in row.synthetic))
     lines = [(line, INK) for line in _wrap(row.caption or "(no caption)", 3)]
     for captioner, caption in row.synthetic:
-        colour = series(captioners.index(captioner))
-        lines += [(line, colour) for line in _wrap(f"{captioner}: {caption}", 2)]
+        color = series(captioners.index(captioner))
+        lines += [(line, color) for line in _wrap(f"{captioner}: {caption}", 2)]
     return [*lines, (_wrap(row.key, 1)[0], MUTED)]
 
 

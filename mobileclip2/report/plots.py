@@ -123,7 +123,7 @@ def accuracy_figure(
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     axes.yaxis.set_major_formatter("{x:.0f} %")
-    _label_ends(axes, ends, "{:.1f} %", colours=list(curves))
+    _label_ends(axes, ends, "{:.1f} %", colors=list(curves))
     return figure
 
 
@@ -152,12 +152,12 @@ def metric_figure(
 ) -> Figure:
     """Draw a labeled bar for each model on each set. Sets are in the order of their first mention.
 
-    Models of ``reference`` are grey: they are what the others are measured by.
+    Models of ``reference`` are gray: they are what the others are measured by.
     """
     keys = list(dict.fromkeys(result.key for results in models.values() for result in results))
-    colours = dict.fromkeys(reference, NEUTRAL)
+    colors = dict.fromkeys(reference, NEUTRAL)
     for index, model in enumerate(model for model in models if model not in reference):
-        colours[model] = series(index)
+        colors[model] = series(index)
     bars = [(key, _bars(models, key, metric)) for key in keys]
     rows = sum(len(values) + 1.1 for _, values in bars)
     figure, axes = _figure(6.4, 0.35 + 0.21 * max(rows, 2))
@@ -168,7 +168,7 @@ def metric_figure(
         axes.text(0, place, f"{key}  ·  {name}", fontweight="bold", va="center", ha="left")
         place += 1
         for model, value in values.items():
-            axes.barh(place, 100 * value, height=0.74, color=colours[model])
+            axes.barh(place, 100 * value, height=0.74, color=colors[model])
             axes.annotate(f"{100 * value:.1f} %", (100 * value, place), (4, 0), textcoords="offset points", va="center")
             ticks.append(place)
             labels.append(model)
@@ -237,9 +237,9 @@ def tradeoff_figure(models: Mapping[str, Tradeoff], *, title: str, highlight: st
     largest = max(model.parameters for model in models.values())
     for name, model in models.items():
         area = 30 + 350 * model.parameters / largest
-        colour = series(0) if highlight in (None, name) else NEUTRAL
+        color = series(0) if highlight in (None, name) else NEUTRAL
         place = model.milliseconds, 100 * model.share
-        axes.scatter(*place, s=area, color=colour, alpha=0.7, linewidth=0)
+        axes.scatter(*place, s=area, color=color, alpha=0.7, linewidth=0)
         beside = (3 + math.sqrt(area) / 2, 0)
         axes.annotate(name, place, beside, textcoords="offset points", va="center", fontsize=8)
     axes.set_title(title)
@@ -270,8 +270,8 @@ def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
     classes = len(names)
     figure, axes = _figure(2.2 + 0.21 * classes, 1.8 + 0.21 * classes)
     for row, column in zip(*np.nonzero(shares), strict=True):
-        colour = series(0) if row == column else series(1)
-        square = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=float(shares[row, column]), linewidth=0)
+        color = series(0) if row == column else series(1)
+        square = Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, alpha=float(shares[row, column]), linewidth=0)
         axes.add_patch(square)
     shown = [name if len(name) <= 20 else name[:19] + "…" for name in names]
     axes.set_xticks(range(classes), shown, rotation=90)
@@ -308,8 +308,8 @@ def svg(figure: Figure, name: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    for colour, variable in VARIABLES.items():
-        text = text.replace(colour, f"var({variable}, {colour})")
+    for color, variable in VARIABLES.items():
+        text = text.replace(color, f"var({variable}, {color})")
     return text
 
 
@@ -330,7 +330,7 @@ def _bars(models: Mapping[str, Sequence[Result]], key: str, metric: str) -> dict
     return values
 
 
-def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colours: Sequence[str] | None = None) -> None:
+def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colors: Sequence[str] | None = None) -> None:
     """Names and last values beside the ends of the lines, pushed apart where they would overlap."""
     if not ends:
         return
@@ -339,8 +339,8 @@ def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colours: Seque
     points = (axes.get_window_extent().height or 1) * 72 / axes.figure.dpi
     wanted = [(ends[name][1] - low) / ((high - low) or 1) * points for name in names]
     for name, have, place in zip(names, wanted, spread(wanted, _LABEL_GAP), strict=True):
-        known = names if colours is None else list(colours)
-        colour = series(known.index(name)) if name in known else MUTED
+        known = names if colors is None else list(colors)
+        color = series(known.index(name)) if name in known else MUTED
         axes.annotate(
             f"{name}  {form.format(ends[name][1])}",
             (1, ends[name][1]),
@@ -348,7 +348,7 @@ def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colours: Seque
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
-            color=colour,
+            color=color,
             annotation_clip=False,
         )
 
@@ -357,22 +357,22 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     """Places in the same order, at least ``gap`` apart, moved as little as a group at a time allows."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     groups: list[list[int]] = []
-    centres: list[float] = []
+    centers: list[float] = []
     for index in order:
         groups.append([index])
-        centres.append(places[index])
-        while len(groups) > 1 and centres[-1] - centres[-2] < gap * (len(groups[-1]) + len(groups[-2])) / 2:
+        centers.append(places[index])
+        while len(groups) > 1 and centers[-1] - centers[-2] < gap * (len(groups[-1]) + len(groups[-2])) / 2:
             groups[-2:] = [groups[-2] + groups[-1]]
-            centres[-2:] = [sum(places[each] for each in groups[-1]) / len(groups[-1])]
+            centers[-2:] = [sum(places[each] for each in groups[-1]) / len(groups[-1])]
     result = list(places)
-    for group, centre in zip(groups, centres, strict=True):
+    for group, center in zip(groups, centers, strict=True):
         for position, index in enumerate(group):
-            result[index] = centre + gap * (position - (len(group) - 1) / 2)
+            result[index] = center + gap * (position - (len(group) - 1) / 2)
     return result
 
 
 def _thin(points: Sequence[Point], most: int = 500) -> list[Point]:
-    """Means of neighbours where there are more points than a figure can show."""
+    """Means of neighbors where there are more points than a figure can show."""
     size = math.ceil(len(points) / most) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -1,4 +1,4 @@
-"""The pictures of materialisations, read back from the store."""
+"""The pictures of materializations, read back from the store."""
 
 from __future__ import annotations
 

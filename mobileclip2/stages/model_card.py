@@ -45,7 +45,7 @@ class Ingredient:
 
     name: str
     what: str
-    licence: str
+    license: str
 
 
 def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
@@ -98,31 +98,31 @@ def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
     """List the data, teachers, captioners and earlier students of a lineage."""
     assets = {node.asset for node in found.nodes.values()}
     rows = [
-        (f"source {source.name}", "image-text pairs", source.licence)
+        (f"source {source.name}", "image-text pairs", source.license)
         for source in profile.sources
         if "raw_shards" in assets
     ]
     rows += [
-        (f"caption corpus {corpus.name}", "clean image-caption pairs", corpus.licence)
+        (f"caption corpus {corpus.name}", "clean image-caption pairs", corpus.license)
         for corpus in profile.caption_corpora
         if f"caption_corpus/{corpus.name}" in assets
     ]
     rows += [
-        (f"teacher {teacher.name}", _teacher(teacher), teacher.licence)
+        (f"teacher {teacher.name}", _teacher(teacher), teacher.license)
         for teacher in profile.teachers
         if f"teacher/{teacher.name}" in assets
     ]
     rows += [
-        (f"captioner {captioner.name}", _captioner(captioner), captioner.licence)
+        (f"captioner {captioner.name}", _captioner(captioner), captioner.license)
         for captioner in profile.captioners
         if f"captioner/{captioner.name}" in assets
     ]
     rows += [
-        (f"student {student.name}", _student(student), student.licence)
+        (f"student {student.name}", _student(student), student.license)
         for student in profile.students
         if f"student/{student.name}" in assets
     ]
-    return [Ingredient(name, what, licence or "not stated") for name, what, licence in rows]
+    return [Ingredient(name, what, license or "not stated") for name, what, license in rows]
 
 
 def _architecture(model: Model) -> str:

@@ -53,9 +53,9 @@ def prepared(shard: Shard, raw: pa.Table, prepare: Prepare, at_once: int) -> Ite
 def whole_images(
     shard: Shard, raw: pa.Table, preprocess: Preprocess, at_once: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Every kept image of a shard as zero-shot evaluation shows it, normalised ``[b, 3, size, size]`` on ``device``."""
-    for pixels in prepared(shard, raw, lambda _, image: preprocess.pixels(preprocess.centre(image)), at_once):
-        yield preprocess.normalised(to_device(pixels, device))
+    """Every kept image of a shard as zero-shot evaluation shows it, normalized ``[b, 3, size, size]`` on ``device``."""
+    for pixels in prepared(shard, raw, lambda _, image: preprocess.pixels(preprocess.center(image)), at_once):
+        yield preprocess.normalized(to_device(pixels, device))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

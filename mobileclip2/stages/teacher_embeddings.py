@@ -1,6 +1,6 @@
-"""Embeds the missing views, or texts, of every sample with one teacher: normalised, bf16, keyed by sample.
+"""Embeds the missing views, or texts, of every sample with one teacher: normalized, bf16, keyed by sample.
 
-Each teacher renders a stored crop from the original image at its own input size and normalisation.
+Each teacher renders a stored crop from the original image at its own input size and normalization.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def embed_views(teacher: ImageText, shard: Shard, parts: list[Task], batch: int,
     embedded = [torch.empty(0, len(parts), teacher.embed_dim, dtype=torch.bfloat16, device=device)]
     with inference(device):
         for pixels in prepared(shard, raw, drawn, max(1, batch // len(parts))):
-            features = teacher.embed_images(preprocess.normalised(to_device(pixels.flatten(0, 1), device)))
+            features = teacher.embed_images(preprocess.normalized(to_device(pixels.flatten(0, 1), device)))
             # stays on the device, which a copy would have to wait for
             embedded.append(features.bfloat16().unflatten(0, (-1, len(parts))))
     by_part = torch.cat(embedded).cpu().unbind(1)

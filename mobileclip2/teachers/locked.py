@@ -18,7 +18,7 @@ from open_clip.model import CustomTextCLIP
 from torch import nn
 
 from mobileclip2.config.profile import Locked
-from mobileclip2.data.preprocess import Colour, Preprocess
+from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import WeightsError
 from mobileclip2.fingerprint import declared
 from mobileclip2.models.build import read_state
@@ -66,7 +66,7 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
     for tower in (model.visual.trunk, model.text.transformer):
         tower.requires_grad_(False)
     tokenize = Trimmed(open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context))
-    mean, std = cast(Colour, conventions.mean), cast(Colour, conventions.std)
+    mean, std = cast(Color, conventions.mean), cast(Color, conventions.std)
     preprocess = Preprocess(spec.size, mean, std)
     return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)
 

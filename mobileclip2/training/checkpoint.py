@@ -43,7 +43,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restores model and optimiser from ``path``; returns the number of steps they have taken.
+    """Restores model and optimizer from ``path``; returns the number of steps they have taken.
 
     Raises:
         WeightsError: the file is damaged, belongs to another run, or does not fit the model (naming tensors).
@@ -61,7 +61,7 @@ def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer
     try:
         optimizer.load_state_dict(moments)
     except ValueError as error:
-        raise WeightsError(f"{path}: the optimiser had other parameters ({error}); {advice}") from error
+        raise WeightsError(f"{path}: the optimizer had other parameters ({error}); {advice}") from error
     return int(step)
 
 

@@ -155,7 +155,7 @@ class ReinforcedSource:
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Normalize images as the student was defined, ``[b, 3, size, size]``."""
-        return self._preprocess.normalised(images)
+        return self._preprocess.normalized(images)
 
     @property
     def _wants_synthetic(self) -> bool:
@@ -272,11 +272,11 @@ class RawSource:
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Normalize images as the model was defined, ``[b, 3, size, size]``."""
-        return self._preprocess.normalised(images)
+        return self._preprocess.normalized(images)
 
     def _view(self, image: Image.Image, key: str, epoch: int) -> torch.Tensor:
         if self._augmentation is None:
-            return self._preprocess.pixels(self._preprocess.centre(image))
+            return self._preprocess.pixels(self._preprocess.center(image))
         view = sample_view(self._augmentation, self._seed, key, epoch, *image.size)
         return draw(image, view, self._preprocess.size, self._preprocess.interpolation)
 

@@ -68,7 +68,7 @@ def backward(
     With ``accumulate`` > 1 the features of all micro-batches are computed first, without their graphs; the
     loss of the whole batch gives the gradient of each feature; and each micro-batch goes through the model
     once more to carry its features' gradients to the parameters (Gao et al. 2021, arXiv 2101.06983). The
-    result is the gradient of the whole batch, but for batch norm, which normalises by micro-batch. Memory is
+    result is the gradient of the whole batch, but for batch norm, which normalizes by micro-batch. Memory is
     that of one micro-batch.
     """
     rest = _to({name: tensor for name, tensor in batch.items() if name != "image"}, world.device)
@@ -97,7 +97,7 @@ def backward(
     parts["loss"].backward()
     for number in range(accumulate):
         last = number == accumulate - 1
-        with contextlib.nullcontext() if last else _unsynchronised(forward):
+        with contextlib.nullcontext() if last else _unsynchronized(forward):
             again, scale_again = run(forward, number)
             pairs = [
                 (again[name], tensor.grad.chunk(accumulate)[number])
@@ -134,5 +134,5 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
         buffer.copy_(value)
 
 
-def _unsynchronised(forward: nn.Module) -> contextlib.AbstractContextManager[None]:
+def _unsynchronized(forward: nn.Module) -> contextlib.AbstractContextManager[None]:
     return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()

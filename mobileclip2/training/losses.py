@@ -22,7 +22,7 @@ from mobileclip2.errors import ProfileError, ShardError
 
 
 class Side(NamedTuple):
-    """One side of a batch of pairs: L2-normalised features of images, or of texts."""
+    """One side of a batch of pairs: L2-normalized features of images, or of texts."""
 
     rows: Tensor
     """``[b, D]``, the samples of this process"""
@@ -54,7 +54,7 @@ def distill_loss(
     """``1 / (2bK) sum_k KL(S_k(image, text) || S(image, text)) + KL(S_k(text, image) || S(text, image))``.
 
     ``S`` is the row softmax of scaled similarities (Vasu et al. 2024, section 4). The features of the K
-    teachers lie side by side in ``[b, sum(teacher_dims)]``, each teacher's L2-normalised; each has its own
+    teachers lie side by side in ``[b, sum(teacher_dims)]``, each teacher's L2-normalized; each has its own
     fixed scale, the student's is learned. K counts those that have one: None leaves a teacher out.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is minimised: how a model's features come from a batch, and what their loss is.
+"""What is minimized: how a model's features come from a batch, and what their loss is.
 
 The two halves are kept apart so that a batch can be larger than memory: features of one sample depend on that
 sample alone and can be computed a few at a time, while a contrastive loss needs those of the whole batch at
@@ -136,8 +136,8 @@ class CoCaObjective:
         output = model(batch["image"], batch["text"])
         pad_id: Any = model.pad_id
         return {
-            "image": _normalised(output["image_features"]),
-            "text": _normalised(output["text_features"]),
+            "image": _normalized(output["image_features"]),
+            "text": _normalized(output["text_features"]),
             "nll": caption_nll(output["logits"], output["labels"], pad_id),
             "tokens": (output["labels"] != pad_id).sum(1),
         }
@@ -155,12 +155,12 @@ class CoCaObjective:
 
 
 def _image(model: Any, images: Tensor) -> Tensor:
-    return _normalised(model.encode_image(images))
+    return _normalized(model.encode_image(images))
 
 
 def _text(model: Any, texts: Tensor) -> Tensor:
-    return _normalised(encode_text(model, texts))
+    return _normalized(encode_text(model, texts))
 
 
-def _normalised(features: Tensor) -> Tensor:
+def _normalized(features: Tensor) -> Tensor:
     return F.normalize(exact(features), dim=-1)

@@ -1,4 +1,4 @@
-"""Views as training draws them: those of :func:`mobileclip2.data.augmentation.render`, resized by torch's vectorised kernel.
+"""Views as training draws them: those of :func:`mobileclip2.data.augmentation.render`, resized by torch's vectorized kernel.
 
 The kernel takes a third of the time. It keeps its weights in fewer bits than Pillow's and always goes along rows first, where
 Pillow begins with columns if there are more of them. Of the numbers of a view of a photograph some 3 in 100 differ by one of

@@ -97,7 +97,7 @@ def thumbnail(image: bytes) -> np.ndarray:
 
 
 def is_same_drawing(first: np.ndarray, second: np.ndarray) -> bool:
-    """JPEG and WebP of one drawing differ by 1 grey level in the mean, two artists' simplest moons by 4."""
+    """JPEG and WebP of one drawing differ by 1 gray level in the mean, two artists' simplest moons by 4."""
     return float(np.abs(first - second).mean()) < 2.5
 
 
@@ -112,7 +112,7 @@ def test_no_test_artist_in_training() -> None:
         assert not any(is_same_drawing(drawing, other) for other in trained[label]), label
 
 
-def test_a_test_drawing_would_be_recognised() -> None:
+def test_a_test_drawing_would_be_recognized() -> None:
     for sample in list(samples([evaluation_tar("emoji-861")]).values())[:50]:
         leaked = io.BytesIO()
         Image.open(io.BytesIO(sample["webp"])).save(leaked, "JPEG", quality=85)
@@ -169,11 +169,11 @@ def test_tars_carry_no_time_and_no_owner(path: Path) -> None:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "", "")}
 
 
-def test_every_licence_is_attributed() -> None:
+def test_every_license_is_attributed() -> None:
     attribution = (DEMO / "ATTRIBUTION.md").read_text("utf-8")
-    for artist, licence in {(fact["artist"], fact["license"]) for fact in facts(SHARDS)}:
+    for artist, license in {(fact["artist"], fact["license"]) for fact in facts(SHARDS)}:
         row = next(line for line in attribution.splitlines() if line.startswith(f"| `{artist}` "))
-        assert licence in row
+        assert license in row
     assert "`noto`" in attribution and "`noto-v1`" in attribution
 
 

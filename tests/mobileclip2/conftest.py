@@ -7,11 +7,11 @@ import pytest
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny profile with everything materialised, in one life; read it, do not change it."""
-    from tests.mobileclip2.engine.test_recovery import materialise_everything
+    """The tiny profile with everything materialized, in one life; read it, do not change it."""
+    from tests.mobileclip2.engine.test_recovery import materialize_everything
     from tests.processes import run_process
     from tests.tiny import make_tiny
 
     profile = make_tiny(tmp_path_factory.mktemp("undisturbed") / "tiny")
-    assert run_process(materialise_everything, profile) == 0
+    assert run_process(materialize_everything, profile) == 0
     return profile

@@ -21,14 +21,14 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def small(tiny: Path) -> Path:
-    """A profile with one of every stage but captioners, and nothing materialised."""
+    """A profile with one of every stage but captioners, and nothing materialized."""
     edited(tiny, without_captioners)
     return tiny
 
 
 @pytest.fixture
 def smallest(tiny: Path) -> Path:
-    """A profile without models, and nothing materialised."""
+    """A profile without models, and nothing materialized."""
     edited(tiny, without_models)
     return tiny
 
@@ -38,13 +38,13 @@ def finished_template(tiny_template: Path, tmp_path_factory: pytest.TempPathFact
     folder = Path(shutil.copytree(tiny_template, tmp_path_factory.mktemp("finished") / "tiny"))
     pipeline = edited(folder / "tiny.yaml", without_captioners)
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
     return folder
 
 
 @pytest.fixture
 def finished(finished_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The small profile with everything materialised."""
+    """The small profile with everything materialized."""
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     profile = Path(shutil.copytree(finished_template, tmp_path / "tiny")) / "tiny.yaml"
     assert not list(Pipeline(load(profile)).stale())

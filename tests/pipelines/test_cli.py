@@ -87,7 +87,7 @@ def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_noth
 def test_a_student_that_is_not_trained_has_no_report(profile, capsys):
     for command in ("report", "latency"):
         assert main([command, "--profile", str(profile), "pupil"]) == 1
-        assert "not materialised yet; run 'mobileclip2 run'" in capsys.readouterr().err
+        assert "not materialized yet; run 'mobileclip2 run'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_every_command_takes_a_student_by_key_and_by_name(profile, capsys):
     for name in ("pupil", "student/pupil"):
         for command in (["report"], ["latency"], ["lineage", "student/pupil"]):
             assert main([*command, *([name] if len(command) == 1 else []), "--profile", str(profile)]) == 1
-            assert "not materialised yet" in capsys.readouterr().err
+            assert "not materialized yet" in capsys.readouterr().err
 
 
 def test_help_is_plain_and_has_examples(capsys):

@@ -43,7 +43,7 @@ def test_an_edited_field_is_the_reason(finished, instance):
     assert found["reinforced_dataset"].passed
 
 
-def test_a_materialisation_says_of_its_asset_whether_it_is_current(smallest, instance):
+def test_a_materialization_says_of_its_asset_whether_it_is_current(smallest, instance):
     pipeline = Pipeline(load(smallest))
     job = definitions(pipeline).get_repository_def().get_implicit_global_asset_job_def()
     said = []
@@ -74,7 +74,7 @@ def test_only_what_has_changed_is_written(smallest, instance):
         report_current(pipeline, instance)
     assert [record.evaluation.passed for record in events()] == [False]
     for group in pipeline.profile.group_names:
-        pipeline.materialise("raw_shards", group)
+        pipeline.materialize("raw_shards", group)
     report_current(pipeline, instance)
     assert [record.evaluation.passed for record in events()] == [True, False]
 
@@ -84,7 +84,7 @@ def test_the_sensor_that_shows_what_is_current_reads_the_profile_anew(smallest, 
     repository = definitions(Pipeline(load(smallest)))
     pipeline = Pipeline(load(smallest))
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
     if edit:
         edited(smallest, edit)
     sensor = repository.resolve_sensor_def("show_what_is_current")

@@ -49,7 +49,7 @@ def evaluate(profile: Path, *arguments: str) -> int:
 
 
 def baseline(profile: Path, *, right: bool) -> Path:
-    """A copy of the stored results, in which the baseline recognises everything or nothing."""
+    """A copy of the stored results, in which the baseline recognizes everything or nothing."""
     folder = Path(shutil.copytree(profile.parent / "store" / "evaluation" / "plain", "before"))
     (result,) = read_results(folder)
     table = result.samples
@@ -139,7 +139,7 @@ def test_the_asset_check_has_the_verdict(profile):
     values["gate"] = {"baseline": str(folder)}
     profile.write_text(yaml.safe_dump(values, sort_keys=False))
     pipeline = Pipeline(load(profile))
-    done = pipeline.materialise("evaluation/plain", "shapes")
+    done = pipeline.materialize("evaluation/plain", "shapes")
     assert done.computed == []
     check = no_worse(pipeline, done)
     assert not check.passed and check.severity.value == "ERROR" and "**The gate fails.**" in check.description

@@ -1,4 +1,4 @@
-"""One model on one set is a partition: what is materialised, shown and judged when only some of them are there."""
+"""One model on one set is a partition: what is materialized, shown and judged when only some of them are there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 from mobileclip2.models.image_text import ImageText
 from pipelines.definitions import definitions
-from pipelines.run import materialise
+from pipelines.run import materialize
 from tests.pipelines.small import edited
 
 KEY = dg.AssetKey(["evaluation", "pupil"])
@@ -56,7 +56,7 @@ def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch)
         asset = pipeline.graph["evaluation/pupil"]
         pipeline.storage.delete_folder(asset.key)
         for name in asset.parts:
-            pipeline.materialise("evaluation/pupil", name)
+            pipeline.materialize("evaluation/pupil", name)
         return sum(computed)
 
     again()
@@ -65,12 +65,12 @@ def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch)
     assert again() > 0
 
 
-def test_a_set_is_a_partition_that_is_materialised_alone(pipeline, instance):
+def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     repository = definitions(pipeline).get_repository_def()
     assert repository.assets_defs_by_key[KEY].partitions_def.get_partition_keys() == SETS
     assert plan(pipeline).pairs == [(f"evaluation/{model}", name) for model in ("pupil", "wide") for name in SETS[1:]]
 
-    materialise(repository, instance, pipeline.graph["evaluation/pupil"], "vtab/flowers")
+    materialize(repository, instance, pipeline.graph["evaluation/pupil"], "vtab/flowers")
     pairs = plan(Pipeline(load(pipeline.profile.file))).pairs
     assert [name for key, name in pairs if key == "evaluation/pupil"] == ["vtab-flowers"]
     shown = last(instance, "vtab/flowers").metadata
@@ -78,18 +78,18 @@ def test_a_set_is_a_partition_that_is_materialised_alone(pipeline, instance):
     rows = {row.data["metric"]: row.data["value"] for row in shown["metrics"].value.records}
     assert rows["main_metric"] == rows["mean_per_class_recall"] == shown["main_metric"].value
     assert verdict(instance).severity == dg.AssetCheckSeverity.WARN
-    assert "evaluation/pupil [vtab-flowers]: not materialised yet" in verdict(instance).description
+    assert "evaluation/pupil [vtab-flowers]: not materialized yet" in verdict(instance).description
 
     for key, name in pairs:
-        materialise(repository, instance, pipeline.graph[key], name)
-    materialise(repository, instance, pipeline.graph["evaluation/pupil"], "shapes")
+        materialize(repository, instance, pipeline.graph[key], name)
+    materialize(repository, instance, pipeline.graph["evaluation/pupil"], "shapes")
     assert last(instance, "shapes").metadata["computed"].value == "nothing: all of it was there"
     assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"
 
 
 def test_a_changed_set_runs_alone_again_and_what_it_gave_before_is_not_needed(pipeline):
     for asset, name in list(pipeline.stale()):
-        pipeline.materialise(asset.key, name)
+        pipeline.materialize(asset.key, name)
     assert garbage.unneeded([pipeline], set(), []) == []
     before = {read.head.part: read.output.prefix for read in pipeline.read("evaluation/pupil")}
     assert sorted(before) == sorted(SETS) and len(set(before.values())) == 3
@@ -100,7 +100,7 @@ def test_a_changed_set_runs_alone_again_and_what_it_gave_before_is_not_needed(pi
     pipeline = edited(profile, lambda values: values["evaluation"][1].update(url="evaluation/other"))
     ran = []
     for asset, name in list(pipeline.stale()):
-        pipeline.materialise(asset.key, name)
+        pipeline.materialize(asset.key, name)
         ran.append((asset.key, name))
     assert ran == [("evaluation/pupil", "vtab/flowers"), ("evaluation/wide", "vtab/flowers")]
     left = garbage.unneeded([pipeline], set(), [])

@@ -15,7 +15,7 @@ from mobileclip2.report.comparison import published_like
 from pipelines.cli import main
 from pipelines.definitions import definitions
 from pipelines.profiles import PROFILES
-from pipelines.run import materialise
+from pipelines.run import materialize
 from tests.pipelines.small import edited
 
 
@@ -58,7 +58,7 @@ def test_the_interface_shows_the_curve_and_the_gate(finished, instance):
     pipeline = edited(finished, change)
     repository = definitions(pipeline).get_repository_def()
     for key, group in (("student/tuned", None), ("student/middle", None), ("evaluation/middle", "shapes")):
-        materialise(repository, instance, pipeline.graph[key], group)
+        materialize(repository, instance, pipeline.graph[key], group)
     event = instance.get_latest_materialization_event(dg.AssetKey(["student", "middle"]))
     shown = event.asset_materialization.metadata
     (read,) = pipeline.read("student/middle")

@@ -13,7 +13,7 @@ from tests.pipelines.small import edited
 
 def refresh(pipeline, instance, *assets):
     job = definitions(pipeline).resolve_job_def("refresh")
-    config = {"ops": {"materialise_missing": {"config": {"assets": list(assets)}}}} if assets else None
+    config = {"ops": {"materialize_missing": {"config": {"assets": list(assets)}}}} if assets else None
     return job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 
 
@@ -44,7 +44,7 @@ def test_refresh_computes_the_plan_and_then_there_is_none(small, instance):
                 dg.AssetRecordsFilter(dg.AssetKey(asset.key.split("/")), asset_partitions=[group] if group else None),
                 limit=1,
             ).records[0]
-            head = pipeline.materialise(asset.key, group)
+            head = pipeline.materialize(asset.key, group)
             tags = event.asset_materialization.tags
             assert tags["dagster/data_version"] == head.data_version
             assert {name for name in tags if name.startswith("dagster/input_data_version/")} == {

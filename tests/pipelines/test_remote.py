@@ -47,13 +47,13 @@ def learn(profile: Path) -> None:
     model.model.eval()
     texts = classifier(Features(model), CLASSES, TEMPLATES).T.clone()
     pixels = torch.stack([model.preprocess.whole(draw(label, f"test {n}")) for n, label in enumerate(CLASSES)])
-    optimiser = torch.optim.AdamW(tower.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(tower.parameters(), 3e-3)
     for _ in range(150):
         logits = 50 * F.normalize(model.model.encode_image(pixels), dim=-1) @ texts
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.cross_entropy(logits, torch.arange(len(CLASSES)))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.5
     save_file(model.model.state_dict(), weights)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def profile(tiny_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     whole = profile.parent / "weights" / "wide.safetensors"
     shutil.copy(whole, whole.with_name("slow.safetensors"))
     for key, group in (("teacher/wide", None), ("evaluation/wide", "shapes"), ("teacher/slow", None)):
-        pipeline.materialise(key, group)
+        pipeline.materialize(key, group)
     return profile
 
 

@@ -7,7 +7,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from pipelines.definitions import definitions
-from pipelines.run import materialise
+from pipelines.run import materialize
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def pipeline(tiny) -> Pipeline:
 
 def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
     asset = pipeline.graph["raw_shards"]
-    materialise(definitions(pipeline).get_repository_def(), instance, asset, "g00")
+    materialize(definitions(pipeline).get_repository_def(), instance, asset, "g00")
     (run,) = instance.get_runs()
     assert run.asset_selection == {dg.AssetKey("raw_shards")}
     assert run.tags["dagster/partition"] == "g00"
@@ -31,7 +31,7 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
     shutil.rmtree(corpus)
     repository = definitions(pipeline).get_repository_def()
     with pytest.raises(UserError) as raised:
-        materialise(repository, instance, pipeline.graph["caption_corpus/clean"], None)
+        materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
     assert str(raised.value).startswith(f"caption_corpus/clean: {corpus}: no such folder")
     assert "Traceback" not in str(raised.value) and "Stack Trace" not in str(raised.value)
 
@@ -40,7 +40,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypa
     def broken(*_):
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(pipeline, "materialise", broken)
+    monkeypatch.setattr(pipeline, "materialize", broken)
     repository = definitions(pipeline).get_repository_def()
     with pytest.raises(UserError, match=r"caption_corpus/clean: ZeroDivisionError: a fault(.|\n)*in broken"):
-        materialise(repository, instance, pipeline.graph["caption_corpus/clean"], None)
+        materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)

@@ -14,8 +14,8 @@ from mobileclip2.report.html import render_html
 from mobileclip2.report.study import Found, Line, found, table
 from pipelines.definitions import definitions
 from pipelines.profiles import profile_path
-from pipelines.refresh import materialise_missing
-from pipelines.run import materialise
+from pipelines.refresh import materialize_missing
+from pipelines.run import materialize
 from tests.pipelines.small import edited
 
 INGREDIENTS = {
@@ -48,7 +48,7 @@ def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
     assert asset.partitions_def.get_partition_keys() == trials
 
     for trial in ("distillation-seed0", "distillation-seed3"):
-        materialise(defs.get_repository_def(), instance, pipeline.graph["study/ingredients"], trial)
+        materialize(defs.get_repository_def(), instance, pipeline.graph["study/ingredients"], trial)
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials if "distillation" not in trial]
     event = instance.get_latest_materialization_event(dg.AssetKey(["study", "ingredients"])).asset_materialization
     assert event.partition == "distillation-seed3"
@@ -63,7 +63,7 @@ def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
     study = {**INGREDIENTS, "seeds": [0], "rows": INGREDIENTS["rows"][1:2]}
     pipeline = edited(finished, with_studies(study))
     assert pipeline.profile.student("pupil").loss == pipeline.profile.study("ingredients").rows[0].loss
-    pipeline.materialise("study/ingredients", "distillation-seed0")
+    pipeline.materialize("study/ingredients", "distillation-seed0")
     (trial,) = pipeline.read("study/ingredients", "distillation-seed0")
     (student,) = pipeline.read("student/pupil")
     assert trial.fetch("metrics.jsonl").read_bytes() == student.fetch("metrics.jsonl").read_bytes()
@@ -101,7 +101,7 @@ def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
         ("study/ingredients", "base-seed3", ("new",)),
     ]
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
     assert not plan(pipeline).items
     page = render_html(gather(pipeline))
     assert "<h2>Studies</h2>" in page and "2 of 2" in page and "study-0-0" in page
@@ -114,7 +114,7 @@ def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
 def test_a_job_asks_for_the_studies_alone(finished):
     pipeline = edited(finished, with_studies(INGREDIENTS))
     job = definitions(pipeline).resolve_job_def("studies")
-    assert job.run_config["ops"][materialise_missing.name]["config"] == {"assets": ["study/ingredients"]}
+    assert job.run_config["ops"][materialize_missing.name]["config"] == {"assets": ["study/ingredients"]}
     assert not definitions(edited(finished, with_studies())).get_repository_def().has_job("studies")
 
 

@@ -40,7 +40,7 @@ def button(text: str) -> str:
     return f"//button[normalize-space()='{text}']"
 
 
-def materialise(page: Page, asset: str, group: str | None = None) -> None:
+def materialize(page: Page, asset: str, group: str | None = None) -> None:
     """Clicks through 'Materialize' on an asset's page and waits until the run has succeeded."""
     page.open(f"/assets/{asset}")
     if group is None:
@@ -107,8 +107,8 @@ def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) ->
     assert set(kinds.lower().split()) == node.kinds
 
 
-def test_one_group_of_an_asset_is_materialised_from_its_page(page: Page, pipeline: Pipeline) -> None:
-    materialise(page, "raw_shards", "g00")
+def test_one_group_of_an_asset_is_materialized_from_its_page(page: Page, pipeline: Pipeline) -> None:
+    materialize(page, "raw_shards", "g00")
     pipeline.forget()
     (read,) = pipeline.read("raw_shards", "g00")
     page.open("/assets/raw_shards?view=partitions&partition=g00")
@@ -125,8 +125,8 @@ def test_one_group_of_an_asset_is_materialised_from_its_page(page: Page, pipelin
     assert width > 100
 
 
-def test_an_asset_without_groups_is_materialised_from_its_page(page: Page, pipeline: Pipeline) -> None:
-    materialise(page, "caption_corpus/clean")
+def test_an_asset_without_groups_is_materialized_from_its_page(page: Page, pipeline: Pipeline) -> None:
+    materialize(page, "caption_corpus/clean")
     pipeline.forget()
     (read,) = pipeline.read("caption_corpus/clean")
     page.open("/assets/caption_corpus/clean")
@@ -139,7 +139,7 @@ def test_the_job_refresh_is_launched_from_its_launchpad(page: Page, pipeline: Pi
     page.see("refresh", "check_current")
     page.click("//a[normalize-space()='refresh']")
     page.click("//a[normalize-space()='Launchpad']")
-    config = {"ops": {"materialise_missing": {"config": {"assets": ["augmentations", "caption_corpus/clean"]}}}}
+    config = {"ops": {"materialize_missing": {"config": {"assets": ["augmentations", "caption_corpus/clean"]}}}}
     page.write_code(json.dumps(config))
     page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
     page.see("Success", but_not="Failure")

@@ -15,11 +15,11 @@ SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 def preprocess(
     image: np.ndarray, *, size: int, mean: Sequence[float], std: Sequence[float], interpolation: str
 ) -> np.ndarray:
-    """Shorter side to ``size``, centre crop, normalise.
+    """Shorter side to ``size``, center crop, normalize.
 
     ``image`` is uint8 RGB ``[height, width, 3]``; the result float32 ``[3, size, size]``.
     """
-    square = centre(resize(image, size, interpolation), size)
+    square = center(resize(image, size, interpolation), size)
     normal = (square.astype(np.float32) / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
@@ -32,7 +32,7 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     return resample(across, int(size * height / shorter), interpolation)
 
 
-def centre(image: np.ndarray, size: int) -> np.ndarray:
+def center(image: np.ndarray, size: int) -> np.ndarray:
     """Cut the square in the middle."""
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return image[top : top + size, left : left + size]

@@ -78,7 +78,7 @@ class Tokenizer:
             for part in parts:
                 if joined and (joined[-1], part) == pair:
                     joined[-1] += part
-                    # what was just joined is no neighbour to join again
+                    # what was just joined is no neighbor to join again
                     joined.append("")
                 else:
                     joined.append(part)

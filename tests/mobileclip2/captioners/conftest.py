@@ -4,7 +4,7 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa
 
-from mobileclip2.captioners.coca import initialise_decoder, small_coca
+from mobileclip2.captioners.coca import initialize_decoder, small_coca
 from mobileclip2.captioners.vocabulary import ShortTokenizer
 from mobileclip2.config.captioner import CoCaConfig
 from mobileclip2.data.preprocess import Preprocess
@@ -47,7 +47,7 @@ def open_clip_captioner() -> ImageText:
                 "output_tokens": True,
             },
         )
-        initialise_decoder(model)
+        initialize_decoder(model)
     tokenizer = ShortTokenizer(20, VOCABULARY)
     return talkative(ImageText(model.eval(), tokenizer, Preprocess(32), 32))
 

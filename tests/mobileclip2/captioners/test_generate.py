@@ -111,7 +111,7 @@ def test_sampled_tokens_lie_in_the_nucleus(scores: list[float], top_p: float, un
     assert more_probable < top_p + 1e-5
 
 
-def test_sampling_follows_the_renormalised_nucleus() -> None:
+def test_sampling_follows_the_renormalized_nucleus() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
     uniforms = torch.arange(1000) / 1000
     tokens = sample(logits.expand(1000, -1), uniforms, 0.9, 1.0)

@@ -185,3 +185,14 @@ def test_a_plain_student_distils_nothing(tiny):
 def test_a_study_of_what_is_not_trained(tiny):
     between(tiny)["studies"] = [{"name": "s", "student": "middle", "evaluate_on": ["shapes"], "rows": [{"name": "a"}]}]
     assert "studies.s.student: 'middle' is not trained; name a student with 'train'" in refused(tiny)
+
+
+def test_an_old_key_still_works_and_names_the_new_one(tiny):
+    tiny["sources"][0]["licence"] = "CC0-1.0"
+    with pytest.warns(FutureWarning, match="'licence' is deprecated; write 'license'"):
+        assert reading(tiny).sources[0].license == "CC0-1.0"
+
+
+def test_an_old_key_beside_the_new_one(tiny):
+    tiny["sources"][0] |= {"licence": "CC0-1.0", "license": "MIT"}
+    assert "'licence' is the old name of 'license'; give 'license' alone" in refused(tiny)

@@ -133,10 +133,10 @@ def test_the_limit_on_pixels_is_the_callers():
     assert refusal(data, max_pixels=59_999) == ("image-too-large", detail)
 
 
-def test_cmyk_keeps_its_colours():
-    for colour in ((255, 0, 0), (0, 128, 255), (255, 255, 255), (0, 0, 0)):
-        data = encode(Image.new("RGB", (16, 16), colour).convert("CMYK"), "JPEG", quality=100)
-        assert np.abs(np.subtract(pixel(data), colour)).max() <= 4
+def test_cmyk_keeps_its_colors():
+    for color in ((255, 0, 0), (0, 128, 255), (255, 255, 255), (0, 0, 0)):
+        data = encode(Image.new("RGB", (16, 16), color).convert("CMYK"), "JPEG", quality=100)
+        assert np.abs(np.subtract(pixel(data), color)).max() <= 4
 
 
 def test_a_palette_is_looked_up_and_its_transparent_entry_is_white():
@@ -149,7 +149,7 @@ def test_a_palette_is_looked_up_and_its_transparent_entry_is_white():
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, 0), (256, 1), (0x1234, 0x12), (32768, 128), (65535, 255)])
-def test_sixteen_bit_grey_is_scaled_and_not_clipped(value, expected):
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(value, expected):
     data = encode(Image.fromarray(np.full((4, 4), value, np.uint16)), "PNG")
     assert Image.open(io.BytesIO(data)).mode.startswith("I")
     assert pixel(data) == (expected,) * 3
@@ -168,14 +168,14 @@ def test_alpha_lies_on_white():
     )
 
 
-def test_grey_and_bilevel_become_rgb():
+def test_gray_and_bilevel_become_rgb():
     assert pixel(encode(Image.new("L", (4, 4), 77), "JPEG", quality=100)) == (77, 77, 77)
     assert pixel(encode(Image.new("1", (4, 4), 1), "PNG")) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("form", ["WEBP", "GIF", "PNG"])
 def test_an_animation_is_its_first_frame(form):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     data = encode(
         frames[0],
         form,

@@ -225,7 +225,7 @@ def test_a_teacher_is_swapped_and_added_without_touching_the_others(tmp_path):
 
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_order_and_gaps_of_side_files_never_shift_a_neighbour(tmp_path_factory, data):
+def test_order_and_gaps_of_side_files_never_shift_a_neighbor(tmp_path_factory, data):
     shard = Shard(tmp_path_factory.mktemp("shard"))
     gone = set()
     for path in data.draw(st.lists(st.sampled_from(shard.side_files()), unique=True, max_size=6)):
@@ -271,7 +271,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 3.0])
-def test_a_failed_embedding_is_left_out_and_counted_and_its_neighbours_are_whole(tmp_path, value):
+def test_a_failed_embedding_is_left_out_and_counted_and_its_neighbors_are_whole(tmp_path, value):
     shard = Shard(tmp_path)
     path = shard.files("small").text
     rows = torch.stack([vector(4, "small", "real", key) for key in shard.keys])

@@ -210,7 +210,7 @@ def test_long_and_foreign_names_survive():
     assert read(tar_of((f"{long}.jpg", b"x")))[0].key == long
 
 
-def test_a_sample_too_large_for_memory_is_bad_and_its_neighbours_are_not(monkeypatch):
+def test_a_sample_too_large_for_memory_is_bad_and_its_neighbors_are_not(monkeypatch):
     monkeypatch.setattr("mobileclip2.data.tar.MAX_SAMPLE_BYTES", 5000)
     files = [
         ("a.jpg", bytes(4000)),

@@ -103,7 +103,7 @@ def test_an_unreadable_json_matters_only_where_the_caption_has_to_come_from_it()
         ({"jpg": GOOD, "txt": b"x" * 10_000}, "caption-too-long", "10000 characters; at most 8192"),
     ],
 )
-def test_each_bad_sample_has_its_reason_and_shifts_no_neighbour(members, expected, detail):
+def test_each_bad_sample_has_its_reason_and_shifts_no_neighbor(members, expected, detail):
     found, text = reason(members)
     assert found == expected and detail in text
 

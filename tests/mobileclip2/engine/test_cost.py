@@ -7,7 +7,7 @@ from mobileclip2.engine.plan import plan
 
 def test_a_time_that_was_written_in_part_is_passed_over(tiny):
     pipeline = Pipeline(load(tiny))
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     (times,) = (pipeline.scratch / "times").iterdir()
     whole = times.read_text()
     times.write_bytes(whole[:20].encode() + whole.encode() + b"\xff\n")
@@ -21,7 +21,7 @@ def test_what_was_never_measured_costs_what_the_profile_states(tiny):
     values["rates"] = {"student": 4.0, "teacher_embeddings": 2.0, "teacher_embeddings/wide/text": 10.0}
     tiny.write_text(yaml.safe_dump(values))
     pipeline = Pipeline(load(tiny))
-    samples = pipeline.materialise("raw_shards", "g00").samples
+    samples = pipeline.materialize("raw_shards", "g00").samples
     costs = {(item.asset, item.group): item.cost for item in plan(pipeline).items}
     assert costs["student/pupil", None].seconds == 4 * 8 / 4.0
     assert costs["teacher_embeddings/wide/image", "g00"].seconds == samples / 2.0

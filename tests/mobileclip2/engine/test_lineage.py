@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 def run(pipeline):
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ class TestLineage:
         with pytest.raises(UserError, match="not a lineage"):
             read_lineage(tmp_path / "other.json")
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
-        with pytest.raises(UserError, match="student/pupil: not materialised yet"):
+        with pytest.raises(UserError, match="student/pupil: not materialized yet"):
             lineage_of(pipeline, "student/pupil")
 
 

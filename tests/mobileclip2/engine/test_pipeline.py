@@ -40,7 +40,7 @@ def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
     from mobileclip2.data import sidecar as sidefile
 
     pipeline = Pipeline(load(profile))
-    done = [pipeline.materialise("raw_shards", group) for group in pipeline.profile.group_names]
+    done = [pipeline.materialize("raw_shards", group) for group in pipeline.profile.group_names]
     assert sum(each.samples for each in done) == 4 * 6 - 1
     assert done[0].skip_reasons == {"truncated-image": 1}
     (read,) = pipeline.read("raw_shards", "g00")
@@ -52,26 +52,26 @@ def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
 def test_too_many_bad_samples_stop_the_stage(profile):
     pipeline = edited(profile, lambda values: values.update(max_bad_share=0.01))
     with pytest.raises(ShardError, match=rf"more than the accepted 1\.0%(.|\n)*truncated-image: 1 \({BAD_KEY}\)"):
-        pipeline.materialise("raw_shards", "g00")
+        pipeline.materialize("raw_shards", "g00")
 
 
 def test_a_stage_says_what_must_come_first(profile):
-    with pytest.raises(UserError, match=r"augmentations \[g00\]: raw_shards must be materialised first"):
-        Pipeline(load(profile)).materialise("augmentations", "g00")
+    with pytest.raises(UserError, match=r"augmentations \[g00\]: raw_shards must be materialized first"):
+        Pipeline(load(profile)).materialize("augmentations", "g00")
 
 
-def test_a_second_materialisation_computes_nothing(profile):
-    assert Pipeline(load(profile)).materialise("raw_shards", "g00").computed == ["whole"]
-    again = Pipeline(load(profile)).materialise("raw_shards", "g00")
+def test_a_second_materialization_computes_nothing(profile):
+    assert Pipeline(load(profile)).materialize("raw_shards", "g00").computed == ["whole"]
+    again = Pipeline(load(profile)).materialize("raw_shards", "g00")
     assert again.computed == [] and again.samples > 0
 
 
 def test_more_views_draw_only_the_new_ones(profile):
     pipeline = Pipeline(load(profile))
-    pipeline.materialise("raw_shards", "g00")
-    before = pipeline.materialise("augmentations", "g00").heads
+    pipeline.materialize("raw_shards", "g00")
+    before = pipeline.materialize("augmentations", "g00").heads
     pipeline = edited(profile, lambda values: values["views"].update(count=4))
-    done = pipeline.materialise("augmentations", "g00")
+    done = pipeline.materialize("augmentations", "g00")
     assert done.computed == ["view-2", "view-3"]
     assert done.heads["view-0"] == before["view-0"]
 
@@ -79,7 +79,7 @@ def test_more_views_draw_only_the_new_ones(profile):
 def test_a_changed_shard_touches_its_group_alone(profile):
     pipeline = Pipeline(load(profile))
     for group in pipeline.profile.group_names:
-        pipeline.materialise("raw_shards", group)
+        pipeline.materialize("raw_shards", group)
     shards = profile.parent / "shards"
     shutil.copy(shards / "00003.tar", shards / "00001.tar")
     pipeline = Pipeline(load(profile))
@@ -89,7 +89,7 @@ def test_a_changed_shard_touches_its_group_alone(profile):
 
 
 def test_where_the_shards_lie_does_not_matter(profile):
-    Pipeline(load(profile)).materialise("raw_shards", "g00")
+    Pipeline(load(profile)).materialize("raw_shards", "g00")
     (profile.parent / "shards").rename(profile.parent / "elsewhere")
     pipeline = edited(profile, lambda values: values["sources"][0].update(url="elsewhere"))
     assert pipeline.missing(pipeline.graph["raw_shards"], "g00") == []
@@ -98,7 +98,7 @@ def test_where_the_shards_lie_does_not_matter(profile):
 def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
     shutil.copytree(profile.parent / "shards", profile.parent / "more")
     pipeline = edited(profile, lambda values: values["sources"].append({"name": "more", "url": "more"}))
-    assert pipeline.materialise("raw_shards", "g01").samples == 2 * 12
+    assert pipeline.materialize("raw_shards", "g01").samples == 2 * 12
     assert len({shard.id for shard in pipeline.contents.shards}) == 8
 
 
@@ -108,8 +108,8 @@ def test_groups_and_shards_may_be_empty(profile):
     pipeline = edited(profile, lambda values: values.update(groups=6))
     for key in ("raw_shards", "augmentations", "teacher_embeddings/narrow/image"):
         if key.startswith("teacher"):
-            pipeline.materialise("teacher/narrow")
-        done = {group: pipeline.materialise(key, group) for group in pipeline.profile.group_names}
+            pipeline.materialize("teacher/narrow")
+        done = {group: pipeline.materialize(key, group) for group in pipeline.profile.group_names}
     for group in ("g04", "g05"):
         assert done[group].samples == 0
         assert len({head.fingerprint for head in done[group].heads.values()}) == 2
@@ -121,16 +121,16 @@ def test_shards_without_a_good_sample_are_named_by_who_would_learn_from_them(pro
         write_tar(path, [])
     pipeline = Pipeline(load(profile))
     for group in pipeline.profile.group_names:
-        pipeline.materialise("raw_shards", group)
+        pipeline.materialize("raw_shards", group)
     for key in ("captioner/first", "student/plain"):
         with pytest.raises(ShardError, match="raw_shards: no shard holds a good sample to learn from"):
-            pipeline.materialise(key)
+            pipeline.materialize(key)
 
 
 def test_a_missing_source_names_its_path(profile):
     pipeline = edited(profile, lambda values: values["sources"][0].update(url="nowhere"))
     with pytest.raises(ShardError, match=r"source 'made': no shard matches .* in .*nowhere"):
-        pipeline.materialise("raw_shards", "g00")
+        pipeline.materialize("raw_shards", "g00")
 
 
 def test_a_folder_that_cannot_be_listed_is_not_left_out(tiny, monkeypatch):
@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(tiny, monkeypatch):
 
     monkeypatch.setattr("os.scandir", refused)  # no mode keeps root out
     with pytest.raises(ShardError, match=r"shards/more: cannot be listed \(Permission denied\); make it readable"):
-        Pipeline(load(tiny)).materialise("raw_shards", "g00")
+        Pipeline(load(tiny)).materialize("raw_shards", "g00")
 
 
 def test_a_shard_that_vanished_names_its_path(profile):
@@ -153,21 +153,21 @@ def test_a_shard_that_vanished_names_its_path(profile):
     assert pipeline.contents.shards
     (profile.parent / "shards" / "00000.tar").unlink()
     with pytest.raises(ShardError, match=r"00000\.tar: (cannot be read \(No such file|the shard is missing)"):
-        pipeline.materialise("raw_shards", "g00")
+        pipeline.materialize("raw_shards", "g00")
 
 
 def test_a_stored_file_that_vanished_is_named(profile):
     pipeline = Pipeline(load(profile))
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     (read,) = pipeline.read("raw_shards", "g00")
     read.fetch(read.manifest.files[0].name).unlink()
     with pytest.raises(DamagedOutput, match=r"raw_shards/.*\.parquet: stored file is gone"):
-        pipeline.materialise("augmentations", "g00")
+        pipeline.materialize("augmentations", "g00")
 
 
 def test_a_stored_file_that_was_cut_off_since_the_plan_is_named(profile):
     pipeline = Pipeline(load(profile))
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     (read,) = pipeline.read("raw_shards", "g00")
     name = read.manifest.files[0].name
     path = read.fetch(name)
@@ -184,19 +184,19 @@ def test_a_checkpoint_of_the_wrong_shape(profile):
     with pytest.raises(
         WeightsError, match=r"wide\.safetensors: does not fit the architecture: .* the architecture has"
     ):
-        Pipeline(load(profile)).materialise("teacher/wide")
+        Pipeline(load(profile)).materialize("teacher/wide")
 
 
 def test_weights_that_are_not_the_pinned_ones(profile):
     pipeline = edited(profile, lambda values: values["teachers"][0]["model"]["weights"].update(sha256="0" * 64))
     with pytest.raises(WeightsError, match="the profile pins 0000"):
-        pipeline.materialise("teacher/wide")
+        pipeline.materialize("teacher/wide")
 
 
 def test_a_store_that_cannot_be_written(profile):
     (profile.parent / "store").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="a file lies where a folder is needed; point 'store'"):
-        Pipeline(load(profile)).materialise("raw_shards", "g00")
+        Pipeline(load(profile)).materialize("raw_shards", "g00")
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def finished(template, tmp_path_factory):
     shutil.copytree(template, folder)
     pipeline = Pipeline(load(folder / "tiny.yaml"))
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
     return folder
 
 

@@ -29,7 +29,7 @@ LEARNT = {"student/pupil", "evaluation/pupil"}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A tiny pipeline, materialised; its first captioner learns from the clean set, so that shards touch no model."""
+    """A tiny pipeline, materialized; its first captioner learns from the clean set, so that shards touch no model."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finished") / "tiny"
     profile = make_tiny(folder)
@@ -61,7 +61,7 @@ def run(pipeline):
     """Computes what is missing and returns which (asset, part, group) that were."""
     computed = set()
     for asset, group in pipeline.stale():
-        done = pipeline.materialise(asset.key, group)
+        done = pipeline.materialize(asset.key, group)
         computed |= {(asset.key, part, group) for part in done.computed}
     return computed
 
@@ -304,7 +304,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.config.profile import load
 pipeline = Pipeline(load(sys.argv[1]))
 for asset, group in pipeline.stale():
-    for part in pipeline.materialise(asset.key, group).computed:
+    for part in pipeline.materialize(asset.key, group).computed:
         print(asset.key, part, group, flush=True)
 """
 

@@ -17,17 +17,17 @@ RENAMES_A_LIFE = (9, 10, 11)
 nine: were it killed at the same one each time, it would come to it again and again."""
 
 
-def materialise_everything(profile: Path) -> None:
+def materialize_everything(profile: Path) -> None:
     pipeline = Pipeline(load(profile))
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
 
 
-def materialise_until(profile: Path, renames: int | None) -> None:
-    """Materialise the graph, and die just before the n-th file gets its name."""
+def materialize_until(profile: Path, renames: int | None) -> None:
+    """Materialize the graph, and die just before the n-th file gets its name."""
     if renames is not None:
         die_at(renames)
-    materialise_everything(profile)
+    materialize_everything(profile)
 
 
 def die_at(renames: int) -> None:
@@ -55,7 +55,7 @@ def test_killed_again_and_again_ends_as_undisturbed(tmp_path, undisturbed):
 
     profile = make_tiny(tmp_path / "killed")
     deaths = 0
-    while (exit_code := run_process(materialise_until, profile, RENAMES_A_LIFE[deaths % len(RENAMES_A_LIFE)])) != 0:
+    while (exit_code := run_process(materialize_until, profile, RENAMES_A_LIFE[deaths % len(RENAMES_A_LIFE)])) != 0:
         assert exit_code == -signal.SIGKILL
         deaths += 1
         assert deaths < 200, "no progress from life to life"

@@ -21,13 +21,13 @@ def files(profile):
 
 @pytest.mark.parametrize("which", ["00000*.skipped.parquet", "00000-????????.parquet"])
 def test_a_cut_file_of_an_unfinished_group(tiny, monkeypatch, which, caplog):
-    Pipeline(load(tiny)).materialise("raw_shards", "g00")
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
     expected = files(tiny)
     (manifest,) = tiny.parent.glob("store/raw_shards/*/*/manifest.json")
     manifest.unlink()
     (cut,) = manifest.parent.glob(which)
     os.truncate(cut, cut.stat().st_size // 2)
-    Pipeline(load(tiny)).materialise("raw_shards", "g00")
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
     assert files(tiny) == expected
     assert f"{cut.name}: cut off; computed anew" in caplog.text
 
@@ -38,7 +38,7 @@ def test_what_a_killed_writer_left_goes_with_the_close(tiny):
     left = Path(pipeline.storage.url, work.output.key(".00000.parquet.123.partial"))
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     assert not left.exists() and isinstance(work.output, ArtifactFolder)
 
 

@@ -33,18 +33,18 @@ def test_of_many_pods_over_one_volume_the_first_hashes(tiny, monkeypatch, hashed
     pipeline = pod(tiny, monkeypatch, 0)
     first = digest(pipeline)
     assert hashed == ["00000.tar", "00002.tar"] and not (tiny.parent / "store").exists()
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     assert {digest(pod(tiny, monkeypatch, number)) for number in (0, 1, 2)} == {first} and len(hashed) == 2
     # other times and the same bytes: hashed once more, and then known to all although there is nothing to compute
     (tiny.parent / "shards" / "00002.tar").touch()
-    assert pod(tiny, monkeypatch, 3).materialise("raw_shards", "g00").computed == [] and len(hashed) == 4
+    assert pod(tiny, monkeypatch, 3).materialize("raw_shards", "g00").computed == [] and len(hashed) == 4
     assert digest(pod(tiny, monkeypatch, 4)) == first and len(hashed) == 4
 
 
 @pytest.mark.parametrize("damage", [b"", b"0123", b"\xff" * 16])
 def test_a_damaged_hash_in_the_store_is_found_out_again(tiny, monkeypatch, hashed, damage):
     pipeline = pod(tiny, monkeypatch, 0)
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     (shared,) = (tiny.parent / "store" / DIGESTS).iterdir()
     shared.write_bytes(damage)
     assert digest(pod(tiny, monkeypatch, 1)) == digest(pipeline) and len(hashed) == 4
@@ -59,6 +59,6 @@ def test_a_profile_is_checked_without_its_store(tiny, hashed):
 def test_hashes_that_cannot_be_shared_are_no_hindrance(tiny, monkeypatch, hashed, caplog):
     (tiny.parent / "store").mkdir()
     (tiny.parent / "store" / DIGESTS).touch()  # a file where a folder is needed
-    pod(tiny, monkeypatch, 0).materialise("raw_shards", "g00")
+    pod(tiny, monkeypatch, 0).materialize("raw_shards", "g00")
     assert "hashes of source files are not shared" in caplog.text
     assert digest(pod(tiny, monkeypatch, 1)) and len(hashed) == 4

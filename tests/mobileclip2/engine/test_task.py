@@ -44,7 +44,7 @@ def manifests(profile):
 def raw(tiny):
     """The profile with its raw shards and teachers done."""
     pipeline = Pipeline(load(tiny))
-    pipeline.materialise("raw_shards", "g00")
+    pipeline.materialize("raw_shards", "g00")
     return tiny
 
 
@@ -59,20 +59,20 @@ def works(profile, key, group="g00"):
 @pytest.mark.parametrize("of", [1, 2, 3])
 def test_chunks_give_the_manifests_of_one_run(raw, of, tmp_path):
     other = shutil.copytree(raw.parent, tmp_path / "other") / raw.name
-    Pipeline(load(raw)).materialise("augmentations", "g00")
+    Pipeline(load(raw)).materialize("augmentations", "g00")
     compute = InChunks(of)
-    done = Pipeline(load(other), compute).materialise("augmentations", "g00")
+    done = Pipeline(load(other), compute).materialize("augmentations", "g00")
     assert done.computed == ["view-0", "view-1"]
     assert compute.unfinished == [2, 1, 0][-of:]
     assert manifests(other) == manifests(raw)
 
 
 def test_embeddings_in_chunks(raw, tmp_path):
-    Pipeline(load(raw)).materialise("augmentations", "g00")
-    Pipeline(load(raw)).materialise("teacher/wide")
+    Pipeline(load(raw)).materialize("augmentations", "g00")
+    Pipeline(load(raw)).materialize("teacher/wide")
     other = shutil.copytree(raw.parent, tmp_path / "other") / raw.name
-    Pipeline(load(raw)).materialise("teacher_embeddings/wide/image", "g00")
-    Pipeline(load(other), InChunks(2)).materialise("teacher_embeddings/wide/image", "g00")
+    Pipeline(load(raw)).materialize("teacher_embeddings/wide/image", "g00")
+    Pipeline(load(other), InChunks(2)).materialize("teacher_embeddings/wide/image", "g00")
     assert manifests(other) == manifests(raw)
 
 
@@ -130,7 +130,7 @@ def test_work_that_is_not_divided_is_ordered_whole(raw):
 
 def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
     """That takes hours for a large dataset, while GPUs wait and the sources may change."""
-    Pipeline(load(raw)).materialise("raw_shards", "g01")
+    Pipeline(load(raw)).materialize("raw_shards", "g01")
     work = works(raw, "student/plain", None)
     TaskSpec.of(work).write(work.pipeline.storage)
     expected = lineage(work.pipeline, work.parts)

@@ -44,7 +44,7 @@ def picture(seed: int, form: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def labelled(seed: int, target: int) -> Members:
+def labeled(seed: int, target: int) -> Members:
     return {"png": picture(seed), "cls": str(target).encode()}
 
 

@@ -88,14 +88,14 @@ def learn(model: ImageText, each: EvaluationSet) -> None:
     samples = list(each.samples())
     pixels = torch.stack([model.preprocess.whole(decode(sample.image)) for sample in samples])
     tokens = model.tokenize([each.classnames[sample.target] for sample in samples])
-    optimiser, right = torch.optim.AdamW(model.model.parameters(), 3e-3), torch.arange(64)
+    optimizer, right = torch.optim.AdamW(model.model.parameters(), 3e-3), torch.arange(64)
     for step in range(150):
         some = torch.randperm(len(samples), generator=torch.Generator().manual_seed(step))[:64]
         images = F.normalize(model.model.encode_image(pixels[some]), dim=-1)
         logits = 20 * images @ F.normalize(model.model.encode_text(tokens[some]), dim=-1).T
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)).backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_the_metrics_are_those_of_clip_benchmark(sets, ours, theirs, name: str) 
 def captions(folder: Path) -> EvaluationSet:
     """An image of each class with one to five captions, no two of which are the same."""
     source = EvaluationSet("emoji-197", DEMO / "emoji-197")
-    templates = ("{c}", "an icon of a {c}", "a drawing of a {c}", "{c}, seen from the side", "my favourite {c}")
+    templates = ("{c}", "an icon of a {c}", "a drawing of a {c}", "{c}, seen from the side", "my favorite {c}")
     shard: list[tuple[str, Members]] = []
     for sample in {sample.target: sample for sample in source.samples()}.values():
         texts = [template.format(c=source.classnames[sample.target]) for template in templates]

@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from PIL import Image
-from small_sets import CLASSES, RETRIEVAL, WriteSet, build_model, captioned, labelled
+from small_sets import CLASSES, RETRIEVAL, WriteSet, build_model, captioned, labeled
 
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
@@ -32,7 +32,7 @@ def _one_at_a_time(model: ImageText, each: EvaluationSet) -> tuple[torch.Tensor,
 
 def test_classification_equals_a_slow_evaluation(model: ImageText, write_set: WriteSet) -> None:
     targets = [(7 * seed) % 5 for seed in range(40)]
-    shards = [[(f"s{s}", labelled(s, targets[s])) for s in range(start, start + 20)] for start in (0, 20)]
+    shards = [[(f"s{s}", labeled(s, targets[s])) for s in range(start, start + 20)] for start in (0, 20)]
     each = write_set(*shards)
     (result,) = evaluate(model, [each], batch=8)
     images, weights = _one_at_a_time(model, each)
@@ -78,8 +78,8 @@ def test_retrieval_equals_a_slow_evaluation(model: ImageText, write_set: WriteSe
 
 
 def test_images_of_several_sets_are_embedded_once(model: ImageText, write_set: WriteSet) -> None:
-    whole = write_set([(f"s{s}", labelled(s, s % 6)) for s in range(10)], name="whole")
-    part = write_set([(f"p{s}", labelled(s, s % 3)) for s in range(4)], name="part")
+    whole = write_set([(f"s{s}", labeled(s, s % 6)) for s in range(10)], name="whole")
+    part = write_set([(f"p{s}", labeled(s, s % 3)) for s in range(4)], name="part")
     pairs = write_set([(f"r{s}", captioned(s, f"a {CLASSES[s]}")) for s in range(6)], name="pairs", files=RETRIEVAL)
     sizes: list[int] = []
     hook = model.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
@@ -94,8 +94,8 @@ def test_images_of_several_sets_are_embedded_once(model: ImageText, write_set: W
 
 
 def test_a_broken_set_fails_before_another_is_measured(model: ImageText, write_set: WriteSet) -> None:
-    good = write_set([("a", labelled(0, 0))], name="good")
-    bad = write_set([("a", labelled(0, 0))], name="bad", files={"classnames.txt": None, "dataset_type.txt": None})
+    good = write_set([("a", labeled(0, 0))], name="good")
+    bad = write_set([("a", labeled(0, 0))], name="bad", files={"classnames.txt": None, "dataset_type.txt": None})
     (bad.path / "zeroshot_classification_templates.txt").unlink()
     steps: list[Step] = []
     with pytest.raises(UserError, match="'bad'"):
@@ -104,13 +104,13 @@ def test_a_broken_set_fails_before_another_is_measured(model: ImageText, write_s
 
 
 def test_one_class_out_of_range_fails_the_set(model: ImageText, write_set: WriteSet) -> None:
-    each = write_set([("a", labelled(0, 0)), ("b", labelled(1, 6)), ("c", labelled(2, 1))])
+    each = write_set([("a", labeled(0, 0)), ("b", labeled(1, 6)), ("c", labeled(2, 1))])
     with pytest.raises(ShardError, match=r"1 of 3 .*'b' \(class-out-of-range: class index 6, but .* has 6 lines"):
         evaluate(model, [each])
 
 
 def test_training_mode_and_dropout_do_not_matter(write_set: WriteSet) -> None:
-    each = write_set([(f"s{s}", labelled(s, s % 6)) for s in range(12)])
+    each = write_set([(f"s{s}", labeled(s, s % 6)) for s in range(12)])
     model = build_model(seed=5)
     before = evaluate(model, [each], device="cpu")
     model.model.train()
@@ -119,6 +119,6 @@ def test_training_mode_and_dropout_do_not_matter(write_set: WriteSet) -> None:
 
 def test_numbers_for_a_training_curve(model: ImageText, write_set: WriteSet) -> None:
     few = {"classnames.txt": "dog\ncat\n"}
-    (result,) = evaluate(model, [write_set([("a", labelled(0, 0)), ("b", labelled(1, 1))], files=few)])
+    (result,) = evaluate(model, [write_set([("a", labeled(0, 0)), ("b", labeled(1, 1))], files=few)])
     assert set(curve_numbers([result])) == {"pets/acc1", "pets/mean_per_class_recall"}
     assert result.metrics["acc5"] is None

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_sets import RETRIEVAL, WriteSet, captioned, labelled, picture
+from small_sets import RETRIEVAL, WriteSet, captioned, labeled, picture
 
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, Task, averages
 from mobileclip2.errors import ShardError, UserError
@@ -41,7 +41,7 @@ def tiny(task: Task, write_set: WriteSet) -> EvaluationSet:
             shard = [(f"s{n}", captioned(n, f"a dog {n}", f"cat {n}")) for n in range(6)]
             return write_set(shard, name=task.key, files=RETRIEVAL)
         case "classification":
-            return write_set([(f"s{n}", {**labelled(n, n % 6), **fields}) for n in range(12)], name=task.key)
+            return write_set([(f"s{n}", {**labeled(n, n % 6), **fields}) for n in range(12)], name=task.key)
         case "faces":
             shard = [(f"s{n}", {"webp": picture(n, "webp"), "npy": npy(n % 9, n % 2, n % 7, n % 2)}) for n in range(12)]
             return write_set(shard, name=task.key, files=FACES)
@@ -122,13 +122,13 @@ def evaluate_images(model: ImageText, images: list[bytes]) -> list:
 def test_fields_that_are_missing_fail_the_set(
     model: ImageText, write_set: WriteSet, members: Mapping[str, bytes], message: str
 ) -> None:
-    each = write_set([("a", {**labelled(0, 0), **members})], name="fairness/geode")
+    each = write_set([("a", {**labeled(0, 0), **members})], name="fairness/geode")
     with pytest.raises(ShardError, match=message):
         evaluate(model, [each])
 
 
 def test_faces_whose_texts_name_no_question(write_set: WriteSet) -> None:
-    each = write_set([("a", labelled(0, 0))], name="fairness/utkface")
+    each = write_set([("a", labeled(0, 0))], name="fairness/utkface")
     with pytest.raises(UserError, match=r"classnames\.txt, line 1: 'dog' begins with none of 'race:'"):
         each.check()
 

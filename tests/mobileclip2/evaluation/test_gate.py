@@ -24,7 +24,7 @@ from tests.tiny import CLASSES, TEMPLATES, draw, encode
 
 
 def answered(key: str, right: np.ndarray, protocol: str | None = "p") -> Result:
-    """A result of a set of ten classes on which the given images are recognised."""
+    """A result of a set of ten classes on which the given images are recognized."""
     targets = np.arange(len(right)) % 10
     keys = [f"s{number}" for number in range(len(right))]
     predicted = np.where(right, targets, (targets + 1) % 10)
@@ -204,13 +204,13 @@ def learned(write_set: WriteSet) -> Sequence:
     labels = torch.arange(240) % len(CLASSES)
     pictures = [draw(CLASSES[label], f"train {number}") for number, label in enumerate(labels.tolist())]
     pixels = torch.stack([model.preprocess.whole(picture) for picture in pictures])
-    optimiser = torch.optim.AdamW(model.model.visual.parameters(), 2e-3)
+    optimizer = torch.optim.AdamW(model.model.visual.parameters(), 2e-3)
     for step in range(80):
         some = torch.randperm(240, generator=torch.Generator().manual_seed(step))[:60]
         logits = 20 * F.normalize(model.model.encode_image(pixels[some]), dim=-1) @ weights.T.clone()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(logits, labels[some]).backward()
-        optimiser.step()
+        optimizer.step()
     shard = [
         (f"s{n}", {"jpg": encode(draw(CLASSES[n % len(CLASSES)], f"test {n}")), "cls": str(n % len(CLASSES)).encode()})
         for n in range(240)

@@ -5,7 +5,7 @@ import torch
 from small_sets import build_model
 
 from mobileclip2.evaluation.latency import CALLS, _on_gpu, machine, measure_latency
-from mobileclip2.models.reparameterise import reparameterise
+from mobileclip2.models.reparameterize import reparameterize
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
     calls = {"image": 0, "text": 0}
 
     def served(module):
-        fused = reparameterise(module)
+        fused = reparameterize(module)
         for name, milliseconds in (("image", 4), ("text", 1)):
 
             def encode(inputs, name=name, milliseconds=milliseconds):
@@ -40,7 +40,7 @@ def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
             setattr(fused, f"encode_{name}", encode)
         return fused
 
-    monkeypatch.setattr("mobileclip2.evaluation.latency.reparameterise", served)
+    monkeypatch.setattr("mobileclip2.evaluation.latency.reparameterize", served)
     found = measure_latency(model, CPU, batch=2, seconds=0.1)
     assert 4 <= found.image.p50 < 20 and found.image.p99 < 90
     assert 1 <= found.text.p50 < found.image.p50
@@ -59,10 +59,10 @@ def test_on_a_gpu_the_time_between_two_events_counts(monkeypatch):
             said.append(self)
 
         def synchronize(self):
-            said.append("synchronised")
+            said.append("synchronized")
 
         def elapsed_time(self, end):
-            assert said == [self, "called", end, "synchronised"] and end is not self
+            assert said == [self, "called", end, "synchronized"] and end is not self
             return 7.5
 
     monkeypatch.setattr(torch.cuda, "Event", Event)

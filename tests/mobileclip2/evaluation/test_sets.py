@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_sets import CLASSES, RETRIEVAL, WriteSet, captioned, labelled, picture
+from small_sets import CLASSES, RETRIEVAL, WriteSet, captioned, labeled, picture
 
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.sets import EvaluationSet
@@ -13,7 +13,7 @@ DEMO = Path(__file__).parents[3] / "demo" / "evaluation"
 
 
 def test_classification_set(write_set: WriteSet) -> None:
-    first = [("a", labelled(0, 3)), ("b", {"webp": picture(1, "webp"), "cls": b"5\n"})]
+    first = [("a", labeled(0, 3)), ("b", {"webp": picture(1, "webp"), "cls": b"5\n"})]
     each = write_set(first, [("c", {"jpg": picture(2, "jpeg"), "cls": b"0", "json": b"{}"})])
     each.check()
     assert (each.kind, each.size, each.classnames) == ("classification", 3, list(CLASSES))
@@ -31,7 +31,7 @@ def test_retrieval_set_keeps_every_line_of_a_caption_file(write_set: WriteSet) -
 def test_kind_without_dataset_type_follows_the_samples(write_set: WriteSet) -> None:
     files = {**RETRIEVAL, "dataset_type.txt": None}
     assert write_set([("a", captioned(0, "x"))], name="r", files=files).kind == "retrieval"
-    unnamed = write_set([("a", labelled(0, 0))], name="c", files=files)
+    unnamed = write_set([("a", labeled(0, 0))], name="c", files=files)
     with pytest.raises(UserError, match=r"'c': .*classnames\.txt cannot be read"):
         unnamed.check()
 
@@ -54,13 +54,13 @@ def test_kind_without_dataset_type_follows_the_samples(write_set: WriteSet) -> N
     ],
 )
 def test_incomplete_set_names_the_file(write_set: WriteSet, file: str, text: str | None, message: str) -> None:
-    each = write_set([("a", labelled(0, 0))], files={file: text})
+    each = write_set([("a", labeled(0, 0))], files={file: text})
     with pytest.raises(UserError, match=message):
         each.check()
 
 
 def test_text_that_is_not_utf8(write_set: WriteSet) -> None:
-    each = write_set([("a", labelled(0, 0))])
+    each = write_set([("a", labeled(0, 0))])
     (each.path / "classnames.txt").write_bytes(b"dog\nchat noir\xe9\n")
     with pytest.raises(UserError, match=r"classnames\.txt: not UTF-8 at byte 13"):
         each.check()
@@ -72,12 +72,12 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_doubled_braces_are_literal(write_set: WriteSet) -> None:
-    each = write_set([("a", labelled(0, 0))], files={"zeroshot_classification_templates.txt": "{{a}} {c}\n"})
+    each = write_set([("a", labeled(0, 0))], files={"zeroshot_classification_templates.txt": "{{a}} {c}\n"})
     assert each.templates[0].format(c="dog") == "{a} dog"
 
 
 def test_shard_that_is_not_counted(write_set: WriteSet) -> None:
-    each = write_set([("a", labelled(0, 0))])
+    each = write_set([("a", labeled(0, 0))])
     shutil.copy(each.path / "test/0.tar", each.path / "test/1.tar")
     with pytest.raises(ShardError, match=r"1\.tar: not among the 1 shards"):
         each.check()
@@ -90,7 +90,7 @@ def test_empty_tars(write_set: WriteSet) -> None:
 
 @pytest.mark.parametrize(("keep", "message"), [(600, "cut off or damaged"), (0, "not a tar")])
 def test_damaged_tar(write_set: WriteSet, keep: int, message: str) -> None:
-    each = write_set([("a", labelled(0, 0)), ("b", labelled(1, 0))])
+    each = write_set([("a", labeled(0, 0)), ("b", labeled(1, 0))])
     tar = each.path / "test/0.tar"
     tar.write_bytes(tar.read_bytes()[:keep] if keep else b"no tar" * 1000)
     with pytest.raises(ShardError, match=message):
@@ -108,7 +108,7 @@ def test_damaged_tar(write_set: WriteSet, keep: int, message: str) -> None:
     ],
 )
 def test_bad_sample_keeps_its_place(write_set: WriteSet, members: dict[str, bytes], reason: str) -> None:
-    each = write_set([("a", labelled(0, 1)), ("bad", members), ("c", labelled(2, 2))])
+    each = write_set([("a", labeled(0, 1)), ("bad", members), ("c", labeled(2, 2))])
     first, bad, last = each.samples()
     assert bad.fault is not None and bad.fault.reason == reason
     assert (first.target, last.target) == (1, 2)
@@ -121,7 +121,7 @@ def test_bad_caption(write_set: WriteSet, caption: bytes, reason: str) -> None:
 
 
 def test_digest_follows_content_and_not_the_place(write_set: WriteSet, tmp_path: Path) -> None:
-    each = write_set([("a", labelled(0, 0))])
+    each = write_set([("a", labeled(0, 0))])
     shutil.copytree(each.path, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("not read")
     assert EvaluationSet("other", tmp_path / "copy").digest == each.digest

@@ -7,7 +7,7 @@ from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
 
 
-def test_classifier_is_the_normalised_mean_of_normalised_prompts(model: ImageText) -> None:
+def test_classifier_is_the_normalized_mean_of_normalized_prompts(model: ImageText) -> None:
     names, templates = ["dog", "cat {s}", "bee"], ["{c}", "a photo of a {c}.", "art of the {c}"]
     weights = classifier(Features(model, batch=2), names, templates)
     for row, name in zip(weights, names, strict=True):

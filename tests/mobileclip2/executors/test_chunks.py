@@ -28,7 +28,7 @@ def test_a_group_without_shards_is_one_chunk_that_does_nothing():
 def test_the_stated_rate_says_what_a_shard_takes(tiny):
     tiny.write_text(f"{tiny.read_text()}\nrates: {{augmentations: 5}}\n")
     pipeline = Pipeline(load(tiny))
-    done = pipeline.materialise("raw_shards", "g00")
+    done = pipeline.materialize("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
     parts = [pipeline.part_work(asset, part, "g00") for part in asset.parts.values()]
     work = TaskBatch(pipeline, asset, "g00", parts, silent)

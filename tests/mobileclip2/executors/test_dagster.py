@@ -53,7 +53,7 @@ main()
 
 ASSETS = "query Assets { assetNodes { assetKey { path } } }"
 MATERIALISE = """
-mutation Materialise($parameters: LaunchBackfillParams!) {
+mutation Materialize($parameters: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $parameters) {
     __typename
     ... on LaunchBackfillSuccess { backfillId }
@@ -146,7 +146,7 @@ def expected(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     local = Path(shutil.copytree(profile.parent, tmp_path_factory.mktemp("local") / "tiny")) / profile.name
     pipeline = Pipeline(load(local))
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
     return manifests(local)
 
 
@@ -174,7 +174,7 @@ def ask(dagster: Dagster, query: str, **variables: object) -> Any:
     return answer
 
 
-def materialise(dagster: Dagster, keys: list[dict[str, Any]] | None = None) -> str:
+def materialize(dagster: Dagster, keys: list[dict[str, Any]] | None = None) -> str:
     """Asks for some assets, or all of them, in every partition, as the UI does."""
     keys = keys or [node["assetKey"] for node in ask(dagster, ASSETS)]
     launched = ask(dagster, MATERIALISE, parameters={"assetSelection": keys, "allPartitions": True})
@@ -214,7 +214,7 @@ def forget(profile: Path, asset: str) -> None:
 
 
 def test_the_whole_graph_gives_the_manifests_of_one_machine(running, dagster, profile, expected, request):
-    wait(dagster, materialise(dagster), 3000 if request.config.getoption("--whole") else 500)
+    wait(dagster, materialize(dagster), 3000 if request.config.getoption("--whole") else 500)
     assert manifests(profile) == expected
     assert {run["status"] for run in runs(dagster)} == {"SUCCESS"}
     stages = {asset.stage for asset in Pipeline(load(profile)).graph.values()}
@@ -243,7 +243,7 @@ def test_a_killed_run_is_resumed_and_takes_its_jobs_over(running, dagster, profi
     forget(profile, "teacher_embeddings/wide/image")
     gate = Gate(running, tmp_path, at=1)
     before = len(of_component(running, "run_worker")), len(of_component(running, "teacher_embeddings"))
-    backfill = materialise(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}])
+    backfill = materialize(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}])
     gate.wait_for(4)
     (worker,) = of_component(running, "run_worker")[before[0] :]
     run = worker["metadata"]["labels"]["dagster/run-id"]

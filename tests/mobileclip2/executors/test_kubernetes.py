@@ -17,7 +17,7 @@ from mobileclip2.errors import ComputeError, ShardError, UserError
 from mobileclip2.executors import executor_of
 from mobileclip2.progress import Step
 from pipelines.definitions import definitions
-from pipelines.run import materialise
+from pipelines.run import materialize
 from tests.cluster import FakeCluster, Faults
 from tests.mobileclip2.executors.gate import Gate, manifests, until
 from tests.s3 import FaultyS3
@@ -56,11 +56,11 @@ def prepared(tmp_path_factory):
     profile = make_tiny(tmp_path_factory.mktemp("tiny"), shards=2 * SHARDS, samples=4)
     profile.write_text(profile.read_text() + SETTINGS)
     pipeline = Pipeline(load(profile))
-    pipeline.materialise("raw_shards", "g00")
-    pipeline.materialise("augmentations", "g00")
-    pipeline.materialise("teacher/wide")
+    pipeline.materialize("raw_shards", "g00")
+    pipeline.materialize("augmentations", "g00")
+    pipeline.materialize("teacher/wide")
     local = Path(shutil.copytree(profile.parent, tmp_path_factory.mktemp("local") / "tiny")) / profile.name
-    Pipeline(load(local)).materialise(ASSET, "g00")
+    Pipeline(load(local)).materialize(ASSET, "g00")
     return profile, manifests(local)
 
 
@@ -85,7 +85,7 @@ def stored(pipeline):
 
 
 class Running:
-    """A materialisation in another thread."""
+    """A materialization in another thread."""
 
     def __init__(self, pipeline, asset=ASSET, group="g00"):
         self.steps, self.error = [], None
@@ -94,7 +94,7 @@ class Running:
 
     def _run(self, pipeline, asset, group):
         try:
-            self.done = pipeline.materialise(asset, group, self.steps.append)
+            self.done = pipeline.materialize(asset, group, self.steps.append)
         except UserError as error:
             self.error = error
 
@@ -176,7 +176,7 @@ def test_what_a_user_can_mend_is_said_as_on_one_machine(cluster, pipeline):
     shutil.rmtree(pipeline.storage.url)
     refused = on_cluster(profile)
     with pytest.raises(UserError, match=r"00000\.tar: .*more than the accepted 1\.0%") as raised:
-        refused.materialise("raw_shards", "g00")
+        refused.materialize("raw_shards", "g00")
     assert not isinstance(raised.value, ShardError | ComputeError) and "truncated-image: 1" in str(raised.value)
     assert len(cluster.everything) <= SHARDS, "tried again what will not change"
 
@@ -358,7 +358,7 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
     home = tmp_path / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        materialise(definitions(pipeline).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
+        materialize(definitions(pipeline).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
         event = instance.get_latest_materialization_event(dg.AssetKey(ASSET.split("/")))
     assert event.asset_materialization.metadata["computed"].value == "view-0, view-1"
     assert stored(pipeline) == expected
@@ -390,16 +390,16 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
         .replace("checkpoint_every: 1}", "checkpoint_every: 1, log_every: 1}")
         .replace("raw_shards: {pods: 2}", "raw_shards: {pods: 2}, student: {pods: 2, gpus: 0}")
     )
-    Pipeline(load(profile)).materialise("raw_shards", "g01")
+    Pipeline(load(profile)).materialize("raw_shards", "g01")
     local = Path(shutil.copytree(profile.parent, tmp_path / "alone")) / "tiny.yaml"
     alone = Pipeline(load(local))
-    alone.materialise("student/plain")
+    alone.materialize("student/plain")
     if place == "bucket":
         env, store = bucket
         text = profile.read_text().replace("image: tests", f"image: tests\n    env: {json.dumps(env)}")
         profile.write_text(text.replace("store: store\n", f"store: {store}\n"))
         for group in ("g00", "g01"):
-            Pipeline(load(profile)).materialise("raw_shards", group)
+            Pipeline(load(profile)).materialize("raw_shards", group)
 
     # what is passed on of its progress comes from a log whose stream breaks off now and then
     logs = Counter()
@@ -437,7 +437,7 @@ def test_a_student_that_is_not_trained_asks_for_no_node_of_a_training(cluster, p
     profile.write_text(
         text.replace("stages: {teacher_embeddings: {pods: 4, gpus: 1}, raw_shards: {pods: 2}}", f"stages: {stages}")
     )
-    on_cluster(profile).materialise("student/given")
+    on_cluster(profile).materialize("student/given")
     (pod,) = cluster.everything
     assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "3"
 

@@ -23,11 +23,11 @@ def test_the_profile_says_where(tiny):
 
 
 def test_where_changes_no_fingerprint(tiny):
-    before = Pipeline(load(tiny)).materialise("raw_shards", "g00").data_version
+    before = Pipeline(load(tiny)).materialize("raw_shards", "g00").data_version
     tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3, kubernetes: {{image: i}}}}\n")
     pipeline = Pipeline(load(tiny))
-    assert pipeline.materialise("raw_shards", "g00").computed == []
-    assert pipeline.materialise("raw_shards", "g00").data_version == before
+    assert pipeline.materialize("raw_shards", "g00").computed == []
+    assert pipeline.materialize("raw_shards", "g00").data_version == before
 
 
 @pytest.mark.slow
@@ -36,8 +36,8 @@ def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
     steps = []
     for profile, compute in ((tiny, InProcessExecutor()), (other, LocalExecutor(2))):
         pipeline = Pipeline(load(profile), compute)
-        pipeline.materialise("raw_shards", "g00", steps.append)
-        pipeline.materialise("augmentations", "g00", steps.append)
+        pipeline.materialize("raw_shards", "g00", steps.append)
+        pipeline.materialize("augmentations", "g00", steps.append)
     assert manifests(other) == manifests(tiny)
     assert (steps[-1].done, steps[-1].total, steps[-1].unit) == (2, 2, "shards")
     assert not list((other.parent / "store" / ".orders").iterdir())
@@ -47,7 +47,7 @@ def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
 def test_a_refused_shard_is_named_as_by_one_process(tiny):
     tiny.write_text(tiny.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
     with pytest.raises(ShardError, match="more than the accepted"):
-        Pipeline(load(tiny), LocalExecutor(2)).materialise("raw_shards", "g00")
+        Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_killed_worker_is_told_and_nothing_hangs(tiny, monkeypatch):
     with pytest.raises(
         ComputeError, match=r"raw_shards: a worker process died by SIGKILL.* lower 'batch' or 'compute\.processes'"
     ):
-        Pipeline(load(tiny), LocalExecutor(2)).materialise("raw_shards", "g00")
+        Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
     assert not list(tiny.parent.rglob("manifest.json"))
 
 
@@ -71,10 +71,10 @@ def die(*_):
 def test_training_is_torchruns(tiny):
     pipeline = Pipeline(load(tiny))
     for group in pipeline.profile.group_names:
-        pipeline.materialise("raw_shards", group)
+        pipeline.materialize("raw_shards", group)
     pipeline.compute = LocalExecutor(2)
     steps = []
-    done = pipeline.materialise("student/plain", progress=steps.append)
+    done = pipeline.materialize("student/plain", progress=steps.append)
     assert done.computed == ["whole"]
     assert steps[-1].unit == "steps" and steps[-1].done == steps[-1].total == 4 and steps[-1].numbers["loss"] > 0
 

@@ -22,8 +22,8 @@ SHARDS, VIEWS, PODS = 4, 2, 4
 def prepare(profile):
     pipeline = Pipeline(load(profile))
     for asset in ("raw_shards", "augmentations"):
-        pipeline.materialise(asset, GROUP)
-    pipeline.materialise("teacher/wide")
+        pipeline.materialize(asset, GROUP)
+    pipeline.materialize("teacher/wide")
     return pipeline
 
 
@@ -38,7 +38,7 @@ def test_half_of_the_requests_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
     profile = make_tiny(tmp_path / "tiny", shards=2 * SHARDS, samples=4)
     alone = prepare(profile)
-    alone.materialise(ASSET, GROUP)
+    alone.materialize(ASSET, GROUP)
     with FaultyS3() as s3, FakeCluster(tmp_path / "cluster", {"one": PODS}) as cluster:
         for name, value in {**s3.env, "KUBECONFIG": str(cluster.kubeconfig)}.items():
             monkeypatch.setenv(name, value)
@@ -56,7 +56,7 @@ def test_half_of_the_requests_are_refused(tmp_path, monkeypatch):
         cluster.faults.gate = lambda pod: gate([], notes, "")
         s3.reset(lambda request: "503" if request.number % 2 else None)
         loaded = load(in_bucket)
-        Pipeline(loaded, executor_of(loaded)).materialise(ASSET, GROUP)
+        Pipeline(loaded, executor_of(loaded)).materialize(ASSET, GROUP)
         stored = Counter(
             request.path
             for request in s3.requests

@@ -18,7 +18,7 @@ def test_torchrun_trains_what_one_process_would_have(tmp_path):
         profile = make_tiny(tmp_path / str(processes))
         pipeline = Pipeline(load(profile))
         for group in pipeline.profile.group_names:
-            pipeline.materialise("raw_shards", group)
+            pipeline.materialize("raw_shards", group)
         command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         launched = [
             sys.executable,

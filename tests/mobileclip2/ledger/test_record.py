@@ -44,9 +44,9 @@ def change(profile: Path, edit: Any) -> Pipeline:
     return Pipeline(load(profile))
 
 
-def materialise(pipeline: Pipeline) -> None:
+def materialize(pipeline: Pipeline) -> None:
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
 
 
 class Repository:
@@ -106,7 +106,7 @@ def recorded(tiny_template, tmp_path_factory):
     shutil.copytree(tiny_template, repository.folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOBILECLIP2_CACHE", str(repository.folder.parent / "cache"))
-        materialise(change(repository.profile, smaller))
+        materialize(change(repository.profile, smaller))
         repository.begin()
         record(Pipeline(load(repository.profile)))
     repository.commit("one")
@@ -150,7 +150,7 @@ def test_dvc_runs_a_stage_and_two_commits_compare(repository):
     assert first != second == read.fetch("open_clip_model.safetensors").read_bytes()
     assert set(repository.status()) == {"evaluation-plain"}
 
-    materialise(pipeline)
+    materialize(pipeline)
     assert record(pipeline).missing == []
     repository.commit("two")
     assert repository.git("status", "--porcelain") == "" and repository.status() == {}
@@ -182,7 +182,7 @@ def test_commits_name_what_they_need_of_the_store(repository):
     committed = committed_paths(pipeline.profile)
     assert committed == garbage.needed(pipeline)
     changed = change(repository.profile, lambda v: v["students"][1]["train"].update(seed=1))
-    changed.materialise("student/plain")
+    changed.materialize("student/plain")
     assert committed_paths(changed.profile) == committed
     record(changed)
     repository.commit("two")

@@ -41,7 +41,7 @@ def test_plain_open_clip_reads_a_stored_model(tmp_path):
         assert torch.equal(theirs.state_dict()[name], tensor), name
 
 
-def test_the_seed_decides_the_initialisation():
+def test_the_seed_decides_the_initialization():
     model = Model(config=TINY)
     one, same, other = (build(model, seed=seed).model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)

@@ -10,7 +10,7 @@ from mobileclip2.data.tar import TarWriter
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.report import examples
-from tests.mobileclip2.evaluation.small_sets import CLASSES, captioned, labelled, picture
+from tests.mobileclip2.evaluation.small_sets import CLASSES, captioned, labeled, picture
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_failures_are_the_worst_and_successes_of_different_classes(write_set):
     ranks = [0, 5, 0, 0, 2, 5, 1, 3]
     predicted = [target if not rank else 5 for target, rank in zip(targets, ranks, strict=True)]
     keys = ["h", "g", "f", "e", "d", "c", "b", "a"]
-    each = write_set("pets", [(key, labelled(n, targets[n])) for n, key in enumerate(keys)], **PETS)
+    each = write_set("pets", [(key, labeled(n, targets[n])) for n, key in enumerate(keys)], **PETS)
     table = result(each, key=keys, target=targets, predicted=predicted, rank=ranks)
     failures, successes = examples.classified(each, table, 3, 4)
     assert [(one.key, one.right, one.predicted, one.rank) for one in failures] == [
@@ -71,14 +71,14 @@ def test_failures_are_the_worst_and_successes_of_different_classes(write_set):
 
 
 def test_images_are_found_by_their_place_where_keys_repeat(write_set):
-    each = write_set("pets", [("a", labelled(0, 0)), ("b", labelled(1, 1))], **PETS)
+    each = write_set("pets", [("a", labeled(0, 0)), ("b", labeled(1, 1))], **PETS)
     table = result(each, key=["same", "same"], target=[0, 1], predicted=[1, 0], rank=[1, 2])
     failures, _ = examples.classified(each, table, 5, 5)
     assert [shown(one.image) for one in failures] == [pixels(1), pixels(0)]
 
 
 def test_confusions_are_counted(write_set):
-    each = write_set("pets", [("a", labelled(0, 0))], **PETS)
+    each = write_set("pets", [("a", labeled(0, 0))], **PETS)
     targets, predicted = [0, 0, 0, 1, 1, 2, 2, 2, 2], [1, 1, 0, 0, 0, 3, 3, 2, 2]
     table = result(each, key=list("abcdefghi"), target=targets, predicted=predicted, rank=[1] * 9)
     found = examples.confusions(each, table)
@@ -92,7 +92,7 @@ def test_confusions_are_counted(write_set):
     assert shares is not None and shares.shape == (6, 6)
     assert shares[0].tolist() == pytest.approx([1 / 3, 2 / 3, 0, 0, 0, 0]) and shares[4].sum() == 0
     many = "".join(f"class {n}\n" for n in range(examples.MATRIX + 1))
-    assert examples.confusion_shares(write_set("more", [("a", labelled(0, 0))], classnames=many), table) is None
+    assert examples.confusion_shares(write_set("more", [("a", labeled(0, 0))], classnames=many), table) is None
 
 
 def test_what_was_retrieved_with_the_right_ones_marked(write_set):
@@ -138,7 +138,7 @@ def test_associations_of_which_least_was_found(tmp_path: Path):
 
 
 def test_shares_of_each_group_with_their_intervals(write_set):
-    each = write_set("fairness/geode", [("a", {**labelled(0, 0), "npy": npy(0, 0)})], **PETS)
+    each = write_set("fairness/geode", [("a", {**labeled(0, 0), "npy": npy(0, 0)})], **PETS)
     ranks = [0, 0, 1, 0, 3, 4]
     metrics = {"acc1": 0.5, "acc_avg": 0.5, "acc_region:0": 2 / 3, "acc_region:2": 1 / 3, "acc_wg": 1 / 3}
     table = result(

@@ -20,12 +20,12 @@ def _open(data: bytes) -> Image.Image:
 
 
 def test_sheet_shows_every_image() -> None:
-    colours = ["#d01010", "#10d010", "#1010d0"]
-    red, green, blue = (Image.new("RGB", (50, 40), colour) for colour in colours)
+    colors = ["#d01010", "#10d010", "#1010d0"]
+    red, green, blue = (Image.new("RGB", (50, 40), color) for color in colors)
     sheet = _open(sample_sheet([SampleRow("k", red, [green, blue], "a cat", [("coca", "a small cat")])] * 2))
-    found = {colour: number for number, colour in sheet.getcolors(1 << 20)}
-    for colour in ((208, 16, 16), (16, 208, 16), (16, 16, 208)):
-        near = sum(n for c, n in found.items() if max(abs(a - b) for a, b in zip(c, colour, strict=True)) < 8)
+    found = {color: number for number, color in sheet.getcolors(1 << 20)}
+    for color in ((208, 16, 16), (16, 208, 16), (16, 16, 208)):
+        near = sum(n for c, n in found.items() if max(abs(a - b) for a, b in zip(c, color, strict=True)) < 8)
         assert near > 2 * 90 * 70
 
 

@@ -36,11 +36,11 @@ def test_same_numbers_same_bytes() -> None:
     assert svg(loss_figure({"a": RECORDS}), "x") == svg(loss_figure({"a": RECORDS}), "x")
 
 
-def test_svg_takes_the_colours_of_its_page() -> None:
+def test_svg_takes_the_colors_of_its_page() -> None:
     text = svg(accuracy_figure({"a": [(10, 0.1), (20, 0.3)]}, title="t", levels={"teacher": 0.5}), "fig")
     ET.fromstring(text.replace("xlink:", ""))
-    for colour, variable in VARIABLES.items():
-        assert text.count(colour) == text.count(f"var({variable}, {colour})")
+    for color, variable in VARIABLES.items():
+        assert text.count(color) == text.count(f"var({variable}, {color})")
     assert "var(--series-0, #0072b2)" in text and "var(--ink" in text
     assert "http" not in text and ' id="fig-' in text
     assert text.count(' id="') == text.count(' id="fig-')

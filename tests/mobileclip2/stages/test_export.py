@@ -27,7 +27,7 @@ from mobileclip2.stages import export as exporting
 from mobileclip2.stages.export import export
 from mobileclip2.stages.load_model import load_image_text
 from pipelines.cli import main
-from tests.mobileclip2.models.test_reparameterise import _trained_statistics
+from tests.mobileclip2.models.test_reparameterize import _trained_statistics
 from tests.tiny import CLASSES, draw, encode
 
 pytestmark = pytest.mark.slow
@@ -46,13 +46,13 @@ def profile(tiny_template, tmp_path_factory):
     text = plain["model"]["config"]["text_cfg"]
     vision = {"timm_model_name": "fastvit_nano", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
     plain["model"] = {"config": {"embed_dim": 16, "custom_text": True, "vision_cfg": vision, "text_cfg": text}}
-    plain["licence"] = "CC0-1.0"
-    values["sources"][0]["licence"] = "made by the tests"
+    plain["license"] = "CC0-1.0"
+    values["sources"][0]["license"] = "made by the tests"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     pipeline = Pipeline(load(path))
     for group in pipeline.profile.group_names:
-        pipeline.materialise("raw_shards", group)
-    pipeline.materialise(STUDENT)
+        pipeline.materialize("raw_shards", group)
+    pipeline.materialize(STUDENT)
     return path
 
 
@@ -109,7 +109,7 @@ def test_parity_is_measured_on_all_images_and_texts(exported, kind):
 def test_the_card_says_what_it_is(exported, profile, kind):
     card = (exported[kind].folder / "README.md").read_text()
     for said in (
-        "| licence | CC0-1.0 |",
+        "| license | CC0-1.0 |",
         "made by the tests",
         "raw_shards 23",
         "Not evaluated.",
@@ -123,7 +123,7 @@ def test_the_card_says_what_it_is(exported, profile, kind):
 
 
 def test_metrics_stand_in_the_card(pipeline, tmp_path):
-    pipeline.materialise("evaluation/plain", "shapes")
+    pipeline.materialize("evaluation/plain", "shapes")
     export(pipeline, STUDENT, tmp_path / "out", "openclip")
     assert re.search(r"^\| shapes \| acc1 \| [01]\.\d{4} \|$", (tmp_path / "out" / "README.md").read_text(), re.M)
 
@@ -146,7 +146,7 @@ def test_students_that_were_not_trained_say_so(profile, tmp_path):
         ("tuned", ("as student given", "4 steps of 8 on raw data, from student given", "| source made |")),
         ("middle", ("as student tuned", "weights between those that tuned started from")),
     ):
-        pipeline.materialise(f"student/{name}")
+        pipeline.materialize(f"student/{name}")
         export(pipeline, f"student/{name}", tmp_path / name, "openclip")
         card = (tmp_path / name / "README.md").read_text()
         assert [text for text in said if text not in card] == []
@@ -217,7 +217,7 @@ def test_the_same_student_gives_the_same_bytes(exported, pipeline, tmp_path, kin
 
 
 def test_an_export_that_is_not_what_was_trained_is_not_written(pipeline, tmp_path, monkeypatch):
-    right = exporting.reparameterise
+    right = exporting.reparameterize
 
     def fused_wrongly(model):
         fused = right(model)
@@ -226,7 +226,7 @@ def test_an_export_that_is_not_what_was_trained_is_not_written(pipeline, tmp_pat
                 parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
         return fused
 
-    monkeypatch.setattr(exporting, "reparameterise", fused_wrongly)
+    monkeypatch.setattr(exporting, "reparameterize", fused_wrongly)
     with pytest.raises(UserError, match=r"image tower has a cosine of -?0\.\d+ .* nothing was written"):
         export(pipeline, STUDENT, tmp_path / "out", "onnx")
     assert list(tmp_path.iterdir()) == []
@@ -238,7 +238,7 @@ def test_what_cannot_be_exported(pipeline, tmp_path, monkeypatch):
     for message, arguments, settings in (
         ("it exists already", (STUDENT, tmp_path / "there", "onnx"), {}),
         ("no student 'teacher/wide'; the profile has student/pupil", ("teacher/wide", tmp_path / "out", "onnx"), {}),
-        ("not materialised yet", ("student/pupil", tmp_path / "out", "onnx"), {}),
+        ("not materialized yet", ("student/pupil", tmp_path / "out", "onnx"), {}),
         ("openclip has no int8 form", (STUDENT, tmp_path / "out", "openclip"), {"int8": True}),
     ):
         with pytest.raises(UserError, match=message):
@@ -257,7 +257,7 @@ def test_without_evaluation_sets_nothing_can_be_compared(profile, tmp_path):
     other = profile.with_name("unevaluated.yaml")
     other.write_text(yaml.safe_dump(values, sort_keys=False))
     pipeline = Pipeline(load(other))
-    pipeline.materialise(STUDENT)
+    pipeline.materialize(STUDENT)
     with pytest.raises(UserError, match="add a set to 'evaluation'"):
         export(pipeline, STUDENT, tmp_path / "out", "onnx")
 

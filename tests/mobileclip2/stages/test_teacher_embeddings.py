@@ -1,4 +1,4 @@
-"""Stored embeddings against each teacher called directly: its own input size, its own normalisation, every sample."""
+"""Stored embeddings against each teacher called directly: its own input size, its own normalization, every sample."""
 
 import numpy as np
 import pytest
@@ -25,11 +25,11 @@ def pipeline(tmp_path_factory):
     profile.write_text(yaml.safe_dump(values))
     pipeline = Pipeline(load(profile))
     for key in ("raw_shards", "augmentations"):
-        pipeline.materialise(key, "g00")
+        pipeline.materialize(key, "g00")
     for name in ("wide", "narrow"):
-        pipeline.materialise(f"teacher/{name}")
+        pipeline.materialize(f"teacher/{name}")
         for kind in ("image", "text"):
-            pipeline.materialise(f"teacher_embeddings/{name}/{kind}", "g00")
+            pipeline.materialize(f"teacher_embeddings/{name}/{kind}", "g00")
     return pipeline
 
 
@@ -62,7 +62,7 @@ def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
-def test_embeddings_of_texts_are_normalised_and_in_their_place(pipeline, name):
+def test_embeddings_of_texts_are_normalized_and_in_their_place(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
     teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")

@@ -31,7 +31,7 @@ def test_what_was_saved_is_stored_and_the_scratch_folder_is_gone(tiny):
 
 
 def test_a_shard_that_came_later_is_none_of_a_finished_group_and_one_that_went_is_told(tiny):
-    Pipeline(load(tiny)).materialise("raw_shards", "g00")
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
     pipeline = Pipeline(load(tiny))
     (read,) = pipeline.read("raw_shards", "g00")
     before = shards_of(read, pipeline.contents)

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 def run(pipeline):
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_weight_0_is_the_start_and_weight_1_the_end(profile, only, model, monkey
     """The middle differs from both. Another rule picks other weights from the same curve."""
     monkeypatch.setattr(between, "pick", lambda curve, rule: next(p for p in curve if p.weight == only))
     pipeline = edited(profile, lambda students, _: students["between"]["between"]["pick"].update(within=0.5))
-    pipeline.materialise("student/between")
+    pipeline.materialize("student/between")
     assert same(weights(pipeline, "between"), weights(pipeline, model))
     middle = interpolated(weights(pipeline, "before"), weights(pipeline, "after"), 0.5)
     other = weights(pipeline, model)
@@ -184,19 +184,19 @@ def test_killed_in_the_middle_it_loses_the_point_in_hand(profile, monkeypatch):
     """Two points are measured and the third is in hand when the process dies; the next one measures two."""
     expected = Pipeline(load(profile)).read("student/between")[0].manifest
     shutil.rmtree(profile.parent / "store" / "student" / "between")
-    assert run_process(die_while_materialising, profile, 3) == -signal.SIGKILL
+    assert run_process(die_while_materializing, profile, 3) == -signal.SIGKILL
     measured = []
     evaluate = between.evaluate
     monkeypatch.setattr(between, "evaluate", lambda *args, **kwargs: measured.append(1) or evaluate(*args, **kwargs))
     pipeline = Pipeline(load(profile))
-    pipeline.materialise("student/between")
+    pipeline.materialize("student/between")
     assert len(measured) == len(WEIGHTS) - 2
     assert pipeline.read("student/between")[0].manifest == expected
 
 
-def die_while_materialising(profile, point):
+def die_while_materializing(profile, point):
     die_at(point)
-    Pipeline(load(profile)).materialise("student/between")
+    Pipeline(load(profile)).materialize("student/between")
 
 
 def die_at(point):

@@ -46,7 +46,7 @@ def test_every_stage_says_so_and_goes_on_when_there_is_room(tiny, small_disk):
         while True:
             leave(small_disk, room)
             try:
-                Pipeline(load(tiny)).materialise(asset.key, group)
+                Pipeline(load(tiny)).materialize(asset.key, group)
                 break
             except StoreError as error:
                 assert str(small_disk) in str(error) and "run again" in str(error)
@@ -57,11 +57,11 @@ def test_every_stage_says_so_and_goes_on_when_there_is_room(tiny, small_disk):
     tiny.write_text(yaml.safe_dump(values))
     undisturbed = Pipeline(load(tiny))
     for asset, group in undisturbed.stale():
-        undisturbed.materialise(asset.key, group)
+        undisturbed.materialize(asset.key, group)
     assert manifests(small_disk) == manifests(tiny.parent / "undisturbed")
 
 
 def test_a_store_that_may_only_be_read(tiny, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StoreError, match="the file system is read-only; point 'store' in the profile"):
-        Pipeline(load(tiny)).materialise("raw_shards", "g00")
+        Pipeline(load(tiny)).materialize("raw_shards", "g00")

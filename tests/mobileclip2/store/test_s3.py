@@ -69,7 +69,7 @@ def test_shards_and_store_in_a_bucket_give_the_manifests_of_a_disk(bucket, tmp_p
     versions = []
     for profile in (local, remote):
         pipeline = Pipeline(load(profile))
-        done = [pipeline.materialise(key, "g00") for key in ("raw_shards", "augmentations")]
+        done = [pipeline.materialize(key, "g00") for key in ("raw_shards", "augmentations")]
         versions.append([each.data_version for each in done])
     assert versions[0] == versions[1]
     text = bucketed.read(next(key for key, _ in bucketed.list("store/") if key.endswith("manifest.json"))).decode()

@@ -62,7 +62,7 @@ def test_it_ends_as_an_undisturbed_one_on_a_disk(s3, bucket, tmp_path, undisturb
     s3.reset(often)
     pipeline = Pipeline(load(profile))
     for asset, group in pipeline.stale():
-        pipeline.materialise(asset.key, group)
+        pipeline.materialize(asset.key, group)
     assert set(struck) == set(FAULTS)
     print(f"{sum(struck.values())} of {len(s3.requests)} requests met a fault")
     s3.reset()

@@ -77,10 +77,10 @@ def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_
         tiny.write_text(yaml.safe_dump({**values, "store": store}))
         pipeline = Pipeline(load(tiny))
         for group in ("g00", "g01"):
-            pipeline.materialise("raw_shards", group)
+            pipeline.materialize("raw_shards", group)
         if store == storage.url:
             continue
-        pipeline.materialise(key)
+        pipeline.materialize(key)
         (undisturbed,) = pipeline.read(key)
 
     def lost_at_5(step):
@@ -88,11 +88,11 @@ def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_
             raise Lost
 
     with pytest.raises(Lost):
-        pipeline.materialise(key, progress=lost_at_5)
+        pipeline.materialize(key, progress=lost_at_5)
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
     steps = []
     pipeline = Pipeline(load(tiny))
-    pipeline.materialise(key, progress=steps.append)
+    pipeline.materialize(key, progress=steps.append)
     (found,) = pipeline.read(key)
     assert [step.done for step in steps if "loss" in step.numbers] == [5, 6]
     assert found.manifest.files == undisturbed.manifest.files

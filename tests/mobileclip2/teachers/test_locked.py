@@ -106,7 +106,7 @@ def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path
 
     def identity() -> str:
         pipeline = Pipeline(load(tiny))
-        pipeline.materialise("caption_corpus/clean")
+        pipeline.materialize("caption_corpus/clean")
         asset = pipeline.graph["teacher/locked"]
         return pipeline.part_work(asset, asset.parts["whole"], None).fingerprint
 
@@ -130,14 +130,14 @@ def test_two_corpora_with_shards_of_one_name(tiny, spec):
     tiny.write_text(yaml.safe_dump(values))
     pipeline = Pipeline(load(tiny))
     for key in given["train_on"]:
-        pipeline.materialise(key)
+        pipeline.materialize(key)
     seen = []
     with patch(
         "mobileclip2.stages.teacher.text_trunk_features",
         lambda locked, texts: seen.extend(texts) or text_trunk_features(locked, texts),
     ):
-        pipeline.materialise("teacher/locked")
-    assert {"another red square", "a red square on a grey ground"} <= set(seen)
+        pipeline.materialize("teacher/locked")
+    assert {"another red square", "a red square on a gray ground"} <= set(seen)
 
 
 def other_captions(tar: Path) -> list[tuple[str, bytes]]:

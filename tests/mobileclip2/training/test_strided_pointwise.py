@@ -33,7 +33,7 @@ NANO = {
 
 class Pixels(FeatureSource):
     def prepare(self, images):
-        return Preprocess(images.shape[1]).normalised(images)
+        return Preprocess(images.shape[1]).normalized(images)
 
 
 name, folder = sys.argv[1:]

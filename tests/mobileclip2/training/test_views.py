@@ -67,10 +67,10 @@ def test_a_crop_that_leaves_the_image_is_refused():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 5])
-def test_a_batch_of_pixels_is_normalised_as_each_image_is(samples):
+def test_a_batch_of_pixels_is_normalized_as_each_image_is(samples):
     preprocess = Preprocess(32)
     images = [picture().crop((number, 0, number + 32, 32)) for number in range(samples)]
     pixels = torch.stack([preprocess.pixels(image) for image in images]) if samples else torch.empty(0, 32, 32, 3)
-    found = preprocess.normalised(pixels)
+    found = preprocess.normalized(pixels)
     assert found.shape == (samples, 3, 32, 32) and found.is_contiguous(memory_format=torch.channels_last)
     assert all(torch.equal(row, preprocess.tensor(image)) for row, image in zip(found, images, strict=True))

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from mobileclip2.config.profile import load as load_profile
 from mobileclip2.models.build import from_config
-from mobileclip2.models.reparameterise import reparameterise
+from mobileclip2.models.reparameterize import reparameterize
 from pipelines.profiles import PROFILES
 from tests.mobileclip2.models.test_model_build import TINY
 
@@ -27,7 +27,7 @@ def test_the_fused_model_computes_the_same_with_fewer_parts(name):
     model = from_config({"model_cfg": CONFIGS[name]()})
     _trained_statistics(model.model)
     before = {key: value.clone() for key, value in model.model.state_dict().items()}
-    fused = reparameterise(model.model)
+    fused = reparameterize(model.model)
     size = model.preprocess.size
     images = F.interpolate(torch.randn(4, 3, 8, 8), (size, size), mode="bicubic")
     texts = model.tokenize(["a cat", "two dogs on a lawn"])
@@ -49,7 +49,7 @@ def test_the_fused_model_computes_the_same_with_fewer_parts(name):
 
 def test_a_model_without_branches_stays_as_it_is():
     model = from_config({"model_cfg": TINY}).model
-    fused = reparameterise(model.train())
+    fused = reparameterize(model.train())
     assert fused is not model and not fused.training and model.training
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in fused.state_dict().items())
 

@@ -6,7 +6,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 
-def reparameterise(model: nn.Module) -> nn.Module:
+def reparameterize(model: nn.Module) -> nn.Module:
     """Copy ``model`` in evaluation mode, with parallel branches and their batch norms fused.
 
     Other layers stay as they are.
