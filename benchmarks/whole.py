@@ -158,8 +158,8 @@ def loaded_once() -> Iterator[None]:
     loaded: dict[str, ImageText] = {}
 
     def once(load: Callable[..., ImageText]) -> Callable[..., ImageText]:
-        def take(stored: Artifact, *rest: Any) -> ImageText:
-            key = stored.head.data_version
+        def take(stored: Artifact | Path, *rest: Any) -> ImageText:
+            key = stored.head.data_version if isinstance(stored, Artifact) else str(stored)
             if key not in loaded:
                 loaded[key] = load(stored, *rest)
             return loaded[key]
