@@ -12,7 +12,8 @@ import mobileclip2.executors.kubernetes
 import mobileclip2.report.sheets
 import pipelines.definitions
 
-assert dagster._cli and dagster_k8s and dagster_postgres and psycopg2.extras and mobileclip2.report.sheets and pipelines.definitions
+assert dagster._cli and dagster_k8s and dagster_postgres and psycopg2.extras
+assert mobileclip2.report.sheets and pipelines.definitions
 with dg.DagsterInstance.local_temp():
     pass  # an instance imports as it goes
 mobileclip2.executors.kubernetes.POLL_SECONDS = 0.2

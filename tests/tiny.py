@@ -93,7 +93,7 @@ def _raw_members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
 def _corpus_members() -> Iterator[tuple[str, bytes]]:
     for number, label in enumerate(CLASSES):
         yield f"{number:09d}.jpg", encode(draw(label, f"corpus {number}"))
-        yield f"{number:09d}.txt", f"a {label} on a gray ground".encode()
+        yield f"{number:09d}.txt", f"a {label} on a grey ground".encode()
 
 
 def _write_evaluation(folder: Path) -> None:
