@@ -52,8 +52,26 @@ lock: setup ## resolves the dependencies again: of development, the image of wor
 	$(VENV)/bin/uv pip compile pyproject.toml --extra k8s $(LOCK) --constraint requirements.lock \
 		--output-file requirements-image.lock
 	$(VENV)/bin/uv pip compile --group dvc $(LOCK) --output-file requirements-dvc.lock
+	$(VENV)/bin/uv pip compile --group docs $(LOCK) --output-file requirements-docs.lock
+
+# what the pages link to, at the same relative paths, so that one set of links serves the repository and the site
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff LICENSE NOTICE docs demo/README.md demo/ATTRIBUTION.md \
+	demo/licenses $(wildcard pipelines/profiles/*.yaml) k8s/Dockerfile k8s/examples mobileclip2/models/reparameterize.py
+ROOMS := $(notdir $(patsubst %/__init__.py,%,$(wildcard mobileclip2/*/__init__.py)))
+
+$(VENV)/tools/docs/.ready: requirements-docs.lock | setup
+	$(VENV)/bin/uv venv --quiet --clear --python $(VENV)/bin/python $(VENV)/tools/docs
+	$(VENV)/bin/uv pip sync --quiet --require-hashes --python $(VENV)/tools/docs requirements-docs.lock
+	touch $@
+
+docs: $(VENV)/tools/docs/.ready ## the pages and the API reference as a site in build/site
+	rm -rf build/docs build/site && mkdir -p build/docs/api
+	cp --parents --recursive $(PAGES) build/docs
+	for room in $(ROOMS); do printf '# mobileclip2.%s\n\n::: mobileclip2.%s\n' $$room $$room > build/docs/api/$$room.md; done
+	$(VENV)/tools/docs/bin/zensical build --strict --config-file mkdocs.yml
+	@echo "build/site/index.html"
 
 clean: ## removes outputs and Dagster's history, keeps the environment
 	rm -rf .store .dagster report.html
 
-.PHONY: help setup demo test coverage ui lock clean
+.PHONY: help setup demo test coverage ui lock docs clean

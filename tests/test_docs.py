@@ -84,6 +84,13 @@ def test_links_resolve(page):
             assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
+def test_the_site_lists_every_page_and_room():
+    navigation = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    rooms = {f"api/{package.parent.name}.md" for package in (ROOT / "mobileclip2").glob("*/__init__.py")}
+    assert {page for page in navigation if page.startswith(("docs/", "api/"))} == pages | rooms
+
+
 def table(section: str) -> dict[str, tuple[str, str]]:
     """Default and *bytes* cell of each field in a section of docs/profiles.md."""
     text = (ROOT / "docs" / "profiles.md").read_text()
