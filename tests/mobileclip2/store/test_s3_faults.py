@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.errors import StoreError
 from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module
@@ -122,7 +122,7 @@ def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, 
     if fault == "altered":
         storage.write("a", b"12345678")
     s3.reset(lambda request: fault if request.method in {"GET", "PUT"} else None)
-    with pytest.raises(StoreError, match=r"/a: .*5 times; something on the way to the object store changes bytes"):
+    with pytest.raises(StoreError, match=r"/a: .*5 times; the network changes bytes"):
         _ = storage.fetch("a") if fault == "altered" else storage.write("a", b"12345678")
     assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
 
@@ -151,9 +151,7 @@ def test_expired_credentials_say_what_to_do(s3, storage, tmp_path, do):
         "put": lambda: storage.put("new", tmp_path / "file"),
         "list": lambda: list(storage.list("")),
     }
-    with pytest.raises(
-        StoreError, match=r"the credentials have expired \(ExpiredToken\); renew them where this process"
-    ):
+    with pytest.raises(StoreError, match=r"the credentials have expired \(ExpiredToken\); renew them and run again"):
         calls.get(do, lambda: getattr(storage, do)("there"))()
     assert len(s3.requests) <= 6, "tried again what does not change"
     s3.reset()
@@ -187,14 +185,14 @@ def test_no_credentials_and_a_wrong_clock_are_told(s3, storage, monkeypatch):
         botocore.auth, "get_current_datetime", lambda *some, **more: real(*some, **more) + timedelta(hours=1)
     )
     with pytest.raises(
-        StoreError, match=r"the clock of this machine is far from the object store's \(RequestTimeTooSkewed\)"
+        StoreError, match=r"the clock of this machine differs too much from the object store's \(RequestTimeTooSkewed\)"
     ):
         storage.exists("a")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     storage._renew()
-    with pytest.raises(StoreError, match="Unable to locate credentials; give this process an address and an identity"):
+    with pytest.raises(StoreError, match="Unable to locate credentials; configure the endpoint and the credentials"):
         storage.exists("a")
     monkeypatch.undo()
     storage._renew()
@@ -261,7 +259,7 @@ def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, par
 
 
 def test_what_a_careless_hand_cut_is_not_whole(storage, tmp_path):
-    side = sidefile.to_bytes(pa.table({"key": ["a", "b"]}))
+    side = sidecar.to_bytes(pa.table({"key": ["a", "b"]}))
     storage.write("side.parquet", side)
     assert storage.is_whole("side.parquet")
     for data in (side, side[: len(side) // 2]):

@@ -14,7 +14,7 @@ def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
     remembered = StatCache()
     remembered.keep("place", "look", "value")
     assert remembered.recall("place", "look") == "value"
-    assert "remembered.sqlite: cannot be used (" in caplog.text
+    assert "remembered.sqlite: the cache cannot be used (" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"no database" * 100, None])
