@@ -92,7 +92,7 @@ def test_a_truncated_tar_names_file_byte_and_last_whole_key():
     found, message = read_until_damage(data[: 1536 * 7 + 700])
     assert found == ["0000", "0001", "0002"]
     assert "some.tar: cut off or damaged at byte 11,452" in message
-    assert "last whole sample is '0002'" in message and "Fetch the shard again" in message
+    assert "last complete sample is '0002'" in message and "Fetch the shard again" in message
 
 
 def test_a_tar_cut_between_two_members_is_noticed_for_want_of_its_end_marker():

@@ -153,7 +153,7 @@ def test_a_few_bad_samples_pass_and_too_many_fail_with_their_reasons():
         check_share(skipped, 49, 0.1, "x.tar")
     assert str(caught.value).splitlines() == [
         "x.tar: 5 of 49 samples are bad, more than the accepted 10.0%. "
-        "Mend the shard, relax 'filters' or raise 'max_bad_share'",
+        "Repair the shard, relax 'filters' or raise 'max_bad_share'",
         "  empty-image: 4 (0, 1, 2, ...)",
         "  bad-json: 1 (4)",
     ]
