@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store.s3 import Dated, S3Storage
+from mobileclip2.store.s3 import ObjectVersion, S3Storage
 from mobileclip2.store.storage import LocalStorage, Storage, explain
 
 logger = logging.getLogger(__name__)
@@ -167,16 +167,16 @@ def _claim(storage: S3Storage, key: str, holder: str, body: bytes) -> bool:
     return _holder(held) == holder  # our own write succeeded if its response was lost
 
 
-def _read_object(storage: S3Storage, key: str) -> Dated | None:
+def _read_object(storage: S3Storage, key: str) -> ObjectVersion | None:
     try:
-        return storage.read_dated(key)
+        return storage.read_version(key)
     except FileNotFoundError:
         return None
 
 
-def _holder(held: Dated) -> str:
+def _holder(held: ObjectVersion) -> str:
     return str(json.loads(held.data)["holder"])
 
 
-def _is_expired(held: Dated) -> bool:
+def _is_expired(held: ObjectVersion) -> bool:
     return held.age > VOID_SECONDS

@@ -40,7 +40,7 @@ class ManifestCache:
         if manifest is None:
             return None
         summary = manifest.summary()
-        # Only the sizes of unknown artifacts are checked, because hashing a copied store would take hours.
+        # Unknown artifacts are checked by size only, because hashing a complete store is slow.
         problems = output.verify(manifest, every_byte=self._every_byte or self._stat_cache.contains(url))
         if problems:
             self._stat_cache.keep(url, "damaged", "")  # the next plan hashes the artifact again

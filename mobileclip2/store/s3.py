@@ -68,7 +68,7 @@ class _Condition(TypedDict, total=False):
 
 
 class S3Storage:
-    """A bucket on an S3-compatible endpoint. boto3 provides the credentials; profiles contain none.
+    """A bucket on an S3-compatible endpoint. boto3 provides the credentials. They are never read from a profile.
 
     Raises:
         StoreError: in any method, the store is unreachable for :data:`PATIENCE_SECONDS`, it denies the request, or the
@@ -130,34 +130,34 @@ class S3Storage:
         Raises:
             FileNotFoundError: the object does not exist.
         """
-        return self.read_dated(key).data
+        return self.read_version(key).data
 
-    def read_dated(self, key: str) -> Dated:
+    def read_version(self, key: str) -> ObjectVersion:
         """Read an object with its ETag and its age. The age uses the clock of the store."""
 
-        def request(client: S3Client) -> Dated:
+        def request(client: S3Client) -> ObjectVersion:
             response = client.get_object(Bucket=self.bucket, Key=self.prefix + key)
             data = response["Body"].read()
             _check(response, io.BytesIO(data))
             now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
-            return Dated(data, response["ETag"].strip('"'), (now - response["LastModified"]).total_seconds())
+            return ObjectVersion(data, response["ETag"].strip('"'), (now - response["LastModified"]).total_seconds())
 
-        return self._ask(key, request)
+        return self._retry(key, request)
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object atomically."""
-        self._ask(key, lambda client: self._put(client, key, data))
+        self._retry(key, lambda client: self._put(client, key, data))
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object if it does not exist. Return whether it was written.
 
         After a lost response, a retry returns False although the object was written by this call.
         """
-        return self._ask(key, lambda client: self._put(client, key, data, IfNoneMatch="*"))
+        return self._retry(key, lambda client: self._put(client, key, data, IfNoneMatch="*"))
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
         """Replace an object if its ETag is ``etag``. Return whether it was replaced."""
-        return self._ask(key, lambda client: self._put(client, key, data, IfMatch=etag))
+        return self._retry(key, lambda client: self._put(client, key, data, IfMatch=etag))
 
     def _put(self, client: S3Client, key: str, data: bytes, **condition: Unpack[_Condition]) -> bool:
         from botocore.exceptions import ClientError
@@ -201,7 +201,7 @@ class S3Storage:
                 client.upload_fileobj(file, self.bucket, self.prefix + key, ExtraArgs=arguments, Config=config)
             sent.compare(client.head_object(Bucket=self.bucket, Key=self.prefix + key))
 
-        self._ask(key, request)
+        self._retry(key, request)
 
     def fetch(self, key: str) -> Path:
         """Download an object into the cache and return its path. A cached version with the same ETag is reused."""
@@ -225,13 +225,13 @@ class S3Storage:
                         _check(head, file)
             return local
 
-        return self._ask(key, request)
+        return self._retry(key, request)
 
     def append(self, key: str, data: bytes) -> None:
         """Append to an object by a conditional replacement, which is retried after a conflict with another writer."""
         while True:
             try:
-                current = self.read_dated(key)
+                current = self.read_version(key)
             except FileNotFoundError:
                 if self.create(key, data):
                     return
@@ -251,7 +251,7 @@ class S3Storage:
         return _HASH in self._head(key)["Metadata"] or is_whole(self.fetch(key))
 
     def _head(self, key: str) -> HeadObjectOutputTypeDef:
-        return self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+        return self._retry(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield (key, size in bytes) for each object under ``prefix``, sorted."""
@@ -268,7 +268,7 @@ class S3Storage:
     def _pages(self, prefix: str, **more: str) -> Iterator[Mapping[str, Any]]:
         arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, **more}
         while True:
-            page = self._ask(prefix, lambda client: client.list_objects_v2(**arguments))
+            page = self._retry(prefix, lambda client: client.list_objects_v2(**arguments))
             yield page
             if not page["IsTruncated"]:
                 return
@@ -276,7 +276,7 @@ class S3Storage:
 
     def delete(self, key: str) -> None:
         """Delete an object if it exists."""
-        self._ask(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+        self._retry(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def delete_folder(self, prefix: str) -> None:
         """Delete every object under ``prefix``."""
@@ -294,7 +294,7 @@ class S3Storage:
         """
         return self._head(key)["ETag"].strip('"')
 
-    def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
+    def _retry(self, key: str, request: Callable[[S3Client], T]) -> T:
         """Send a request, retry it after transient errors, and return its result.
 
         Raises:
@@ -369,7 +369,7 @@ class S3Storage:
 
 
 @dataclass(frozen=True)
-class Dated:
+class ObjectVersion:
     """The content of an object, with its ETag and age."""
 
     data: bytes

@@ -1,4 +1,4 @@
-"""What networks and busy stores do to a request: it is made again, and what does not pass is said."""
+"""Faults of networks and stores: transient ones are retried, and others raise clear errors."""
 
 import hashlib
 import logging
@@ -16,11 +16,11 @@ from mobileclip2.store.lease import acquire, notes
 from mobileclip2.store.storage import file_sha256
 
 PART = 5 << 20
-"""the least that S3 takes"""
+"""minimum part size of S3"""
 LARGE = 2 * PART + 512
-"""three parts; larger than what is fetched whole"""
+"""three parts, which is above the limit of a single download"""
 SEVERAL = 2 * s3_module.ATTEMPTS + 1
-"""more than botocore repeats by itself"""
+"""more attempts than botocore makes"""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def parts(monkeypatch):
 
 
 def at_first(fault, times, *methods):
-    """The first requests of some methods."""
+    """Apply a fault to the first requests of some methods."""
     left = times
 
     def choose(request):
@@ -128,7 +128,7 @@ def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, 
 
 
 def test_an_object_that_others_wrote_is_checked_by_its_etag(s3, storage, tmp_path):
-    """Without a hash of ours and, as with older tools, without any checksum of S3's."""
+    """Objects of older tools have no hash in their metadata and no S3 checksum."""
     from boto3.session import Session
     from botocore.config import Config
 
@@ -170,7 +170,7 @@ def test_credentials_that_somebody_renewed_are_read_anew(s3, storage, tmp_path, 
     s3.reset(at_first("expired", 1))
     storage.write("a", b"2")
     first, *others = [request.identity for request in s3.requests]
-    assert first == "old" and set(others) == {"new"}  # a slow answer is asked for again
+    assert first == "old" and set(others) == {"new"}  # a slow response is requested again
     monkeypatch.undo()
     storage._renew()
 
@@ -239,7 +239,7 @@ class TestLease:
 
 @pytest.mark.parametrize("fault", ["stalled", "cut by a reset", "reset", "silent"])
 def test_nothing_is_said_to_be_gone_before_the_store_says_so(s3, storage, fault):
-    """The body of a refusal may break off as any other."""
+    """The body of an error response can break off."""
     s3.reset(at_first(fault, 2, "GET"))
     with pytest.raises(FileNotFoundError):
         storage.read("never")

@@ -1,4 +1,4 @@
-"""Unfinished work outlives its machine where the store does."""
+"""Unfinished work in a bucket survives the loss of its machine."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +64,7 @@ def test_on_a_disk_the_folder_is_in_the_store_and_stays_as_it_is(tmp_path):
 
 
 class Lost(Exception):
-    """A machine."""
+    """Simulate a machine."""
 
 
 @pytest.mark.parametrize("key", ["student/plain", "captioner/first"])
