@@ -106,7 +106,7 @@ def test_paths_are_relative_to_the_profile(tiny):
 
 
 def between(tiny: dict, **changed) -> dict:
-    """The profile with a student between the pupil and one tuned from it."""
+    """Add a fine-tuned student and a WiSE-FT student to the profile."""
     tiny["students"].append({"name": "tuned", "base": "pupil", "train": tiny["students"][0]["train"]})
     rule = {"to": "tuned", "pick": {"best": "shapes", "of": ["shapes"]}}
     tiny["students"].append({"name": "middle", "between": {**rule, **changed}})

@@ -1,4 +1,4 @@
-"""Everything about a sample is found by its key, whatever is missing, reordered or broken beside it."""
+"""Samples are joined by key if other rows are missing, reordered or damaged."""
 
 import hashlib
 import io
@@ -40,7 +40,7 @@ def pixels(key: str) -> bytes:
 
 
 def vector(dim: int, *about: object) -> torch.Tensor:
-    """The embedding that a teacher would make of something; different for everything."""
+    """Return a unit vector that depends on ``about``."""
     seed = int.from_bytes(hashlib.sha256(repr(about).encode()).digest()[:7], "big")
     row = torch.randn(dim, generator=torch.Generator().manual_seed(seed))
     return (row / row.norm()).bfloat16()
@@ -48,13 +48,13 @@ def vector(dim: int, *about: object) -> torch.Tensor:
 
 @dataclass
 class Shard:
-    """A small shard on disk with all its side files."""
+    """A small shard on disk with all its sidecars."""
 
     folder: Path
     keys: list[str] = field(default_factory=lambda: list(KEYS))
     teachers: dict[str, int] = field(default_factory=lambda: dict(TEACHERS))
     empty: set[tuple[str, int, str]] = field(default_factory=set)
-    """(captioner, caption, key) of the captions that failed"""
+    """(captioner, caption, key) of failed captions"""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ class Shard:
         return sorted(path for path in self.folder.rglob("*.parquet") if path.name != "raw.parquet")
 
     def take(self, path: Path, rows: list[int]) -> None:
-        """Keeps some rows of a side file, in this order."""
+        """Replace a sidecar by some of its rows, in this order."""
         sidecar.write(sidecar.read(path).take(rows), path)
 
     def without(self, path: Path, key: str) -> None:
@@ -151,7 +151,7 @@ class Shard:
         return torch.cat([vector(dim, teacher, what, key) for teacher, dim in self.teachers.items()])
 
     def expect(self, sample: ReinforcedSample) -> None:
-        """Every part of the sample is its own."""
+        """Check every field of a joined sample."""
         key = sample.key
         assert sample.caption == f"real {key}" and sample.image in (None, self.images[key])
         assert sample.views == [self.view(number, key) for number in range(VIEWS)]
@@ -175,7 +175,7 @@ def reasons(counts: JoinCounts) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("storage", ["pth.gz", "npz"])
 def test_every_sample_has_all_of_its_own(tmp_path, monkeypatch, storage):
-    """Not only those of the first batch: the shard has several row groups."""
+    """The shard has several row groups, so that later row groups are tested too."""
     monkeypatch.setattr(sidecar, "ROW_GROUP", 3)
     shard = Shard(tmp_path)
     counts, samples = shard.join(storage=storage)

@@ -1,4 +1,4 @@
-"""Samples of reinforced datasets: both published layouts, the same bytes for the same sample, and clear refusals."""
+"""The reinforced format: both published layouts, deterministic bytes and clear errors."""
 
 import gzip
 import io
@@ -229,7 +229,7 @@ def test_counts_and_dimensions_must_agree(fault):
 
 
 def test_captions_without_embeddings_are_named_and_embeddings_without_captions_too():
-    """Captions under a tag that nothing was embedded for used to be trained on without synthetic embeddings."""
+    """Regression: training used captions without embeddings."""
     sample = example()
     members = encode(sample, "pth.gz")
     renamed = json.dumps({"syn_text_other": sample.captions["syn_text_coca"]}).encode()
@@ -287,7 +287,7 @@ def test_damage_is_never_more_than_a_refusal(name, data):
 
 
 def test_archives_of_one_layout_are_read_as_torch_reads_them():
-    """The second of a layout is read without torch.load; the numbers of views and captions make the layout."""
+    """Only the first archive of a layout needs torch.load. The numbers of views and captions define the layout."""
     format._LAYOUTS.clear()
     for views, captions in [(2, 3), (4, 1), (2, 3), (4, 1), (3, 2)]:
         for _ in range(2):

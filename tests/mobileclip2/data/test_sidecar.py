@@ -1,4 +1,4 @@
-"""Side files keep what they are given, give the same bytes for it, and say what is wrong with other files."""
+"""Sidecars: round trips, deterministic bytes and clear errors."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Tars in and out, whole, odd and damaged."""
+"""Reading and writing of valid, unusual and damaged tars."""
 
 import gc
 import io
@@ -82,7 +82,7 @@ def test_a_cut_anywhere_is_noticed_and_costs_only_the_sample_it_hits(samples, da
     cut = data.draw(st.integers(0, ends[-1]))
     found, message = read_until_damage(whole[:cut])
     assert found == list(samples)[: len(found)]
-    # a sample is known to be whole when the header of the next one has been read
+    # A sample is complete once the header of the next sample is read.
     assert len(found) >= sum(end + 512 <= cut for end in ends) - 1
     assert message.startswith("some.tar: ")
 

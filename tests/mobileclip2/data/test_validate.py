@@ -1,4 +1,4 @@
-"""What is kept of a shard, and what is said of the rest."""
+"""Validation: valid samples, and reasons of skipped samples."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def validated(*samples: tuple[str, dict[str, bytes]], **filters):
 
 
 def reason(members: dict[str, bytes], **filters) -> tuple[str, str]:
-    """Reason and detail of a bad sample between two good ones, which must come through untouched."""
+    """Return reason and detail of a bad sample. The good samples around it must be valid."""
     good = {"jpg": GOOD, "txt": b"fine"}
     result = validated(("before", good), ("bad", members), ("after", good), **filters)
     assert result.table["key"].to_pylist() == ["before", "after"]
