@@ -1,19 +1,19 @@
-"""Errors meant for the person at the keyboard: what went wrong, where, and what to do about it."""
+"""Errors that a user can fix: each message says what is wrong, where, and what to do."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The command line prints the message alone, without a traceback.
+    """An error that the user can fix. The command line prints its message without a traceback.
 
     The message names the file, sample or field, and ends with what to do.
     """
 
 
 class ProfileError(UserError):
-    """A profile says something impossible; raised before any work starts, naming the field."""
+    """A profile is invalid. Raised before any work starts. The message names the field."""
 
 
 class ShardError(UserError):
-    """An input shard is missing, unreadable, or too many of its samples are bad."""
+    """An input shard is missing or unreadable, or too many of its samples are bad."""
 
 
 class WeightsError(UserError):
@@ -21,24 +21,24 @@ class WeightsError(UserError):
 
 
 class ComputeError(UserError):
-    """The work cannot be done where the profile says: a worker was killed, the cluster is away, pods never start."""
+    """A worker or cluster failed: a worker was killed, the cluster is unreachable, or pods do not start."""
 
 
 class StoreError(UserError):
-    """The output store cannot be written or read: disk full, read-only, no permission, no such bucket."""
+    """The store cannot be read or written: the disk is full, access is denied, or the bucket does not exist."""
 
 
 class DamagedOutput(StoreError):
-    """Stored bytes differ from what their manifest says, or are gone."""
+    """A stored file is missing or differs from its manifest."""
 
 
 class LedgerError(UserError):
-    """The DVC ledger cannot be written; what was computed is not touched by that."""
+    """The DVC ledger cannot be written. The stored outputs stay as they are."""
 
 
 class MissingExtra(UserError, ImportError):
-    """A package is not installed that an extra of this project brings; the message names the extra."""
+    """A package of an optional extra is not installed. The message names the extra."""
 
 
 class RemoteError(UserError):
-    """A Dagster server that was asked to do something cannot be reached, refuses, or did not do it in time."""
+    """A Dagster server is unreachable, refuses a request, or exceeds the time limit."""

@@ -1,4 +1,4 @@
-"""What only an extra installs: ``pip install 'mobileclip2[export]'``. The library alone works without any."""
+"""Packages of the optional extras, such as ``pip install 'mobileclip2[export]'``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from mobileclip2.errors import MissingExtra
 
-OURS = {"mobileclip2", "assets", "pipelines"}
+PROJECT_PACKAGES = {"mobileclip2", "assets", "pipelines"}
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Name the extra where the imports of the block fail.
+    """Report which extra to install if an import of the block fails.
 
     Raises:
         MissingExtra: a package is not installed.
@@ -21,7 +21,7 @@ def needs(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] in OURS:
+        if str(error.name).partition(".")[0] in PROJECT_PACKAGES:
             raise
         raise MissingExtra(
             f"{error.name} is not installed; this needs the extra '{extra}': pip install 'mobileclip2[{extra}]'"

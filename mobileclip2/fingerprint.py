@@ -1,8 +1,8 @@
-"""Identity of what a stage declares.
+"""Fingerprints of settings.
 
-A fingerprint hashes a canonical JSON form, so that key order, number formats (``1`` and ``1.0``, ``1e-3`` and ``0.001``)
-and defaults written out do not change it, and every declared field does. Fields marked ``undeclared`` (batch sizes that do
-not change bytes, workers, log intervals) are left out.
+A fingerprint is a hash of canonical JSON. Key order, number formats (``1`` and ``1.0``, ``1e-3`` and ``0.001``) and
+explicit defaults do not change it. Every declared field changes it. Fields marked ``undeclared``, such as the number of
+workers or the log interval, are left out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from pydantic import BaseModel
 
 UNDECLARED: dict[str, Any] = {"undeclared": True}
-"""``Field(json_schema_extra=UNDECLARED)``: the field never changes the bytes of an output."""
+"""Marker ``Field(json_schema_extra=UNDECLARED)`` of a field that does not change the bytes of an output."""
 
 
 def declared_fields(kind: type[BaseModel]) -> list[str]:
-    """Names of the fields that change bytes."""
+    """Return the names of the fields that are part of the fingerprint."""
     return [
         name
         for name, field in kind.model_fields.items()
@@ -30,7 +30,7 @@ def declared_fields(kind: type[BaseModel]) -> list[str]:
 
 
 def declared(value: Any) -> Any:
-    """Plain JSON form of a settings object without its undeclared fields."""
+    """Convert settings to plain JSON values without the undeclared fields."""
     if isinstance(value, BaseModel):
         return {name: declared(getattr(value, name)) for name in declared_fields(type(value))}
     if isinstance(value, Mapping):
@@ -43,30 +43,28 @@ def declared(value: Any) -> Any:
 
 
 def canonical(value: Any) -> str:
-    """Canonical JSON text of plain values.
+    """Serialize plain values as canonical JSON.
 
     Raises:
-        ValueError: for NaN, infinities and types that JSON has no form for.
+        ValueError: a value is NaN, infinite, or of a type that JSON does not have.
     """
 
     def normal(item: Any) -> Any:
-        if isinstance(item, bool) or item is None or isinstance(item, str):
-            return item
-        if isinstance(item, int):
+        if item is None or isinstance(item, str | int):
             return item
         if isinstance(item, float):
             if not math.isfinite(item):
-                raise ValueError(f"{item} has no place in a fingerprint")
+                raise ValueError(f"{item} cannot be part of a fingerprint")
             return int(item) if item.is_integer() else item
         if isinstance(item, Mapping):
             return {str(key): normal(inner) for key, inner in item.items()}
         if isinstance(item, list | tuple):
             return [normal(inner) for inner in item]
-        raise ValueError(f"{type(item).__name__} has no place in a fingerprint")
+        raise ValueError(f"a value of type {type(item).__name__} cannot be part of a fingerprint")
 
     return json.dumps(normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def fingerprint(value: Any) -> str:
-    """16 hex digits over the canonical form of ``value``."""
+    """Return the first 16 hex digits of the sha256 of the canonical form of ``value``."""
     return hashlib.sha256(canonical(declared(value)).encode()).hexdigest()[:16]

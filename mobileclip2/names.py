@@ -1,4 +1,4 @@
-"""Names that people type: the short form of a key, and the nearest names to a mistyped one."""
+"""Look up names that users type: resolve short forms and suggest corrections."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ from mobileclip2.errors import UserError
 
 
 def find(name: str, keys: Iterable[str], kind: str) -> str:
-    """Return the key with this name, or the only key whose last parts are this name.
+    """Return the key that equals ``name``, or the only key that ends with ``/name``.
 
     Raises:
-        UserError: no key has this name, or several have; names them.
+        UserError: no key matches, or several keys match. The message lists them.
     """
     keys = list(keys)
     if name in keys:
         return name
-    found = [key for key in keys if key.endswith(f"/{name}")]
-    if len(found) > 1:
-        raise UserError(f"'{name}' can be {' or '.join(found)}; give the whole name")
-    if found:
-        return found[0]
-    near = did_you_mean(name, keys)
-    raise UserError(f"there is no {kind} '{name}'{near or f'; the profile has {listed(keys)}'}")
+    matches = [key for key in keys if key.endswith(f"/{name}")]
+    if len(matches) > 1:
+        raise UserError(f"'{name}' can be {' or '.join(matches)}; give the full name")
+    if matches:
+        return matches[0]
+    suggestion = did_you_mean(name, keys)
+    raise UserError(f"there is no {kind} '{name}'{suggestion or f'; the profile has {listed(keys)}'}")
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three names that are spelled like ``name``, the nearest first. A key is also known by its last part."""
-    known = list(known)
+    """Return up to three keys that are spelled like ``name``, the closest first.
+
+    The last part of a key is compared too.
+    """
     by_spelling: dict[str, list[str]] = {}
     for key in known:
         for spelling in dict.fromkeys((key, key.rpartition("/")[2])):
@@ -38,11 +40,11 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x' or 'y'?``, or nothing if no name is near."""
-    near = nearest(name, known)
-    return f"; did you mean {' or '.join(repr(each) for each in near)}?" if near else ""
+    """Return ``; did you mean 'x' or 'y'?``, or an empty string if no name is close."""
+    suggestions = nearest(name, known)
+    return f"; did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names with commas."""
+    """Join names with commas. Return ``none`` if there are no names."""
     return ", ".join(names) or "none"

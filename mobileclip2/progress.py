@@ -1,4 +1,4 @@
-"""How work says where it is. A bar on a terminal, a line in a log, metadata in Dagster: the listener decides."""
+"""Progress reports. A listener shows them as a bar, as log lines or as Dagster metadata."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 @dataclass
 class Step:
-    """One sign of life. ``done`` and ``total`` count ``unit``; ``numbers`` are the latest rates and losses."""
+    """One progress report: ``done`` of ``total`` units, and the latest rates and losses in ``numbers``."""
 
     done: int
     total: int
@@ -26,7 +26,7 @@ class Step:
 
     @classmethod
     def from_line(cls, line: str) -> Step | None:
-        """Parse a line that :meth:`to_line` wrote; None for any other."""
+        """Parse a line that :meth:`to_line` wrote. Return None for any other line."""
         head, *numbers = line.strip().split("  ")
         found = re.fullmatch(r"(\d+)/(\d+) (.+)", head)
         if not found:
@@ -40,32 +40,32 @@ class Step:
 
 
 class Progress(Protocol):
-    """A callback that receives every step."""
+    """A callback for progress reports."""
 
     def __call__(self, step: Step) -> None:
-        """Receive a step."""
+        """Handle a report."""
 
 
 def silent(step: Step) -> None:
-    """Ignore the step."""
+    """Ignore the report."""
 
 
 ACTIVITY_LISTENERS: list[Callable[[str], None]] = []
-"""Called with what the process does now; with an empty text when that ends."""
+"""Callbacks for the current activity. They receive an empty string when it ends."""
 
 _activities: list[str] = []
 
 
 @contextmanager
 def doing(activity: str) -> Iterator[None]:
-    """Say what the process does inside the block, such as ``importing`` or ``hashing``. Blocks nest."""
+    """Announce the activity of the block, such as ``importing`` or ``hashing``. Blocks can be nested."""
     _activities.append(activity)
-    _tell(activity)
+    _notify(activity)
     try:
         yield
     finally:
         _activities.pop()
-        _tell(_activities[-1] if _activities else "")
+        _notify(_activities[-1] if _activities else "")
 
 
 COUNT_SECONDS = 0.2
@@ -73,14 +73,14 @@ _last_count = 0.0
 
 
 def counted(done: int, total: int, unit: str) -> None:
-    """Say how far the innermost block of :func:`doing` is. Most of many calls a second are dropped."""
+    """Announce the progress of the innermost :func:`doing` block, at most once per ``COUNT_SECONDS``."""
     global _last_count
     now = time.monotonic()
     if _activities and now - _last_count >= COUNT_SECONDS:
         _last_count = now
-        _tell(f"{_activities[-1]} {done}/{total} {unit}")
+        _notify(f"{_activities[-1]} {done}/{total} {unit}")
 
 
-def _tell(activity: str) -> None:
+def _notify(activity: str) -> None:
     for listener in ACTIVITY_LISTENERS:
         listener(activity)

@@ -1,1 +1,1 @@
-"""What people write by hand: the profile, one module for each section."""
+"""The profile: one module for each section."""

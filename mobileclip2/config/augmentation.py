@@ -1,4 +1,4 @@
-"""The ``augmentation`` section of a profile: how views are drawn."""
+"""The ``augmentation`` section of a profile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class RandAugment(BaseModel):
-    """``ops`` operations a view at strength ``magnitude`` of ``bins`` (Cubuk et al., arXiv 1909.13719)."""
+    """RandAugment: ``ops`` operations per view at level ``magnitude`` of ``bins`` (Cubuk et al., arXiv 1909.13719)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,9 +25,9 @@ class RandAugment(BaseModel):
 
 
 class Augmentation(BaseModel):
-    """How views are drawn: a random resized crop, then RandAugment unless it is None.
+    """Settings for random views: a random resized crop, then RandAugment unless it is None.
 
-    ``scale`` is the share of the image's area that a crop covers, ``ratio`` its width over height.
+    ``scale`` is the range of crop area over image area. ``ratio`` is the range of crop width over crop height.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""What a profile says about a captioner. Imports no torch: profiles are checked before it loads."""
+"""Captioner settings of a profile. This module does not import torch, so that profiles are checked quickly."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ CLIP_VOCABULARY = 49_408
 
 
 class CoCaConfig(BaseModel):
-    """A small CoCa on a frozen image trunk, written inline in a profile.
+    """A small CoCa on a frozen image trunk.
 
-    The two text transformers are open_clip's own, of one width, with ``layers`` blocks each.
+    Both text transformers come from open_clip. They have the same width and ``layers`` blocks each.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     trunk: str = "tf_efficientnet_lite0"
-    """timm name of an image model"""
+    """name of a timm image model"""
     image_size: int = Field(96, ge=32)
-    """side of the square input, pixels"""
+    """side of the square input in pixels"""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     tokens: int = Field(8, ge=1)
-    """image tokens that the decoder attends to"""
+    """number of image tokens that the decoder attends to"""
     dropout: float = Field(0.5, ge=0, lt=1)
-    """on the trunk's features, in training"""
+    """dropout rate of the trunk features during training"""
     width: int = Field(128, ge=8)
     layers: int = Field(1, ge=1)
     heads: int = Field(4, ge=1)
     context_length: int = Field(16, ge=4)
-    """tokens of a text, start and end included"""
+    """maximum text length in tokens, with start and end"""
     vocabulary: int = Field(CLIP_VOCABULARY, ge=514, le=CLIP_VOCABULARY)
-    """The first entries of CLIP's byte-pair vocabulary that are kept: rarer words fall into more pieces, and
-    the softmax over the vocabulary, most of a small captioner's arithmetic, shrinks in proportion."""
+    """Number of entries of CLIP's byte-pair vocabulary to use, from the first. A smaller vocabulary splits rare words into
+    more tokens and makes the softmax faster, which dominates the cost of a small captioner."""
 
     @model_validator(mode="after")
     def _width_divides(self) -> Self:
@@ -44,23 +44,23 @@ class CoCaConfig(BaseModel):
 
 
 class GenerationSettings(BaseModel):
-    """How captions are sampled. Every field changes the captions, so all of them belong to their fingerprint.
+    """Settings for caption sampling. Every field changes the captions and is part of the fingerprint.
 
-    Lengths count tokens with the start and end tokens included, as ``open_clip`` counts them.
+    Lengths are in tokens and include the start and end tokens, as in ``open_clip``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     top_p: float = Field(0.9, gt=0, le=1)
-    """nucleus: the fewest most probable tokens that hold this much probability"""
+    """probability mass of nucleus sampling"""
     temperature: float = Field(1.0, ge=0)
-    """applied within the nucleus, as ``open_clip`` does; 0 is greedy"""
+    """softmax temperature within the nucleus, as in ``open_clip``; 0 is greedy decoding"""
     max_tokens: int = Field(30, ge=3)
     min_tokens: int = Field(6, ge=3)
-    """shortest sequence; 6, ``open_clip``'s own, is four tokens of text"""
+    """minimum length; the default of ``open_clip`` is 6, which leaves four tokens of text"""
     seed: int = 0
     retries: int = Field(3, ge=0)
-    """further attempts at a caption that came out degenerate"""
+    """number of further attempts after a degenerate caption"""
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Self:

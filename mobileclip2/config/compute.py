@@ -1,4 +1,4 @@
-"""What a profile says about where stages are computed. Nothing in here changes what is computed."""
+"""The ``compute`` section of a profile: where stages run. These settings do not change any output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Settings(BaseModel):
 
 
 class Toleration(_Settings):
-    """Kubernetes' own: lets a pod onto nodes with this taint."""
+    """A Kubernetes toleration: pods may run on nodes with a matching taint."""
 
     key: str | None = _undeclared(None)
     operator: Literal["Exists", "Equal"] = _undeclared("Exists")
@@ -40,24 +40,24 @@ class Toleration(_Settings):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = _undeclared(None)
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _value_matches_operator(self) -> Self:
         if (self.operator == "Equal") != (self.value is not None):
-            raise ValueError("'value' goes with 'operator: Equal', and only with it")
+            raise ValueError("'operator: Equal' needs 'value', and 'operator: Exists' does not accept it")
         return self
 
 
 class Pods(_Settings):
-    """What the pods of one stage are and ask for."""
+    """Number and resource requests of the pods of one stage."""
 
     pods: int = _undeclared(4, ge=1)
-    """at once where shards are shared out; nodes where a model is trained"""
+    """number of parallel pods of a shard stage, or number of nodes of a training"""
     gpus: int = _undeclared(0, ge=0)
-    """of each pod"""
+    """GPUs per pod"""
     cpu: str = _undeclared("2")
     memory: str = _undeclared("8Gi")
     shared_memory: str = _undeclared("1Gi")
     disk: str = _undeclared("20Gi")
-    """scratch on the node"""
+    """ephemeral storage of the node"""
     node_selector: dict[str, str] = _undeclared({})
     tolerations: tuple[Toleration, ...] = _undeclared(())
     priority: str | None = _undeclared(None)
@@ -77,46 +77,46 @@ SANE: dict[str, dict[str, Any]] = {
     "evaluation": {**_ONE_GPU, "pods": 1},
     "caption_corpus": {"pods": 1},
 }
-"""Defaults of stages that ask for other than the defaults of :class:`Pods`."""
+"""Defaults per stage that differ from those of :class:`Pods`."""
 
 
 class Kubernetes(_Settings):
-    """A cluster that the work of every stage goes to."""
+    """A Kubernetes cluster that runs every stage."""
 
     image: str = _undeclared()
-    """of the workers, the same build as the run's"""
+    """container image of the workers; it must be the same build as that of the run"""
     namespace: str = _undeclared("mobileclip2")
     service_account: str = _undeclared("mobileclip2-work")
-    """gives pods their identity at the object store; it needs no right in the cluster"""
+    """service account that gives pods access to the object store; it needs no permissions in the cluster"""
     queue: str | None = _undeclared(None)
     """name of a Kueue LocalQueue"""
     gpu: str = _undeclared("nvidia.com/gpu")
-    """resource that stands for one GPU"""
+    """resource name of one GPU"""
     claims: dict[str, str] = _undeclared({})
-    """PersistentVolumeClaim -> path where every worker sees it"""
+    """mount path of each PersistentVolumeClaim in every worker"""
     env: dict[str, str] = _undeclared({})
-    """of the workers; no secret belongs in here"""
+    """environment variables of the workers; do not put secrets here"""
     secret: str | None = _undeclared(None)
-    """name of a Secret that becomes environment of the workers, where pods have no identity of their own"""
+    """name of a Secret that becomes environment variables of the workers, for pods without an identity of their own"""
     start_minutes: float = _undeclared(30.0, gt=0)
-    """patience while no pod of a Job can start"""
+    """time limit in minutes for the first pod of a Job to start"""
     stages: dict[Stage, dict[str, Any]] = _undeclared({})
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
+    def _stages_are_valid(self) -> Self:
         for stage in self.stages:
             self.pods(stage)
         return self
 
     def pods(self, stage: str) -> Pods:
-        """Return the pod settings of a stage: those of the profile over the defaults."""
-        stated = next((fields for name, fields in self.stages.items() if name == stage), {})
-        return Pods.model_validate({**SANE.get(stage, {}), **stated})
+        """Return the pod settings of a stage. The profile takes precedence over the defaults."""
+        overrides = next((fields for name, fields in self.stages.items() if name == stage), {})
+        return Pods.model_validate({**SANE.get(stage, {}), **overrides})
 
 
 class ComputeSettings(_Settings):
-    """Where stages are computed: in this process, in several on this machine, or in a cluster."""
+    """Where stages run: in this process, in several local processes, or in a cluster."""
 
     processes: int = _undeclared(1, ge=1)
-    """on this machine: chunks of a group at once, and torchrun's processes in training"""
+    """number of local processes: parallel chunks of a partition, and torchrun processes of a training"""
     kubernetes: Kubernetes | None = _undeclared(None)

@@ -1,4 +1,4 @@
-"""The DataComp suite as data: its 40 tasks and the averages that are published over 38 of them (Gadre et al. 2023)."""
+"""The 40 tasks of the DataComp suite and its published averages, which cover 38 of them (Gadre et al. 2023)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ Kind = Literal["classification", "retrieval", "association", "faces"]
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation set of the suite; ``main`` is None where the set has no number that stands for it."""
+    """One evaluation set of the suite. ``main`` is None if the set has no main metric."""
 
     key: str
     name: str
     size: int
-    """test images; of an association set its questions"""
+    """number of test images, or of questions in an association set"""
     source: str
-    """name of the data set on the Hugging Face hub"""
+    """dataset name on the Hugging Face hub"""
     main: str | None = "acc1"
     kind: Kind = "classification"
     fields: tuple[str, ...] = ()
-    """what the columns of each sample's ``npy`` say"""
+    """column names of each sample's ``npy``"""
     vtab: bool = False
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the 38 sets of the published average."""
+        """True if the set is one of the 38 of the published average."""
         return self.main is not None
 
 
-def _wds(key: str, name: str, size: int, main: str | None = "acc1", **about: Any) -> Task:
+def _wds(key: str, name: str, size: int, main: str | None = "acc1", **options: Any) -> Task:
     folder = key.removeprefix("fairness/").replace("/", "-")
-    return Task(key, name, size, f"djghosh/wds_{folder}_test", main, **about)
+    return Task(key, name, size, f"djghosh/wds_{folder}_test", main, **options)
 
 
 _RECALL, _PAIRS = "mean_per_class_recall", "mean_recall@1"
@@ -116,14 +116,14 @@ AVERAGES: Mapping[str, tuple[str, ...]] = {
         "misc/winogavil",
     ),
 }
-"""sets whose main metrics are averaged under a name; ImageNet itself is a set and needs none"""
+"""sets of each published average; ImageNet is a single set"""
 
 
 def averages(mains: Mapping[str, float | None]) -> dict[str, float]:
-    """Compute the published averages of main metrics whose sets are all there. Other sets do not count."""
-    found = {}
+    """Compute each published average whose sets all have a main metric. Other sets are ignored."""
+    complete = {}
     for name, keys in AVERAGES.items():
         values = [value for key in keys if (value := mains.get(key)) is not None]
         if len(values) == len(keys):
-            found[name] = sum(values) / len(values)
-    return found
+            complete[name] = sum(values) / len(values)
+    return complete

@@ -1,24 +1,24 @@
-"""Which images and captions a profile accepts."""
+"""The ``filters`` section of a profile."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
 PILLOW_LIMIT = 89_478_485
-"""Above this many pixels Pillow itself warns of a decompression bomb."""
+"""number of pixels above which Pillow warns of a decompression bomb"""
 
 
 class Filters(BaseModel):
-    """Limits on samples; what breaks one is skipped, with the limit as its reason."""
+    """Limits for samples. A sample outside a limit is skipped with a reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_side: int = Field(default=2, ge=1)
-    """shorter side in pixels; 1 x 1 pictures on the web are trackers"""
+    """minimum of the shorter side in pixels; web images of 1 x 1 pixel are trackers"""
     max_aspect: float | None = Field(default=None, ge=1)
-    """longer side over shorter side"""
+    """maximum of longer side over shorter side"""
     max_pixels: int = Field(default=8192 * 8192, ge=1, le=PILLOW_LIMIT)
-    """width times height, checked in the header before anything is decoded"""
+    """maximum of width times height, read from the header before decoding"""
     min_caption_chars: int = Field(default=1, ge=1)
     max_caption_chars: int = Field(default=8192, ge=1)
-    """a text encoder reads about 300 characters; what is longer than a page is not a caption"""
+    """maximum length; a text encoder reads about 300 characters, and a page of text is not a caption"""

@@ -1,4 +1,4 @@
-"""What a profile says about a training run. Imports no torch: profiles are checked before it loads."""
+"""Training settings of a profile. This module does not import torch, so that profiles are checked quickly."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mobileclip2.fingerprint import UNDECLARED
 
 
 class TrainSettings(BaseModel):
-    """Length, optimizer and bookkeeping of one training run.
+    """Length, optimizer and logging settings of one training run.
 
-    Exactly one of ``steps`` and ``samples`` (seen samples) gives the length. The defaults are those of
-    MobileCLIP2's ablations (Faghri et al. 2025): AdamW with betas 0.9 and 0.95, weight decay 0.2, gradients
-    clipped to norm 1.
+    Set the length with exactly one of ``steps`` and ``samples`` (samples seen). The defaults are those of
+    MobileCLIP2's ablations (Faghri et al. 2025): AdamW with betas 0.9 and 0.95, weight decay 0.2, and gradient
+    clipping at norm 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -22,14 +22,14 @@ class TrainSettings(BaseModel):
     steps: int | None = Field(None, ge=1)
     samples: int | None = Field(None, ge=1)
     batch: int = Field(ge=2)
-    """samples a step, over all processes and all micro-batches"""
+    """global batch size: samples per step over all processes and micro-batches"""
     accumulate: int = Field(1, ge=1)
-    """micro-batches that a process divides its share of a batch into; the gradient stays the whole batch's"""
+    """number of micro-batches per process; the gradient is that of the global batch"""
 
     learning_rate: float = Field(gt=0)
     final_learning_rate: float = Field(0.0, ge=0)
     warmup: int = Field(0, ge=0)
-    """steps"""
+    """number of warmup steps"""
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.2, ge=0)
     clip_norm: float = Field(1.0, gt=0)
@@ -40,23 +40,23 @@ class TrainSettings(BaseModel):
     """recompute activations in the backward pass to save memory"""
 
     evaluate_every: int | None = Field(None, ge=1)
-    """steps between evaluations; there is always one at the end"""
+    """steps between evaluations; the last step is always evaluated"""
     checkpoint_every: int = Field(500, ge=1, json_schema_extra=UNDECLARED)
-    """steps that a killed run loses at most"""
+    """steps between checkpoints; a killed run loses at most this many"""
     log_every: int = Field(20, ge=1, json_schema_extra=UNDECLARED)
-    """steps between signs of life; every step is recorded whatever this is"""
+    """steps between log lines; every step is recorded regardless"""
     workers: int = Field(0, ge=0, json_schema_extra=UNDECLARED)
-    """loader processes beside each training process; 0 loads in the training process"""
+    """data loader processes per training process; 0 loads data in the training process"""
 
     @property
     def total_steps(self) -> int:
-        """Return the number of steps, from ``steps`` or from ``samples`` and ``batch``."""
+        """Number of steps, from ``steps`` or from ``samples`` and ``batch``."""
         return self.steps if self.steps is not None else max(1, (self.samples or 0) // self.batch)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.steps is None) == (self.samples is None):
-            raise ValueError("give the length of training as exactly one of 'steps' and 'samples'")
+            raise ValueError("set the length of training with exactly one of 'steps' and 'samples'")
         if self.batch % self.accumulate:
             raise ValueError(f"batch {self.batch} does not divide into accumulate = {self.accumulate} micro-batches")
         if self.warmup > self.total_steps:

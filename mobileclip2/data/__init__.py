@@ -1,1 +1,1 @@
-"""Tars, images, validation, sidecars, augmentation, preprocessing and the reinforced format."""
+"""Data: tars, images, validation, sidecars, augmentation, preprocessing and the reinforced format."""

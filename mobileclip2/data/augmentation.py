@@ -1,9 +1,8 @@
-"""Views: which crop of an image and which RandAugment operations, in the format of the released datasets.
+"""Views: a crop and the RandAugment operations of an image, in the format of the released datasets.
 
-A view is ``[[top, left, height, width], [[op, magnitude], [op, magnitude]]]``, with ``null`` in place of the
-operations where RandAugment is off. The crop is in pixels of the original image, so that a view can be drawn
-at the input size of any model; translations are in pixels of a 224-pixel view and scale with it. Drawing a
-view just sampled and drawing a stored one is the same call.
+A view is ``[[top, left, height, width], [[op, magnitude], [op, magnitude]]]``. The operations are ``null`` if RandAugment
+is off. The crop is in pixels of the original image, so that a view can be rendered at any size. Translations are in pixels
+of a view of 224 pixels and scale with the size.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from mobileclip2.config.augmentation import Augmentation, RandAugment
 from mobileclip2.errors import ShardError
 
 REFERENCE_SIZE = 224
-"""Side in pixels of the view that stored translations are meant for; a fact of the format."""
+"""side in pixels of the view that stored translations refer to, as the format defines it"""
 
 OPERATIONS = (
     "Identity",
@@ -39,9 +38,9 @@ OPERATIONS = (
     "AutoContrast",
     "Equalize",
 )
-"""RandAugment's operations; a stored operation is an index into this table."""
+"""RandAugment operations by their stored index"""
 
-_LARGEST = {
+_MAX_MAGNITUDE = {
     "ShearX": 0.3,
     "ShearY": 0.3,
     "TranslateX": 150 / 331 * REFERENCE_SIZE,
@@ -62,11 +61,11 @@ class View:
     ops: tuple[tuple[int, float], ...] | None
 
     def to_list(self) -> list[Any]:
-        """Return the view as nested lists, the form that JSON stores."""
+        """Return the view as nested lists."""
         return [list(self.crop), None if self.ops is None else [list(op) for op in self.ops]]
 
     def to_json(self) -> str:
-        """Return the view as the JSON text of :meth:`to_list`."""
+        """Serialize the view as JSON."""
         return json.dumps(self.to_list())
 
     @classmethod
@@ -74,7 +73,7 @@ class View:
         """Build a view from nested lists.
 
         Raises:
-            ValueError: the value is not a view in the format above.
+            ValueError: the value is not a view.
         """
         try:
             (top, left, height, width), ops = value
@@ -93,15 +92,15 @@ class View:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Build a view from the JSON text of :meth:`to_json`."""
+        """Parse the JSON text of :meth:`to_json`."""
         return cls.from_list(json.loads(text))
 
 
 def parse_views(value: Any) -> list[View]:
-    """Parse the views of a ``param_aug`` field, which is a list or the JSON text of a list.
+    """Parse the views of a ``param_aug`` field: a list, or the JSON text of a list.
 
     Raises:
-        ValueError: neither, or one of the views is malformed.
+        ValueError: the value is not a list, or a view is malformed.
     """
     views = json.loads(value) if isinstance(value, str | bytes) else value
     if not isinstance(views, list):
@@ -110,11 +109,10 @@ def parse_views(value: Any) -> list[View]:
 
 
 def sample_view(augmentation: Augmentation, seed: int, key: str, view: int, width: int, height: int) -> View:
-    """View number ``view`` of the sample ``key``, whose image is ``width`` x ``height`` pixels.
+    """Sample view number ``view`` of the sample ``key`` with an image of ``width`` x ``height`` pixels.
 
-    A pure function of its arguments: neither the order of samples nor the number of workers can change a
-    view. The distribution is that of torchvision's RandomResizedCrop and RandAugment. Plain training takes a
-    new number each epoch.
+    The result depends only on the arguments, not on the order of samples or the number of workers. The distribution is
+    that of torchvision's RandomResizedCrop and RandAugment.
     """
     draw = _uniform(f"{seed}/{view}", key)
     crop = _crop(augmentation, draw, width, height)
@@ -125,10 +123,10 @@ def sample_view(augmentation: Augmentation, seed: int, key: str, view: int, widt
 
 
 def render(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> Image.Image:
-    """Render a view of an RGB image at ``size`` x ``size`` pixels, cut from the original image.
+    """Render a view of the original RGB image at ``size`` x ``size`` pixels.
 
     Raises:
-        ShardError: the crop does not fit the image, so this is not the image that the view was made for.
+        ShardError: the crop does not fit the image.
     """
     check_crop(view, image.width, image.height)
     top, left, height, width = view.crop
@@ -137,16 +135,16 @@ def render(image: Image.Image, view: View, size: int, interpolation: str = "bicu
 
 
 def check_crop(view: View, width: int, height: int) -> None:
-    """Raise ``ShardError`` if the crop leaves an image of ``width`` x ``height`` pixels."""
+    """Raise ``ShardError`` if the crop does not fit an image of ``width`` x ``height`` pixels."""
     if view.crop[1] + view.crop[3] > width or view.crop[0] + view.crop[2] > height:
         raise ShardError(
             f"the crop {list(view.crop)} does not fit an image of {width} x {height} pixels: "
-            "crops are in pixels of the original, and this image was resized or exchanged: make new views"
+            "crops are in pixels of the original image, and this image was resized or replaced. Delete the views and run again"
         )
 
 
 def operate(image: Image.Image, view: View) -> Image.Image:
-    """Apply the operations of a view to its crop, which already has its final size."""
+    """Apply the operations of a view to its resized crop."""
     for op, magnitude in view.ops or ():
         image = _APPLY[OPERATIONS[op]](image, magnitude)
     return image
@@ -161,10 +159,10 @@ def _integer(value: Any) -> int:
 
 
 def _uniform(stream: str, key: str) -> Iterator[float]:
-    """Numbers in [0, 1) from a hash: no generator state to seed, which would cost more than the draws."""
+    """Yield uniform numbers in [0, 1) from a hash, which is faster than seeding a generator for each view."""
     block = 0
     while True:
-        # the key comes last and nothing before it holds a "/" of its own, so no two streams share an input
+        # The key is last, because it can contain "/" and the other fields cannot.
         digest = hashlib.blake2b(f"{stream}/{block}/{key}".encode(), person=b"mobileclip2 view").digest()
         for start in range(0, 64, 8):
             yield (int.from_bytes(digest[start : start + 8], "little") >> 11) * 2.0**-53
@@ -180,7 +178,7 @@ def _crop(augmentation: Augmentation, draw: Iterator[float], width: int, height:
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(next(draw) * (height - h + 1)), int(next(draw) * (width - w + 1)), h, w
-    # no crop fits a very long image: the largest central one of an allowed ratio
+    # Very long images fit no random crop, so torchvision takes the largest central crop with an allowed ratio.
     if width < height * narrow:
         w, h = width, max(1, round(width / narrow))
     elif width > height * wide:
@@ -199,9 +197,9 @@ def _operation(randaugment: RandAugment, draw: Iterator[float]) -> tuple[int, fl
         return op, float(8 - round(4 * share))
     if name == "Solarize":
         return op, 255.0 * (1 - share)
-    if name not in _LARGEST:
+    if name not in _MAX_MAGNITUDE:
         return op, 0.0
-    magnitude = _LARGEST[name] * share
+    magnitude = _MAX_MAGNITUDE[name] * share
     return op, -magnitude if negative else magnitude
 
 

@@ -1,8 +1,8 @@
-"""The one way in which any part of reading says that a sample cannot be used."""
+"""The exception for samples that cannot be used."""
 
 
 class BadSample(Exception):
-    """One sample cannot be used; ``reason`` is a slug to count by, ``detail`` a sentence for the reader."""
+    """A sample cannot be used. ``reason`` is a slug for counting. ``detail`` explains it to the user."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")

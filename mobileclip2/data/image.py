@@ -1,4 +1,4 @@
-"""Image bytes to RGB pixels, one way for every stage: a stored crop means the same pixels everywhere."""
+"""Decode images to RGB. Every stage decodes in the same way, so that stored crops refer to the same pixels."""
 
 from __future__ import annotations
 
@@ -15,38 +15,37 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 def size(data: bytes) -> tuple[int, int]:
-    """Width and height in pixels, from the header alone.
+    """Return width and height in pixels from the header.
 
     Raises:
-        BadSample: ``empty-image`` (0 bytes), ``not-an-image``, ``truncated-image``, ``broken-image`` (an
-        unreadable
-            header), or ``image-too-large`` (above any limit a profile can set).
+        BadSample: ``empty-image`` (0 bytes), ``not-an-image``, ``truncated-image``, ``broken-image`` (unreadable
+            header), or ``image-too-large`` (above ``PILLOW_LIMIT``).
     """
     with _open(data) as image:
         return image.size
 
 
 def decode(data: bytes, *, max_pixels: int = PILLOW_LIMIT) -> Image.Image:
-    """RGB pixels of a JPEG, PNG, WebP, GIF or BMP, whatever its member is called; an animation's first frame.
+    """Decode a JPEG, PNG, WebP, GIF or BMP to RGB. The content determines the format, not the file extension.
 
-    Transparency lies on white and 16-bit gray keeps its high byte. The EXIF orientation is left alone:
-    readers of the released format ignore it, and stored crops are in pixels of the unrotated image.
+    Animations give their first frame. Transparent pixels are blended with white. 16-bit gray keeps its high byte. The EXIF
+    orientation is ignored, because readers of the released format ignore it and crops refer to the unrotated image.
 
     Raises:
-        BadSample: as :func:`size`, and for damage in the pixels. More than ``max_pixels`` is refused on sight
-            of the header, before any pixel takes memory.
+        BadSample: as for :func:`size`, or the pixels are damaged. ``image-too-large`` is raised before decoding if the
+            image has more than ``max_pixels``.
     """
     with _open(data) as image:
         if image.width * image.height > max_pixels:
             detail = f"{image.width} x {image.height} pixels; at most {max_pixels:,} in all"
             raise BadSample("image-too-large", detail)
         try:
-            _expect_whole(image, data)
+            _check_complete(image, data)
             image.load()
             return _rgb(image)
         except (BadSample, MemoryError):
             raise
-        except Exception as error:  # decoders raise whatever damaged input leads them to
+        except Exception as error:  # decoders raise arbitrary exceptions for damaged input
             raise _broken(data, error) from error
 
 
@@ -67,9 +66,9 @@ def _open(data: bytes) -> Image.Image:
         raise _broken(data, error) from error
 
 
-def _expect_whole(image: Image.Image, data: bytes) -> None:
-    """Damage that decoders overlook, leaving what they cannot read gray or black."""
-    # to look for the last scan takes as long as a hundredth of decoding, and most end as they should
+def _check_complete(image: Image.Image, data: bytes) -> None:
+    """Detect damage that decoders ignore and fill with gray or black."""
+    # Most images end with the marker, so the slower search for the last scan is the exception.
     if (
         image.format in ("JPEG", "MPO")
         and not data.endswith(b"\xff\xd9")
@@ -88,7 +87,7 @@ def _broken(data: bytes, error: Exception) -> BadSample:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # convert() would clip all above 255 to white; the high byte is what Pillow keeps of 16-bit color
+        # convert() would clip values above 255 to white. Pillow keeps the high byte of 16-bit color too.
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         picture = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""Random access into a tar: training reads samples in an order of its own, one seek each."""
+"""Random access to the samples of a tar, with one seek per member."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import BinaryIO
 import numpy as np
 
 from mobileclip2.data.row_file import RowFile, Rows
-from mobileclip2.data.tar import StrictTar, forget_headers, path_fault, split_path
+from mobileclip2.data.tar import StrictTar, clear_headers, path_fault, split_path
 from mobileclip2.errors import ShardError
 
 OPEN_FILES = 128
-"""tars that a process keeps open; the usual limit is 1,024 files"""
+"""maximum number of open tars per process; the usual limit of the system is 1,024 files"""
 
 
 class IndexedTar:
-    """Where each member of each sample lies, found by one pass over the headers and kept in ``file``.
+    """A tar with the offset and size of each member in ``file``, from one pass over the headers.
 
-    Groups members as :func:`mobileclip2.data.tar.read_samples` does: of several runs of one key the first
-    counts. Samples are numbered in the order of the tar, or by the ``keys`` of which there has to be a sample each.
-    Forked processes can share it, and it can be pickled.
+    Members are grouped as in :func:`mobileclip2.data.tar.read_samples`. The first sample counts if a key occurs twice.
+    Samples are numbered in the order of the tar, or in the order of ``keys``. The object can be pickled and shared by
+    forked processes.
 
     Raises:
-        ShardError: not a tar, missing, cut off or damaged, or lacks one of the keys.
+        ShardError: the file is missing, truncated, damaged or not a tar, or it lacks one of the keys.
     """
 
     def __init__(self, path: Path, file: RowFile | None = None, keys: Iterable[str] | None = None) -> None:
@@ -36,17 +36,17 @@ class IndexedTar:
         with _guard(path):
             status = path.stat()
             self._identity = status.st_ino, status.st_size, status.st_mtime_ns
-            found = _scan(path)
-        listed = list(found if keys is None else keys)
-        self._extensions = _shared(tuple(dict.fromkeys(name for members in found.values() for name in members)))
-        kind = _kind(max((len(key.encode()) for key in listed), default=1), len(self._extensions))
-        rows = np.zeros(len(listed), kind)
-        for number, key in enumerate(listed):
-            if key not in found:
+            samples = _scan(path)
+        keys = list(samples if keys is None else keys)
+        self._extensions = _interned(tuple(dict.fromkeys(name for members in samples.values() for name in members)))
+        dtype = _row_dtype(max((len(key.encode()) for key in keys), default=1), len(self._extensions))
+        rows = np.zeros(len(keys), dtype)
+        for number, key in enumerate(keys):
+            if key not in samples:
                 raise ShardError(f"{path}: sample '{key}' is gone; run raw_shards again")
             rows["key"][number] = key.encode()
-            for extension, place in found[key].items():
-                rows["places"][number, self._extensions.index(extension)] = place
+            for extension, span in samples[key].items():
+                rows["spans"][number, self._extensions.index(extension)] = span
         self._rows = Rows.store(rows, file or RowFile())
 
     def __len__(self) -> int:
@@ -57,36 +57,36 @@ class IndexedTar:
         return _text(self._rows[number]["key"])
 
     def keys(self) -> list[str]:
-        """Return the keys of all samples, in their order."""
+        """Return the keys of all samples in order."""
         return [_text(key) for key in self._rows.all()["key"]]
 
     def members(self, number: int, *extensions: str) -> dict[str, bytes]:
-        """Those of the wanted members that sample ``number`` has; all of them when none is named.
+        """Return the members of a sample by extension: those of ``extensions`` that exist, or all members.
 
         Raises:
-            ShardError: the file is gone or shorter than it was.
+            ShardError: the file was deleted or truncated.
         """
-        places = dict(zip(self._extensions, self._rows[number]["places"].tolist(), strict=True))
+        spans = dict(zip(self._extensions, self._rows[number]["spans"].tolist(), strict=True))
         with _guard(self.path):
             descriptor = _open(self.path, self._identity).fileno()
-            found = {}
+            members = {}
             for extension in extensions or self._extensions:
-                offset, size = places.get(extension, (0, 0))
+                offset, size = spans.get(extension, (0, 0))
                 if offset:
-                    found[extension] = os.pread(descriptor, size, offset)
-                    if len(found[extension]) != size:
+                    members[extension] = os.pread(descriptor, size, offset)
+                    if len(members[extension]) != size:
                         raise tarfile.ReadError(f"ends within '{self.key(number)}.{extension}'")
-        return found
+        return members
 
 
 @lru_cache
-def _kind(longest_key: int, extensions: int) -> np.dtype:
-    return np.dtype([("key", f"S{longest_key}"), ("places", np.int64, (extensions, 2))])
+def _row_dtype(longest_key: int, extensions: int) -> np.dtype:
+    return np.dtype([("key", f"S{longest_key}"), ("spans", np.int64, (extensions, 2))])
 
 
 @lru_cache
-def _shared(extensions: tuple[str, ...]) -> tuple[str, ...]:
-    """One object for all shards of a dataset."""
+def _interned(extensions: tuple[str, ...]) -> tuple[str, ...]:
+    """Return one object for all shards of a dataset, which saves memory."""
     return extensions
 
 
@@ -110,13 +110,13 @@ def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of every regular file. A tar that is cut off lacks its end marker, which is an error."""
+    """Yield name, offset and size of every regular file. A missing end marker is an error, as in truncated tars."""
     with path.open("rb") as file, StrictTar.open(fileobj=file, mode="r:") as tar:
         _rewind(tar)
         while True:
             file.seek(tar.offset)
-            if plain := _plain_file(file.read(tarfile.BLOCKSIZE)):
-                name, size = plain
+            if name_and_size := _parse_plain_header(file.read(tarfile.BLOCKSIZE)):
+                name, size = name_and_size
                 start = tar.offset + tarfile.BLOCKSIZE
                 tar.offset = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             else:
@@ -124,7 +124,7 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
                 info = tar.next()
                 if info is None:
                     return
-                forget_headers(tar)
+                clear_headers(tar)
                 if not info.isreg():
                     continue
                 name, start, size = info.name, info.offset_data, info.size
@@ -132,13 +132,13 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
 
 
 def _rewind(tar: tarfile.TarFile) -> None:
-    """Rewind the tar, because opening it has already read the first header."""
+    """Rewind the tar, because opening it reads the first header."""
     tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
-    forget_headers(tar)
+    clear_headers(tar)
 
 
-def _plain_file(header: bytes) -> tuple[str, int] | None:
-    """Name and size from the header of an ordinary file, which tarfile takes several times as long to read."""
+def _parse_plain_header(header: bytes) -> tuple[str, int] | None:
+    """Return name and size from a plain file header, or None. This is several times as fast as ``tarfile``."""
     if header[156:157] != b"0" or header[257:262] != b"ustar" or header[345:346] != b"\0":
         return None
     try:
@@ -159,4 +159,4 @@ def _guard(path: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, OSError) as error:
-        raise ShardError(f"{path}: the shard cannot be read ({error}); fetch or make it again") from error
+        raise ShardError(f"{path}: the shard cannot be read ({error}); download or create it again") from error

@@ -1,4 +1,4 @@
-"""Joins one shard with everything that was computed about it, sample by sample, always by key."""
+"""Join a shard with its views, captions and embeddings by sample key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
@@ -24,36 +24,36 @@ from mobileclip2.errors import DamagedOutput, ShardError
 from mobileclip2.store.storage import atomic_path
 
 NORM_TOLERANCE = 0.02
-"""How far from 1 the length of a stored embedding may be; rounding to bf16 moves it by less than 0.004."""
+"""maximum deviation of the norm of a stored embedding from 1; rounding to bf16 changes it by less than 0.004"""
 
 
 @dataclass(frozen=True)
 class TeacherFiles:
-    """Side files with the embeddings that one teacher made for a shard."""
+    """Sidecars with the embeddings of one teacher for a shard."""
 
     name: str
     image: Sequence[Path]
-    """one for each view"""
+    """a file for each view"""
     text: Path
-    """of the real captions"""
+    """the file of the real captions"""
     captions: Mapping[str, Sequence[Path]] = field(default_factory=dict)
-    """by captioner, one for each of its captions"""
+    """by captioner, a file for each of its captions"""
 
 
 @dataclass
 class JoinCounts:
-    """What a joined shard holds, and what was left out of it."""
+    """Counts of a joined shard."""
 
     dims: dict[str, int]
-    """numbers in an embedding, by teacher in the order in which they lie side by side"""
+    """embedding dimension by teacher, in the order of concatenation"""
     samples: int = 0
     skipped: pa.Table = field(default_factory=SKIPPED.empty_table)
-    """Samples left out, schema :data:`SKIPPED`. Reasons: ``missing-view``, ``bad-view``, ``missing-caption``,
+    """Skipped samples with schema :data:`SKIPPED`. Reasons: ``missing-view``, ``bad-view``, ``missing-caption``,
     ``missing-embedding``, ``bad-embedding``."""
     failed_captions: Counter[str] = field(default_factory=Counter)
-    """empty captions that were dropped, by captioner"""
+    """number of dropped empty captions by captioner"""
     stand_ins: Counter[str] = field(default_factory=Counter)
-    """samples in which the real caption stands in for a captioner that wrote nothing, by captioner"""
+    """number of samples by captioner in which the real caption replaces failed captions"""
 
 
 def join_shard(
@@ -67,30 +67,29 @@ def join_shard(
     storage: Storage = "pth.gz",
     images: bool = True,
 ) -> JoinCounts:
-    """Write the reinforced shard of the tar ``source``, whose samples are those of its side file ``raw``.
+    """Write the reinforced shard ``out`` of the tar ``source``. The sidecar ``raw`` lists its samples.
 
-    ``views`` has a side file for each view, ``captions`` for each caption of each captioner. An embedding is the
-    teachers' in the order of ``teachers``, side by side; names and dimensions are in the ``json`` of each sample.
-    Without ``images`` they stay in the source, and readers take them from there by key.
+    ``views`` has a sidecar for each view, ``captions`` for each caption of each captioner. An embedding is the
+    concatenation of the teachers' embeddings in the order of ``teachers``. The ``json`` of each sample has their names
+    and dimensions. Without ``images``, readers get the images from the source by key.
 
-    An empty caption is dropped together with its embedding. Where a captioner wrote nothing else for a sample, the
-    real caption and its embedding stand in: readers of the published format draw a caption of each captioner and
-    fail where there is none.
+    An empty caption is dropped with its embedding. If all captions of a captioner are empty, the real caption and its
+    embedding replace them, because readers of the published format need a caption of each captioner.
 
-    Images and embeddings are in memory one sample and one row group at a time, whatever the size of the shard.
+    Memory holds one image and one row group of embeddings per sidecar, for any size of the shard.
 
     Raises:
-        DamagedOutput: a side file is gone or malformed, holds a key twice, or belongs to another shard.
-        ShardError: the source cannot be read or is not what it was when it was validated.
+        DamagedOutput: a sidecar is missing or malformed, has a key twice, or belongs to another shard.
+        ShardError: the source cannot be read or has changed since validation.
         StoreError: the disk is full or cannot be written.
-        ValueError: two teachers with one name, no view, or a teacher lacks a side file.
+        ValueError: two teachers have the same name, there is no view, or a teacher lacks a sidecar.
     """
-    _expect_complete(views, captions, teachers)
-    rows = {row["key"]: row for row in _unique(raw, sidefile.read(raw, KEPT).to_pylist())}
+    _check_arguments(views, captions, teachers)
+    rows = {row["key"]: row for row in _unique(raw, sidecar.read(raw, KEPT).to_pylist())}
     skipped: list[dict[str, str]] = []
     with ExitStack() as stack:
         join = _Join(rows, views, captions, teachers, stack)
-        file = stack.enter_context(_opened(source))
+        file = stack.enter_context(_open(source))
         target = stack.enter_context(stack.enter_context(atomic_path(out)).open("wb"))
         writer = stack.enter_context(TarWriter(target))
         for key, members in iter_valid(file, str(source), rows):
@@ -117,18 +116,18 @@ class _Join:
         stack: ExitStack,
     ) -> None:
         self.rows = rows
-        self.views = [_Texts(path, sidefile.VIEWS, rows) for path in views]
+        self.views = [_Texts(path, sidecar.VIEWS, rows) for path in views]
         self.captions = {
-            name: [_Texts(path, sidefile.CAPTIONS, rows) for path in paths] for name, paths in captions.items()
+            name: [_Texts(path, sidecar.CAPTIONS, rows) for path in paths] for name, paths in captions.items()
         }
         self.teachers = [_Teacher(teacher, rows, stack) for teacher in teachers]
         self.counts = JoinCounts({teacher.name: teacher.dim for teacher in self.teachers})
 
     def sample(self, key: str) -> ReinforcedSample:
-        """Join a sample, without its image.
+        """Join a sample without its image.
 
         Raises:
-            BadSample: a part of it is missing or unusable.
+            BadSample: a view, caption or embedding is missing or invalid.
         """
         row = self.rows[key]
         views = [self._view(file, row) for file in self.views]
@@ -148,9 +147,9 @@ class _Join:
             row["caption"],
             views,
             {_field(name): texts for name, texts in captions.items()},
-            sidefile.from_bits(image_emb),
-            sidefile.from_bits(text_emb),
-            {_field(name): sidefile.from_bits(embedding) for name, embedding in caption_embs.items()},
+            sidecar.from_bits(image_emb),
+            sidecar.from_bits(text_emb),
+            {_field(name): sidecar.from_bits(embedding) for name, embedding in caption_embs.items()},
             extension=row["image"],
             url=row["url"],
         )
@@ -168,7 +167,7 @@ class _Join:
         return view
 
     def _embeddings(self, files: list[list[_Embeddings]], key: str) -> np.ndarray:
-        """Bits of ``[len(files), D]``; each row from the files of all teachers."""
+        """Return the bf16 bits of ``[len(files), D]`` embeddings. Each row concatenates the teachers."""
         return np.concatenate([file.of(key) for of_row in files for file in of_row]).reshape(len(files), -1)
 
     def _count(self, failed: dict[str, int]) -> None:
@@ -181,12 +180,12 @@ class _Join:
 
 
 class _Texts:
-    """A side file of views or captions, by key."""
+    """A sidecar of views or captions by key."""
 
     def __init__(self, path: Path, schema: pa.Schema, known: Iterable[str]) -> None:
         self.path = path
         _, value = schema.names
-        rows = _unique(path, sidefile.read(path, schema).to_pylist(), known)
+        rows = _unique(path, sidecar.read(path, schema).to_pylist(), known)
         self._values: dict[str, str] = {row["key"]: row[value] for row in rows}
 
     def of(self, key: str, missing: str) -> str:
@@ -196,16 +195,16 @@ class _Texts:
 
 
 class _Embeddings:
-    """A side file of embeddings, by key."""
+    """A sidecar of embeddings by key."""
 
     def __init__(self, path: Path, teacher: str, what: str, known: Iterable[str], stack: ExitStack) -> None:
-        self._file = stack.enter_context(sidefile.Embeddings(path))
+        self._file = stack.enter_context(sidecar.Embeddings(path))
         self._what = f"teacher '{teacher}', {what}"
         self._row = {key: row for row, key in enumerate(_unique(path, self._file.keys, known))}
         self.path, self.dim = path, self._file.dim
 
     def of(self, key: str) -> np.ndarray:
-        """Bits of the embedding, ``[D]``."""
+        """Return the bf16 bits of an embedding, ``[D]``."""
         row = self._row.get(key)
         if row is None:
             raise BadSample("missing-embedding", f"{self._what}: the side file has no row for it")
@@ -217,64 +216,66 @@ class _Embeddings:
 
 class _Teacher:
     def __init__(self, files: TeacherFiles, known: Iterable[str], stack: ExitStack) -> None:
-        def opened(path: Path, what: str) -> _Embeddings:
+        def open_file(path: Path, what: str) -> _Embeddings:
             return _Embeddings(path, files.name, what, known, stack)
 
         self.name = files.name
-        self.text = opened(files.text, "caption")
+        self.text = open_file(files.text, "caption")
         self.dim = self.text.dim
-        self.image = [opened(path, f"view {number}") for number, path in enumerate(files.image)]
+        self.image = [open_file(path, f"view {number}") for number, path in enumerate(files.image)]
         self.captions = {
-            name: [opened(path, f"caption {number} of '{name}'") for number, path in enumerate(paths)]
+            name: [open_file(path, f"caption {number} of '{name}'") for number, path in enumerate(paths)]
             for name, paths in files.captions.items()
         }
-        for other in [*self.image, *(file for listed in self.captions.values() for file in listed)]:
+        for other in [*self.image, *(file for opened in self.captions.values() for file in opened)]:
             if other.dim != self.dim:
                 raise DamagedOutput(
-                    f"{other.path}: embeddings of {other.dim} numbers, but {self.dim} in {self.text.path}; "
-                    f"run all embeddings of teacher '{self.name}' again"
+                    f"{other.path}: embeddings have {other.dim} numbers, but {self.dim} in {self.text.path}; "
+                    f"delete all embeddings of teacher '{self.name}' and run again"
                 )
 
 
-def _expect_complete(
+def _check_arguments(
     views: Sequence[Path], captions: Mapping[str, Sequence[Path]], teachers: Sequence[TeacherFiles]
 ) -> None:
     names = [teacher.name for teacher in teachers]
     if not views or not names or len(set(names)) < len(names):
-        raise ValueError(f"want at least one view, and teachers with names that differ: {len(views)} views, {names}")
-    wanted = {name: len(paths) for name, paths in captions.items()}
+        raise ValueError(
+            f"need a view, a teacher and unique teacher names, got {len(views)} views and teachers {names}"
+        )
+    expected = {name: len(paths) for name, paths in captions.items()}
     for teacher in teachers:
-        has = {name: len(paths) for name, paths in teacher.captions.items()}
-        if len(teacher.image) != len(views) or has != wanted:
+        found = {name: len(paths) for name, paths in teacher.captions.items()}
+        if len(teacher.image) != len(views) or found != expected:
             raise ValueError(
-                f"teacher '{teacher.name}' has embeddings of {len(teacher.image)} views and captions {has}; "
-                f"there are {len(views)} views and captions {wanted}"
+                f"teacher '{teacher.name}' has embeddings of {len(teacher.image)} views and captions {found}; "
+                f"there are {len(views)} views and captions {expected}"
             )
 
 
 def _unique(path: Path, rows: list[Any], known: Iterable[str] | None = None) -> list[Any]:
-    """Return the rows after a check of their keys. ``known`` are the keys of the shard."""
+    """Check that keys are unique and belong to the shard, whose keys are ``known``. Return the rows."""
     keys = [row if isinstance(row, str) else row["key"] for row in rows]
     if len(set(keys)) < len(keys):
-        twice = next(key for key, number in Counter(keys).items() if number > 1)
-        raise DamagedOutput(f"{path}: sample '{twice}' is there twice; delete the file and run its stage again")
-    if known is not None and (strange := set(keys).difference(known)):
+        duplicate = next(key for key, number in Counter(keys).items() if number > 1)
+        raise DamagedOutput(f"{path}: sample '{duplicate}' occurs twice; delete the file and run its stage again")
+    if known is not None and (unknown := set(keys).difference(known)):
         raise DamagedOutput(
-            f"{path}: holds sample '{min(strange)}' and {len(strange) - 1} more that the shard does not have: it "
-            "belongs to another shard, or to another version of this one; run its stage again"
+            f"{path}: sample '{min(unknown)}' and {len(unknown) - 1} more are not in the shard. The file belongs to "
+            "another shard or another version of this shard; run its stage again"
         )
     return rows
 
 
-def _opened(source: Path) -> BinaryIO:
+def _open(source: Path) -> BinaryIO:
     try:
         return source.open("rb")
     except OSError as error:
-        raise ShardError(f"{source}: cannot be read ({error.strerror}); fetch the shard again") from error
+        raise ShardError(f"{source}: cannot be read ({error.strerror}); download the shard again") from error
 
 
 def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> bytes:
-    """Return the image, which must be the one whose pixels the crops are measured in."""
+    """Return the image. Raise ``ShardError`` if it has changed, because crops refer to the validated image."""
     image = members.get(row["image"], b"")
     if hashlib.sha256(image).hexdigest() != row["sha256"]:
         raise ShardError(
@@ -284,7 +285,7 @@ def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> byte
 
 
 def _rest(members: dict[str, bytes], row: dict[str, Any], dims: dict[str, int]) -> dict[str, Any]:
-    """Content of ``json``: the fields of the source's, the image's hash, and the teachers."""
+    """Return the content of ``json``: the fields of the source, the hash of the image, and the teachers."""
     try:
         fields = json.loads(members.get("json", b"{}"))
     except (ValueError, RecursionError):

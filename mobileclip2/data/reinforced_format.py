@@ -1,10 +1,10 @@
-"""One sample of a reinforced dataset as members of a tar, as the published datasets have it.
+"""The format of the published reinforced datasets: encode and decode the tar members of a sample.
 
 The members are an image, ``txt``, ``url.txt``, ``syn.json`` (captions by field ``syn_text<tag>``), ``paug.json``
-(views), ``pth.gz`` (bf16) or ``npz`` (fp32) with the embeddings, and ``json`` with the rest. Two layouts of the
-embeddings are published: DFNDR's (MobileCLIP2) has ``text_emb [1, D]`` and a field ``syn_text<tag>_emb [captions, D]``
-for each captioner, DataCompDR's (MobileCLIP) has the captions' rows below the real caption's in ``text_emb [1 +
-captions, D]``. Both are read, the first is written.
+(views), ``pth.gz`` (bf16) or ``npz`` (fp32) with the embeddings, and ``json`` with other fields. There are two published
+layouts of the embeddings. DFNDR (MobileCLIP2) has ``text_emb [1, D]`` and ``syn_text<tag>_emb [captions, D]`` for each
+captioner. DataCompDR (MobileCLIP) has ``text_emb [1 + captions, D]`` with the real caption first. :func:`decode` reads
+both layouts. :func:`encode` writes the first.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ from mobileclip2.data.validate import IMAGE_EXTENSIONS
 from mobileclip2.errors import ShardError
 
 Storage = Literal["pth.gz", "npz"]
-"""The member that holds the embeddings: gzipped bf16, or fp32 at twice the size."""
+"""member with the embeddings: gzipped bf16, or fp32 at twice the size"""
 
 CAPTIONS = "syn_text"
-"""What every field of synthetic captions begins with."""
+"""prefix of the fields of synthetic captions"""
 
 MEMBERS = (*IMAGE_EXTENSIONS, "txt", "url.txt", "syn.json", "paug.json", "npz", "pth.gz", "json")
 
-
 _GZIP = 16 + zlib.MAX_WBITS
-"""a gzip header and trailer around the stream, without name and time"""
+"""zlib window bits of a gzip stream, which has no name and no time"""
 
 
 @dataclass
 class ReinforcedSample:
-    """``D`` is the sum of the teachers' dimensions; rows go by the order of ``views`` and of the captions."""
+    """A sample. ``D`` is the sum of the teachers' dimensions. Rows are in the order of ``views`` and of the captions."""
 
     key: str
     caption: str
     views: list[View]
     captions: dict[str, list[str]]
-    """by field, ``syn_text_<captioner>`` in what is written here"""
+    """captions by field, which :func:`encode` calls ``syn_text_<captioner>``"""
     image_emb: torch.Tensor
     """``[views, D]``, bf16 or fp32"""
     text_emb: torch.Tensor
@@ -56,17 +55,17 @@ class ReinforcedSample:
     caption_embs: dict[str, torch.Tensor]
     """``[captions, D]`` by the field of the captions"""
     image: bytes | None = None
-    """None where the images stayed in the source shards"""
+    """image file, or None if the images stay in the source shards"""
     extension: str = "jpg"
     url: str | None = None
     rest: dict[str, Any] = field(default_factory=dict)
 
 
 def encode(sample: ReinforcedSample, storage: Storage) -> dict[str, bytes]:
-    """Members by extension, in the order of the published datasets. The same sample always gives the same bytes.
+    """Encode a sample as members by extension, in the order of the published datasets. The result is deterministic.
 
     Raises:
-        ValueError: rows or dimensions of the embeddings do not fit the sample.
+        ValueError: the shapes of the embeddings do not match the sample.
     """
     _check(sample)
     embeddings = {"image_emb": sample.image_emb, "text_emb": sample.text_emb}
@@ -86,12 +85,13 @@ def decode(members: Mapping[str, bytes], key: str, shard: str) -> ReinforcedSamp
     """Decode the members of a sample in either published layout.
 
     Raises:
-        ShardError: a member is missing or malformed, or two of them disagree; names shard, sample and member.
+        ShardError: a member is missing or malformed, or two members disagree. The message names shard, sample and
+            member.
     """
     try:
         return _decode(members, key)
     except ValueError as error:
-        raise ShardError(f"{shard}: sample '{key}': {error}; fetch or make the shard again") from error
+        raise ShardError(f"{shard}: sample '{key}': {error}; download or create the shard again") from error
 
 
 def _decode(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
@@ -101,7 +101,7 @@ def _decode(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
     extension = next((name for name in IMAGE_EXTENSIONS if name in members), None)
     captions = _captions(_object(members, "syn.json"))
     embeddings = unpack(members)
-    image_emb, text_emb = (_take(embeddings, name) for name in ("image_emb", "text_emb"))
+    image_emb, text_emb = (_required(embeddings, name) for name in ("image_emb", "text_emb"))
     text_emb, caption_embs = _split_texts(text_emb, embeddings, captions)
     sample = ReinforcedSample(
         key,
@@ -131,34 +131,36 @@ def _check(sample: ReinforcedSample) -> None:
         expected[f"{name}_emb"] = sample.caption_embs[name], len(texts), f"captions '{name}' in syn.json"
     for name in sample.caption_embs:
         if name not in sample.captions:
-            raise ValueError(f"embeddings '{name}_emb' belong to no captions '{name}' in syn.json")
+            raise ValueError(f"embeddings '{name}_emb' have no captions '{name}' in syn.json")
     dim = sample.image_emb.shape[1] if sample.image_emb.ndim == 2 else 0
     for name, (rows, count, what) in expected.items():
         if rows.ndim != 2 or rows.shape[1] != dim or not dim:
-            raise ValueError(f"'{name}' has shape {list(rows.shape)}; every row has the {dim} numbers of 'image_emb'")
+            raise ValueError(
+                f"'{name}' has shape {list(rows.shape)}; every row must have {dim} numbers, as in 'image_emb'"
+            )
         if len(rows) != count:
             raise ValueError(f"'{name}' has {len(rows)} rows for {count} {what}")
-        # a sum is finite if all its terms are, and much faster; it can overflow by itself
+        # The sum is much faster than isfinite(). It can overflow, so isfinite() confirms a failure.
         if not math.isfinite(rows.sum(dtype=torch.float32).item()) and not rows.isfinite().all():
-            raise ValueError(f"'{name}' holds numbers that are not finite")
+            raise ValueError(f"'{name}' has numbers that are not finite")
     if not sample.views:
-        raise ValueError("paug.json holds no view")
+        raise ValueError("paug.json has no view")
 
 
 def _split_texts(
     text_emb: torch.Tensor, embeddings: dict[str, torch.Tensor], captions: dict[str, list[str]]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Rows of the real caption, and those of the captions by field, from either layout."""
-    of_captions = {
+    """Return the embeddings of the real caption, and those of the synthetic captions by field, from either layout."""
+    caption_embs = {
         name.removesuffix("_emb"): rows
         for name, rows in embeddings.items()
         if name.startswith(CAPTIONS) and name.endswith("_emb")
     }
-    if of_captions or len(text_emb) <= 1:
-        return text_emb, of_captions
+    if caption_embs or len(text_emb) <= 1:
+        return text_emb, caption_embs
     if len(captions) != 1:
         raise ValueError(
-            f"'text_emb' has {len(text_emb)} rows, and syn.json {len(captions)} fields of captions to share them"
+            f"'text_emb' has {len(text_emb)} rows, which needs one field of captions in syn.json, not {len(captions)}"
         )
     (name,) = captions
     return text_emb[:1], {name: text_emb[1:]}
@@ -182,10 +184,10 @@ def _views(fields: dict[str, Any]) -> list[View]:
 
 
 def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
-    """Embeddings by field from ``npz``, which is exact, or else from ``pth.gz``.
+    """Read embeddings by field from ``npz`` (fp32) if it exists, or from ``pth.gz`` (bf16).
 
     Raises:
-        ValueError: neither is there, or it cannot be read.
+        ValueError: both members are missing, or the member cannot be read.
     """
     name = next((name for name in ("npz", "pth.gz") if name in members), None)
     if name is None:
@@ -194,10 +196,10 @@ def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
         fields = _read_npz(members[name]) if name == "npz" else _read_pth_gz(members[name])
     except MemoryError:
         raise
-    except Exception as error:  # the readers raise whatever damaged input leads them to
+    except Exception as error:  # the readers raise arbitrary exceptions for damaged input
         raise ValueError(f"'{name}' cannot be read ({str(error)[:200]})") from error
     if not isinstance(fields, dict):
-        raise ValueError(f"'{name}' holds a {type(fields).__name__} and no fields")
+        raise ValueError(f"'{name}' must be a mapping of fields, not a {type(fields).__name__}")
     return {
         str(key): value
         for key, value in fields.items()
@@ -212,38 +214,37 @@ def _read_npz(data: bytes) -> dict[str, torch.Tensor]:
 
 def _read_pth_gz(data: bytes) -> Any:
     archive = bytearray(igzip.decompress(data))
-    known = _LAYOUTS.setdefault(len(archive), [])
-    layout = next((layout for layout in known if archive.startswith(layout.head)), None)
+    layouts = _LAYOUTS.setdefault(len(archive), [])
+    layout = next((layout for layout in layouts if archive.startswith(layout.head)), None)
     if layout is None:
         fields = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-        known += _layouts(archive, fields)
+        layouts += _layouts(archive, fields)
         return fields
     return {
-        name: torch.frombuffer(archive, dtype=kind, count=shape.numel(), offset=start).view(shape)
-        for name, kind, shape, start in layout.tensors
+        name: torch.frombuffer(archive, dtype=dtype, count=shape.numel(), offset=start).view(shape)
+        for name, dtype, shape, start in layout.tensors
     }
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the tensors of an archive of ``torch.save`` lie: the same in every archive that begins and ends with it.
+    """Offsets of the tensors in an archive of ``torch.save``. All archives with the same head have the same layout.
 
-    ``torch.load`` takes longer for the few numbers of a sample than all other reading of it, and all samples of a dataset have
-    one of a few layouts.
+    ``torch.load`` would be the slowest step of decoding a sample. The samples of a dataset share few layouts.
     """
 
     head: bytes
-    """All before the first tensor, the pickle included, which names dtypes and shapes."""
+    """bytes before the first tensor, which include the pickle with dtypes and shapes"""
     tensors: tuple[tuple[str, torch.dtype, torch.Size, int], ...]
     """name, dtype, shape and offset in the archive"""
 
 
 _LAYOUTS: dict[int, list[_Layout]] = {}
-"""by the length of the archive; as many as there are counts of views and captions in a dataset"""
+"""known layouts by the length of the archive"""
 
 
 def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
-    """Find the layout of an archive. There is none unless it holds plain tensors with one storage each, in sequence."""
+    """Return the layout of an archive in a list, or an empty list unless its tensors are contiguous and separate."""
     if (
         not isinstance(fields, dict)
         or not fields
@@ -275,25 +276,25 @@ def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
     return [_Layout(bytes(archive[:first]), tuple(tensors))]
 
 
-def _take(embeddings: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+def _required(embeddings: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in embeddings:
         raise ValueError(f"'{name}' is missing among the embeddings {', '.join(embeddings) or 'none'}")
     return embeddings[name]
 
 
 def pack(embeddings: dict[str, torch.Tensor], storage: Storage) -> bytes:
-    """Encode embeddings ``[n, D]`` by field as a member."""
+    """Encode embeddings ``[n, D]`` by field."""
     return _npz(embeddings) if storage == "npz" else _pth_gz(embeddings)
 
 
 def _pth_gz(embeddings: dict[str, torch.Tensor]) -> bytes:
-    # a slice would be saved with all of the tensor that it is a part of
-    whole = {name: rows.to(torch.bfloat16, copy=True).contiguous() for name, rows in embeddings.items()}
+    # torch.save() would store the complete storage of a slice, so each tensor is copied.
+    tensors = {name: rows.to(torch.bfloat16, copy=True).contiguous() for name, rows in embeddings.items()}
     buffer = io.BytesIO()
-    torch.save(whole, buffer)
-    # embeddings repeat nothing that a search could find: runs and frequent bytes alone are a fifth of the time
-    packer = zlib.compressobj(wbits=_GZIP, strategy=zlib.Z_RLE)
-    return packer.compress(buffer.getvalue()) + packer.flush()
+    torch.save(tensors, buffer)
+    # Embeddings have no repeated strings. Run-length and Huffman coding alone take a fifth of the time.
+    compressor = zlib.compressobj(wbits=_GZIP, strategy=zlib.Z_RLE)
+    return compressor.compress(buffer.getvalue()) + compressor.flush()
 
 
 def _npz(embeddings: dict[str, torch.Tensor]) -> bytes:

@@ -1,4 +1,4 @@
-"""Rows of numbers in a file instead of memory: what there is to know about each of a billion samples."""
+"""Arrays of records in a temporary file, for datasets whose index does not fit into memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from mobileclip2.store.storage import temporary_files
 
 
 class RowFile:
-    """A temporary file without a name, which disappears with the last process that has it open.
+    """An unnamed temporary file in ``TMPDIR``. The system deletes it when the last process closes it.
 
-    It lies in ``TMPDIR``, which should be on a disk to save memory.
-
-    A process that :mod:`multiprocessing` starts shares it. Any other pickle holds its whole content.
+    Processes that :mod:`multiprocessing` starts share the file. Other pickles contain a copy of its content.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -32,12 +30,12 @@ class RowFile:
         self.append(content)
 
     def append(self, data: bytes) -> int:
-        """Where the data begin."""
+        """Append data and return their offset."""
         start = self._size
-        rest = memoryview(data)
+        remaining = memoryview(data)
         with temporary_files():
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
         self._size += len(data)
         return start
 
@@ -45,7 +43,7 @@ class RowFile:
         """Read ``size`` bytes from ``start``."""
         data = os.pread(self._file.fileno(), size, start)
         while len(data) < size and (more := os.pread(self._file.fileno(), size - len(data), start + len(data))):
-            data += more  # one read ends at two gigabytes
+            data += more  # one pread() returns at most two gigabytes
         return data
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,7 +53,7 @@ class RowFile:
 
 
 def _open_shared(descriptor: Any, size: int) -> RowFile:
-    """Open, in a process that was just started, the file of the process that started it."""
+    """Open the file of the parent process in a child process."""
     shared = RowFile.__new__(RowFile)
     shared._file, shared._size = os.fdopen(descriptor.detach(), "rb", buffering=0), size
     return shared
@@ -63,16 +61,16 @@ def _open_shared(descriptor: Any, size: int) -> RowFile:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """An array ``[n]`` of records in a file, of which each row is read when it is asked for."""
+    """An array ``[n]`` of records in a file. Rows are read on access."""
 
     file: RowFile
-    kind: np.dtype
+    dtype: np.dtype
     start: int
     count: int
 
     @classmethod
     def store(cls, rows: np.ndarray, file: RowFile) -> Rows:
-        """Append ``rows`` to a file."""
+        """Append an array to a file."""
         return cls(file, rows.dtype, file.append(rows.tobytes()), len(rows))
 
     def __len__(self) -> int:
@@ -81,10 +79,10 @@ class Rows:
     def __getitem__(self, number: int) -> np.void:
         if not 0 <= number < self.count:
             raise IndexError(number)
-        size = self.kind.itemsize
-        row: np.void = np.frombuffer(self.file.read(self.start + number * size, size), self.kind)[0]
+        size = self.dtype.itemsize
+        row: np.void = np.frombuffer(self.file.read(self.start + number * size, size), self.dtype)[0]
         return row
 
     def all(self) -> np.ndarray:
-        """Read all rows at once."""
-        return np.frombuffer(self.file.read(self.start, self.count * self.kind.itemsize), self.kind)
+        """Read all rows."""
+        return np.frombuffer(self.file.read(self.start, self.count * self.dtype.itemsize), self.dtype)

@@ -1,8 +1,8 @@
-"""Parquet side files: what the stages hand to each other about the samples of one shard, keyed by sample.
+"""Sidecars: Parquet files with the results of a stage for the samples of one shard, by sample key.
 
-The same table always gives the same bytes. Embeddings are bf16, which costs no accuracy (Faghri et al. 2025) and
-half the storage. Their high bytes, sign and most of the exponent, are in a column of their own and shrink to two fifths;
-the low bytes are noise to a compressor and are stored as they are.
+Equal tables give equal bytes. Embeddings are bf16, which keeps the accuracy (Faghri et al. 2025) and halves the size.
+High and low bytes are separate columns. The high bytes (sign and most of the exponent) compress to two fifths. The low
+bytes do not compress and are stored without compression.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     import torch
 
 
-def _required(**columns: pa.DataType) -> pa.Schema:
+def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
-VIEWS = _required(key=pa.string(), view=pa.string())
-"""``view`` is the JSON of one view, as :mod:`mobileclip2.data.augmentation` writes it."""
+VIEWS = _schema(key=pa.string(), view=pa.string())
+"""schema of views; ``view`` is the JSON of :meth:`mobileclip2.data.augmentation.View.to_json`"""
 
-CAPTIONS = _required(key=pa.string(), caption=pa.string())
-"""An empty caption is one that the captioner failed to write."""
+CAPTIONS = _schema(key=pa.string(), caption=pa.string())
+"""schema of captions; a failed caption is empty"""
 
 ROW_GROUP = 1024
-"""rows that are in memory while :class:`Embeddings` walks through a file"""
+"""rows per row group, of which :class:`Embeddings` has one in memory"""
 
 _HALVES = ["high", "low"]
 
-_AGAIN = "delete it and the manifest.json beside it, then run again"
+_REMEDY = "delete it and the manifest.json in its folder, then run again"
 
 
 def embeddings_schema(dim: int) -> pa.Schema:
-    """Return the schema of a side file of embeddings of ``dim`` numbers."""
-    columns = _required(key=pa.string(), high=pa.binary(dim), low=pa.binary(dim))
+    """Return the schema of a sidecar of embeddings with ``dim`` numbers."""
+    columns = _schema(key=pa.string(), high=pa.binary(dim), low=pa.binary(dim))
     return columns.with_metadata({"dtype": "bfloat16", "dim": str(dim)})
 
 
@@ -52,11 +52,13 @@ def embeddings_table(keys: Sequence[str], embeddings: torch.Tensor | np.ndarray)
     """Build a table of ``[len(keys), D]`` embeddings from a float tensor, or from bf16 bits as uint16.
 
     Raises:
-        ValueError: not one embedding for each key.
+        ValueError: the shape or dtype is wrong, or the number of keys differs.
     """
     bits = embeddings if isinstance(embeddings, np.ndarray) else to_bits(embeddings)
     if bits.dtype != np.uint16 or bits.ndim != 2 or len(bits) != len(keys):
-        raise ValueError(f"{len(keys)} keys for embeddings {bits.dtype} {bits.shape}; want uint16 [keys, D]")
+        raise ValueError(
+            f"{len(keys)} keys need embeddings of shape [{len(keys)}, D] and dtype uint16, got {bits.dtype} {bits.shape}"
+        )
     rows, dim = bits.shape
     halves = [
         pa.FixedSizeBinaryArray.from_buffers(pa.binary(dim), rows, [None, pa.py_buffer(half)])
@@ -66,14 +68,14 @@ def embeddings_table(keys: Sequence[str], embeddings: torch.Tensor | np.ndarray)
 
 
 def to_bytes(table: pa.Table) -> bytes:
-    """Serialize the table as a Parquet file."""
+    """Serialize a table as Parquet."""
     buffer = io.BytesIO()
     _write(table, buffer)
     return buffer.getvalue()
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """Write the table in one step, so that a file that can be read is whole.
+    """Write a table atomically.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -83,11 +85,10 @@ def write(table: pa.Table, path: Path) -> None:
 
 
 def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read the table of a side file. With ``schema``, require exactly the columns that it names.
+    """Read a sidecar. With ``schema``, read only its columns and check them.
 
     Raises:
-        DamagedOutput: the file cannot be read, or a column is missing, of another type, or without a value where
-            the schema wants one.
+        DamagedOutput: the file cannot be read, a column is missing or of another type, or a required value is null.
     """
     with _guard(path), pq.ParquetFile(path) as file:
         if schema is None:
@@ -96,12 +97,12 @@ def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
         table = file.read(schema.names)
     for field in schema:
         if not field.nullable and (nulls := table.column(field.name).null_count):
-            raise DamagedOutput(f"{path}: column '{field.name}' lacks {nulls} values; {_AGAIN}")
+            raise DamagedOutput(f"{path}: column '{field.name}' lacks {nulls} values; {_REMEDY}")
     return table.cast(schema)
 
 
 def rows(path: Path) -> int:
-    """Return the number of rows, from the end of the file alone.
+    """Return the number of rows from the metadata of the file.
 
     Raises:
         DamagedOutput: the file cannot be read.
@@ -111,10 +112,10 @@ def rows(path: Path) -> int:
 
 
 class Embeddings:
-    """An open side file of embeddings. Rows asked for in its order take one row group of memory.
+    """An open sidecar of embeddings with one row group in memory. Sequential access is fast.
 
     Raises:
-        DamagedOutput: the file cannot be read, or does not hold bf16 embeddings.
+        DamagedOutput: the file cannot be read or does not contain bf16 embeddings.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +128,7 @@ class Embeddings:
             expected = embeddings_schema(self.dim)
             _check(path, schema, expected)
             if schema.metadata != expected.metadata:
-                raise DamagedOutput(f"{path}: metadata {schema.metadata} should be {expected.metadata}; {_AGAIN}")
+                raise DamagedOutput(f"{path}: metadata is {schema.metadata}, not {expected.metadata}; {_REMEDY}")
             self.keys: list[str] = self._file.read(["key"]).column("key").to_pylist()
             metadata = self._file.metadata
         groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -135,18 +136,18 @@ class Embeddings:
         self._first, self._rows, self._lengths = 0, np.empty((0, self.dim), np.uint16), np.empty(0, np.float32)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """Bits of one embedding, uint16 ``[D]``, read-only."""
-        number = self._within(row)  # first: it may read another row group into memory
-        bits: np.ndarray = self._rows[number]
+        """Return the bits of an embedding, uint16 ``[D]``, read-only."""
+        index = self._load(row)
+        bits: np.ndarray = self._rows[index]
         return bits
 
     def length(self, row: int) -> float:
-        """Of one embedding, in the Euclidean norm."""
-        number = self._within(row)
-        return float(self._lengths[number])
+        """Return the Euclidean norm of an embedding."""
+        index = self._load(row)
+        return float(self._lengths[index])
 
-    def _within(self, row: int) -> int:
-        """Where the row is in its row group, which is in memory then."""
+    def _load(self, row: int) -> int:
+        """Load the row group of a row and return the index of the row in it."""
         if not 0 <= row - self._first < len(self._rows):
             group = int(np.searchsorted(self._starts, row, side="right")) - 1
             with _guard(self.path):
@@ -157,7 +158,7 @@ class Embeddings:
         return row - self._first
 
     def all(self) -> np.ndarray:
-        """Bits of all embeddings, uint16 ``[n, D]``, read-only."""
+        """Return the bits of all embeddings, uint16 ``[n, D]``, read-only."""
         with _guard(self.path):
             return self._bits(self._file.read(_HALVES))
 
@@ -178,49 +179,49 @@ class Embeddings:
     def _bytes(self, table: pa.Table, name: str) -> np.ndarray:
         column = table.column(name)
         if column.null_count:
-            raise DamagedOutput(f"{self.path}: column '{name}' lacks {column.null_count} values; {_AGAIN}")
-        array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [_no_row(self.dim)])
+            raise DamagedOutput(f"{self.path}: column '{name}' lacks {column.null_count} values; {_REMEDY}")
+        array = (
+            column.chunk(0)
+            if column.num_chunks == 1
+            else pa.concat_arrays(column.chunks or [pa.array([], pa.binary(self.dim))])
+        )
         data = np.frombuffer(array.buffers()[1] or b"", np.uint8).reshape(-1, self.dim)
         return data[array.offset : array.offset + len(array)]
 
 
 def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
-    """Keys, and the bits of their bf16 embeddings: uint16 ``[n, D]``, read-only.
+    """Read keys and bf16 bits of a sidecar of embeddings: uint16 ``[n, D]``, read-only.
 
     Raises:
-        DamagedOutput: the file cannot be read, or does not hold bf16 embeddings.
+        DamagedOutput: the file cannot be read or does not contain bf16 embeddings.
     """
     with Embeddings(path) as embeddings:
         return embeddings.keys, embeddings.all()
 
 
 def to_bits(embeddings: torch.Tensor) -> np.ndarray:
-    """Numbers rounded to bf16, as their bits in uint16."""
+    """Round to bf16 and return the bits as uint16."""
     import torch
 
     return embeddings.detach().cpu().to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
 
 
 def from_bits(bits: np.ndarray) -> torch.Tensor:
-    """Copy bf16 bits into a tensor."""
+    """Convert bf16 bits to a tensor. The data are copied."""
     import torch
 
     return torch.from_numpy(bits.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
 
 
-def _no_row(dim: int) -> pa.Array:
-    return pa.array([], pa.binary(dim))
-
-
 def _write(table: pa.Table, target: Path | io.BytesIO) -> None:
-    # a dictionary of embeddings would be as long as they are
-    listed = [field.name for field in table.schema if not isinstance(field.type, pa.FixedSizeBinaryType)]
+    # Embeddings are unique, so a dictionary would be as large as the column.
+    dictionary_columns = [field.name for field in table.schema if not isinstance(field.type, pa.FixedSizeBinaryType)]
     pq.write_table(
         table,
         target,
         row_group_size=ROW_GROUP,
         compression={name: "none" if name == "low" else "zstd" for name in table.schema.names},
-        use_dictionary=listed,
+        use_dictionary=dictionary_columns,
         write_statistics=False,
     )
 
@@ -230,15 +231,15 @@ def _guard(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise DamagedOutput(f"{path}: the side file cannot be read ({error}); {_AGAIN}") from error
+        raise DamagedOutput(f"{path}: the sidecar cannot be read ({error}); {_REMEDY}") from error
 
 
 def _check(path: Path, found: pa.Schema, expected: pa.Schema, *, empty: bool = False) -> None:
     for field in expected:
         if field.name not in found.names:
-            has = ", ".join(found.names) or "none"
-            raise DamagedOutput(f"{path}: column '{field.name}' is missing among {has}; {_AGAIN}")
+            names = ", ".join(found.names) or "none"
+            raise DamagedOutput(f"{path}: column '{field.name}' is missing among {names}; {_REMEDY}")
         kind = found.field(field.name).type
-        # a table made of empty lists knows no types
+        # A table from empty lists has null types.
         if kind != field.type and not (empty and pa.types.is_null(kind)):
-            raise DamagedOutput(f"{path}: column '{field.name}' is {kind}, not {field.type}; {_AGAIN}")
+            raise DamagedOutput(f"{path}: column '{field.name}' is {kind}, not {field.type}; {_REMEDY}")

@@ -1,4 +1,4 @@
-"""WebDataset tars as DFN and img2dataset publish them: members side by side with one key are one sample."""
+"""WebDataset tars, as in DFN and img2dataset. Consecutive members with the same key are one sample."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.errors import ShardError
 
 MAX_SAMPLE_BYTES = 256 << 20
-"""More than an image with its caption needs; unbounded, one sample decides how much memory a worker takes."""
+"""maximum size of a sample, which bounds the memory of a worker"""
 
 
 @dataclass
 class RawSample:
-    """Members of one key by extension in lower case, which is what follows the first "." of the base name.
+    """Members of one key by lower-case extension, which starts after the first "." of the base name.
 
-    A sample with a ``fault`` is bad already as the tar has it, and has no members.
+    A sample with a ``fault`` cannot be used and has no members.
     """
 
     key: str
@@ -34,16 +34,15 @@ class RawSample:
 
 
 def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[RawSample]:
-    """Yield the samples of an uncompressed tar in its order, read as a stream with one sample in memory.
+    """Yield the samples of an uncompressed tar in order. The tar is a stream, and one sample is in memory.
 
-    Bad samples come with their fault: ``bad-path`` (absolute or with ".."), ``bad-key`` (not UTF-8, or
-    control characters), ``sample-too-large``, and ``duplicate-key`` for every later run of members of a key,
-    of which the first is kept. Members that belong to no sample are counted in ``ignored`` by kind: links,
-    devices, names without key or extension.
+    Bad samples have a fault: ``bad-path`` (absolute or with ".."), ``bad-key`` (not UTF-8, or control characters),
+    ``sample-too-large``, or ``duplicate-key`` (the key occurred earlier in the tar). ``ignored`` counts members outside
+    any sample by kind: links, devices, names without key or extension.
 
     Raises:
-        ShardError: not a tar, cut off or damaged; names ``name``, the byte and the last whole sample. Every
-            sample that is whole before the damage comes first.
+        ShardError: the file is truncated, damaged or not a tar. The message has ``name``, the byte and the last complete
+            sample. All complete samples before the damage are yielded first.
     """
     tar: tarfile.TarFile | None = None
     last = None
@@ -52,7 +51,7 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
         for sample in _group(tar, Counter() if ignored is None else ignored):
             yield sample
             last = sample.key
-        _expect_end(tar)
+        _check_end(tar)
     except tarfile.TarError as error:
         raise ShardError(f"{name}: {_damage(error, tar, last)}") from error
     except OSError as error:
@@ -60,12 +59,12 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
 
 
 class TarWriter:
-    """Writes tars whose bytes depend on the samples alone: no times, no owners, members in the order given.
+    """Write a deterministic tar: members have no times and no owners.
 
-    A path gets its file when the writer closes and not before; if the block fails, nothing is left.
+    A file at a path is written atomically. It appears if the block succeeds.
 
     Raises:
-        ValueError: a key or extension that :func:`read_samples` would not give back.
+        ValueError: :func:`read_samples` would return another key or extension.
     """
 
     def __init__(self, target: Path | BinaryIO) -> None:
@@ -80,7 +79,7 @@ class TarWriter:
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append a sample with its members by extension."""
+        """Append a sample. ``members`` are by extension."""
         for extension, data in members.items():
             path = f"{key}.{extension}"
             if split_path(path) != (key, extension) or path_fault(path):
@@ -88,7 +87,7 @@ class TarWriter:
             info = tarfile.TarInfo(path)
             info.size, info.mode = len(data), 0o644
             self._tar.addfile(info, io.BytesIO(data))
-            forget_headers(self._tar)
+            clear_headers(self._tar)
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +102,7 @@ class TarWriter:
         finally:
             if self._temporary:
                 self._temporary.unlink(missing_ok=True)
-                self._file.close()  # fails on a full disk, so it comes last
+                self._file.close()  # close() fails on a full disk, so the temporary file is deleted first
 
     def _publish(self) -> None:
         if self._path and self._temporary:
@@ -114,7 +113,7 @@ class TarWriter:
 
 
 class _StrictHeader(tarfile.TarInfo):
-    """tarfile takes any bad header after the first for the end of the archive; only the end marker is one."""
+    """A header whose damage is an error. ``tarfile`` treats damaged headers as the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
@@ -127,11 +126,11 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 class _Utf8Tar(tarfile.TarFile):
-    encoding = "utf-8"  # whatever the machine's locale is
+    encoding = "utf-8"  # the default depends on the locale
 
 
 class StrictTar(_Utf8Tar):
-    """A ``TarFile`` that raises an error on a damaged header, where ``tarfile`` would end the archive."""
+    """A ``TarFile`` that raises ``ReadError`` for a damaged header."""
 
     tarinfo = _StrictHeader
 
@@ -142,7 +141,7 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
     extensions: set[str] = set()
     size = 0
     while (info := tar.next()) is not None:
-        forget_headers(tar)
+        clear_headers(tar)
         parts = split_path(info.name)
         if not info.isreg() or parts is None:
             if not info.isdir():
@@ -169,8 +168,8 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
         yield sample
 
 
-def forget_headers(tar: tarfile.TarFile) -> None:
-    """Clear the headers that ``tarfile`` caches, which add up over a shard."""
+def clear_headers(tar: tarfile.TarFile) -> None:
+    """Clear the header cache of ``tarfile``, which grows with the shard."""
     tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
 
 
@@ -181,7 +180,7 @@ def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 
 def split_path(path: str) -> tuple[str, str] | None:
-    """Key and extension, or None for a name without one of them (hidden files, README)."""
+    """Split a path into key and extension. Return None if one is missing, as in hidden files or README."""
     folder, slash, base = path.removeprefix("./").rpartition("/")
     stem, _, extension = base.partition(".")
     if not stem or not extension:
@@ -190,7 +189,7 @@ def split_path(path: str) -> tuple[str, str] | None:
 
 
 def path_fault(path: str) -> BadSample | None:
-    """Return why a member path is unsafe or unreadable, or None."""
+    """Return the fault of an unsafe or unreadable member path, or None."""
     if path.startswith("/") or ".." in path.split("/"):
         return BadSample("bad-path", f"the member path '{path}' leaves the folder of the shard")
     if not path.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
@@ -204,8 +203,8 @@ def _kind(info: tarfile.TarInfo) -> str:
     return "link" if info.issym() or info.islnk() else "device"
 
 
-def _expect_end(tar: tarfile.TarFile) -> None:
-    """After the end marker only zeros may come; a hole in the file or a second tar would hide samples."""
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Check that only zeros follow the end marker, because a hole or a second tar would hide samples."""
     assert tar.fileobj is not None
     while block := tar.fileobj.read(tarfile.RECORDSIZE):
         if block.strip(b"\0"):
@@ -217,5 +216,5 @@ def _damage(error: Exception, tar: tarfile.TarFile | None, last: str | None) -> 
         return f"not a tar ({error}); delete the file or fetch it again"
     assert tar.fileobj is not None
     byte = min(tar.offset, tar.fileobj.tell())
-    whole = f"the last whole sample is '{last}'" if last else "no sample before it is whole"
-    return f"cut off or damaged at byte {byte:,} ({error}); {whole}. Fetch the shard again"
+    position = f"the last complete sample is '{last}'" if last else "no complete sample precedes it"
+    return f"cut off or damaged at byte {byte:,} ({error}); {position}. Fetch the shard again"

@@ -1,4 +1,4 @@
-"""Which samples of a shard are kept, as a table; and why the others are not, as another."""
+"""Validate the samples of a shard: a table of valid samples and a table of skipped samples with reasons."""
 
 from __future__ import annotations
 
@@ -29,43 +29,42 @@ KEPT = pa.schema(
         pa.field("url", pa.string()),
     ]
 )
-"""One row for each kept sample, in the shard's order; ``image`` is the extension of the image's member."""
+"""schema of valid samples in the order of the shard; ``image`` is the extension of the image member"""
 
 SKIPPED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "reason", "detail")])
-"""One row for each bad sample, in the order of the shard."""
+"""schema of skipped samples in the order of the shard"""
 
 
 @dataclass
-class Validated:
-    """A shard after validation: tables of schema :data:`KEPT` and :data:`SKIPPED`."""
+class ValidatedShard:
+    """The tables of a validated shard, with schemas :data:`KEPT` and :data:`SKIPPED`."""
 
     table: pa.Table
     skipped: pa.Table
 
 
-def validate_shard(samples: Iterable[RawSample], filters: Filters) -> Validated:
-    """Decode every image and read every caption. A bad sample becomes a row of ``skipped``, alone.
+def validate_shard(samples: Iterable[RawSample], filters: Filters) -> ValidatedShard:
+    """Decode every image and read every caption. Bad samples become rows of ``skipped``.
 
-    Reasons beside those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
+    Reasons in addition to those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
     ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
-    ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``, ``bad-json`` (only where the caption has
-    to come from it).
+    ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``, ``bad-json`` (only without ``txt``).
     """
-    kept: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
     for sample in samples:
         try:
-            kept.append(_validate(sample, filters))
+            rows.append(_validate(sample, filters))
         except BadSample as bad:
             skipped.append({"key": sample.key, "reason": bad.reason, "detail": bad.detail})
-    return Validated(pa.Table.from_pylist(kept, KEPT), pa.Table.from_pylist(skipped, SKIPPED))
+    return ValidatedShard(pa.Table.from_pylist(rows, KEPT), pa.Table.from_pylist(skipped, SKIPPED))
 
 
 def check_share(skipped: pa.Table, total: int, limit: float, shard: str) -> None:
-    """Check that no more than the share ``limit`` of the ``total`` samples was skipped.
+    """Check that at most the share ``limit`` of ``total`` samples is skipped.
 
     Raises:
-        ShardError: more were skipped. Lists the reasons by number, each with the first keys.
+        ShardError: more samples are skipped. The message lists each reason with its count and first keys.
     """
     if skipped.num_rows <= limit * total:
         return
@@ -73,29 +72,29 @@ def check_share(skipped: pa.Table, total: int, limit: float, shard: str) -> None
     for row in skipped.to_pylist():
         keys.setdefault(row["reason"], []).append(row["key"])
     lines = [
-        f"  {reason}: {len(found)} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
-        for reason, found in sorted(keys.items(), key=lambda item: -len(item[1]))
+        f"  {reason}: {len(bad)} ({', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''})"
+        for reason, bad in sorted(keys.items(), key=lambda item: -len(item[1]))
     ]
     raise ShardError(
         f"{shard}: {skipped.num_rows} of {total} samples are bad, more than the accepted {limit:.1%}. "
-        "Mend the shard, relax 'filters' or raise 'max_bad_share'\n" + "\n".join(lines)
+        "Repair the shard, relax 'filters' or raise 'max_bad_share'\n" + "\n".join(lines)
     )
 
 
 def iter_valid(file: BinaryIO, name: str, keys_in_order: Iterable[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of exactly the samples that validation kept, from the shard itself.
+    """Yield key and members of the valid samples of a shard.
 
     Raises:
-        ShardError: a kept sample is no longer there, or the shard cannot be read.
+        ShardError: a valid sample is missing, or the shard cannot be read.
     """
-    wanted = iter(keys_in_order)
-    key = next(wanted, None)
+    remaining = iter(keys_in_order)
+    key = next(remaining, None)
     if key is None:
         return
     for sample in read_samples(file, name):
         if sample.key == key and sample.fault is None:
             yield key, sample.members
-            key = next(wanted, None)
+            key = next(remaining, None)
             if key is None:
                 return
     raise ShardError(f"{name}: sample '{key}' is gone since the shard was validated; run raw_shards again")
@@ -176,7 +175,7 @@ def _fields(data: bytes) -> dict[str, Any]:
 
 
 def _url(members: dict[str, bytes]) -> str | None:
-    """Where the image came from, if the sample says so legibly; nothing depends on it."""
+    """Return the URL of the image, or None if it is missing or unreadable, which is not an error."""
     try:
         url = _text(members["url.txt"], "url.txt") if "url.txt" in members else _fields(members["json"]).get("url")
     except (BadSample, KeyError):

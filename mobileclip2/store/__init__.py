@@ -1,4 +1,4 @@
-"""Where bytes live: immutable paths by asset, fingerprint and group, each group closed by one manifest."""
+"""Storage of artifacts: one folder per asset, fingerprint and partition, with one manifest each."""
 
 from mobileclip2.store.artifact import ArtifactFolder
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
@@ -18,5 +18,5 @@ __all__ = [
 
 
 def open_storage(url: str) -> Storage:
-    """Open the storage of an ``s3://`` URL or of a local folder."""
+    """Open the storage at an ``s3://`` URL or in a local folder."""
     return S3Storage(url) if url.startswith("s3://") else LocalStorage(url)

@@ -1,4 +1,4 @@
-"""One part of an asset for one group, while it is written and when it is read."""
+"""The folder of one artifact: one slice of an asset for one partition."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from mobileclip2.store.manifest import File, Manifest
 from mobileclip2.store.storage import Storage, file_sha256
 
 
-def place_of(asset: str, fingerprint: str, group: str | None) -> str:
-    """Folder of an output in its store."""
-    # the slash of an evaluation set's name makes no folder; two names that meet so have other fingerprints
+def artifact_prefix(asset: str, fingerprint: str, group: str | None) -> str:
+    """Return the prefix of an artifact in its store."""
+    # A "/" in the name of an evaluation set must not create a folder. Fingerprints keep such names apart.
     return f"{asset}/{fingerprint}" + (f"/{group.replace('/', '-')}" if group else "")
 
 
 class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
-    Files may come and go until :meth:`close` writes the manifest; from then on the folder is immutable.
+    Files can be added and deleted until :meth:`close` writes the manifest. Then the folder is immutable.
     """
 
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
         self.storage = storage
-        self.prefix = place_of(asset, fingerprint, group)
+        self.prefix = artifact_prefix(asset, fingerprint, group)
 
     def key(self, name: str) -> str:
-        """Return the key of a file in the store."""
+        """Return the storage key of a file."""
         return f"{self.prefix}/{name}"
 
     def has(self, name: str) -> bool:
@@ -34,7 +34,7 @@ class ArtifactFolder:
         return self.storage.exists(self.key(name))
 
     def names(self) -> set[str]:
-        """Of all files that are there."""
+        """Return the names of all files."""
         return {key.removeprefix(f"{self.prefix}/") for key, _ in self.storage.list(f"{self.prefix}/")}
 
     def read(self, name: str) -> bytes:
@@ -46,7 +46,7 @@ class ArtifactFolder:
         self.storage.delete(self.key(name))
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
+        """Write a file atomically."""
         self.storage.write(self.key(name), data)
 
     def put(self, name: str, path: Path) -> None:
@@ -54,24 +54,24 @@ class ArtifactFolder:
         self.storage.put(self.key(name), path)
 
     def fetch(self, name: str) -> Path:
-        """Return a local file with the bytes of ``name``.
+        """Return the path of a local copy of ``name``.
 
         Raises:
-            DamagedOutput: the file is gone.
+            DamagedOutput: the file is missing.
         """
         try:
             path = self.storage.fetch(self.key(name))
         except FileNotFoundError:
             path = Path()
         if not path.is_file():
-            raise self._gone(name)
+            raise self._missing(name)
         return path
 
     def describe(self, names: list[str]) -> list[File]:
-        """Return what a manifest says of files.
+        """Return the manifest entries of files: name, size and hash.
 
         Raises:
-            DamagedOutput: one is gone or cut off, which no reader would notice once the manifest says so too.
+            DamagedOutput: a file is missing or truncated.
         """
         return [self._describe(name) for name in sorted(names)]
 
@@ -79,28 +79,26 @@ class ArtifactFolder:
         try:
             size, sha256 = self.storage.describe(self.key(name))
         except FileNotFoundError:
-            raise self._gone(name) from None
+            raise self._missing(name) from None
         if not self.storage.is_whole(self.key(name)):
             raise DamagedOutput(
-                f"{self.storage.url}/{self.key(name)}: stored file was cut off; run again, it is computed anew"
+                f"{self.storage.url}/{self.key(name)}: the file is truncated; run again to recompute it"
             )
         return File(name=name, size=size, sha256=sha256)
 
-    def _gone(self, name: str) -> DamagedOutput:
-        return DamagedOutput(
-            f"{self.storage.url}/{self.key(name)}: stored file is gone; run again, it is found missing and computed anew"
-        )
+    def _missing(self, name: str) -> DamagedOutput:
+        return DamagedOutput(f"{self.storage.url}/{self.key(name)}: stored file is gone; run again to recompute it")
 
     def close(self, manifest: Manifest) -> None:
-        """Delete what killed writers left, and write the manifest."""
-        self.storage.tidy(self.prefix)
+        """Delete leftovers of killed writers and write the manifest."""
+        self.storage.delete_temporary(self.prefix)
         self.write("manifest.json", manifest.to_bytes())
 
     def manifest(self) -> Manifest | None:
-        """Return the manifest, or None while there is none.
+        """Return the manifest, or None if it does not exist.
 
         Raises:
-            DamagedOutput: there is one, and it cannot be trusted.
+            DamagedOutput: the manifest is invalid or belongs to another folder.
         """
         try:
             data = self.read("manifest.json")
@@ -108,17 +106,20 @@ class ArtifactFolder:
             return None
         try:
             manifest = Manifest.from_bytes(data)
-            if (place := place_of(manifest.asset, manifest.fingerprint, manifest.group)) != self.prefix:
-                raise ValueError(f"it belongs to {place}")
+            if (prefix := artifact_prefix(manifest.asset, manifest.fingerprint, manifest.group)) != self.prefix:
+                raise ValueError(f"it belongs to {prefix}")
             return manifest
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise DamagedOutput(
-                f"{self.storage.url}/{self.key('manifest.json')}: not a manifest as written here ({error}); "
-                "run again, it is computed anew"
+                f"{self.storage.url}/{self.key('manifest.json')}: not a valid manifest ({error}); "
+                "run again to recompute it"
             ) from error
 
     def verify(self, manifest: Manifest, *, every_byte: bool = True) -> list[str]:
-        """Names every stored file that is gone or differs from the manifest, with how; by size alone unless ``every_byte``."""
+        """Return a message for each file that is missing or differs from the manifest.
+
+        Files are hashed if ``every_byte``. Otherwise only their sizes are compared.
+        """
         problems = []
         sizes = dict(self.storage.list(f"{self.prefix}/"))
         for file in manifest.files:
@@ -130,6 +131,7 @@ class ArtifactFolder:
         return problems
 
     def discard(self) -> None:
-        """Delete everything, the manifest first, so that no reader trusts what is left."""
+        """Delete the folder."""
+        # The manifest goes first, so that an interrupted deletion leaves no artifact that looks complete.
         self.storage.delete(self.key("manifest.json"))
         self.storage.delete_folder(self.prefix)

@@ -1,9 +1,8 @@
-"""Who is computing what: a second run waits for the first instead of computing the same again.
+"""Leases: a second run waits for the first one and does not compute the same artifact again.
 
-On a disk a lease is a file lock, which ends with its process however that ends. In a bucket it is a small object, created only
-where there is none, renewed while its holder lives, and void when it was not renewed for a while: by the clock of the store, for
-those of machines may differ. A lease carries a note of its holder's: what it is doing, so that nothing which it needs is swept
-away meanwhile.
+On a disk, a lease is a file lock. The operating system releases it when the process ends. In a bucket, a lease is a small
+object with a conditional write. Its holder renews it, and it expires without renewal. Expiry uses the clock of the store,
+because the clocks of machines differ. A lease has a payload that lists what its holder uses, which garbage collection keeps.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store.s3 import Dated, S3Storage
+from mobileclip2.store.s3 import ObjectVersion, S3Storage
 from mobileclip2.store.storage import LocalStorage, Storage, explain
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 RENEW_SECONDS = 20.0
 VOID_SECONDS = 90.0
-"""An object's lease that was not renewed for so long has lost its holder."""
+"""seconds without renewal after which a lease in a bucket expires"""
 
 FOLDER = ".leases"
 
@@ -38,61 +37,54 @@ Release = Callable[[], None]
 
 
 @contextmanager
-def acquire(storage: Storage, names: list[str], note: str = "", waiting: Waiting = lambda: None) -> Iterator[None]:
-    """Hold several leases. Call ``waiting`` before a wait for another holder.
-
-    They are taken in sorted order, so that two runs cannot wait for each other.
-    """
+def acquire(storage: Storage, names: list[str], payload: str = "", waiting: Waiting = lambda: None) -> Iterator[None]:
+    """Hold several leases during the block. ``waiting`` is called once before each wait for another holder."""
     with ExitStack() as stack:
-        for name in sorted(set(names)):
-            told = False
-            while (release := _take(storage, _key(name), note)) is None:
-                if not told:
+        for name in sorted(set(names)):  # the same order in every run prevents a deadlock
+            is_waiting = False
+            while (release := _take(storage, _key(name), payload)) is None:
+                if not is_waiting:
                     waiting()
-                    told = True
+                    is_waiting = True
                 time.sleep(POLL_SECONDS)
             stack.callback(release)
         yield
 
 
 def notes(storage: Storage) -> list[str]:
-    """Return the notes of all leases that are held now."""
-    found = []
-    for key, _ in list(storage.list(f"{FOLDER}/")):
-        note = _held_note(storage, key)
-        if note is not None and note not in found:
-            found.append(note)
-    return found
+    """Return the payloads of all leases that are held, without duplicates."""
+    payloads = [_held_payload(storage, key) for key, _ in list(storage.list(f"{FOLDER}/"))]
+    return list(dict.fromkeys(payload for payload in payloads if payload is not None))
 
 
 def is_held(storage: Storage, name: str) -> bool:
-    """Whether somebody holds a lease now."""
-    return _held_note(storage, _key(name)) is not None
+    """Return whether a process holds the lease."""
+    return _held_payload(storage, _key(name)) is not None
 
 
 def _key(name: str) -> str:
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _take(storage: Storage, key: str, note: str) -> Release | None:
-    """Take a lease and return the function that gives it back, or None while another process holds it."""
+def _take(storage: Storage, key: str, payload: str) -> Release | None:
+    """Take a lease. Return its release function, or None if another process holds the lease."""
     if isinstance(storage, S3Storage):
-        return _take_object(storage, key, note)
+        return _take_object(storage, key, payload)
     assert isinstance(storage, LocalStorage)
-    return _take_file(storage.root / key, note)
+    return _take_file(storage.root / key, payload)
 
 
-def _take_file(path: Path, note: str) -> Release | None:
+def _take_file(path: Path, payload: str) -> Release | None:
     descriptor = _lock(path)
     if descriptor is None:
         return None
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, note.encode())
+        os.write(descriptor, payload.encode())
     except OSError as error:
-        os.close(descriptor)  # else this process would wait for itself when it tries again
+        os.close(descriptor)  # otherwise this process would wait for itself at its next attempt
         explain(error, str(path))
-    # the file stays: deleting it would let a third run lock a new one while a second still waits for the old
+    # The file is not deleted, because another run could lock a new file while a second run waits for the old one.
     return lambda: os.close(descriptor)
 
 
@@ -110,10 +102,10 @@ def _lock(path: Path) -> int | None:
     return descriptor
 
 
-def _held_note(storage: Storage, key: str) -> str | None:
+def _held_payload(storage: Storage, key: str) -> str | None:
     if isinstance(storage, S3Storage):
         held = _read_object(storage, key)
-        return None if held is None or _is_void(held) else str(json.loads(held.data)["note"])
+        return None if held is None or _is_expired(held) else str(json.loads(held.data)["note"])
     assert isinstance(storage, LocalStorage)
     path = storage.root / key
     if not path.exists():
@@ -125,11 +117,11 @@ def _held_note(storage: Storage, key: str) -> str | None:
     return None
 
 
-def _take_object(storage: S3Storage, key: str, note: str) -> Release | None:
+def _take_object(storage: S3Storage, key: str, payload: str) -> Release | None:
     holder = uuid.uuid4().hex
 
     def body() -> bytes:
-        return json.dumps({"holder": holder, "renewed": time.time(), "note": note}).encode()
+        return json.dumps({"holder": holder, "renewed": time.time(), "note": payload}).encode()
 
     if not _claim(storage, key, holder, body()):
         return None
@@ -140,11 +132,13 @@ def _take_object(storage: S3Storage, key: str, note: str) -> Release | None:
             try:
                 held = _read_object(storage, key)
                 if held is None or _holder(held) != holder:
-                    logger.warning("%s/%s: this lease was lost; another run may compute the same", storage.url, key)
+                    logger.warning(
+                        "%s/%s: this lease was lost; another run may compute the same artifact", storage.url, key
+                    )
                     return
                 storage.replace(key, body(), held.etag)
             except StoreError as error:
-                logger.warning("a lease is not renewed: %s", error)
+                logger.warning("cannot renew a lease: %s", error)
 
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -156,8 +150,8 @@ def _take_object(storage: S3Storage, key: str, note: str) -> Release | None:
             held = _read_object(storage, key)
             if held is not None and _holder(held) == holder:
                 storage.delete(key)
-        except StoreError as error:  # what the work came to matters more, and the lease becomes void by itself
-            logger.warning("a lease is left behind: %s", error)
+        except StoreError as error:  # the lease expires, and the result of the block must not be lost
+            logger.warning("cannot release a lease, it expires after %.0f s: %s", VOID_SECONDS, error)
 
     return release
 
@@ -167,22 +161,22 @@ def _claim(storage: S3Storage, key: str, holder: str, body: bytes) -> bool:
         return True
     held = _read_object(storage, key)
     if held is None:
-        return False  # just given back: the next try gets it
-    if _is_void(held) and storage.replace(key, body, held.etag):
+        return False  # it was released in between, and the next attempt can take it
+    if _is_expired(held) and storage.replace(key, body, held.etag):
         return True
-    return _holder(held) == holder  # it was made, and the answer was lost
+    return _holder(held) == holder  # our own write succeeded if its response was lost
 
 
-def _read_object(storage: S3Storage, key: str) -> Dated | None:
+def _read_object(storage: S3Storage, key: str) -> ObjectVersion | None:
     try:
-        return storage.read_dated(key)
+        return storage.read_version(key)
     except FileNotFoundError:
         return None
 
 
-def _holder(held: Dated) -> str:
+def _holder(held: ObjectVersion) -> str:
     return str(json.loads(held.data)["holder"])
 
 
-def _is_void(held: Dated) -> bool:
+def _is_expired(held: ObjectVersion) -> bool:
     return held.age > VOID_SECONDS

@@ -1,4 +1,4 @@
-"""The one file that makes a group's output readable: written last, atomically. No manifest, no output."""
+"""Manifests: the file of an artifact that is written last. An artifact exists if its manifest exists."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mobileclip2.fingerprint import canonical, fingerprint
 SCHEMA_VERSION = 1
 
 WATCHED_FILES = 256
-"""Up to so many files of an output a plan looks at each; of more, at their folder alone."""
+"""maximum number of files whose version tokens a plan checks; with more files it checks their folder"""
 
 
 def identify(asset: str, code_version: str, declared: dict[str, Any], inputs: dict[str, str]) -> str:
-    """Return the fingerprint of a part: of its code, what it declares, and the data versions of what it reads."""
+    """Return the fingerprint of a slice: a hash of code version, declared fields and data versions of the inputs."""
     return fingerprint({"asset": asset, "code_version": code_version, "declared": declared, "inputs": inputs})
 
 
 class File(BaseModel):
-    """A file of an output, with the size and hash that it had when it was stored."""
+    """A file of an artifact with its size in bytes and its sha256."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +33,7 @@ class File(BaseModel):
 
 
 class ManifestFields(BaseModel):
-    """What a manifest says apart from its files."""
+    """The fields of a manifest without its files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -45,40 +45,40 @@ class ManifestFields(BaseModel):
     code_version: str
     declared: dict[str, Any]
     inputs: dict[str, str]
-    """role -> data version of what was read"""
+    """data version of each input by role"""
     samples: int
     skipped: int
     skip_reasons: dict[str, int]
     facts: dict[str, Any]
-    """numbers that readers of the output need: dimensions, sizes, hashes of weights"""
+    """metadata for readers: dimensions, sizes, hashes of weights"""
 
     @property
     def identity(self) -> str:
-        """The fingerprint that follows from what was declared and read."""
+        """Fingerprint, recomputed from the declared fields and the inputs."""
         return identify(self.asset, self.code_version, self.declared, self.inputs)
 
 
 class ManifestSummary(ManifestFields):
-    """A manifest without its list of files, which for thousands of shards is long: what a plan looks at."""
+    """A manifest without its list of files, which can be long. Plans use it."""
 
     data_version: str
     size: int
     """bytes"""
     watched: list[str] | None
-    """names of the files, where they are few enough to look at each"""
+    """names of the files, or None if there are more than ``WATCHED_FILES``"""
 
 
 class Manifest(ManifestFields):
-    """What one part of an asset holds for one group.
+    """Contents of one slice of an asset for one partition.
 
-    Nothing in it depends on when, where or how fast it was made, so that an interrupted and an undisturbed run give equal bytes.
+    A manifest does not depend on time, machine or speed, so that an interrupted and an uninterrupted run write equal bytes.
     """
 
     files: list[File]
 
     @property
     def data_version(self) -> str:
-        """Hash of the content alone: new code that writes the same bytes has the same data version."""
+        """Hash of the content. New code that writes the same bytes gives the same data version."""
         content = {
             "files": [[file.name, file.size, file.sha256] for file in self.files],
             "samples": self.samples,
@@ -89,11 +89,11 @@ class Manifest(ManifestFields):
 
     @property
     def size(self) -> int:
-        """Return the bytes of all files together."""
+        """Total size of the files in bytes."""
         return sum(file.size for file in self.files)
 
-    def head(self) -> ManifestSummary:
-        """Return the manifest without its files. If they are few, their names are kept, so that a plan can look at them."""
+    def summary(self) -> ManifestSummary:
+        """Return the manifest without its list of files."""
         names = [file.name for file in self.files]
         return ManifestSummary(
             **self.model_dump(exclude={"files"}),
@@ -103,16 +103,16 @@ class Manifest(ManifestFields):
         )
 
     def to_bytes(self) -> bytes:
-        """Serialize the manifest as JSON, always to the same bytes."""
+        """Serialize the manifest as deterministic JSON."""
         body = {"data_version": self.data_version, **self.model_dump()}
         return (json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Read a manifest.
+        """Parse a manifest.
 
         Raises:
-            ValueError: it is not whole, not a manifest, or its content is not what it says of itself.
+            ValueError: the JSON is invalid, or the data version or fingerprint does not match the content.
         """
         body = json.loads(data)
         stated = body.pop("data_version")

@@ -1,4 +1,4 @@
-"""The heads of stored manifests: read and checked when first seen or when anything about them has changed, else remembered."""
+"""A cache of manifest summaries, invalidated by version tokens."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from mobileclip2.store.stat_cache import StatCache
 
 
 class ManifestCache:
-    """Heads by output.
+    """Manifest summaries by artifact.
 
-    A plan asks for thousands. What is cheaply seen to be as it was is trusted: the manifest, and its files where they are
-    few (:data:`~mobileclip2.store.manifest.WATCHED_FILES`), else their folder, which changes when one of them comes or
-    goes. What changed is hashed anew; with ``every_byte`` everything is.
+    A cached summary is valid while the version tokens of the manifest and of its files are unchanged. Artifacts with more
+    than :data:`~mobileclip2.store.manifest.WATCHED_FILES` files use the version token of their folder instead. Changed
+    artifacts are verified by hash. With ``every_byte``, all artifacts are.
     """
 
     def __init__(self, *, every_byte: bool = False) -> None:
-        self._remembered = StatCache()
+        self._stat_cache = StatCache()
         self._every_byte = every_byte
 
     def of(self, output: ArtifactFolder) -> ManifestSummary | None:
-        """Return the head of an output, or None while it has no manifest.
+        """Return the manifest summary of an artifact, or None if it has no manifest.
 
         Raises:
-            DamagedOutput: the manifest cannot be trusted, or files of it are gone or differ; names them.
+            DamagedOutput: the manifest is invalid, or files are missing or differ from it. The message names them.
         """
-        manifest_look = output.storage.look(output.key("manifest.json"))
-        if manifest_look is None:
+        manifest_token = output.storage.version_token(output.key("manifest.json"))
+        if manifest_token is None:
             return None
-        place = f"{output.storage.url}/{output.prefix}"
-        known = self._remembered.recall(place, manifest_look)
-        if known is not None and not self._every_byte:
-            seen, _, text = known.partition("\n")
-            head = ManifestSummary.model_validate_json(text)
-            if seen == self._seen(output, head):
-                return head
+        url = f"{output.storage.url}/{output.prefix}"
+        cached = self._stat_cache.recall(url, manifest_token)
+        if cached is not None and not self._every_byte:
+            tokens, _, text = cached.partition("\n")
+            summary = ManifestSummary.model_validate_json(text)
+            if tokens == self._tokens(output, summary):
+                return summary
         manifest = output.manifest()
         if manifest is None:
             return None
-        head = manifest.head()
-        # a place that was never looked at is taken at its word: a whole store is hashed when asked for
-        problems = output.verify(manifest, every_byte=self._every_byte or self._remembered.known(place))
+        summary = manifest.summary()
+        # Unknown artifacts are checked by size only, because hashing a complete store is slow.
+        problems = output.verify(manifest, every_byte=self._every_byte or self._stat_cache.contains(url))
         if problems:
-            self._remembered.keep(place, "damaged", "")  # whoever comes next hashes it again
+            self._stat_cache.keep(url, "damaged", "")  # the next plan hashes the artifact again
             raise DamagedOutput(f"{output.storage.url}: {'; '.join(problems)}")
-        self._remembered.keep(place, manifest_look, f"{self._seen(output, head)}\n{head.model_dump_json()}")
-        return head
+        self._stat_cache.keep(url, manifest_token, f"{self._tokens(output, summary)}\n{summary.model_dump_json()}")
+        return summary
 
-    def _seen(self, output: ArtifactFolder, head: ManifestSummary) -> str:
-        if head.watched is None:
-            return output.storage.look_into(output.prefix)
-        return " ".join(output.storage.look(output.key(name)) or "gone" for name in head.watched)
+    def _tokens(self, output: ArtifactFolder, summary: ManifestSummary) -> str:
+        if summary.watched is None:
+            return output.storage.folder_token(output.prefix)
+        return " ".join(output.storage.version_token(output.key(name)) or "gone" for name in summary.watched)

@@ -1,8 +1,8 @@
-"""Bytes in an S3-compatible bucket, over a network that fails.
+"""Storage in an S3-compatible bucket.
 
-A request is made again while the store is away or throttles. An object written here carries the hash of its bytes: what arrives
-is compared with it, or with the ETag of an object from elsewhere, and what was stored is compared with what was sent. An object
-is there whole or not at all, whatever happens to whoever writes it.
+Requests are retried while the store is unreachable or throttles. Each object has the sha256 of its bytes in its metadata.
+Downloads are checked against this hash, or against the ETag for objects of other programs. Uploads are checked against the
+returned ETag. Writes are atomic.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 300.0
-"""how long a request is made again while the store is away"""
+"""time limit of the retries of a request"""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
-"""of silence, after which a request counts as lost"""
+"""timeouts of one attempt"""
 
 ATTEMPTS = 3
-"""of botocore itself, within each of ours: it repeats the parts of a large object one by one"""
+"""attempts of botocore within each of our attempts; botocore retries the parts of a large object separately"""
 
 ALTERED_ATTEMPTS = 5
-"""at bytes that arrive as others than were sent"""
+"""attempts after corrupted transfers"""
 
 PART_BYTES = 16 << 20
-"""larger objects go in parts, several at once"""
+"""part size of multipart transfers in bytes"""
 
-GONE = {"404", "NoSuchKey", "NotFound"}
+NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 SKEWED = {"RequestTimeTooSkewed"}
-PASSING = {"429", "SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "IncompleteBody", "BadDigest"}
-"""codes that may be others a moment later, beside every status from 500"""
+TRANSIENT = {"429", "SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "IncompleteBody", "BadDigest"}
+"""codes to retry, in addition to HTTP status 500 and above"""
 
 _HASH = "sha256"
-_jitter = random.Random()  # of its own: training draws from the global one
+_jitter = random.Random()  # training uses the global generator, and retries must not change its sequence
 
 
 class _Condition(TypedDict, total=False):
@@ -68,11 +68,11 @@ class _Condition(TypedDict, total=False):
 
 
 class S3Storage:
-    """Any S3-compatible endpoint, with the identity that boto3 finds by itself; no key is ever read from a profile.
+    """A bucket on an S3-compatible endpoint. boto3 provides the credentials. They are never read from a profile.
 
     Raises:
-        StoreError: by every method, when the store stays away for :data:`PATIENCE_SECONDS`, refuses, or the credentials have
-            expired and nobody has renewed them.
+        StoreError: in any method, the store is unreachable for :data:`PATIENCE_SECONDS`, it denies the request, or the
+            credentials have expired.
     """
 
     def __init__(self, url: str, cache: Path | None = None) -> None:
@@ -84,7 +84,7 @@ class S3Storage:
 
     @property
     def client(self) -> S3Client:
-        """Return the client of boto3, which is made at its first use."""
+        """The boto3 client, created at its first use."""
         if self._client is None:
             with needs("aws"):
                 import boto3
@@ -102,69 +102,69 @@ class S3Storage:
         return {**self.__dict__, "_client": None}
 
     def exists(self, key: str) -> bool:
-        """Return whether there is an object."""
-        return self.look(key) is not None
+        """Return whether the object exists."""
+        return self.version_token(key) is not None
 
-    def look(self, key: str) -> str | None:
-        """Return the ETag, or None if there is no object."""
+    def version_token(self, key: str) -> str | None:
+        """Return the ETag of an object, or None if it does not exist."""
         try:
             return self.etag(key)
         except FileNotFoundError:
             return None
 
-    def look_into(self, folder: str) -> str:
-        """Return an empty string, because a bucket has no folder whose change is cheap to see."""
-        return ""  # a bucket has no folders to look at, and listing thousands of keys is no plan's business
+    def folder_token(self, folder: str) -> str:
+        """Return an empty string, because only a listing of all keys could detect a change."""
+        return ""
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the prefixes directly under ``prefix``, sorted."""
         start = f"{prefix.rstrip('/')}/"
-        found = [
+        prefixes = [
             item["Prefix"] for page in self._pages(start, Delimiter="/") for item in page.get("CommonPrefixes", [])
         ]
-        return sorted(name.removeprefix(self.prefix + start).rstrip("/") for name in found)
+        return sorted(name.removeprefix(self.prefix + start).rstrip("/") for name in prefixes)
 
     def read(self, key: str) -> bytes:
         """Read an object.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: the object does not exist.
         """
-        return self.read_dated(key).data
+        return self.read_version(key).data
 
-    def read_dated(self, key: str) -> Dated:
-        """Read an object with its ETag and its age in seconds, by the clock of the store."""
+    def read_version(self, key: str) -> ObjectVersion:
+        """Read an object with its ETag and its age. The age uses the clock of the store."""
 
-        def request(client: S3Client) -> Dated:
-            answer = client.get_object(Bucket=self.bucket, Key=self.prefix + key)
-            data = answer["Body"].read()
-            _check(answer, io.BytesIO(data))
-            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
-            return Dated(data, answer["ETag"].strip('"'), (now - answer["LastModified"]).total_seconds())
+        def request(client: S3Client) -> ObjectVersion:
+            response = client.get_object(Bucket=self.bucket, Key=self.prefix + key)
+            data = response["Body"].read()
+            _check(response, io.BytesIO(data))
+            now = parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
+            return ObjectVersion(data, response["ETag"].strip('"'), (now - response["LastModified"]).total_seconds())
 
-        return self._ask(key, request)
+        return self._retry(key, request)
 
     def write(self, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all."""
-        self._ask(key, lambda client: self._put(client, key, data))
+        """Write an object atomically."""
+        self._retry(key, lambda client: self._put(client, key, data))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object unless one exists. Return False if one does.
+        """Write an object if it does not exist. Return whether it was written.
 
-        It may be our own, because an answer can be lost.
+        After a lost response, a retry returns False although the object was written by this call.
         """
-        return self._ask(key, lambda client: self._put(client, key, data, IfNoneMatch="*"))
+        return self._retry(key, lambda client: self._put(client, key, data, IfNoneMatch="*"))
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Replace the object that has this ETag. Return False if the object is another one by now."""
-        return self._ask(key, lambda client: self._put(client, key, data, IfMatch=etag))
+        """Replace an object if its ETag is ``etag``. Return whether it was replaced."""
+        return self._retry(key, lambda client: self._put(client, key, data, IfMatch=etag))
 
     def _put(self, client: S3Client, key: str, data: bytes, **condition: Unpack[_Condition]) -> bool:
         from botocore.exceptions import ClientError
 
-        sent = _Sums.of(io.BytesIO(data))
+        sent = _Checksums.of(io.BytesIO(data))
         try:
-            answer = client.put_object(
+            response = client.put_object(
                 Bucket=self.bucket,
                 Key=self.prefix + key,
                 Body=data,
@@ -177,15 +177,15 @@ class S3Storage:
                 return False
             raise
         try:
-            sent.compare(answer)
+            sent.compare(response)
         except _Altered:
-            if condition:  # what is there now is no one's, and would hold up every further try
+            if condition:  # the corrupted object would make the condition of every retry fail
                 client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
             raise
         return True
 
     def put(self, key: str, path: Path) -> None:
-        """Store a local file. Large files go in parts."""
+        """Store a copy of a local file. Large files are sent in parts."""
         if path.stat().st_size <= PART_BYTES:
             self.write(key, path.read_bytes())
             return
@@ -193,7 +193,7 @@ class S3Storage:
 
         config = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
         with path.open("rb") as file:
-            sent = _Sums.of(file)
+            sent = _Checksums.of(file)
 
         def request(client: S3Client) -> None:
             with path.open("rb") as file:
@@ -201,10 +201,10 @@ class S3Storage:
                 client.upload_fileobj(file, self.bucket, self.prefix + key, ExtraArgs=arguments, Config=config)
             sent.compare(client.head_object(Bucket=self.bucket, Key=self.prefix + key))
 
-        self._ask(key, request)
+        self._retry(key, request)
 
     def fetch(self, key: str) -> Path:
-        """Download an object into the cache unless its present version is there, and return its path."""
+        """Download an object into the cache and return its path. A cached version with the same ETag is reused."""
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(multipart_chunksize=PART_BYTES)
@@ -225,88 +225,87 @@ class S3Storage:
                         _check(head, file)
             return local
 
-        return self._ask(key, request)
+        return self._retry(key, request)
 
     def append(self, key: str, data: bytes) -> None:
-        """Append to an object by replacing it, again and again until no other writer is faster."""
+        """Append to an object by a conditional replacement, which is retried after a conflict with another writer."""
         while True:
             try:
-                now = self.read_dated(key)
+                current = self.read_version(key)
             except FileNotFoundError:
                 if self.create(key, data):
                     return
             else:
-                if self.replace(key, now.data + data, now.etag):
+                if self.replace(key, current.data + data, current.etag):
                     return
-            time.sleep(_jitter.uniform(0, FIRST_PAUSE))  # somebody else was faster
+            time.sleep(_jitter.uniform(0, FIRST_PAUSE))
 
     def describe(self, key: str) -> tuple[int, str]:
-        """Return size in bytes and sha256. An object from elsewhere is downloaded for that."""
+        """Return size in bytes and sha256. An object of another program is downloaded to compute its hash."""
         head = self._head(key)
         return head["ContentLength"], head["Metadata"].get(_HASH) or file_sha256(self.fetch(key))
 
     def is_whole(self, key: str) -> bool:
-        """Return whether an object is whole. One that was stored here always is."""
-        # what was stored here is there whole; what another hand put in its place has no hash of ours
+        """Return False if the object is truncated."""
+        # Our uploads are atomic, so only objects of other programs can be truncated. These have no hash in their metadata.
         return _HASH in self._head(key)["Metadata"] or is_whole(self.fetch(key))
 
     def _head(self, key: str) -> HeadObjectOutputTypeDef:
-        return self._ask(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
+        return self._retry(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield (key, size in bytes) of every object under ``prefix``, sorted."""
+        """Yield (key, size in bytes) for each object under ``prefix``, sorted."""
         for page in self._pages(prefix):
             for item in page.get("Contents", []):
                 yield item["Key"].removeprefix(self.prefix), item["Size"]
 
     def etags(self) -> Iterator[tuple[str, str]]:
-        """(key, ETag) of everything in the bucket under the prefix: one request for a thousand."""
+        """Yield (key, ETag) for each object of the storage, with one request per 1,000 objects."""
         for page in self._pages(""):
             for item in page.get("Contents", []):
                 yield item["Key"].removeprefix(self.prefix), item["ETag"].strip('"')
 
     def _pages(self, prefix: str, **more: str) -> Iterator[Mapping[str, Any]]:
-        question: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, **more}
+        arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, **more}
         while True:
-            page = self._ask(prefix, lambda client: client.list_objects_v2(**question))
+            page = self._retry(prefix, lambda client: client.list_objects_v2(**arguments))
             yield page
             if not page["IsTruncated"]:
                 return
-            question["ContinuationToken"] = page["NextContinuationToken"]
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, key: str) -> None:
         """Delete an object if it exists."""
-        self._ask(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
+        self._retry(key, lambda client: client.delete_object(Bucket=self.bucket, Key=self.prefix + key))
 
     def delete_folder(self, prefix: str) -> None:
         """Delete every object under ``prefix``."""
         for key, _ in list(self.list(f"{prefix.rstrip('/')}/")):
             self.delete(key)
 
-    def tidy(self, prefix: str) -> None:
-        """Do nothing: no reader sees the parts that a killed writer sent, and a rule of the bucket removes them."""
-        pass  # parts of objects that a killed writer sent are seen by nobody; a rule of the bucket lets them go
+    def delete_temporary(self, prefix: str) -> None:
+        """Do nothing. Incomplete multipart uploads are invisible, and a lifecycle rule of the bucket deletes them."""
 
     def etag(self, key: str) -> str:
         """Return the ETag of an object.
 
         Raises:
-            FileNotFoundError: there is no such object.
+            FileNotFoundError: the object does not exist.
         """
         return self._head(key)["ETag"].strip('"')
 
-    def _ask(self, key: str, request: Callable[[S3Client], T]) -> T:
-        """Return what the store answers, after as many tries as needed.
+    def _retry(self, key: str, request: Callable[[S3Client], T]) -> T:
+        """Send a request, retry it after transient errors, and return its result.
 
         Raises:
-            FileNotFoundError: there is no such key.
+            FileNotFoundError: the key does not exist.
         """
         with needs("aws"):
             from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
             from s3transfer.exceptions import RetriesExceededError
-            from urllib3.exceptions import HTTPError  # as it is where the body of a refusal breaks off
+            from urllib3.exceptions import HTTPError  # raised if the body of an error response breaks off
 
-        place, problem = f"{self.url}/{key}", ""
+        url, problem = f"{self.url}/{key}", ""
         pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE_SECONDS
         renewed, altered = False, 0
         while True:
@@ -314,55 +313,55 @@ class S3Storage:
                 return request(self.client)
             except ClientError as error:
                 code = self._code(error)
-                if code in GONE:
-                    raise FileNotFoundError(place) from None
+                if code in NOT_FOUND:
+                    raise FileNotFoundError(url) from None
                 if code in EXPIRED and not renewed:
                     self._renew()
                     renewed = True
                     continue
-                if code not in PASSING and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
-                    _refused(place, code)
+                if code not in TRANSIENT and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
+                    _raise_denied(url, code)
                 problem = f"the object store answered {code}"
             except (_Altered, FlexibleChecksumError) as error:
                 problem = str(error)
                 altered += 1
                 if altered == ALTERED_ATTEMPTS:
                     raise StoreError(
-                        f"{place}: {problem}, {altered} times; something on the way to the object store changes bytes, or the "
-                        "object is damaged: find out which, delete it if so, and run again"
+                        f"{url}: {problem}, {altered} times; the network changes bytes, or the object is damaged: "
+                        "check the network, delete a damaged object, and run again"
                     ) from None
             except (BotoCoreError, RetriesExceededError, HTTPError) as error:
                 problem = f"cannot reach the object store: {error}"
-                if not _passes(error):
+                if not _is_transient(error):
                     raise StoreError(
-                        f"{place}: {problem}; give this process an address and an identity there: a service account, or "
-                        "AWS_... in its environment"
+                        f"{url}: {problem}; configure the endpoint and the credentials of this process: a service account, "
+                        "or AWS_... environment variables"
                     ) from None
             if pause == FIRST_PAUSE:
-                logger.warning("%s: %s; trying again for up to %.0f s", place, problem, PATIENCE_SECONDS)
+                logger.warning("%s: %s; trying again for up to %.0f s", url, problem, PATIENCE_SECONDS)
             if time.monotonic() + pause > deadline:
                 raise StoreError(
-                    f"{place}: {problem}, for {PATIENCE_SECONDS:.0f} s; run again when it is back, finished shards are kept"
+                    f"{url}: {problem}, for {PATIENCE_SECONDS:.0f} s; run again when it is back, finished shards are kept"
                 ) from None
             time.sleep(pause * _jitter.uniform(0.5, 1))
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _code(self, error: Any) -> str:
-        """S3's own code. The answer to a HEAD has no body that could hold one, so another request asks for it."""
+        """Return the S3 error code. The response to HEAD has no error code, so a second request gets it."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in {"400", "403"}:
             try:
                 self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
-            except ClientError as same:
-                return str(same.response.get("Error", {}).get("Code", code))
+            except ClientError as repeated:
+                return str(repeated.response.get("Error", {}).get("Code", code))
             except BotoCoreError:
                 pass
         return code
 
     def _renew(self) -> None:
-        """Read the credentials again. They may expire during a long run, and be renewed."""
+        """Load the credentials again, because they can expire and be renewed during a long run."""
         import boto3
 
         boto3.setup_default_session()
@@ -370,91 +369,91 @@ class S3Storage:
 
 
 @dataclass(frozen=True)
-class Dated:
-    """An object as it was at one moment."""
+class ObjectVersion:
+    """The content of an object, with its ETag and age."""
 
     data: bytes
     etag: str
     age: float
-    """seconds since it was written, both by the store's own clock"""
+    """seconds since the last write, measured with the clock of the store"""
 
 
 class _Altered(Exception):
-    """Bytes arrived as others than were sent."""
+    """The checksum of a transfer does not match."""
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """What identifies the bytes of an object."""
+class _Checksums:
+    """Size and hashes of an object."""
 
     size: int
     sha256: str
     etags: tuple[str, ...]
-    """that they get when they are sent whole, and in parts of :data:`PART_BYTES`"""
+    """ETags of an upload in one part and of an upload in parts of :data:`PART_BYTES`"""
 
     @classmethod
-    def of(cls, file: BinaryIO) -> _Sums:
+    def of(cls, file: BinaryIO) -> _Checksums:
         size, sha256, md5, parts = 0, hashlib.sha256(), hashlib.md5(usedforsecurity=False), []
         while part := file.read(PART_BYTES):
             size += len(part)
             sha256.update(part)
             md5.update(part)
             parts.append(hashlib.md5(part, usedforsecurity=False).digest())
-        together = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
-        return cls(size, sha256.hexdigest(), (md5.hexdigest(), f"{together}-{len(parts)}"))
+        joined = hashlib.md5(b"".join(parts), usedforsecurity=False).hexdigest()
+        return cls(size, sha256.hexdigest(), (md5.hexdigest(), f"{joined}-{len(parts)}"))
 
-    def compare(self, answer: Mapping[str, Any]) -> None:
+    def compare(self, response: Mapping[str, Any]) -> None:
         """Compare with the ETag of an object.
 
+        An ETag is ignored if it is not an MD5 hash, as for encrypted objects, or if it is of another number of parts.
+
         Raises:
-            _Altered: the ETag is that of other bytes. An ETag that is not an MD5, as of encrypted objects or of
-                other parts, is not compared.
+            _Altered: the ETag differs.
         """
-        etag = answer["ETag"].strip('"')
-        ours = [each for each in self.etags if each[32:] == etag[32:]]
-        if ours and _is_md5(answer) and etag not in ours:
-            raise _Altered("what was stored is not what was sent")
+        etag = response["ETag"].strip('"')
+        expected = [each for each in self.etags if each[32:] == etag[32:]]
+        if expected and _is_md5(response) and etag not in expected:
+            raise _Altered("the stored bytes differ from the bytes that were sent")
 
 
-def _check(answer: Mapping[str, Any], file: BinaryIO) -> None:
-    """Compare bytes with the hash that they carry, or else with their ETag.
+def _check(response: Mapping[str, Any], file: BinaryIO) -> None:
+    """Compare a downloaded file with the hash in the object's metadata, or with its ETag.
 
     Raises:
-        _Altered: the bytes are not those that were written.
+        _Altered: the bytes differ.
     """
-    stated = answer.get("Metadata", {}).get(_HASH)
-    got = _Sums.of(file)
-    if stated is None:
-        got.compare(answer)
-    if got.size != answer["ContentLength"] or (stated is not None and got.sha256 != stated):
-        raise _Altered("what arrived is not what was stored")
+    sha256 = response.get("Metadata", {}).get(_HASH)
+    received = _Checksums.of(file)
+    if sha256 is None:
+        received.compare(response)
+    if received.size != response["ContentLength"] or (sha256 is not None and received.sha256 != sha256):
+        raise _Altered("the received bytes differ from the stored bytes")
 
 
-def _is_md5(answer: Mapping[str, Any]) -> bool:
-    encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
-    return not encrypted and re.fullmatch(r"\"?[0-9a-f]{32}(-\d+)?\"?", answer["ETag"]) is not None
+def _is_md5(response: Mapping[str, Any]) -> bool:
+    encrypted = response.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in response
+    return not encrypted and re.fullmatch(r"\"?[0-9a-f]{32}(-\d+)?\"?", response["ETag"]) is not None
 
 
-def _passes(error: Exception) -> bool:
-    """Whether it is the network, or whoever gives credentials, and not what this process was told."""
+def _is_transient(error: Exception) -> bool:
+    """Return whether the network or the credential provider failed, and not the configuration of this process."""
     from botocore.exceptions import CredentialRetrievalError, HTTPClientError, IncompleteReadError
     from s3transfer.exceptions import RetriesExceededError
     from urllib3.exceptions import HTTPError
 
-    passing = (HTTPClientError, IncompleteReadError, CredentialRetrievalError, RetriesExceededError, HTTPError)
-    return isinstance(error, passing)
+    transient = (HTTPClientError, IncompleteReadError, CredentialRetrievalError, RetriesExceededError, HTTPError)
+    return isinstance(error, transient)
 
 
-def _refused(place: str, code: str) -> NoReturn:
+def _raise_denied(url: str, code: str) -> NoReturn:
     if code in EXPIRED:
         raise StoreError(
-            f"{place}: the credentials have expired ({code}); renew them where this process takes them from and run again, "
-            "finished shards are kept"
+            f"{url}: the credentials have expired ({code}); renew them and run again, finished shards are kept"
         ) from None
     if code in SKEWED:
         raise StoreError(
-            f"{place}: the clock of this machine is far from the object store's ({code}); set it and run again"
+            f"{url}: the clock of this machine differs too much from the object store's ({code}); set it and run again"
         ) from None
     raise StoreError(
-        f"{place}: the object store answered {code}; check the bucket and the rights of this identity"
+        f"{url}: the object store answered {code}; check the bucket and the permissions of this identity"
     ) from None

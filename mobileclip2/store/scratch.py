@@ -1,4 +1,4 @@
-"""Unfinished work that is not divided by shards, such as a training: a folder that outlives its process, and its machine."""
+"""Scratch folders: unfinished work, such as checkpoints of a training, that survives its process and machine."""
 
 from __future__ import annotations
 
@@ -13,55 +13,53 @@ from mobileclip2.store.storage import LocalStorage, Storage, atomic_path, explai
 logger = logging.getLogger(__name__)
 
 FOLDER = ".scratch"
-"""of a store"""
+"""folder name in the store"""
 
 
 class Scratch:
-    """A local folder. Where the store is a bucket, files that were kept lie there too, and are had back on another machine.
+    """A local folder. If the store is a bucket, :meth:`keep` copies files there and :meth:`recall` restores them.
 
     Raises:
-        StoreError: the disk cannot be written, or the store not be read.
+        StoreError: the disk cannot be written, or the store cannot be read.
     """
 
     def __init__(self, folder: Path, storage: Storage, prefix: str) -> None:
         self.folder = folder
         self._storage, self._prefix = storage, f"{FOLDER}/{prefix}"
-        self._elsewhere = not isinstance(storage, LocalStorage)
+        self._is_remote = not isinstance(storage, LocalStorage)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             explain(error, str(folder))
 
     def keep(self, *names: str) -> None:
-        """Store files of the folder, in this order. If the store is away, continue: the next call may succeed."""
-        if not self._elsewhere:
+        """Copy files of the folder to the store, in this order. Log a warning if the store is unreachable."""
+        if not self._is_remote:
             return
         try:
             for name in names:
                 self._storage.put(f"{self._prefix}/{name}", self.folder / name)
         except StoreError as error:
-            logger.warning("%s: what is unfinished is on this machine alone: %s", self.folder, error)
+            logger.warning("%s: unfinished work is only on this machine: %s", self.folder, error)
 
     def recall(self) -> None:
-        """Restore the files of the folder that were kept last. Called once on each machine of a training.
-
-        Others are deleted: machines that went on from different checkpoints would learn from each other's weights.
-        """
-        if not self._elsewhere or int(os.environ.get("LOCAL_RANK", "0")):
+        """Restore the files that were last kept, and delete all others. Only the first process of a machine does this."""
+        if not self._is_remote or int(os.environ.get("LOCAL_RANK", "0")):
             return
-        kept = {key.rpartition("/")[2] for key, _ in self._storage.list(f"{self._prefix}/")}
+        # Other files are deleted, because machines must not resume from different checkpoints.
+        stored = {key.rpartition("/")[2] for key, _ in self._storage.list(f"{self._prefix}/")}
         try:
-            for path in self.folder.glob("[!.]*"):  # another machine may be writing those with a dot now
-                if path.is_file() and path.name not in kept:
+            for path in self.folder.glob("[!.]*"):  # another machine may be writing a temporary file with a dot
+                if path.is_file() and path.name not in stored:
                     path.unlink(missing_ok=True)
         except OSError as error:
             explain(error, str(self.folder))
-        for name in sorted(kept):
+        for name in sorted(stored):
             with atomic_path(self.folder / name) as temporary:
                 shutil.copyfile(self._storage.fetch(f"{self._prefix}/{name}"), temporary)
 
     def clear(self) -> None:
-        """Delete everything, because the work is done."""
+        """Delete the folder here and in the store."""
         shutil.rmtree(self.folder)
-        if self._elsewhere:
+        if self._is_remote:
             self._storage.delete_folder(self._prefix)

@@ -1,6 +1,6 @@
-"""What this machine has learned of files and outputs, so that a plan looks at each only once.
+"""A persistent cache of hashes and manifest summaries on this machine.
 
-Everything in here can be found out again: the cache may be deleted at any time.
+The cache can be deleted at any time. Its values are then recomputed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return the cache folder of this machine: ``MOBILECLIP2_CACHE``, or one in the user's home."""
+    """Return the cache folder: ``MOBILECLIP2_CACHE``, or a folder in the user's home."""
     return Path(os.environ.get("MOBILECLIP2_CACHE", Path.home() / ".cache" / "mobileclip2"))
 
 
 class StatCache:
-    """Values by place, each true only while the place looks as it did: ``look`` is its size and times, or its ETag."""
+    """A cache of one value per URL. A value is valid while the version token of the URL is unchanged."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, tuple[str, str]] = {}
@@ -33,30 +33,30 @@ class StatCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             return _open(str(path))
         except (sqlite3.DatabaseError, OSError) as error:
-            logger.warning("%s: cannot be used (%s); what is hashed now will be hashed again", path, error)
+            logger.warning("%s: the cache cannot be used (%s), so the next run hashes files again", path, error)
             return _open(":memory:")
 
-    def recall(self, place: str, look: str) -> str | None:
-        """Return the value of a place that still looks as it did."""
-        if place not in self._loaded:
+    def recall(self, url: str, version_token: str) -> str | None:
+        """Return the value of a URL, or None if its version token has changed."""
+        if url not in self._loaded:
             try:
-                row = self._database.execute("select look, value from remembered where place = ?", (place,)).fetchone()
-            except sqlite3.DatabaseError:  # damaged: it can be found out again
+                row = self._database.execute("select look, value from remembered where place = ?", (url,)).fetchone()
+            except sqlite3.DatabaseError:  # a damaged cache counts as empty
                 row = None
-            self._loaded[place] = row or ("", "")
-        then, value = self._loaded[place]
-        return value if then == look else None
+            self._loaded[url] = row or ("", "")
+        cached_token, value = self._loaded[url]
+        return value if cached_token == version_token else None
 
-    def known(self, place: str) -> bool:
-        """Whether anything was ever kept of a place."""
-        self.recall(place, "")
-        return bool(self._loaded[place][0])
+    def contains(self, url: str) -> bool:
+        """Return whether the cache has a value for a URL, with any version token."""
+        self.recall(url, "")
+        return bool(self._loaded[url][0])
 
-    def keep(self, place: str, look: str, value: str) -> None:
-        """Store the value of a place under its present look. Errors of the database are ignored."""
+    def keep(self, url: str, version_token: str, value: str) -> None:
+        """Store the value of a URL with its version token. Database errors are ignored."""
         with suppress(sqlite3.DatabaseError):  # damaged, or the disk is full
-            self._database.execute("insert or replace into remembered values (?, ?, ?)", (place, look, value))
-        self._loaded[place] = (look, value)
+            self._database.execute("insert or replace into remembered values (?, ?, ?)", (url, version_token, value))
+        self._loaded[url] = (version_token, value)
 
 
 def _open(path: str) -> sqlite3.Connection:

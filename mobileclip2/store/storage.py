@@ -1,6 +1,6 @@
-"""Bytes under keys, and those that lie on a local disk.
+"""Storage protocol and its implementation on a local disk.
 
-A key is readable only when it is whole: a file is written beside its place, flushed and renamed.
+Writes are atomic: a file is written under a temporary name, flushed and renamed.
 """
 
 from __future__ import annotations
@@ -21,66 +21,65 @@ from mobileclip2.store.truncation import is_whole
 
 
 class Storage(Protocol):
-    """Keys are relative POSIX paths."""
+    """Files by key. Keys are relative POSIX paths."""
 
     url: str
 
     def exists(self, key: str) -> bool:
         """Return whether ``key`` exists."""
 
-    def look(self, key: str) -> str | None:
-        """Return a value that changes with the bytes of ``key``, at little cost, or None if the key does not exist."""
+    def version_token(self, key: str) -> str | None:
+        """Return a string that changes with the content of ``key``, or None if the key does not exist."""
 
-    def look_into(self, folder: str) -> str:
-        """Return a value that changes if a key of a folder comes or goes, as far as that is cheap to see."""
+    def folder_token(self, folder: str) -> str:
+        """Return a string that changes if a key is added to or deleted from a folder, or an empty string."""
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders directly under ``prefix``, sorted."""
+        """Return the names of the folders directly under ``prefix``, sorted."""
 
     def read(self, key: str) -> bytes:
         """Return the bytes of ``key``.
 
         Raises:
-            FileNotFoundError: there is no such key.
+            FileNotFoundError: the key does not exist.
         """
 
     def write(self, key: str, data: bytes) -> None:
-        """Write the bytes of ``key``, whole or not at all."""
+        """Write ``key`` atomically."""
 
     def put(self, key: str, path: Path) -> None:
-        """Store a local file. The file itself stays."""
+        """Store a copy of a local file."""
 
     def append(self, key: str, data: bytes) -> None:
-        """Append to ``key``, which need not exist.
+        """Append to ``key``, and create it if it does not exist.
 
-        Use it only for lines that may be lost. A line may come twice after a lost answer. It may be lost on network
-        file systems, or if a network alters bytes.
+        The data can be written twice after a network error, or be lost on a network file system.
         """
 
     def fetch(self, key: str) -> Path:
-        """Return a local file with the bytes of ``key``. Do not change it."""
+        """Return the path of a local copy of ``key``. Do not modify it."""
 
     def describe(self, key: str) -> tuple[int, str]:
-        """Size in bytes and sha256.
+        """Return size in bytes and sha256.
 
         Raises:
-            FileNotFoundError: there is no such key.
+            FileNotFoundError: the key does not exist.
         """
 
     def is_whole(self, key: str) -> bool:
-        """Return False if a file is seen to be cut off."""
+        """Return False if the file is truncated."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """(key, size in bytes) of every whole key under ``prefix``, sorted."""
+        """Yield (key, size in bytes) for each complete file under ``prefix``, sorted."""
 
     def delete(self, key: str) -> None:
         """Delete ``key`` if it exists."""
 
     def delete_folder(self, prefix: str) -> None:
-        """Delete every key under ``prefix``, and on a disk the folders that this leaves empty."""
+        """Delete every key under ``prefix``, and on a disk the folders that become empty."""
 
-    def tidy(self, prefix: str) -> None:
-        """Delete what killed writers left under ``prefix``. Call it when no process writes there."""
+    def delete_temporary(self, prefix: str) -> None:
+        """Delete temporary files of killed writers under ``prefix``. No process may write there."""
 
 
 def file_sha256(path: Path) -> str:
@@ -89,8 +88,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def explain(error: OSError, place: str) -> NoReturn:
-    """Raise an error that says what to do about a full or closed disk or a bad path. Raise any other error as it is.
+def explain(error: OSError, path: str) -> NoReturn:
+    """Raise a ``StoreError`` for a full disk, missing permissions or a bad path. Reraise any other error.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -98,25 +97,25 @@ def explain(error: OSError, place: str) -> NoReturn:
     causes = {
         errno.ENOSPC: "the disk is full; free some space and run again, finished shards are kept",
         errno.EDQUOT: "the disk quota is used up; free some space and run again, finished shards are kept",
-        errno.EROFS: "the file system is read-only; point 'store' in the profile to a place that can be written",
-        errno.EACCES: "permission denied; point 'store' in the profile to a place that can be written",
+        errno.EROFS: "the file system is read-only; point 'store' in the profile to a writable folder",
+        errno.EACCES: "permission denied; point 'store' in the profile to a writable folder",
         errno.ENOTDIR: "a file lies where a folder is needed; point 'store' in the profile to a folder",
         errno.EEXIST: "a file lies where a folder is needed; point 'store' in the profile to a folder",
     }
     if error.errno in causes:
-        raise StoreError(f"{place}: {causes[error.errno]}") from error
+        raise StoreError(f"{path}: {causes[error.errno]}") from error
     raise error
 
 
 @contextmanager
 def temporary_files() -> Iterator[None]:
-    """For a block that writes where ``TMPDIR`` says.
+    """Convert errors of a block that writes to ``TMPDIR``.
 
     Raises:
-        StoreError: that cannot be written.
+        StoreError: ``TMPDIR`` cannot be written.
     """
     try:
-        tempfile.gettempdir()  # looks for a place by writing, and finds none where every disk is full
+        tempfile.gettempdir()  # it writes a probe file, so it fails if every disk is full
     except FileNotFoundError as error:
         raise _no_room(error) from error
     try:
@@ -135,12 +134,12 @@ def _no_room(error: OSError) -> StoreError:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Provide a temporary path beside ``path`` that replaces it if the block ends without an error.
+    """Yield a temporary path that replaces ``path`` if the block succeeds.
 
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    # no process number, which two pods that share a volume may have in common; no name, which may be as long as names can be
+    # A process id is not unique across pods that share a volume, and ``path.name`` may already have the maximum length.
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,20 +165,20 @@ class LocalStorage:
         return self.root / key
 
     def exists(self, key: str) -> bool:
-        """Return whether there is a file."""
+        """Return whether the file exists."""
         return self._path(key).is_file()
 
-    def look(self, key: str) -> str | None:
-        """Return size, modification time and inode of a file, or None if there is no file."""
+    def version_token(self, key: str) -> str | None:
+        """Return size, modification time and inode of a file, or None if it does not exist."""
         try:
             stat = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
 
-    def look_into(self, folder: str) -> str:
+    def folder_token(self, folder: str) -> str:
         """Return size, modification time and inode of a folder, or an empty string."""
-        return self.look(folder) or ""
+        return self.version_token(folder) or ""
 
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly under ``prefix``, sorted."""
@@ -192,7 +191,7 @@ class LocalStorage:
         """Read a file.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            FileNotFoundError: the file does not exist.
         """
         try:
             return self._path(key).read_bytes()
@@ -200,17 +199,17 @@ class LocalStorage:
             raise FileNotFoundError(str(error)) from None
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a file, whole or not at all."""
+        """Write a file atomically."""
         with atomic_path(self._path(key)) as temporary:
             temporary.write_bytes(data)
 
     def put(self, key: str, path: Path) -> None:
-        """Copy a local file into the folder, whole or not at all."""
+        """Copy a local file atomically."""
         with atomic_path(self._path(key)) as temporary:
             shutil.copyfile(path, temporary)
 
     def append(self, key: str, data: bytes) -> None:
-        """Append to a file, which need not exist.
+        """Append to a file, and create it if it does not exist.
 
         Raises:
             StoreError: the disk is full or cannot be written.
@@ -224,7 +223,7 @@ class LocalStorage:
             explain(error, str(path))
 
     def fetch(self, key: str) -> Path:
-        """Return the path of the file itself."""
+        """Return the path of the file."""
         return self._path(key)
 
     def describe(self, key: str) -> tuple[int, str]:
@@ -233,11 +232,11 @@ class LocalStorage:
         return path.stat().st_size, file_sha256(path)
 
     def is_whole(self, key: str) -> bool:
-        """Return False if a file is seen to be cut off."""
+        """Return False if the file is truncated."""
         return is_whole(self._path(key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield (key, size in bytes) of every whole file under ``prefix``, folder by folder."""
+        """Yield (key, size in bytes) for each complete file under ``prefix``, folder by folder."""
         start = self._path(prefix)
         for folder, folders, files in os.walk(start):
             folders.sort()
@@ -251,7 +250,7 @@ class LocalStorage:
         self._path(key).unlink(missing_ok=True)
 
     def delete_folder(self, prefix: str) -> None:
-        """Delete a folder, and the parents that this leaves empty."""
+        """Delete a folder and its parents that become empty."""
         folder = self._path(prefix)
         shutil.rmtree(folder, ignore_errors=True)
         for parent in folder.parents:
@@ -261,10 +260,10 @@ class LocalStorage:
                 parent.rmdir()
             except FileNotFoundError:
                 continue
-            except OSError:  # something else is in there
+            except OSError:  # the folder is not empty
                 break
 
-    def tidy(self, prefix: str) -> None:
-        """Delete the temporary files that killed writers left under ``prefix``."""
-        for leftover in self._path(prefix).rglob(".*.partial"):
-            leftover.unlink(missing_ok=True)
+    def delete_temporary(self, prefix: str) -> None:
+        """Delete temporary files of killed writers under ``prefix``."""
+        for temporary in self._path(prefix).rglob(".*.partial"):
+            temporary.unlink(missing_ok=True)

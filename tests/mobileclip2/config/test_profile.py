@@ -43,7 +43,7 @@ def test_unknown_teacher_name(tiny):
 
 def test_two_teachers_with_one_name(tiny):
     tiny["teachers"][1]["name"] = "wide"
-    assert "teachers: two are named 'wide'" in refused(tiny)
+    assert "teachers: the name 'wide' is used twice" in refused(tiny)
 
 
 def test_a_logit_scale_missing(tiny):
@@ -106,7 +106,7 @@ def test_paths_are_relative_to_the_profile(tiny):
 
 
 def between(tiny: dict, **changed) -> dict:
-    """The profile with a student between the pupil and one tuned from it."""
+    """Add a fine-tuned student and a WiSE-FT student to the profile."""
     tiny["students"].append({"name": "tuned", "base": "pupil", "train": tiny["students"][0]["train"]})
     rule = {"to": "tuned", "pick": {"best": "shapes", "of": ["shapes"]}}
     tiny["students"].append({"name": "middle", "between": {**rule, **changed}})
@@ -145,7 +145,7 @@ def test_a_rule_with_an_unknown_set(tiny, pick):
 def test_a_rule_with_a_set_that_has_no_main_metric(tiny):
     tiny["evaluation"].append({"name": "fairness/utkface", "url": "faces"})
     pick = {"best": "shapes", "of": ["fairness/utkface"]}
-    assert "'fairness/utkface' has no main metric to judge by" in refused(between(tiny, pick=pick))
+    assert "'fairness/utkface' has no main metric; name another set" in refused(between(tiny, pick=pick))
 
 
 def test_a_rule_that_spares_nothing(tiny):
@@ -165,13 +165,13 @@ def test_nothing_lies_before_given_weights(tiny):
 
 def test_who_is_not_trained_has_no_field_of_a_training(tiny):
     between(tiny)["students"][3] |= {"data": "raw", "train": tiny["students"][0]["train"]}
-    assert "student 'middle': nothing is trained; leave out data, train" in refused(tiny)
+    assert "student 'middle' is not trained; remove data, train" in refused(tiny)
 
 
 @pytest.mark.parametrize("origin", [{"base": "pupil"}, {"model": {"open_clip": "MobileCLIP2-S0"}}])
 def test_only_given_weights_go_without_training(tiny, origin):
     tiny["students"].append({"name": "idle", **origin})
-    assert "student 'idle': 'train' is missing; only a model with weights can stay as it is" in refused(tiny)
+    assert "student 'idle': 'train' is missing; only a model with weights can go without it" in refused(tiny)
     given = {"open_clip": "MobileCLIP2-S0", "weights": {"tag": "dfndr2b"}}
     tiny["students"][-1] = {"name": "idle", "model": given}
     assert reading(tiny).student("idle").train is None
@@ -179,7 +179,7 @@ def test_only_given_weights_go_without_training(tiny, origin):
 
 def test_a_plain_student_distils_nothing(tiny):
     tiny["students"][1]["loss"] = {"distill": 0.5}
-    assert "student 'plain': raw data has nothing to distil; leave out 'loss'" in refused(tiny)
+    assert "student 'plain': 'loss' needs 'data: reinforced'; remove 'loss'" in refused(tiny)
 
 
 def test_a_study_of_what_is_not_trained(tiny):

@@ -1,4 +1,4 @@
-"""Views against torchvision, as pure functions, and through their stored form."""
+"""Views: distribution as in torchvision, determinism and serialization."""
 
 import json
 import random
@@ -38,7 +38,7 @@ def same(first: Image.Image, second: Image.Image) -> bool:
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Kolmogorov-Smirnov: the largest gap between two cumulative distributions."""
+    """Return the Kolmogorov-Smirnov distance of two samples."""
     values = np.union1d(first, second)
     below = [np.searchsorted(np.sort(sample), values, side="right") / len(sample) for sample in (first, second)]
     return float(np.abs(below[0] - below[1]).max())
@@ -84,7 +84,7 @@ def test_seed_key_and_view_each_make_another_view():
 
 
 def test_views_of_this_version_stay_what_they_are():
-    # stored datasets depend on these numbers; a change here needs a new code version of the stage
+    # Stored datasets depend on these numbers, so a change needs a new code version of the stage.
     first = sample_view(Augmentation(), 0, "00000000", 0, 640, 480)
     assert first.to_list() == [[0, 73, 480, 492], [[7, -0.27], [4, 30.453172205438065]]]
     second = sample_view(Augmentation(), 7, "dir.x/0001", 3, 96, 96)
@@ -157,7 +157,7 @@ def test_translations_scale_with_the_size(name):
 
 
 def test_every_model_gets_its_own_size_from_the_original_and_not_an_enlarged_copy():
-    # fine stripes survive a crop at full resolution and are lost when a 32-pixel copy is enlarged
+    # Fine stripes are visible in a crop of the original, and lost in a crop of a 32-pixel copy.
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
     view = View((0, 0, 256, 256), None)

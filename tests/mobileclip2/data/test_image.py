@@ -1,4 +1,4 @@
-"""Every kind of image that shards hold, and every way in which they are broken."""
+"""Decoding of all image formats, and reasons of damaged images."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ def photo(width: int = 64, height: int = 48) -> Image.Image:
 
 
 def one_bit_png(width: int, height: int) -> bytes:
-    """A valid bilevel PNG of any size, compressed row by row."""
+    """Create a valid bilevel PNG of any size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Random access gives the members that streaming gives, from tars of every flavour."""
+"""Random access and streaming give the same members for every tar format."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Everything about a sample is found by its key, whatever is missing, reordered or broken beside it."""
+"""Samples are joined by key if other rows are missing, reordered or damaged."""
 
 import hashlib
 import io
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mobileclip2.config.augmentation import Augmentation
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render, sample_view
 from mobileclip2.data.image import decode as decode_image
 from mobileclip2.data.join import JoinCounts, TeacherFiles, join_shard
@@ -40,7 +40,7 @@ def pixels(key: str) -> bytes:
 
 
 def vector(dim: int, *about: object) -> torch.Tensor:
-    """The embedding that a teacher would make of something; different for everything."""
+    """Return a unit vector that depends on ``about``."""
     seed = int.from_bytes(hashlib.sha256(repr(about).encode()).digest()[:7], "big")
     row = torch.randn(dim, generator=torch.Generator().manual_seed(seed))
     return (row / row.norm()).bfloat16()
@@ -48,13 +48,13 @@ def vector(dim: int, *about: object) -> torch.Tensor:
 
 @dataclass
 class Shard:
-    """A small shard on disk with all its side files."""
+    """A small shard on disk with all its sidecars."""
 
     folder: Path
     keys: list[str] = field(default_factory=lambda: list(KEYS))
     teachers: dict[str, int] = field(default_factory=lambda: dict(TEACHERS))
     empty: set[tuple[str, int, str]] = field(default_factory=set)
-    """(captioner, caption, key) of the captions that failed"""
+    """(captioner, caption, key) of failed captions"""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -66,14 +66,14 @@ class Shard:
                     members["json"] = json.dumps({"uid": f"u{number}", "caption": "x"}).encode()
                 writer.write(key, members)
         rows = [self._raw(key) for key in self.keys]
-        sidefile.write(pa.Table.from_pylist(rows, KEPT), self.folder / "raw.parquet")
+        sidecar.write(pa.Table.from_pylist(rows, KEPT), self.folder / "raw.parquet")
         for path, values in self._texts().items():
-            schema = sidefile.VIEWS if path.name.startswith("view") else sidefile.CAPTIONS
-            sidefile.write(pa.table([self.keys, values], schema=schema), path)
+            schema = sidecar.VIEWS if path.name.startswith("view") else sidecar.CAPTIONS
+            sidecar.write(pa.table([self.keys, values], schema=schema), path)
         for teacher, dim in self.teachers.items():
             for path, what in self._embedded(teacher).items():
                 rows = [vector(dim, teacher, what, key) for key in self.keys]
-                sidefile.write(sidefile.embeddings_table(self.keys, torch.stack(rows)), path)
+                sidecar.write(sidecar.embeddings_table(self.keys, torch.stack(rows)), path)
 
     @property
     def source(self) -> Path:
@@ -131,8 +131,8 @@ class Shard:
         return sorted(path for path in self.folder.rglob("*.parquet") if path.name != "raw.parquet")
 
     def take(self, path: Path, rows: list[int]) -> None:
-        """Keeps some rows of a side file, in this order."""
-        sidefile.write(sidefile.read(path).take(rows), path)
+        """Replace a sidecar by some of its rows, in this order."""
+        sidecar.write(sidecar.read(path).take(rows), path)
 
     def without(self, path: Path, key: str) -> None:
         self.take(path, [row for row, other in enumerate(self.keys) if other != key])
@@ -151,7 +151,7 @@ class Shard:
         return torch.cat([vector(dim, teacher, what, key) for teacher, dim in self.teachers.items()])
 
     def expect(self, sample: ReinforcedSample) -> None:
-        """Every part of the sample is its own."""
+        """Check every field of a joined sample."""
         key = sample.key
         assert sample.caption == f"real {key}" and sample.image in (None, self.images[key])
         assert sample.views == [self.view(number, key) for number in range(VIEWS)]
@@ -175,8 +175,8 @@ def reasons(counts: JoinCounts) -> dict[str, tuple[str, str]]:
 
 @pytest.mark.parametrize("storage", ["pth.gz", "npz"])
 def test_every_sample_has_all_of_its_own(tmp_path, monkeypatch, storage):
-    """Not only those of the first batch: the shard has several row groups."""
-    monkeypatch.setattr(sidefile, "ROW_GROUP", 3)
+    """The shard has several row groups, so that later row groups are tested too."""
+    monkeypatch.setattr(sidecar, "ROW_GROUP", 3)
     shard = Shard(tmp_path)
     counts, samples = shard.join(storage=storage)
     assert list(samples) == shard.keys and counts.samples == 7 and counts.skipped.num_rows == 0
@@ -276,7 +276,7 @@ def test_a_failed_embedding_is_left_out_and_counted_and_its_neighbors_are_whole(
     path = shard.files("small").text
     rows = torch.stack([vector(4, "small", "real", key) for key in shard.keys])
     rows[2] = value
-    sidefile.write(sidefile.embeddings_table(shard.keys, rows), path)
+    sidecar.write(sidecar.embeddings_table(shard.keys, rows), path)
     counts, samples = shard.join()
     assert list(reasons(counts)) == [shard.keys[2]] and counts.samples == len(samples) == 6
     reason, detail = reasons(counts)[shard.keys[2]]
@@ -290,7 +290,7 @@ def test_a_view_that_is_none_of_this_image_is_left_out(tmp_path, view):
     shard = Shard(tmp_path)
     views = [shard.view(0, key).to_json() for key in shard.keys]
     views[4] = view
-    sidefile.write(pa.table([shard.keys, views], schema=sidefile.VIEWS), shard.views[0])
+    sidecar.write(pa.table([shard.keys, views], schema=sidecar.VIEWS), shard.views[0])
     counts, samples = shard.join()
     assert {key: reason for key, (reason, _) in reasons(counts).items()} == {shard.keys[4]: "bad-view"}
     assert len(samples) == 6
@@ -303,14 +303,14 @@ def test_a_caption_that_failed_goes_with_its_embedding(tmp_path, embedded):
     for name, number, key in shard.empty:
         for teacher in shard.teachers:
             path = shard.files(teacher).captions[name][number]
-            names, bits = sidefile.read_embeddings(path)
+            names, bits = sidecar.read_embeddings(path)
             if embedded == "zero":
                 bits = bits.copy()
                 bits[names.index(key)] = 0
-                sidefile.write(sidefile.embeddings_table(names, bits), path)
+                sidecar.write(sidecar.embeddings_table(names, bits), path)
             elif embedded == "no row":
                 rows = [row for row, other in enumerate(names) if other != key]
-                sidefile.write(sidefile.read(path).take(rows), path)
+                sidecar.write(sidecar.read(path).take(rows), path)
     counts, samples = shard.join()
     assert counts.samples == 7 and counts.skipped.num_rows == 0
     assert counts.failed_captions == {"coca": 3, "other": 1} and counts.stand_ins == {"coca": 1, "other": 1}
@@ -344,8 +344,8 @@ def test_a_side_file_of_another_shard_is_refused(tmp_path):
     shard = Shard(tmp_path)
     path = shard.files("large").image[0]
     names = [*shard.keys[:-1], "stranger"]
-    sidefile.write(sidefile.embeddings_table(names, torch.stack([vector(6, name) for name in names])), path)
-    with pytest.raises(DamagedOutput, match=f"{path}: holds sample 'stranger' and 0 more that the shard does not have"):
+    sidecar.write(sidecar.embeddings_table(names, torch.stack([vector(6, name) for name in names])), path)
+    with pytest.raises(DamagedOutput, match=f"{path}: sample 'stranger' and 0 more are not in the shard"):
         shard.join()
     assert not (tmp_path / "out.tar").exists()
 
@@ -355,7 +355,7 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path):
         shard = Shard(tmp_path)
         path = tmp_path / name
         shard.take(path, [0, 1, 2, 1])
-        with pytest.raises(DamagedOutput, match=f"{path}: sample '{shard.keys[1]}' is there twice"):
+        with pytest.raises(DamagedOutput, match=f"{path}: sample '{shard.keys[1]}' occurs twice"):
             shard.join()
 
 
@@ -363,8 +363,8 @@ def test_dimensions_of_one_teacher_must_agree(tmp_path):
     shard = Shard(tmp_path)
     path = shard.files("small").image[1]
     rows = torch.stack([vector(5, key) for key in shard.keys])
-    sidefile.write(sidefile.embeddings_table(shard.keys, rows), path)
-    with pytest.raises(DamagedOutput, match=f"{path}: embeddings of 5 numbers, but 4 in .*text.parquet"):
+    sidecar.write(sidecar.embeddings_table(shard.keys, rows), path)
+    with pytest.raises(DamagedOutput, match=f"{path}: embeddings have 5 numbers, but 4 in .*text.parquet"):
         shard.join()
 
 
@@ -399,8 +399,8 @@ def test_teachers_must_be_complete_and_named_apart(tmp_path):
     short = TeacherFiles("short", large.image[:1], large.text, large.captions)
     deaf = TeacherFiles("deaf", large.image, large.text, {"coca": large.captions["coca"]})
     for teachers, message in [
-        ([large, large], "teachers with names that differ"),
-        ([], "teachers with names"),
+        ([large, large], "unique teacher names"),
+        ([], "a teacher and unique teacher names"),
         ([large, short], "teacher 'short' has embeddings of 1 views"),
         ([deaf], "teacher 'deaf' has embeddings of 2 views and captions {'coca': 2}"),
     ]:
@@ -419,11 +419,11 @@ def test_memory_does_not_grow_with_the_shard(tmp_path):
             writer.write(key, {"jpg": images[key], "txt": b"x"})
     raw = {"caption": "x", "width": 9, "height": 9, "image": "jpg", "url": None}
     rows = [{"key": key, "sha256": hashlib.sha256(images[key]).hexdigest(), **raw} for key in keys]
-    sidefile.write(pa.Table.from_pylist(rows, KEPT), tmp_path / "raw.parquet")
+    sidecar.write(pa.Table.from_pylist(rows, KEPT), tmp_path / "raw.parquet")
     views = ["[[0, 0, 9, 9], null]"] * len(keys)
-    sidefile.write(pa.table([keys, views], schema=sidefile.VIEWS), tmp_path / "v.parquet")
+    sidecar.write(pa.table([keys, views], schema=sidecar.VIEWS), tmp_path / "v.parquet")
     embeddings = torch.stack([vector(8, key) for key in keys])
-    sidefile.write(sidefile.embeddings_table(keys, embeddings), tmp_path / "e.parquet")
+    sidecar.write(sidecar.embeddings_table(keys, embeddings), tmp_path / "e.parquet")
     images.clear()
     teacher = TeacherFiles("t", [tmp_path / "e.parquet"], tmp_path / "e.parquet")
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Samples of reinforced datasets: both published layouts, the same bytes for the same sample, and clear refusals."""
+"""The reinforced format: both published layouts, deterministic bytes and clear errors."""
 
 import gzip
 import io
@@ -206,8 +206,8 @@ def test_counts_and_dimensions_must_agree(fault):
             replace(sample, caption_embs={"syn_text_coca": emb[:2]}),
             "'syn_text_coca_emb' has 2 rows for 3 captions 'syn_text_coca' in syn.json",
         ),
-        "dim": (replace(sample, text_emb=sample.text_emb[:, :5]), "'text_emb' has shape [1, 5]; every row has the 6"),
-        "nan": (replace(sample, text_emb=sample.text_emb * torch.nan), "'text_emb' holds numbers that are not finite"),
+        "dim": (replace(sample, text_emb=sample.text_emb[:, :5]), "'text_emb' has shape [1, 5]; every row must have 6"),
+        "nan": (replace(sample, text_emb=sample.text_emb * torch.nan), "'text_emb' has numbers that are not finite"),
         "text row": (replace(sample, text_emb=sample.text_emb[:0]), "'text_emb' has 0 rows for 1 txt"),
         "shape": (replace(sample, image_emb=sample.image_emb[0]), "'image_emb' has shape [6]"),
     }[fault]
@@ -229,18 +229,18 @@ def test_counts_and_dimensions_must_agree(fault):
 
 
 def test_captions_without_embeddings_are_named_and_embeddings_without_captions_too():
-    """Captions under a tag that nothing was embedded for used to be trained on without synthetic embeddings."""
+    """Regression: training used captions without embeddings."""
     sample = example()
     members = encode(sample, "pth.gz")
     renamed = json.dumps({"syn_text_other": sample.captions["syn_text_coca"]}).encode()
     assert "'syn_text_other' in syn.json has no embeddings 'syn_text_other_emb'" in refusal(
         {**members, "syn.json": renamed}
     )
-    assert "embeddings 'syn_text_coca_emb' belong to no captions" in refusal({**members, "syn.json": b"{}"})
+    assert "embeddings 'syn_text_coca_emb' have no captions" in refusal({**members, "syn.json": b"{}"})
     joined = {"image_emb": sample.image_emb, "text_emb": torch.randn(5, 6)}
     two = json.dumps({"syn_text_a": ["x", "y"], "syn_text_b": ["x", "y"]}).encode()
     older = {**members, "syn.json": two, "pth.gz": pth_gz(joined)}
-    assert "'text_emb' has 5 rows, and syn.json 2 fields of captions to share them" in refusal(older)
+    assert "'text_emb' has 5 rows, which needs one field of captions in syn.json, not 2" in refusal(older)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_captions_without_embeddings_are_named_and_embeddings_without_captions_t
         ({"paug.json": b'{"param_aug": []}'}, "'image_emb' has 2 rows for 0 views in paug.json"),
         ({"pth.gz": None}, "neither 'npz' nor 'pth.gz' is among"),
         ({"pth.gz": b"\x1f\x8b"}, "'pth.gz' cannot be read"),
-        ({"pth.gz": pth_gz([torch.zeros(2)])}, "'pth.gz' holds a list"),
+        ({"pth.gz": pth_gz([torch.zeros(2)])}, "'pth.gz' must be a mapping of fields, not a list"),
         ({"pth.gz": pth_gz({"text_emb": torch.zeros(1, 6)})}, "'image_emb' is missing among the embeddings text_emb"),
         ({"pth.gz": pth_gz({"image_emb": torch.zeros(2, 6)})}, "'text_emb' is missing among the embeddings image_emb"),
         ({"npz": b"PK\3\4"}, "'npz' cannot be read"),
@@ -287,7 +287,7 @@ def test_damage_is_never_more_than_a_refusal(name, data):
 
 
 def test_archives_of_one_layout_are_read_as_torch_reads_them():
-    """The second of a layout is read without torch.load; the numbers of views and captions make the layout."""
+    """Only the first archive of a layout needs torch.load. The numbers of views and captions define the layout."""
     format._LAYOUTS.clear()
     for views, captions in [(2, 3), (4, 1), (2, 3), (4, 1), (3, 2)]:
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""A file of rows is shared with the processes that this one starts."""
+"""A row file is shared with child processes."""
 
 import os
 

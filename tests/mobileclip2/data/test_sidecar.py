@@ -1,4 +1,4 @@
-"""Side files keep what they are given, give the same bytes for it, and say what is wrong with other files."""
+"""Sidecars: round trips, deterministic bytes and clear errors."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.errors import DamagedOutput, StoreError
 
 keys = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), unique=True, max_size=20)
@@ -21,8 +21,8 @@ keys = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), 
 def test_embeddings_survive_bit_for_bit(tmp_path_factory, names, dim, random):
     bits = np.array([[random.getrandbits(16) for _ in range(dim)] for _ in names], np.uint16).reshape(-1, dim)
     path = tmp_path_factory.mktemp("side") / "e.parquet"
-    sidefile.write(sidefile.embeddings_table(names, bits), path)
-    found_keys, found = sidefile.read_embeddings(path)
+    sidecar.write(sidecar.embeddings_table(names, bits), path)
+    found_keys, found = sidecar.read_embeddings(path)
     assert found_keys == names and found.dtype == np.uint16 and np.array_equal(found, bits)
     with pytest.raises(ValueError, match="read-only"):
         found[...] = 0
@@ -30,48 +30,48 @@ def test_embeddings_survive_bit_for_bit(tmp_path_factory, names, dim, random):
 
 def test_tensors_are_rounded_to_bf16_and_stored_by_high_and_low_bytes():
     values = torch.tensor([[1.0, -2.0, 1 + 2**-9]])
-    table = sidefile.embeddings_table(["a"], values)
+    table = sidecar.embeddings_table(["a"], values)
     assert table.column("high").to_pylist() == [bytes.fromhex("3f c0 3f")]
     assert table.column("low").to_pylist() == [bytes.fromhex("80 00 80")]
     assert table.schema.metadata == {b"dtype": b"bfloat16", b"dim": b"3"}
-    assert torch.equal(sidefile.from_bits(sidefile.to_bits(values)), values.bfloat16())
+    assert torch.equal(sidecar.from_bits(sidecar.to_bits(values)), values.bfloat16())
 
 
 def test_rows_come_from_any_row_group_in_any_order(tmp_path):
-    embeddings = torch.randn(3 * sidefile.ROW_GROUP + 5, 4)
+    embeddings = torch.randn(3 * sidecar.ROW_GROUP + 5, 4)
     path = tmp_path / "e.parquet"
-    sidefile.write(sidefile.embeddings_table([f"{n}" for n in range(len(embeddings))], embeddings), path)
+    sidecar.write(sidecar.embeddings_table([f"{n}" for n in range(len(embeddings))], embeddings), path)
     assert pq.ParquetFile(path).num_row_groups == 4
-    _, everything = sidefile.read_embeddings(path)
-    with sidefile.Embeddings(path) as opened:
+    _, everything = sidecar.read_embeddings(path)
+    with sidecar.Embeddings(path) as opened:
         for row in (0, 1023, 1024, 3076, 2048, 5, 2047):
-            assert np.array_equal(opened[row], sidefile.to_bits(embeddings[row]))
+            assert np.array_equal(opened[row], sidecar.to_bits(embeddings[row]))
             assert np.array_equal(opened[row], everything[row])
 
 
 def test_a_walk_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(sidefile, "ROW_GROUP", 4)
-    sidefile.write(sidefile.embeddings_table([f"{n}" for n in range(10)], torch.ones(10, 2)), tmp_path / "e.parquet")
+    monkeypatch.setattr(sidecar, "ROW_GROUP", 4)
+    sidecar.write(sidecar.embeddings_table([f"{n}" for n in range(10)], torch.ones(10, 2)), tmp_path / "e.parquet")
     read, groups = pq.ParquetFile.read_row_group, []
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *args: groups.append(args[1]) or read(*args))
-    with sidefile.Embeddings(tmp_path / "e.parquet") as opened:
+    with sidecar.Embeddings(tmp_path / "e.parquet") as opened:
         assert len([opened[row] for row in range(10)]) == 10
     assert groups == [0, 1, 2]
 
 
 @given(keys)
 def test_the_same_table_gives_the_same_bytes(tmp_path_factory, names):
-    table = pa.table({"key": names, "caption": names}, schema=sidefile.CAPTIONS)
+    table = pa.table({"key": names, "caption": names}, schema=sidecar.CAPTIONS)
     path = tmp_path_factory.mktemp("side") / "c.parquet"
-    sidefile.write(table, path)
-    assert path.read_bytes() == sidefile.to_bytes(table) == sidefile.to_bytes(sidefile.read(path, sidefile.CAPTIONS))
-    assert sidefile.rows(path) == len(names)
-    assert sidefile.read(path, sidefile.CAPTIONS).equals(table)
+    sidecar.write(table, path)
+    assert path.read_bytes() == sidecar.to_bytes(table) == sidecar.to_bytes(sidecar.read(path, sidecar.CAPTIONS))
+    assert sidecar.rows(path) == len(names)
+    assert sidecar.read(path, sidecar.CAPTIONS).equals(table)
 
 
 def test_a_table_made_of_empty_lists_has_no_types_and_is_still_an_empty_side_file(tmp_path):
-    sidefile.write(pa.table({"key": [], "view": []}), tmp_path / "v.parquet")
-    assert sidefile.read(tmp_path / "v.parquet", sidefile.VIEWS).equals(sidefile.VIEWS.empty_table())
+    sidecar.write(pa.table({"key": [], "view": []}), tmp_path / "v.parquet")
+    assert sidecar.read(tmp_path / "v.parquet", sidecar.VIEWS).equals(sidecar.VIEWS.empty_table())
 
 
 @pytest.mark.parametrize(
@@ -84,43 +84,43 @@ def test_a_table_made_of_empty_lists_has_no_types_and_is_still_an_empty_side_fil
 )
 def test_a_wrong_schema_names_file_and_column(tmp_path, table, message):
     path = tmp_path / "captions.parquet"
-    sidefile.write(table, path)
+    sidecar.write(table, path)
     with pytest.raises(DamagedOutput, match=message) as caught:
-        sidefile.read(path, sidefile.CAPTIONS)
-    assert str(path) in str(caught.value) and "delete it and the manifest.json beside it" in str(caught.value)
+        sidecar.read(path, sidecar.CAPTIONS)
+    assert str(path) in str(caught.value) and "delete it and the manifest.json in its folder" in str(caught.value)
 
 
 def test_embeddings_of_another_type_are_refused(tmp_path):
     path = tmp_path / "e.parquet"
-    table = sidefile.embeddings_table(["a"], torch.ones(1, 4))
+    table = sidecar.embeddings_table(["a"], torch.ones(1, 4))
     for other, message in [
         (pa.table({"key": ["a"], "high": [[1.0]], "low": [b"a"]}), "column 'high' is list"),
         (table.replace_schema_metadata({"dtype": "float16", "dim": "4"}), "float16"),
-        (table.replace_schema_metadata(None), "metadata None"),
+        (table.replace_schema_metadata(None), "metadata is None"),
         (table.select(["key", "low"]), "column 'high' is missing"),
     ]:
-        sidefile.write(other, path)
+        sidecar.write(other, path)
         with pytest.raises(DamagedOutput, match=message):
-            sidefile.read_embeddings(path)
+            sidecar.read_embeddings(path)
     with pytest.raises(ValueError, match="2 keys"):
-        sidefile.embeddings_table(["a", "b"], torch.ones(1, 4))
+        sidecar.embeddings_table(["a", "b"], torch.ones(1, 4))
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet at all", None, "cut"])
 def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, content):
     path = tmp_path / "e.parquet"
-    whole = sidefile.to_bytes(sidefile.embeddings_table(["a"], torch.ones(1, 4)))
+    whole = sidecar.to_bytes(sidecar.embeddings_table(["a"], torch.ones(1, 4)))
     if content is not None:
         path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
-    for read in (sidefile.read, sidefile.rows, sidefile.read_embeddings):
+    for read in (sidecar.read, sidecar.rows, sidecar.read_embeddings):
         with pytest.raises(DamagedOutput, match=str(path)):
             read(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "c.parquet"
-    old = pa.table({"key": ["a"], "caption": ["old"]}, schema=sidefile.CAPTIONS)
-    sidefile.write(old, path)
+    old = pa.table({"key": ["a"], "caption": ["old"]}, schema=sidecar.CAPTIONS)
+    sidecar.write(old, path)
 
     def full(table, target, **options):
         target.write_bytes(b"half of it")
@@ -128,9 +128,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr(pq, "write_table", full)
     with pytest.raises(StoreError, match="disk is full"):
-        sidefile.write(old, path)
+        sidecar.write(old, path)
     assert [file.name for file in tmp_path.iterdir()] == ["c.parquet"]
-    assert sidefile.read(path, sidefile.CAPTIONS).equals(old)
+    assert sidecar.read(path, sidecar.CAPTIONS).equals(old)
 
 
 def test_importing_side_files_does_not_load_torch():
@@ -142,6 +142,6 @@ def test_importing_side_files_does_not_load_torch():
 @given(st.integers(0, 3))
 def test_a_table_without_rows_keeps_its_dimension(tmp_path_factory, extra):
     path = tmp_path_factory.mktemp("side") / "e.parquet"
-    sidefile.write(sidefile.embeddings_table([], torch.empty(0, 1 + extra)), path)
-    with sidefile.Embeddings(path) as opened:
+    sidecar.write(sidecar.embeddings_table([], torch.empty(0, 1 + extra)), path)
+    with sidecar.Embeddings(path) as opened:
         assert opened.dim == 1 + extra and opened.keys == [] and opened.all().shape == (0, 1 + extra)

@@ -1,4 +1,4 @@
-"""Tars in and out, whole, odd and damaged."""
+"""Reading and writing of valid, unusual and damaged tars."""
 
 import gc
 import io
@@ -82,7 +82,7 @@ def test_a_cut_anywhere_is_noticed_and_costs_only_the_sample_it_hits(samples, da
     cut = data.draw(st.integers(0, ends[-1]))
     found, message = read_until_damage(whole[:cut])
     assert found == list(samples)[: len(found)]
-    # a sample is known to be whole when the header of the next one has been read
+    # A sample is complete once the header of the next sample is read.
     assert len(found) >= sum(end + 512 <= cut for end in ends) - 1
     assert message.startswith("some.tar: ")
 
@@ -92,7 +92,7 @@ def test_a_truncated_tar_names_file_byte_and_last_whole_key():
     found, message = read_until_damage(data[: 1536 * 7 + 700])
     assert found == ["0000", "0001", "0002"]
     assert "some.tar: cut off or damaged at byte 11,452" in message
-    assert "last whole sample is '0002'" in message and "Fetch the shard again" in message
+    assert "last complete sample is '0002'" in message and "Fetch the shard again" in message
 
 
 def test_a_tar_cut_between_two_members_is_noticed_for_want_of_its_end_marker():

@@ -1,4 +1,4 @@
-"""What is kept of a shard, and what is said of the rest."""
+"""Validation: valid samples, and reasons of skipped samples."""
 
 import hashlib
 import io
@@ -34,7 +34,7 @@ def validated(*samples: tuple[str, dict[str, bytes]], **filters):
 
 
 def reason(members: dict[str, bytes], **filters) -> tuple[str, str]:
-    """Reason and detail of a bad sample between two good ones, which must come through untouched."""
+    """Return reason and detail of a bad sample. The good samples around it must be valid."""
     good = {"jpg": GOOD, "txt": b"fine"}
     result = validated(("before", good), ("bad", members), ("after", good), **filters)
     assert result.table["key"].to_pylist() == ["before", "after"]
@@ -153,7 +153,7 @@ def test_a_few_bad_samples_pass_and_too_many_fail_with_their_reasons():
         check_share(skipped, 49, 0.1, "x.tar")
     assert str(caught.value).splitlines() == [
         "x.tar: 5 of 49 samples are bad, more than the accepted 10.0%. "
-        "Mend the shard, relax 'filters' or raise 'max_bad_share'",
+        "Repair the shard, relax 'filters' or raise 'max_bad_share'",
         "  empty-image: 4 (0, 1, 2, ...)",
         "  bad-json: 1 (4)",
     ]

@@ -58,7 +58,5 @@ def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
 def test_no_manifest_is_written_over_a_cut_file(tmp_path):
     output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     output.write("x.parquet", b"PAR1 and half of the")
-    with pytest.raises(
-        DamagedOutput, match=r"a/f/g00/x\.parquet: stored file was cut off; run again, it is computed anew"
-    ):
+    with pytest.raises(DamagedOutput, match=r"a/f/g00/x\.parquet: the file is truncated; run again to recompute it"):
         output.describe(["x.parquet"])

@@ -1,4 +1,4 @@
-"""A disk that is full, or may only be read, for real: a small file system in memory."""
+"""Stages on a full or read-only disk: a small tmpfs."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ def small_disk(tiny):
 
 
 def leave(store, room):
-    """Makes the disk so large that ``room`` bytes are free."""
+    """Resize the disk so that ``room`` bytes are free."""
     size = shutil.disk_usage(store).used + room
     subprocess.run(["mount", "-o", f"remount,size={size}", store], check=True)
 

@@ -82,7 +82,7 @@ class TestBucket:
             pass
 
     def test_a_lease_that_nobody_renews_is_void(self, storage, monkeypatch):
-        """By the clock of the store: a holder whose own clock is wrong is no less alive."""
+        """Expiry uses the clock of the store, because the clock of a holder can be wrong."""
         body = {"holder": "gone", "renewed": time.time() - 2 * lease.VOID_SECONDS, "note": "old"}
         storage.write(lease._key("a"), json.dumps(body).encode())
         assert notes(storage) == ["old"]

@@ -1,4 +1,4 @@
-"""Sources and stores in a bucket, against an S3 server over HTTP on loopback."""
+"""Sources and stores in a bucket of an S3 server on loopback."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What networks and busy stores do to a request: it is made again, and what does not pass is said."""
+"""Faults of networks and stores: transient ones are retried, and others raise clear errors."""
 
 import hashlib
 import logging
@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.errors import StoreError
 from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module
@@ -16,11 +16,11 @@ from mobileclip2.store.lease import acquire, notes
 from mobileclip2.store.storage import file_sha256
 
 PART = 5 << 20
-"""the least that S3 takes"""
+"""minimum part size of S3"""
 LARGE = 2 * PART + 512
-"""three parts; larger than what is fetched whole"""
+"""three parts, which is above the limit of a single download"""
 SEVERAL = 2 * s3_module.ATTEMPTS + 1
-"""more than botocore repeats by itself"""
+"""more attempts than botocore makes"""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def parts(monkeypatch):
 
 
 def at_first(fault, times, *methods):
-    """The first requests of some methods."""
+    """Apply a fault to the first requests of some methods."""
     left = times
 
     def choose(request):
@@ -122,13 +122,13 @@ def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, 
     if fault == "altered":
         storage.write("a", b"12345678")
     s3.reset(lambda request: fault if request.method in {"GET", "PUT"} else None)
-    with pytest.raises(StoreError, match=r"/a: .*5 times; something on the way to the object store changes bytes"):
+    with pytest.raises(StoreError, match=r"/a: .*5 times; the network changes bytes"):
         _ = storage.fetch("a") if fault == "altered" else storage.write("a", b"12345678")
     assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
 
 
 def test_an_object_that_others_wrote_is_checked_by_its_etag(s3, storage, tmp_path):
-    """Without a hash of ours and, as with older tools, without any checksum of S3's."""
+    """Objects of older tools have no hash in their metadata and no S3 checksum."""
     from boto3.session import Session
     from botocore.config import Config
 
@@ -151,9 +151,7 @@ def test_expired_credentials_say_what_to_do(s3, storage, tmp_path, do):
         "put": lambda: storage.put("new", tmp_path / "file"),
         "list": lambda: list(storage.list("")),
     }
-    with pytest.raises(
-        StoreError, match=r"the credentials have expired \(ExpiredToken\); renew them where this process"
-    ):
+    with pytest.raises(StoreError, match=r"the credentials have expired \(ExpiredToken\); renew them and run again"):
         calls.get(do, lambda: getattr(storage, do)("there"))()
     assert len(s3.requests) <= 6, "tried again what does not change"
     s3.reset()
@@ -172,7 +170,7 @@ def test_credentials_that_somebody_renewed_are_read_anew(s3, storage, tmp_path, 
     s3.reset(at_first("expired", 1))
     storage.write("a", b"2")
     first, *others = [request.identity for request in s3.requests]
-    assert first == "old" and set(others) == {"new"}  # a slow answer is asked for again
+    assert first == "old" and set(others) == {"new"}  # a slow response is requested again
     monkeypatch.undo()
     storage._renew()
 
@@ -187,14 +185,14 @@ def test_no_credentials_and_a_wrong_clock_are_told(s3, storage, monkeypatch):
         botocore.auth, "get_current_datetime", lambda *some, **more: real(*some, **more) + timedelta(hours=1)
     )
     with pytest.raises(
-        StoreError, match=r"the clock of this machine is far from the object store's \(RequestTimeTooSkewed\)"
+        StoreError, match=r"the clock of this machine differs too much from the object store's \(RequestTimeTooSkewed\)"
     ):
         storage.exists("a")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     storage._renew()
-    with pytest.raises(StoreError, match="Unable to locate credentials; give this process an address and an identity"):
+    with pytest.raises(StoreError, match="Unable to locate credentials; configure the endpoint and the credentials"):
         storage.exists("a")
     monkeypatch.undo()
     storage._renew()
@@ -241,7 +239,7 @@ class TestLease:
 
 @pytest.mark.parametrize("fault", ["stalled", "cut by a reset", "reset", "silent"])
 def test_nothing_is_said_to_be_gone_before_the_store_says_so(s3, storage, fault):
-    """The body of a refusal may break off as any other."""
+    """The body of an error response can break off."""
     s3.reset(at_first(fault, 2, "GET"))
     with pytest.raises(FileNotFoundError):
         storage.read("never")
@@ -261,7 +259,7 @@ def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, par
 
 
 def test_what_a_careless_hand_cut_is_not_whole(storage, tmp_path):
-    side = sidefile.to_bytes(pa.table({"key": ["a", "b"]}))
+    side = sidecar.to_bytes(pa.table({"key": ["a", "b"]}))
     storage.write("side.parquet", side)
     assert storage.is_whole("side.parquet")
     for data in (side, side[: len(side) // 2]):

@@ -1,4 +1,4 @@
-"""The whole graph of the test profile with everything in a bucket, while each kind of fault strikes again and again."""
+"""The complete graph of the test profile in a bucket with repeated faults of each kind."""
 
 from collections import Counter
 
@@ -15,11 +15,11 @@ from tests.s3 import FAULTS
 pytestmark = pytest.mark.slow
 
 EVERY = 11
-"""a request of so many meets a fault; expired credentials are renewed at once"""
+"""one request in this many has a fault; expired credentials are renewed at once"""
 
 
 def content(pipeline):
-    """What every output holds, but for what says where it came from: an object is known by its ETag, a file by its hash."""
+    """Return the content of every artifact without versions of sources, which differ between ETags and hashes."""
     return {
         (read.head.asset, read.head.part, read.group): (
             [file for file in read.manifest.files if file.name != LINEAGE],

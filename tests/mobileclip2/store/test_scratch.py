@@ -1,4 +1,4 @@
-"""Unfinished work outlives its machine where the store does."""
+"""Unfinished work in a bucket survives the loss of its machine."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +64,7 @@ def test_on_a_disk_the_folder_is_in_the_store_and_stays_as_it_is(tmp_path):
 
 
 class Lost(Exception):
-    """A machine."""
+    """Simulate a machine."""
 
 
 @pytest.mark.parametrize("key", ["student/plain", "captioner/first"])
@@ -107,7 +107,7 @@ def test_a_store_that_is_away_at_a_checkpoint_does_not_end_the_work(s3, storage,
     monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
     s3.reset(lambda request: "503")
     scratch.keep("resume.pt")
-    assert "what is unfinished is on this machine alone" in caplog.text and files(scratch) == {"resume.pt": "1"}
+    assert "unfinished work is only on this machine" in caplog.text and files(scratch) == {"resume.pt": "1"}
     s3.reset()
     scratch.keep("resume.pt")
     assert [key for key, _ in storage.list("")] == [".scratch/a/f/resume.pt"]

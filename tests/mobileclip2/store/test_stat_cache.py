@@ -1,4 +1,4 @@
-"""What is remembered can be found out again: where it cannot be written, everything goes on."""
+"""A damaged or unwritable cache is ignored."""
 
 import subprocess
 
@@ -11,15 +11,15 @@ from tests.faults import fill
 def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "file" / "cache"))
-    remembered = StatCache()
-    remembered.keep("place", "look", "value")
-    assert remembered.recall("place", "look") == "value"
-    assert "remembered.sqlite: cannot be used (" in caplog.text
+    cache = StatCache()
+    cache.keep("place", "look", "value")
+    assert cache.recall("place", "look") == "value"
+    assert "remembered.sqlite: the cache cannot be used (" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"no database" * 100, None])
 def test_a_damaged_cache(tmp_path, monkeypatch, damage):
-    """A network file system or a power cut can do that; whatever is in there can be found out again."""
+    """A network file system or a power failure can damage the database."""
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
     before = StatCache()
     for number in range(500):
@@ -41,12 +41,12 @@ def test_a_full_disk(tmp_path, monkeypatch):
         pytest.skip("needs the right to mount a file system")
     try:
         monkeypatch.setenv("MOBILECLIP2_CACHE", str(disk))
-        remembered = StatCache()
-        remembered.keep("before", "look", "value")
+        cache = StatCache()
+        cache.keep("before", "look", "value")
         fill(disk / "ballast")
         for number in range(100):
-            remembered.keep(f"place-{number}", "look", "v" * 1000)
-        assert remembered.recall("place-99", "look") == "v" * 1000
+            cache.keep(f"place-{number}", "look", "v" * 1000)
+        assert cache.recall("place-99", "look") == "v" * 1000
         assert StatCache().recall("before", "look") == "value"
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
