@@ -76,7 +76,7 @@ class TestLineage:
         with pytest.raises(UserError, match="cannot read the lineage"):
             read_lineage(tmp_path / "none.json")
         (tmp_path / "other.json").write_text("{}")
-        with pytest.raises(UserError, match="not a lineage"):
+        with pytest.raises(UserError, match="not a lineage file"):
             read_lineage(tmp_path / "other.json")
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         with pytest.raises(UserError, match="student/pupil: not materialized yet"):
@@ -145,7 +145,7 @@ class TestGarbage:
         assert "nothing to delete" in capsys.readouterr().out
         for wrong in (tmp_path / "misspelt", tmp_path / "one" / "pupil" / LINEAGE):
             assert main(["gc", "--delete", "--keep", str(wrong), "--profile", str(profile)]) == 1
-            assert f"{wrong}: no lineage.json lies in this folder" in capsys.readouterr().err
+            assert f"{wrong}: this folder contains no lineage.json" in capsys.readouterr().err
         assert all(
             (Path(pipeline.storage.url) / node.path).exists()
             for node in lineage_of(pipeline, "student/pupil").nodes.values()
@@ -172,7 +172,7 @@ class TestGarbage:
     def test_work_that_was_begun_is_kept_while_it_can_go_on(self, profile):
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         asset = pipeline.graph["augmentations"]
-        work = pipeline.part_work(asset, asset.parts["view-0"], "g00")
+        work = pipeline.task_for(asset, asset.parts["view-0"], "g00")
         work.output.write("half.parquet", b"half")
         assert work.output.prefix not in self.unneeded(pipeline)
         again = edit(profile, "count: 2, seed: 2", "count: 2, seed: 3")
@@ -210,8 +210,8 @@ def test_lineage_names_no_path_of_this_machine_and_no_time(profile):
 def test_what_vanishes_while_a_model_trains_is_named(profile):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph["student/plain"]
-    work = pipeline.part_work(asset, asset.parts["whole"], None)
+    work = pipeline.task_for(asset, asset.parts["whole"], None)
     (folder_of(pipeline, "raw_shards") / "manifest.json").unlink()
     pipeline.forget()
-    with pytest.raises(DamagedOutput, match="raw_shards: it is gone or damaged since it was read; run again"):
+    with pytest.raises(DamagedOutput, match="raw_shards: it was deleted or damaged after it was read; run again"):
         lineage(pipeline, [work])

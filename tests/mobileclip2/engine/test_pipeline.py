@@ -37,7 +37,7 @@ def edited(profile, change):
 
 
 def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
-    from mobileclip2.data import sidecar as sidefile
+    from mobileclip2.data import sidecar
 
     pipeline = Pipeline(load(profile))
     done = [pipeline.materialize("raw_shards", group) for group in pipeline.profile.group_names]
@@ -45,7 +45,7 @@ def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
     assert done[0].skip_reasons == {"truncated-image": 1}
     (read,) = pipeline.read("raw_shards", "g00")
     (name,) = [file.name for file in read.manifest.files if ".skipped." in file.name]
-    (row,) = sidefile.read(read.fetch(name)).to_pylist()
+    (row,) = sidecar.read(read.fetch(name)).to_pylist()
     assert row["key"] == BAD_KEY and "bytes" in row["detail"]
 
 
@@ -123,7 +123,7 @@ def test_shards_without_a_good_sample_are_named_by_who_would_learn_from_them(pro
     for group in pipeline.profile.group_names:
         pipeline.materialize("raw_shards", group)
     for key in ("captioner/first", "student/plain"):
-        with pytest.raises(ShardError, match="raw_shards: no shard holds a good sample to learn from"):
+        with pytest.raises(ShardError, match="raw_shards: no shard has a valid sample to train on"):
             pipeline.materialize(key)
 
 
@@ -172,9 +172,7 @@ def test_a_stored_file_that_was_cut_off_since_the_plan_is_named(profile):
     name = read.manifest.files[0].name
     path = read.fetch(name)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(
-        DamagedOutput, match=f"{name}: it differs from its manifest since the plan looked at it; run again"
-    ):
+    with pytest.raises(DamagedOutput, match=f"{name}: it no longer matches its manifest; run again"):
         read.fetch(name)
 
 
@@ -227,7 +225,7 @@ class TestWholeGraph:
                 f"{a.key}:{p}"
                 for a, g in pipeline.stale()
                 for p in pipeline.missing(a, g)
-                if pipeline.part_work(a, a.parts[p], g) is not None
+                if pipeline.task_for(a, a.parts[p], g) is not None
             }
         )
 

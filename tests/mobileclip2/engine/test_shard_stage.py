@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, LocalStorage
@@ -29,12 +29,12 @@ def test_a_cut_file_of_an_unfinished_group(tiny, monkeypatch, which, caplog):
     os.truncate(cut, cut.stat().st_size // 2)
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     assert files(tiny) == expected
-    assert f"{cut.name}: cut off; computed anew" in caplog.text
+    assert f"{cut.name}: truncated; its shard is recomputed" in caplog.text
 
 
 def test_what_a_killed_writer_left_goes_with_the_close(tiny):
     pipeline = Pipeline(load(tiny))
-    work = pipeline.part_work(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].parts["whole"], "g00")
+    work = pipeline.task_for(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].parts["whole"], "g00")
     left = Path(pipeline.storage.url, work.output.key(".00000.parquet.123.partial"))
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
@@ -44,7 +44,7 @@ def test_what_a_killed_writer_left_goes_with_the_close(tiny):
 
 def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
     side = tmp_path / "side.parquet"
-    sidefile.write(pa.table({"key": ["a", "b"]}), side)
+    sidecar.write(pa.table({"key": ["a", "b"]}), side)
     tar = tmp_path / "shard.tar"
     tar.write_bytes((tiny_template / "shards" / "00000.tar").read_bytes())
     for path in (side, tar):

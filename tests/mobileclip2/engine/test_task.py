@@ -23,15 +23,15 @@ class InChunks:
         self.of = of
         self.unfinished: list[int] = []
 
-    def run(self, work: TaskBatch) -> float:
-        order = TaskSpec.of(work)
-        order.write(work.pipeline.storage)
-        stage = load_stage(work.asset.stage)
+    def run(self, batch: TaskBatch) -> float:
+        spec = TaskSpec.of(batch)
+        spec.write(batch.pipeline.storage)
+        stage = load_stage(batch.asset.stage)
         for index in reversed(range(self.of)):
-            run_shard_task(open_storage(work.pipeline.storage.url), order.key, index, self.of, silent)
-            self.unfinished.append(len(stage.unfinished(work)))
-            assert not any(part.output.has("manifest.json") for part in work.parts)
-        stage.close(work)
+            run_shard_task(open_storage(batch.pipeline.storage.url), spec.key, index, self.of, silent)
+            self.unfinished.append(len(stage.unfinished(batch)))
+            assert not any(part.output.has("manifest.json") for part in batch.tasks)
+        stage.commit(batch)
         return 0.0
 
 
@@ -52,7 +52,7 @@ def works(profile, key, group="g00"):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
     return TaskBatch(
-        pipeline, asset, group, [pipeline.part_work(asset, part, group) for part in asset.parts.values()], silent
+        pipeline, asset, group, [pipeline.task_for(asset, part, group) for part in asset.parts.values()], silent
     )
 
 
@@ -77,36 +77,36 @@ def test_embeddings_in_chunks(raw, tmp_path):
 
 
 def test_a_chunk_leaves_alone_what_is_there(raw):
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    order.write(work.pipeline.storage)
-    first, second = work.shards
-    run_shard_task(work.pipeline.storage, order.key, 0, 2, silent)
-    marked = work.parts[0].output.fetch(f"{first.id}.parquet")
+    batch = works(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    spec.write(batch.pipeline.storage)
+    first, second = batch.shards
+    run_shard_task(batch.pipeline.storage, spec.key, 0, 2, silent)
+    marked = batch.tasks[0].output.fetch(f"{first.id}.parquet")
     marked.write_bytes(b"as an earlier process left it")
-    run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
+    run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
     assert marked.read_bytes() == b"as an earlier process left it"
-    assert work.parts[0].output.has(f"{second.id}.parquet")
+    assert batch.tasks[0].output.has(f"{second.id}.parquet")
 
 
 def test_a_chunk_looks_at_no_source_and_no_fingerprint_again(raw):
     """Only the order and the shards' own inputs: the sources may be listed by nobody else."""
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    order.write(work.pipeline.storage)
+    batch = works(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    spec.write(batch.pipeline.storage)
     shutil.rmtree(raw.parent / "shards")
     raw.unlink()
-    run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
-    assert load_stage(work.asset.stage).unfinished(work) == []
+    run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
+    assert load_stage(batch.asset.stage).unfinished(batch) == []
 
 
 def test_chunks_work_while_the_one_who_ordered_holds_the_lease(raw):
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    order.write(work.pipeline.storage)
-    with acquire(work.pipeline.storage, [part.output.prefix for part in work.parts]):
-        run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
-    assert load_stage(work.asset.stage).unfinished(work) == []
+    batch = works(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    spec.write(batch.pipeline.storage)
+    with acquire(batch.pipeline.storage, [part.output.prefix for part in batch.tasks]):
+        run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
+    assert load_stage(batch.asset.stage).unfinished(batch) == []
 
 
 def test_every_shard_is_in_one_chunk(raw):
@@ -117,27 +117,27 @@ def test_every_shard_is_in_one_chunk(raw):
 
 
 def test_work_that_is_not_divided_is_ordered_whole(raw):
-    work = works(raw, "teacher/wide", None)
-    order = TaskSpec.of(work)
-    assert order.shards is None
-    order.write(work.pipeline.storage)
-    run_task(work.pipeline.storage, order.key, silent)
+    batch = works(raw, "teacher/wide", None)
+    spec = TaskSpec.of(batch)
+    assert spec.shards is None
+    spec.write(batch.pipeline.storage)
+    run_task(batch.pipeline.storage, spec.key, silent)
     pipeline = Pipeline(load(raw))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
     (raw.parent / "weights" / "wide.safetensors").unlink()
-    run_task(work.pipeline.storage, order.key, silent)  # is there, and not computed again
+    run_task(batch.pipeline.storage, spec.key, silent)  # is there, and not computed again
 
 
 def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
     """That takes hours for a large dataset, while GPUs wait and the sources may change."""
     Pipeline(load(raw)).materialize("raw_shards", "g01")
-    work = works(raw, "student/plain", None)
-    TaskSpec.of(work).write(work.pipeline.storage)
-    expected = lineage(work.pipeline, work.parts)
+    batch = works(raw, "student/plain", None)
+    TaskSpec.of(batch).write(batch.pipeline.storage)
+    expected = lineage(batch.pipeline, batch.tasks)
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
     monkeypatch.setattr("mobileclip2.engine.source_inventory.file_sha256", lambda path: pytest.fail(f"hashes {path}"))
-    run_task(work.pipeline.storage, TaskSpec.of(work).key, silent)
-    assert Lineage.model_validate_json(work.parts[0].output.read(LINEAGE)) == expected
+    run_task(batch.pipeline.storage, TaskSpec.of(batch).key, silent)
+    assert Lineage.model_validate_json(batch.tasks[0].output.read(LINEAGE)) == expected
 
 
 def test_the_name_follows_from_the_work(raw):
@@ -149,22 +149,24 @@ def test_the_name_follows_from_the_work(raw):
 
 
 def test_code_of_another_version_is_refused(raw):
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work).model_copy(update={"code_version": "0"})
-    order.write(work.pipeline.storage)
-    with pytest.raises(UserError, match=r"augmentations: ordered from version 0 .* start workers from the image"):
-        run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
+    batch = works(raw, "augmentations")
+    spec = TaskSpec.of(batch).model_copy(update={"code_version": "0"})
+    spec.write(batch.pipeline.storage)
+    with pytest.raises(
+        UserError, match=r"augmentations: the task spec needs version 0 .* start workers from the same image"
+    ):
+        run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
 
 
 def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, capsys):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    store = work.pipeline.storage.url
-    assert main([store, order.key, "--of", "1"]) == REFUSED
-    assert "the order is gone" in capsys.readouterr().err
-    order.write(work.pipeline.storage)
-    assert main([store, order.key, "--of", "1"]) == 0
+    batch = works(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    store = batch.pipeline.storage.url
+    assert main([store, spec.key, "--of", "1"]) == REFUSED
+    assert "the task spec was deleted" in capsys.readouterr().err
+    spec.write(batch.pipeline.storage)
+    assert main([store, spec.key, "--of", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2/2 shards"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
@@ -172,4 +174,4 @@ def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, ca
     monkeypatch.setenv("AWS_DEFAULT_REGION", "nowhere")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr("time.sleep", lambda _: None)
-    assert main(["s3://bucket/store", order.key, "--of", "1"]) == 1
+    assert main(["s3://bucket/store", spec.key, "--of", "1"]) == 1

@@ -30,14 +30,14 @@ def test_the_stated_rate_says_what_a_shard_takes(tiny):
     pipeline = Pipeline(load(tiny))
     done = pipeline.materialize("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
-    parts = [pipeline.part_work(asset, part, "g00") for part in asset.parts.values()]
-    work = TaskBatch(pipeline, asset, "g00", parts, silent)
-    assert len(work.shards) == len(parts) == 2
-    assert seconds_a_shard(work) == pytest.approx(2 * done.samples / 5 / 2)
+    parts = [pipeline.task_for(asset, part, "g00") for part in asset.parts.values()]
+    batch = TaskBatch(pipeline, asset, "g00", parts, silent)
+    assert len(batch.shards) == len(parts) == 2
+    assert seconds_a_shard(batch) == pytest.approx(2 * done.samples / 5 / 2)
 
 
 def test_of_shards_never_counted_nothing_is_known(tiny):
     pipeline = Pipeline(load(tiny))
     asset = pipeline.graph["raw_shards"]
-    work = TaskBatch(pipeline, asset, "g00", [pipeline.part_work(asset, asset.parts["whole"], "g00")], silent)
-    assert seconds_a_shard(work) is None
+    batch = TaskBatch(pipeline, asset, "g00", [pipeline.task_for(asset, asset.parts["whole"], "g00")], silent)
+    assert seconds_a_shard(batch) is None

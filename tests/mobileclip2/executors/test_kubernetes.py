@@ -241,7 +241,7 @@ def test_a_create_whose_answer_was_lost_makes_no_second_job(cluster, pipeline, e
 def test_a_server_that_stays_away_is_told(cluster, pipeline):
     cluster.faults.answer = lambda method, path: 503
     pipeline.compute.cluster.pause, pipeline.compute.cluster.patience = 0.02, 0.5
-    with pytest.raises(ComputeError, match=r"stayed away for 0 s: it answered 503: .*a fault of the test"):
+    with pytest.raises(ComputeError, match=r"was unreachable for 0 s: it answered 503: .*a fault of the test"):
         Running(pipeline).end()
 
 
@@ -332,7 +332,7 @@ def test_a_job_that_somebody_deletes(cluster, pipeline, tmp_path):
     gate.wait_for(4 * 3)
     (name,) = cluster.objects["jobs"]
     cluster.delete("jobs", name)
-    with pytest.raises(ComputeError, match="was deleted by somebody; run again"):
+    with pytest.raises(ComputeError, match="was deleted while it ran; run again"):
         run.end()
 
 

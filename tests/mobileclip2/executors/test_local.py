@@ -52,7 +52,7 @@ def test_a_refused_shard_is_named_as_by_one_process(tiny):
 
 @pytest.mark.slow
 def test_a_killed_worker_is_told_and_nothing_hangs(tiny, monkeypatch):
-    monkeypatch.setattr("mobileclip2.executors.local._chunk", die)
+    monkeypatch.setattr("mobileclip2.executors.local._run_chunk", die)
     with pytest.raises(
         ComputeError, match=r"raw_shards: a worker process died by SIGKILL.* lower 'batch' or 'compute\.processes'"
     ):

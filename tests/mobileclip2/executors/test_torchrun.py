@@ -51,4 +51,4 @@ def test_an_unknown_asset_lists_the_known_ones(tmp_path, capsys):
     from mobileclip2.executors.torchrun import main
 
     assert main(str(make_tiny(tmp_path)), "student/nobody") == 1
-    assert "there is no 'student/nobody'; it has raw_shards" in capsys.readouterr().err
+    assert "there is no asset 'student/nobody'; the profile has raw_shards" in capsys.readouterr().err

@@ -170,7 +170,7 @@ def test_core_ml_packages_take_and_give_what_the_card_says(exported):
         )
         assert [(each.name, list(each.type.multiArrayType.shape)) for each in described.input] == [given]
         assert [each.name for each in described.output] == ["features"]
-    assert "nobody ran them" in (exported["coreml"].folder / "README.md").read_text()
+    assert "have not been run" in (exported["coreml"].folder / "README.md").read_text()
 
 
 def test_torchscript_runs_by_its_example(exported, pipeline, tmp_path):

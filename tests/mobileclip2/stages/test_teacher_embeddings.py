@@ -7,7 +7,7 @@ import yaml
 from torch.nn import functional as F
 
 from mobileclip2.config.profile import load
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
@@ -49,14 +49,14 @@ def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
         assert embeddings.manifest.part == f"view-{view}"
         for shard in pipeline.contents.group_shards("g00"):
             table = raw_table(raw, shard)
-            drawn = sidefile.read(views.fetch(side_name(shard)), sidefile.VIEWS).to_pylist()
-            keys, bits = sidefile.read_embeddings(embeddings.fetch(side_name(shard)))
+            drawn = sidecar.read(views.fetch(side_name(shard)), sidecar.VIEWS).to_pylist()
+            keys, bits = sidecar.read_embeddings(embeddings.fetch(side_name(shard)))
             assert keys == table.column("key").to_pylist()
             for (key, image), row, found in zip(images_of(shard, table), drawn, bits, strict=True):
                 assert row["key"] == key
                 crop = render(image, View.from_json(row["view"]), teacher.preprocess.size)
                 expected = teacher.embed_images(teacher.preprocess.tensor(crop)[None])[0]
-                torch.testing.assert_close(sidefile.from_bits(found).float(), expected, atol=4e-3, rtol=0)
+                torch.testing.assert_close(sidecar.from_bits(found).float(), expected, atol=4e-3, rtol=0)
                 compared += 1
     assert compared == 2 * 11
 
@@ -69,9 +69,9 @@ def test_embeddings_of_texts_are_normalized_and_in_their_place(pipeline, name):
     (texts,) = pipeline.read(f"teacher_embeddings/{name}/text", "g00")
     for shard in pipeline.contents.group_shards("g00"):
         table = raw_table(raw, shard)
-        keys, bits = sidefile.read_embeddings(texts.fetch(side_name(shard)))
+        keys, bits = sidecar.read_embeddings(texts.fetch(side_name(shard)))
         assert keys == table.column("key").to_pylist()
-        found = sidefile.from_bits(np.asarray(bits)).float()
+        found = sidecar.from_bits(np.asarray(bits)).float()
         expected = teacher.embed_texts(table.column("caption").to_pylist())
         torch.testing.assert_close(found, expected, atol=4e-3, rtol=0)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(len(keys)), atol=1e-2, rtol=0)
