@@ -1,4 +1,4 @@
-"""A group computed in chunks by whoever, and closed by the one who ordered it, is the group computed at once."""
+"""A group that several processes compute in chunks has the manifests of one process."""
 
 import shutil
 
@@ -17,7 +17,7 @@ from mobileclip2.store.lease import acquire
 
 
 class InChunks:
-    """Chunks one after the other, last first, each over a store that it opens itself."""
+    """Runs chunks one after the other, in reverse order, each with its own storage."""
 
     def __init__(self, of: int) -> None:
         self.of = of
@@ -42,13 +42,13 @@ def manifests(profile):
 
 @pytest.fixture
 def raw(tiny):
-    """The profile with its raw shards and teachers done."""
+    """Return a profile with finished raw shards."""
     pipeline = Pipeline(load(tiny))
     pipeline.materialize("raw_shards", "g00")
     return tiny
 
 
-def works(profile, key, group="g00"):
+def task_batch(profile, key, group="g00"):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
     return TaskBatch(
@@ -76,8 +76,8 @@ def test_embeddings_in_chunks(raw, tmp_path):
     assert manifests(other) == manifests(raw)
 
 
-def test_a_chunk_leaves_alone_what_is_there(raw):
-    batch = works(raw, "augmentations")
+def test_a_chunk_keeps_finished_shards(raw):
+    batch = task_batch(raw, "augmentations")
     spec = TaskSpec.of(batch)
     spec.write(batch.pipeline.storage)
     first, second = batch.shards
@@ -89,9 +89,9 @@ def test_a_chunk_leaves_alone_what_is_there(raw):
     assert batch.tasks[0].output.has(f"{second.id}.parquet")
 
 
-def test_a_chunk_looks_at_no_source_and_no_fingerprint_again(raw):
-    """Only the order and the shards' own inputs: the sources may be listed by nobody else."""
-    batch = works(raw, "augmentations")
+def test_a_chunk_reads_only_the_spec(raw):
+    """The sources and the profile are deleted before the chunk runs."""
+    batch = task_batch(raw, "augmentations")
     spec = TaskSpec.of(batch)
     spec.write(batch.pipeline.storage)
     shutil.rmtree(raw.parent / "shards")
@@ -100,8 +100,8 @@ def test_a_chunk_looks_at_no_source_and_no_fingerprint_again(raw):
     assert load_stage(batch.asset.stage).unfinished(batch) == []
 
 
-def test_chunks_work_while_the_one_who_ordered_holds_the_lease(raw):
-    batch = works(raw, "augmentations")
+def test_chunks_run_while_the_run_holds_the_lease(raw):
+    batch = task_batch(raw, "augmentations")
     spec = TaskSpec.of(batch)
     spec.write(batch.pipeline.storage)
     with acquire(batch.pipeline.storage, [part.output.prefix for part in batch.tasks]):
@@ -110,14 +110,14 @@ def test_chunks_work_while_the_one_who_ordered_holds_the_lease(raw):
 
 
 def test_every_shard_is_in_one_chunk(raw):
-    shards = works(raw, "augmentations").shards * 5
+    shards = task_batch(raw, "augmentations").shards * 5
     for of in (1, 3, 7, 10, 12):
         dealt = [shard for index in range(of) for shard in chunk(shards, index, of)]
         assert sorted(shard.id for shard in dealt) == sorted(shard.id for shard in shards)
 
 
-def test_work_that_is_not_divided_is_ordered_whole(raw):
-    batch = works(raw, "teacher/wide", None)
+def test_a_batch_without_shards_runs_as_one_task(raw):
+    batch = task_batch(raw, "teacher/wide", None)
     spec = TaskSpec.of(batch)
     assert spec.shards is None
     spec.write(batch.pipeline.storage)
@@ -125,13 +125,13 @@ def test_work_that_is_not_divided_is_ordered_whole(raw):
     pipeline = Pipeline(load(raw))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
     (raw.parent / "weights" / "wide.safetensors").unlink()
-    run_task(batch.pipeline.storage, spec.key, silent)  # is there, and not computed again
+    run_task(batch.pipeline.storage, spec.key, silent)  # finished, so the deleted weights are not needed
 
 
-def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
-    """That takes hours for a large dataset, while GPUs wait and the sources may change."""
+def test_a_training_worker_hashes_no_source(raw, tmp_path, monkeypatch):
+    """Hashing a large dataset takes hours while GPUs wait, and the sources can change."""
     Pipeline(load(raw)).materialize("raw_shards", "g01")
-    batch = works(raw, "student/plain", None)
+    batch = task_batch(raw, "student/plain", None)
     TaskSpec.of(batch).write(batch.pipeline.storage)
     expected = lineage(batch.pipeline, batch.tasks)
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
@@ -140,16 +140,16 @@ def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, 
     assert Lineage.model_validate_json(batch.tasks[0].output.read(LINEAGE)) == expected
 
 
-def test_the_name_follows_from_the_work(raw):
-    first, again = TaskSpec.of(works(raw, "augmentations")), TaskSpec.of(works(raw, "augmentations"))
+def test_the_name_depends_on_the_batch_alone(raw):
+    first, again = TaskSpec.of(task_batch(raw, "augmentations")), TaskSpec.of(task_batch(raw, "augmentations"))
     assert first == again and first.name == again.name
     assert first.name.startswith("augmentations-") and len(first.name) == len("augmentations-") + 16
     fewer = first.model_copy(update={"parts": first.parts[:1]})
     assert fewer.name != first.name
 
 
-def test_code_of_another_version_is_refused(raw):
-    batch = works(raw, "augmentations")
+def test_another_code_version_is_rejected(raw):
+    batch = task_batch(raw, "augmentations")
     spec = TaskSpec.of(batch).model_copy(update={"code_version": "0"})
     spec.write(batch.pipeline.storage)
     with pytest.raises(
@@ -158,9 +158,9 @@ def test_code_of_another_version_is_refused(raw):
         run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
 
 
-def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, capsys):
+def test_the_exit_status_separates_temporary_from_permanent_errors(raw, monkeypatch, capsys):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    batch = works(raw, "augmentations")
+    batch = task_batch(raw, "augmentations")
     spec = TaskSpec.of(batch)
     store = batch.pipeline.storage.url
     assert main([store, spec.key, "--of", "1"]) == REFUSED

@@ -1,4 +1,4 @@
-"""Stored embeddings against each teacher called directly: its own input size, its own normalization, every sample."""
+"""Stored embeddings equal those of each teacher called directly, at its own input size and normalization."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def pipeline(tmp_path_factory):
     torch.set_num_threads(1)
     profile = make_tiny(tmp_path_factory.mktemp("tiny"))
     values = yaml.safe_load(profile.read_text())
-    values["batch"] = 3  # less than a shard, and no divisor of it
+    values["batch"] = 3  # smaller than a shard, and not a divisor of its size
     profile.write_text(yaml.safe_dump(values))
     pipeline = Pipeline(load(profile))
     for key in ("raw_shards", "augmentations"):
@@ -34,7 +34,7 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
-def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
+def test_each_teacher_embeds_the_stored_crop_at_its_own_size(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
     teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")
@@ -62,7 +62,7 @@ def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
-def test_embeddings_of_texts_are_normalized_and_in_their_place(pipeline, name):
+def test_text_embeddings_are_normalized_and_in_order(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
     teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")
@@ -89,6 +89,6 @@ def test_a_teacher_with_a_bias_embeds_like_any_other():
     assert teacher.model.logit_bias is not None
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = F.normalize(teacher.model.encode_image(images), dim=-1)
-    # inference takes other kernels than autograd does, and they round in another order
+    # inference and autograd use different kernels with different rounding
     torch.testing.assert_close(teacher.embed_images(images), expected, atol=1e-5, rtol=1e-4)
     assert teacher.embed_texts(["a", "b"]).shape == (2, 8)
