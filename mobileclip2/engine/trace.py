@@ -46,7 +46,7 @@ def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
         if made_from[input_name] not in nodes:
             upstream_task = pipeline.task_for(upstream, part, group)
             if upstream_task is None:
-                raise _lost(upstream.key)
+                raise _missing_input(upstream.key)
             _add(pipeline, upstream_task, nodes)
     made_from.update({role: task.versions[role] for role in task.part.externals})
     node = Node(
@@ -65,9 +65,9 @@ def _upstream(pipeline: Pipeline, task: Task) -> Iterator[tuple[str, Asset, Slic
     for role, source in task.part.inputs.items():
         for input_name, upstream, head, group in pipeline.sources(task.asset, task.group, role, source):
             if head is None:
-                raise _lost(upstream.key)
+                raise _missing_input(upstream.key)
             yield input_name, upstream, upstream.parts[head.part], group
 
 
-def _lost(key: str) -> DamagedOutput:
+def _missing_input(key: str) -> DamagedOutput:
     return DamagedOutput(f"{key}: it was deleted or damaged after it was read; run again to recompute it")

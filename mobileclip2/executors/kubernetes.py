@@ -145,7 +145,7 @@ class KubernetesExecutor:
                 now, running = time.monotonic(), job.status.ready or 0
                 seconds, polled = seconds + running * (now - polled), now
                 report(running)
-                if end := ended(job):
+                if end := end_condition(job):
                     if end.type == "Complete":
                         return seconds
                     raise self._failed(name, end)
@@ -167,7 +167,7 @@ class KubernetesExecutor:
         while not self.cluster.create_job(manifest):
             job = self.cluster.job(name)
             if job is not None and not job.metadata.deletion_timestamp:
-                if not ended(job):
+                if not end_condition(job):
                     logger.info("adopting the running Job %s", name)
                     return
                 self.cluster.delete_job(name)
@@ -213,7 +213,7 @@ class KubernetesExecutor:
         return ": it has no pods, perhaps because of a quota"
 
 
-def ended(job: Any) -> Any | None:
+def end_condition(job: Any) -> Any | None:
     """Return the ``Complete`` or ``Failed`` condition of a Job, or None while it runs."""
     for condition in job.status.conditions or []:
         if condition.type in {"Complete", "Failed"} and condition.status == "True":

@@ -30,7 +30,7 @@ def broken(monkeypatch):
 
         def sometimes(work):
             if work.group == group:
-                tries.append(work.parts[0].fingerprint)
+                tries.append(work.tasks[0].fingerprint)
                 if len(tries) <= times:
                     raise ShardError("the views are broken; mend them")
             run(work)
