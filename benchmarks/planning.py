@@ -90,7 +90,7 @@ def pretend(pipeline: Pipeline) -> None:
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             for part in asset.parts_of(group).values():
-                work = pipeline.part_work(asset, part, group)
+                work = pipeline.task_for(asset, part, group)
                 assert work is not None
                 work.output.write("side.txt", f"{asset.key} {part.name} {group}".encode())
                 described = work.output.describe(["side.txt"])

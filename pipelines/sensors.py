@@ -52,7 +52,7 @@ class Ready:
 def ready(pipeline: Pipeline) -> Iterator[Ready]:
     """Return the part of the plan that can be computed now."""
     for asset, group in pipeline.stale():
-        works = [pipeline.part_work(asset, part, group) for part in asset.parts_of(group).values()]
+        works = [pipeline.task_for(asset, part, group) for part in asset.parts_of(group).values()]
         there = [work for work in works if work]
         if len(there) == len(works):
             identity = fingerprint({"group": group, "parts": {work.part.name: work.fingerprint for work in there}})

@@ -1,4 +1,4 @@
-"""What computing a part would cost: samples, bytes and hours, from what was measured here or what the profile states."""
+"""Estimate the samples, bytes and device-seconds of a part from logged times, or from the rates of the profile."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """Sums over parts; where something is not known of some of them, ``unknown`` names it."""
+    """A sum of estimates over parts. ``unknown`` names the fields that some part could not estimate."""
 
     samples: int = 0
     bytes: int = 0
     seconds: float = 0.0
-    """of one device"""
+    """device-seconds"""
     unknown: frozenset[str] = frozenset()
-    """some of ``samples``, ``bytes``, ``seconds``: the sum is a lower bound of these"""
+    """subset of ``samples``, ``bytes`` and ``seconds``; these sums are lower bounds"""
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -35,7 +35,7 @@ class Cost:
 
 
 class Costs:
-    """Estimates for the parts of one pipeline."""
+    """Estimates the costs of the parts of one pipeline."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -43,13 +43,13 @@ class Costs:
         self._bytes: dict[str, float | None] = {}
 
     def of(self, history: History, asset: Asset, part: Slice, group: str | None) -> Cost:
-        """Estimate the samples, bytes and seconds of one part of an asset for one group."""
+        """Estimate the cost of one part of an asset for one group."""
         earlier = history.of(asset, part, group)
         samples = self._samples(history, earlier, asset, part, group)
         rate = self.rate(asset)
         if asset.grouped:
-            each = self._bytes_a_sample(history, asset)
-            size = None if samples is None or each is None else round(samples * each)
+            bytes_per_sample = self._bytes_per_sample(history, asset)
+            size = None if samples is None or bytes_per_sample is None else round(samples * bytes_per_sample)
         else:
             size = earlier[-1].size if earlier else None
         seconds = samples / rate if samples is not None and rate else None
@@ -60,19 +60,19 @@ class Costs:
     def _samples(
         self, history: History, earlier: list[ManifestSummary], asset: Asset, part: Slice, group: str | None
     ) -> int | None:
-        """Estimate the samples of a part: the seen samples of a training, else those of the group as last counted."""
+        """Return the samples that a training sees, or the latest sample count of the group."""
         length = part.declared.get("train")
         if length:
             return int(length["samples"] or length["steps"] * length["batch"])
         if asset.grouped:
             raw = self._pipeline.graph["raw_shards"]
             (raw_part,) = raw.parts.values()
-            now = self._pipeline.head(raw, raw_part, group)
-            earlier = [now] if now else history.of(raw, raw_part, group)
+            current = self._pipeline.head(raw, raw_part, group)
+            earlier = [current] if current else history.of(raw, raw_part, group)
         return earlier[-1].samples if earlier else None
 
     def rate(self, asset: Asset) -> float | None:
-        """Return samples per second: the median of what was measured, else the profile's figure."""
+        """Return samples per device-second: the median of the logged times, or the rate of the profile."""
         if asset.key not in self._rates:
             measured = [
                 record["samples"] / record["seconds"]
@@ -85,9 +85,9 @@ class Costs:
             )
         return self._rates[asset.key]
 
-    def _bytes_a_sample(self, history: History, asset: Asset) -> float | None:
+    def _bytes_per_sample(self, history: History, asset: Asset) -> float | None:
         if asset.key not in self._bytes:
-            heads = [head for head in history.of_any_group(asset) if head.samples]
-            samples = sum(head.samples for head in heads)
-            self._bytes[asset.key] = sum(head.size for head in heads) / samples if samples else None
+            summaries = [summary for summary in history.of_any_group(asset) if summary.samples]
+            samples = sum(summary.samples for summary in summaries)
+            self._bytes[asset.key] = sum(summary.size for summary in summaries) / samples if samples else None
         return self._bytes[asset.key]

@@ -1,4 +1,4 @@
-"""What a store holds that nobody needs any more. Finding it deletes nothing."""
+"""Find and delete the stored outputs that no profile, commit, run or kept checkpoint needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mobileclip2.store import ArtifactFolder
 from mobileclip2.store.lease import acquire, notes
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 
-_UNDERWAY = re.compile(rf"^{re.escape(SCRATCH)}/(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{{16}})/")
-_PLACE = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>[^/]+))?/[^/]+$")
-_UNGROUPED = re.compile(r"^.+?/[0-9a-f]{16}(?=/|$)")
+_SCRATCH_KEY = re.compile(rf"^{re.escape(SCRATCH)}/(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{{16}})/")
+_OUTPUT_KEY = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>[^/]+))?/[^/]+$")
+_WITHOUT_GROUP = re.compile(r"^.+?/[0-9a-f]{16}(?=/|$)")
 
 
 @dataclass
 class Stored:
-    """One output in the store, finished or begun."""
+    """One finished or unfinished output in the store."""
 
     asset: str
     fingerprint: str
@@ -32,22 +32,22 @@ class Stored:
     bytes: int = 0
     finished: bool = False
     scratch: bool = False
-    """what unfinished work left to go on from"""
+    """whether these are scratch files, from which a killed run continues"""
 
     @property
     def path(self) -> str:
         """Return the path of the output, relative to the store."""
-        place = f"{self.asset}/{self.fingerprint}" + (f"/{self.group}" if self.group else "")
-        return f"{SCRATCH}/{place}" if self.scratch else place
+        path = f"{self.asset}/{self.fingerprint}" + (f"/{self.group}" if self.group else "")
+        return f"{SCRATCH}/{path}" if self.scratch else path
 
 
 def stored(pipeline: Pipeline) -> dict[str, Stored]:
-    """Every output in the store by its path."""
+    """Return every output in the store by its path."""
     found: dict[str, Stored] = {}
     for key, size in pipeline.storage.list(""):
-        if match := _UNDERWAY.match(key):
+        if match := _SCRATCH_KEY.match(key):
             each = Stored(match["asset"], match["fingerprint"], None, scratch=True)
-        elif match := None if key.startswith(".") else _PLACE.match(key):
+        elif match := None if key.startswith(".") else _OUTPUT_KEY.match(key):
             each = Stored(match["asset"], match["fingerprint"], match["group"])
         if match:
             each = found.setdefault(each.path, each)
@@ -58,28 +58,28 @@ def stored(pipeline: Pipeline) -> dict[str, Stored]:
 
 
 def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
-    """Paths of what a profile has and of what it has begun.
+    """Return the paths of the finished and unfinished outputs of a profile.
 
-    What is made from something that is missing has no fingerprint yet: computed again, that may well have the same bytes and
-    make current what lies below it. So of such an asset everything ``found`` is needed.
+    A part has no fingerprint while one of its inputs is missing. The recomputed input can have the same bytes, which makes
+    a stored output current again. For such a part, every output in ``found`` is needed.
     """
     paths = set()
-    places: dict[tuple[str, str | None], list[str]] = {}
+    stored_paths: dict[tuple[str, str | None], list[str]] = {}
     for each in found:
-        places.setdefault((each.asset, each.group), []).append(each.path)
+        stored_paths.setdefault((each.asset, each.group), []).append(each.path)
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             for part in asset.parts_of(group).values():
-                work = pipeline.part_work(asset, part, group)
-                paths.update([work.output.prefix] if work else places.get((asset.key, group), []))
+                task = pipeline.task_for(asset, part, group)
+                paths.update([task.output.prefix] if task else stored_paths.get((asset.key, group), []))
     return paths
 
 
 def needed_by_runs(pipeline: Pipeline, found: Sequence[Stored]) -> set[str]:
-    """Paths that the profiles of running processes need, whichever they are."""
+    """Return the paths that the profiles of all running processes need."""
     paths: set[str] = set()
-    for note in notes(pipeline.storage):
-        running = json.loads(note)
+    for payload in notes(pipeline.storage):
+        running = json.loads(payload)
         paths |= needed(Pipeline(parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")), found)
     return paths
 
@@ -88,38 +88,38 @@ def lineages_in(folder: Path) -> list[Path]:
     """Find the lineage of every checkpoint in a folder.
 
     Raises:
-        UserError: there is none, and what was to be kept would be deleted.
+        UserError: the folder contains no lineage.
     """
     lineages = sorted(folder.rglob(LINEAGE))
     if not lineages:
-        raise UserError(f"{folder}: no {LINEAGE} lies in this folder; give a folder of checkpoints to --keep")
+        raise UserError(f"{folder}: this folder contains no {LINEAGE}; pass a folder of checkpoints to --keep")
     return lineages
 
 
 def needed_by_checkpoints(lineages: Iterable[Path]) -> set[str]:
-    """Paths of everything that kept checkpoints were made from."""
+    """Return the paths of all outputs in these lineages."""
     return {node.path for file in lineages for node in read_lineage(file).nodes.values()}
 
 
 def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
-    """Find outputs that are needed by none of these pipelines over one store, nor by a commit, run or checkpoint.
+    """Find the outputs that no pipeline, commit, run or kept checkpoint needs. All pipelines share one store.
 
     Args:
-        committed: paths that some commit's ledger names.
-        lineages: files beside the checkpoints that are kept.
+        committed: paths that the ledgers of commits name.
+        lineages: lineage files of the kept checkpoints.
     """
     found = stored(pipelines[0])
     everything = list(found.values())
     keep = committed | needed_by_runs(pipelines[0], everything) | needed_by_checkpoints(lineages)
     keep = keep.union(*(needed(pipeline, everything) for pipeline in pipelines))
-    # the scratch of an output that is not finished; work that is divided into parts has no group in its scratch
-    wanted = {path for path in keep if path not in found or not found[path].finished}
-    keep |= {f"{SCRATCH}/{match[0]}" for path in wanted if (match := _UNGROUPED.match(path))}
+    # an unfinished output continues from its scratch files, whose paths have no group
+    unfinished = {path for path in keep if path not in found or not found[path].finished}
+    keep |= {f"{SCRATCH}/{match[0]}" for path in unfinished if (match := _WITHOUT_GROUP.match(path))}
     return [each for path, each in sorted(found.items()) if path not in keep]
 
 
 def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:
-    """Delete outputs, each only while no process computes it."""
+    """Delete outputs. Wait for the processes that compute them."""
     for each in outputs:
         with acquire(pipeline.storage, [each.path]):
             if each.scratch:

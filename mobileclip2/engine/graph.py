@@ -1,7 +1,7 @@
-"""The graph of a profile: every asset, what each of its parts declares, and what it reads. Plain data; nothing is computed here.
+"""Build the asset graph of a profile: all assets, their parts, declared fields and inputs. This module computes no output.
 
-An asset is what Dagster shows and a user materializes. Its *parts* are what is computed and reused on its own: one for each view,
-synthetic caption or evaluation set, so that going from two views to four embeds only the two new ones.
+Users materialize assets. An asset has *parts* that are computed and reused independently: one per view, synthetic caption or
+evaluation set. If a profile changes from two views to four, only the two new views are embedded.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ CODE_VERSIONS = {
     "evaluation": "4",
     "study": "1",
 }
-"""Raise a stage's number when its code changes the bytes it writes."""
+"""versions by stage; raise a version when the code of the stage changes the bytes that it writes"""
 
 DEFAULT_SLICE = "whole"
-"""name of the part of an asset that has only one"""
+"""part name of an asset with a single part"""
 
 
 @dataclass(frozen=True)
 class Input:
-    """Reads an asset: of the same group where both are grouped, of all groups where only it is."""
+    """An upstream asset. If both assets are grouped, it is read for the same group only; otherwise for all its groups."""
 
     asset: str
     part: str | None = None
-    """None: every part"""
+    """name of the part to read; None reads every part"""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """What is computed and reused on its own, with what it declares and reads."""
+    """A part of an asset: the unit that is computed and reused, with its declared fields and inputs."""
 
     name: str
     declared: dict[str, Any]
@@ -55,17 +55,17 @@ class Slice:
 
 @dataclass(frozen=True)
 class Asset:
-    """One asset of Dagster, with its parts."""
+    """One Dagster asset with its parts."""
 
     key: str
     grouped: bool
     parts: dict[str, Slice]
     description: str
     by_part: bool = False
-    """each part is computed in a run of its own, as a group of its name"""
+    """whether each part is a partition of its own, with the part name as its key"""
 
     def parts_of(self, group: str | None) -> dict[str, Slice]:
-        """Return the parts that are computed together for a group."""
+        """Return the parts that one materialization of a group computes."""
         if self.by_part:
             assert group is not None
             return {group: self.parts[group]}
@@ -78,31 +78,31 @@ class Asset:
 
     @property
     def name(self) -> str:
-        """The teacher, captioner, student or model that the asset belongs to; empty for the shared ones."""
+        """Return the second component of the key, for example the name of the teacher; empty for shared assets."""
         return self.key.partition("/")[2].partition("/")[0]
 
     @property
     def trains(self) -> bool:
-        """Whether computing it trains a model, which several processes can share."""
+        """Return whether the asset is a training, which torchrun can distribute."""
         return any(part.declared.get("train") or part.declared.get("locked") for part in self.parts.values())
 
     @property
     def code_version(self) -> str:
-        """Return the code version of the stage, which enters every fingerprint."""
+        """Return the code version of the stage, which is part of every fingerprint."""
         return CODE_VERSIONS[self.stage]
 
     @property
     def upstream(self) -> list[str]:
-        """Keys of the assets that it reads, each once, in order."""
+        """Return the keys of the assets that it reads, without duplicates."""
         return list(dict.fromkeys(source.asset for part in self.parts.values() for source in part.inputs.values()))
 
 
 Graph = dict[str, Asset]
-"""assets by key, each after everything it reads"""
+"""assets by key in topological order"""
 
 
 def build_graph(profile: Profile) -> Graph:
-    """All assets of a profile in topological order."""
+    """Return all assets of a profile in topological order."""
     assets = [
         *_shards(profile),
         *_captioners(profile),
@@ -122,7 +122,7 @@ def _shards(profile: Profile) -> Iterator[Asset]:
     filters = declared(profile.filters)
     yield _single(
         "raw_shards",
-        "Image-text pairs of the source shards, every one decoded and checked; bad ones are named in a side file.",
+        "Image-text pairs of the source shards. Every pair is decoded and checked; a sidecar lists the bad ones.",
         Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": GroupShards()}),
         grouped=True,
     )
@@ -138,12 +138,12 @@ def _shards(profile: Profile) -> Iterator[Asset]:
             )
             for view in range(views.count)
         },
-        "Crop and RandAugment parameters of every view of every image: one source for all teachers and students.",
+        "Crop and RandAugment parameters of every view of every image. All teachers and students use the same ones.",
     )
     for corpus in profile.caption_corpora:
         yield _single(
             f"caption_corpus/{corpus.name}",
-            "A small clean image-caption set that captioners are fine-tuned on.",
+            "A small clean image-caption set on which captioners are fine-tuned.",
             Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)}),
         )
 
@@ -206,7 +206,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
             f"{embeddings}/image",
             True,
             {
-                # views of no image at all are equal, and captions may be: what is made of them still has a place of its own
+                # declared because empty groups have equal views, and their embeddings still need different fingerprints
                 f"view-{view}": Slice(
                     f"view-{view}",
                     {"view": view},
@@ -256,9 +256,9 @@ def _teacher(teacher: Teacher) -> Asset:
         inputs = {f"data-{number}": Input(source) for number, source in enumerate(teacher.locked.train_on)}
     return _single(
         f"teacher/{teacher.name}",
-        "Frozen pretrained towers under two projections that are trained here."
+        "Frozen pretrained towers with two projections that this asset trains."
         if teacher.locked
-        else "A teacher with given weights, pinned by their hash.",
+        else "A teacher with pretrained weights, pinned by their hash.",
         Slice(DEFAULT_SLICE, fields, inputs, externals),
     )
 
@@ -311,7 +311,7 @@ def _studies(profile: Profile) -> Iterator[Asset]:
             f"study/{study.name}",
             False,
             {name: _student_part(profile, student, name) for name, student in study.trials(profile).items()},
-            f"Students that differ from {study.student} in one thing, each with every seed, measured on "
+            f"Variants of {study.student}, each trained with every seed and evaluated on "
             f"{' and '.join(study.evaluate_on)}.",
             by_part=True,
         )
@@ -319,11 +319,11 @@ def _studies(profile: Profile) -> Iterator[Asset]:
 
 def _student(profile: Profile, student: Student) -> Asset:
     if student.between:
-        return _between(profile, student.name, student.between)
+        return _wise_ft(profile, student.name, student.between)
     if not student.train:
         return _single(
             f"student/{student.name}",
-            "A small image-text model with given weights, as it is.",
+            "A small image-text model with pretrained weights.",
             Slice(DEFAULT_SLICE, {"model": declared(student.model)}, externals=_model_externals(student.model)),
         )
     return _single(
@@ -346,8 +346,8 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
         inputs["data"] = Input("raw_shards")
     else:
         fields["loss"] = declared(student.loss)
-        fields["loss"]["captioners"] = _some(student.loss.captioners, profile.dataset_captioners)
-        del fields["loss"]["logit_scales"]  # said of every teacher, whether by the student or by the teacher itself:
+        fields["loss"]["captioners"] = _chosen_names(student.loss.captioners, profile.dataset_captioners)
+        del fields["loss"]["logit_scales"]  # replaced by the resolved scale of every teacher
         fields["logit_scales"] = profile.logit_scales(student)
         inputs["data"] = Input("reinforced_dataset")
         if not profile.dataset.images:
@@ -356,16 +356,16 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
     return Slice(name, fields, inputs, externals)
 
 
-def _some(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
-    """Those chosen, in their own order; None for all, whether named or not."""
+def _chosen_names(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
+    """Return the chosen names in the order of ``of``. Return None if all are chosen."""
     return None if chosen is None or set(chosen) == set(of) else [name for name in of if name in chosen]
 
 
-def _between(profile: Profile, name: str, between: WiseFT) -> Asset:
-    end = profile.student(between.to)
-    fields: dict[str, Any] = {"weights": list(between.weights), "pick": declared(between.pick)}
+def _wise_ft(profile: Profile, name: str, wise_ft: WiseFT) -> Asset:
+    end = profile.student(wise_ft.to)
+    fields: dict[str, Any] = {"weights": list(wise_ft.weights), "pick": declared(wise_ft.pick)}
     inputs = {"end": Input(f"student/{end.name}")}
-    externals = _curve_sets(profile, between.pick.sets)
+    externals = _curve_sets(profile, wise_ft.pick.sets)
     if end.base:
         inputs["start"] = Input(f"student/{end.base}")
     else:
@@ -373,7 +373,7 @@ def _between(profile: Profile, name: str, between: WiseFT) -> Asset:
         externals |= _model_externals(end.model)
     return _single(
         f"student/{name}",
-        f"Weights between {end.base or 'the given ones'} and {end.name}: the point of the curve that the profile's rule picks.",
+        f"Weights interpolated between {end.base or 'the pretrained ones'} and {end.name}, picked by the rule of the profile.",
         Slice(DEFAULT_SLICE, fields, inputs, externals),
     )
 

@@ -1,4 +1,4 @@
-"""What a stored output was made from, down to shards and weights, with hashes."""
+"""Lineage of a stored output: all upstream outputs, shards and weights with their hashes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mobileclip2.errors import UserError
 
 LINEAGE = "lineage.json"
-"""lies beside every checkpoint; no part of the manifest, because the same bytes may be made in more than one way"""
+"""file name beside every checkpoint; not listed in the manifest, because different lineages can produce the same bytes"""
 
 
 class Node(BaseModel):
@@ -25,23 +25,23 @@ class Node(BaseModel):
     fingerprint: str
     code_version: str
     path: str
-    """in the store"""
+    """path in the store"""
     made_from: dict[str, str]
-    """role -> id of another node, or content hash of what lies outside the store"""
+    """input name -> id of another node, or content hash of an input outside the store"""
 
     @property
     def id(self) -> str:
-        """Return the identifier that :func:`node_id` gives."""
+        """Return the :func:`node_id`."""
         return node_id(self.asset, self.part, self.group)
 
 
 class Lineage(BaseModel):
-    """A tree with shared branches: every node once, sources before what was made from them."""
+    """A directed acyclic graph. Each node comes after its inputs."""
 
     model_config = ConfigDict(frozen=True)
 
     asset: str
-    """the root"""
+    """key of the asset whose lineage this is"""
     nodes: dict[str, Node]
 
     def to_bytes(self) -> bytes:
@@ -58,18 +58,18 @@ def read_lineage(path: Path) -> Lineage:
     """Read a lineage from its file.
 
     Raises:
-        UserError: the file is missing or is none.
+        UserError: the file is missing or is not a lineage.
     """
     try:
         return Lineage.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot read the lineage: {error.strerror}") from error
     except ValidationError:
-        raise UserError(f"{path}: not a lineage as written here; give a {LINEAGE} beside a checkpoint") from None
+        raise UserError(f"{path}: not a lineage file; pass the {LINEAGE} beside a checkpoint") from None
 
 
 def branches(found: Lineage) -> dict[str, dict[str, Any]]:
-    """By asset, parts and groups together: ``{"made_from": [assets], "outside": {role: hashes}, "fingerprints": [...]}``."""
+    """Merge the nodes of each asset: ``{"made_from": [assets], "outside": {input: hashes}, "fingerprints": [...]}``."""
     assets: dict[str, dict[str, Any]] = {}
     for node in found.nodes.values():
         asset = assets.setdefault(node.asset, {"made_from": [], "outside": {}, "fingerprints": []})

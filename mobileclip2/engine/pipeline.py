@@ -1,4 +1,4 @@
-"""A profile over its store: which parts of which assets exist, which are missing, and the handing of work to a stage."""
+"""A profile and its store: find the parts of each asset that exist or are missing, and compute the missing ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Artifact:
-    """A finished output, as a stage reads it."""
+    """A finished output that a stage reads."""
 
     head: ManifestSummary
     output: ArtifactFolder
@@ -65,21 +65,21 @@ class Artifact:
         """Return a local file with the bytes of ``name``.
 
         Raises:
-            DamagedOutput: the file is gone, or was cut off since the plan looked at it.
+            DamagedOutput: the file is gone, or its size differs from the manifest.
         """
         path = self.output.fetch(name)
         size = path.stat().st_size
         if size != self._sizes.get(name, size):
             raise DamagedOutput(
-                f"{self.output.storage.url}/{self.output.key(name)}: it differs from its manifest since the plan looked at it; "
-                "run again, it is computed anew"
+                f"{self.output.storage.url}/{self.output.key(name)}: it no longer matches its manifest; "
+                "run again to recompute it"
             )
         return path
 
 
 @dataclass
 class Task:
-    """One missing part of an asset for one group: what it declares, what it reads, where it writes."""
+    """One missing part of an asset for one group, with its declared fields, its inputs and its output folder."""
 
     asset: Asset
     part: Slice
@@ -90,11 +90,11 @@ class Task:
     versions: dict[str, str]
 
     def only(self, role: str) -> Artifact:
-        """Return the single output of a role that is not spread over parts or groups."""
-        (read,) = self.inputs[role]
-        return read
+        """Return the output of a role that has exactly one."""
+        (artifact,) = self.inputs[role]
+        return artifact
 
-    def close(
+    def commit(
         self,
         names: list[str],
         *,
@@ -102,7 +102,7 @@ class Task:
         skip_reasons: dict[str, int] | None = None,
         facts: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Write the manifest over the named files, which are already in place."""
+        """Write the manifest. The named files must already be in the output folder."""
         reasons = dict(sorted((skip_reasons or {}).items()))
         manifest = Manifest(
             asset=self.asset.key,
@@ -124,17 +124,17 @@ class Task:
 
 @dataclass
 class TaskBatch:
-    """What a stage is asked to do: the missing parts of one asset for one group."""
+    """The missing parts of one asset for one group, which a stage computes together."""
 
     pipeline: Pipeline
     asset: Asset
     group: str | None
-    parts: list[Task]
+    tasks: list[Task]
     progress: Progress
     listed: list[Shard] | None = None
-    """the shards, where somebody listed them already"""
+    """the input shards, if the task spec lists them"""
     lineage: Lineage | None = None
-    """of the parts, where somebody found it out already"""
+    """lineage of the parts, if the task spec contains it"""
 
     @property
     def profile(self) -> Profile:
@@ -143,12 +143,12 @@ class TaskBatch:
 
     @property
     def contents(self) -> SourceInventory:
-        """Return the outside inputs of the pipeline."""
+        """Return the inventory of the inputs outside the store."""
         return self.pipeline.contents
 
     @property
     def shards(self) -> list[Shard]:
-        """The input tars at hand: those of the group, or of the caption corpus."""
+        """Return the input tars of the group, or of the caption corpus."""
         if self.listed is not None:
             return self.listed
         if self.group is not None:
@@ -156,36 +156,36 @@ class TaskBatch:
         return self.contents.corpus_shards(self.asset.name)
 
     @cached_property
-    def kept(self) -> Scratch:
-        """What survives a killed run of work that is not divided by shards."""
-        (part,) = self.parts
-        place = f"{self.asset.key}/{part.fingerprint}"
-        return Scratch(self.pipeline.scratch / place, self.pipeline.storage, place)
+    def scratch_store(self) -> Scratch:
+        """Return the scratch files from which a killed run continues. The batch must have exactly one task."""
+        (task,) = self.tasks
+        relative = f"{self.asset.key}/{task.fingerprint}"
+        return Scratch(self.pipeline.scratch / relative, self.pipeline.storage, relative)
 
     @property
     def scratch(self) -> Path:
-        """Its folder."""
-        return self.kept.folder
+        """Return the local folder of :attr:`scratch_store`."""
+        return self.scratch_store.folder
 
 
 class Executor(Protocol):
-    """Where the work of stages is done: here, in more processes, on a cluster. The stages do not know."""
+    """Runs task batches in this process, in several processes or on a cluster. Stages do not depend on it."""
 
-    def run(self, work: TaskBatch) -> float:
-        """Do the work with its manifests, and return the seconds of one device that it took.
+    def run(self, batch: TaskBatch) -> float:
+        """Compute a batch, write its manifests and return the device-seconds.
 
         Raises:
-            UserError: the stage refused its input, or the work could not be done there.
+            UserError: the stage rejects its input, or the executor fails.
         """
 
 
 class InProcessExecutor:
     """Computes in this process."""
 
-    def run(self, work: TaskBatch) -> float:
-        """Do the work in this process, and return the seconds that it took."""
+    def run(self, batch: TaskBatch) -> float:
+        """Compute a batch and return the seconds."""
         started = time.monotonic()
-        load_stage(work.asset.stage)(work)
+        load_stage(batch.asset.stage)(batch)
         return time.monotonic() - started
 
 
@@ -196,21 +196,21 @@ class MaterializeResult:
     asset: Asset
     group: str | None
     heads: dict[str, ManifestSummary]
-    """by part"""
+    """manifest summaries by part"""
     computed: list[str]
-    """names of the parts that were computed now; the others existed"""
+    """names of the parts that this materialization computed"""
     seconds: float
 
     @property
     def data_version(self) -> str:
-        """Return the data version of the asset for the group, over all its parts."""
+        """Return the data version of the asset for the group, which covers all parts."""
         if len(self.heads) == 1:
             return next(iter(self.heads.values())).data_version
         return fingerprint({name: head.data_version for name, head in self.heads.items()})
 
     @property
     def samples(self) -> int:
-        """Return the samples of all parts together."""
+        """Return the number of samples of all parts."""
         return sum(head.samples for head in self.heads.values())
 
     @property
@@ -224,7 +224,7 @@ class MaterializeResult:
 
 
 class Pipeline:
-    """One profile, its graph, its outside inputs and its store."""
+    """One profile with its graph, its source inventory and its store."""
 
     def __init__(self, profile: Profile, compute: Executor | None = None) -> None:
         self.profile = profile
@@ -232,67 +232,70 @@ class Pipeline:
         self.graph: Graph = build_graph(profile)
         self.contents = SourceInventory(profile, lambda: self.storage)
         self.damaged: dict[tuple[str, str, str | None], str] = {}
-        """(asset, part, group) -> what is wrong with its stored bytes; it counts as missing"""
-        self._heads: dict[tuple[str, str, str | None], ManifestSummary | None] = {}
-        self.heads = ManifestCache()
+        """(asset, part, group) -> description of the damage; a damaged part counts as missing"""
+        self._current: dict[tuple[str, str, str | None], ManifestSummary | None] = {}
+        self.summaries = ManifestCache()
 
     @cached_property
     def storage(self) -> Storage:
-        """Return the storage that the profile names."""
+        """Return the store of the profile."""
         return open_storage(self.profile.locate(self.profile.store))
 
     @property
     def scratch(self) -> Path:
-        """Where unfinished work that must survive a kill lies: beside a local store, else in the cache."""
+        """Return the folder of unfinished work: inside a local store, otherwise in the cache."""
         if self.storage.url.startswith("s3://"):
             return cache_folder() / "scratch" / self.profile.name
         return Path(self.storage.url) / SCRATCH
 
     @property
     def note(self) -> str:
-        """What a lease says of its holder: the profile, from which all that it needs can be found."""
+        """Return the payload of this process's locks: the profile, from which gc derives the outputs to keep."""
         return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
 
     def groups(self, asset: Asset) -> list[str | None]:
-        """Return what an asset is computed by: groups of shards, its parts, or None for all of it at once."""
+        """Return the partition keys of an asset: shard groups, part names, or None for an unpartitioned asset."""
         if asset.by_part:
             return list(asset.parts)
         return list(self.profile.group_names) if asset.grouped else [None]
 
     def forget(self, *, every_byte: bool = False) -> None:
-        """Clear the caches of the store and of outside inputs, to see changes that others made.
+        """Clear the caches of manifests and source files, so that changes by other processes are visible.
 
-        With ``every_byte`` whatever is looked at in the store from now on is hashed.
+        With ``every_byte``, later reads of manifests hash every stored file.
         """
-        self._heads.clear()
+        self._current.clear()
         self.damaged.clear()
-        self.heads = ManifestCache(every_byte=every_byte)
+        self.summaries = ManifestCache(every_byte=every_byte)
         self.contents = SourceInventory(self.profile, lambda: self.storage)
 
     def sources(
         self, asset: Asset, group: str | None, role: str, source: Input
     ) -> Iterator[tuple[str, Asset, ManifestSummary | None, str | None]]:
-        """(place, upstream asset, its head, its group) of every output behind a role; a place is a role made unique."""
+        """Yield (input name, upstream asset, manifest summary, group) of each output that a role reads.
+
+        The input name is the role, followed by the part and group where several outputs share the role.
+        """
         upstream = self.graph[source.asset]
         names = [source.part] if source.part else list(upstream.parts)
         groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
         for upstream_group in groups:
             for name in names:
-                place = [role, name if len(names) > 1 else "", upstream_group if len(groups) > 1 else ""]
+                components = [role, name if len(names) > 1 else "", upstream_group if len(groups) > 1 else ""]
                 head = self.head(upstream, upstream.parts[name], upstream_group)
-                yield "/".join(filter(None, place)), upstream, head, upstream_group
+                yield "/".join(filter(None, components)), upstream, head, upstream_group
 
-    def part_work(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
-        """Return what computing a part would read and write, or None while an input is missing."""
+    def task_for(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
+        """Return the task that computes a part, or None while an input is missing."""
         inputs: dict[str, list[Artifact]] = {}
         versions: dict[str, str] = {}
         for role, source in part.inputs.items():
             inputs[role] = []
-            for place, upstream, head, upstream_group in self.sources(asset, group, role, source):
+            for input_name, upstream, head, upstream_group in self.sources(asset, group, role, source):
                 if head is None:
                     return None
                 inputs[role].append(Artifact(head, self._output(upstream, head.fingerprint, upstream_group)))
-                versions[place] = head.data_version
+                versions[input_name] = head.data_version
         for role, external in part.externals.items():
             versions[role] = self.contents.digest(external, group)
         identity = identify(asset.key, asset.code_version, part.declared, versions)
@@ -302,135 +305,136 @@ class Pipeline:
         return ArtifactFolder(self.storage, asset.key, identity, group)
 
     def head(self, asset: Asset, part: Slice, group: str | None) -> ManifestSummary | None:
-        """Return the head that the present profile, code and inputs call for, or None if it must still be computed.
+        """Return the manifest summary of a part, or None if the part is missing.
 
-        Stored bytes that cannot be trusted count as missing and are named in :attr:`damaged`.
+        The profile, the code version and the inputs determine its fingerprint. Damaged outputs count as missing;
+        :attr:`damaged` describes them.
         """
         key = (asset.key, part.name, group)
-        if key not in self._heads:
-            work = self.part_work(asset, part, group)
-            self._heads[key] = self._look(work) if work else None
-        return self._heads[key]
+        if key not in self._current:
+            task = self.task_for(asset, part, group)
+            self._current[key] = self._read_summary(task) if task else None
+        return self._current[key]
 
-    def _look(self, work: Task) -> ManifestSummary | None:
-        key = (work.asset.key, work.part.name, work.group)
+    def _read_summary(self, task: Task) -> ManifestSummary | None:
+        key = (task.asset.key, task.part.name, task.group)
         self.damaged.pop(key, None)
         try:
-            return self.heads.of(work.output)
+            return self.summaries.of(task.output)
         except DamagedOutput as error:
             self.damaged[key] = str(error)
             return None
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
-        """Names of the parts that are not there."""
+        """Return the names of the missing parts."""
         return [name for name, part in asset.parts_of(group).items() if self.head(asset, part, group) is None]
 
     def stale(self) -> Iterator[tuple[Asset, str | None]]:
-        """(asset, group) pairs with something missing, in an order that can be computed."""
+        """Yield the (asset, group) pairs with missing parts in topological order."""
         for asset in self.graph.values():
             for group in self.groups(asset):
                 if self.missing(asset, group):
                     yield asset, group
 
     def read(self, key: str, group: str | None = None) -> list[Artifact]:
-        """Every finished part of an asset, of one group or over all of them.
+        """Return every finished part of an asset, for one group or for all groups.
 
         Raises:
-            UserError: something of it is missing.
+            UserError: a part is missing.
         """
         asset = self.graph[key]
-        reads = []
+        artifacts = []
         for each in [group] if group else self.groups(asset):
             for part in asset.parts_of(each).values():
                 head = self.head(asset, part, each)
                 if head is None:
-                    place = f"{key}{f' [{each}]' if each else ''}"
-                    raise UserError(f"{place}: not materialized yet; run 'mobileclip2 run'")
-                reads.append(Artifact(head, self._output(asset, head.fingerprint, each)))
-        return reads
+                    label = f"{key}{f' [{each}]' if each else ''}"
+                    raise UserError(f"{label}: not materialized yet; run 'mobileclip2 run'")
+                artifacts.append(Artifact(head, self._output(asset, head.fingerprint, each)))
+        return artifacts
 
     def materialize(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
         """Compute the missing parts of an asset for one group, and return all parts.
 
         Raises:
-            UserError: an input is not there, or the stage refused its input.
+            UserError: an input is missing, or the stage rejects its input.
         """
         asset = self.graph[key]
         started = time.monotonic()
-        self._drop_lineage(asset, group)
-        works = []
+        self._invalidate_downstream(asset, group)
+        tasks = []
         for part in asset.parts_of(group).values():
-            work = self.part_work(asset, part, group)
-            if work is None:
-                absent = [up for up in asset.upstream if self._absent(up, asset, group)]
+            task = self.task_for(asset, part, group)
+            if task is None:
+                absent = [up for up in asset.upstream if self._is_missing(up, asset, group)]
                 raise UserError(
                     f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialized first"
                 )
-            works.append(work)
+            tasks.append(task)
         self.contents.share()
-        computed, device_seconds = self._compute(works, progress)
+        computed, device_seconds = self._compute(tasks, progress)
         heads = {}
-        for work in works:
-            head = self._look(work)
+        for task in tasks:
+            head = self._read_summary(task)
             if head is None:
-                raise StoreError(f"{self.storage.url}/{work.output.prefix}: the stage ended without a manifest")
-            heads[work.part.name] = self._heads[(key, work.part.name, group)] = head
+                raise StoreError(f"{self.storage.url}/{task.output.prefix}: the stage ended without a manifest")
+            heads[task.part.name] = self._current[(key, task.part.name, group)] = head
         seconds = time.monotonic() - started
         done = MaterializeResult(asset, group, heads, computed, seconds)
         if computed:
             self._log_time(done, device_seconds)
         return done
 
-    def _compute(self, works: list[Task], progress: Progress) -> tuple[list[str], float]:
-        """Compute the missing parts of an asset, unless another run does.
+    def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
+        """Compute the missing parts of an asset, or wait for another run that computes them.
 
         Returns:
-            Names of the parts that it computed, and the seconds of one device that this took.
+            Names of the parts that this run computed, and the device-seconds.
         """
-        todo = [work for work in works if self._look(work) is None]
+        todo = [task for task in tasks if self._read_summary(task) is None]
         if not todo:
             return [], 0.0
-        place = todo[0].asset.key + (f" [{todo[0].group}]" if todo[0].group else "")
-        logger.debug("%s: %s", place, ", ".join(work.part.name for work in todo))
+        label = todo[0].asset.key + (f" [{todo[0].group}]" if todo[0].group else "")
+        logger.debug("%s: %s", label, ", ".join(task.part.name for task in todo))
         with acquire(
             self.storage,
-            [work.output.prefix for work in todo],
+            [task.output.prefix for task in todo],
             self.note,
-            waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", place),
+            waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", label),
         ):
-            todo = [work for work in todo if self._look(work) is None]
-            for work in todo:
-                if damage := self.damaged.get((work.asset.key, work.part.name, work.group)):
-                    logger.warning("%s: computed anew: %s", place, damage)
-                    work.output.discard()
+            todo = [task for task in todo if self._read_summary(task) is None]
+            for task in todo:
+                if damage := self.damaged.get((task.asset.key, task.part.name, task.group)):
+                    logger.warning("%s: recomputing a damaged output: %s", label, damage)
+                    task.output.discard()
             seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
-        return [work.part.name for work in todo], seconds
+        return [task.part.name for task in todo], seconds
 
     def take_part(self, key: str) -> None:
-        """Trains an ungrouped asset as one of several processes that is not the first: it computes and stores nothing."""
+        """Train an ungrouped asset as a rank other than 0. Rank 0 writes the output."""
         asset = self.graph[key]
-        works = [self.part_work(asset, part, None) for part in asset.parts.values()]
-        todo = [work for work in works if work and self._look(work) is None]
+        tasks = [self.task_for(asset, part, None) for part in asset.parts.values()]
+        todo = [task for task in tasks if task and self._read_summary(task) is None]
         if todo:
             load_stage(asset.stage)(TaskBatch(self, asset, None, todo, silent))
 
-    def _absent(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
+    def _is_missing(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
         upstream = self.graph[upstream_key]
         groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
         return any(self.missing(upstream, each) for each in groups)
 
-    def _drop_lineage(self, asset: Asset, group: str | None) -> None:
-        """Forgets what hangs on an asset that is about to change."""
+    def _invalidate_downstream(self, asset: Asset, group: str | None) -> None:
+        """Remove an asset and everything downstream of it from the cache."""
         downstream = {asset.key}
         for other in self.graph.values():
             if downstream.intersection(other.upstream):
                 downstream.add(other.key)
-        for key in [key for key in self._heads if key[0] in downstream]:
+        for key in [key for key in self._current if key[0] in downstream]:
             if key[2] == group or group is None or key[2] is None:
-                del self._heads[key]
+                del self._current[key]
 
     def _log_time(self, done: MaterializeResult, seconds: float) -> None:
-        """Log the time beside the outputs. A manifest must not depend on it."""
+        """Append the time to a log in the store. A manifest must not depend on it."""
         samples = sum(done.heads[name].samples for name in done.computed)
         record = {
             "group": done.group,
@@ -441,14 +445,14 @@ class Pipeline:
         self.storage.append(_times(done.asset.key), f"{json.dumps(record)}\n".encode())
 
     def times(self, key: str) -> list[dict[str, Any]]:
-        """Seconds of one device that each materialization of an asset took."""
+        """Return the logged times of an asset: group, parts, samples and device-seconds of each materialization."""
         try:
             lines = self.storage.read(_times(key)).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return []
         times = []
         for line in lines:
-            with suppress(ValueError):  # several may have appended at once, or one been killed
+            with suppress(ValueError):  # a killed or concurrent writer can leave a broken line
                 times.append(json.loads(line))
         return times
 

@@ -1,4 +1,4 @@
-"""What would be computed now, why, and what it will cost. Plans from fingerprints alone: nothing is computed or written."""
+"""Plan a run: the parts to compute, with reasons and costs. Planning compares fingerprints and computes no output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mobileclip2.names import find
 
 @dataclass(frozen=True)
 class Item:
-    """One part of an asset for one group that would be computed."""
+    """One part of an asset for one group to compute."""
 
     asset: str
     part: str
@@ -23,29 +23,29 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that :meth:`Pipeline.stale` would compute, in an order that can be computed.
+    """All missing parts in topological order.
 
-    An upper bound: where a stage that runs again writes the bytes it wrote before, nothing that only reads it runs.
+    This is an upper bound: if a recomputed part has the same bytes as before, its downstream parts are not recomputed.
     """
 
     items: tuple[Item, ...]
     reused: int
-    """parts, counted for each group, that are there already"""
+    """number of (part, group) pairs that are finished"""
 
     @property
     def pairs(self) -> list[tuple[str, str | None]]:
-        """(asset, group), each once."""
+        """Return the (asset, group) pairs without duplicates."""
         return list(dict.fromkeys((item.asset, item.group) for item in self.items))
 
     @property
     def cost(self) -> Cost:
-        """Return the cost of all items together."""
+        """Return the total cost."""
         return sum((item.cost for item in self.items), Cost())
 
 
 @dataclass(frozen=True)
 class Row:
-    """Items of one asset with the same reasons, as a table shows them."""
+    """A table row: the items of one asset with the same reasons."""
 
     asset: str
     groups: tuple[str | None, ...]
@@ -55,12 +55,12 @@ class Row:
 
 
 def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool = False) -> Plan:
-    """Plan a whole profile, or some of its assets and all they need.
+    """Plan a profile, or some of its assets with everything upstream of them.
 
-    With ``every_byte`` all stored bytes are hashed, and what differs from its manifest is in the plan.
+    With ``every_byte``, hash all stored files and plan those that differ from their manifest.
 
     Raises:
-        UserError: an outside input is missing, or the store cannot be read.
+        UserError: an input outside the store is missing, or the store cannot be read.
     """
     pipeline.forget(every_byte=every_byte)
     history, costs = History(pipeline), Costs(pipeline)
@@ -77,10 +77,10 @@ def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool 
 
 
 def selected(pipeline: Pipeline, only: list[str] | None) -> list[str]:
-    """All assets of a profile in order, or some of them with everything that they read, directly or not.
+    """Return the keys of all assets, or of some with everything upstream of them, in topological order.
 
     Raises:
-        UserError: there is no such asset, or a short name is that of several.
+        UserError: there is no such asset, or several assets match a short name.
     """
     if not only:
         return list(pipeline.graph)
@@ -92,7 +92,7 @@ def selected(pipeline: Pipeline, only: list[str] | None) -> list[str]:
 
 
 def rows(plan: Plan) -> list[Row]:
-    """Combine the items of a plan by asset and reasons."""
+    """Group the items of a plan by asset and reasons."""
     grouped: dict[tuple[str, tuple[str, ...]], list[Item]] = {}
     for item in plan.items:
         grouped.setdefault((item.asset, item.reasons), []).append(item)

@@ -1,7 +1,6 @@
-"""What the stages that work shard by shard share: what is left to do, and closing the manifest over the shards.
+"""Stages that process one shard at a time: find unfinished shards, compute them, and commit the manifests.
 
-Such a stage is a :class:`ShardStage`. One process may do it whole, or several may each do some of its shards and one of them
-close it: the files are the same.
+One process can compute all shards, or several processes can share them. Both write the same files.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from PIL import Image
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.image import decode
 from mobileclip2.data.validate import iter_valid
 from mobileclip2.engine.pipeline import Artifact, Task, TaskBatch
@@ -26,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 
 SKIPPED = ".skipped.parquet"
-"""end of the name of a file with the samples that were left out"""
+"""suffix of the file that lists the skipped samples of a shard"""
 
 
 def side_name(shard: Shard) -> str:
-    """Return the name of a shard's side file."""
+    """Return the name of a shard's sidecar."""
     return f"{shard.id}.parquet"
 
 
@@ -40,105 +39,111 @@ def skipped_name(shard: Shard) -> str:
 
 
 WriteShard = Callable[[Shard, list[Task]], None]
-"""Computes and stores what the given parts lack of a shard. The file that marks the shard as finished comes last."""
+"""computes and stores one shard for the given tasks; must write the file that marks the shard as finished last"""
 
 
 @dataclass(frozen=True)
 class ShardStage:
-    """A stage whose shards are computed each for itself, in any order and by any process, and then closed together.
+    """A stage whose shards are independent: any process can compute them in any order.
 
-    Called, it does all of that here.
+    Calling it computes all shards in this process and commits the manifests.
     """
 
     begin: Callable[[TaskBatch], WriteShard]
-    """loads what every shard needs; called only where there is a shard to compute"""
-    close: Callable[[TaskBatch], None]
-    """writes the manifests over the files of all shards; loads no model"""
+    """loads the model and returns the function that computes a shard; called only if a shard is unfinished"""
+    commit: Callable[[TaskBatch], None]
+    """writes the manifests of all tasks; loads no model"""
     file_of: Callable[[Shard], str] = side_name
     """name of the file that marks a shard as finished"""
 
-    def __call__(self, work: TaskBatch) -> None:
-        """Compute the missing shards and close the manifests."""
-        self.mend(work)
-        self.compute(work, work.shards)
-        self.close(work)
+    def __call__(self, batch: TaskBatch) -> None:
+        """Compute the unfinished shards and commit the manifests."""
+        self.discard_truncated(batch)
+        self.compute(batch, batch.shards)
+        self.commit(batch)
 
-    def compute(self, work: TaskBatch, shards: list[Shard]) -> None:
-        """Compute the missing ones of the given shards, without a manifest."""
-        write: WriteShard | None = None
+    def compute(self, batch: TaskBatch, shards: list[Shard]) -> None:
+        """Compute the unfinished shards of the given list. Do not write a manifest."""
+        write_shard: WriteShard | None = None
         for number, shard in enumerate(shards):
-            todo = [part for part in work.parts if not part.output.has(self.file_of(shard))]
+            todo = [task for task in batch.tasks if not task.output.has(self.file_of(shard))]
             if todo:
-                write = write or self.begin(work)
-                write(shard, todo)
-            work.progress(Step(number + 1, len(shards), "shards"))
+                write_shard = write_shard or self.begin(batch)
+                write_shard(shard, todo)
+            batch.progress(Step(number + 1, len(shards), "shards"))
 
-    def unfinished(self, work: TaskBatch) -> list[Shard]:
-        """Shards that some part lacks, seen by listing the store."""
-        stored = [part.output.names() for part in work.parts]
-        return [shard for shard in work.shards if any(self.file_of(shard) not in names for names in stored)]
+    def unfinished(self, batch: TaskBatch) -> list[Shard]:
+        """List the store and return the shards that at least one task has not finished."""
+        stored = [task.output.names() for task in batch.tasks]
+        return [shard for shard in batch.shards if any(self.file_of(shard) not in names for names in stored)]
 
-    def mend(self, work: TaskBatch) -> None:
-        """Delete stored files that were cut off later, so that they are recomputed.
+    def discard_truncated(self, batch: TaskBatch) -> None:
+        """Delete truncated files, so that their shards are recomputed.
 
-        Whoever goes on at what is there does this first: before a manifest nothing else tells that a file is not whole.
+        Call this before :meth:`compute`: until a manifest exists, no recorded size reveals a truncated file.
         """
-        for part in work.parts:
-            names = part.output.names()
-            for shard in work.shards:
+        for task in batch.tasks:
+            names = task.output.names()
+            for shard in batch.shards:
                 stored = [name for name in (self.file_of(shard), skipped_name(shard)) if name in names]
-                cut = [name for name in stored if not part.output.storage.is_whole(part.output.key(name))]
-                if cut:
-                    logger.warning("%s/%s: cut off; computed anew", part.output.storage.url, part.output.key(cut[0]))
+                truncated = [name for name in stored if not task.output.storage.is_whole(task.output.key(name))]
+                if truncated:
+                    logger.warning(
+                        "%s/%s: truncated; its shard is recomputed",
+                        task.output.storage.url,
+                        task.output.key(truncated[0]),
+                    )
                     for name in stored:
-                        part.output.delete(name)
+                        task.output.delete(name)
 
 
-def write_side(part: Task, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:
-    """Write the side file of a shard, after the list of skipped samples if there are any."""
+def write_sidecar(task: Task, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:
+    """Write the sidecar of a shard. Write the list of skipped samples first, if there are any."""
     if skipped is not None and skipped.num_rows:
-        part.output.write(skipped_name(shard), sidefile.to_bytes(skipped))
-    part.output.write(side_name(shard), sidefile.to_bytes(table))
+        task.output.write(skipped_name(shard), sidecar.to_bytes(skipped))
+    task.output.write(side_name(shard), sidecar.to_bytes(table))
 
 
-def close_parts(work: TaskBatch) -> None:
-    """Close every part over its side files."""
-    for part in work.parts:
-        close_shards(part, work.shards)
+def commit_tasks(batch: TaskBatch) -> None:
+    """Commit every task over its sidecars."""
+    for task in batch.tasks:
+        commit_sidecars(task, batch.shards)
 
 
-def close_shards(part: Task, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:
-    """Close the manifest over the side files of all shards. Count samples and skips in the files themselves."""
+def commit_sidecars(task: Task, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:
+    """Write the manifest over the sidecars of all shards. Count samples and skips in the files."""
     names, samples, reasons = [], 0, Counter[str]()
     for shard in shards:
         names.append(side_name(shard))
-        samples += sidefile.rows(part.output.fetch(side_name(shard)))
-        if part.output.has(skipped_name(shard)):
+        samples += sidecar.rows(task.output.fetch(side_name(shard)))
+        if task.output.has(skipped_name(shard)):
             names.append(skipped_name(shard))
-            skipped = sidefile.read(part.output.fetch(skipped_name(shard)))
+            skipped = sidecar.read(task.output.fetch(skipped_name(shard)))
             reasons.update(skipped.column("reason").to_pylist())
-    part.close(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
+    task.commit(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
 
 
 def images_of(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, Image.Image]]:
-    """Key and decoded image of every kept sample of a shard, in the order of its side file."""
+    """Yield the key and decoded image of every valid sample of a shard, in the order of its sidecar."""
     for key, data in encoded_images(shard, raw):
         yield key, decode(data)
 
 
 def encoded_images(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, bytes]]:
-    """Key and image file of every kept sample of a shard, in the order of its side file."""
+    """Yield the key and encoded image of every valid sample of a shard, in the order of its sidecar.
+
+    Raises:
+        ShardError: the shard changed after its validation.
+    """
     keys = raw.column("key").to_pylist()
     members = raw.column("image").to_pylist()
     with local_copy(shard.url).open("rb") as file:
         for (key, found), member in zip(iter_valid(file, shard.url, keys), members, strict=True):
             if member not in found:
-                raise ShardError(
-                    f"{shard.url}: sample '{key}' lost its '{member}' since it was validated; run raw_shards again"
-                )
+                raise ShardError(f"{shard.url}: sample '{key}' has no '{member}' any more; run raw_shards again")
             yield key, found[member]
 
 
 def raw_table(raw: Artifact, shard: Shard) -> pa.Table:
     """Read the table of a shard's validated samples."""
-    return sidefile.read(raw.fetch(side_name(shard)))
+    return sidecar.read(raw.fetch(side_name(shard)))

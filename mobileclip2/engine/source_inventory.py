@@ -1,7 +1,7 @@
-"""What lies outside the store: source shards, weight files, evaluation sets, and the content hashes that identify them.
+"""List and hash the inputs outside the store: source shards, weights and evaluation sets.
 
-A path never enters a fingerprint, its content does. Local hashes are remembered by (path, size, mtime, inode), so that planning
-over hundreds of thousands of shards costs a ``stat`` each; in a bucket the ETag stands for the content.
+Fingerprints contain the content hashes of files, never their paths. Hashes of local files are cached by (path, size, mtime,
+inode), so that planning needs one ``stat`` per shard. In a bucket, the ETag is the hash.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ from mobileclip2.store.storage import atomic_path, file_sha256
 logger = logging.getLogger(__name__)
 
 DIGESTS = ".digests"
-"""folder of a store: hashes of many files together, by the hash of how they look"""
+"""folder of the store with hashes of whole listings, named by the hash of their paths and version tokens"""
 
 
 class Shard(NamedTuple):
     """One input tar."""
 
     relative: str
-    """the source's name and the path in there"""
+    """name of the source and path in it"""
     url: str
-    look: str = ""
-    """as it was when listed: see :class:`ListedFile`"""
+    version_token: str = ""
+    """version token at the time of the listing; see :class:`ListedFile`"""
 
     @property
     def id(self) -> str:
-        """Names its side files; unique even when two folders hold tars of one name."""
+        """Return the stem of its sidecar names, which is unique even if two folders have tars of the same name."""
         stem = posixpath.splitext(posixpath.basename(self.relative))[0]
         return f"{stem}-{hashlib.sha256(self.relative.encode()).hexdigest()[:8]}"
 
     def number(self) -> int:
         """Return the number at the end of the name, or a hash of the name.
 
-        The number decides the group, whatever other shards exist.
+        It determines the group, so that added shards do not move the others.
         """
         digits = _NUMBER.search(self.relative)
         return int(digits[1]) if digits else int(hashlib.sha256(self.relative.encode()).hexdigest()[:8], 16)
@@ -65,12 +65,12 @@ _NUMBER = re.compile(r"(\d+)(?:\.[^./]*)?$")
 
 @dataclass(frozen=True)
 class GroupShards:
-    """External input of ``raw_shards``: the tars of one group."""
+    """External input of ``raw_shards``: the tars of a group."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """External input: all files of a folder that match a pattern."""
+    """External input: the files of a folder that match a pattern."""
 
     url: str
     pattern: str = "**/*"
@@ -78,7 +78,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Pinned:
-    """External input: weights."""
+    """External input: a file or tag of weights."""
 
     weights: Weights
 
@@ -87,36 +87,35 @@ External = GroupShards | Folder | Pinned
 
 
 class SourceInventory:
-    """Lists and hashes the outside inputs of one profile; looks at each only once.
+    """Lists and hashes the inputs of one profile that lie outside the store. Caches every result.
 
-    Hashes of folders on a disk are left in the store (:meth:`share`), so that of many pods over one volume only those that begin
-    together read it all.
+    :meth:`share` writes the hashes of local listings to the store, so that other machines do not read all files again.
     """
 
     def __init__(self, profile: Profile, storage: Callable[[], Storage] | None = None) -> None:
         self.profile = profile
         self._storage = storage
         self._hashed: dict[str, str] = {}
-        self._remembered = StatCache()
+        self._stat_cache = StatCache()
         self._digests: dict[tuple[External, str | None], str] = {}
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Every input shard of the profile, sorted by source and path.
+        """Return all input shards of the profile, sorted by source and path.
 
         Raises:
-            ShardError: a source is missing or holds no shard.
+            ShardError: a source is missing or contains no shard.
         """
         found: list[Shard] = []
         for source in self.profile.sources:
-            place = self.profile.locate(source.url)
-            files = list_files(place, source.pattern)
+            url = self.profile.locate(source.url)
+            files = list_files(url, source.pattern)
             if not files:
                 raise ShardError(
-                    f"source '{source.name}': no shard matches '{source.pattern}' in {place}; "
+                    f"source '{source.name}': no shard matches '{source.pattern}' in {url}; "
                     "check 'sources' in the profile"
                 )
-            found += [Shard(f"{source.name}/{relative}", url, look) for relative, url, look in files]
+            found += [Shard(f"{source.name}/{file.relative}", file.url, file.version_token) for file in files]
         return found
 
     @cached_property
@@ -135,98 +134,98 @@ class SourceInventory:
         """Return the tars of a caption corpus.
 
         Raises:
-            ShardError: there are none.
+            ShardError: no file matches its pattern.
         """
         corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == name)
-        place = self.profile.locate(corpus.url)
-        files = list_files(place, corpus.pattern)
+        url = self.profile.locate(corpus.url)
+        files = list_files(url, corpus.pattern)
         if not files:
             raise ShardError(
-                f"caption corpus '{name}': no shard matches '{corpus.pattern}' in {place}; check 'caption_corpora' in the profile"
+                f"caption corpus '{name}': no shard matches '{corpus.pattern}' in {url}; check 'caption_corpora' in the profile"
             )
-        return [Shard(*each) for each in files]
+        return [Shard(*file) for file in files]
 
     def digest(self, external: External, group: str | None) -> str:
-        """Content hash of an external input (of one group, where it differs by group)."""
+        """Return the content hash of an external input. Only ``GroupShards`` depends on the group."""
         key = (external, group if isinstance(external, GroupShards) else None)
         if key not in self._digests:
-            self._digests[key] = self._digest(external, group)
+            self._digests[key] = self._compute_digest(external, group)
         return self._digests[key]
 
-    def _digest(self, external: External, group: str | None) -> str:
+    def _compute_digest(self, external: External, group: str | None) -> str:
         match external:
             case GroupShards():
                 assert group is not None
-                return self._digest_of(self.group_shards(group))
+                return self._listing_digest(self.group_shards(group))
             case Folder(url, pattern):
-                place = self.profile.locate(url)
-                files = list_files(place, pattern)
+                folder = self.profile.locate(url)
+                files = list_files(folder, pattern)
                 if not files:
-                    raise ShardError(f"{place}: no such folder, or it is empty; check the profile")
-                return self._digest_of(files)
+                    raise ShardError(f"{folder}: no such folder, or it is empty; check the profile")
+                return self._listing_digest(files)
             case Pinned(weights):
                 return self.weights_digest(weights)
 
-    def _digest_of(self, files: Sequence[Shard | ListedFile]) -> str:
-        """Of many files together; remembered too, because asking for each of hundreds of thousands takes seconds."""
-        seen = _hash(f"{relative}\0{url}\0{look}\n" for relative, url, look in files)
-        place = f"files {seen}"
-        digest = self._remembered.recall(place, seen)
+    def _listing_digest(self, files: Sequence[Shard | ListedFile]) -> str:
+        """Return the hash of a listing. It is cached as a whole, because hundreds of thousands of cache look-ups take seconds."""
+        listing = _hash(f"{relative}\0{url}\0{version_token}\n" for relative, url, version_token in files)
+        cache_key = f"files {listing}"
+        digest = self._stat_cache.recall(cache_key, listing)
         if digest is None:
-            on_a_disk = bool(files) and not files[0].url.startswith("s3://")
-            digest = self._shared(seen) if on_a_disk else None
+            local = bool(files) and not files[0].url.startswith("s3://")
+            digest = self._read_shared(listing) if local else None
             if digest is None:
                 with doing("hashing"):
                     digest = _hash(self._digest_lines(files))[:16]
-                if on_a_disk:
-                    self._hashed[seen] = digest
-            self._remembered.keep(place, seen, digest)
+                if local:
+                    self._hashed[listing] = digest
+            self._stat_cache.keep(cache_key, listing, digest)
         return digest
 
     def _digest_lines(self, files: Sequence[Shard | ListedFile]) -> Iterator[str]:
-        for number, (relative, url, look) in enumerate(files):
+        for number, (relative, url, version_token) in enumerate(files):
             counted(number, len(files), "files")
-            yield f"{relative}\0{self._seen_digest(url, look)}\n"
+            yield f"{relative}\0{self._cached_digest(url, version_token)}\n"
 
-    def _shared(self, seen: str) -> str | None:
+    def _read_shared(self, listing: str) -> str | None:
         try:
-            shared = self._storage().read(f"{DIGESTS}/{seen}").decode(errors="replace") if self._storage else ""
+            shared = self._storage().read(f"{DIGESTS}/{listing}").decode(errors="replace") if self._storage else ""
         except FileNotFoundError:
             return None
         return shared if re.fullmatch("[0-9a-f]{16}", shared) else None
 
     def share(self) -> None:
-        """Leaves what was hashed here in the store, for other machines that see the same files; without it they hash them too."""
+        """Write the new hashes to the store. Other machines that see the same files then read them."""
         while self._hashed and self._storage:
-            seen, digest = self._hashed.popitem()
+            listing, digest = self._hashed.popitem()
             try:
-                self._storage().write(f"{DIGESTS}/{seen}", digest.encode())
+                self._storage().write(f"{DIGESTS}/{listing}", digest.encode())
             except StoreError as error:
                 logger.warning("hashes of source files are not shared: %s", error)
 
     def file_digest(self, url: str) -> str:
-        """sha256 of a local file, ETag of an object."""
+        """Return the sha256 of a local file, or the ETag of an object."""
         if url.startswith("s3://"):
             return split_s3(url)[0].etag(split_s3(url)[1])
-        return self._seen_digest(url, _look(Path(url).stat()))
+        return self._cached_digest(url, _version_token(Path(url).stat()))
 
-    def _seen_digest(self, url: str, look: str) -> str:
+    def _cached_digest(self, url: str, version_token: str) -> str:
         if url.startswith("s3://"):
-            return look
-        digest = self._remembered.recall(url, look)
+            return version_token
+        digest = self._stat_cache.recall(url, version_token)
         if digest is None:
             try:
                 with doing(f"hashing {posixpath.basename(url)}"):
                     digest = file_sha256(Path(url))
             except OSError as error:
                 raise ShardError(
-                    f"{url}: cannot be read ({error.strerror}); put it back, or run again without it"
+                    f"{url}: cannot be read ({error.strerror}); restore it, or run again without it"
                 ) from None
-            self._remembered.keep(url, look, digest)
+            self._stat_cache.keep(url, version_token, digest)
         return digest
 
     def weights_digest(self, weights: Weights) -> str:
-        """Return the hash that identifies weights: the pinned one, that of the file, or the open_clip tag."""
+        """Return the hash that identifies weights: the pinned sha256, the hash of the file, or the open_clip tag."""
         if weights.sha256:
             return weights.sha256
         if weights.path:
@@ -234,36 +233,36 @@ class SourceInventory:
         return f"tag:{weights.tag}"
 
     def model_weights(self, model: Model) -> Path | None:
-        """Return the local file of a model's weights, or None if it has none or open_clip finds them.
+        """Return the local file of a model's weights, or None for random weights and open_clip tags.
 
         Raises:
-            WeightsError: the file is missing or is not the pinned one.
+            WeightsError: the file is missing, or its hash differs from the pinned one.
         """
         return self.weights_path(model.weights) if model.weights and not model.weights.tag else None
 
     def captioner_weights(self, captioner: Captioner) -> Path | None:
-        """Return the local file that a captioner starts from: that of its model, or of the trunk of a small captioner.
+        """Return the local weights of a captioner's model, or of the trunk of a small captioner.
 
         Raises:
-            WeightsError: the file is missing or is not the pinned one.
+            WeightsError: the file is missing, or its hash differs from the pinned one.
         """
         if captioner.model:
             return self.model_weights(captioner.model)
         return self.weights_path(captioner.trunk_weights) if captioner.trunk_weights else None
 
     def tower_weights(self, locked: Locked) -> tuple[Path, Path]:
-        """Return the local files of the image trunk and of the text tower of a locked teacher.
+        """Return the local weights of the image trunk and the text tower of a locked teacher.
 
         Raises:
-            WeightsError: a file is missing or is not the pinned one.
+            WeightsError: a file is missing, or its hash differs from the pinned one.
         """
         return self.weights_path(locked.trunk_weights), self.weights_path(locked.text_weights)
 
     def weights_path(self, weights: Weights) -> Path:
-        """Return the local file of weights from a package or path, checked against its pinned hash.
+        """Return the local file of weights from a package or path, and check its pinned hash.
 
         Raises:
-            WeightsError: the file is missing or is not the pinned one.
+            WeightsError: the file is missing, or its hash differs from the pinned one.
         """
         if weights.package:
             name = weights.package.replace("-", "_")
@@ -287,7 +286,7 @@ class SourceInventory:
         if weights.sha256 and self.file_digest(str(path)) != weights.sha256:
             raise WeightsError(
                 f"weights: {path} has sha256 {self.file_digest(str(path))}, the profile pins {weights.sha256}; "
-                "it is another file than the one that was meant"
+                "use the pinned file, or correct 'sha256' in the profile"
             )
         return path
 
@@ -303,31 +302,31 @@ def split_s3(url: str) -> tuple[S3Storage, str]:
 
 
 class ListedFile(NamedTuple):
-    """A file or object of an outside input."""
+    """A file or object outside the store."""
 
     relative: str
     url: str
-    look: str
-    """changes when its content may have: size and times of a file, ETag of an object"""
+    version_token: str
+    """changes whenever the content can have changed: size, mtime and inode of a file, ETag of an object"""
 
 
 def list_files(url: str, pattern: str) -> list[ListedFile]:
-    """Every file of a folder or prefix that matches a pattern as in ``.gitignore``, sorted by its path in there."""
+    """List the files of a folder or prefix that match a gitignore pattern, sorted by relative path."""
     matches = _matcher(pattern)
     if url.startswith("s3://"):
         storage = S3Storage(url)
-        # a key with a slash at its end is how consoles show a folder
+        # bucket consoles create keys that end with a slash to show folders
         objects = ((key, etag) for key, etag in storage.etags() if not key.endswith("/"))
         found = [ListedFile(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
     elif (file := Path(url)).is_file():
-        found = [ListedFile(file.name, url, _look(file.stat()))]
+        found = [ListedFile(file.name, url, _version_token(file.stat()))]
     else:
         found = [each for each in _walk(url, "") if matches(each.relative)]
     return sorted(found)
 
 
 def _matcher(pattern: str) -> Callable[[str], object]:
-    """Compile the patterns. ``match_file`` normalizes each path, which takes longer than the match."""
+    """Compile a pattern to its regular expression. ``PathSpec.match_file`` is slow because it normalizes each path."""
     compiled = PathSpec.from_lines("gitignore", [pattern]).patterns
     searches = (
         each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include
@@ -336,21 +335,21 @@ def _matcher(pattern: str) -> Callable[[str], object]:
 
 
 def _walk(folder: str, relative: str) -> Iterator[ListedFile]:
-    # plain strings and one stat each: with hundreds of thousands of shards, path objects take most of a plan's time
+    # plain strings, because Path objects of hundreds of thousands of shards take most of a plan's time
     try:
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
-    except OSError as error:  # its files would be missing from the data, and nobody would know
-        raise ShardError(f"{folder}: cannot be listed ({error.strerror}); make it readable, or take it out") from error
+    except OSError as error:  # skipping the folder would silently drop its data
+        raise ShardError(f"{folder}: cannot be listed ({error.strerror}); make it readable, or remove it") from error
     for entry in entries:
         if entry.is_dir():
             yield from _walk(entry.path, f"{relative}{entry.name}/")
         elif entry.is_file():
-            yield ListedFile(relative + entry.name, entry.path, _look(entry.stat()))
+            yield ListedFile(relative + entry.name, entry.path, _version_token(entry.stat()))
 
 
-def _look(stat: os.stat_result) -> str:
+def _version_token(stat: os.stat_result) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
 
 
@@ -358,7 +357,7 @@ def local_copy(url: str) -> Path:
     """Return a local path with the bytes of a file or object.
 
     Raises:
-        ShardError: it does not exist.
+        ShardError: the file or object does not exist.
     """
     try:
         if url.startswith("s3://"):
@@ -369,15 +368,15 @@ def local_copy(url: str) -> Path:
             return path
     except FileNotFoundError:
         pass
-    raise ShardError(f"{url}: the shard is missing; it was there when the run was planned. Put it back or plan again")
+    raise ShardError(f"{url}: the shard is missing; it existed when the run was planned. Restore it, or plan again")
 
 
 def local_folder(url: str) -> Path:
-    """Return a local folder with the present content of a folder or prefix."""
+    """Return a local folder with the current content of a folder or prefix."""
     if not url.startswith("s3://"):
         return Path(url)
     storage = S3Storage(url)
-    files = [(each.relative, each.look) for each in list_files(url, "**/*")]
+    files = [(file.relative, file.version_token) for file in list_files(url, "**/*")]
     target = cache_folder() / "folders" / fingerprint([url, files])
     for relative, _ in files:
         if not (target / relative).exists():

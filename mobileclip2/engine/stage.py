@@ -1,7 +1,6 @@
-"""The code of a stage, found by the stage's name.
+"""Load the code of a stage by its name.
 
-The engine does not import :mod:`mobileclip2.stages`: stages import the engine, and bring torch. Each of its modules that an
-asset names has a function ``run(work)``.
+Stages import torch and the engine, so the engine imports them only when it runs them. Each stage module defines ``run(batch)``.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from mobileclip2.progress import doing
 
 
 def load_stage(stage: str) -> Callable[..., None]:
-    """Import the module of a stage, which loads torch, and return its ``run``."""
+    """Import the module of a stage and return its ``run``."""
     with doing("importing"):
         run: Callable[..., None] = importlib.import_module(f"mobileclip2.stages.{stage}").run
     return run

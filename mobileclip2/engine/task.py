@@ -1,11 +1,11 @@
-"""Work as a file: what one process asks others to do, with everything that it has found out.
+"""Send a task batch to worker processes through a file in the store, and run it there.
 
-Who materializes an asset holds its lease, has listed its shards and knows the fingerprints of all that it reads. It writes
-that down once as an *order* beside the outputs. The processes that take part read the order, and look at nothing else: thousands
-of them do not each list and hash the sources again, and they cannot come to another fingerprint.
+The process that materializes an asset locks its outputs, lists the shards and computes the fingerprints. It writes all of this to
+a *task spec* in the store. Workers read only the spec: they do not list and hash the sources again, and they cannot compute a
+different fingerprint.
 
-    python -m mobileclip2.engine.task s3://bucket/store .orders/name.json --of 40   # the chunk that JOB_COMPLETION_INDEX says
-    python -m mobileclip2.engine.task s3://bucket/store .orders/name.json           # all of it; under torchrun, a share of it
+    python -m mobileclip2.engine.task s3://bucket/store .orders/name.json --of 40   # chunk number JOB_COMPLETION_INDEX of 40
+    python -m mobileclip2.engine.task s3://bucket/store .orders/name.json           # the whole batch; under torchrun, one rank
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from mobileclip2.store import ArtifactFolder, ManifestSummary, Storage, open_sto
 FOLDER = ".orders"
 
 REFUSED = 65
-"""Exit status where trying again would end the same: a bad profile, shard or checkpoint. A store that is away gives 1."""
+"""exit status of a permanent error, such as a bad profile, shard or checkpoint; an unreachable store gives 1"""
 
 REFUSES = "mobileclip2: "
 MAY_PASS = "mobileclip2, may pass: "
-"""what the message begins with in the output of a worker: under torchrun the exit status is lost"""
+"""prefixes of permanent and temporary error messages in a worker's output, because torchrun hides the exit status"""
 
 
 class SliceSpec(BaseModel):
-    """One part of an order: its name, its fingerprint and what it reads."""
+    """One part of a task spec: its name, its fingerprint and its inputs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,92 +51,92 @@ class SliceSpec(BaseModel):
 
 
 class TaskSpec(BaseModel):
-    """The missing parts of one asset for one group. Whoever asks for the same work writes the same order."""
+    """The missing parts of one asset for one group. Equal batches have equal specs."""
 
     model_config = ConfigDict(frozen=True)
 
     store: str
     profile: str
-    """as it was written"""
+    """YAML text"""
     folder: str
-    """that relative paths of the profile start from"""
+    """base of the relative paths in the profile"""
     asset: str
     code_version: str
     group: str | None
     parts: list[SliceSpec]
     shards: list[Shard] | None
-    """None for work that is not divided by shards"""
+    """None if the stage does not process shard by shard"""
     lineage: Lineage | None
-    """of such work: who does it would list and hash all sources to find it out, hours after they were read"""
+    """only without ``shards``; spares the worker hashing all sources"""
 
     @classmethod
-    def of(cls, work: TaskBatch) -> TaskSpec:
-        """Build the order of some work."""
-        by_shard = isinstance(load_stage(work.asset.stage), ShardStage)
+    def of(cls, batch: TaskBatch) -> TaskSpec:
+        """Build the spec of a batch."""
+        by_shard = isinstance(load_stage(batch.asset.stage), ShardStage)
         return cls(
-            store=work.pipeline.storage.url,
-            profile=work.profile.text,
-            folder=work.profile.folder,
-            asset=work.asset.key,
-            code_version=work.asset.code_version,
-            group=work.group,
+            store=batch.pipeline.storage.url,
+            profile=batch.profile.text,
+            folder=batch.profile.folder,
+            asset=batch.asset.key,
+            code_version=batch.asset.code_version,
+            group=batch.group,
             parts=[
                 SliceSpec(
-                    name=part.part.name,
-                    fingerprint=part.fingerprint,
-                    versions=part.versions,
-                    inputs={role: [read.head for read in reads] for role, reads in part.inputs.items()},
+                    name=task.part.name,
+                    fingerprint=task.fingerprint,
+                    versions=task.versions,
+                    inputs={role: [artifact.head for artifact in artifacts] for role, artifacts in task.inputs.items()},
                 )
-                for part in work.parts
+                for task in batch.tasks
             ],
-            shards=work.shards if by_shard else None,
-            lineage=None if by_shard else lineage(work.pipeline, work.parts),
+            shards=batch.shards if by_shard else None,
+            lineage=None if by_shard else lineage(batch.pipeline, batch.tasks),
         )
 
     @property
     def name(self) -> str:
-        """Follows from the work alone: the same work has the same name, whoever asks for it. Fit for a DNS label."""
+        """Return a name that depends on the batch alone and is a valid DNS label."""
         parts = sorted(part.fingerprint for part in self.parts)
         identity = fingerprint([self.store, self.asset, self.group, parts])
         return f"{self.asset.partition('/')[0].replace('_', '-')}-{identity}"
 
     @property
     def key(self) -> str:
-        """Return the key of the order in the store."""
+        """Return the key of the spec in the store."""
         return f"{FOLDER}/{self.name}.json"
 
     def write(self, storage: Storage) -> None:
-        """Write the order into the store."""
+        """Write the spec to the store."""
         storage.write(self.key, self.model_dump_json().encode())
 
     @classmethod
     def read(cls, storage: Storage, key: str) -> TaskSpec:
-        """Read an order from the store.
+        """Read a spec from the store.
 
         Raises:
-            UserError: it is gone: the run that wrote it has ended.
+            UserError: the spec was deleted because its run has ended.
         """
         try:
             return cls.model_validate_json(storage.read(key))
         except FileNotFoundError:
             raise UserError(
-                f"{storage.url}/{key}: the order is gone, the run that gave it has ended; run again"
+                f"{storage.url}/{key}: the task spec was deleted because its run has ended; run again"
             ) from None
 
-    def work(self, storage: Storage, progress: Progress) -> TaskBatch:
-        """Return the work in the form that a stage accepts.
+    def to_batch(self, storage: Storage, progress: Progress) -> TaskBatch:
+        """Return the batch that a stage runs.
 
         Raises:
-            UserError: the code here is of another version than the code that gave the order.
+            UserError: the code version of this process differs from that of the spec.
         """
         pipeline = Pipeline(parse(self.profile, origin=Path(self.folder) / "profile.yaml"))
         asset = pipeline.graph[self.asset]
         if asset.code_version != self.code_version:
             raise UserError(
-                f"{self.asset}: ordered from version {self.code_version} of the stage, but this is version "
-                f"{asset.code_version}; start workers from the image of the run that orders"
+                f"{self.asset}: the task spec needs version {self.code_version} of the stage, but this worker has version "
+                f"{asset.code_version}; start workers from the same image as the run"
             )
-        parts = [
+        tasks = [
             Task(
                 asset,
                 asset.parts[part.name],
@@ -145,68 +145,68 @@ class TaskSpec(BaseModel):
                 ArtifactFolder(storage, self.asset, part.fingerprint, self.group),
                 {
                     role: [
-                        Artifact(head, ArtifactFolder(storage, head.asset, head.fingerprint, head.group))
-                        for head in heads
+                        Artifact(summary, ArtifactFolder(storage, summary.asset, summary.fingerprint, summary.group))
+                        for summary in summaries
                     ]
-                    for role, heads in part.inputs.items()
+                    for role, summaries in part.inputs.items()
                 },
                 part.versions,
             )
             for part in self.parts
         ]
-        return TaskBatch(pipeline, asset, self.group, parts, progress, self.shards, self.lineage)
+        return TaskBatch(pipeline, asset, self.group, tasks, progress, self.shards, self.lineage)
 
 
 def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:
-    """Every ``of``-th shard: what an earlier run has finished is spread over all chunks."""
+    """Return every ``of``-th shard, so that shards that an earlier run finished are spread over all chunks."""
     return shards[index::of]
 
 
 def run_shard_task(storage: Storage, key: str, index: int, of: int, progress: Progress) -> None:
-    """Compute the missing shards of one chunk. The process that ordered them closes the manifests.
+    """Compute the unfinished shards of one chunk. The process that wrote the spec commits the manifests.
 
     Raises:
-        UserError: the stage refused its input.
+        UserError: the stage rejects its input.
     """
-    work = TaskSpec.read(storage, key).work(storage, progress)
-    run = load_stage(work.asset.stage)
-    assert isinstance(run, ShardStage), f"{work.asset.key} is not divided by shards"
-    run.compute(work, chunk(work.shards, index, of))
+    batch = TaskSpec.read(storage, key).to_batch(storage, progress)
+    stage = load_stage(batch.asset.stage)
+    assert isinstance(stage, ShardStage), f"{batch.asset.key} does not process shard by shard"
+    stage.compute(batch, chunk(batch.shards, index, of))
 
 
 def run_task(storage: Storage, key: str, progress: Progress) -> None:
-    """Compute all of an order with its manifests. Under torchrun, each process computes its share.
+    """Compute a whole batch with its manifests. Under torchrun, run one rank of it.
 
     Raises:
-        UserError: the stage refused its input.
+        UserError: the stage rejects its input.
     """
-    work = TaskSpec.read(storage, key).work(storage, progress)
-    if all(part.output.has("manifest.json") for part in work.parts):
-        return  # an earlier process did it and was killed before it could say so
-    load_stage(work.asset.stage)(work)
+    batch = TaskSpec.read(storage, key).to_batch(storage, progress)
+    if all(task.output.has("manifest.json") for task in batch.tasks):
+        return  # an earlier pod was killed after it wrote the manifests
+    load_stage(batch.asset.stage)(batch)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0; 1 for what may pass, such as a store that is away; :data:`REFUSED` for what will not."""
-    parser = argparse.ArgumentParser(prog="python -m mobileclip2.engine.task", description="does ordered work")
-    parser.add_argument("store", help="folder or s3:// address")
-    parser.add_argument("key", help="of the order in the store")
-    parser.add_argument("--of", type=int, help="number of chunks; without it, all of the work")
-    chosen = parser.parse_args(arguments)
-    storage = open_storage(chosen.store)
+    """Run a spec. Return 0, 1 for a temporary error such as an unreachable store, or :data:`REFUSED` for a permanent one."""
+    parser = argparse.ArgumentParser(prog="python -m mobileclip2.engine.task", description="run a task spec")
+    parser.add_argument("store", help="store: folder or s3:// URL")
+    parser.add_argument("key", help="key of the task spec in the store")
+    parser.add_argument("--of", type=int, help="number of chunks; without it, run the whole batch")
+    options = parser.parse_args(arguments)
+    storage = open_storage(options.store)
     try:
-        if chosen.of is None:
-            run_task(storage, chosen.key, _line)
+        if options.of is None:
+            run_task(storage, options.key, _print_step)
         else:
-            run_shard_task(storage, chosen.key, int(os.environ["JOB_COMPLETION_INDEX"]), chosen.of, _line)
+            run_shard_task(storage, options.key, int(os.environ["JOB_COMPLETION_INDEX"]), options.of, _print_step)
     except UserError as error:
-        may_pass = isinstance(error, StoreError) and not isinstance(error, DamagedOutput)
-        print(f"{MAY_PASS if may_pass else REFUSES}{error}", file=sys.stderr, flush=True)
-        return 1 if may_pass else REFUSED
+        temporary = isinstance(error, StoreError) and not isinstance(error, DamagedOutput)
+        print(f"{MAY_PASS if temporary else REFUSES}{error}", file=sys.stderr, flush=True)
+        return 1 if temporary else REFUSED
     return 0
 
 
-def _line(step: Step) -> None:
+def _print_step(step: Step) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         print(step.to_line(), flush=True)
 

@@ -1,4 +1,4 @@
-"""Where the work of stages is done: on this machine or in a cluster, as the profile says. The stages do not know."""
+"""Executors: run task batches on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mobileclip2.executors.local import LocalExecutor
 
 
 def executor_of(profile: Profile) -> Executor:
-    """Return the compute backend that a profile asks for."""
+    """Return the executor that the profile configures."""
     if profile.compute.kubernetes is None:
         return LocalExecutor(profile.compute.processes)
-    from mobileclip2.executors.kubernetes import connect  # its client takes a second to load
+    from mobileclip2.executors.kubernetes import connect  # importing its client takes a second
 
     return connect(profile.compute.kubernetes)

@@ -1,4 +1,4 @@
-"""How many chunks a group is cut into: each is worth about ten minutes of a device."""
+"""Choose the number of chunks of a group. A chunk takes about ten device-minutes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from mobileclip2.engine.cost import Costs
 from mobileclip2.engine.pipeline import TaskBatch
 
 CHUNK_SECONDS = 600.0
-"""long against the start of a process and the loading of a model, short against what a lost process takes with it"""
+"""target duration: long compared with loading a model, short enough that a lost process costs little"""
 
 MAX_CHUNKS = 10_000
-"""of one Job: the API server keeps a list of those that are done"""
+"""limit of one Job, because the API server stores the list of completed indexes"""
 
 CHUNKS_A_PROCESS = 4
-"""where no rate is known: enough that a slow chunk does not hold up the others for long"""
+"""chunks per process if no rate is known; several, so that one slow chunk does not delay the end"""
 
 
 def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> int:
-    """Return the number of chunks for some shards, between 1 and ``shards``.
+    """Return the number of chunks, between 1 and ``shards``.
 
     Args:
-        seconds_a_shard: of one device; None where nothing was measured or stated.
-        processes: that work at once.
+        seconds_a_shard: device-seconds per shard; None if unknown.
+        processes: number of concurrent processes.
     """
     if seconds_a_shard is None:
         wanted = CHUNKS_A_PROCESS * processes
@@ -31,19 +31,16 @@ def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> 
     return max(1, min(wanted, shards, MAX_CHUNKS))
 
 
-def group_samples(work: TaskBatch) -> int:
-    """Return the samples of the work's group as its inputs count them, or 0 if nothing has counted them yet."""
-    heads = [read.head for part in work.parts for reads in part.inputs.values() for read in reads]
-    return max((head.samples for head in heads if head.group and head.group == work.group), default=0)
+def group_samples(batch: TaskBatch) -> int:
+    """Return the samples of the batch's group from the manifests of its inputs, or 0 if unknown."""
+    summaries = [artifact.head for task in batch.tasks for artifacts in task.inputs.values() for artifact in artifacts]
+    return max((summary.samples for summary in summaries if summary.group == batch.group and batch.group), default=0)
 
 
-def seconds_a_shard(work: TaskBatch) -> float | None:
-    """Estimate the seconds that all missing parts of one shard take on one device.
-
-    The rate is the measured one, or else that of the profile.
-    """
-    rate = Costs(work.pipeline).rate(work.asset)
-    samples = group_samples(work)
-    if not rate or not samples or not work.shards:
+def seconds_a_shard(batch: TaskBatch) -> float | None:
+    """Estimate the device-seconds of all tasks for one shard. Return None if the rate or the sample count is unknown."""
+    rate = Costs(batch.pipeline).rate(batch.asset)
+    samples = group_samples(batch)
+    if not rate or not samples or not batch.shards:
         return None
-    return samples * len(work.parts) / rate / len(work.shards)
+    return samples * len(batch.tasks) / rate / len(batch.shards)

@@ -1,4 +1,4 @@
-"""The few requests that are made of a Kubernetes API server, repeated while it is away."""
+"""Requests to a Kubernetes API server, with retries."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ with needs("k8s"):
 
 T = TypeVar("T")
 
-PASSING = {409, 429, 500, 502, 503, 504}
-"""statuses of a server that may answer better a moment later; for 409 see :class:`_Exists`"""
+RETRIED_STATUSES = {409, 429, 500, 502, 503, 504}
+"""HTTP statuses to retry; creations handle 409 with :class:`_Exists`"""
 
 REQUEST_SECONDS = 30
-LONGEST_PAUSE = 30.0
-CLEANING_SECONDS = 60.0
-"""for deleting: what is left behind goes by itself some time after it ends"""
+MAX_PAUSE = 30.0
+DELETE_SECONDS = 60.0
+"""patience of deletions: Kubernetes itself deletes finished Jobs later"""
 
 
 class Cluster:
     """One namespace of a cluster.
 
-    Every method waits for a server that is away, up to ``patience`` seconds.
+    Every method retries for up to ``patience`` seconds while the server is unreachable.
 
     Raises:
-        ComputeError: the server stayed away, or refused the request.
+        ComputeError: the server stays unreachable, or rejects the request.
     """
 
     def __init__(self, api: client.ApiClient, namespace: str, *, patience: float = 900.0, pause: float = 1.0) -> None:
@@ -46,13 +46,13 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str) -> Cluster:
-        """Connect to the cluster of ``KUBECONFIG``, else that of this pod, else that of the user's own file.
+        """Connect to the cluster of ``KUBECONFIG``, of this pod, or of ``~/.kube/config``, in this order.
 
         Raises:
-            ComputeError: there is none.
+            ComputeError: no cluster is configured.
         """
         configuration = client.Configuration()
-        path = os.environ.get("KUBECONFIG")  # the package's own default is what it was on import
+        path = os.environ.get("KUBECONFIG")  # the client library reads KUBECONFIG at import only
         try:
             if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
                 kubeconfig.load_incluster_config(client_configuration=configuration)
@@ -60,31 +60,31 @@ class Cluster:
                 kubeconfig.load_kube_config(path, client_configuration=configuration)
         except (kubeconfig.ConfigException, OSError) as error:
             raise ComputeError(
-                f"compute.kubernetes: no cluster is configured here ({error}); run inside of one, or set KUBECONFIG"
+                f"compute.kubernetes: no cluster is configured here ({error}); run inside a cluster, or set KUBECONFIG"
             ) from None
         return cls(client.ApiClient(configuration), namespace)
 
     def create_job(self, manifest: Manifest) -> bool:
-        """Create a Job. Return False if one of this name exists.
+        """Create a Job. Return False if a Job of this name exists.
 
-        It may be our own, because an answer may be lost after the work was done.
+        That Job can be our own: a retry follows when the answer to a successful request is lost.
         """
         return self._create(self._jobs.create_namespaced_job, manifest)
 
     def create_service(self, manifest: Manifest) -> bool:
-        """Create a Service. Return False if one of this name exists."""
+        """Create a Service. Return False if a Service of this name exists."""
         return self._create(self._core.create_namespaced_service, manifest)
 
     def job(self, name: str) -> Any | None:
-        """Return the ``V1Job``, or None."""
-        return self._patiently(
+        """Return the ``V1Job``, or None if it does not exist."""
+        return self._with_retries(
             lambda: self._jobs.read_namespaced_job(name, self.namespace, _request_timeout=REQUEST_SECONDS)
         )
 
     def pods(self, job: str, index: int | None = None) -> list[Any]:
-        """Return the ``V1Pod`` of a Job, or of one index of it."""
+        """Return the ``V1Pod`` list of a Job, or of one of its indexes."""
         selector = f"{JOB_LABEL}={job}" + (f",{INDEX_LABEL}={index}" if index is not None else "")
-        found = self._patiently(
+        found = self._with_retries(
             lambda: self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _request_timeout=REQUEST_SECONDS
             )
@@ -92,38 +92,38 @@ class Cluster:
         return list(found.items) if found else []
 
     def log_tail(self, pod: str, lines: int = 50) -> str:
-        """Return the end of a pod's log. It is empty if the pod is gone or its node is away."""
+        """Return the end of a pod's log, or an empty string if the log is unavailable."""
         try:
             answer = self._core.read_namespaced_pod_log(
                 pod,
                 self.namespace,
                 tail_lines=lines,
                 _request_timeout=REQUEST_SECONDS,
-                _preload_content=False,  # else some versions of the client give the bytes' repr
+                _preload_content=False,  # some versions of the client otherwise return the repr of the bytes
             )
             return bytes(answer.data).decode(errors="replace")
         except (client.ApiException, HTTPError):
-            return ""  # a log is never worth waiting for
+            return ""  # logs only improve messages, so they are not retried
 
     def delete_job(self, name: str) -> None:
-        """Delete a Job and its pods, if there are any."""
-        self._patiently(
+        """Delete a Job and its pods, if the Job exists."""
+        self._with_retries(
             lambda: self._jobs.delete_namespaced_job(
                 name, self.namespace, propagation_policy="Background", _request_timeout=REQUEST_SECONDS
             ),
-            CLEANING_SECONDS,
+            DELETE_SECONDS,
         )
 
     def delete_service(self, name: str) -> None:
-        """Delete a Service, if there is one."""
-        self._patiently(
+        """Delete a Service, if it exists."""
+        self._with_retries(
             lambda: self._core.delete_namespaced_service(name, self.namespace, _request_timeout=REQUEST_SECONDS),
-            CLEANING_SECONDS,
+            DELETE_SECONDS,
         )
 
     def _create(self, create: Callable[..., Any], manifest: Manifest) -> bool:
         try:
-            self._patiently(lambda: self._create_once(create, manifest))
+            self._with_retries(lambda: self._create_once(create, manifest))
         except _Exists:
             return False
         return True
@@ -136,8 +136,8 @@ class Cluster:
                 raise _Exists from None
             raise
 
-    def _patiently(self, request: Callable[[], T], patience: float = math.inf) -> T | None:
-        """Return the answer, or None if the object does not exist."""
+    def _with_retries(self, request: Callable[[], T], patience: float = math.inf) -> T | None:
+        """Send a request with retries. Return None if the object does not exist."""
         patience = min(patience, self.patience)
         pause, deadline = self.pause, time.monotonic() + patience
         while True:
@@ -147,21 +147,21 @@ class Cluster:
                 if error.status == 404:
                     return None
                 problem = f"it answered {error.status}: {(error.body or error.reason or '')[:500]}"
-                if error.status not in PASSING:
+                if error.status not in RETRIED_STATUSES:
                     raise ComputeError(
                         f"the cluster refused a request in namespace '{self.namespace}': {problem}; "
-                        "check 'compute.kubernetes' and the rights of this service account"
+                        "check 'compute.kubernetes' and the permissions of this service account"
                     ) from None
             except HTTPError as error:
                 problem = str(error)
             if time.monotonic() + pause > deadline:
                 raise ComputeError(
-                    f"the cluster's API server stayed away for {patience:.0f} s: {problem}; run again when it is back, "
+                    f"the cluster's API server was unreachable for {patience:.0f} s: {problem}; run again when it responds, "
                     "finished shards are kept"
                 )
             time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, MAX_PAUSE)
 
 
 class _Exists(Exception):
-    """409 to a creation: somebody was faster, or the answer to our own earlier try was lost."""
+    """A creation failed with 409, because the object exists."""

@@ -1,8 +1,8 @@
-"""A cluster: every stage's work is a Job of its own, and this process waits for it.
+"""Run each task batch as a Kubernetes Job and wait for it.
 
-Kubernetes is the queue. A group is an Indexed Job with one completion a chunk of its shards; Kubernetes starts as many pods
-as are wanted, and a lost pod's chunk again. What is finished is known by the files in the store. The Job's name follows from
-the work, so that a run which comes back after it was killed finds the Job that it left.
+Kubernetes is the queue. A group is an Indexed Job with one completion per chunk of its shards. Kubernetes starts the pods and
+restarts the chunk of a lost pod. Files in the store show which shards are finished. The name of a Job depends on its batch
+alone, so that a restarted run finds the Job of the killed one.
 """
 
 from __future__ import annotations
@@ -31,30 +31,27 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 10.0
 
 RESTARTS = 3
-"""of a training, those after lost nodes not counted"""
+"""restarts of a training; restarts after lost nodes do not count"""
 
 
 def connect(settings: Kubernetes) -> KubernetesExecutor:
-    """Return the backend for the cluster of this process or of the user's kubeconfig.
-
-    It connects only when there is work.
-    """
+    """Return the executor for the cluster of this pod or of the kubeconfig. It connects on first use."""
     return KubernetesExecutor(settings)
 
 
 @dataclass
 class _Failed(Exception):
-    """A Job ended badly."""
+    """A Job failed."""
 
     message: str
     refused: bool
-    """by the code, in a way that trying again does not change"""
+    """whether a worker reported a permanent error"""
     disrupted: bool
-    """a pod was evicted or its node lost"""
+    """whether a pod was evicted or its node was lost"""
 
 
 class KubernetesExecutor:
-    """Runs the work of stages as Jobs."""
+    """Runs task batches as Jobs."""
 
     def __init__(self, settings: Kubernetes, cluster: Cluster | None = None) -> None:
         self.settings = settings
@@ -63,88 +60,92 @@ class KubernetesExecutor:
 
     @property
     def cluster(self) -> Cluster:
-        """Return the connection, which is made at its first use."""
+        """Return the connection. The first call connects."""
         if self._cluster is None:
             self._cluster = Cluster.connect(self.settings.namespace)
         return self._cluster
 
-    def run(self, work: TaskBatch) -> float:
-        """Run the work as Jobs, and return the seconds of one device that it took.
+    def run(self, batch: TaskBatch) -> float:
+        """Run a batch as a Job, commit its manifests and return the device-seconds.
 
         Raises:
-            UserError: a worker refused the work for a reason that the user can correct.
+            UserError: a worker reported a permanent error.
             ComputeError: a Job failed.
         """
-        order = TaskSpec.of(work)
-        storage = work.pipeline.storage
-        order.write(storage)
-        stage = load_stage(work.asset.stage)
+        spec = TaskSpec.of(batch)
+        storage = batch.pipeline.storage
+        spec.write(storage)
+        stage = load_stage(batch.asset.stage)
         try:
-            seconds = self._chunks(work, stage, order) if isinstance(stage, ShardStage) else self._whole(work, order)
+            seconds = (
+                self._run_shards(batch, stage, spec)
+                if isinstance(stage, ShardStage)
+                else self._run_unsharded(batch, spec)
+            )
         except _Failed as failed:
             if failed.refused:
                 raise UserError(failed.message) from None
             raise ComputeError(
-                f"{work.asset.key}: the Job {order.name} failed: {failed.message}\n"
-                "  Finished shards and checkpoints are kept; mend the cause and run again"
+                f"{batch.asset.key}: the Job {spec.name} failed: {failed.message}\n"
+                "  Finished shards and checkpoints are kept; fix the cause and run again"
             ) from None
-        storage.delete(order.key)  # it stays where the work failed: a pod that was left behind may still read it
+        storage.delete(spec.key)  # kept after a failure, because a remaining pod may still read it
         return seconds
 
-    def _chunks(self, work: TaskBatch, stage: ShardStage, order: TaskSpec) -> float:
-        pods = self.settings.pods(work.asset.stage)
-        stage.mend(work)
-        watch = ShardProgress(work, stage)
-        chunks = count_chunks(watch.total, seconds_a_shard(work), pods.pods)
-        job = chunks_job(self.settings, work.asset.stage, order.name, order.store, order.key, chunks)
-        seconds = self._follow(job, lambda running: watch.look(pods=running, GPUs=running * pods.gpus))
-        watch.expect_all(f"the Job {order.name}")
-        stage.close(work)
+    def _run_shards(self, batch: TaskBatch, stage: ShardStage, spec: TaskSpec) -> float:
+        pods = self.settings.pods(batch.asset.stage)
+        stage.discard_truncated(batch)
+        progress = ShardProgress(batch, stage)
+        chunks = count_chunks(progress.total, seconds_a_shard(batch), pods.pods)
+        job = chunks_job(self.settings, batch.asset.stage, spec.name, spec.store, spec.key, chunks)
+        seconds = self._wait(job, lambda running: progress.report(pods=running, GPUs=running * pods.gpus))
+        progress.expect_all(f"the Job {spec.name}")
+        stage.commit(batch)
         return seconds * max(1, pods.gpus)
 
-    def _whole(self, work: TaskBatch, order: TaskSpec) -> float:
-        # a student that is not trained is at most measured on some sets, which takes what an evaluation takes
-        untrained = work.asset.stage == "student" and not work.asset.trains
-        stage, name = "evaluation" if untrained else work.asset.stage, order.name
+    def _run_unsharded(self, batch: TaskBatch, spec: TaskSpec) -> float:
+        # a student without training is at most evaluated, so it gets the pods of an evaluation
+        untrained = batch.asset.stage == "student" and not batch.asset.trains
+        stage, name = "evaluation" if untrained else batch.asset.stage, spec.name
         pods = self.settings.pods(stage)
-        job = whole_job(self.settings, stage, name, order.store, order.key, trains=work.asset.trains)
-        several = job["spec"]["completions"] > 1
-        if several:
+        job = whole_job(self.settings, stage, name, spec.store, spec.key, trains=batch.asset.trains)
+        distributed = job["spec"]["completions"] > 1
+        if distributed:
             self.cluster.create_service(rendezvous_service(self.settings, stage, name))
         restarts = 0
         try:
             while True:
                 try:
-                    return self._follow(job, lambda _: self._pass_on(work, name)) * max(1, pods.gpus)
+                    return self._wait(job, lambda _: self._report_step(batch, name)) * max(1, pods.gpus)
                 except _Failed as failed:
                     restarts += not failed.disrupted
                     if failed.refused or restarts > RESTARTS:
                         raise
-                    logger.warning("%s: started again from its last checkpoint: %s", work.asset.key, failed.message)
+                    logger.warning("%s: restarting from the last checkpoint: %s", batch.asset.key, failed.message)
         finally:
-            if several:
-                self._clean(lambda: self.cluster.delete_service(name))
+            if distributed:
+                self._try_delete(lambda: self.cluster.delete_service(name))
 
-    def _follow(self, manifest: Manifest, look: Callable[[int], None]) -> float:
-        """Wait for the end of a Job and delete it, and return the seconds of its pods. Create it unless it exists.
+    def _wait(self, manifest: Manifest, report: Callable[[int], None]) -> float:
+        """Create a Job unless it exists, wait for its end, delete it and return the pod-seconds.
 
         Raises:
             _Failed: the Job failed.
-            ComputeError: no pod of it could start, somebody deleted it, or the cluster is away.
+            ComputeError: no pod could start, the Job was deleted, or the cluster is unreachable.
         """
         name = manifest["metadata"]["name"]
-        self._make(manifest)
+        self._create(manifest)
         seconds, progressed, succeeded = 0.0, time.monotonic(), 0
-        looked = progressed
+        polled = progressed
         try:
             while True:
                 job = self.cluster.job(name)
                 if job is None:
-                    raise ComputeError(f"the Job {name} was deleted by somebody; run again, finished shards are kept")
+                    raise ComputeError(f"the Job {name} was deleted while it ran; run again, finished shards are kept")
                 now, running = time.monotonic(), job.status.ready or 0
-                seconds, looked = seconds + running * (now - looked), now
-                look(running)
-                if end := ended(job):
+                seconds, polled = seconds + running * (now - polled), now
+                report(running)
+                if end := end_condition(job):
                     if end.type == "Complete":
                         return seconds
                     raise self._failed(name, end)
@@ -153,53 +154,55 @@ class KubernetesExecutor:
                 elif now - progressed > self.settings.start_minutes * 60:
                     raise ComputeError(
                         f"the Job {name}: no pod could start in {self.settings.start_minutes:g} minutes"
-                        f"{self._why_waiting(name)}; see what the stage asks for under 'compute.kubernetes' and run again"
+                        f"{self._pending_reason(name)}; check the resources of the stage under 'compute.kubernetes' and run again"
                     )
                 time.sleep(self.poll)
         finally:
-            self._clean(lambda: self.cluster.delete_job(name))
+            self._try_delete(lambda: self.cluster.delete_job(name))
 
-    def _make(self, manifest: Manifest) -> None:
-        """Create a Job, or take over the one that an earlier run left at work."""
+    def _create(self, manifest: Manifest) -> None:
+        """Create a Job, or adopt the running Job of an earlier run."""
         name = manifest["metadata"]["name"]
         deadline = time.monotonic() + self.cluster.patience
         while not self.cluster.create_job(manifest):
             job = self.cluster.job(name)
             if job is not None and not job.metadata.deletion_timestamp:
-                if not ended(job):
-                    logger.info("the Job %s is there already", name)
+                if not end_condition(job):
+                    logger.info("adopting the running Job %s", name)
                     return
                 self.cluster.delete_job(name)
             if time.monotonic() > deadline:
-                raise ComputeError(f"the Job {name} is being deleted and does not go; see what holds it and run again")
+                raise ComputeError(
+                    f"the Job {name} is being deleted but still exists; see what blocks its deletion and run again"
+                )
             time.sleep(min(self.poll, 1.0))
 
-    def _clean(self, delete: Callable[[], None]) -> None:
+    def _try_delete(self, delete: Callable[[], None]) -> None:
         try:
             delete()
-        except ComputeError as error:  # what the work came to matters more
-            logger.warning("left behind: %s", error)
+        except ComputeError as error:  # must not hide the outcome of the Job
+            logger.warning("could not delete: %s", error)
 
-    def _pass_on(self, work: TaskBatch, name: str) -> None:
-        """Report the latest step of a training's first pod."""
+    def _report_step(self, batch: TaskBatch, name: str) -> None:
+        """Report the latest step that the first pod of a training logged."""
         for pod in self.cluster.pods(name, index=0):
             steps = map(Step.from_line, self.cluster.log_tail(pod.metadata.name, lines=5).splitlines())
             for step in [step for step in steps if step][-1:]:
-                work.progress(step)
+                batch.progress(step)
 
     def _failed(self, name: str, end: Any) -> _Failed:
         failed = [pod for pod in self.cluster.pods(name) if pod.status.phase == "Failed"]
-        evicted = [pod for pod in failed if _has(pod, "DisruptionTarget")]
-        said = ""
+        evicted = [pod for pod in failed if _has_condition(pod, "DisruptionTarget")]
+        details = ""
         for pod in [pod for pod in failed if pod not in evicted][:5]:
             lines = self.cluster.log_tail(pod.metadata.name).splitlines(keepends=True)
             message = refusal(lines)
             if message:
                 return _Failed(message, refused=True, disrupted=False)
-            said = said or f"\n  {pod.metadata.name}{_exit(pod)}\n    " + "    ".join(lines[-15:])
-        return _Failed(f"{end.message or end.reason}{said}", refused=False, disrupted=bool(evicted))
+            details = details or f"\n  {pod.metadata.name}{_exit_status(pod)}\n    " + "    ".join(lines[-15:])
+        return _Failed(f"{end.message or end.reason}{details}", refused=False, disrupted=bool(evicted))
 
-    def _why_waiting(self, name: str) -> str:
+    def _pending_reason(self, name: str) -> str:
         for pod in self.cluster.pods(name):
             for condition in pod.status.conditions or []:
                 if condition.type == "PodScheduled" and condition.status == "False":
@@ -207,22 +210,22 @@ class KubernetesExecutor:
             for container in pod.status.container_statuses or []:
                 if container.state.waiting:
                     return f": {container.state.waiting.reason}: {container.state.waiting.message or ''}"
-        return ": it has no pods, which a quota may forbid"
+        return ": it has no pods, perhaps because of a quota"
 
 
-def ended(job: Any) -> Any | None:
-    """Return the condition that a Job ended with, ``Complete`` or ``Failed``, or None while it runs."""
+def end_condition(job: Any) -> Any | None:
+    """Return the ``Complete`` or ``Failed`` condition of a Job, or None while it runs."""
     for condition in job.status.conditions or []:
         if condition.type in {"Complete", "Failed"} and condition.status == "True":
             return condition
     return None
 
 
-def _has(pod: Any, kind: str) -> bool:
+def _has_condition(pod: Any, kind: str) -> bool:
     return any(each.type == kind and each.status == "True" for each in pod.status.conditions or [])
 
 
-def _exit(pod: Any) -> str:
+def _exit_status(pod: Any) -> str:
     for container in pod.status.container_statuses or []:
         if container.state.terminated:
             return f" ended with {container.state.terminated.exit_code} ({container.state.terminated.reason})"

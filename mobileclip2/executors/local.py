@@ -1,4 +1,4 @@
-"""This machine: the process itself, a pool over the chunks of a group, or torchrun for training."""
+"""Run task batches on this machine: in this process, in a process pool over chunks, or with torchrun."""
 
 from __future__ import annotations
 
@@ -29,40 +29,47 @@ from mobileclip2.store import open_storage
 
 LOOK_SECONDS = 2.0
 JOIN_SECONDS = 10.0
-"""for a worker of a broken pool, which is being ended"""
+"""wait for each worker of a broken pool to exit"""
 
 
 class LocalExecutor:
-    """Shares shards, and training, out over some processes of this machine; with one, everything happens in this one."""
+    """Distributes shards and trainings over processes of this machine. With one process, runs everything in this process."""
 
     def __init__(self, processes: int = 1) -> None:
         self.processes = processes
 
-    def run(self, work: TaskBatch) -> float:
-        """Do the work in some processes, and return the seconds of one device that it took."""
-        stage = load_stage(work.asset.stage)
-        shared = isinstance(stage, ShardStage) or work.asset.trains
-        if self.processes == 1 or not shared:
-            return InProcessExecutor().run(work)
-        order = TaskSpec.of(work)
-        storage = work.pipeline.storage
-        order.write(storage)
-        try:
-            return self._pool(work, stage, order) if isinstance(stage, ShardStage) else self._torchrun(work, order)
-        finally:
-            storage.delete(order.key)
+    def run(self, batch: TaskBatch) -> float:
+        """Compute a batch, commit its manifests and return the device-seconds.
 
-    def _pool(self, work: TaskBatch, stage: ShardStage, order: TaskSpec) -> float:
-        stage.mend(work)
-        watch = ShardProgress(work, stage)
-        of = max(self.processes, count_chunks(watch.total, seconds_a_shard(work), self.processes))
-        context = get_context("spawn")  # a fork of a process with threads, torch's among them, may never wake up
+        Raises:
+            UserError: a worker rejects its input.
+            ComputeError: a worker died.
+        """
+        stage = load_stage(batch.asset.stage)
+        distributed = isinstance(stage, ShardStage) or batch.asset.trains
+        if self.processes == 1 or not distributed:
+            return InProcessExecutor().run(batch)
+        spec = TaskSpec.of(batch)
+        storage = batch.pipeline.storage
+        spec.write(storage)
+        try:
+            return (
+                self._run_pool(batch, stage, spec) if isinstance(stage, ShardStage) else self._run_torchrun(batch, spec)
+            )
+        finally:
+            storage.delete(spec.key)
+
+    def _run_pool(self, batch: TaskBatch, stage: ShardStage, spec: TaskSpec) -> float:
+        stage.discard_truncated(batch)
+        progress = ShardProgress(batch, stage)
+        of = max(self.processes, count_chunks(progress.total, seconds_a_shard(batch), self.processes))
+        context = get_context("spawn")  # forking a process with threads, such as torch's, can deadlock
         ranks, stop = context.SimpleQueue(), context.Event()
         for rank in range(self.processes):
             ranks.put(rank)
-        with ProcessPoolExecutor(self.processes, context, _settle, (ranks, self.processes, stop)) as pool:
+        with ProcessPoolExecutor(self.processes, context, _init_worker, (ranks, self.processes, stop)) as pool:
             futures: list[Future[float]] = [
-                pool.submit(_chunk, order.store, order.key, index, of) for index in range(of)
+                pool.submit(_run_chunk, spec.store, spec.key, index, of) for index in range(of)
             ]
             workers = multiprocessing.active_children()
             try:
@@ -71,64 +78,66 @@ class LocalExecutor:
                     done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
                     for future in done:
                         future.result()
-                    watch.look(processes=min(len(waiting), self.processes))
+                    progress.report(processes=min(len(waiting), self.processes))
             except BrokenProcessPool as error:
-                raise ComputeError(f"{work.asset.key}: a worker process died by {_death_of(workers)}") from error
+                raise ComputeError(f"{batch.asset.key}: a worker process died by {_death_of(workers)}") from error
             except Exception:
                 raise
-            except BaseException:  # somebody stops the run; a worker would finish its shard first
+            except BaseException:  # on an interrupt, do not wait for the current shards
                 for worker in workers:
                     worker.kill()
                 raise
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
-        watch.expect_all("its chunks")
-        stage.close(work)
+        progress.expect_all("its chunks")
+        stage.commit(batch)
         return sum(future.result() for future in futures)
 
-    def _torchrun(self, work: TaskBatch, order: TaskSpec) -> float:
+    def _run_torchrun(self, batch: TaskBatch, spec: TaskSpec) -> float:
         started = time.monotonic()
         torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
-        command = [sys.executable, "-m", *torchrun, "-m", "mobileclip2.engine.task", order.store, order.key]
+        command = [sys.executable, "-m", *torchrun, "-m", "mobileclip2.engine.task", spec.store, spec.key]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout
             try:
-                output = [line for line in process.stdout if not told(line, work)]
+                output = [line for line in process.stdout if not report_step(line, batch)]
             except BaseException:
                 process.terminate()
                 raise
         if process.returncode:
             raise UserError(
-                refusal(output) or killed(output, work) or f"{work.asset.key}: torchrun failed\n{''.join(output[-30:])}"
+                refusal(output)
+                or killed(output, batch)
+                or f"{batch.asset.key}: torchrun failed\n{''.join(output[-30:])}"
             )
         return (time.monotonic() - started) * self.processes
 
 
-def killed(output: list[str], work: TaskBatch) -> str | None:
+def killed(output: list[str], batch: TaskBatch) -> str | None:
     """Name the signal that killed a rank. torchrun's report lists it as ``exitcode : -11``."""
     found = re.search(r"Root Cause.*?exitcode\s*: -(\d+)", "".join(output), re.DOTALL)
-    return f"{work.asset.key}: a training process died by {death(int(found[1]))}" if found else None
+    return f"{batch.asset.key}: a training process died by {death(int(found[1]))}" if found else None
 
 
 def _death_of(workers: list[BaseProcess]) -> str:
-    """How the first worker of a broken pool died. The pool ends the others with SIGTERM."""
+    """Describe the death of the first worker of a broken pool. The pool ends the others with SIGTERM."""
     for worker in workers:
         worker.join(JOIN_SECONDS)
     codes = [-worker.exitcode for worker in workers if worker.exitcode and worker.exitcode < 0]
     return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
 
 
-def told(line: str, work: TaskBatch) -> bool:
-    """Report the step in a worker's line. Return False for any other line."""
+def report_step(line: str, batch: TaskBatch) -> bool:
+    """Report the step in a line of a worker's output. Return False if the line has no step."""
     step = Step.from_line(line)
     if step:
-        work.progress(step)
+        batch.progress(step)
     return step is not None
 
 
 def refusal(output: list[str]) -> str | None:
-    """Return what a worker said that the user can correct. Further lines of such a message are indented."""
+    """Return the permanent error message in a worker's output, or None. Its continuation lines are indented."""
     for number, line in enumerate(output):
         if line.startswith(REFUSES):
             more = takewhile(lambda each: each.startswith("  "), output[number + 1 :])
@@ -139,7 +148,7 @@ def refusal(output: list[str]) -> str | None:
 _stop: Event
 
 
-def _settle(ranks: SimpleQueue[int], processes: int, stop: Event) -> None:
+def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event) -> None:
     import torch
 
     global _stop
@@ -150,13 +159,13 @@ def _settle(ranks: SimpleQueue[int], processes: int, stop: Event) -> None:
         torch.cuda.set_device(rank % torch.cuda.device_count())
 
 
-def _chunk(store: str, key: str, index: int, of: int) -> float:
+def _run_chunk(store: str, key: str, index: int, of: int) -> float:
     started = time.monotonic()
-    run_shard_task(open_storage(store), key, index, of, _go_on)
+    run_shard_task(open_storage(store), key, index, of, _check_stop)
     return time.monotonic() - started
 
 
-def _go_on(step: Step) -> None:
-    """End a chunk after the present shard if the run has ended."""
+def _check_stop(step: Step) -> None:
+    """Stop the chunk after the current shard if the run has ended."""
     if _stop.is_set():
         raise InterruptedError("the run has ended")

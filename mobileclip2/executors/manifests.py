@@ -1,7 +1,7 @@
-"""What is asked of Kubernetes, as plain data: pure functions from settings to manifests.
+"""Build Kubernetes manifests from the settings of a profile.
 
-Every pod passes the *restricted* Pod Security Standard, has a read-only root file system with scratch beside it, and no token of
-its service account.
+Every pod meets the *restricted* Pod Security Standard. Its root file system is read-only and it has a scratch volume. The token
+of its service account is not mounted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mobileclip2.engine.task import REFUSED
 Manifest = dict[str, Any]
 
 PORT = 29500
-"""where the first pod of a training waits for the others"""
+"""rendezvous port of the first pod of a training"""
 
 RETRIES = 3
-"""of one chunk, evictions not counted"""
+"""retries of one chunk; evictions do not count"""
 
-KEPT_SECONDS = 3600
-"""a finished Job stays for so long where nobody deletes it, which happens when the run that made it was killed"""
+JOB_TTL_SECONDS = 3600
+"""lifetime of a finished Job; applies if its run was killed and did not delete it"""
 
 USER = 10001
 SCRATCH = "/scratch"
@@ -37,7 +37,7 @@ def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str,
         "completions": chunks,
         "parallelism": min(pods.pods, chunks),
         "backoffLimitPerIndex": RETRIES,
-        "podReplacementPolicy": "Failed",  # never two pods at one chunk
+        "podReplacementPolicy": "Failed",  # two pods must never compute the same chunk
         "podFailurePolicy": {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -53,20 +53,20 @@ def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str,
 
 
 def whole_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, *, trains: bool) -> Manifest:
-    """Describe a Job for work that is not divided by shards: one pod, or torchrun on the pods of the stage.
+    """Describe a Job for a batch without shards: one pod, or torchrun on all pods of the stage.
 
-    All pods of a training live and die together: one that is lost fails the Job, which is made anew and goes on at the last
-    checkpoint. A single pod that came back would wait for the others at a rendezvous that is over.
+    A lost pod of a training fails the whole Job, because a restarted pod would wait at a rendezvous that has ended. The executor
+    then creates the Job again, and the training continues from its last checkpoint.
     """
     pods = cluster.pods(stage)
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
-    order = ["-m", "mobileclip2.engine.task", store, key]
+    arguments = ["-m", "mobileclip2.engine.task", store, key]
     if nodes * processes == 1:
-        pod = _pod(cluster, pods, ["python", *order])
+        pod = _pod(cluster, pods, ["python", *arguments])
     else:
         rendezvous = [f"--nnodes={nodes}", f"--nproc-per-node={processes}", f"--master-port={PORT}"]
-        torchrun = ["python", "-m", "torch.distributed.run", *rendezvous, f"--master-addr={name}-0.{name}", *order]
-        # torchrun takes its options from PET_... too
+        torchrun = ["python", "-m", "torch.distributed.run", *rendezvous, f"--master-addr={name}-0.{name}", *arguments]
+        # torchrun also reads its options from PET_ variables
         rank = {
             "name": "PET_NODE_RANK",
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX_LABEL}']"}},
@@ -78,7 +78,7 @@ def whole_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, 
 
 
 def rendezvous_service(cluster: Kubernetes, stage: str, name: str) -> Manifest:
-    """Describe the headless Service that gives the pods of a training their names."""
+    """Describe the headless Service that gives the pods of a training their DNS names."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -105,8 +105,8 @@ def _job(cluster: Kubernetes, pods: Pods, stage: str, name: str, spec: Manifest,
         "metadata": {"name": name, "namespace": cluster.namespace, "labels": {**_labels(stage), **queue, **priority}},
         "spec": {
             **spec,
-            "suspend": False,  # Kueue suspends what has its label until there is room
-            "ttlSecondsAfterFinished": KEPT_SECONDS,
+            "suspend": False,  # Kueue suspends labeled Jobs until it admits them
+            "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
             "template": {"metadata": {"labels": _labels(stage)}, "spec": pod},
         },
     }

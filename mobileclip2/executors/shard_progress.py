@@ -1,4 +1,4 @@
-"""What the backends share that have shards computed by other processes: how far they are, and that all are there."""
+"""Track the shards that other processes compute."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from mobileclip2.progress import Step
 
 
 class ShardProgress:
-    """Tells the progress of work that other processes do, from the files that they have finished."""
+    """Reports the progress of a batch by counting its finished files in the store."""
 
-    def __init__(self, work: TaskBatch, stage: ShardStage) -> None:
-        self.work = work
+    def __init__(self, batch: TaskBatch, stage: ShardStage) -> None:
+        self.batch = batch
         self.stage = stage
-        self.total = len(work.shards)
-        self.samples = group_samples(work)
-        self.begun = self._finished()
+        self.total = len(batch.shards)
+        self.samples = group_samples(batch)
+        self.finished_before = self._finished()
         self.started = time.monotonic()
 
     def _finished(self) -> int:
-        return self.total - len(self.stage.unfinished(self.work))
+        return self.total - len(self.stage.unfinished(self.batch))
 
-    def look(self, **numbers: float) -> None:
-        """Look at the store and report. ``numbers`` come first."""
+    def report(self, **numbers: float) -> None:
+        """Report the finished shards, ``numbers`` and the samples per second."""
         finished = self._finished()
         seconds = time.monotonic() - self.started
-        if self.samples and finished > self.begun:
-            numbers["samples/s"] = (finished - self.begun) / self.total * self.samples / seconds
-        self.work.progress(Step(finished, self.total, "shards", numbers))
+        if self.samples and finished > self.finished_before:
+            numbers["samples/s"] = (finished - self.finished_before) / self.total * self.samples / seconds
+        self.batch.progress(Step(finished, self.total, "shards", numbers))
 
-    def expect_all(self, place: str) -> None:
-        """Check that every shard is there.
+    def expect_all(self, workers: str) -> None:
+        """Check that every shard is finished.
 
         Raises:
-            ComputeError: shards are missing although their workers ended without an error.
+            ComputeError: shards are missing although no worker failed.
         """
-        unfinished = self.stage.unfinished(self.work)
+        unfinished = self.stage.unfinished(self.batch)
         if unfinished:
             raise ComputeError(
-                f"{self.work.asset.key}: {place} ended well, but {len(unfinished)} shards are not in the store, such as "
-                f"'{unfinished[0].id}'; let the workers write to {self.work.pipeline.storage.url} and run again"
+                f"{self.batch.asset.key}: {workers} ended without an error, but {len(unfinished)} shards are not in the store, "
+                f"such as '{unfinished[0].id}'; let the workers write to {self.batch.pipeline.storage.url} and run again"
             )

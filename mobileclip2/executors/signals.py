@@ -1,4 +1,4 @@
-"""What it means when a signal ends a process, in words."""
+"""Explain the signals that end a process."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ _NATIVE = (
 )
 DEATHS = {
     signal.SIGSEGV: ("it crashed in native code (segmentation fault)", _NATIVE),
-    signal.SIGABRT: ("native code found damaged memory or an error that it cannot handle, and aborted", _NATIVE),
+    signal.SIGABRT: ("native code aborted, because of corrupted memory or an unhandled error", _NATIVE),
     signal.SIGFPE: ("native code divided by zero", _NATIVE),
     signal.SIGBUS: (
-        "it read memory that is not there: a mapped file was cut off, or a disk or /dev/shm is full",
+        "it accessed invalid mapped memory: a mapped file was truncated, or a disk or /dev/shm is full",
         "free space on the disk of the store, of TMPDIR and of /dev/shm, and run again",
     ),
     signal.SIGILL: (
-        "it met an instruction that this CPU does not have",
+        "it used an instruction that this CPU does not support",
         "set ONEDNN_MAX_CPU_ISA=AVX2, or install a build of torch for this CPU, and run again",
     ),
     signal.SIGKILL: (
         "it was killed, perhaps for lack of memory",
-        "lower 'batch' or 'compute.processes' in the profile, or give it more memory, and run again",
+        "lower 'batch' or 'compute.processes' in the profile, or add memory, and run again",
     ),
 }
-"""signal -> what it means, and what to try"""
+"""signal -> (explanation, remedy)"""
 
 
 def death(number: int) -> str:
-    """Say which signal ended a process, what that means and what to try."""
-    means, remedy = DEATHS.get(number, ("another process ended it", "run again"))  # type: ignore[call-overload]
-    return f"{signal_name(number)}: {means}; finished shards are kept; {remedy}"
+    """Return the name of a signal, its explanation and a remedy."""
+    explanation, remedy = DEATHS.get(number, ("another process ended it", "run again"))  # type: ignore[call-overload]
+    return f"{signal_name(number)}: {explanation}; finished shards are kept; {remedy}"
 
 
 def signal_name(number: int) -> str:

@@ -1,9 +1,9 @@
-"""Trains one asset in several processes.
+"""Train one asset with torchrun.
 
     torchrun --nproc-per-node 8 -m mobileclip2.executors.torchrun my-profile.yaml student/s0
 
-Every process reads the same profile and takes its share of each batch; the first one stores the result, under the fingerprint
-that one process would have given it.
+Every rank reads the same profile and computes its share of each batch. Rank 0 stores the result. The fingerprint does not depend
+on the number of processes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mobileclip2.progress import Step
 
 
 def main(profile: str, asset: str) -> int:
-    """Exit status 0, or 1 with a message where the user can mend it."""
+    """Train an asset. Return exit status 0, or 1 after a user error."""
     try:
         pipeline = Pipeline(load(profile))
         if asset not in pipeline.graph:
-            raise UserError(f"{profile}: there is no '{asset}'; it has {', '.join(pipeline.graph)}")
+            raise UserError(f"{profile}: there is no asset '{asset}'; the profile has {', '.join(pipeline.graph)}")
         if int(os.environ.get("RANK", "0")) == 0:
-            pipeline.materialize(asset, progress=_line)
+            pipeline.materialize(asset, progress=_print_step)
         else:
             pipeline.take_part(asset)
     except UserError as error:
@@ -33,7 +33,7 @@ def main(profile: str, asset: str) -> int:
     return 0
 
 
-def _line(step: Step) -> None:
+def _print_step(step: Step) -> None:
     print(step.to_line(), flush=True)
 
 

@@ -1,5 +1,5 @@
-"""One module for each stage, with ``run(work)``: read finished inputs, write missing parts, close manifests.
+"""One module per stage. Its ``run(batch)`` reads finished inputs, computes the missing parts and commits the manifests.
 
-A stage writes shard by shard and skips the shards that are complete, so a killed run continues where it stopped. Several
-processes can share the shards of a stage whose ``run`` is a :class:`~mobileclip2.engine.shard_stage.ByShard`.
+If ``run`` is a :class:`~mobileclip2.engine.shard_stage.ShardStage`, a killed run continues at the first unfinished shard, and
+several processes can share the shards. Trainings continue from their last checkpoint.
 """

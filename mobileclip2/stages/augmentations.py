@@ -1,32 +1,32 @@
-"""Draws the parameters of the missing views of every image. Needs the images' sizes alone, not their pixels."""
+"""Draw the augmentation parameters of the missing views from the sizes of the images."""
 
 from __future__ import annotations
 
 import pyarrow as pa
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import sample_view
 from mobileclip2.engine.pipeline import Task, TaskBatch
-from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
 from mobileclip2.engine.source_inventory import Shard
 
 
-def begin(work: TaskBatch) -> WriteShard:
+def begin(batch: TaskBatch) -> WriteShard:
     """Return the function that draws the missing views of a shard."""
-    views = work.profile.views
+    views = batch.profile.views
 
-    def write(shard: Shard, parts: list[Task]) -> None:
-        raw = raw_table(parts[0].only("raw_shards"), shard)
+    def write(shard: Shard, tasks: list[Task]) -> None:
+        raw = raw_table(tasks[0].only("raw_shards"), shard)
         keys, widths, heights = (raw.column(name).to_pylist() for name in ("key", "width", "height"))
-        for part in parts:
-            number = part.part.declared["view"]
+        for task in tasks:
+            view = task.part.declared["view"]
             drawn = [
-                sample_view(views.augmentation, views.seed, key, number, width, height).to_json()
+                sample_view(views.augmentation, views.seed, key, view, width, height).to_json()
                 for key, width, height in zip(keys, widths, heights, strict=True)
             ]
-            write_side(part, shard, pa.table({"key": keys, "view": drawn}, schema=sidefile.VIEWS))
+            write_sidecar(task, shard, pa.table({"key": keys, "view": drawn}, schema=sidecar.VIEWS))
 
     return write
 
 
-run = ShardStage(begin, close_parts)
+run = ShardStage(begin, commit_tasks)

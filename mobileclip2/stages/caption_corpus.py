@@ -1,4 +1,4 @@
-"""A clean caption set is validated like any other shards."""
+"""Validate the shards of a caption corpus, with the same code as the source shards."""
 
 from mobileclip2.stages.raw_shards import run
 

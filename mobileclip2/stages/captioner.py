@@ -1,4 +1,4 @@
-"""Trains a captioner: a CoCa from nothing, from published weights, or from an earlier captioner."""
+"""Train a CoCa captioner from random weights, published weights or an earlier captioner."""
 
 from __future__ import annotations
 
@@ -19,49 +19,49 @@ from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.progress import Step
-from mobileclip2.stages.prefetch import whole_images
+from mobileclip2.stages.prefetch import preprocessed_images
 from mobileclip2.stages.trained import publish, tables_of
 from mobileclip2.training.data import FeatureSource, RawSource, SampleSource
 from mobileclip2.training.objectives import CoCaObjective
 from mobileclip2.training.trainer import train
 
 
-def run(work: TaskBatch) -> None:
-    """Train or load the captioner, and store it."""
-    (part,) = work.parts
-    work.kept.recall()
-    declared = work.profile.captioner(work.asset.name)
-    settings = declared.train
-    device = choose_device(work.profile.device)
-    if declared.base:
-        base = part.only("base")
+def run(batch: TaskBatch) -> None:
+    """Train the captioner, or load its pretrained weights, and store it."""
+    (task,) = batch.tasks
+    batch.scratch_store.recall()
+    config = batch.profile.captioner(batch.asset.name)
+    settings = config.train
+    device = choose_device(batch.profile.device)
+    if config.base:
+        base = task.only("base")
         captioner = load_captioner(base.fetch(CONFIG), base.fetch(WEIGHTS))
     else:
-        weights = work.contents.captioner_weights(declared)
-        captioner = build_captioner(declared, weights, seed=settings.seed if settings else 0)
+        weights = batch.contents.captioner_weights(config)
+        captioner = build_captioner(config, weights, seed=settings.seed if settings else 0)
     captioner.model.to(device)
     result = None
     if settings:
         result = train(
             captioner.model,
             CoCaObjective(),
-            training_source(work, part, captioner, settings, device),
+            training_source(batch, task, captioner, settings, device),
             settings,
-            work.scratch,
+            batch.scratch,
             device=device,
-            fingerprint=part.fingerprint,
-            progress=work.progress,
-            keep=work.kept.keep,
+            fingerprint=task.fingerprint,
+            progress=batch.progress,
+            keep=batch.scratch_store.keep,
         )
     facts = {"embed_dim": captioner.embed_dim, "samples": settings.total_steps * settings.batch if settings else 0}
-    publish(work, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)
+    publish(batch, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)
 
 
 def training_source(
-    work: TaskBatch, part: Task, captioner: ImageText, settings: TrainSettings, device: torch.device
+    batch: TaskBatch, task: Task, captioner: ImageText, settings: TrainSettings, device: torch.device
 ) -> SampleSource:
-    """Images as they are; for a small captioner the features of its frozen trunk, computed once."""
-    tables = tables_of(part.inputs["data"], work.contents)
+    """Return the training samples: images, or for a small captioner the features of its frozen trunk."""
+    tables = tables_of(task.inputs["data"], batch.contents)
     if SMALL not in captioner.config:
         return RawSource(
             ((local_copy(shard.url), table) for shard, table in tables),
@@ -72,19 +72,19 @@ def training_source(
     shards = list(tables)
     features, texts = [], []
     for number, (shard, table) in enumerate(shards):
-        features.append(shard_features(captioner, shard, table, work.scratch, device, work.profile.batch))
+        features.append(shard_features(captioner, shard, table, batch.scratch, device, batch.profile.batch))
         texts += table.column("caption").to_pylist()
-        work.progress(Step(number + 1, len(shards), "shards of frozen features"))
+        batch.progress(Step(number + 1, len(shards), "shards of frozen features"))
     return FeatureSource(torch.cat(features), captioner.tokenize(texts), seed=settings.seed)
 
 
 def shard_features(
-    captioner: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device, batch: int
+    captioner: ImageText, shard: Shard, table: pa.Table, scratch: Path, device: torch.device, batch_size: int
 ) -> torch.Tensor:
-    """Trunk features ``[n, C]`` of one shard, kept until training is done."""
-    kept = scratch / "features" / f"{shard.id}.safetensors"
-    if not kept.exists():
-        images = whole_images(shard, table, captioner.preprocess, batch, device)
-        features = torch.cat([trunk_features(captioner.model, some).cpu() for some in images])
-        write_tensors(kept, {"features": features})
-    return load_file(kept)["features"]
+    """Return the trunk features ``[n, C]`` of one shard. They are cached until the training ends."""
+    cached = scratch / "features" / f"{shard.id}.safetensors"
+    if not cached.exists():
+        images = preprocessed_images(shard, table, captioner.preprocess, batch_size, device)
+        features = torch.cat([trunk_features(captioner.model, pixels).cpu() for pixels in images])
+        write_tensors(cached, {"features": features})
+    return load_file(cached)["features"]

@@ -1,4 +1,4 @@
-"""Evaluates a student or teacher on one set. An image that another set has as well was embedded there, on the same machine."""
+"""Evaluate a student or teacher on one set. A cache on this machine avoids embedding an image of several sets twice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2.config.profile import Profile
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.source_inventory import local_folder
 from mobileclip2.evaluation.evaluate import evaluate
@@ -17,23 +17,25 @@ from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.store.stat_cache import cache_folder
 
 
-def run(work: TaskBatch) -> None:
-    """Evaluate the model on one set. Store the results and the prediction of every sample."""
-    (part,) = work.parts
-    device = choose_device(work.profile.device)
-    stored = part.only("model")
-    model = load_image_text(stored, work.contents)
-    each = open_set(work.profile, part.part.name)
-    made_by = f"{stored.head.data_version}-{work.asset.code_version}-{device.type}"
-    kept = cache_folder() / "features" / made_by
-    (result,) = evaluate(model, [each], batch=work.profile.batch, device=device, kept=kept, progress=work.progress)
+def run(batch: TaskBatch) -> None:
+    """Evaluate the model and store the metrics and the prediction of every sample."""
+    (task,) = batch.tasks
+    device = choose_device(batch.profile.device)
+    stored = task.only("model")
+    model = load_image_text(stored, batch.contents)
+    evaluation_set = open_set(batch.profile, task.part.name)
+    model_key = f"{stored.head.data_version}-{batch.asset.code_version}-{device.type}"
+    feature_cache = cache_folder() / "features" / model_key
+    (result,) = evaluate(
+        model, [evaluation_set], batch=batch.profile.batch, device=device, kept=feature_cache, progress=batch.progress
+    )
     assert result.samples is not None
-    part.output.write(SAMPLES, sidefile.to_bytes(result.samples))
-    part.output.write(RESULTS, dumps([replace(result, protocol=each.digest)]).encode())
-    part.close([RESULTS, SAMPLES], samples=result.samples.num_rows)
+    task.output.write(SAMPLES, sidecar.to_bytes(result.samples))
+    task.output.write(RESULTS, dumps([replace(result, protocol=evaluation_set.digest)]).encode())
+    task.commit([RESULTS, SAMPLES], samples=result.samples.num_rows)
 
 
 def open_set(profile: Profile, name: str) -> EvaluationSet:
-    """Open an evaluation set of the profile on the local disk."""
+    """Open an evaluation set of the profile as local files."""
     source = next(source for source in profile.evaluation if source.name == name)
     return EvaluationSet(name, Path(local_folder(profile.locate(source.url))))

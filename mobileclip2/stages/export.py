@@ -24,27 +24,27 @@ from mobileclip2.store.storage import explain
 
 CARD = "README.md"
 CALIBRATION = 128
-"""images on which the ranges of int8 are measured"""
+"""number of images on which int8 ranges are calibrated"""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written where, and how near it is to what was trained."""
+    """A written export and its parity with the trained model."""
 
     folder: Path
     parity: list[Parity]
     bytes: dict[str, int]
-    """by file or package"""
+    """sizes by file or Core ML package"""
 
 
 def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Export:
-    """Write ``student/<name>`` as the new folder ``to``, whole or not at all.
+    """Write ``student/<name>`` to the new folder ``to``. After an error, the folder does not exist.
 
     Raises:
-        UserError: it cannot be exported so, or the result is not what was trained; nothing is written then.
+        UserError: the student or the format cannot be exported, or the export differs from the trained model.
     """
     if int8 and kind != "onnx":
-        raise UserError(f"--int8 goes with --format onnx; {kind} has no int8 form here, leave it out")
+        raise UserError(f"--int8 goes with --format onnx; {kind} has no int8 form here, omit --int8")
     if not key.startswith("student/") or key not in pipeline.graph:
         known = [name for name in pipeline.graph if name.startswith("student/")]
         raise UserError(f"export: there is no student '{key}'; the profile has {', '.join(known) or 'none'}")
@@ -65,20 +65,20 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
 
 
 def _bytes(path: Path) -> int:
-    """Of a file, or of all in a folder: a Core ML package is one."""
-    return sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file())
+    """Return the size of a file, or of all files in a Core ML package."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
-    """Make a folder beside ``to`` that replaces it if the block ends without an error.
+    """Make a temporary folder that is renamed to ``to`` if the block ends without an error.
 
     Raises:
-        UserError: there is something already.
-        StoreError: the disk is full or cannot be written.
+        UserError: ``to`` exists and is not an empty folder.
+        StoreError: the disk is full or not writable.
     """
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise UserError(f"--to {to}: it exists already; name a new folder, or remove this one")
+        raise UserError(f"--to {to}: it exists already; choose a new folder, or remove this one")
     temporary = to.with_name(f".{to.name}.{os.getpid()}.partial")
     try:
         temporary.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A teacher or student from what its asset stored."""
+"""Load a teacher or student from the output of its asset."""
 
 from __future__ import annotations
 

@@ -1,12 +1,10 @@
-"""The model card of an export, from what the store and the profile say."""
+"""Write the model card of an export from the store and the profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mobileclip2.config.profile import Captioner, Model, Profile, Student, Teacher
 from mobileclip2.engine.lineage import Lineage, branches
@@ -28,7 +26,7 @@ SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremlto
 
 @dataclass(frozen=True)
 class Exported:
-    """What was just written, card and all excepted."""
+    """The exported files that the card describes."""
 
     kind: str
     int8: bool
@@ -36,20 +34,20 @@ class Exported:
     parity: Sequence[Parity]
     bytes: dict[str, int]
     architecture: Path | None
-    """the module of this project that its image tower needs"""
+    """module that the image tower needs and that is copied into the export"""
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One thing that the student was made from."""
+    """A data set, teacher, captioner or student in the lineage of the exported student."""
 
     name: str
-    what: str
+    description: str
     license: str
 
 
 def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
-    """Markdown."""
+    """Return the model card as Markdown."""
     found = lineage_of(pipeline, key)
     student = pipeline.profile.student(key.partition("/")[2])
     (stored,) = pipeline.read(key)
@@ -88,7 +86,7 @@ def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
     """Count the validated pairs of the shards and corpora in a lineage."""
     keys = dict.fromkeys(node.asset for node in found.nodes.values())
     return {
-        key: sum(read.head.samples for read in pipeline.read(key))
+        key: sum(artifact.head.samples for artifact in pipeline.read(key))
         for key in keys
         if key.partition("/")[0] in {"raw_shards", "caption_corpus"}
     }
@@ -122,11 +120,11 @@ def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
         for student in profile.students
         if f"student/{student.name}" in assets
     ]
-    return [Ingredient(name, what, license or "not stated") for name, what, license in rows]
+    return [Ingredient(name, description, license or "not stated") for name, description, license in rows]
 
 
 def _architecture(model: Model) -> str:
-    """Describe a model in a few words, without paths of the machine that trained it."""
+    """Describe a model in a few words. The text contains no local paths."""
     if model.open_clip:
         name = model.open_clip
     else:
@@ -155,10 +153,10 @@ def _teacher(teacher: Teacher) -> str:
 
 def _captioner(captioner: Captioner) -> str:
     if captioner.model:
-        what = _architecture(captioner.model)
+        description = _architecture(captioner.model)
     else:
-        what = f"captioner {captioner.base}" if captioner.base else "a small CoCa"
-    return what + (f", trained on {captioner.train_on}" if captioner.train_on else "")
+        description = f"captioner {captioner.base}" if captioner.base else "a small CoCa"
+    return description + (f", trained on {captioner.train_on}" if captioner.train_on else "")
 
 
 def _student(student: Student) -> str:
@@ -171,7 +169,7 @@ def _student(student: Student) -> str:
 
 
 def _metrics(pipeline: Pipeline, name: str) -> list[tuple[str, str, float]]:
-    """(set, metric, value) of the evaluation; empty while there is none."""
+    """Return (set, metric, value) of the evaluation, or an empty list before it is complete."""
     try:
         results = stored_results(pipeline, name) if f"evaluation/{name}" in pipeline.graph else []
     except UserError:

@@ -1,7 +1,6 @@
-"""Images decoded and prepared in threads ahead of the model, so that neither waits for the other.
+"""Decode and preprocess images in threads while the model computes.
 
-Decoding, resizing and most of RandAugment's operations let go of Python's lock, so threads share the cores without
-processes to start and without copies between them.
+Decoding, resizing and most operations of RandAugment release the GIL, so threads use all cores without copies between processes.
 """
 
 from __future__ import annotations
@@ -24,50 +23,50 @@ from mobileclip2.engine.source_inventory import Shard
 T = TypeVar("T")
 
 Prepare = Callable[[int, Image.Image], torch.Tensor]
-"""number of a sample in its side file, and its image -> what the model needs of it"""
+"""(row of a sample in its sidecar, image) -> tensor for the model"""
 
 
-def prepared(shard: Shard, raw: pa.Table, prepare: Prepare, at_once: int) -> Iterator[torch.Tensor]:
-    """``prepare`` of every kept sample of a shard, in the order of its side file, ``at_once`` stacked together.
+def prepared(shard: Shard, raw: pa.Table, prepare: Prepare, batch_size: int) -> Iterator[torch.Tensor]:
+    """Apply ``prepare`` to every valid sample of a shard, in the order of its sidecar, and yield stacked batches.
 
-    The next two batches are prepared while the caller works on one; no more of a shard than that is in memory.
-    As many threads as torch computes with, since they take turns with it on a CPU and a GPU leaves them the cores.
+    Two batches are prepared ahead of the caller, which bounds the memory. The number of threads is that of torch: on a CPU, both
+    take turns; with a GPU, torch leaves the cores idle.
     """
 
-    def work(number: int, data: bytes) -> torch.Tensor:
+    def decode_and_prepare(number: int, data: bytes) -> torch.Tensor:
         return prepare(number, decode(data))
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         waiting: deque[Future[torch.Tensor]] = deque()
         try:
             for number, (_, data) in enumerate(encoded_images(shard, raw)):
-                waiting.append(threads.submit(work, number, data))
-                if len(waiting) == 3 * at_once:
-                    yield _stacked(waiting, at_once)
+                waiting.append(threads.submit(decode_and_prepare, number, data))
+                if len(waiting) == 3 * batch_size:
+                    yield _stacked(waiting, batch_size)
             while waiting:
-                yield _stacked(waiting, at_once)
+                yield _stacked(waiting, batch_size)
         finally:
             threads.shutdown(cancel_futures=True)
 
 
-def whole_images(
-    shard: Shard, raw: pa.Table, preprocess: Preprocess, at_once: int, device: torch.device
+def preprocessed_images(
+    shard: Shard, raw: pa.Table, preprocess: Preprocess, batch_size: int, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Every kept image of a shard as zero-shot evaluation shows it, normalized ``[b, 3, size, size]`` on ``device``."""
-    for pixels in prepared(shard, raw, lambda _, image: preprocess.pixels(preprocess.center(image)), at_once):
+    """Yield all valid images of a shard with the evaluation preprocessing: normalized ``[b, 3, size, size]`` on ``device``."""
+    for pixels in prepared(shard, raw, lambda _, image: preprocess.pixels(preprocess.center(image)), batch_size):
         yield preprocess.normalized(to_device(pixels, device))
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy to the device. A copy to a GPU does not wait for the present work of the GPU."""
+    """Copy a tensor to the device. Copies to a GPU are asynchronous."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield lists of ``size`` items. The last one may be shorter."""
-    left = iter(items)
-    while some := list(islice(left, size)):
-        yield some
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
 
 
 def _stacked(waiting: deque[Future[torch.Tensor]], count: int) -> torch.Tensor:

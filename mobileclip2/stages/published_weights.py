@@ -1,4 +1,4 @@
-"""Check, before the first stage of a run, that the published weights which its stages load can be had."""
+"""Check before a run that the published weights of its stages are available."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mobileclip2.models.hub import check_published, is_published
 
 
 def check_published_weights(pipeline: Pipeline, keys: list[str]) -> None:
-    """Check that the weights which missing assets need are on this machine, or that the hub has them.
+    """Check that the weights of missing assets are on this machine or on the hub.
 
     Raises:
-        WeightsError: they cannot be had; names the field, the weights and what to do.
+        WeightsError: weights are unavailable.
     """
     for key in keys:
         asset = pipeline.graph[key]
@@ -22,7 +22,7 @@ def check_published_weights(pipeline: Pipeline, keys: list[str]) -> None:
 
 
 def _model(profile: Profile, asset: Asset) -> tuple[Model | None, str]:
-    """Return the model that a stage builds, if it does, and the field that names it."""
+    """Return the model that a stage builds, or None, and the field of the profile that names it."""
     match asset.stage:
         case "teacher":
             return profile.teacher(asset.name).model, f"teachers.{asset.name}.model"

@@ -1,26 +1,26 @@
-"""Validates every sample of the source shards. The tars stay where they are; side files say what is good in them."""
+"""Validate every sample of the source shards. Sidecars list the valid samples; the tars are not copied."""
 
 from __future__ import annotations
 
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share, validate_shard
 from mobileclip2.engine.pipeline import Task, TaskBatch
-from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_parts, write_side
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, write_sidecar
 from mobileclip2.engine.source_inventory import Shard, local_copy
 
 
-def begin(work: TaskBatch) -> WriteShard:
+def begin(batch: TaskBatch) -> WriteShard:
     """Return the function that validates a shard."""
-    (part,) = work.parts
+    (task,) = batch.tasks
 
-    def write(shard: Shard, parts: list[Task]) -> None:
+    def write(shard: Shard, tasks: list[Task]) -> None:
         with local_copy(shard.url).open("rb") as file:
-            validated = validate_shard(read_samples(file, shard.url), work.profile.filters)
+            validated = validate_shard(read_samples(file, shard.url), batch.profile.filters)
         total = validated.table.num_rows + validated.skipped.num_rows
-        check_share(validated.skipped, total, work.profile.max_bad_share, shard.url)
-        write_side(part, shard, validated.table, validated.skipped)
+        check_share(validated.skipped, total, batch.profile.max_bad_share, shard.url)
+        write_sidecar(task, shard, validated.table, validated.skipped)
 
     return write
 
 
-run = ShardStage(begin, close_parts)
+run = ShardStage(begin, commit_tasks)

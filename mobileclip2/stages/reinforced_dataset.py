@@ -1,4 +1,4 @@
-"""Joins everything that was stored about a group's samples into DR tars."""
+"""Join the captions, views and embeddings of a group's samples into DR tars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.join import TeacherFiles, join_shard
 from mobileclip2.data.validate import check_share
 from mobileclip2.engine.pipeline import Task, TaskBatch
@@ -20,16 +20,16 @@ def tar_name(shard: Shard) -> str:
     return f"{shard.id}.tar"
 
 
-def begin(work: TaskBatch) -> WriteShard:
+def begin(batch: TaskBatch) -> WriteShard:
     """Return the function that joins a shard."""
-    (part,) = work.parts
-    dataset = work.profile.dataset
+    (task,) = batch.tasks
+    dataset = batch.profile.dataset
 
-    def write(shard: Shard, parts: list[Task]) -> None:
+    def write(shard: Shard, tasks: list[Task]) -> None:
         def files(role: str) -> list[Path]:
-            return [read.fetch(side_name(shard)) for read in part.inputs[role]]
+            return [artifact.fetch(side_name(shard)) for artifact in task.inputs[role]]
 
-        captioners = work.profile.dataset_captioners
+        captioners = batch.profile.dataset_captioners
         (raw,) = files("raw_shards")
         teachers = [
             TeacherFiles(
@@ -38,7 +38,7 @@ def begin(work: TaskBatch) -> WriteShard:
                 files(f"embeddings/{name}/text")[0],
                 {captioner: files(f"embeddings/{name}/{captioner}") for captioner in captioners},
             )
-            for name in work.profile.dataset_teachers
+            for name in batch.profile.dataset_teachers
         ]
         with temporary_files(), tempfile.TemporaryDirectory() as folder:
             tar = Path(folder) / tar_name(shard)
@@ -53,31 +53,31 @@ def begin(work: TaskBatch) -> WriteShard:
                 images=dataset.images,
             )
             total = counts.samples + counts.skipped.num_rows
-            check_share(counts.skipped, total, work.profile.max_bad_share, shard.url)
+            check_share(counts.skipped, total, batch.profile.max_bad_share, shard.url)
             if counts.skipped.num_rows:
-                part.output.write(skipped_name(shard), sidefile.to_bytes(counts.skipped))
-            part.output.put(tar_name(shard), tar)
+                task.output.write(skipped_name(shard), sidecar.to_bytes(counts.skipped))
+            task.output.put(tar_name(shard), tar)
 
     return write
 
 
-def close(work: TaskBatch) -> None:
-    """Close the manifest, with the order and dimensions of the teachers."""
-    (part,) = work.parts
+def commit(batch: TaskBatch) -> None:
+    """Commit the manifest. Its facts contain the order and dimensions of the teachers."""
+    (task,) = batch.tasks
     names, samples, reasons = [], 0, Counter[str]()
-    (raw,) = part.inputs["raw_shards"]
-    for shard in work.shards:
+    (raw,) = task.inputs["raw_shards"]
+    for shard in batch.shards:
         names.append(tar_name(shard))
-        samples += sidefile.rows(raw.fetch(side_name(shard)))
-        if part.output.has(skipped_name(shard)):
+        samples += sidecar.rows(raw.fetch(side_name(shard)))
+        if task.output.has(skipped_name(shard)):
             names.append(skipped_name(shard))
-            skipped = sidefile.read(part.output.fetch(skipped_name(shard)))
+            skipped = sidecar.read(task.output.fetch(skipped_name(shard)))
             samples -= skipped.num_rows
             reasons.update(skipped.column("reason").to_pylist())
-    teachers = list(work.profile.dataset_teachers)
-    dims = {name: part.inputs[f"embeddings/{name}/image"][0].manifest.facts["embed_dim"] for name in teachers}
+    teachers = list(batch.profile.dataset_teachers)
+    dims = {name: task.inputs[f"embeddings/{name}/image"][0].manifest.facts["embed_dim"] for name in teachers}
     facts = {"teachers": teachers, "teacher_dims": dims}
-    part.close(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
+    task.commit(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
 
 
-run = ShardStage(begin, close, tar_name)
+run = ShardStage(begin, commit, tar_name)

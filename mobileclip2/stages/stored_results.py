@@ -1,4 +1,4 @@
-"""Results that the store has, and those of a baseline wherever it lies."""
+"""Read evaluation results from the store, and those of a baseline from the store, a file or a git revision."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2.config.profile import parse
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Artifact, Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, loads, read_results
 
 
 def stored_results(pipeline: Pipeline, model: str) -> list[Result]:
-    """Return the results of a model on every set, with its samples, in the order of the profile.
+    """Return the results and samples of a model on every set, in the order of the profile.
 
     Raises:
-        UserError: it is not evaluated yet.
+        UserError: an evaluation of the model is missing.
     """
     return [
-        replace(result, samples=sidefile.read(read.fetch(SAMPLES)))
-        for read in pipeline.read(f"evaluation/{model}")
-        for result in _results(read)
+        replace(result, samples=sidecar.read(artifact.fetch(SAMPLES)))
+        for artifact in pipeline.read(f"evaluation/{model}")
+        for result in _results(artifact)
     ]
 
 
 def results_so_far(pipeline: Pipeline, model: str) -> list[Result]:
-    """Without their samples, of the sets that the model is evaluated on already."""
+    """Return the results of the finished evaluations of a model, without samples."""
     asset = pipeline.graph[f"evaluation/{model}"]
-    there = [name for name in pipeline.groups(asset) if not pipeline.missing(asset, name)]
-    return [result for name in there for read in pipeline.read(asset.key, name) for result in _results(read)]
+    finished = [name for name in pipeline.groups(asset) if not pipeline.missing(asset, name)]
+    return [result for name in finished for artifact in pipeline.read(asset.key, name) for result in _results(artifact)]
 
 
-def _results(read: Artifact) -> list[Result]:
-    return loads(read.fetch(RESULTS).read_text(), read.output.key(RESULTS))
+def _results(artifact: Artifact) -> list[Result]:
+    return loads(artifact.fetch(RESULTS).read_text(), artifact.output.key(RESULTS))
 
 
 def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Result]:
-    """Return the results that a model is compared with.
+    """Return the results with which a model is compared.
 
-    ``baseline`` is the first of these that there is: another model of the profile; a file or folder of results, whose path
-    may start at the profile; a git revision, whose profile makes the same model in another way, as far as the store has that.
+    ``baseline`` is tried in this order: another model of the profile, a file or folder of results with a path relative to the
+    working directory or the profile, and a git revision. For a revision, the store must contain the evaluation of the model
+    that the profile of the revision defines.
 
     Raises:
-        UserError: there is no such thing, it is not evaluated yet, or it cannot be read.
+        UserError: the baseline does not exist, its evaluation is missing, or it cannot be read.
     """
     if f"evaluation/{baseline}" in pipeline.graph:
         return stored_results(pipeline, baseline)
@@ -54,7 +55,7 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     text = _at_revision(Path(pipeline.profile.file), baseline)
     if text is None:
         raise UserError(
-            f"baseline '{baseline}': no student or teacher of the profile, no file or folder of results, and no git revision "
+            f"baseline '{baseline}': not a student or teacher of the profile, a file or folder of results, or a git revision "
             "with this profile; correct the name"
         )
     earlier, key = Pipeline(parse(text, origin=Path(pipeline.profile.file))), f"evaluation/{model}"
@@ -64,7 +65,7 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     if any(earlier.missing(asset, name) for name in earlier.groups(asset)):
         raise UserError(
             f"baseline '{baseline}': the store has no evaluation of '{model}' as that revision makes it; "
-            f"run 'mobileclip2 evaluate --student {model}' there with this store, or give a folder of its results"
+            f"run 'mobileclip2 evaluate --student {model}' there with this store, or pass a folder of its results"
         )
     return stored_results(earlier, model)
 

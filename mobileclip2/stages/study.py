@@ -1,4 +1,4 @@
-"""Trains one student of a study and keeps what it scored; its weights are of no further use."""
+"""Train one trial of a study and store its scores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from mobileclip2.stages.student import train_student
 from mobileclip2.stages.trained import publish
 
 
-def run(work: TaskBatch) -> None:
-    """Train one trial, and store its scores without its weights."""
-    (part,) = work.parts
-    work.kept.recall()
-    study = work.profile.study(work.asset.name)
-    student = study.trials(work.profile)[part.part.name]
-    _, result = train_student(work, part, student)
+def run(batch: TaskBatch) -> None:
+    """Train the trial and store its scores. Do not store its weights."""
+    (task,) = batch.tasks
+    batch.scratch_store.recall()
+    study = batch.profile.study(batch.asset.name)
+    student = study.trials(batch.profile)[task.part.name]
+    _, result = train_student(batch, task, student)
     scores = {name: value for name, value in result.numbers.items() if name.rpartition("/")[0] in study.evaluate_on}
     samples = student.training.total_steps * student.training.batch
-    publish(work, result, lambda folder: None, [], {"samples": samples, "scores": scores})
+    publish(batch, result, lambda folder: None, [], {"samples": samples, "scores": scores})

@@ -1,4 +1,4 @@
-"""Writes the missing captions of every image. An image is encoded once for all of them."""
+"""Generate the missing captions of every image. Each image is encoded once for all its captions."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import pyarrow as pa
 
 from mobileclip2.captioners.captions import caption_images
 from mobileclip2.captioners.load import load_captioner
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Task, TaskBatch
-from mobileclip2.engine.shard_stage import ShardStage, WriteShard, close_parts, raw_table, write_side
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device, inference
-from mobileclip2.stages.prefetch import batches, whole_images
+from mobileclip2.stages.prefetch import batches, preprocessed_images
 
 
-def begin(work: TaskBatch) -> WriteShard:
-    """Return the function that writes the missing captions of a shard."""
-    device = choose_device(work.profile.device)
-    stored = work.parts[0].only("captioner")
+def begin(batch: TaskBatch) -> WriteShard:
+    """Return the function that generates the missing captions of a shard."""
+    device = choose_device(batch.profile.device)
+    stored = batch.tasks[0].only("captioner")
     captioner = load_captioner(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
     captioner.model.to(device)
-    settings = work.profile.captioner(work.asset.name).generation
+    settings = batch.profile.captioner(batch.asset.name).generation
 
-    def write(shard: Shard, parts: list[Task]) -> None:
-        raw = raw_table(parts[0].only("raw_shards"), shard)
-        numbers = [part.part.declared["caption"] for part in parts]
+    def write(shard: Shard, tasks: list[Task]) -> None:
+        raw = raw_table(tasks[0].only("raw_shards"), shard)
+        numbers = [task.part.declared["caption"] for task in tasks]
         keys = raw.column("key").to_pylist()
-        images = whole_images(shard, raw, captioner.preprocess, work.profile.batch, device)
+        images = preprocessed_images(shard, raw, captioner.preprocess, batch.profile.batch, device)
         texts: dict[int, list[str]] = {number: [] for number in numbers}
         failures = []
-        for some, their_keys in zip(images, batches(keys, work.profile.batch), strict=True):
+        for pixels, batch_keys in zip(images, batches(keys, batch.profile.batch), strict=True):
             with inference(device):
-                written = caption_images(captioner, some, their_keys, numbers, settings)
-            for row in written.captions:
+                generated = caption_images(captioner, pixels, batch_keys, numbers, settings)
+            for row in generated.captions:
                 for number, text in zip(numbers, row, strict=True):
                     texts[number].append(text)
-            failures += written.failures
-        for part, number in zip(parts, numbers, strict=True):
+            failures += generated.failures
+        for task, number in zip(tasks, numbers, strict=True):
             failed = [failure for failure in failures if failure.caption == number]
             skipped = pa.table(
                 {
@@ -46,11 +46,11 @@ def begin(work: TaskBatch) -> WriteShard:
                     "detail": pa.array([f"caption {number}, {settings.retries} retries" for _ in failed], pa.string()),
                 }
             )
-            write_side(
-                part, shard, pa.table({"key": keys, "caption": texts[number]}, schema=sidefile.CAPTIONS), skipped
+            write_sidecar(
+                task, shard, pa.table({"key": keys, "caption": texts[number]}, schema=sidecar.CAPTIONS), skipped
             )
 
     return write
 
 
-run = ShardStage(begin, close_parts)
+run = ShardStage(begin, commit_tasks)

@@ -1,4 +1,4 @@
-"""Makes a teacher ready: fetches and pins given weights, or trains the projections of a locked-image teacher."""
+"""Make a teacher: load pretrained weights, or train the projections of a locked-image teacher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.progress import Step
-from mobileclip2.stages.prefetch import whole_images
+from mobileclip2.stages.prefetch import preprocessed_images
 from mobileclip2.stages.trained import publish, tables_of
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
@@ -34,59 +34,61 @@ from mobileclip2.training.objectives import Contrastive
 from mobileclip2.training.trainer import train
 
 
-def run(work: TaskBatch) -> None:
-    """Store the given weights of the teacher, or train a locked-image teacher."""
-    teacher = work.profile.teacher(work.asset.name)
+def run(batch: TaskBatch) -> None:
+    """Store the pretrained teacher, or train a locked-image teacher."""
+    teacher = batch.profile.teacher(batch.asset.name)
     if teacher.locked:
-        train_locked(work, teacher.locked)
+        train_locked(batch, teacher.locked)
         return
     assert teacher.model is not None
-    image_text = build(teacher.model, work.contents.model_weights(teacher.model))
-    publish(work, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
+    image_text = build(teacher.model, batch.contents.model_weights(teacher.model))
+    publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
 
 
-def train_locked(work: TaskBatch, spec: Locked) -> None:
-    """LiT on the features of the frozen towers; features are kept by shard until training is done."""
-    (part,) = work.parts
-    work.kept.recall()
-    device = choose_device(work.profile.device)
-    locked = build_locked(spec, *work.contents.tower_weights(spec), seed=spec.train.seed)
+def train_locked(batch: TaskBatch, spec: Locked) -> None:
+    """Train projections on the features of frozen towers (LiT, arXiv:2111.07991). Features are cached per shard."""
+    (task,) = batch.tasks
+    batch.scratch_store.recall()
+    device = choose_device(batch.profile.device)
+    locked = build_locked(spec, *batch.contents.tower_weights(spec), seed=spec.train.seed)
     projections = Projections(locked.model)
     locked.model.to(device)
-    shards = list(tables_of([read for reads in part.inputs.values() for read in reads], work.contents))
+    shards = list(tables_of([artifact for artifacts in task.inputs.values() for artifact in artifacts], batch.contents))
     images, texts = [], []
     for number, (shard, table) in enumerate(shards):
-        # by number, because corpora have shards of one name
-        kept = work.scratch / "features" / f"{number:06d}.safetensors"
-        features = shard_features(locked, shard, table, kept, device, work.profile.batch)
+        # by number, because shards of different corpora can have the same name
+        cached = batch.scratch / "features" / f"{number:06d}.safetensors"
+        features = shard_features(locked, shard, table, cached, device, batch.profile.batch)
         images.append(features["image"])
         texts.append(features["text"])
-        work.progress(Step(number + 1, len(shards), "shards of frozen features"))
+        batch.progress(Step(number + 1, len(shards), "shards of frozen features"))
     source = FeatureSource(torch.cat(images), torch.cat(texts), seed=spec.train.seed)
     result = train(
         projections,
         Contrastive(),
         source,
         spec.train,
-        work.scratch,
+        batch.scratch,
         device=device,
-        fingerprint=part.fingerprint,
-        progress=work.progress,
-        keep=work.kept.keep,
+        fingerprint=task.fingerprint,
+        progress=batch.progress,
+        keep=batch.scratch_store.keep,
     )
     facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
-    publish(work, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)
+    publish(batch, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)
 
 
 def shard_features(
-    locked: ImageText, shard: Shard, table: pa.Table, kept: Path, device: torch.device, batch: int
+    locked: ImageText, shard: Shard, table: pa.Table, cached: Path, device: torch.device, batch_size: int
 ) -> dict[str, torch.Tensor]:
-    """``image [n, F]`` and ``text [n, G]`` of one shard from the frozen towers, from the file ``kept`` if it is there."""
-    if not kept.exists():
-        images = whole_images(shard, table, locked.preprocess, batch, device)
+    """Return the features ``image [n, F]`` and ``text [n, G]`` of one shard. ``cached`` is the file that caches them."""
+    if not cached.exists():
+        images = preprocessed_images(shard, table, locked.preprocess, batch_size, device)
         features = {
-            "image": torch.cat([image_trunk_features(locked, some).cpu() for some in images]),
-            "text": each_text_once(partial(text_trunk_features, locked), table.column("caption").to_pylist(), batch),
+            "image": torch.cat([image_trunk_features(locked, pixels).cpu() for pixels in images]),
+            "text": each_text_once(
+                partial(text_trunk_features, locked), table.column("caption").to_pylist(), batch_size
+            ),
         }
-        write_tensors(kept, features)
-    return load_file(kept)
+        write_tensors(cached, features)
+    return load_file(cached)

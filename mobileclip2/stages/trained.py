@@ -1,4 +1,4 @@
-"""What the stages that train share: reading samples over all shards, and publishing what training wrote."""
+"""Read training samples from all shards, and publish the files of a trained model."""
 
 from __future__ import annotations
 
@@ -20,74 +20,74 @@ from mobileclip2.store.storage import explain
 from mobileclip2.training.trainer import METRICS, TrainResult
 
 
-def shards_of(read: Artifact, contents: SourceInventory, file_of: Callable[[Shard], str] = side_name) -> list[Shard]:
-    """Return the tars behind a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
+def shards_of(
+    artifact: Artifact, contents: SourceInventory, file_of: Callable[[Shard], str] = side_name
+) -> list[Shard]:
+    """Return the source tars of a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
 
     Tars that were added to the source later are left out.
 
-    A tar that came to the source since then is none of them.
-
     Args:
-        file_of: name of the file that was stored for a shard.
+        file_of: returns the name of the stored file of a shard.
 
     Raises:
-        ShardError: one of them is no longer there.
+        ShardError: a tar no longer exists.
     """
-    if read.group is not None:
-        shards = contents.group_shards(read.group)
+    if artifact.group is not None:
+        shards = contents.group_shards(artifact.group)
     else:
-        shards = contents.corpus_shards(read.manifest.asset.partition("/")[2])
-    stored = {file.name for file in read.manifest.files if not file.name.endswith(SKIPPED)}
+        shards = contents.corpus_shards(artifact.manifest.asset.partition("/")[2])
+    stored = {file.name for file in artifact.manifest.files if not file.name.endswith(SKIPPED)}
     if gone := stored.difference(map(file_of, shards)):
-        place = f"{read.head.asset}{f' [{read.group}]' if read.group else ''}"
-        raise ShardError(f"{place}: the source has no shard any more for '{min(gone)}'; put it back, or plan again")
+        label = f"{artifact.head.asset}{f' [{artifact.group}]' if artifact.group else ''}"
+        raise ShardError(f"{label}: the source no longer has the shard of '{min(gone)}'; restore it, or plan again")
     return [shard for shard in shards if file_of(shard) in stored]
 
 
-def tables_of(reads: list[Artifact], contents: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
-    """Every shard that has validated samples, with them.
+def tables_of(artifacts: list[Artifact], contents: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
+    """Yield every shard with valid samples and its table of samples.
 
     Raises:
-        ShardError: no shard has any.
+        ShardError: no shard has a valid sample.
     """
-    some = False
-    for read in reads:
-        for shard in shards_of(read, contents):
-            table = raw_table(read, shard)
+    found = False
+    for artifact in artifacts:
+        for shard in shards_of(artifact, contents):
+            table = raw_table(artifact, shard)
             if table.num_rows:
-                some = True
+                found = True
                 yield shard, table
-    if not some:
+    if not found:
+        assets = dict.fromkeys(artifact.head.asset for artifact in artifacts)
         raise ShardError(
-            f"{', '.join(dict.fromkeys(read.head.asset for read in reads))}: no shard holds a good sample to learn from; "
-            "see its skipped samples, and 'sources' and 'filters' in the profile"
+            f"{', '.join(assets)}: no shard has a valid sample to train on; "
+            "check its skipped samples, and 'sources' and 'filters' in the profile"
         )
 
 
 def size(image_text: ImageText) -> dict[str, int]:
-    """Return what every student's manifest says of its size."""
+    """Return the embedding dimension and the number of parameters, for the facts of a manifest."""
     parameters = sum(parameter.numel() for parameter in image_text.model.parameters())
     return {"embed_dim": image_text.embed_dim, "parameters": parameters}
 
 
 def publish(
-    work: TaskBatch, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
+    batch: TaskBatch, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
 ) -> None:
-    """Store the files that ``save`` writes into the scratch folder, with the metrics of training, and clear the folder.
+    """Store the files that ``save`` writes to the scratch folder, with training metrics and lineage, and commit the manifest.
 
-    Of several processes that trained together the first one does it; the others must leave the folder alone, which may
-    be gone by then.
+    Only rank 0 publishes. It then deletes the scratch folder, so other ranks must not access it.
     """
     if int(os.environ.get("RANK", "0")):
         return
-    (part,) = work.parts
+    (task,) = batch.tasks
     try:
-        save(work.scratch)
+        save(batch.scratch)
     except OSError as error:
-        explain(error, str(work.scratch))
+        explain(error, str(batch.scratch))
     names = [*files, *([METRICS] if result else [])]
     for name in names:
-        part.output.put(name, work.scratch / name)
-    part.output.write(LINEAGE, (work.lineage or lineage(work.pipeline, [part])).to_bytes())
-    part.close(names, samples=facts.get("samples", 0), facts=facts)
-    work.kept.clear()
+        task.output.put(name, batch.scratch / name)
+    task.output.write(LINEAGE, (batch.lineage or lineage(batch.pipeline, [task])).to_bytes())
+    task.commit(names, samples=facts.get("samples", 0), facts=facts)
+    batch.scratch_store.clear()

@@ -1,4 +1,4 @@
-"""Makes the student that lies between two others: measures the curve of interpolated weights and stores the point picked."""
+"""Interpolate the weights of two students (WiSE-FT, arXiv:2109.01903): evaluate all points and store the picked one."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.trained import publish, size
 
 
-def run(work: TaskBatch, between: WiseFT) -> None:
-    """Every point is kept in the scratch folder as soon as it is measured: a killed run loses the one in hand."""
-    (part,) = work.parts
-    model = load_image_text(part.only("end"), work.contents)
+def run(batch: TaskBatch, wise_ft: WiseFT) -> None:
+    """Evaluate the curve and store the picked student. A killed run continues after the last evaluated point."""
+    (task,) = batch.tasks
+    model = load_image_text(task.only("end"), batch.contents)
     end = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
-    start = _start(work, part, between).model.state_dict()
-    device = choose_device(work.profile.device)
-    sets = [open_set(work.profile, name) for name in between.pick.sets]
-    curve = read_curve(work.scratch / CURVE)
-    for weight in between.weights[len(curve) :]:
+    start = _start(batch, task, wise_ft).model.state_dict()
+    device = choose_device(batch.profile.device)
+    sets = [open_set(batch.profile, name) for name in wise_ft.pick.sets]
+    curve = read_curve(batch.scratch / CURVE)
+    for weight in wise_ft.weights[len(curve) :]:
         model.model.load_state_dict(interpolated(start, end, weight))
-        results = evaluate(model, sets, batch=work.profile.batch, device=device)
+        results = evaluate(model, sets, batch=batch.profile.batch, device=device)
         curve.append(Point(weight, {result.key: result.metrics for result in results}))
-        write_curve(work.scratch / CURVE, curve)
-        work.kept.keep(CURVE)
-        numbers = {name: curve[-1].main(name) for name in between.pick.sets}
-        work.progress(Step(len(curve), len(between.weights), "points", numbers))
-    picked = pick(curve, between.pick)
+        write_curve(batch.scratch / CURVE, curve)
+        batch.scratch_store.keep(CURVE)
+        numbers = {name: curve[-1].main(name) for name in wise_ft.pick.sets}
+        batch.progress(Step(len(curve), len(wise_ft.weights), "points", numbers))
+    picked = pick(curve, wise_ft.pick)
     model.model.load_state_dict(interpolated(start, end, picked.weight))
-    publish(work, None, partial(save, model), [CONFIG, WEIGHTS, CURVE], {**size(model), "weight": picked.weight})
+    publish(batch, None, partial(save, model), [CONFIG, WEIGHTS, CURVE], {**size(model), "weight": picked.weight})
 
 
-def _start(work: TaskBatch, part: Task, between: WiseFT) -> ImageText:
-    """Return what the end was trained from: another student, or the weights that its model comes with."""
-    if "start" in part.inputs:
-        return load_image_text(part.only("start"), work.contents)
-    end = work.profile.student(between.to)
+def _start(batch: TaskBatch, task: Task, wise_ft: WiseFT) -> ImageText:
+    """Return the model from which the end was trained: another student, or its pretrained weights."""
+    if "start" in task.inputs:
+        return load_image_text(task.only("start"), batch.contents)
+    end = batch.profile.student(wise_ft.to)
     assert end.model is not None
-    return build(end.model, work.contents.model_weights(end.model))
+    return build(end.model, batch.contents.model_weights(end.model))

@@ -30,7 +30,7 @@ def broken(monkeypatch):
 
         def sometimes(work):
             if work.group == group:
-                tries.append(work.parts[0].fingerprint)
+                tries.append(work.tasks[0].fingerprint)
                 if len(tries) <= times:
                     raise ShardError("the views are broken; mend them")
             run(work)
@@ -143,7 +143,7 @@ def test_what_is_being_computed_is_not_asked_for(smallest, instance):
     daemon = Daemon(smallest, instance)
     pipeline = Pipeline(load(smallest))
     asset = pipeline.graph["raw_shards"]
-    work = pipeline.part_work(asset, asset.parts["whole"], "g01")
+    work = pipeline.task_for(asset, asset.parts["whole"], "g01")
     with acquire(pipeline.storage, [work.output.prefix]):
         wanted = daemon.tick().run_requests
         assert ("raw_shards", "g01") not in [(each.asset_selection[0].path[0], each.partition_key) for each in wanted]

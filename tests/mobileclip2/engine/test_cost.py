@@ -5,7 +5,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 
 
-def test_a_time_that_was_written_in_part_is_passed_over(tiny):
+def test_broken_lines_of_the_time_log_are_skipped(tiny):
     pipeline = Pipeline(load(tiny))
     pipeline.materialize("raw_shards", "g00")
     (times,) = (pipeline.scratch / "times").iterdir()
@@ -16,7 +16,7 @@ def test_a_time_that_was_written_in_part_is_passed_over(tiny):
     assert [record["group"] for record in pipeline.times("raw_shards")] == ["g00"]
 
 
-def test_what_was_never_measured_costs_what_the_profile_states(tiny):
+def test_rates_of_the_profile_apply_without_logged_times(tiny):
     values = yaml.safe_load(tiny.read_text())
     values["rates"] = {"student": 4.0, "teacher_embeddings": 2.0, "teacher_embeddings/wide/text": 10.0}
     tiny.write_text(yaml.safe_dump(values))

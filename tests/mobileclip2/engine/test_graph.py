@@ -1,4 +1,4 @@
-"""What identifies the outputs of real profiles: every declared field, and nothing about how or where it was written."""
+"""Fingerprints of real profiles depend on every declared field, and not on formats or paths."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from pipelines.profiles import PROFILES
 
 @pytest.fixture
 def rich(tiny):
-    """A profile that writes out something of every kind."""
+    """Return a profile with every kind of section."""
     values = json.loads(json.dumps(yaml.safe_load(tiny.read_text())))
     values |= {
         "filters": {"max_aspect": 9.0},
@@ -42,7 +42,7 @@ def rich(tiny):
 
 
 def identities(profile):
-    """What every part of every asset hashes of itself, and which other parts it reads."""
+    """Return the declared fields, inputs and external digests of every part."""
     pipeline = Pipeline(profile)
     return {
         (asset.key, part.name, group): canonical(
@@ -59,7 +59,7 @@ def identities(profile):
 
 
 def rewritten(value, choose):
-    """The same values with keys in another order and numbers in another format."""
+    """Return the same values with another key order and other number formats."""
     if isinstance(value, dict):
         keys = list(value)
         choose.shuffle(keys)
@@ -102,7 +102,7 @@ def test_all_captioners_of_the_dataset_by_name_are_the_default(rich):
     assert identities(Profile.model_validate({**values, "folder": rich.folder})) == identities(named)
 
 
-def test_where_things_lie_does_not_matter(rich, tmp_path):
+def test_paths_of_inputs_do_not_matter(rich, tmp_path):
     before = identities(rich)
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "tiny").rename(elsewhere)
@@ -117,8 +117,8 @@ def test_where_things_lie_does_not_matter(rich, tmp_path):
 @pytest.mark.parametrize(
     ("one", "other"), [("0.001", "1e-3"), ("1000000", "1e6"), ("0.000001", "1E-6"), (".5", "5e-1")]
 )
-def test_numbers_in_yaml_mean_what_they_look_like(rich, one, other):
-    """YAML 1.1, which PyYAML reads, takes 1e-3 for a text; inside an open_clip configuration nothing turns it back."""
+def test_number_formats_of_yaml_are_equal(rich, one, other):
+    """PyYAML parses 1e-3 as a string, and an open_clip configuration has no types to convert it back."""
 
     def reading(number):
         values = json.dumps(yaml.safe_load(rich.text)).replace('"patch_size": 16', f'"mlp_ratio": {number}')
@@ -130,7 +130,7 @@ def test_numbers_in_yaml_mean_what_they_look_like(rich, one, other):
 
 
 def fields(settings, path=()):
-    """(path, declared) of every field that is there, defaults too."""
+    """Yield (path, declared) of every field, including defaults."""
     counting = declared_fields(type(settings))
     for name in type(settings).model_fields:
         yield from _below(getattr(settings, name), (*path, name), name in counting)
@@ -148,7 +148,7 @@ def _below(value, path, counts):
 
 
 def others(value):
-    """Values beside the one that is there, the likeliest to be valid first."""
+    """Yield other values for a field. Values that are more likely to be valid come first."""
     match value:
         case bool():
             yield not value
@@ -184,7 +184,7 @@ def others(value):
 
 
 def changed(rich, path):
-    """The profile with another valid value of one field; None where there is none."""
+    """Return the profile with another valid value of one field, or None if there is no such value."""
     whole = rich.model_dump(mode="json")
     parent = whole
     for step in path[:-1]:
@@ -202,7 +202,7 @@ def changed(rich, path):
 
 
 FREE = {"name", "folder", "file", "text"}
-"""of the profile as a whole"""
+"""top-level fields that are not tested"""
 
 
 ALONE = {
@@ -222,14 +222,14 @@ ALONE = {
     ),
     *("compute", "gate", "of", "sha256", "to"),
 }
-"""fields that have no other valid value while the rest of the profile stays as it is"""
+"""fields without another valid value if the rest of the profile is unchanged"""
 
 
-def test_every_declared_field_matters_and_no_other(rich):
+def test_exactly_the_declared_fields_change_fingerprints(rich):
     before = identities(rich)
     without, wrong, compared = set(), [], []
     for path, counts in fields(rich):
-        if path[0] in FREE or path[-1] == "pattern":  # the files that a pattern finds are what counts
+        if path[0] in FREE or path[-1] == "pattern":  # the matching files are hashed, not the pattern
             continue
         other = changed(rich, path)
         if other is None:
@@ -238,12 +238,12 @@ def test_every_declared_field_matters_and_no_other(rich):
         compared.append(path[-1])
         try:
             after = identities(other)
-        except UserError:  # what a changed address names is not there
+        except UserError:  # the changed URL does not exist
             assert path[-1] in {"url", "path", "weights"}, path
             continue
         if (after != before) != counts:
             wrong.append(".".join(map(str, path)))
     assert not wrong, "\n".join(wrong)
-    # names that others refer to, and fields that go with another which is not there
+    # other sections refer to these fields, or they require a section that is absent
     assert len(compared) > 170
     assert without.difference(compared) == ALONE

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine import gc as garbage
+from mobileclip2.engine import gc
 from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.trace import lineage, lineage_of
@@ -47,7 +47,7 @@ def edit(profile, before, after):
 
 
 class TestLineage:
-    def test_lies_beside_every_checkpoint_and_says_what_the_store_says(self, profile):
+    def test_file_beside_every_checkpoint_matches_the_store(self, profile):
         pipeline = Pipeline(load(profile))
         for key in ("student/pupil", "captioner/second", "teacher/wide"):
             assert read_lineage(folder_of(pipeline, key) / LINEAGE) == lineage_of(pipeline, key)
@@ -72,11 +72,11 @@ class TestLineage:
         assert main(["lineage", str(path), "--profile", str(profile)]) == 0
         assert capsys.readouterr().out == by_key
 
-    def test_of_nothing(self, profile, tmp_path):
+    def test_missing_and_invalid_files_are_rejected(self, profile, tmp_path):
         with pytest.raises(UserError, match="cannot read the lineage"):
             read_lineage(tmp_path / "none.json")
         (tmp_path / "other.json").write_text("{}")
-        with pytest.raises(UserError, match="not a lineage"):
+        with pytest.raises(UserError, match="not a lineage file"):
             read_lineage(tmp_path / "other.json")
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         with pytest.raises(UserError, match="student/pupil: not materialized yet"):
@@ -85,20 +85,20 @@ class TestLineage:
 
 class TestGarbage:
     def unneeded(self, pipeline, committed=(), lineages=()):
-        return {each.path for each in garbage.unneeded([pipeline], set(committed), lineages)}
+        return {each.path for each in gc.unneeded([pipeline], set(committed), lineages)}
 
-    def test_nothing_at_first(self, profile):
+    def test_finished_profile_has_no_garbage(self, profile):
         assert self.unneeded(Pipeline(load(profile))) == set()
 
-    def test_what_a_change_left_behind(self, profile):
-        old = garbage.needed(Pipeline(load(profile)))
+    def test_outputs_before_a_change_are_unneeded(self, profile):
+        old = gc.needed(Pipeline(load(profile)))
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         run(pipeline)
         left = self.unneeded(pipeline)
-        assert left == old - garbage.needed(pipeline)
+        assert left == old - gc.needed(pipeline)
         assert any(path.startswith("augmentations/") for path in left)
 
-    def test_is_deleted_only_when_told_to(self, profile, capsys):
+    def test_gc_deletes_only_with_delete_option(self, profile, capsys):
         run(edit(profile, "count: 2, seed: 1", "count: 2, seed: 2"))
         assert main(["gc", "--profile", str(profile)]) == 0
         assert "delete them with --delete" in capsys.readouterr().out
@@ -108,7 +108,6 @@ class TestGarbage:
         assert main(["gc", "--delete", "--profile", str(profile)]) == 0
         assert self.unneeded(Pipeline(load(profile))) == set()
         assert not any((Path(pipeline.storage.url) / path).exists() for path in left)
-        # what is needed is whole
         assert list(Pipeline(load(profile)).stale()) == []
 
     def test_another_profile_over_the_same_store_keeps_its_outputs(self, profile, capsys):
@@ -119,11 +118,11 @@ class TestGarbage:
         assert "nothing to delete" in capsys.readouterr().out
 
     def test_a_commit_keeps_its_outputs(self, profile):
-        old = garbage.needed(Pipeline(load(profile)))
+        old = gc.needed(Pipeline(load(profile)))
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         assert self.unneeded(pipeline, committed=old) == set()
 
-    def test_a_kept_checkpoint_keeps_all_it_came_from(self, profile, tmp_path):
+    def test_a_kept_checkpoint_keeps_its_lineage(self, profile, tmp_path):
         kept = tmp_path / "checkpoints" / LINEAGE
         kept.parent.mkdir()
         pipeline = Pipeline(load(profile))
@@ -145,15 +144,15 @@ class TestGarbage:
         assert "nothing to delete" in capsys.readouterr().out
         for wrong in (tmp_path / "misspelt", tmp_path / "one" / "pupil" / LINEAGE):
             assert main(["gc", "--delete", "--keep", str(wrong), "--profile", str(profile)]) == 1
-            assert f"{wrong}: no lineage.json lies in this folder" in capsys.readouterr().err
+            assert f"{wrong}: this folder contains no lineage.json" in capsys.readouterr().err
         assert all(
             (Path(pipeline.storage.url) / node.path).exists()
             for node in lineage_of(pipeline, "student/pupil").nodes.values()
         )
 
     @pytest.mark.parametrize("key", ["raw_shards", "teacher/wide"])
-    def test_what_was_made_from_an_output_that_is_gone_is_kept(self, profile, key):
-        """Computed again it will have the same bytes, and all below it is current again."""
+    def test_outputs_downstream_of_a_missing_output_are_kept(self, profile, key):
+        """The recomputed output has the same bytes, which makes the outputs downstream current again."""
         (folder_of(Pipeline(load(profile)), key) / "manifest.json").unlink()
         pipeline = Pipeline(load(profile))
         assert self.unneeded(pipeline) == set()
@@ -169,17 +168,17 @@ class TestGarbage:
             assert self.unneeded(pipeline) == set()
         assert self.unneeded(pipeline) == left != set()
 
-    def test_work_that_was_begun_is_kept_while_it_can_go_on(self, profile):
+    def test_unfinished_outputs_of_the_profile_are_kept(self, profile):
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         asset = pipeline.graph["augmentations"]
-        work = pipeline.part_work(asset, asset.parts["view-0"], "g00")
-        work.output.write("half.parquet", b"half")
-        assert work.output.prefix not in self.unneeded(pipeline)
+        task = pipeline.task_for(asset, asset.parts["view-0"], "g00")
+        task.output.write("half.parquet", b"half")
+        assert task.output.prefix not in self.unneeded(pipeline)
         again = edit(profile, "count: 2, seed: 2", "count: 2, seed: 3")
-        (stored,) = [each for each in garbage.unneeded([again], set(), []) if each.path == work.output.prefix]
+        (stored,) = [each for each in gc.unneeded([again], set(), []) if each.path == task.output.prefix]
         assert not stored.finished and stored.bytes == 4
 
-    def test_what_unfinished_work_left_goes_when_nobody_can_go_on_from_it(self, profile):
+    def test_scratch_of_finished_outputs_is_unneeded(self, profile):
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         run(pipeline)
         for asset, group in [("student/pupil", None), ("evaluation/pupil", "shapes")]:
@@ -192,26 +191,26 @@ class TestGarbage:
             (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.output.prefix / "manifest.json")
             pipeline = Pipeline(load(profile))
             assert f".scratch/{asset}/{read.head.fingerprint}" in self.unneeded(pipeline), "it is finished"
-        outputs = garbage.unneeded([pipeline], set(), [])
+        outputs = gc.unneeded([pipeline], set(), [])
         (stored,) = [each for each in outputs if each.path.startswith(".scratch/student")]
         assert (stored.files, stored.bytes, stored.finished) == (2, 8, False)
-        garbage.delete(pipeline, outputs)
+        gc.delete(pipeline, outputs)
         left = [key for key, _ in pipeline.storage.list(".scratch/")]
         assert left and all(key.startswith(".scratch/times/") for key in left)
         assert not list(Pipeline(load(profile)).stale())
 
 
-def test_lineage_names_no_path_of_this_machine_and_no_time(profile):
+def test_lineage_contains_no_local_path_and_no_time(profile):
     text = (folder_of(Pipeline(load(profile)), "student/pupil") / LINEAGE).read_text()
     assert str(profile.parent) not in text
     assert not {"time", "host", "date"} & set(json.loads(text))
 
 
-def test_what_vanishes_while_a_model_trains_is_named(profile):
+def test_an_input_deleted_during_training_is_named(profile):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph["student/plain"]
-    work = pipeline.part_work(asset, asset.parts["whole"], None)
+    task = pipeline.task_for(asset, asset.parts["whole"], None)
     (folder_of(pipeline, "raw_shards") / "manifest.json").unlink()
     pipeline.forget()
-    with pytest.raises(DamagedOutput, match="raw_shards: it is gone or damaged since it was read; run again"):
-        lineage(pipeline, [work])
+    with pytest.raises(DamagedOutput, match="raw_shards: it was deleted or damaged after it was read; run again"):
+        lineage(pipeline, [task])

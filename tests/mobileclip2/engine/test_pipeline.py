@@ -29,15 +29,15 @@ def profile(template, tmp_path):
 
 
 def edited(profile, change):
-    # anchors give one object several places; a change is meant for one of them
+    # YAML anchors share objects, but a change must affect only one place
     values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
     change(values)
     profile.write_text(yaml.safe_dump(values, sort_keys=False))
     return Pipeline(load(profile))
 
 
-def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
-    from mobileclip2.data import sidecar as sidefile
+def test_a_bad_sample_is_counted_and_named(profile):
+    from mobileclip2.data import sidecar
 
     pipeline = Pipeline(load(profile))
     done = [pipeline.materialize("raw_shards", group) for group in pipeline.profile.group_names]
@@ -45,7 +45,7 @@ def test_a_bad_sample_is_counted_and_named_and_shifts_nobody(profile):
     assert done[0].skip_reasons == {"truncated-image": 1}
     (read,) = pipeline.read("raw_shards", "g00")
     (name,) = [file.name for file in read.manifest.files if ".skipped." in file.name]
-    (row,) = sidefile.read(read.fetch(name)).to_pylist()
+    (row,) = sidecar.read(read.fetch(name)).to_pylist()
     assert row["key"] == BAD_KEY and "bytes" in row["detail"]
 
 
@@ -55,7 +55,7 @@ def test_too_many_bad_samples_stop_the_stage(profile):
         pipeline.materialize("raw_shards", "g00")
 
 
-def test_a_stage_says_what_must_come_first(profile):
+def test_a_missing_upstream_asset_is_named(profile):
     with pytest.raises(UserError, match=r"augmentations \[g00\]: raw_shards must be materialized first"):
         Pipeline(load(profile)).materialize("augmentations", "g00")
 
@@ -76,7 +76,7 @@ def test_more_views_draw_only_the_new_ones(profile):
     assert done.heads["view-0"] == before["view-0"]
 
 
-def test_a_changed_shard_touches_its_group_alone(profile):
+def test_a_changed_shard_affects_only_its_group(profile):
     pipeline = Pipeline(load(profile))
     for group in pipeline.profile.group_names:
         pipeline.materialize("raw_shards", group)
@@ -88,7 +88,7 @@ def test_a_changed_shard_touches_its_group_alone(profile):
     assert pipeline.missing(asset, "g01") == ["whole"]
 
 
-def test_where_the_shards_lie_does_not_matter(profile):
+def test_moved_shards_are_not_recomputed(profile):
     Pipeline(load(profile)).materialize("raw_shards", "g00")
     (profile.parent / "shards").rename(profile.parent / "elsewhere")
     pipeline = edited(profile, lambda values: values["sources"][0].update(url="elsewhere"))
@@ -103,7 +103,7 @@ def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
 
 
 def test_groups_and_shards_may_be_empty(profile):
-    """Views of no image are equal bytes, and so are what is made of them: each still has a place of its own."""
+    """Empty groups have views of equal bytes, but each part still needs its own fingerprint."""
     write_tar(profile.parent / "shards" / "00004.tar", [])
     pipeline = edited(profile, lambda values: values.update(groups=6))
     for key in ("raw_shards", "augmentations", "teacher_embeddings/narrow/image"):
@@ -116,14 +116,14 @@ def test_groups_and_shards_may_be_empty(profile):
     assert {read.manifest.facts["embed_dim"] for read in pipeline.read("teacher_embeddings/narrow/image")} == {8}
 
 
-def test_shards_without_a_good_sample_are_named_by_who_would_learn_from_them(profile):
+def test_trainings_reject_shards_without_valid_samples(profile):
     for path in (profile.parent / "shards").iterdir():
         write_tar(path, [])
     pipeline = Pipeline(load(profile))
     for group in pipeline.profile.group_names:
         pipeline.materialize("raw_shards", group)
     for key in ("captioner/first", "student/plain"):
-        with pytest.raises(ShardError, match="raw_shards: no shard holds a good sample to learn from"):
+        with pytest.raises(ShardError, match="raw_shards: no shard has a valid sample to train on"):
             pipeline.materialize(key)
 
 
@@ -133,7 +133,7 @@ def test_a_missing_source_names_its_path(profile):
         pipeline.materialize("raw_shards", "g00")
 
 
-def test_a_folder_that_cannot_be_listed_is_not_left_out(tiny, monkeypatch):
+def test_an_unreadable_source_folder_is_an_error(tiny, monkeypatch):
     inner = tiny.parent / "shards" / "more"
     inner.mkdir()
     scandir = os.scandir
@@ -143,12 +143,12 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(tiny, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr("os.scandir", refused)  # no mode keeps root out
+    monkeypatch.setattr("os.scandir", refused)  # file modes do not restrict root
     with pytest.raises(ShardError, match=r"shards/more: cannot be listed \(Permission denied\); make it readable"):
         Pipeline(load(tiny)).materialize("raw_shards", "g00")
 
 
-def test_a_shard_that_vanished_names_its_path(profile):
+def test_a_deleted_shard_is_named(profile):
     pipeline = Pipeline(load(profile))
     assert pipeline.contents.shards
     (profile.parent / "shards" / "00000.tar").unlink()
@@ -156,7 +156,7 @@ def test_a_shard_that_vanished_names_its_path(profile):
         pipeline.materialize("raw_shards", "g00")
 
 
-def test_a_stored_file_that_vanished_is_named(profile):
+def test_a_deleted_stored_file_is_named(profile):
     pipeline = Pipeline(load(profile))
     pipeline.materialize("raw_shards", "g00")
     (read,) = pipeline.read("raw_shards", "g00")
@@ -165,20 +165,18 @@ def test_a_stored_file_that_vanished_is_named(profile):
         pipeline.materialize("augmentations", "g00")
 
 
-def test_a_stored_file_that_was_cut_off_since_the_plan_is_named(profile):
+def test_a_stored_file_truncated_after_planning_is_named(profile):
     pipeline = Pipeline(load(profile))
     pipeline.materialize("raw_shards", "g00")
     (read,) = pipeline.read("raw_shards", "g00")
     name = read.manifest.files[0].name
     path = read.fetch(name)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(
-        DamagedOutput, match=f"{name}: it differs from its manifest since the plan looked at it; run again"
-    ):
+    with pytest.raises(DamagedOutput, match=f"{name}: it no longer matches its manifest; run again"):
         read.fetch(name)
 
 
-def test_a_checkpoint_of_the_wrong_shape(profile):
+def test_weights_of_the_wrong_shape_are_rejected(profile):
     weights = profile.parent / "weights"
     shutil.copy(weights / "narrow.safetensors", weights / "wide.safetensors")
     with pytest.raises(
@@ -187,13 +185,13 @@ def test_a_checkpoint_of_the_wrong_shape(profile):
         Pipeline(load(profile)).materialize("teacher/wide")
 
 
-def test_weights_that_are_not_the_pinned_ones(profile):
+def test_weights_with_another_hash_are_rejected(profile):
     pipeline = edited(profile, lambda values: values["teachers"][0]["model"]["weights"].update(sha256="0" * 64))
     with pytest.raises(WeightsError, match="the profile pins 0000"):
         pipeline.materialize("teacher/wide")
 
 
-def test_a_store_that_cannot_be_written(profile):
+def test_an_unwritable_store_is_an_error(profile):
     (profile.parent / "store").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="a file lies where a folder is needed; point 'store'"):
         Pipeline(load(profile)).materialize("raw_shards", "g00")
@@ -221,20 +219,20 @@ class TestWholeGraph:
         return sorted({f"{a.key}:{p}" for a, g in pipeline.stale() for p in pipeline.missing(a, g)})
 
     def first(self, pipeline):
-        """Stale parts whose inputs are all there: what a change touches by itself."""
+        """Return the stale parts whose inputs are all finished."""
         return sorted(
             {
                 f"{a.key}:{p}"
                 for a, g in pipeline.stale()
                 for p in pipeline.missing(a, g)
-                if pipeline.part_work(a, a.parts[p], g) is not None
+                if pipeline.task_for(a, a.parts[p], g) is not None
             }
         )
 
     def test_a_second_run_finds_everything_fresh(self, profile):
         assert self.stale(Pipeline(load(profile))) == []
 
-    def test_every_manifest_is_true(self, profile):
+    def test_every_manifest_matches_its_files(self, profile):
         pipeline = Pipeline(load(profile))
         for asset in pipeline.graph:
             for read in pipeline.read(asset):
@@ -271,13 +269,13 @@ class TestWholeGraph:
         assert facts["teachers"] == ["wide", "narrow"]
         assert facts["teacher_dims"] == {"wide": 24, "narrow": 8}
 
-    def test_an_evaluation_set_added_is_all_that_runs(self, profile):
+    def test_an_added_evaluation_set_runs_alone(self, profile):
         pipeline = edited(
             profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
         )
         assert {key.partition(":")[2] for key in self.stale(pipeline)} == {"again"}
 
-    def test_manifests_hold_no_path_and_no_time(self, profile):
+    def test_manifests_contain_no_path_and_no_time(self, profile):
         for path in (profile.parent / "store").rglob("manifest.json"):
             text = path.read_text()
             assert str(profile.parent) not in text

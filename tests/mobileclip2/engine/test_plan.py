@@ -1,4 +1,4 @@
-"""What a change touches, against the least possible, and why: each test is a row of the table in docs/change-one-thing.md."""
+"""Test which parts a change recomputes. Each test is a row of the table in docs/change-one-thing.md."""
 
 import json
 import os
@@ -29,7 +29,7 @@ LEARNT = {"student/pupil", "evaluation/pupil"}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A tiny pipeline, materialized; its first captioner learns from the clean set, so that shards touch no model."""
+    """Materialize a tiny pipeline. Its first captioner trains on the clean set, so source shards affect no model."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("finished") / "tiny"
     profile = make_tiny(folder)
@@ -46,7 +46,7 @@ def profile(finished, tmp_path):
 
 
 def read(profile):
-    # anchors give one object several places; a change is meant for one of them
+    # YAML anchors share objects, but a change must affect only one place
     return json.loads(json.dumps(yaml.safe_load(profile.read_text())))
 
 
@@ -58,7 +58,7 @@ def change(profile, edit):
 
 
 def run(pipeline):
-    """Computes what is missing and returns which (asset, part, group) that were."""
+    """Compute the missing parts and return them as (asset, part, group)."""
     computed = set()
     for asset, group in pipeline.stale():
         done = pipeline.materialize(asset.key, group)
@@ -75,7 +75,7 @@ def planned(pipeline):
 
 
 def rerun(pipeline):
-    """What a change computes, which is never more than was planned, and leaves nothing to plan."""
+    """Return the parts that a change computes. Check that all were planned and that the next plan is empty."""
     before = planned(pipeline)
     computed = run(pipeline)
     assert computed <= before
@@ -96,7 +96,7 @@ def test_a_teachers_weights(profile):
     assert first.asset == "teacher/narrow" and first.reasons[0].startswith("weights ")
     expected = {"teacher/narrow", *embeddings("narrow", "image", "text", "first", "second"), *DATASET, *LEARNT}
     assert assets(rerun(pipeline)) == expected | {"evaluation/narrow"}
-    # and back again: nothing
+    # changing back recomputes nothing
     path.write_bytes(before)
     assert rerun(Pipeline(load(profile))) == set()
 
@@ -118,7 +118,7 @@ def test_a_teacher_removed_or_their_order(profile, edit):
 def test_a_captioners_fine_tuning_set(profile):
     corpus = profile.parent / "corpus" / "00001.tar"
     write_tar(corpus, [("x.jpg", encode(draw("red circle", "new"))), ("x.txt", b"a red circle, newly drawn")])
-    # both captioners of this profile learn from that set
+    # both captioners of this profile train on that set
     own = {f"{stage}/{name}" for stage in ("captioner", "synthetic_captions") for name in ("first", "second")}
     texts = {asset for teacher in ("wide", "narrow") for asset in embeddings(teacher, "first", "second")}
     assert assets(rerun(Pipeline(load(profile)))) == {"caption_corpus/clean"} | own | texts | DATASET | LEARNT
@@ -167,7 +167,7 @@ def test_a_logit_scale(profile):
 def test_one_shard(profile, edit):
     shards = profile.parent / "shards"
     if edit == "added":
-        renamed = shards / "00005.tar"  # of the second of two groups
+        renamed = shards / "00005.tar"  # in the second of two groups
         other = make_tiny(profile.parent / "other", shards=6).parent / "shards" / "00005.tar"
         shutil.copy(other, renamed)
     elif edit == "replaced":
@@ -205,7 +205,7 @@ def test_change_and_change_back(profile):
     assert rerun(Pipeline(load(profile))) == set()
 
 
-def test_new_code_that_writes_the_same_bytes_stops_there(profile, monkeypatch):
+def test_new_code_with_equal_bytes_stops_propagation(profile, monkeypatch):
     monkeypatch.setitem(graph.CODE_VERSIONS, "augmentations", "99")
     pipeline = Pipeline(load(profile))
     why = {item.reasons for item in plan(pipeline).items if item.asset == "augmentations"}
@@ -213,7 +213,7 @@ def test_new_code_that_writes_the_same_bytes_stops_there(profile, monkeypatch):
     assert assets(rerun(pipeline)) == {"augmentations"}
 
 
-def test_new_code_that_writes_other_bytes_goes_on(profile, monkeypatch):
+def test_new_code_with_other_bytes_propagates(profile, monkeypatch):
     monkeypatch.setitem(graph.CODE_VERSIONS, "augmentations", "99")
     sample_view = augmentations.sample_view
     monkeypatch.setattr(
@@ -224,7 +224,7 @@ def test_new_code_that_writes_other_bytes_goes_on(profile, monkeypatch):
     assert computed == {"augmentations"} | images | DATASET | LEARNT
 
 
-def test_a_plan_of_some_assets_is_what_they_need(profile):
+def test_a_plan_of_some_assets_includes_their_upstream(profile):
     pipeline = change(profile, lambda values: values["views"].update(seed=9))
     assert selected(pipeline, ["teacher_embeddings/wide/image"]) == [
         "raw_shards",
@@ -238,7 +238,7 @@ def test_a_plan_of_some_assets_is_what_they_need(profile):
     assert rows(chosen)[1].reasons == ("upstream augmentations",)
 
 
-def test_costs_come_from_what_was_measured(profile):
+def test_costs_come_from_logged_times(profile):
     pipeline = change(profile, lambda values: values["views"].update(seed=9))
     item = next(item for item in plan(pipeline).items if item.asset == "teacher_embeddings/wide/image")
     assert item.cost.samples == pipeline.read("raw_shards", item.group)[0].head.samples
@@ -246,7 +246,7 @@ def test_costs_come_from_what_was_measured(profile):
 
 
 class TestDamage:
-    def test_a_changed_manifest_is_named_and_computed_anew(self, profile):
+    def test_a_changed_manifest_is_named_and_recomputed(self, profile):
         pipeline = Pipeline(load(profile))
         path = manifest_of(pipeline, "teacher_embeddings/wide/text")
         before = path.read_bytes()
@@ -258,7 +258,7 @@ class TestDamage:
         assert path.read_bytes() == before
 
     @pytest.mark.parametrize("damage", ["gone", "shorter", "other bytes of the same length"])
-    def test_changed_bytes_are_named_and_computed_anew(self, profile, damage):
+    def test_changed_bytes_are_named_and_recomputed(self, profile, damage):
         pipeline = Pipeline(load(profile))
         assert planned(pipeline) == set()
         path = next(manifest_of(pipeline, "teacher_embeddings/wide/text").parent.glob("*.parquet"))
@@ -272,7 +272,7 @@ class TestDamage:
         rerun(pipeline)
         assert path.read_bytes() == before
 
-    def test_bytes_that_changed_unseen_are_found_when_every_byte_is_hashed(self, profile):
+    def test_every_byte_finds_hidden_changes(self, profile):
         pipeline = Pipeline(load(profile))
         assert planned(pipeline) == set()
         path = next(manifest_of(pipeline, "teacher_embeddings/wide/text").parent.glob("*.parquet"))
@@ -285,7 +285,7 @@ class TestDamage:
         rerun(pipeline)
         assert path.read_bytes() == before
 
-    def test_a_manifest_that_is_gone(self, profile):
+    def test_a_deleted_manifest_is_planned(self, profile):
         pipeline = Pipeline(load(profile))
         path = manifest_of(pipeline, "augmentations")
         path.unlink()
@@ -330,7 +330,7 @@ def test_two_runs_at_once_share_the_work(profile):
             assert each.output.verify(each.manifest) == []
 
 
-def test_a_killed_run_leaves_a_right_plan(profile):
+def test_a_killed_run_leaves_a_correct_plan(profile):
     change(profile, lambda values: values["views"].update(seed=9))
     before = planned(Pipeline(load(profile)))
     killed = start(profile)
@@ -341,6 +341,6 @@ def test_a_killed_run_leaves_a_right_plan(profile):
     done = {(asset, part, None if group == "None" else group) for asset, part, group in map(str.split, lines)}
     left = planned(Pipeline(load(profile)))
     assert left <= before - done
-    # at most the one in hand was finished without being told
+    # at most one part finished without being logged
     assert len(before - done - left) <= 2
     assert run(Pipeline(load(profile))) == left

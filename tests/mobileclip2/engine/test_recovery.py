@@ -1,4 +1,4 @@
-"""A kill at any moment costs at most the shard or step in hand, and the next run ends as if nothing had happened."""
+"""A kill at any moment loses at most the current shard or step, and the next run gives the same manifests."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from mobileclip2.engine.pipeline import Pipeline
 from tests.processes import run_process
 from tests.tiny import make_tiny
 
-RENAMES_A_LIFE = (9, 10, 11)
-"""Finished files at which processes are killed in turn, so that every stage is hit in its middle. The end of a training writes
-nine: were it killed at the same one each time, it would come to it again and again."""
+RENAMES_PER_PROCESS = (9, 10, 11)
+"""Numbers of finished files at which processes are killed in turn, so that every stage is interrupted. They exceed the nine files
+that the end of a training writes, so that every process makes progress."""
 
 
 def materialize_everything(profile: Path) -> None:
@@ -24,7 +24,7 @@ def materialize_everything(profile: Path) -> None:
 
 
 def materialize_until(profile: Path, renames: int | None) -> None:
-    """Materialize the graph, and die just before the n-th file gets its name."""
+    """Materialize the graph, and die just before the n-th file is renamed."""
     if renames is not None:
         die_at(renames)
     materialize_everything(profile)
@@ -48,17 +48,19 @@ def manifests(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_ends_as_undisturbed(tmp_path, undisturbed):
+def test_repeated_kills_give_the_manifests_of_an_undisturbed_run(tmp_path, undisturbed):
     torch.set_num_threads(1)
     expected = manifests(undisturbed.parent / "store")
     assert len(expected) > 40
 
     profile = make_tiny(tmp_path / "killed")
     deaths = 0
-    while (exit_code := run_process(materialize_until, profile, RENAMES_A_LIFE[deaths % len(RENAMES_A_LIFE)])) != 0:
+    while (
+        exit_code := run_process(materialize_until, profile, RENAMES_PER_PROCESS[deaths % len(RENAMES_PER_PROCESS)])
+    ) != 0:
         assert exit_code == -signal.SIGKILL
         deaths += 1
-        assert deaths < 200, "no progress from life to life"
+        assert deaths < 200, "the processes make no progress"
     assert deaths > 10
     store = tmp_path / "killed" / "store"
     assert manifests(store) == expected

@@ -1,4 +1,4 @@
-"""What something cut off after it was stored, before its group was closed, is found and computed anew."""
+"""Truncated files of a group without a manifest are found and recomputed."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, LocalStorage
@@ -20,7 +20,7 @@ def files(profile):
 
 
 @pytest.mark.parametrize("which", ["00000*.skipped.parquet", "00000-????????.parquet"])
-def test_a_cut_file_of_an_unfinished_group(tiny, monkeypatch, which, caplog):
+def test_a_truncated_file_of_an_unfinished_group_is_recomputed(tiny, monkeypatch, which, caplog):
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     expected = files(tiny)
     (manifest,) = tiny.parent.glob("store/raw_shards/*/*/manifest.json")
@@ -29,22 +29,22 @@ def test_a_cut_file_of_an_unfinished_group(tiny, monkeypatch, which, caplog):
     os.truncate(cut, cut.stat().st_size // 2)
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     assert files(tiny) == expected
-    assert f"{cut.name}: cut off; computed anew" in caplog.text
+    assert f"{cut.name}: truncated; its shard is recomputed" in caplog.text
 
 
-def test_what_a_killed_writer_left_goes_with_the_close(tiny):
+def test_commit_deletes_partial_files_of_killed_writers(tiny):
     pipeline = Pipeline(load(tiny))
-    work = pipeline.part_work(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].parts["whole"], "g00")
-    left = Path(pipeline.storage.url, work.output.key(".00000.parquet.123.partial"))
+    task = pipeline.task_for(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].parts["whole"], "g00")
+    left = Path(pipeline.storage.url, task.output.key(".00000.parquet.123.partial"))
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     pipeline.materialize("raw_shards", "g00")
-    assert not left.exists() and isinstance(work.output, ArtifactFolder)
+    assert not left.exists() and isinstance(task.output, ArtifactFolder)
 
 
-def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
+def test_truncated_files_are_detected(tmp_path, tiny_template):
     side = tmp_path / "side.parquet"
-    sidefile.write(pa.table({"key": ["a", "b"]}), side)
+    sidecar.write(pa.table({"key": ["a", "b"]}), side)
     tar = tmp_path / "shard.tar"
     tar.write_bytes((tiny_template / "shards" / "00000.tar").read_bytes())
     for path in (side, tar):
@@ -55,7 +55,7 @@ def test_the_end_of_a_file_tells_whether_it_is_whole(tmp_path, tiny_template):
         assert not is_whole(path)
 
 
-def test_no_manifest_is_written_over_a_cut_file(tmp_path):
+def test_a_manifest_rejects_truncated_files(tmp_path):
     output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     output.write("x.parquet", b"PAR1 and half of the")
     with pytest.raises(DamagedOutput, match=r"a/f/g00/x\.parquet: the file is truncated; run again to recompute it"):

@@ -1,10 +1,10 @@
-"""Outside inputs are hashed once: by one pod of many, and anew only when they have changed."""
+"""Inputs outside the store are hashed by one of many pods, and again only after a change."""
 
 import pytest
 import yaml
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine import source_inventory as contents_module
+from mobileclip2.engine import source_inventory
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import DIGESTS, GroupShards
 from pipelines.cli import main
@@ -12,15 +12,15 @@ from pipelines.cli import main
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Names of the files that were read to be hashed."""
+    """Return the names of the files that were hashed."""
     names = []
-    file_sha256 = contents_module.file_sha256
-    monkeypatch.setattr(contents_module, "file_sha256", lambda path: names.append(path.name) or file_sha256(path))
+    file_sha256 = source_inventory.file_sha256
+    monkeypatch.setattr(source_inventory, "file_sha256", lambda path: names.append(path.name) or file_sha256(path))
     return names
 
 
 def pod(profile, monkeypatch, number):
-    """A pipeline as a pod has it, with a cache of its own."""
+    """Return a pipeline with the cache of one pod."""
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(profile.parent / f"cache-{number}"))
     return Pipeline(load(profile))
 
@@ -29,20 +29,20 @@ def digest(pipeline):
     return pipeline.contents.digest(GroupShards(), "g00")
 
 
-def test_of_many_pods_over_one_volume_the_first_hashes(tiny, monkeypatch, hashed):
+def test_pods_share_the_hashes_of_one_volume(tiny, monkeypatch, hashed):
     pipeline = pod(tiny, monkeypatch, 0)
     first = digest(pipeline)
     assert hashed == ["00000.tar", "00002.tar"] and not (tiny.parent / "store").exists()
     pipeline.materialize("raw_shards", "g00")
     assert {digest(pod(tiny, monkeypatch, number)) for number in (0, 1, 2)} == {first} and len(hashed) == 2
-    # other times and the same bytes: hashed once more, and then known to all although there is nothing to compute
+    # a new mtime with equal bytes is hashed once and shared, although no part is computed
     (tiny.parent / "shards" / "00002.tar").touch()
     assert pod(tiny, monkeypatch, 3).materialize("raw_shards", "g00").computed == [] and len(hashed) == 4
     assert digest(pod(tiny, monkeypatch, 4)) == first and len(hashed) == 4
 
 
 @pytest.mark.parametrize("damage", [b"", b"0123", b"\xff" * 16])
-def test_a_damaged_hash_in_the_store_is_found_out_again(tiny, monkeypatch, hashed, damage):
+def test_a_damaged_shared_hash_is_recomputed(tiny, monkeypatch, hashed, damage):
     pipeline = pod(tiny, monkeypatch, 0)
     pipeline.materialize("raw_shards", "g00")
     (shared,) = (tiny.parent / "store" / DIGESTS).iterdir()
@@ -56,7 +56,7 @@ def test_a_profile_is_checked_without_its_store(tiny, hashed):
     assert main(["check", "--profile", str(tiny)]) == 0 and hashed
 
 
-def test_hashes_that_cannot_be_shared_are_no_hindrance(tiny, monkeypatch, hashed, caplog):
+def test_a_failure_to_share_hashes_is_only_a_warning(tiny, monkeypatch, hashed, caplog):
     (tiny.parent / "store").mkdir()
     (tiny.parent / "store" / DIGESTS).touch()  # a file where a folder is needed
     pod(tiny, monkeypatch, 0).materialize("raw_shards", "g00")

@@ -1,4 +1,4 @@
-"""A group computed in chunks by whoever, and closed by the one who ordered it, is the group computed at once."""
+"""A group that several processes compute in chunks has the manifests of one process."""
 
 import shutil
 
@@ -17,21 +17,21 @@ from mobileclip2.store.lease import acquire
 
 
 class InChunks:
-    """Chunks one after the other, last first, each over a store that it opens itself."""
+    """Runs chunks one after the other, in reverse order, each with its own storage."""
 
     def __init__(self, of: int) -> None:
         self.of = of
         self.unfinished: list[int] = []
 
-    def run(self, work: TaskBatch) -> float:
-        order = TaskSpec.of(work)
-        order.write(work.pipeline.storage)
-        stage = load_stage(work.asset.stage)
+    def run(self, batch: TaskBatch) -> float:
+        spec = TaskSpec.of(batch)
+        spec.write(batch.pipeline.storage)
+        stage = load_stage(batch.asset.stage)
         for index in reversed(range(self.of)):
-            run_shard_task(open_storage(work.pipeline.storage.url), order.key, index, self.of, silent)
-            self.unfinished.append(len(stage.unfinished(work)))
-            assert not any(part.output.has("manifest.json") for part in work.parts)
-        stage.close(work)
+            run_shard_task(open_storage(batch.pipeline.storage.url), spec.key, index, self.of, silent)
+            self.unfinished.append(len(stage.unfinished(batch)))
+            assert not any(part.output.has("manifest.json") for part in batch.tasks)
+        stage.commit(batch)
         return 0.0
 
 
@@ -42,17 +42,17 @@ def manifests(profile):
 
 @pytest.fixture
 def raw(tiny):
-    """The profile with its raw shards and teachers done."""
+    """Return a profile with finished raw shards."""
     pipeline = Pipeline(load(tiny))
     pipeline.materialize("raw_shards", "g00")
     return tiny
 
 
-def works(profile, key, group="g00"):
+def task_batch(profile, key, group="g00"):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
     return TaskBatch(
-        pipeline, asset, group, [pipeline.part_work(asset, part, group) for part in asset.parts.values()], silent
+        pipeline, asset, group, [pipeline.task_for(asset, part, group) for part in asset.parts.values()], silent
     )
 
 
@@ -76,95 +76,97 @@ def test_embeddings_in_chunks(raw, tmp_path):
     assert manifests(other) == manifests(raw)
 
 
-def test_a_chunk_leaves_alone_what_is_there(raw):
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    order.write(work.pipeline.storage)
-    first, second = work.shards
-    run_shard_task(work.pipeline.storage, order.key, 0, 2, silent)
-    marked = work.parts[0].output.fetch(f"{first.id}.parquet")
+def test_a_chunk_keeps_finished_shards(raw):
+    batch = task_batch(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    spec.write(batch.pipeline.storage)
+    first, second = batch.shards
+    run_shard_task(batch.pipeline.storage, spec.key, 0, 2, silent)
+    marked = batch.tasks[0].output.fetch(f"{first.id}.parquet")
     marked.write_bytes(b"as an earlier process left it")
-    run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
+    run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
     assert marked.read_bytes() == b"as an earlier process left it"
-    assert work.parts[0].output.has(f"{second.id}.parquet")
+    assert batch.tasks[0].output.has(f"{second.id}.parquet")
 
 
-def test_a_chunk_looks_at_no_source_and_no_fingerprint_again(raw):
-    """Only the order and the shards' own inputs: the sources may be listed by nobody else."""
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    order.write(work.pipeline.storage)
+def test_a_chunk_reads_only_the_spec(raw):
+    """The sources and the profile are deleted before the chunk runs."""
+    batch = task_batch(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    spec.write(batch.pipeline.storage)
     shutil.rmtree(raw.parent / "shards")
     raw.unlink()
-    run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
-    assert load_stage(work.asset.stage).unfinished(work) == []
+    run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
+    assert load_stage(batch.asset.stage).unfinished(batch) == []
 
 
-def test_chunks_work_while_the_one_who_ordered_holds_the_lease(raw):
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    order.write(work.pipeline.storage)
-    with acquire(work.pipeline.storage, [part.output.prefix for part in work.parts]):
-        run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
-    assert load_stage(work.asset.stage).unfinished(work) == []
+def test_chunks_run_while_the_run_holds_the_lease(raw):
+    batch = task_batch(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    spec.write(batch.pipeline.storage)
+    with acquire(batch.pipeline.storage, [part.output.prefix for part in batch.tasks]):
+        run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
+    assert load_stage(batch.asset.stage).unfinished(batch) == []
 
 
 def test_every_shard_is_in_one_chunk(raw):
-    shards = works(raw, "augmentations").shards * 5
+    shards = task_batch(raw, "augmentations").shards * 5
     for of in (1, 3, 7, 10, 12):
         dealt = [shard for index in range(of) for shard in chunk(shards, index, of)]
         assert sorted(shard.id for shard in dealt) == sorted(shard.id for shard in shards)
 
 
-def test_work_that_is_not_divided_is_ordered_whole(raw):
-    work = works(raw, "teacher/wide", None)
-    order = TaskSpec.of(work)
-    assert order.shards is None
-    order.write(work.pipeline.storage)
-    run_task(work.pipeline.storage, order.key, silent)
+def test_a_batch_without_shards_runs_as_one_task(raw):
+    batch = task_batch(raw, "teacher/wide", None)
+    spec = TaskSpec.of(batch)
+    assert spec.shards is None
+    spec.write(batch.pipeline.storage)
+    run_task(batch.pipeline.storage, spec.key, silent)
     pipeline = Pipeline(load(raw))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) == []
     (raw.parent / "weights" / "wide.safetensors").unlink()
-    run_task(work.pipeline.storage, order.key, silent)  # is there, and not computed again
+    run_task(batch.pipeline.storage, spec.key, silent)  # finished, so the deleted weights are not needed
 
 
-def test_who_trains_hashes_no_source_to_say_what_it_learned_from(raw, tmp_path, monkeypatch):
-    """That takes hours for a large dataset, while GPUs wait and the sources may change."""
+def test_a_training_worker_hashes_no_source(raw, tmp_path, monkeypatch):
+    """Hashing a large dataset takes hours while GPUs wait, and the sources can change."""
     Pipeline(load(raw)).materialize("raw_shards", "g01")
-    work = works(raw, "student/plain", None)
-    TaskSpec.of(work).write(work.pipeline.storage)
-    expected = lineage(work.pipeline, work.parts)
+    batch = task_batch(raw, "student/plain", None)
+    TaskSpec.of(batch).write(batch.pipeline.storage)
+    expected = lineage(batch.pipeline, batch.tasks)
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "another machine"))
     monkeypatch.setattr("mobileclip2.engine.source_inventory.file_sha256", lambda path: pytest.fail(f"hashes {path}"))
-    run_task(work.pipeline.storage, TaskSpec.of(work).key, silent)
-    assert Lineage.model_validate_json(work.parts[0].output.read(LINEAGE)) == expected
+    run_task(batch.pipeline.storage, TaskSpec.of(batch).key, silent)
+    assert Lineage.model_validate_json(batch.tasks[0].output.read(LINEAGE)) == expected
 
 
-def test_the_name_follows_from_the_work(raw):
-    first, again = TaskSpec.of(works(raw, "augmentations")), TaskSpec.of(works(raw, "augmentations"))
+def test_the_name_depends_on_the_batch_alone(raw):
+    first, again = TaskSpec.of(task_batch(raw, "augmentations")), TaskSpec.of(task_batch(raw, "augmentations"))
     assert first == again and first.name == again.name
     assert first.name.startswith("augmentations-") and len(first.name) == len("augmentations-") + 16
     fewer = first.model_copy(update={"parts": first.parts[:1]})
     assert fewer.name != first.name
 
 
-def test_code_of_another_version_is_refused(raw):
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work).model_copy(update={"code_version": "0"})
-    order.write(work.pipeline.storage)
-    with pytest.raises(UserError, match=r"augmentations: ordered from version 0 .* start workers from the image"):
-        run_shard_task(work.pipeline.storage, order.key, 0, 1, silent)
+def test_another_code_version_is_rejected(raw):
+    batch = task_batch(raw, "augmentations")
+    spec = TaskSpec.of(batch).model_copy(update={"code_version": "0"})
+    spec.write(batch.pipeline.storage)
+    with pytest.raises(
+        UserError, match=r"augmentations: the task spec needs version 0 .* start workers from the same image"
+    ):
+        run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
 
 
-def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, capsys):
+def test_the_exit_status_separates_temporary_from_permanent_errors(raw, monkeypatch, capsys):
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    work = works(raw, "augmentations")
-    order = TaskSpec.of(work)
-    store = work.pipeline.storage.url
-    assert main([store, order.key, "--of", "1"]) == REFUSED
-    assert "the order is gone" in capsys.readouterr().err
-    order.write(work.pipeline.storage)
-    assert main([store, order.key, "--of", "1"]) == 0
+    batch = task_batch(raw, "augmentations")
+    spec = TaskSpec.of(batch)
+    store = batch.pipeline.storage.url
+    assert main([store, spec.key, "--of", "1"]) == REFUSED
+    assert "the task spec was deleted" in capsys.readouterr().err
+    spec.write(batch.pipeline.storage)
+    assert main([store, spec.key, "--of", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2/2 shards"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
@@ -172,4 +174,4 @@ def test_the_exit_status_says_whether_trying_again_can_help(raw, monkeypatch, ca
     monkeypatch.setenv("AWS_DEFAULT_REGION", "nowhere")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr("time.sleep", lambda _: None)
-    assert main(["s3://bucket/store", order.key, "--of", "1"]) == 1
+    assert main(["s3://bucket/store", spec.key, "--of", "1"]) == 1

@@ -9,6 +9,6 @@ from tests.cluster import FakeCluster
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeCluster]:
-    """The fake cluster of all tests in here: two nodes with two GPUs each. It takes longer to start than most of them."""
+    """Return the fake cluster of all tests in this folder: two nodes with two GPUs each. Starting it is slow."""
     with FakeCluster(tmp_path_factory.mktemp("cluster"), {"one": 2, "two": 2}) as cluster:
         yield cluster

@@ -1,4 +1,4 @@
-"""Stops the pods of a group in the middle of their work, and what tests ask of it afterwards."""
+"""Stop the pods of a group in the middle of a chunk, and count the files that they write."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.cluster import FakeCluster, Object
 
 
 def manifests(profile: Path) -> dict[str, bytes]:
-    """All manifests of the profile's store, by their path in it."""
+    """Return all manifests of the profile's store by relative path."""
     store = profile.parent / "store"
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
 
 
 class Gate:
-    """Stops every pod of a stage at its ``at``-th file until it is opened, and counts how often each file was computed."""
+    """Stops every pod of a stage at its ``at``-th file until :meth:`open`, and counts how often each file is computed."""
 
     def __init__(self, cluster: FakeCluster, folder: Path, at: int = 3, stage: str = "teacher_embeddings") -> None:
         self.path, self.writes = folder / "gate", folder / "writes"
@@ -47,5 +47,5 @@ class Gate:
 def until(condition: Callable[[], object], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)

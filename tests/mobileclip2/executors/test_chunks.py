@@ -6,7 +6,7 @@ from mobileclip2.executors.chunks import CHUNK_SECONDS, CHUNKS_A_PROCESS, MAX_CH
 from mobileclip2.progress import silent
 
 
-def test_a_chunk_is_worth_ten_minutes():
+def test_a_chunk_takes_ten_minutes():
     for shards in (1, 2, 7, 100, 3125, 50_000):
         for seconds in (0.01, 0.3, 10, 61.7, 599, 601, 5000):
             chunks = count_chunks(shards, seconds, 8)
@@ -25,19 +25,19 @@ def test_a_group_without_shards_is_one_chunk_that_does_nothing():
     assert count_chunks(0, None, 8) == count_chunks(0, 10.0, 8) == 1
 
 
-def test_the_stated_rate_says_what_a_shard_takes(tiny):
+def test_the_rate_of_the_profile_gives_seconds_a_shard(tiny):
     tiny.write_text(f"{tiny.read_text()}\nrates: {{augmentations: 5}}\n")
     pipeline = Pipeline(load(tiny))
     done = pipeline.materialize("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
-    parts = [pipeline.part_work(asset, part, "g00") for part in asset.parts.values()]
-    work = TaskBatch(pipeline, asset, "g00", parts, silent)
-    assert len(work.shards) == len(parts) == 2
-    assert seconds_a_shard(work) == pytest.approx(2 * done.samples / 5 / 2)
+    parts = [pipeline.task_for(asset, part, "g00") for part in asset.parts.values()]
+    batch = TaskBatch(pipeline, asset, "g00", parts, silent)
+    assert len(batch.shards) == len(parts) == 2
+    assert seconds_a_shard(batch) == pytest.approx(2 * done.samples / 5 / 2)
 
 
-def test_of_shards_never_counted_nothing_is_known(tiny):
+def test_uncounted_shards_have_unknown_seconds(tiny):
     pipeline = Pipeline(load(tiny))
     asset = pipeline.graph["raw_shards"]
-    work = TaskBatch(pipeline, asset, "g00", [pipeline.part_work(asset, asset.parts["whole"], "g00")], silent)
-    assert seconds_a_shard(work) is None
+    batch = TaskBatch(pipeline, asset, "g00", [pipeline.task_for(asset, asset.parts["whole"], "g00")], silent)
+    assert seconds_a_shard(batch) is None

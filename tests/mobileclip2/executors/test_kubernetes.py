@@ -1,4 +1,4 @@
-"""A group through an Indexed Job on the fake cluster, with faults: it ends as on one machine."""
+"""A group in an Indexed Job on the fake cluster, with faults, has the manifests of one machine."""
 
 import json
 import shutil
@@ -50,7 +50,7 @@ def cluster(running, monkeypatch):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A tiny pipeline with all that the embeddings of one group need, and the manifests that one machine gives them."""
+    """Return a tiny pipeline with the inputs of one group's embeddings, and the manifests that one machine writes."""
     from tests.tiny import make_tiny
 
     profile = make_tiny(tmp_path_factory.mktemp("tiny"), shards=2 * SHARDS, samples=4)
@@ -85,7 +85,7 @@ def stored(pipeline):
 
 
 class Running:
-    """A materialization in another thread."""
+    """Materializes in another thread."""
 
     def __init__(self, pipeline, asset=ASSET, group="g00"):
         self.steps, self.error = [], None
@@ -121,7 +121,7 @@ def test_a_group_gives_the_manifests_of_one_machine(cluster, pipeline, expected,
     assert not list((Path(pipeline.storage.url) / ".orders").iterdir())
 
 
-def test_killed_and_evicted_pods_cost_the_shard_in_hand(cluster, pipeline, expected, tmp_path):
+def test_killed_and_evicted_pods_lose_only_the_current_shard(cluster, pipeline, expected, tmp_path):
     gate = Gate(cluster, tmp_path)
     run = Running(pipeline)
     gate.wait_for(4 * 3)
@@ -138,8 +138,8 @@ def test_killed_and_evicted_pods_cost_the_shard_in_hand(cluster, pipeline, expec
     assert len(cluster.everything) == 4 + 3
 
 
-def test_every_pod_evicted_again_and_again(cluster, pipeline, expected, tmp_path):
-    """More often than a chunk is tried again: evictions are not counted."""
+def test_repeated_evictions_use_no_retry(cluster, pipeline, expected, tmp_path):
+    """Evictions exceed the retries of a chunk."""
     gate = Gate(cluster, tmp_path, at=1)
     run = Running(pipeline)
     for life in range(1, 6):
@@ -152,7 +152,7 @@ def test_every_pod_evicted_again_and_again(cluster, pipeline, expected, tmp_path
     assert gate.repeated <= 5 * 4 * VIEWS
 
 
-def test_a_chunk_that_always_dies_fails_the_run_and_says_how(cluster, pipeline, tmp_path):
+def test_a_chunk_that_always_dies_fails_the_run(cluster, pipeline, tmp_path):
     gate = Gate(cluster, tmp_path, at=1)
     run = Running(pipeline)
     deadline = time.monotonic() + 240
@@ -170,7 +170,7 @@ def test_a_chunk_that_always_dies_fails_the_run_and_says_how(cluster, pipeline, 
     assert len([pod for pod in cluster.everything if pod["metadata"]["annotations"].popitem()[1] == "0"]) == 1 + 3
 
 
-def test_what_a_user_can_mend_is_said_as_on_one_machine(cluster, pipeline):
+def test_permanent_errors_are_those_of_one_machine(cluster, pipeline):
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     profile.write_text(profile.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
     shutil.rmtree(pipeline.storage.url)
@@ -181,7 +181,7 @@ def test_what_a_user_can_mend_is_said_as_on_one_machine(cluster, pipeline):
     assert len(cluster.everything) <= SHARDS, "tried again what will not change"
 
 
-def test_the_api_server_fails_every_other_request(cluster, pipeline, expected, tmp_path):
+def test_every_other_request_to_the_api_server_fails(cluster, pipeline, expected, tmp_path):
     counts = Counter()
 
     def every_other(method, path):
@@ -199,8 +199,8 @@ def test_the_api_server_fails_every_other_request(cluster, pipeline, expected, t
     assert counts["POST"] > 1 and counts["GET"] > 8
 
 
-def test_a_conflict_that_passes(cluster, pipeline, expected):
-    """409 where there is no such Job, and to a deletion."""
+def test_a_temporary_conflict_is_retried(cluster, pipeline, expected):
+    """The server returns 409 for a new Job and for a deletion."""
     refused = Counter()
 
     def conflict(method, path):
@@ -214,8 +214,8 @@ def test_a_conflict_that_passes(cluster, pipeline, expected):
     assert refused["POST"] == refused["DELETE"] == 3 and len(cluster.everything) == 4
 
 
-def test_answers_that_break_off(cluster, pipeline, expected, tmp_path):
-    """Every other answer ends in its middle, those to a creation and those with a log among them."""
+def test_truncated_responses_are_retried(cluster, pipeline, expected, tmp_path):
+    """Every other response is truncated, including those of creations and logs."""
     counts = Counter()
     cluster.faults.cut = lambda method, path: not counts.update([method]) and counts[method] % 2 == 1
     pipeline.compute.cluster.pause = 0.02
@@ -228,7 +228,7 @@ def test_answers_that_break_off(cluster, pipeline, expected, tmp_path):
     assert len(cluster.everything) == 4
 
 
-def test_a_create_whose_answer_was_lost_makes_no_second_job(cluster, pipeline, expected):
+def test_a_lost_response_to_a_create_makes_no_second_job(cluster, pipeline, expected):
     lost = []
     cluster.faults.lose = lambda method, path: 500 if method == "POST" and not lost and not lost.append(1) else None
     pipeline.compute.cluster.pause = 0.02
@@ -238,14 +238,14 @@ def test_a_create_whose_answer_was_lost_makes_no_second_job(cluster, pipeline, e
     assert len(cluster.everything) == 4, "every chunk had one pod, so there was one Job"
 
 
-def test_a_server_that_stays_away_is_told(cluster, pipeline):
+def test_an_unreachable_server_is_reported(cluster, pipeline):
     cluster.faults.answer = lambda method, path: 503
     pipeline.compute.cluster.pause, pipeline.compute.cluster.patience = 0.02, 0.5
-    with pytest.raises(ComputeError, match=r"stayed away for 0 s: it answered 503: .*a fault of the test"):
+    with pytest.raises(ComputeError, match=r"was unreachable for 0 s: it answered 503: .*a fault of the test"):
         Running(pipeline).end()
 
 
-def test_a_refused_request_is_not_repeated(cluster, pipeline):
+def test_a_rejected_request_is_not_retried(cluster, pipeline):
     cluster.faults.answer = lambda method, path: 403 if method == "POST" else None
     with pytest.raises(ComputeError, match=r"refused a request in namespace 'mobileclip2': it answered 403"):
         Running(pipeline).end()
@@ -257,7 +257,7 @@ def impatient(pipeline):
     pipeline.compute.settings = settings.model_copy(update={"start_minutes": 0.05})
 
 
-def test_pods_that_never_schedule(cluster, pipeline, expected):
+def test_pods_that_are_never_scheduled_fail_the_run(cluster, pipeline, expected):
     impatient(pipeline)
     cluster.nodes, nodes = {"one": 0}, cluster.nodes
     try:
@@ -271,7 +271,7 @@ def test_pods_that_never_schedule(cluster, pipeline, expected):
     assert stored(pipeline) == expected
 
 
-def test_fewer_gpus_than_wanted_is_only_slower(cluster, pipeline, expected):
+def test_fewer_gpus_than_requested_are_only_slower(cluster, pipeline, expected):
     cluster.nodes, nodes = {"one": 1}, cluster.nodes
     try:
         Running(pipeline).end()
@@ -280,7 +280,7 @@ def test_fewer_gpus_than_wanted_is_only_slower(cluster, pipeline, expected):
     assert stored(pipeline) == expected
 
 
-def test_the_number_of_pods_changes_while_it_runs(cluster, pipeline, expected, tmp_path):
+def test_parallelism_can_change_during_the_job(cluster, pipeline, expected, tmp_path):
     gate = Gate(cluster, tmp_path)
     run = Running(pipeline)
     gate.wait_for(4 * 3)
@@ -293,8 +293,8 @@ def test_the_number_of_pods_changes_while_it_runs(cluster, pipeline, expected, t
     assert stored(pipeline) == expected
 
 
-def test_a_run_that_comes_back_takes_its_job_over(cluster, pipeline, expected, tmp_path):
-    """The first run is as good as killed: it can no longer reach the cluster, not even to tidy up."""
+def test_a_restarted_run_adopts_its_job(cluster, pipeline, expected, tmp_path):
+    """The first run cannot reach the cluster any more, not even to delete its Job."""
     gate = Gate(cluster, tmp_path)
     first = Running(pipeline)
     gate.wait_for(4 * 3)
@@ -311,7 +311,7 @@ def test_a_run_that_comes_back_takes_its_job_over(cluster, pipeline, expected, t
     assert gate.repeated == 0 and len(cluster.everything) == 4
 
 
-def test_a_finished_job_of_an_earlier_run_is_no_result(cluster, pipeline, expected, tmp_path):
+def test_a_finished_job_of_an_earlier_run_is_replaced(cluster, pipeline, expected, tmp_path):
     gate = Gate(cluster, tmp_path)
     run = Running(pipeline)
     gate.wait_for(4 * 3)
@@ -326,18 +326,18 @@ def test_a_finished_job_of_an_earlier_run_is_no_result(cluster, pipeline, expect
     assert stored(pipeline) == expected
 
 
-def test_a_job_that_somebody_deletes(cluster, pipeline, tmp_path):
+def test_a_deleted_job_fails_the_run(cluster, pipeline, tmp_path):
     gate = Gate(cluster, tmp_path)
     run = Running(pipeline)
     gate.wait_for(4 * 3)
     (name,) = cluster.objects["jobs"]
     cluster.delete("jobs", name)
-    with pytest.raises(ComputeError, match="was deleted by somebody; run again"):
+    with pytest.raises(ComputeError, match="was deleted while it ran; run again"):
         run.end()
 
 
-def test_a_suspended_job_is_waited_for(cluster, pipeline, expected, tmp_path):
-    """As Kueue does with a Job whose turn has not come."""
+def test_the_run_waits_for_a_suspended_job(cluster, pipeline, expected, tmp_path):
+    """Kueue suspends Jobs that it has not admitted."""
     impatient(pipeline)
     gate = Gate(cluster, tmp_path)
     run = Running(pipeline)
@@ -354,7 +354,7 @@ def test_a_suspended_job_is_waited_for(cluster, pipeline, expected, tmp_path):
 
 
 def test_through_dagster(cluster, pipeline, expected, tmp_path):
-    """The asset's own code, as a step of a run calls it."""
+    """Materialize the Dagster asset."""
     home = tmp_path / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
@@ -367,7 +367,7 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
 
 @pytest.fixture
 def bucket(monkeypatch, tmp_path):
-    """Environment of an S3 server, and the address of a store there."""
+    """Return the environment of an S3 server and the URL of a store on it."""
     with FaultyS3() as s3:
         for name, value in {**s3.env, "TMPDIR": str(tmp_path), "MOBILECLIP2_CACHE": str(tmp_path / "cache")}.items():
             monkeypatch.setenv(name, value)
@@ -426,7 +426,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     assert len(curves[0]) == 60 and curves[1] == pytest.approx(curves[0], abs=2e-3)
 
 
-def test_a_student_that_is_not_trained_asks_for_no_node_of_a_training(cluster, pipeline):
+def test_a_student_without_training_gets_the_pods_of_an_evaluation(cluster, pipeline):
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     given = "students:\n  - name: given\n    model: {config: *wide, weights: {path: weights/wide.safetensors}}\n"
     text = profile.read_text().replace(

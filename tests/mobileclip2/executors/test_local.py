@@ -1,4 +1,4 @@
-"""The same chunks in a pool of processes, and training by torchrun, on this machine."""
+"""Chunks in a process pool, and training with torchrun."""
 
 import shutil
 
@@ -16,13 +16,13 @@ def manifests(profile):
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
 
 
-def test_the_profile_says_where(tiny):
+def test_the_profile_configures_the_executor(tiny):
     assert executor_of(load(tiny)).processes == 1
     tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3}}\n")
     assert executor_of(load(tiny)).processes == 3
 
 
-def test_where_changes_no_fingerprint(tiny):
+def test_the_executor_changes_no_fingerprint(tiny):
     before = Pipeline(load(tiny)).materialize("raw_shards", "g00").data_version
     tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3, kubernetes: {{image: i}}}}\n")
     pipeline = Pipeline(load(tiny))
@@ -44,15 +44,15 @@ def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_refused_shard_is_named_as_by_one_process(tiny):
+def test_a_rejected_shard_gives_the_error_of_one_process(tiny):
     tiny.write_text(tiny.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
     with pytest.raises(ShardError, match="more than the accepted"):
         Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_and_nothing_hangs(tiny, monkeypatch):
-    monkeypatch.setattr("mobileclip2.executors.local._chunk", die)
+def test_a_killed_worker_is_reported(tiny, monkeypatch):
+    monkeypatch.setattr("mobileclip2.executors.local._run_chunk", die)
     with pytest.raises(
         ComputeError, match=r"raw_shards: a worker process died by SIGKILL.* lower 'batch' or 'compute\.processes'"
     ):
@@ -68,7 +68,7 @@ def die(*_):
 
 
 @pytest.mark.slow
-def test_training_is_torchruns(tiny):
+def test_training_runs_under_torchrun(tiny):
     pipeline = Pipeline(load(tiny))
     for group in pipeline.profile.group_names:
         pipeline.materialize("raw_shards", group)
@@ -79,7 +79,7 @@ def test_training_is_torchruns(tiny):
     assert steps[-1].unit == "steps" and steps[-1].done == steps[-1].total == 4 and steps[-1].numbers["loss"] > 0
 
 
-def test_a_refusal_is_found_in_what_a_worker_wrote():
+def test_refusal_finds_the_error_in_worker_output():
     output = ["warning\n", "mobileclip2: shard: too bad\n", "  truncated-image: 1\n", "other\n", "  indented\n"]
     assert refusal(output) == "shard: too bad\n  truncated-image: 1"
     assert refusal(["mobileclip2, may pass: the store is away\n"]) is None

@@ -1,4 +1,4 @@
-"""What is asked of the cluster: whole by its own schemas, and no more rights than needed."""
+"""Manifests match the schemas of Kubernetes and give pods minimal permissions."""
 
 from typing import get_args
 
@@ -52,12 +52,12 @@ def pod_of(job):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_schemas_of_two_versions_accept_them(version):
+def test_manifests_match_the_schemas_of_two_versions(version):
     for manifest in [*every_job(), rendezvous_service(SETTINGS, "student", "job-0123")]:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
-def test_the_schemas_would_refuse_a_misspelt_field():
+def test_the_schemas_reject_a_misspelt_field():
     job = chunks()
     job["spec"]["backOffLimit"] = job["spec"].pop("backoffLimitPerIndex")
     with pytest.raises(kubernetes_validate.ValidationError):
@@ -80,7 +80,7 @@ def test_pods_have_no_more_rights_than_they_need():
             }
 
 
-def test_what_is_written_goes_where_it_may():
+def test_pods_write_only_to_their_volumes():
     for job in every_job():
         pod = pod_of(job)
         (container,) = pod["containers"]
@@ -94,7 +94,7 @@ def test_what_is_written_goes_where_it_may():
         assert volumes["shared-memory"]["emptyDir"]["medium"] == "Memory"
 
 
-def test_a_group_is_one_completion_a_chunk():
+def test_a_group_has_one_completion_per_chunk():
     spec = chunks()["spec"]
     assert spec["completionMode"] == "Indexed"
     assert (spec["completions"], spec["parallelism"], spec["suspend"]) == (40, 6, False)
@@ -102,7 +102,7 @@ def test_a_group_is_one_completion_a_chunk():
     assert pod_of(chunks())["containers"][0]["command"][-2:] == ["--of", "40"]
 
 
-def test_evictions_are_not_counted_and_a_refusal_is_not_tried_again():
+def test_evictions_and_permanent_errors_use_no_retry():
     spec = chunks()["spec"]
     ignore, fail = spec["podFailurePolicy"]["rules"]
     assert ignore["action"] == "Ignore" and ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
@@ -112,7 +112,7 @@ def test_evictions_are_not_counted_and_a_refusal_is_not_tried_again():
     assert whole()["spec"]["backoffLimit"] == 0
 
 
-def test_a_stage_gets_what_the_profile_asks_for():
+def test_a_stage_gets_the_pods_of_the_profile():
     pod = pod_of(chunks())
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -127,25 +127,25 @@ def test_a_stage_gets_what_the_profile_asks_for():
     assert "nvidia.com/gpu" not in pod_of(chunks(stage="raw_shards"))["containers"][0]["resources"]["limits"]
 
 
-def test_only_what_the_profile_says_is_laid_over_the_defaults():
+def test_the_profile_overrides_single_defaults():
     settings = Kubernetes(image="i", stages={"teacher_embeddings": {"pods": 64}})
     assert settings.pods("teacher_embeddings").gpus == SANE["teacher_embeddings"]["gpus"] == 1
     assert settings.pods("teacher_embeddings").pods == 64
     assert settings.pods("augmentations") == Pods()
 
 
-def test_every_stage_can_be_told_what_its_pods_are():
+def test_every_stage_has_pod_settings():
     assert set(get_args(Stage)) == set(CODE_VERSIONS)
     asked = Kubernetes(image="i").pods
     assert asked("study") == asked("student") and asked("study").gpus == 8
 
 
-def test_kueue_is_named_where_it_is_used():
+def test_kueue_labels_require_a_queue():
     assert chunks()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert not [label for label in chunks(PLAIN)["metadata"]["labels"] if "kueue" in label]
 
 
-def test_a_training_meets_at_its_first_pod():
+def test_a_training_has_its_rendezvous_at_the_first_pod():
     job, service = whole(), rendezvous_service(SETTINGS, "student", "job-0123")
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
     pod = pod_of(job)
@@ -160,7 +160,7 @@ def test_a_training_meets_at_its_first_pod():
     assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
 
 
-def test_what_does_not_train_is_one_process():
+def test_a_stage_without_training_is_one_process():
     command = pod_of(whole(stage="evaluation", trains=False))["containers"][0]["command"]
     assert command[:3] == ["python", "-m", "mobileclip2.engine.task"]
 
@@ -168,6 +168,6 @@ def test_what_does_not_train_is_one_process():
 @pytest.mark.parametrize(
     "stages", [{"teachers": {}}, {"student": {"gpu": 8}}, {"student": {"tolerations": [{"operator": "Equal"}]}}]
 )
-def test_what_no_stage_can_ask_for_is_refused(stages):
+def test_invalid_stage_settings_are_rejected(stages):
     with pytest.raises(ValidationError):
         Kubernetes(image="i", stages=stages)

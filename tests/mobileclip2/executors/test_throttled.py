@@ -1,4 +1,4 @@
-"""A group on 4 pods of the fake cluster, from a bucket that throttles: it ends as on one machine."""
+"""A group on 4 pods of the fake cluster with a throttled bucket has the manifests of one machine."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def manifests(pipeline):
     return {key: pipeline.storage.read(key) for key in keys}
 
 
-def test_half_of_the_requests_are_refused(tmp_path, monkeypatch):
+def test_a_group_finishes_with_half_of_the_requests_throttled(tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)

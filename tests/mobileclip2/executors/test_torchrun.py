@@ -12,7 +12,7 @@ from tests.tiny import make_tiny
 
 
 @pytest.mark.slow
-def test_torchrun_trains_what_one_process_would_have(tmp_path):
+def test_torchrun_trains_the_weights_of_one_process(tmp_path):
     weights = []
     for processes in (1, 2):
         profile = make_tiny(tmp_path / str(processes))
@@ -40,7 +40,7 @@ def test_torchrun_trains_what_one_process_would_have(tmp_path):
 
 
 def learned(name, weight):
-    """Without the biases of attention's keys: softmax does not see them, so Adam scales up their gradients' rounding noise."""
+    """Drop the key biases of attention. They do not affect softmax, so Adam amplifies the noise of their gradients."""
     if name.endswith("in_proj_bias"):
         queries, _, values = weight.chunk(3)
         return torch.cat([queries, values])
@@ -51,4 +51,4 @@ def test_an_unknown_asset_lists_the_known_ones(tmp_path, capsys):
     from mobileclip2.executors.torchrun import main
 
     assert main(str(make_tiny(tmp_path)), "student/nobody") == 1
-    assert "there is no 'student/nobody'; it has raw_shards" in capsys.readouterr().err
+    assert "there is no asset 'student/nobody'; the profile has raw_shards" in capsys.readouterr().err

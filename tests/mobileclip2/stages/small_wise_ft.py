@@ -1,5 +1,7 @@
-"""A tiny fine-tuning: a student with batch norm is trained on the real captions, tuned on written ones, and the weights
-between the two are measured on the set of shapes and on one of other drawings."""
+"""A tiny fine-tuning: a student with batch norm is trained on the real captions and tuned on synthetic ones.
+
+Interpolated weights are evaluated on the set of shapes and on a set of other drawings.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ WEIGHTS = [0, 0.3, 0.6, 1]
 
 
 def add_tuning(profile: Path) -> None:
-    """Rewrites the tiny profile: students ``before``, ``after`` and ``between``, the evaluation set ``own``."""
+    """Rewrite the tiny profile: students ``before``, ``after`` and ``between``, the evaluation set ``own``."""
     write_tar(
         profile.parent / "evaluation" / "own" / "test" / "0.tar",
         [
@@ -37,7 +39,7 @@ def add_tuning(profile: Path) -> None:
     for name in ("classnames.txt", "zeroshot_classification_templates.txt", "test/nshards.txt"):
         text = (profile.parent / "evaluation" / "shapes" / name).read_text()
         (profile.parent / "evaluation" / "own" / name).write_text(text)
-    # anchors give one object several places
+    # YAML anchors share objects
     values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
     train = {"steps": 12, "batch": 8, "learning_rate": 3.0e-3}
     values["captioners"] = values["captioners"][:1]

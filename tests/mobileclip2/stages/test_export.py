@@ -1,4 +1,4 @@
-"""Exports of a small FastViT, each read back as its reader does."""
+"""Exports of a small FastViT, loaded by the libraries that read them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STUDENT = "student/plain"
 
 @pytest.fixture(scope="module")
 def profile(tiny_template, tmp_path_factory):
-    """The tiny profile with a FastViT as its plain student, trained."""
+    """Return the tiny profile with a trained FastViT as its plain student."""
     torch.set_num_threads(1)
     path = Path(shutil.copytree(tiny_template, tmp_path_factory.mktemp("export") / "tiny")) / "tiny.yaml"
     values = yaml.safe_load(path.read_text())
@@ -63,7 +63,7 @@ def pipeline(profile):
 
 @pytest.fixture(scope="module")
 def exported(profile, tmp_path_factory):
-    """Every format, by name."""
+    """Return the exports of all formats by name."""
     folder, pipeline = tmp_path_factory.mktemp("exports"), Pipeline(load(profile))
     return {kind: export(pipeline, STUDENT, folder / kind, kind) for kind in FORMATS}
 
@@ -73,7 +73,7 @@ def picture() -> Image.Image:
 
 
 def expected(pipeline, texts: list[str]) -> torch.Tensor:
-    """Cosines of the trained model."""
+    """Return the cosines of the trained model."""
     (stored,) = pipeline.read(STUDENT)
     model = trained(load_image_text(stored, pipeline.contents))
     with torch.inference_mode():
@@ -106,7 +106,7 @@ def test_parity_is_measured_on_all_images_and_texts(exported, kind):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_card_says_what_it_is(exported, profile, kind):
+def test_the_card_describes_the_export(exported, profile, kind):
     card = (exported[kind].folder / "README.md").read_text()
     for said in (
         "| license | CC0-1.0 |",
@@ -122,13 +122,13 @@ def test_the_card_says_what_it_is(exported, profile, kind):
         assert not [place for place in (profile.parent, ROOT, sys.prefix) if str(place).encode() in content], file
 
 
-def test_metrics_stand_in_the_card(pipeline, tmp_path):
+def test_the_card_contains_metrics(pipeline, tmp_path):
     pipeline.materialize("evaluation/plain", "shapes")
     export(pipeline, STUDENT, tmp_path / "out", "openclip")
     assert re.search(r"^\| shapes \| acc1 \| [01]\.\d{4} \|$", (tmp_path / "out" / "README.md").read_text(), re.M)
 
 
-def test_students_that_were_not_trained_say_so(profile, tmp_path):
+def test_the_card_describes_students_without_training(profile, tmp_path):
     values = yaml.safe_load(profile.read_text())
     values["students"] += [
         {"name": "given", "model": values["teachers"][0]["model"]},
@@ -161,7 +161,7 @@ def test_the_snippet_runs_in_plain_open_clip(exported, pipeline, kind, tmp_path)
     assert cosines == pytest.approx(expected(pipeline, ["a cat", "a dog"]).tolist(), abs=1e-3)
 
 
-def test_core_ml_packages_take_and_give_what_the_card_says(exported):
+def test_core_ml_packages_have_the_inputs_and_outputs_of_the_card(exported):
     from coremltools.models import MLModel
 
     for name, given in (("image", ("pixels", [1, 3, 32, 32])), ("text", ("tokens", [1, 12]))):
@@ -170,7 +170,7 @@ def test_core_ml_packages_take_and_give_what_the_card_says(exported):
         )
         assert [(each.name, list(each.type.multiArrayType.shape)) for each in described.input] == [given]
         assert [each.name for each in described.output] == ["features"]
-    assert "nobody ran them" in (exported["coreml"].folder / "README.md").read_text()
+    assert "have not been run" in (exported["coreml"].folder / "README.md").read_text()
 
 
 def test_torchscript_runs_by_its_example(exported, pipeline, tmp_path):
@@ -181,7 +181,7 @@ def test_torchscript_runs_by_its_example(exported, pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("int8", [False, True])
-def test_onnx_runs_beside_nothing_but_onnxruntime_and_numpy(exported, pipeline, tmp_path, int8):
+def test_onnx_needs_only_onnxruntime_and_numpy(exported, pipeline, tmp_path, int8):
     uv, python = Path(sys.prefix) / "bin" / "uv", tmp_path / "fresh" / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "fresh"], check=True)
     locked = ["--constraint", ROOT / "requirements.lock", "onnxruntime", "numpy"]
@@ -199,7 +199,7 @@ def test_onnx_runs_beside_nothing_but_onnxruntime_and_numpy(exported, pipeline, 
     assert {line.split("  ")[1] for line in shown} == {"a cat", "a dog"}
 
 
-def test_int8_is_smaller_and_its_figures_are_told(exported, profile, tmp_path, capsys):
+def test_int8_is_smaller_and_reports_its_parity(exported, profile, tmp_path, capsys):
     arguments = ["--profile", str(profile), "--format", "onnx", "--int8", "--to", str(tmp_path / "out")]
     assert main(["export", STUDENT, *arguments]) == 0
     printed = capsys.readouterr().out
@@ -216,7 +216,7 @@ def test_the_same_student_gives_the_same_bytes(exported, pipeline, tmp_path, kin
         assert (again.folder / name).read_bytes() == (exported[kind].folder / name).read_bytes(), name
 
 
-def test_an_export_that_is_not_what_was_trained_is_not_written(pipeline, tmp_path, monkeypatch):
+def test_an_export_without_parity_is_not_written(pipeline, tmp_path, monkeypatch):
     right = exporting.reparameterize
 
     def fused_wrongly(model):
@@ -232,7 +232,7 @@ def test_an_export_that_is_not_what_was_trained_is_not_written(pipeline, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported(pipeline, tmp_path, monkeypatch):
+def test_invalid_exports_are_rejected(pipeline, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
     for message, arguments, settings in (
@@ -249,7 +249,7 @@ def test_what_cannot_be_exported(pipeline, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_without_evaluation_sets_nothing_can_be_compared(profile, tmp_path):
+def test_an_export_requires_an_evaluation_set(profile, tmp_path):
     values = yaml.safe_load(profile.read_text())
     values["evaluation"] = []
     for student in values["students"]:
@@ -262,7 +262,7 @@ def test_without_evaluation_sets_nothing_can_be_compared(profile, tmp_path):
         export(pipeline, STUDENT, tmp_path / "out", "onnx")
 
 
-def test_other_conventions_go_as_openclip(pipeline, tmp_path):
+def test_other_preprocessing_is_exported_only_as_openclip(pipeline, tmp_path):
     (stored,) = pipeline.read(STUDENT)
     found = Inputs([encode(picture())], ["a cat"], [encode(picture())])
     image_text = load_image_text(stored, pipeline.contents)

@@ -1,4 +1,4 @@
-"""Images prepared ahead are those prepared in line, in their order, a few at a time."""
+"""Prefetched images equal those that are preprocessed in sequence, and keep their order."""
 
 import threading
 
@@ -11,7 +11,7 @@ from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table
 from mobileclip2.stages import prefetch as ahead
-from mobileclip2.stages.prefetch import batches, prepared, whole_images
+from mobileclip2.stages.prefetch import batches, prepared, preprocessed_images
 from tests.tiny import make_tiny
 
 CPU = torch.device("cpu")
@@ -26,18 +26,18 @@ def stored(tmp_path_factory):
     return shard, raw_table(raw, shard)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3, 8, 50])
-def test_whole_images_are_those_of_evaluation_bit_for_bit(stored, at_once):
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8, 50])
+def test_preprocessed_images_equal_those_of_evaluation(stored, batch_size):
     shard, raw = stored
     preprocess = Preprocess(32, mean=(0.1, 0.2, 0.3), std=(0.7, 0.8, 0.9))
     plain = [preprocess.whole(image) for _, image in images_of(shard, raw)]
-    found = list(whole_images(shard, raw, preprocess, at_once, CPU))
-    assert [len(batch) for batch in found] == [len(batch) for batch in batches(plain, at_once)]
+    found = list(preprocessed_images(shard, raw, preprocess, batch_size, CPU))
+    assert [len(batch) for batch in found] == [len(batch) for batch in batches(plain, batch_size)]
     assert torch.equal(torch.cat(found), torch.stack(plain)) and len(plain) == 8
     assert found[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_samples_keep_their_numbers_whichever_thread_is_first(stored, monkeypatch):
+def test_samples_keep_their_order(stored, monkeypatch):
     second_is_done = threading.Event()
 
     def prepare(number, image):
@@ -51,7 +51,7 @@ def test_samples_keep_their_numbers_whichever_thread_is_first(stored, monkeypatc
     assert torch.cat(list(prepared(*stored, prepare, 3))).tolist() == list(range(8))
 
 
-def test_no_more_than_three_batches_are_in_memory(stored, monkeypatch):
+def test_at_most_three_batches_are_in_memory(stored, monkeypatch):
     read = []
     encoded = ahead.encoded_images
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def test_no_more_than_three_batches_are_in_memory(stored, monkeypatch):
     assert len(read) == 8
 
 
-def test_an_image_that_cannot_be_prepared_ends_the_stage(stored):
+def test_an_unreadable_image_ends_the_stage(stored):
     def prepare(number, image):
         if number == 4:
             raise BadSample("broken-image", "the fifth")

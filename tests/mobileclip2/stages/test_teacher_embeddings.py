@@ -1,4 +1,4 @@
-"""Stored embeddings against each teacher called directly: its own input size, its own normalization, every sample."""
+"""Stored embeddings equal those of each teacher called directly, at its own input size and normalization."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import yaml
 from torch.nn import functional as F
 
 from mobileclip2.config.profile import load
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
@@ -21,7 +21,7 @@ def pipeline(tmp_path_factory):
     torch.set_num_threads(1)
     profile = make_tiny(tmp_path_factory.mktemp("tiny"))
     values = yaml.safe_load(profile.read_text())
-    values["batch"] = 3  # less than a shard, and no divisor of it
+    values["batch"] = 3  # smaller than a shard, and not a divisor of its size
     profile.write_text(yaml.safe_dump(values))
     pipeline = Pipeline(load(profile))
     for key in ("raw_shards", "augmentations"):
@@ -34,7 +34,7 @@ def pipeline(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
-def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
+def test_each_teacher_embeds_the_stored_crop_at_its_own_size(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
     teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")
@@ -49,29 +49,29 @@ def test_each_teacher_sees_the_stored_crop_at_its_own_size(pipeline, name):
         assert embeddings.manifest.part == f"view-{view}"
         for shard in pipeline.contents.group_shards("g00"):
             table = raw_table(raw, shard)
-            drawn = sidefile.read(views.fetch(side_name(shard)), sidefile.VIEWS).to_pylist()
-            keys, bits = sidefile.read_embeddings(embeddings.fetch(side_name(shard)))
+            drawn = sidecar.read(views.fetch(side_name(shard)), sidecar.VIEWS).to_pylist()
+            keys, bits = sidecar.read_embeddings(embeddings.fetch(side_name(shard)))
             assert keys == table.column("key").to_pylist()
             for (key, image), row, found in zip(images_of(shard, table), drawn, bits, strict=True):
                 assert row["key"] == key
                 crop = render(image, View.from_json(row["view"]), teacher.preprocess.size)
                 expected = teacher.embed_images(teacher.preprocess.tensor(crop)[None])[0]
-                torch.testing.assert_close(sidefile.from_bits(found).float(), expected, atol=4e-3, rtol=0)
+                torch.testing.assert_close(sidecar.from_bits(found).float(), expected, atol=4e-3, rtol=0)
                 compared += 1
     assert compared == 2 * 11
 
 
 @pytest.mark.parametrize("name", ["wide", "narrow"])
-def test_embeddings_of_texts_are_normalized_and_in_their_place(pipeline, name):
+def test_text_embeddings_are_normalized_and_in_order(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
     teacher = load_image_text(stored, pipeline.contents)
     (raw,) = pipeline.read("raw_shards", "g00")
     (texts,) = pipeline.read(f"teacher_embeddings/{name}/text", "g00")
     for shard in pipeline.contents.group_shards("g00"):
         table = raw_table(raw, shard)
-        keys, bits = sidefile.read_embeddings(texts.fetch(side_name(shard)))
+        keys, bits = sidecar.read_embeddings(texts.fetch(side_name(shard)))
         assert keys == table.column("key").to_pylist()
-        found = sidefile.from_bits(np.asarray(bits)).float()
+        found = sidecar.from_bits(np.asarray(bits)).float()
         expected = teacher.embed_texts(table.column("caption").to_pylist())
         torch.testing.assert_close(found, expected, atol=4e-3, rtol=0)
         torch.testing.assert_close(found.norm(dim=1), torch.ones(len(keys)), atol=1e-2, rtol=0)
@@ -89,6 +89,6 @@ def test_a_teacher_with_a_bias_embeds_like_any_other():
     assert teacher.model.logit_bias is not None
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     expected = F.normalize(teacher.model.encode_image(images), dim=-1)
-    # inference takes other kernels than autograd does, and they round in another order
+    # inference and autograd use different kernels with different rounding
     torch.testing.assert_close(teacher.embed_images(images), expected, atol=1e-5, rtol=1e-4)
     assert teacher.embed_texts(["a", "b"]).shape == (2, 8)

@@ -13,24 +13,24 @@ def work_on(profile, key):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
     (part,) = asset.parts.values()
-    return TaskBatch(pipeline, asset, None, [pipeline.part_work(asset, part, None)], silent)
+    return TaskBatch(pipeline, asset, None, [pipeline.task_for(asset, part, None)], silent)
 
 
-def test_only_the_first_of_several_processes_writes(tiny, monkeypatch):
-    work = work_on(tiny, "teacher/wide")
+def test_only_rank_0_publishes(tiny, monkeypatch):
+    batch = work_on(tiny, "teacher/wide")
     monkeypatch.setenv("RANK", "1")
-    publish(work, None, lambda folder: pytest.fail(f"wrote into {folder}, which the first process clears"), [], {})
-    assert work.parts[0].output.manifest() is None
+    publish(batch, None, lambda folder: pytest.fail(f"wrote into {folder}, which the first process clears"), [], {})
+    assert batch.tasks[0].output.manifest() is None
 
 
-def test_what_was_saved_is_stored_and_the_scratch_folder_is_gone(tiny):
-    work = work_on(tiny, "teacher/wide")
-    publish(work, None, lambda folder: (folder / "a.txt").write_text("a"), ["a.txt"], {})
-    assert [file.name for file in work.parts[0].output.manifest().files] == ["a.txt"]
-    assert not (work.pipeline.scratch / "teacher/wide" / work.parts[0].fingerprint).exists()
+def test_publish_stores_the_files_and_deletes_the_scratch_folder(tiny):
+    batch = work_on(tiny, "teacher/wide")
+    publish(batch, None, lambda folder: (folder / "a.txt").write_text("a"), ["a.txt"], {})
+    assert [file.name for file in batch.tasks[0].output.manifest().files] == ["a.txt"]
+    assert not (batch.pipeline.scratch / "teacher/wide" / batch.tasks[0].fingerprint).exists()
 
 
-def test_a_shard_that_came_later_is_none_of_a_finished_group_and_one_that_went_is_told(tiny):
+def test_shards_of_ignores_added_and_rejects_deleted_shards(tiny):
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     pipeline = Pipeline(load(tiny))
     (read,) = pipeline.read("raw_shards", "g00")
@@ -42,5 +42,7 @@ def test_a_shard_that_came_later_is_none_of_a_finished_group_and_one_that_went_i
     assert len(pipeline.contents.group_shards("g00")) == len(before) + 1
     assert shards_of(read, pipeline.contents) == before
     (folder / "00000.tar").unlink()
-    with pytest.raises(ShardError, match=r"raw_shards \[g00\]: the source has no shard any more for '00000-.*parquet'"):
+    with pytest.raises(
+        ShardError, match=r"raw_shards \[g00\]: the source no longer has the shard of '00000-.*parquet'"
+    ):
         shards_of(read, Pipeline(load(tiny)).contents)

@@ -1,4 +1,4 @@
-"""A student between two others, made by a whole tiny pipeline."""
+"""An interpolated student of a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def same(one, other):
     )
 
 
-def test_the_curve_begins_and_ends_with_what_the_evaluations_say(profile):
+def test_the_ends_of_the_curve_equal_the_evaluations(profile):
     pipeline = Pipeline(load(profile))
     curve, _ = stored_curve(pipeline)
     assert [point.weight for point in curve] == WEIGHTS
@@ -83,7 +83,7 @@ def test_the_curve_begins_and_ends_with_what_the_evaluations_say(profile):
     assert any(curve[1].metrics != point.metrics for point in (curve[0], curve[-1]))
 
 
-def test_the_point_stored_is_the_one_that_the_rule_picks(profile):
+def test_the_picked_point_is_stored(profile):
     pipeline = Pipeline(load(profile))
     curve, picked = stored_curve(pipeline)
     start = curve[0].main("shapes")
@@ -98,7 +98,7 @@ def test_the_point_stored_is_the_one_that_the_rule_picks(profile):
 
 @pytest.mark.parametrize(("only", "model"), [(0, "before"), (1, "after")])
 def test_weight_0_is_the_start_and_weight_1_the_end(profile, only, model, monkeypatch):
-    """The middle differs from both. Another rule picks other weights from the same curve."""
+    """The middle point differs from both ends. Another rule picks another point of the same curve."""
     monkeypatch.setattr(between, "pick", lambda curve, rule: next(p for p in curve if p.weight == only))
     pipeline = edited(profile, lambda students, _: students["between"]["between"]["pick"].update(within=0.5))
     pipeline.materialize("student/between")
@@ -109,7 +109,7 @@ def test_weight_0_is_the_start_and_weight_1_the_end(profile, only, model, monkey
     assert any("running_var" in name for name in changed) and len(changed) > len(middle) / 2
 
 
-def test_what_a_change_touches(profile):
+def test_changes_recompute_only_their_downstream(profile):
     def stale(change):
         return {item.asset for item in plan(edited(profile, change)).items}
 
@@ -131,7 +131,7 @@ def test_what_a_change_touches(profile):
     assert {"student/between", "evaluation/between"} < {item.asset for item in plan(Pipeline(load(profile))).items}
 
 
-def test_a_plan_says_why(profile):
+def test_a_plan_states_its_reasons(profile):
     pipeline = edited(profile, lambda students, _: students["between"]["between"]["pick"].update(within=0.2))
     (item,) = [item for item in plan(pipeline).items if item.asset == "student/between"]
     assert item.reasons == ("pick.within 0.1 -> 0.2",)
@@ -147,8 +147,8 @@ def test_its_lineage_reaches_both_ends(profile):
     assert set(node["outside"]) == {"curve/shapes", "curve/own"}
 
 
-def test_given_weights_stand_as_they_are_and_are_a_start(profile, tmp_path):
-    """What was trained elsewhere: as a student of its own, and as the start of one that was tuned from it."""
+def test_pretrained_weights_are_a_student_and_a_start(profile, tmp_path):
+    """Pretrained weights serve as a student and as the start of a tuned student."""
     pipeline = Pipeline(load(profile))
     (read,) = pipeline.read("student/before")
     shutil.copy(read.fetch(FILE), profile.parent / "weights" / "released.safetensors")
@@ -172,7 +172,7 @@ def test_given_weights_stand_as_they_are_and_are_a_start(profile, tmp_path):
     assert curve[0] == stored_curve(pipeline)[0][0]
     (read,) = pipeline.read("student/released")
     assert {file.name for file in read.manifest.files} == {"open_clip_config.json", FILE}
-    # other weights there: everything that starts from them is another
+    # other weights change everything that starts from them
     released = profile.parent / "weights" / "released.safetensors"
     state = {name: tensor + 0.01 for name, tensor in load_file(released).items()}
     save_file(state, released)
@@ -180,8 +180,8 @@ def test_given_weights_stand_as_they_are_and_are_a_start(profile, tmp_path):
     assert stale == {"student/released", "student/tuned", "student/half"}
 
 
-def test_killed_in_the_middle_it_loses_the_point_in_hand(profile, monkeypatch):
-    """Two points are measured and the third is in hand when the process dies; the next one measures two."""
+def test_a_killed_run_loses_only_the_current_point(profile, monkeypatch):
+    """The process dies at the third point; the next process evaluates the remaining two."""
     expected = Pipeline(load(profile)).read("student/between")[0].manifest
     shutil.rmtree(profile.parent / "store" / "student" / "between")
     assert run_process(die_while_materializing, profile, 3) == -signal.SIGKILL
@@ -222,7 +222,7 @@ def test_the_ui_and_the_report_show_the_curve(profile):
     assert f"weight {picked:g} of after" in page
 
 
-def test_the_tests_are_about_real_curves(profile):
-    """Where everything were equal nothing would be shown."""
+def test_the_curve_is_not_constant(profile):
+    """Equal points would make the other tests meaningless."""
     curve, _ = stored_curve(Pipeline(load(profile)))
     assert len({json.dumps(point.metrics, sort_keys=True) for point in curve}) > 2
