@@ -51,7 +51,7 @@ def run(work: TaskBatch) -> None:
             device=device,
             fingerprint=part.fingerprint,
             progress=work.progress,
-            keep=work.kept.keep,
+            upload=work.kept.keep,
         )
     facts = {"embed_dim": captioner.embed_dim, "samples": settings.total_steps * settings.batch if settings else 0}
     publish(work, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)

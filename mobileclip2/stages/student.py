@@ -65,7 +65,7 @@ def train_student(work: TaskBatch, part: Task, student: Student) -> tuple[ImageT
         fingerprint=part.fingerprint,
         evaluate=curve(work, student, image_text, device),
         progress=work.progress,
-        keep=work.kept.keep,
+        upload=work.kept.keep,
     )
     return image_text, result
 

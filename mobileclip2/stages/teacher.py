@@ -72,7 +72,7 @@ def train_locked(work: TaskBatch, spec: Locked) -> None:
         device=device,
         fingerprint=part.fingerprint,
         progress=work.progress,
-        keep=work.kept.keep,
+        upload=work.kept.keep,
     )
     facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
     publish(work, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)
