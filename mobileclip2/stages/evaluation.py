@@ -26,7 +26,9 @@ def run(work: TaskBatch) -> None:
     each = open_set(work.profile, part.part.name)
     made_by = f"{stored.head.data_version}-{work.asset.code_version}-{device.type}"
     kept = cache_folder() / "features" / made_by
-    (result,) = evaluate(model, [each], batch=work.profile.batch, device=device, feature_cache=kept, progress=work.progress)
+    (result,) = evaluate(
+        model, [each], batch=work.profile.batch, device=device, feature_cache=kept, progress=work.progress
+    )
     assert result.samples is not None
     part.output.write(SAMPLES, sidefile.to_bytes(result.samples))
     part.output.write(RESULTS, dumps([replace(result, protocol=each.digest)]).encode())
