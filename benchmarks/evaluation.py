@@ -60,7 +60,7 @@ def compared(
             model = from_config({"model_cfg": config})
             model.model.to(place).eval()
             kept = Path(folder) / "kept" / name
-            evaluate(model, [test_set], batch=batch, kept=kept)
+            evaluate(model, [test_set], batch=batch, feature_cache=kept)
             times = in_turns(_contenders(model, test_set, pictures, batch, place, kept), repeats, until)
             parts = ["image tower", "text tower", "decode and resize"]
             measured[name] = {"times": times, "of_parts": ratio(times, parts, "evaluate")}
@@ -82,7 +82,7 @@ def _contenders(
         "image tower": lambda: torch.cat([model.embed_images(part) for part in in_memory]).cpu(),
         "text tower": lambda: model.embed_texts(texts).cpu(),
         "decode and resize": prepared,
-        "again": lambda: evaluate(model, [test_set], batch=batch, kept=kept),
+        "again": lambda: evaluate(model, [test_set], batch=batch, feature_cache=kept),
     }
 
 

@@ -42,7 +42,7 @@ def measure() -> dict[str, Any]:
     found: dict[str, dict[str, float]] = {}
     gpu: dict[str, dict[str, float]] = {}
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    data.REMEMBERED_BYTES = data.REMEMBERED_PIXELS = 0
+    data.CACHED_BYTES = data.CACHED_PIXELS = 0
     pipelines = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         for size, (shards, samples) in SIZES.items():

@@ -160,7 +160,7 @@ def settings_of(size: Size, steps: int, device: torch.device) -> TrainSettings:
 @contextmanager
 def read_from_tar(model: ImageText, size: Size) -> Iterator[ReinforcedSource]:
     """A source of a few batches of different samples that remembers nothing of them."""
-    with tempfile.TemporaryDirectory() as folder, patch.object(data, "REMEMBERED_BYTES", 0):
+    with tempfile.TemporaryDirectory() as folder, patch.object(data, "CACHED_BYTES", 0):
         tar = write_reinforced(Path(folder) / "0.tar", size.batch * min(4, size.steps + size.warm), views=VIEWS)
         yield ReinforcedSource([tar], model.tokenize, model.preprocess, seed=0)
 

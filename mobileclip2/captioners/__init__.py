@@ -1,1 +1,1 @@
-"""Captioners: CoCa models that write the synthetic captions."""
+"""CoCa models that generate synthetic captions."""

@@ -1,4 +1,4 @@
-"""The captions of a batch of images, as they are stored."""
+"""Generate the synthetic captions of a batch of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from mobileclip2.captioners.coca import coca_of
-from mobileclip2.captioners.generate import Draw, image_tokens, write
+from mobileclip2.captioners.generate import Draw, generate_tokens, image_tokens
 from mobileclip2.captioners.sentences import degenerate, first_sentence
 from mobileclip2.captioners.vocabulary import text_of
 from mobileclip2.config.captioner import GenerationSettings
@@ -17,7 +17,7 @@ from mobileclip2.models.image_text import ImageText
 
 @dataclass(frozen=True)
 class FailedCaption:
-    """A caption that stayed degenerate; ``reason`` is that of ``degenerate`` at the last attempt."""
+    """A caption that was degenerate in all attempts. ``reason`` is the reason of the last attempt."""
 
     key: str
     caption: int
@@ -26,7 +26,7 @@ class FailedCaption:
 
 @dataclass(frozen=True)
 class WrittenCaptions:
-    """``captions[i][j]`` is caption index ``j`` of the request for image ``i``; "" where it failed."""
+    """Captions by image and requested caption index. A failed caption is ""."""
 
     captions: list[list[str]]
     retries: int
@@ -40,31 +40,31 @@ def caption_images(
     captions: Sequence[int],
     settings: GenerationSettings,
 ) -> WrittenCaptions:
-    """Caption indices ``captions`` of ``images [len(keys), 3, H, W]`` (or cached trunk features).
+    """Generate the caption indices ``captions`` for ``images [len(keys), 3, H, W]`` or cached trunk features.
 
-    An image is encoded once, for all of its captions and attempts. A degenerate caption is drawn again up to
-    ``settings.retries`` times; one that stays degenerate is "" in its place and named among the failures.
+    Each image is encoded once. Degenerate captions are generated again up to ``settings.retries`` times. Then they are ""
+    and listed in ``failures``.
     """
     model, tokenizer = coca_of(captioner)
     tokens = image_tokens(model, images)
     draws = [Draw(i, key, caption) for i, key in enumerate(keys) for caption in captions]
     texts = [""] * len(draws)
-    waiting = list(range(len(draws)))
+    pending = list(range(len(draws)))
     retries, reasons = 0, dict[int, str]()
     for attempt in range(settings.retries + 1):
-        retries += len(waiting) if attempt else 0
-        tried = [replace(draws[place], attempt=attempt) for place in waiting]
-        written = write(model, tokenizer, tokens, tried, settings)
+        retries += len(pending) if attempt else 0
+        attempts = [replace(draws[index], attempt=attempt) for index in pending]
+        generated = generate_tokens(model, tokenizer, tokens, attempts, settings)
         reasons = {}
-        for place, line in zip(waiting, written, strict=True):
-            text = first_sentence(text_of(tokenizer, line))
+        for index, caption_tokens in zip(pending, generated, strict=True):
+            text = first_sentence(text_of(tokenizer, caption_tokens))
             if reason := degenerate(text):
-                reasons[place] = reason
+                reasons[index] = reason
             else:
-                texts[place] = text
-        waiting = list(reasons)
-        if not waiting:
+                texts[index] = text
+        pending = list(reasons)
+        if not pending:
             break
     per_image = [texts[i : i + len(captions)] for i in range(0, len(texts), len(captions))]
-    failures = [FailedCaption(draws[p].key, draws[p].caption, reason) for p, reason in reasons.items()]
+    failures = [FailedCaption(draws[index].key, draws[index].caption, reason) for index, reason in reasons.items()]
     return WrittenCaptions(per_image, retries, failures)

@@ -1,4 +1,4 @@
-"""CoCa captioners (Yu et al., arXiv 2205.01917): any of open_clip's, and a small one on a frozen trunk."""
+"""CoCa captioners (Yu et al., arXiv 2205.01917): models of open_clip, and a small model on a frozen trunk."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from mobileclip2.models.image_text import ImageText
 
 
 def coca_of(captioner: ImageText) -> tuple[CoCa, SimpleTokenizer]:
-    """Return the CoCa and the CLIP tokenizer of ``captioner``, or raise ``UserError`` if it has others."""
+    """Return the CoCa model and the CLIP tokenizer of ``captioner``.
+
+    Raises:
+        UserError: the model or the tokenizer has another type.
+    """
     model, tokenizer = captioner.model, captioner.tokenize
     if not isinstance(model, CoCa) or not isinstance(tokenizer, SimpleTokenizer):
         raise UserError(
-            f"captioner: {type(model).__name__} with {type(tokenizer).__name__} writes no captions; "
-            "use a CoCa of open_clip with CLIP's tokenizer, such as coca_ViT-L-14"
+            f"captioner: {type(model).__name__} with {type(tokenizer).__name__} cannot generate captions; "
+            "use a CoCa model of open_clip with CLIP's tokenizer, such as coca_ViT-L-14"
         )
     return model, tokenizer
 
 
 def initialize_decoder(model: CoCa) -> None:
-    """Give the decoder's output projection its random start: open_clip leaves it as uninitialized memory.
-
-    For every CoCa that is trained from nothing.
-    """
+    """Initialize the output projection of the decoder, which open_clip leaves uninitialized."""
     nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
 
 
 def small_coca(
     config: CoCaConfig, *, trunk_state: Mapping[str, torch.Tensor] | None = None, seed: int = 0
 ) -> ImageText:
-    """Build the small CoCa of ``config`` with its trunk frozen at ``trunk_state``, which has timm's names.
+    """Build the small CoCa of ``config`` with the frozen trunk weights ``trunk_state`` in timm's names.
 
-    The other weights are initialized from ``seed``.
-
-    Its ``state_dict`` holds the trunk too, so that a saved one needs no ``trunk_state``.
+    Other weights are initialized from ``seed``. The ``state_dict`` includes the trunk, so a saved model needs no
+    ``trunk_state``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -60,7 +60,7 @@ def small_coca(
             embed_dim=config.width,
             text_cfg={**text, "embed_cls": True, "output_tokens": True},
             multimodal_cfg=text,
-            # CoCa insists on building an image tower, and ours takes its place: an empty one costs nothing
+            # CoCa requires an image tower, which is replaced below
             vision_cfg={"image_size": 32, "patch_size": 32, "width": 64, "layers": 0},
         )
         initialize_decoder(model)
@@ -77,19 +77,16 @@ def small_coca(
 
 
 def trunk_features(model: CoCa, images: torch.Tensor) -> torch.Tensor:
-    """Compute what a small CoCa accepts in place of ``images [b, 3, H, W]``: trunk features ``[b, C]``."""
+    """Compute trunk features ``[b, C]``, which a small CoCa accepts instead of ``images [b, 3, H, W]``."""
     features: torch.Tensor = model.visual.trunk(images)
     return features
 
 
 class FrozenTrunkTower(nn.Module):
-    """Image tower of the small CoCa: each image token is its own linear map of the frozen trunk's pooled feature.
+    """Image tower of the small CoCa: each image token is a linear projection of the frozen trunk's pooled feature.
 
-    Tokens made from the pooled feature (as in ClipCap, Mokady et al., arXiv 2111.09734) carry over to unseen
-    images better than the cells of the feature map when there are only thousands of images to learn from.
-
-    Takes images ``[b, 3, H, W]`` or what ``trunk`` made of them, ``[b, C]``; gives the latent ``[b, width]`` and
-    the image tokens ``[b, tokens, width]``.
+    Tokens from the pooled feature (as in ClipCap, Mokady et al., arXiv 2111.09734) generalize better than cells of the
+    feature map if there are only thousands of training images.
     """
 
     def __init__(self, config: CoCaConfig) -> None:
@@ -103,20 +100,22 @@ class FrozenTrunkTower(nn.Module):
         self.tokens = config.tokens
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Nothing to recompute: the trunk keeps no activations and the rest is one layer."""
+        """Do nothing, because the trunk stores no activations and the rest is one layer."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the latent ``[b, width]`` and the image tokens ``[b, tokens, width]``."""
+        """Return the latent ``[b, width]`` and the image tokens ``[b, tokens, width]``.
+
+        ``x`` is images ``[b, 3, H, W]`` or trunk features ``[b, C]``.
+        """
         features = self.trunk(x) if x.ndim == 4 else x
         tokens = self.proj(self.drop(self.ln_pre(features))).unflatten(-1, (self.tokens, -1))
         return self.ln_post(self.pool(tokens)[:, 0]), tokens
 
 
 class Trunk(nn.Module):
-    """The pooled feature of a timm network, ``[b, 3, H, W] -> [b, C]``, frozen.
+    """A frozen timm network that maps images ``[b, 3, H, W]`` to pooled features ``[b, C]``.
 
-    Always in evaluation mode and without gradient: an image gives the same feature in training and in use, which
-    is what makes it worth keeping.
+    It always stays in evaluation mode, so features of training images can be cached.
     """
 
     network: Any
@@ -128,7 +127,7 @@ class Trunk(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stay in evaluation mode, whatever ``mode`` says."""
+        """Stay in evaluation mode and ignore ``mode``."""
         return super().train(False)
 
     @torch.no_grad()

@@ -1,12 +1,10 @@
-"""Generate captions with a CoCa.
+"""Generate captions with a CoCa model.
 
-An image is encoded once for all its captions, and both text transformers cache keys and values.
+Each image is encoded once for all its captions, and both text transformers cache keys and values.
 
-A draw depends on the seed, the sample's key, the caption's index, the attempt and the position, and on
-nothing else, so a sample's captions do not depend on its neighbors, their order, the worker count or which
-other captions are asked for. What remains is rounding: matrix products of other shapes may differ in their
-last bits, and a draw that falls that close to the border between two tokens may then go the other way
-(float32: about one token in 100,000).
+Random numbers depend only on the seed, the sample's key, the caption index, the attempt and the position. Captions
+therefore do not depend on other samples, their order, the number of workers or other captions. Rounding is an exception:
+matrix products of other shapes may differ in their last bits, which changes about one token in 100,000 in float32.
 """
 
 from __future__ import annotations
@@ -25,18 +23,17 @@ from mobileclip2.captioners.decoder import CachedDecoder
 from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.errors import UserError
 
-_WORTH_REPACKING = 0.75
-"""Finished sequences leave the batch once no more than this share of it is alive: moving the caches costs a
-step or two."""
+_REPACK_SHARE = 0.75
+"""Share of unfinished sequences below which finished ones are dropped. Copying the caches costs one or two steps."""
 
 _CANDIDATES = (128, 4096, 1 << 30)
-"""The most probable tokens that are sorted to find a nucleus: a trained captioner's is among the first, almost always;
-sorting the whole vocabulary costs more than a step of the decoder."""
+"""Numbers of most probable tokens in which the nucleus is searched, in this order. The first almost always suffices, and
+sorting the full vocabulary costs more than a step of the decoder."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One caption to be written: of which image of the batch, under which key and index, at which attempt."""
+    """A caption to generate: the image index in the batch, the sample key, the caption index and the attempt."""
 
     image: int
     key: str
@@ -44,7 +41,7 @@ class Draw:
     attempt: int = 0
 
     def uniforms(self, seed: int, count: int) -> np.ndarray:
-        """float32 ``[count]`` in [0, 1), one a position."""
+        """Return uniform random numbers in [0, 1), float32 ``[count]``, one per position."""
         source = hashlib.shake_128(f"{seed}/{self.caption}/{self.attempt}/{self.key}".encode())
         words = np.frombuffer(source.digest(4 * count), dtype="<u4")
         return (words >> 8).astype(np.float32) * np.float32(2**-24)
@@ -58,15 +55,17 @@ def generate(
     captions: Sequence[int],
     settings: GenerationSettings,
 ) -> list[list[list[int]]]:
-    """Caption ``captions[j]`` of image ``i`` at ``[i][j]``: its tokens between start and end.
+    """Return the tokens of caption ``captions[j]`` of image ``i`` at ``[i][j]``, without start and end.
 
-    ``images`` is ``[len(keys), 3, H, W]``, or cached trunk features; ``model`` is in evaluation mode.
-    Sampling is as in open_clip's ``CoCa.generate``, except for the source of randomness. Raises ``UserError``
-    if ``max_tokens`` exceeds the model's context.
+    ``images`` is ``[len(keys), 3, H, W]`` or cached trunk features. ``model`` must be in evaluation mode. Sampling equals
+    open_clip's ``CoCa.generate``, except for the random numbers.
+
+    Raises:
+        UserError: ``max_tokens`` exceeds the context of the model.
     """
     draws = [Draw(i, key, caption) for i, key in enumerate(keys) for caption in captions]
-    written = write(model, tokenizer, image_tokens(model, images), draws, settings)
-    return [written[i : i + len(captions)] for i in range(0, len(written), len(captions))]
+    generated = generate_tokens(model, tokenizer, image_tokens(model, images), draws, settings)
+    return [generated[i : i + len(captions)] for i in range(0, len(generated), len(captions))]
 
 
 @torch.inference_mode()
@@ -77,14 +76,14 @@ def image_tokens(model: CoCa, images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def write(
+def generate_tokens(
     model: CoCa,
     tokenizer: SimpleTokenizer,
     images: torch.Tensor,
     draws: Sequence[Draw],
     settings: GenerationSettings,
 ) -> list[list[int]]:
-    """Generate the tokens of each of ``draws`` over ``images``, the ``image_tokens`` of their batch."""
+    """Generate the tokens of ``draws``. ``images`` is the result of :func:`image_tokens` for the batch."""
     start, end, pad = tokenizer.sot_token_id, tokenizer.eot_token_id, model.pad_id
     length = settings.max_tokens
     if length > model.context_length:
@@ -95,7 +94,7 @@ def write(
     rows = torch.arange(len(draws), device=images.device)
     alive = torch.ones_like(rows, dtype=torch.bool)
     token = torch.full_like(rows, start)
-    # the last position is the end token whatever the model would say
+    # the last position is always the end token
     for position in range(1, length - 1):
         logits = decoder.step(token).float()
         if position < settings.min_tokens - 1:
@@ -106,18 +105,18 @@ def write(
         living = int(alive.sum())
         if living == 0:
             break
-        if living <= _WORTH_REPACKING * len(rows):
-            kept = alive.nonzero()[:, 0]
-            decoder.keep(kept)
-            rows, token, alive = rows[kept], token[kept], alive[kept]
+        if living <= _REPACK_SHARE * len(rows):
+            unfinished = alive.nonzero()[:, 0]
+            decoder.keep(unfinished)
+            rows, token, alive = rows[unfinished], token[unfinished], alive[unfinished]
     return [line[1 : line.index(end, 1)] for line in out.tolist()]
 
 
 def sample(logits: torch.Tensor, uniform: torch.Tensor, top_p: float, temperature: float) -> torch.Tensor:
-    """One token a row of ``logits [n, V]``: the nucleus' distribution function inverted at ``uniform [n]``.
+    """Sample a token for each row of ``logits [n, V]`` with the random numbers ``uniform [n]``.
 
-    The nucleus (Holtzman et al., arXiv 1904.09751) is the shortest run of the most probable tokens that holds
-    ``top_p``.
+    Nucleus sampling (Holtzman et al., arXiv 1904.09751) by inversion of the distribution function. The nucleus is the
+    smallest set of most probable tokens whose probability is at least ``top_p``.
     """
     if temperature == 0:
         return logits.argmax(-1)
@@ -131,8 +130,8 @@ def sample(logits: torch.Tensor, uniform: torch.Tensor, top_p: float, temperatur
         weights = ((scores - scores[:, :1]) / temperature).exp() * (before < top_p)
         distribution = weights.cumsum(-1)
         target = uniform[pending, None] * distribution[:, -1:]
-        place = (distribution <= target).sum(-1, keepdim=True).clamp(max=candidates - 1)
-        tokens[pending] = indices.gather(-1, place)[:, 0]
+        position = (distribution <= target).sum(-1, keepdim=True).clamp(max=candidates - 1)
+        tokens[pending] = indices.gather(-1, position)[:, 0]
         pending = pending[cumulative[:, -1] < top_p]
         if not len(pending):
             break

@@ -1,4 +1,4 @@
-"""A captioner from a profile or from what its asset stored."""
+"""Build, save and load captioners."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SMALL = "small_coca"
 
 
 def build_captioner(captioner: Captioner, weights_file: Path | None = None, *, seed: int) -> ImageText:
-    """Build the captioner that a profile defines, from nothing or from published weights.
+    """Build the captioner of a profile with random or published weights.
 
     Raises:
-        WeightsError: weights are missing, are not the pinned ones, or do not fit.
+        WeightsError: the weights are missing, differ from the pinned ones, or do not fit.
     """
     if captioner.small is None:
         assert captioner.model is not None
@@ -38,7 +38,7 @@ def build_captioner(captioner: Captioner, weights_file: Path | None = None, *, s
 
 
 def save_captioner(captioner: ImageText, folder: Path) -> None:
-    """Write the configuration and the weights of a captioner into ``folder``."""
+    """Write the configuration and the weights of a captioner to ``folder``."""
     (folder / CONFIG).write_text(json.dumps(captioner.config, indent=1, sort_keys=True) + "\n")
     write_tensors(folder / WEIGHTS, captioner.model.state_dict())
 

@@ -1,4 +1,4 @@
-"""From what a captioner wrote to what is stored: its first sentence, and whether that is worth storing."""
+"""Extract the first sentence of a generated caption and detect degenerate captions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _FIRMS = {"inc", "ltd", "co", "corp", "dept", "est"}
 _MONTHS = {"jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"}
 _ABBREVIATIONS = _TITLES | _PLACES | _FIRMS | _MONTHS | {"jr", "sr", "vs", "etc", "approx"}
 _BEFORE_A_NUMBER = {"no", "nos", "p", "pp", "fig", "vol", "ch"}
-"""abbreviations only if a number follows: "no . 7", but "she says no . he"; a fig is also a fruit"""
+"""Words that are abbreviations only before a number, as in "no . 7"."""
 
 _PERIOD = re.compile(r"\.")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -19,12 +19,11 @@ _WORD_AFTER = re.compile(r"\s*(\w+)")
 
 
 def first_sentence(text: str) -> str:
-    """``text`` up to its first sentence end, without the period, white space collapsed.
+    """Return the first sentence of ``text`` without its period, with white space collapsed.
 
-    Only a period ends a sentence, as in the published captions. One does not after a title or an
-    abbreviation, after an initial or inside a number, a name or an address. CLIP's tokenizer sets spaces
-    around punctuation ("dr . smith", "3 . 5 km"), so a period is judged by the words beside it and not by the
-    space.
+    Only a period ends a sentence, as in the published captions. A period after a title, an abbreviation or an initial, or
+    inside a number, a name or an address does not end it. CLIP's tokenizer puts spaces around punctuation
+    ("dr . smith", "3 . 5 km"), so the neighboring words decide and not the spaces.
     """
     text = " ".join(text.split())
     for period in _PERIOD.finditer(text):
@@ -48,11 +47,10 @@ def _ends_sentence(before: str, after: str) -> bool:
 
 
 def degenerate(caption: str) -> str | None:
-    """Return why ``caption`` is not worth storing, or None if it is.
+    """Return "empty", "punctuation", "broken-text" or "repetition" if ``caption`` is degenerate, or else None.
 
-    The reasons are "empty", "punctuation", "broken-text" and "repetition".
-
-    Repetition is one to four words said three times or more in a row that make up most of the caption.
+    A repetition is a run of one to four words that occurs three times or more in a row and fills more than two thirds of
+    the caption.
     """
     if not caption.strip():
         return "empty"
@@ -67,10 +65,7 @@ def degenerate(caption: str) -> str | None:
 
 
 def _longest_run(words: list[str], size: int) -> int:
-    """Count the words of the longest stretch that repeats the same ``size`` words three times or more.
-
-    Return 0 if there is no such stretch.
-    """
+    """Return the length in words of the longest run that repeats ``size`` words three times or more, or 0."""
     longest = 0
     for start in range(len(words) - 3 * size + 1):
         unit = words[start : start + size]

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokenizer, cut to its most frequent merges."""
+"""CLIP's byte-pair tokenizer with a smaller vocabulary."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ _SPECIAL = 2
 
 
 class ShortTokenizer(SimpleTokenizer):  # type: ignore[misc]  # open_clip has no types
-    """The first ``size`` entries of CLIP's vocabulary (514 to 49,408; at 49,408 it is CLIP's).
+    """A tokenizer with the first ``size`` entries of CLIP's vocabulary, from 514 to 49,408 (CLIP's full vocabulary).
 
-    The vocabulary lists bytes, then merges from frequent to rare, so a prefix of it is the tokenizer that
-    byte-pair training would have given had it stopped earlier: every text stays writable, rare words take
-    more tokens. The start and end tokens are the last two ids, as in CLIP.
+    The vocabulary lists bytes and then merges from frequent to rare, so any text can be encoded and rare words take more
+    tokens. The start and end tokens are the last two ids, as in CLIP.
     """
 
     encoder: dict[str, int]
@@ -27,10 +26,10 @@ class ShortTokenizer(SimpleTokenizer):  # type: ignore[misc]  # open_clip has no
     def __init__(self, context_length: int, size: int) -> None:
         super().__init__(context_length=context_length)
         special = [self.decoder[self.sot_token_id], self.decoder[self.eot_token_id]]
-        kept = [*islice(self.encoder, size - _SPECIAL), *special]
+        tokens = [*islice(self.encoder, size - _SPECIAL), *special]
         merges = size - _SPECIAL - 2 * len(self.byte_encoder)
-        self.encoder = {token: index for index, token in enumerate(kept)}
-        self.decoder = dict(enumerate(kept))
+        self.encoder = {token: index for index, token in enumerate(tokens)}
+        self.decoder = dict(enumerate(tokens))
         self.bpe_ranks = dict(islice(self.bpe_ranks.items(), merges))
         self.vocab_size = size
         self.sot_token_id, self.eot_token_id = size - 2, size - 1

@@ -1,1 +1,1 @@
-"""Zero-shot classification and retrieval, measured and written down as the DataComp suite does."""
+"""Zero-shot evaluation with the metrics and the result format of DataComp."""

@@ -1,4 +1,4 @@
-"""How sure a metric is: its values over resampled test sets (Efron and Tibshirani 1993)."""
+"""Bootstrap confidence intervals of metrics (Efron and Tibshirani 1993)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mobileclip2.evaluation.metrics import Metric
 
 RESAMPLES = 10_000
 CHUNK = 4_000_000
-"""weights in memory at once"""
+"""Number of weights in memory."""
 
 Interval = tuple[float, float]
 
@@ -19,22 +19,22 @@ Interval = tuple[float, float]
 def draws(
     metric: Metric, tables: Sequence[pa.Table], *, seed: Sequence[int] = (0,), resamples: int = RESAMPLES
 ) -> np.ndarray:
-    """``[tables, resamples]``: the metric of every table, whose units are the same, in the same resampled test sets.
+    """Compute the metric of every table on the same resampled test sets, ``[tables, resamples]``.
 
-    What the queries are ranked among stays: only the queries of a retrieval set are resampled. Units with equal rows are
-    drawn together, so that a resample costs as much as there are kinds of them.
+    The tables have the same units. Only the queries of a retrieval set are resampled, and the candidates stay the same.
     """
-    parts = [metric.rows(table) for table in tables]
-    kinds, counts = np.unique(np.concatenate(parts, 1), axis=0, return_counts=True)
-    rows = np.split(kinds, np.cumsum([part.shape[1] for part in parts[:-1]]), axis=1)
+    rows_per_table = [metric.rows(table) for table in tables]
+    # Units with equal rows are drawn together, so the cost depends on the number of distinct rows.
+    distinct, counts = np.unique(np.concatenate(rows_per_table, 1), axis=0, return_counts=True)
+    split = np.split(distinct, np.cumsum([rows.shape[1] for rows in rows_per_table[:-1]]), axis=1)
     random, units = np.random.default_rng(list(seed)), int(counts.sum())
     values = np.empty((len(tables), resamples))
-    step = max(1, CHUNK // len(kinds))
+    step = max(1, CHUNK // len(distinct))
     for start in range(0, resamples, step):
-        some = slice(start, min(start + step, resamples))
-        weights = random.multinomial(units, counts / units, some.stop - start).astype(np.float64)
-        for table, each in enumerate(rows):
-            values[table, some] = metric.value(each, weights)
+        chunk = slice(start, min(start + step, resamples))
+        weights = random.multinomial(units, counts / units, chunk.stop - start).astype(np.float64)
+        for table, rows in enumerate(split):
+            values[table, chunk] = metric.value(rows, weights)
     return values
 
 

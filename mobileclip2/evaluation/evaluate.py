@@ -1,4 +1,4 @@
-"""A model on a list of evaluation sets, in one pass over their images."""
+"""Evaluate a model on evaluation sets and embed each image once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mobileclip2.models.image_text import ImageText
 from mobileclip2.progress import Progress, Step, silent
 
 SHOWN = 5
-"""candidates of a retrieval query that the prediction table keeps, to be looked at"""
+"""Number of nearest candidates of a retrieval query in the prediction table."""
 
 
 def evaluate(
@@ -30,26 +30,25 @@ def evaluate(
     *,
     batch: int = 64,
     device: str | torch.device | None = None,
-    kept: Path | None = None,
+    feature_cache: Path | None = None,
     pixels: dict[str, torch.Tensor] | None = None,
     progress: Progress = silent,
 ) -> list[Result]:
-    """One result for each set, in their order; an image that lies in several sets is embedded once.
+    """Return one result for each set, in the order of ``sets``.
 
-    ``kept`` and ``pixels``: see :class:`Features`.
-    ``device`` is where the model is moved to, by default it stays. Progress counts images over all sets. The
-    model is left in evaluation mode.
+    The model is moved to ``device`` if it is not None, and stays in evaluation mode. Progress counts the images of all
+    sets. :class:`Features` describes ``feature_cache`` and ``pixels``.
 
     Raises:
-        UserError: a set is incomplete or one of its samples cannot be used, before any set is half-measured.
+        UserError: a set is incomplete, or a sample is not usable. All sets are checked before the first one is evaluated.
     """
-    for each in sets:
-        each.check()
-    total = sum(each.size for each in sets)
+    for evaluation_set in sets:
+        evaluation_set.check()
+    total = sum(evaluation_set.size for evaluation_set in sets)
     if device is not None:
         model.model.to(device)
     model.model.eval()
-    features = Features(model, batch=batch, kept=kept, pixels=pixels)
+    features = Features(model, batch=batch, feature_cache=feature_cache, pixels=pixels)
     done = 0
 
     def advance() -> None:
@@ -59,18 +58,18 @@ def evaluate(
             progress(Step(done, total, "images"))
 
     predict: dict[Kind, Callable[[EvaluationSet, Features, Callable[[], None]], pa.Table]] = {
-        "classification": _classes,
-        "retrieval": _ranks,
-        "association": _associations,
-        "faces": _faces,
+        "classification": _predict_classes,
+        "retrieval": _predict_retrieval,
+        "association": _predict_associations,
+        "faces": _predict_faces,
     }
-    results = [_result(each, predict[each.kind](each, features, advance)) for each in sets]
-    features.keep()
-    return results
+    tables = [predict[evaluation_set.kind](evaluation_set, features, advance) for evaluation_set in sets]
+    features.save()
+    return [_result(evaluation_set, table) for evaluation_set, table in zip(sets, tables, strict=True)]
 
 
 def curve_numbers(results: Sequence[Result]) -> dict[str, float]:
-    """``{"<set>/<metric>": value}`` without the undefined ones: how results join the numbers of a training."""
+    """Return the defined metrics as ``{"<set>/<metric>": value}`` for the metrics of a training."""
     return {
         f"{result.key}/{name}": value
         for result in results
@@ -79,32 +78,32 @@ def curve_numbers(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
-def _result(each: EvaluationSet, table: pa.Table) -> Result:
-    metrics = dict(measure(each.name, table))
-    if each.kind == "classification" and len(each.classnames) < 5:
+def _result(evaluation_set: EvaluationSet, table: pa.Table) -> Result:
+    metrics = dict(measure(evaluation_set.name, table))
+    if evaluation_set.kind == "classification" and len(evaluation_set.classnames) < 5:
         metrics["acc5"] = None
-    name = TASKS[each.name].name if each.name in TASKS else each.name
-    return Result(each.name, name, metrics, samples=table)
+    name = TASKS[evaluation_set.name].name if evaluation_set.name in TASKS else evaluation_set.name
+    return Result(evaluation_set.name, name, metrics, samples=table)
 
 
-def _classes(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    weights = classifier(features, each.classnames, each.templates)
-    samples, images = _images(each, features, advance)
+def _predict_classes(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+    weights = classifier(features, evaluation_set.classnames, evaluation_set.templates)
+    samples, images = _images(evaluation_set, features, advance)
     targets = torch.tensor([sample.target for sample in samples])
-    ranks, predicted = rank(images, weights, targets, torch.arange(len(each.classnames)))
+    ranks, predicted = rank(images, weights, targets, torch.arange(len(evaluation_set.classnames)))
     return pa.table(
         {
             "key": [sample.key for sample in samples],
             "target": _column(targets),
             "predicted": _column(predicted),
             "rank": _column(ranks),
-            **_fields(each, samples),
+            **_fields(evaluation_set, samples),
         }
     )
 
 
-def _ranks(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    samples, images = _images(each, features, advance)
+def _predict_retrieval(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+    samples, images = _images(evaluation_set, features, advance)
     texts = features.of_texts([caption for sample in samples for caption in sample.captions])
     image = torch.arange(len(samples))
     image_of_text = image.repeat_interleave(torch.tensor([len(sample.captions) for sample in samples]))
@@ -121,16 +120,16 @@ def _ranks(each: EvaluationSet, features: Features, advance: Callable[[], None])
     )
 
 
-def _associations(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    """Choose the candidates nearest to the cue, as many as belong to it."""
-    samples, images = _images(each, features, advance)
+def _predict_associations(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+    """Choose as many candidates as belong to the cue, the nearest ones."""
+    samples, images = _images(evaluation_set, features, advance)
     rows = []
     for question, group in groupby(enumerate(samples), key=lambda item: item[1].key.rpartition("/")[0]):
-        places, candidates = zip(*group, strict=True)
+        indices, candidates = zip(*group, strict=True)
         (cue,) = candidates[0].captions
         (text,) = features.of_texts([f"{'An' if cue[:1].lower() in set('aeiou') else 'A'} {cue.lower()}"])
         belongs = torch.tensor([candidate.target for candidate in candidates])
-        chosen = (images[list(places)] @ text).argsort(descending=True, stable=True)[: int(belongs.sum())]
+        chosen = (images[list(indices)] @ text).argsort(descending=True, stable=True)[: int(belongs.sum())]
         rows.append((question, len(candidates), int(belongs.sum()), int(belongs[chosen].sum()), chosen))
     keys, *numbers, choices = zip(*rows, strict=True)
     columns = zip(("candidates", "associations", "found"), numbers, strict=True)
@@ -138,13 +137,13 @@ def _associations(each: EvaluationSet, features: Features, advance: Callable[[],
     return pa.table({**table, "chosen": _lists(choices)})
 
 
-def _faces(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    samples, images = _images(each, features, advance)
+def _predict_faces(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+    samples, images = _images(evaluation_set, features, advance)
     columns = {
         f"predicted_{question}": _column((images @ classifier(features, names, templates).T).argmax(1))
-        for question, (names, templates) in each.questions.items()
+        for question, (names, templates) in evaluation_set.questions.items()
     }
-    return pa.table({"key": [sample.key for sample in samples], **columns, **_fields(each, samples)})
+    return pa.table({"key": [sample.key for sample in samples], **columns, **_fields(evaluation_set, samples)})
 
 
 def _column(values: torch.Tensor) -> pa.Array:
@@ -155,19 +154,21 @@ def _lists(rows: Sequence[torch.Tensor]) -> pa.Array:
     return pa.array([row.tolist() for row in rows], pa.list_(pa.int32()))
 
 
-def _fields(each: EvaluationSet, samples: Sequence[Sample]) -> dict[str, pa.Array]:
+def _fields(evaluation_set: EvaluationSet, samples: Sequence[Sample]) -> dict[str, pa.Array]:
     columns = zip(*(sample.fields for sample in samples), strict=True)
-    return {name: pa.array(column, pa.int64()) for name, column in zip(each.fields, columns, strict=True)}
+    return {name: pa.array(column, pa.int64()) for name, column in zip(evaluation_set.fields, columns, strict=True)}
 
 
-def _images(each: EvaluationSet, features: Features, advance: Callable[[], None]) -> tuple[list[Sample], torch.Tensor]:
-    """Return the samples of the set without their pixels, and the features of their images."""
-    kept: list[Sample] = []
-    images = features.of_images(_keeping(each.samples(), kept), each.name, advance)
-    return kept, images
+def _images(
+    evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]
+) -> tuple[list[Sample], torch.Tensor]:
+    """Return the samples of the set without image bytes, and the features of their images."""
+    seen: list[Sample] = []
+    images = features.of_images(_record(evaluation_set.samples(), seen), evaluation_set.name, advance)
+    return seen, images
 
 
-def _keeping(samples: Iterable[Sample], kept: list[Sample]) -> Iterator[Sample]:
+def _record(samples: Iterable[Sample], seen: list[Sample]) -> Iterator[Sample]:
     for sample in samples:
-        kept.append(replace(sample, image=b""))
+        seen.append(replace(sample, image=b""))
         yield sample

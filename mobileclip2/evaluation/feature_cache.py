@@ -1,7 +1,7 @@
-"""Features that earlier evaluations of a model have computed, kept on this machine.
+"""A cache of image and text features on this machine.
 
-A set that gets other templates, or shares images with one that was measured before, then costs no pass of the image tower. The
-folder may be deleted at any time.
+A set with new templates, or with images of an earlier set, needs no second pass of the image tower. The folder can be
+deleted at any time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ CONTENTS = "contents"
 DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
 
 
-class Known:
-    """Features ``[dim]`` by what they are of: those computed now, and those that the files of ``folder`` hold.
+class FeatureCache:
+    """Features ``[dim]`` by the key of their content, in memory and in the files of ``folder``.
 
-    An evaluation of one set asks for few of what a folder has, or for none: only the files in which something is asked for
-    are read, each as a whole. What a damaged file held is computed again.
+    A file is read when one of its keys is requested. The keys of a damaged file count as missing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -40,30 +39,30 @@ class Known:
             except DAMAGED:
                 continue
 
-    def __contains__(self, content: str) -> bool:
-        if content not in self._features and content in self._files:
-            self._read(self._files[content])
-        return content in self._features
+    def __contains__(self, key: str) -> bool:
+        if key not in self._features and key in self._files:
+            self._read(self._files[key])
+        return key in self._features
 
-    def of(self, contents: Sequence[str]) -> Tensor:
-        """``[len(contents), dim]``; all of them must be known."""
-        return torch.stack([self._features[content] for content in contents])
+    def get(self, keys: Sequence[str]) -> Tensor:
+        """Return ``[len(keys), dim]``. All keys must be in the cache."""
+        return torch.stack([self._features[key] for key in keys])
 
-    def add(self, contents: Iterable[str], features: Tensor) -> None:
-        """Add features ``[n, dim]`` by the hashes of their contents."""
-        self._features.update(zip(contents, features, strict=True))
+    def add(self, keys: Iterable[str], features: Tensor) -> None:
+        """Add features ``[n, dim]``."""
+        self._features.update(zip(keys, features, strict=True))
 
-    def keep(self) -> None:
-        """Write what the folder does not have yet into one more file."""
-        new = [content for content in self._features if content not in self._files]
+    def save(self) -> None:
+        """Write the features that are not in ``folder`` yet to a new file."""
+        new = [key for key in self._features if key not in self._files]
         if self._folder and new:
             name = hashlib.sha256("".join(new).encode()).hexdigest()
             with atomic_path(self._folder / f"{name}.safetensors") as temporary:
-                save_file({"features": self.of(new)}, temporary, {CONTENTS: json.dumps(new)})
+                save_file({"features": self.get(new)}, temporary, {CONTENTS: json.dumps(new)})
 
     def _read(self, path: Path) -> None:
         try:
             with safe_open(path, "pt") as file:
                 self.add(json.loads(file.metadata()[CONTENTS]), file.get_tensor("features"))
         except DAMAGED:
-            self._files = {content: each for content, each in self._files.items() if each != path}
+            self._files = {key: file for key, file in self._files.items() if file != path}

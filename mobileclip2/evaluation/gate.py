@@ -1,4 +1,4 @@
-"""Whether a model is worse than its baseline: by more than the profile tolerates, and more surely than noise could be."""
+"""Compare a model with its baseline and test whether it is worse than the profile tolerates."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mobileclip2.evaluation.published import NUMBERS
 from mobileclip2.evaluation.results import MAIN_METRIC, Result, main_name
 
 AVERAGED = "main metrics"
-"""what stands for the metric in the row of an average"""
+"""The metric name in the row of an average."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric on one set, or one average of main metrics; shares between 0 and 1."""
+    """One metric of one set, or one average of main metrics, between 0 and 1."""
 
     set: str
     metric: str
@@ -30,9 +30,9 @@ class Row:
     interval: Interval
     baseline: float | None = None
     difference: Interval | None = None
-    """of the difference; at the confidence that all judged rows have together"""
+    """Interval of the difference. All judged rows together have the confidence of the gate."""
     tolerance: float | None = None
-    """None: it is shown and not judged"""
+    """Tolerated loss, or None if the row is shown but not judged."""
 
     @property
     def failed(self) -> bool:
@@ -42,13 +42,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The metrics of a model beside those of its baseline."""
+    """The metrics of a model and of its baseline."""
 
     rows: Sequence[Row]
     confidence: float
     seed: int
     notes: Sequence[str] = ()
-    """what the reader must know of the baseline"""
+    """Limitations of the baseline."""
 
     @property
     def judged(self) -> list[Row]:
@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass
 class _Measured:
-    """A row while its resampled values, or the one value of what has no samples, are at hand."""
+    """A row with its resampled values, or with a constant if there are no samples."""
 
     set: str
     metric: str
@@ -75,22 +75,23 @@ class _Measured:
 
 
 def compare(results: Sequence[Result], baseline: Sequence[Result] | None, gate: Gate, *, seed: int = 0) -> Comparison:
-    """Every set of ``results`` beside the baseline.
+    """Compare every set of ``results`` with the baseline.
 
-    Differences are those of the same resampled samples. A row fails when all of its interval lies below minus its tolerance;
-    the intervals hold together with ``gate.confidence`` (Bonferroni), so that many sets do not fail more easily than one.
+    Both models are measured on the same resampled samples. A row fails if the interval of its difference lies below minus
+    its tolerance. All intervals together have ``gate.confidence`` (Bonferroni), so many sets do not fail more easily than
+    one.
 
     Raises:
-        UserError: a judged metric is missing or not defined, or the baseline was measured on something else.
+        UserError: a judged metric is missing or not defined, or the baseline was measured on other data.
     """
-    ours = {result.key: result for result in results}
-    theirs = None if baseline is None else {result.key: result for result in baseline}
-    measured = [row for result in results for row in _rows(result, theirs, gate, seed)]
-    measured += _averages(ours, theirs, gate, measured)
+    results_by_key = {result.key: result for result in results}
+    baseline_by_key = None if baseline is None else {result.key: result for result in baseline}
+    measured = [row for result in results for row in _rows(result, baseline_by_key, gate, seed)]
+    measured += _averages(results_by_key, baseline_by_key, gate, measured)
     judged = [row for row in measured if row.tolerance is not None]
-    if theirs is not None:
+    if baseline_by_key is not None:
         for name in gate.tolerance:
-            if not any(row.metric == name or (name == MAIN_METRIC and _is_main(row, ours)) for row in judged):
+            if not any(row.metric == name or (name == MAIN_METRIC and _is_main(row, results_by_key)) for row in judged):
                 raise UserError(f"gate.tolerance: no judged set has the metric '{name}'; correct the name or remove it")
     level = 1 - (1 - gate.confidence) / max(1, len(judged))
     rows = [
@@ -105,86 +106,86 @@ def compare(results: Sequence[Result], baseline: Sequence[Result] | None, gate: 
         )
         for row in measured
     ]
-    return Comparison(rows, gate.confidence, seed, _notes(theirs, ours))
+    return Comparison(rows, gate.confidence, seed, _notes(baseline_by_key, results_by_key))
 
 
-def _is_main(row: _Measured, ours: Mapping[str, Result]) -> bool:
-    return row.set not in ours or row.metric == main_name(row.set, ours[row.set].metrics)
+def _is_main(row: _Measured, results_by_key: Mapping[str, Result]) -> bool:
+    return row.set not in results_by_key or row.metric == main_name(row.set, results_by_key[row.set].metrics)
 
 
-def _notes(theirs: Mapping[str, Result] | None, ours: Mapping[str, Result]) -> list[str]:
-    shared = [result for key, result in (theirs or {}).items() if key in ours]
+def _notes(baseline_by_key: Mapping[str, Result] | None, results_by_key: Mapping[str, Result]) -> list[str]:
+    shared = [result for key, result in (baseline_by_key or {}).items() if key in results_by_key]
     notes = []
     if any(result.samples is None for result in shared):
-        notes.append("The baseline has no samples: its own noise is not in the intervals.")
+        notes.append("The baseline has no samples, so the intervals do not include its noise.")
     if any(result.protocol is None for result in shared):
-        notes.append(
-            "The baseline does not say what it was measured on: its sets, class names and templates are taken for ours."
-        )
+        notes.append("The baseline has no protocol. Its sets, class names and templates are assumed to be the same.")
     return notes
 
 
-def _rows(result: Result, theirs: Mapping[str, Result] | None, gate: Gate, seed: int) -> Iterator[_Measured]:
-    """Yield the main metric of a set, the metrics that the gate judges, and those with a published number."""
+def _rows(result: Result, baseline_by_key: Mapping[str, Result] | None, gate: Gate, seed: int) -> Iterator[_Measured]:
+    """Yield the main metric of a set, its judged metrics and its metrics with a published number."""
     main = main_name(result.key, result.metrics)
     tolerances = {main if name == MAIN_METRIC else name: tolerance for name, tolerance in gate.tolerance.items()}
-    judged = theirs is not None and (gate.sets is None or result.key in gate.sets)
+    judged = baseline_by_key is not None and (gate.sets is None or result.key in gate.sets)
     counts = result.key not in TASKS or TASKS[result.key].counts
     if judged and main is None and counts and MAIN_METRIC in gate.tolerance:
-        raise UserError(f"'{result.key}': it has no main metric; leave it out of 'gate.sets' in the profile")
+        raise UserError(f"'{result.key}': the set has no main metric; remove it from 'gate.sets' in the profile")
     published = [metric for key, metric in NUMBERS if key == result.key]
-    other = (theirs or {}).get(result.key)
+    other = (baseline_by_key or {}).get(result.key)
     incomparable = _incomparable(result, other)
     for name in dict.fromkeys([main, *tolerances, *published]):
         tolerance = tolerances.get(name) if judged else None
-        if name is None or (name != main and _absent(result, name) and (other is None or _absent(other, name))):
-            continue  # not a metric of this kind of set
+        if name is None or (
+            name != main and _is_undefined(result, name) and (other is None or _is_undefined(other, name))
+        ):
+            continue  # the set has another kind
         if tolerance is not None:
-            _demand(result, other, name)
+            _check_defined(result, other, name)
             if incomparable:
                 raise UserError(incomparable)
-        if not _absent(result, name):
-            shown = other is not None and not incomparable and not _absent(other, name)
+        if not _is_undefined(result, name):
+            shown = other is not None and not incomparable and not _is_undefined(other, name)
             yield _measure(result, other if shown else None, name, tolerance, seed)
 
 
-def _absent(result: Result, name: str) -> bool:
+def _is_undefined(result: Result, name: str) -> bool:
     return result.metrics.get(name) is None
 
 
-def _demand(result: Result, other: Result | None, name: str) -> None:
-    """Raise UserError if a judged metric has no number on one of the sides."""
+def _check_defined(result: Result, other: Result | None, name: str) -> None:
+    """Raise ``UserError`` if a judged metric has no value for the model or the baseline."""
     if other is None:
         raise UserError(
-            f"'{result.key}': the baseline has no result of this set; evaluate it there, or name what is to be judged in "
-            "'gate.sets'"
+            f"'{result.key}': the baseline has no result of this set; evaluate the baseline on it, or list the judged sets "
+            "in 'gate.sets'"
         )
-    for whose, each in (("this model", result), ("the baseline", other)):
-        place = f"'{result.key}': {name} of {whose}"
+    for owner, each in (("this model", result), ("the baseline", other)):
+        subject = f"'{result.key}': {name} of {owner}"
         if name not in each.metrics:
-            raise UserError(f"{place} is missing; evaluate it again, or leave the metric out of the gate")
+            raise UserError(f"{subject} is missing; evaluate it again, or remove the metric from the gate")
         if each.metrics[name] is None:
-            raise UserError(f"{place} is not defined (NaN or null); leave the set out of 'gate.sets'")
+            raise UserError(f"{subject} is not defined (NaN or null); remove the set from 'gate.sets'")
 
 
 def _incomparable(result: Result, other: Result | None) -> str:
-    """Why two results of a set are no measurements of the same thing; empty where they are, as far as they tell."""
+    """Return why two results of a set are not comparable, or "" if no difference is known."""
     if other is None:
         return ""
-    place = f"'{result.key}': "
+    prefix = f"'{result.key}': "
     if result.protocol and other.protocol and result.protocol != other.protocol:
         return (
-            f"{place}the baseline was measured on other images, class names or templates (protocol {other.protocol[:12]}, "
+            f"{prefix}the baseline was measured on other images, class names or templates (protocol {other.protocol[:12]}, "
             f"here {result.protocol[:12]}); evaluate both on the same set"
         )
     if result.samples is not None and other.samples is not None and _keys(result) != _keys(other):
-        return f"{place}the baseline was measured on other samples; evaluate both on the same set"
+        return f"{prefix}the baseline was measured on other samples; evaluate both on the same set"
     if result.samples is not None and other.samples is None and not other.protocol and result.key in TASKS:
         here, there = _size(result), TASKS[result.key].size
         if here != there:
             return (
-                f"{place}{here:,} samples here, {there:,} in the published set; evaluate the whole set, or give a baseline "
-                "that was measured on this one"
+                f"{prefix}{here:,} samples here, {there:,} in the published set; evaluate the full set, or use a baseline "
+                "that was measured on this set"
             )
     return ""
 
@@ -195,7 +196,7 @@ def _keys(result: Result) -> list[list[str]]:
 
 
 def _size(result: Result) -> int:
-    """Test images, or the questions of an association set."""
+    """Count the test images, or the questions of an association set."""
     assert result.samples is not None
     if "query" in result.samples.column_names:
         return int(np.sum(result.samples.column("query").to_numpy(zero_copy_only=False) == "image"))
@@ -205,15 +206,15 @@ def _size(result: Result) -> int:
 def _measure(result: Result, other: Result | None, name: str, tolerance: float | None, seed: int) -> _Measured:
     pair = [result] if other is None else [result, other]
     values = [float(each.metrics[name] or 0) for each in pair]
-    # what has no samples has no noise that could be known
+    # the noise of a result without samples is unknown
     drawn = [np.full(RESAMPLES, value) for value in values]
     sampled = [index for index, each in enumerate(pair) if each.samples is not None]
     tables = [pair[index].samples for index in sampled]
     metric = metrics_of(result.key, tables[0]).get(name) if tables else None
     if metric:
-        # sets are independent samples: the same numbers for all of them would tie their averages together
-        own = (seed, zlib.crc32(result.key.encode()))
-        for index, resampled in zip(sampled, draws(metric, tables, seed=own), strict=True):
+        # A shared seed would correlate the sets, and averages need independent resamples.
+        set_seed = (seed, zlib.crc32(result.key.encode()))
+        for index, resampled in zip(sampled, draws(metric, tables, seed=set_seed), strict=True):
             drawn[index] = resampled
     row = _Measured(result.key, name, values[0], drawn[0], tolerance=tolerance)
     if other is not None:
@@ -222,39 +223,39 @@ def _measure(result: Result, other: Result | None, name: str, tolerance: float |
 
 
 def _averages(
-    ours: Mapping[str, Result], theirs: Mapping[str, Result] | None, gate: Gate, measured: Sequence[_Measured]
+    results_by_key: Mapping[str, Result],
+    baseline_by_key: Mapping[str, Result] | None,
+    gate: Gate,
+    measured: Sequence[_Measured],
 ) -> Iterator[_Measured]:
-    """Yield the published averages whose sets are all there.
-
-    The sets are independent, and so are their resamples.
-    """
-    here = averages({key: result.main for key, result in ours.items()})
-    there = averages({key: result.main for key, result in (theirs or {}).items()})
-    mains = {row.set: row for row in measured if row.metric == main_name(row.set, ours[row.set].metrics)}
+    """Yield the published averages whose sets all have results."""
+    here = averages({key: result.main for key, result in results_by_key.items()})
+    there = averages({key: result.main for key, result in (baseline_by_key or {}).items()})
+    mains = {row.set: row for row in measured if row.metric == main_name(row.set, results_by_key[row.set].metrics)}
     for name, keys in AVERAGES.items():
-        judged = theirs is not None and MAIN_METRIC in gate.tolerance and (gate.sets is None or name in gate.sets)
+        judged = (
+            baseline_by_key is not None and MAIN_METRIC in gate.tolerance and (gate.sets is None or name in gate.sets)
+        )
         if name not in here:
             if judged and gate.sets is not None:
-                lacking = [key for key in keys if key not in ours]
-                raise UserError(f"gate.sets: '{name}' needs {len(lacking)} more sets, such as '{lacking[0]}'")
+                missing = [key for key in keys if key not in results_by_key]
+                raise UserError(f"gate.sets: '{name}' needs {len(missing)} more sets, such as '{missing[0]}'")
             continue
         if judged and name not in there:
-            raise UserError(
-                f"'{name}': the baseline lacks a set of this average; name what is to be judged in 'gate.sets'"
-            )
+            raise UserError(f"'{name}': the baseline lacks a set of this average; list the judged sets in 'gate.sets'")
         rows = [mains[key] for key in keys]
         row = _Measured(name, AVERAGED, here[name], _mean([each.drawn for each in rows]))
-        apart = [each.baseline_drawn for each in rows]
+        baseline_drawn = [each.baseline_drawn for each in rows if each.baseline_drawn is not None]
         if judged:
             for key in keys:
-                if incomparable := _incomparable(ours[key], (theirs or {}).get(key)):
+                if incomparable := _incomparable(results_by_key[key], (baseline_by_key or {}).get(key)):
                     raise UserError(incomparable)
             for each in rows:
                 if each.baseline_drawn is None:
                     raise UserError(f"'{name}': the baseline lacks {each.metric} of '{each.set}'; evaluate it again")
             row.tolerance = gate.tolerance[MAIN_METRIC]
-        if name in there and all(each is not None for each in apart):
-            row.baseline, row.baseline_drawn = there[name], _mean([each for each in apart if each is not None])
+        if name in there and len(baseline_drawn) == len(rows):
+            row.baseline, row.baseline_drawn = there[name], _mean(baseline_drawn)
         yield row
 
 

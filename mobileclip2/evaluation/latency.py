@@ -1,6 +1,6 @@
-"""How long the towers of a model take as they are served: fused, one input at a time, and many together.
+"""Measure the latency and the throughput of a fused model.
 
-A measurement and no asset: it belongs to a machine and to a moment, so it is taken anew and never stored.
+Results depend on the machine and its load, so they are measured again for each report and not stored.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from mobileclip2.models.reparameterize import reparameterize
 
 BATCH = 32
 SECONDS = 0.5
-"""that one number is measured for, after a quarter of it to warm up"""
+"""Duration of a measurement. The warm-up takes a quarter of it."""
 CALLS = 5, 1000
-"""fewest and most calls behind a number"""
+"""Fewest and most calls of a measurement."""
 
 
 @dataclass(frozen=True)
 class Tower:
-    """Percentiles are milliseconds of one input at a time, over ``calls`` of them."""
+    """Latency percentiles in milliseconds for single inputs, over ``calls`` calls."""
 
     parameters: int
     p50: float
@@ -36,12 +36,12 @@ class Tower:
     p99: float
     calls: int
     throughput: float
-    """inputs a second, ``Latency.batch`` at once"""
+    """Inputs per second in batches of ``Latency.batch``."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """fp32, reparameterized; preprocessing and tokenizing are not in it."""
+    """Latency of the reparameterized fp32 model, without preprocessing and tokenization."""
 
     machine: str
     batch: int
@@ -50,14 +50,14 @@ class Latency:
 
     @property
     def milliseconds(self) -> float:
-        """Of one image and one text."""
+        """Median latency of one image and one text."""
         return self.image.p50 + self.text.p50
 
 
 def measure_latency(model: ImageText, device: torch.device, *, batch: int = BATCH, seconds: float = SECONDS) -> Latency:
-    """Measures both towers, which takes about five times ``seconds``; ``model`` stays as it is.
+    """Measure both towers of a fused copy of ``model`` in about five times ``seconds``.
 
-    On a GPU times are those between CUDA events, elsewhere those of a clock.
+    CUDA events measure times on a GPU, and a clock measures them on other devices.
     """
     fused = reparameterize(model.model).to(device)
     size = model.preprocess.size
@@ -78,7 +78,7 @@ def measure_latency(model: ImageText, device: torch.device, *, batch: int = BATC
 
 
 def machine(device: torch.device) -> str:
-    """Describe what a time depends on: the processor, its threads, and torch's version."""
+    """Describe the processor, its number of threads and the version of torch."""
     torch_version = f"torch {torch.__version__}"
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {torch_version}"
@@ -102,7 +102,7 @@ def _parameters(module: nn.Module) -> int:
 def _milliseconds(
     encode: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor, device: torch.device, seconds: float
 ) -> list[float]:
-    """One number a call, the first calls left out."""
+    """Measure each call and drop the calls of the warm-up."""
     clock = _on_gpu if device.type == "cuda" else _on_cpu
     fewest, most = CALLS
     for budget in (seconds / 4, seconds):

@@ -1,7 +1,7 @@
-"""Every published number as a function of the prediction table, so that resampled tables are measured by the same code.
+"""Metrics as functions of prediction tables and unit weights, for full and resampled test sets.
 
-A metric sees integer rows ``[units, k]`` and how often each unit counts. A unit is what a test set is a sample of: an image
-with its captions, or a question with its candidates.
+A metric takes integer rows ``[units, k]`` and a weight for each unit. A unit is the unit of resampling: an image with its
+captions, or a question with its candidates.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from mobileclip2.evaluation.results import Metrics, with_main
 RECALLS = (1, 5, 10)
 
 Hit = Callable[[pa.Table], np.ndarray]
-"""which samples of a table are right, bool ``[samples]``"""
+"""Maps a table to the correct samples, bool ``[samples]``."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One published number as two steps: rows of the prediction table, and their value under weights."""
+    """A metric in two steps: rows of the prediction table, and their value under weights."""
 
     rows: Callable[[pa.Table], np.ndarray]
-    """prediction table -> int64 ``[units, k]``"""
+    """Maps a prediction table to int64 ``[units, k]``."""
     value: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    """rows, float64 weights ``[n, units]`` -> ``[n]``; NaN where it is not defined"""
+    """Maps rows and float64 weights ``[n, units]`` to ``[n]``, with NaN for undefined values."""
 
     def of(self, table: pa.Table) -> float:
-        """Compute the metric of a whole table."""
+        """Compute the metric of a table, with weight 1 for all units."""
         rows = self.rows(table)
         return float(self.value(rows, np.ones((1, len(rows))))[0])
 
 
 def measure(key: str, table: pa.Table) -> Metrics:
-    """All metrics of a prediction table, the main one under DataComp's name; None where one is not defined."""
+    """Compute all metrics of a prediction table and DataComp's main metric, or None for undefined metrics."""
     values = {name: metric.of(table) for name, metric in metrics_of(key, table).items()}
     return with_main(key, {name: value if math.isfinite(value) else None for name, value in values.items()})
 
 
 def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:
-    """Return the metrics of a set by their published names. The columns of its table tell the kind."""
+    """Return the metrics of a set by their published names. The columns of the table determine its kind."""
     columns = set(table.column_names)
     if "query" in columns:
         return RETRIEVAL
@@ -60,12 +60,12 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _within(k: int) -> Hit:
+def _top(k: int) -> Hit:
     return lambda table: _column(table, "rank") < k
 
 
 def _share(hit: Hit, **where: int) -> Metric:
-    """Share of hits among the samples whose columns have the given values."""
+    """Return the share of hits among the samples with the given column values."""
 
     def rows(table: pa.Table) -> np.ndarray:
         counted = np.ones(table.num_rows, bool)
@@ -77,7 +77,7 @@ def _share(hit: Hit, **where: int) -> Metric:
 
 
 def _over_groups(hit: Hit, columns: tuple[str, ...], combine: Callable[..., np.ndarray]) -> Metric:
-    """Shares of hits in each group that has samples, combined."""
+    """Combine the shares of hits of all groups that have samples."""
 
     def rows(table: pa.Table) -> np.ndarray:
         values = np.stack([_column(table, name) for name in columns], 1)
@@ -100,14 +100,14 @@ _worst_of = partial(_over_groups, combine=np.nanmin)
 
 
 def _ratio(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Rows hold hits and tries."""
+    """Divide hits by tries. Rows contain both."""
     with np.errstate(invalid="ignore"):
         ratio: np.ndarray = (weights @ rows[:, 0]) / (weights @ rows[:, 1])
     return ratio
 
 
 def _sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """``[n, count]``: weights added up by group; groups are numbered from 0, and one without rows has 0."""
+    """Sum weights by group, ``[n, count]``. Groups without rows have 0."""
     order = np.argsort(groups, kind="stable")
     present, starts = np.unique(groups[order], return_index=True)
     sums = np.zeros((len(weights), count))
@@ -116,7 +116,7 @@ def _sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
 
 
 def _f1_macro(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Rows hold targets and predictions; mean of F1 over the classes that have samples."""
+    """Average F1 over the classes that have samples. Rows contain targets and predictions."""
     targets, predicted = rows.T
     classes = int(rows.max()) + 1
     images, named = _sums(weights, targets, classes), _sums(weights, predicted, classes)
@@ -126,12 +126,12 @@ def _f1_macro(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _confused(table: pa.Table) -> np.ndarray:
+def _confusion_rows(table: pa.Table) -> np.ndarray:
     return np.stack([_column(table, "target"), _column(table, "predicted")], 1)
 
 
-def _retrieved(query: str, k: int) -> Callable[[pa.Table], np.ndarray]:
-    """Hits and queries of each image: captions of one image are no independent samples."""
+def _retrieval_rows(query: str, k: int) -> Callable[[pa.Table], np.ndarray]:
+    """Count hits and queries per image, because the captions of an image are not independent samples."""
 
     def rows(table: pa.Table) -> np.ndarray:
         keys = table.column("key").combine_chunks().dictionary_encode().indices.to_numpy()
@@ -143,11 +143,11 @@ def _retrieved(query: str, k: int) -> Callable[[pa.Table], np.ndarray]:
 
 
 def _recall(query: str, k: int) -> Metric:
-    return Metric(_retrieved(query, k), _ratio)
+    return Metric(_retrieval_rows(query, k), _ratio)
 
 
 def _jaccard(sizes: range) -> Metric:
-    """Mean Jaccard index over the questions with so many candidates."""
+    """Average the Jaccard index over the questions whose number of candidates is in ``sizes``."""
 
     def rows(table: pa.Table) -> np.ndarray:
         counted = np.isin(_column(table, "candidates"), sizes)
@@ -157,7 +157,7 @@ def _jaccard(sizes: range) -> Metric:
         found, associations, counted = rows.T
         weights = weights * counted
         with np.errstate(invalid="ignore"):
-            # as many are chosen as there are associations, so the size of the union follows
+            # The number of choices equals the number of associations, which determines the size of the union.
             mean: np.ndarray = (weights @ (found / (2 * associations - found))) / weights.sum(1)
         return mean
 
@@ -165,9 +165,9 @@ def _jaccard(sizes: range) -> Metric:
 
 
 CLASSIFICATION = {
-    "acc1": _share(_within(1)),
-    "acc5": _share(_within(5)),
-    "mean_per_class_recall": _mean_over(_within(1), ("target",)),
+    "acc1": _share(_top(1)),
+    "acc5": _share(_top(5)),
+    "mean_per_class_recall": _mean_over(_top(1), ("target",)),
 }
 RETRIEVAL = {
     f"{wanted}_retrieval_recall@{k}": _recall(query, k)
@@ -175,7 +175,7 @@ RETRIEVAL = {
     for wanted, query in (("image", "text"), ("text", "image"))
 }
 RETRIEVAL["mean_recall@1"] = Metric(
-    lambda table: np.concatenate([_retrieved(query, 1)(table) for query in ("image", "text")], 1),
+    lambda table: np.concatenate([_retrieval_rows(query, 1)(table) for query in ("image", "text")], 1),
     lambda rows, weights: (_ratio(rows[:, :2], weights) + _ratio(rows[:, 2:], weights)) / 2,
 )
 ASSOCIATION = {
@@ -193,7 +193,7 @@ ASSOCIATION = {
 
 
 def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg") -> dict[str, Metric]:
-    """Hits over all samples, in each group that has some, and in the worst of these, under the published names."""
+    """Return the published shares of hits: of all samples, of each group, and of the worst group."""
     groups = np.unique(np.stack([_column(table, column) for column in columns], 1), axis=0)
     found = {f"{name}_avg": _share(hit)}
     for group in groups.tolist():
@@ -203,28 +203,28 @@ def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg
 
 
 def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
-    """Return the metrics of a set other than accuracy and recall."""
+    """Return the additional metrics of a set."""
     match key:
         case "wilds/iwildcam":
             return {
                 "acc_avg": CLASSIFICATION["acc1"],
                 "recall-macro_all": CLASSIFICATION["mean_per_class_recall"],
-                "F1-macro_all": Metric(_confused, _f1_macro),
+                "F1-macro_all": Metric(_confusion_rows, _f1_macro),
             }
         case "wilds/camelyon17":
-            return _split(table, "acc", _within(1), "slide")
+            return _split(table, "acc", _top(1), "slide")
         case "wilds/fmow":
-            years = _split(table, "acc", _within(1), "year", worst="worst_year")
-            return years | _split(table, "acc", _within(1), "region", worst="worst_region")
+            years = _split(table, "acc", _top(1), "year", worst="worst_year")
+            return years | _split(table, "acc", _top(1), "region", worst="worst_region")
         case "fairness/dollar_street":
-            return _split(table, "acc_top5", _within(5), "income_ds")
+            return _split(table, "acc_top5", _top(5), "income_ds")
         case "fairness/geode":
-            return _split(table, "acc", _within(1), "region")
+            return _split(table, "acc", _top(1), "region")
     return {}
 
 
 CRIME, NONHUMAN = range(18, 1000), range(14, 18)
-"""classes of the faces' fourth question, which the published sets list in this order"""
+"""Class indices of the question "toxic", in the order of the published sets."""
 
 
 def _faces(table: pa.Table) -> dict[str, Metric]:
@@ -243,7 +243,7 @@ def _faces(table: pa.Table) -> dict[str, Metric]:
         return hit
 
     def white(table: pa.Table) -> np.ndarray:
-        # race 1 is "White", and race_binary tells it from all others
+        # race 1 is "White", and race_binary is 0 for it and 1 for the others
         found: np.ndarray = (_column(table, "predicted_race") != 1) == _column(table, "race_binary")
         return found
 

@@ -1,4 +1,4 @@
-"""What the released MobileCLIP2 models scored (Faghri et al. 2025): zero-shot ImageNet, retrieval, the average of 38 sets."""
+"""Published results of MobileCLIP2 models (Faghri et al. 2025): zero-shot ImageNet, retrieval, the average of 38 sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBERS = (
     (_COCO, "text_retrieval_recall@1"),
     ("average", "main_metric"),
 )
-"""(set or average, metric) of the published percentages, in their order"""
+"""Set or average, and metric, of each published percentage."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Published:
     """The published numbers of one released model."""
 
     name: str
-    """as open_clip calls the model"""
+    """Name of the model in open_clip."""
     parameters: tuple[float, float]
-    """millions, of the image and the text tower"""
+    """Parameters of the image and the text tower in millions."""
     latency: tuple[float, float]
-    """milliseconds on an iPhone 12 Pro Max, of the image and the text tower"""
+    """Latency of the image and the text tower on an iPhone 12 Pro Max in milliseconds."""
     percent: tuple[float, float, float, float, float, float]
 
     @property

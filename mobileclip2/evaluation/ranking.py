@@ -1,4 +1,4 @@
-"""Where the right answer comes in a model's order: the one measurement behind accuracy and recall."""
+"""Rank candidates by similarity. Accuracy and recall follow from the ranks."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import torch
 from torch import Tensor
 
 ROWS = 256
-"""queries at once, so that 25,000 captions against 5,000 images do not need all scores in memory"""
+"""Number of queries per block. The scores of 25,000 captions and 5,000 images do not fit into memory at once."""
 
 
 def rank(queries: Tensor, candidates: Tensor, belongs: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the candidates before the best right one of each query, and return the index of the first candidate.
+    """Return the rank of the best correct candidate ``[n]`` and the index of the first candidate ``[n]``.
 
-    ``queries [n, D]`` and ``candidates [m, D]`` are normalized features; a candidate is right where ``to [m]``
-    equals the query's ``belongs [n]``, at least once for each query. Of equal scores the lower index comes
-    first, so that a model that sees no difference gets the result of chance and not of luck.
+    ``queries [n, D]`` and ``candidates [m, D]`` are normalized features. A candidate is correct if ``to [m]`` equals
+    ``belongs [n]`` of the query. Each query has at least one correct candidate. Ties go to the lower index, so a constant
+    model gets the result of chance.
     """
     ranks, first = [], []
     index = torch.arange(len(candidates))
     for start in range(0, len(queries), ROWS):
         scores = queries[start : start + ROWS] @ candidates.T
-        right = belongs[start : start + ROWS, None] == to[None]
-        best, place = scores.masked_fill(~right, -torch.inf).max(1, keepdim=True)
-        ranks.append(((scores > best) | ((scores == best) & (index < place))).sum(1))
+        correct = belongs[start : start + ROWS, None] == to[None]
+        best, position = scores.masked_fill(~correct, -torch.inf).max(1, keepdim=True)
+        ranks.append(((scores > best) | ((scores == best) & (index < position))).sum(1))
         first.append(scores.argmax(1))
     return torch.cat(ranks), torch.cat(first)
 
 
 def nearest(queries: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """``[n, min(count, m)]``: indices of the candidates that come first, in their order.
+    """Return the indices of the nearest candidates in their order, ``[n, min(count, m)]``.
 
-    To be looked at and not to be measured: of equal scores at the end of the list any may be in it.
+    The choice among ties at the end of the list is arbitrary, so metrics must not use it.
     """
     found = []
     for start in range(0, len(queries), ROWS):

@@ -1,4 +1,4 @@
-"""Results as DataComp writes them: one JSON object a line with ``key``, ``dataset`` and ``metrics``."""
+"""Read and write results in DataComp's format: JSON lines with ``key``, ``dataset`` and ``metrics``."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from typing import Any
 import pyarrow as pa
 
 from mobileclip2.config.evaluation_tasks import TASKS
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.errors import UserError
 
 MAIN_METRIC = "main_metric"
 RESULTS = "results.jsonl"
 SAMPLES = "samples.parquet"
-"""prediction table: a row for each query"""
+"""File name of the prediction table."""
 
 Metrics = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one model scored on one set; None is a metric that is not defined there.
+    """The metrics of one model on one set. An undefined metric is None.
 
-    ``protocol`` is the hash of what was measured: the set's files, its class names and templates among them. ``samples``
-    has a row for each query, from which failures, confusions and confidence intervals follow. Neither is in published
-    files. Columns by kind of set:
+    ``protocol`` is the hash of the set's files, class names and templates. ``samples`` is the prediction table with a row
+    for each query. Published files contain neither. Columns by kind of set:
 
-    - classification: ``key``, ``target``, ``predicted`` (class indices), ``rank`` (classes before the right one), and the
-      suite's fields of the set
-    - retrieval: ``query`` ("image" or "text"), ``key`` (of the image), ``rank``, ``nearest`` (the candidates that come first:
-      indices of images for a text and of captions for an image, in the order of the set)
+    - classification: ``key``, ``target``, ``predicted`` (class indices), ``rank`` (classes before the correct one), and the
+      fields of the set
+    - retrieval: ``query`` ("image" or "text"), ``key`` (of the image), ``rank``, ``nearest`` (indices of the nearest
+      candidates: images for a text and captions for an image, in the order of the set)
     - association: ``key``, ``candidates``, ``associations``, ``found`` (numbers of images), ``chosen`` (indices of candidates)
-    - faces: ``key``, ``predicted_<question>`` for each question, and the suite's fields
+    - faces: ``key``, ``predicted_<question>`` for each question, and the fields of the set
     """
 
     key: str
@@ -52,7 +51,7 @@ class Result:
 
 
 def main_name(key: str, metrics: Metrics) -> str | None:
-    """Name of the metric that stands for a set in tables and averages; None where there is none."""
+    """Return the name of a set's main metric in tables and averages, or None if it has no main metric."""
     names = (TASKS[key].main,) if key in TASKS else ("mean_recall@1", "acc1")
     return next((name for name in names if name in metrics), None)
 
@@ -64,17 +63,17 @@ def with_main(key: str, metrics: Metrics) -> Metrics:
 
 
 def dumps(results: Iterable[Result]) -> str:
-    """JSON lines.
+    """Convert results to JSON lines.
 
     Raises:
-        UserError: a metric is NaN or infinite, which JSON has no form for.
+        UserError: a metric is NaN or infinite, which JSON cannot represent.
     """
     lines = []
     for result in results:
         for name, value in result.metrics.items():
             if value is not None and not math.isfinite(value):
                 raise UserError(
-                    f"results: {name} of '{result.key}' is {value}; the evaluation went wrong, nothing was written"
+                    f"results: {name} of '{result.key}' is {value}; the evaluation failed, so no result was written"
                 )
         record: dict[str, Any] = {"key": result.key, "dataset": result.dataset, "metrics": dict(result.metrics)}
         if result.protocol:
@@ -84,10 +83,10 @@ def dumps(results: Iterable[Result]) -> str:
 
 
 def loads(text: str, name: str) -> list[Result]:
-    """Results from JSON lines; the bare NaN of published files, which is no JSON, becomes None.
+    """Parse JSON lines. The bare NaN of published files becomes None.
 
     Raises:
-        UserError: not this format; tells the line of ``name``.
+        UserError: the text is not in this format. The message names ``name`` and the line.
     """
     results: dict[str, Result] = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -96,7 +95,7 @@ def loads(text: str, name: str) -> list[Result]:
         try:
             result = _result(json.loads(line, parse_constant=_constant))
             if result.key in results:
-                raise ValueError(f"'{result.key}' has a line already")
+                raise ValueError(f"'{result.key}' already has a line")
         except ValueError as error:
             raise UserError(f"{name}, line {number}: not a result in DataComp's format: {error}") from error
         results[result.key] = result
@@ -104,10 +103,10 @@ def loads(text: str, name: str) -> list[Result]:
 
 
 def read_results(path: Path) -> list[Result]:
-    """Results of a file of JSON lines; of a folder, those of every ``results.jsonl`` in it with their samples.
+    """Read a file of JSON lines, or every ``results.jsonl`` in a folder with its prediction table.
 
     Raises:
-        UserError: it cannot be read, is not in the format, or a folder has none or two results of a set.
+        UserError: the file cannot be read or has another format, or the folder has no results or two results of a set.
     """
     if not path.is_dir():
         return _read_file(path)
@@ -117,7 +116,7 @@ def read_results(path: Path) -> list[Result]:
         for result in _read_file(file):
             if result.key in found:
                 raise UserError(f"{path}: two results of '{result.key}'; give the folder of one evaluation")
-            found[result.key] = replace(result, samples=sidefile.read(table) if table.exists() else None)
+            found[result.key] = replace(result, samples=sidecar.read(table) if table.exists() else None)
     if not found:
         raise UserError(f"{path}: no {RESULTS} in it; give a folder of evaluations or a file of JSON lines")
     return list(found.values())
@@ -132,7 +131,7 @@ def _read_file(path: Path) -> list[Result]:
 
 def _constant(name: str) -> None:
     if name != "NaN":
-        raise ValueError(f"{name} is no value of a metric")
+        raise ValueError(f"{name} is not a valid metric value")
 
 
 def _result(record: Any) -> Result:

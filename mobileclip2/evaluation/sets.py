@@ -1,16 +1,16 @@
-"""Evaluation sets in the WebDataset layout in which clip-benchmark and DataComp publish theirs.
+"""Evaluation sets in the WebDataset layout of clip-benchmark and DataComp.
 
 ::
 
-    classnames.txt                          one class a line          (classification)
-    zeroshot_classification_templates.txt   "a photo of a {c}" a line (classification)
+    classnames.txt                          one class per line        (classification)
+    zeroshot_classification_templates.txt   one "a photo of a {c}" per line (classification)
     dataset_type.txt                        "retrieval"
     test/nshards.txt                        number of tars
-    test/<n>.tar                            image with .cls (class index) or .txt (one caption a line)
+    test/<n>.tar                            image with .cls (class index) or .txt (one caption per line)
 
-Some sets of the suite, known by their key, differ: those with ``fields`` have an .npy of whole numbers beside each image;
-``faces`` ask several questions, each line of their text files beginning with ``<question>:``, and have no .cls; an
-``association`` set is a folder of Parquet files as the Hugging Face hub gives them, a question a row.
+Some sets of the suite have other layouts. Sets with ``fields`` have an .npy file of integers for each image. A set of
+kind ``faces`` has several questions and no .cls, and each line of its text files begins with ``<question>:``. A set of
+kind ``association`` is a folder of Parquet files from the Hugging Face hub, with one question per row.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ TEMPLATES = "zeroshot_classification_templates.txt"
 TYPE = "dataset_type.txt"
 NSHARDS = "test/nshards.txt"
 QUESTIONS = ("race", "gender", "age", "toxic")
-"""what is asked of each face"""
+"""Questions about each face."""
 ASSOCIATION_COLUMNS = ("candidates", "candidate_images", "cue", "associations")
 STATED: tuple[Kind, ...] = ("classification", "retrieval")
-"""kinds of sets that anyone can make; the others are the suite's own"""
+"""Kinds of custom sets. Only sets of the suite have other kinds."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One test image with its class index or its captions; with a ``fault`` it has neither.
+    """A test image with its class index or captions, or with a ``fault`` if the sample is not usable.
 
-    A candidate of an association set has the cue as its caption, and the target 1 if it belongs to the cue. Its key is the
-    question's, a slash and its number.
+    A candidate of an association set has the cue as its caption and the target 1 if it belongs to the cue. Its key is
+    ``<question>/<number>``.
     """
 
     key: str
@@ -64,9 +64,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """One evaluation set in a local folder; ``name`` is its key in the results.
+    """An evaluation set in a local folder. ``name`` is its key in the results.
 
-    Every property raises UserError for a file that is missing or malformed, ShardError for a tar.
+    Properties raise ``UserError`` for a text file that is missing or malformed, and ``ShardError`` for a tar.
     """
 
     name: str
@@ -74,12 +74,12 @@ class EvaluationSet:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the numbers that come with each image."""
+        """Names of the integers in the .npy file of each image."""
         return TASKS[self.name].fields if self.name in TASKS else ()
 
     @cached_property
     def kind(self) -> Kind:
-        """Return the kind of the set: that of a known key, the stated one, or what its files imply."""
+        """Return the kind of the set from its key, its ``dataset_type.txt`` or its files."""
         if self.name in TASKS:
             return TASKS[self.name].kind
         if (self.path / TYPE).exists():
@@ -99,34 +99,36 @@ class EvaluationSet:
 
     @cached_property
     def templates(self) -> list[str]:
-        """Prompts with ``{c}`` in the class name's place."""
+        """Prompts with ``{c}`` as the placeholder of the class name."""
         templates = self._lines(TEMPLATES)
         for line, template in enumerate(templates, 1):
             try:
-                differ = template.format(c="a") != template.format(c="b")
+                has_placeholder = template.format(c="a") != template.format(c="b")
             except (IndexError, KeyError, ValueError, AttributeError):
-                differ = False
-            if not differ:
+                has_placeholder = False
+            if not has_placeholder:
                 raise UserError(
-                    f"{self.path / TEMPLATES}, line {line}: '{template}' has no place for the class name; write "
-                    "it as {c}, and other braces doubled"
+                    f"{self.path / TEMPLATES}, line {line}: '{template}' has no placeholder for the class name; write "
+                    "{c}, and double other braces"
                 )
         return templates
 
     @cached_property
     def questions(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Class names and templates by question of a set of faces."""
+        """Class names and templates of a set of faces, by question."""
         found: dict[str, tuple[list[str], list[str]]] = {question: ([], []) for question in QUESTIONS}
-        for place, name in enumerate((CLASSNAMES, TEMPLATES)):
-            for number, line in enumerate((self.classnames, self.templates)[place], 1):
-                question, colon, rest = line.partition(":")
+        for column, (name, lines) in enumerate(((CLASSNAMES, self.classnames), (TEMPLATES, self.templates))):
+            for number, line in enumerate(lines, 1):
+                question, colon, text = line.partition(":")
                 if question not in found or not colon:
-                    wanted = ", ".join(f"'{question}:'" for question in QUESTIONS)
-                    raise UserError(f"{self.path / name}, line {number}: '{line}' begins with none of {wanted}")
-                found[question][place].append(rest)
+                    expected = ", ".join(f"'{question}:'" for question in QUESTIONS)
+                    raise UserError(
+                        f"{self.path / name}, line {number}: '{line}' does not begin with one of {expected}"
+                    )
+                found[question][column].append(text)
             for question, texts in found.items():
-                if not texts[place]:
-                    raise UserError(f"{self.path / name}: no line begins with '{question}:'; fetch the set again")
+                if not texts[column]:
+                    raise UserError(f"{self.path / name}: no line begins with '{question}:'; download the set again")
         return found
 
     @cached_property
@@ -135,7 +137,9 @@ class EvaluationSet:
         if self.name in TASKS and self.kind == "association":
             files = sorted(self.path.rglob("*.parquet"))
             if not files:
-                raise ShardError(f"evaluation set '{self.name}': no Parquet file in {self.path}; fetch the set again")
+                raise ShardError(
+                    f"evaluation set '{self.name}': no Parquet file in {self.path}; download the set again"
+                )
             return files
         stated = "".join(self._lines(NSHARDS))
         if not stated.isdecimal() or int(stated) < 1:
@@ -143,17 +147,17 @@ class EvaluationSet:
         shards = [self.path / "test" / f"{number}.tar" for number in range(int(stated))]
         for shard in shards:
             if not shard.is_file():
-                raise ShardError(f"{shard}: missing; {NSHARDS} counts {stated} shards. Fetch the set again")
+                raise ShardError(f"{shard}: missing; {NSHARDS} says {stated} shards. Download the set again")
         extra = sorted(set((self.path / "test").glob("*.tar")) - set(shards))
         if extra:
             raise ShardError(
-                f"{extra[0]}: not among the {stated} shards that {NSHARDS} counts; remove it or correct the count"
+                f"{extra[0]}: not among the {stated} shards of {NSHARDS}; remove the file or correct the number"
             )
         return shards
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over the content of every file that the measurement reads, wherever the set lies."""
+        """Return a sha256 over the content of all files of the set, independent of its folder."""
         names = [CLASSNAMES, TEMPLATES] if self.kind in {"classification", "faces"} else []
         paths = [*(self.path / name for name in names), *self.shards]
         content = "".join(f"{path.relative_to(self.path)} {file_sha256(path)}\n" for path in paths)
@@ -161,16 +165,16 @@ class EvaluationSet:
 
     @cached_property
     def size(self) -> int:
-        """Number of test images, from the tars' headers alone; a damaged tar counts as empty."""
+        """Number of test images from the headers of the tars. A damaged tar counts as empty."""
         if self.kind == "association":
             return sum(len(names) for batch in self._questions("candidates") for names in batch["candidates"])
         return sum(_count_images(shard) for shard in self.shards)
 
     def check(self) -> None:
-        """Check everything but the samples.
+        """Check the files of the set except the samples.
 
         Raises:
-            UserError: the first thing that is wrong.
+            UserError: a file is missing or malformed.
         """
         if self.kind == "classification":
             _ = self.classnames, self.templates
@@ -179,17 +183,17 @@ class EvaluationSet:
         _ = self.shards
 
     def samples(self) -> Iterator[Sample]:
-        """All test samples in the order of the tars; images are not decoded.
+        """Yield all test samples in the order of the tars, without decoding images.
 
         Raises:
-            ShardError: a tar is damaged, or all of them hold no sample.
+            ShardError: a tar is damaged, or the set is empty.
         """
         empty = True
         for sample in self._candidates() if self.kind == "association" else map(self._sample, self._raw_samples()):
             empty = False
             yield sample
         if empty:
-            raise ShardError(f"{self.path / 'test'}: the tars hold no sample")
+            raise ShardError(f"{self.path / 'test'}: the tars contain no sample")
 
     def _raw_samples(self) -> Iterator[RawSample]:
         for shard in self.shards:
@@ -205,10 +209,10 @@ class EvaluationSet:
                 row += 1
 
     def _questions(self, *columns: str) -> Iterator[dict[str, list[Any]]]:
-        """Rows of the Parquet files of an association set, few at a time.
+        """Yield batches of rows of an association set.
 
         Raises:
-            ShardError: one cannot be read or lacks a column.
+            ShardError: a file cannot be read or lacks a column.
         """
         for shard in self.shards:
             try:
@@ -217,7 +221,7 @@ class EvaluationSet:
                         yield {name: batch.column(name).to_pylist() for name in columns}
             except (pa.ArrowException, KeyError, OSError) as error:
                 raise ShardError(
-                    f"{shard}: not the Parquet file of an association set ({error}); fetch it again"
+                    f"{shard}: not a Parquet file of an association set ({error}); download it again"
                 ) from error
 
     def _sample(self, raw: RawSample) -> Sample:
@@ -227,7 +231,7 @@ class EvaluationSet:
             image = next((raw.members[name] for name in IMAGES if name in raw.members), None)
             if image is None:
                 found = ", ".join(sorted(raw.members))
-                raise BadSample("no-image", f"it has {found} and none of {', '.join(IMAGES)}")
+                raise BadSample("no-image", f"it has {found}, but no {', '.join(IMAGES)}")
             fields = _fields(raw, self.fields)
             if self.kind == "faces":
                 return Sample(raw.key, image, fields=fields)
@@ -246,8 +250,8 @@ class EvaluationSet:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
         except OSError as error:
             raise UserError(
-                f"evaluation set '{self.name}': {path} cannot be read ({error.strerror}); the folder must have "
-                f"the published layout: {CLASSNAMES} and {TEMPLATES}, or {TYPE} with 'retrieval', and {NSHARDS}"
+                f"evaluation set '{self.name}': {path} cannot be read ({error.strerror}); the folder must contain "
+                f"{NSHARDS}, and {CLASSNAMES} with {TEMPLATES} or {TYPE} with 'retrieval'"
             ) from error
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
@@ -260,7 +264,7 @@ class EvaluationSet:
 
 def _target(raw: RawSample, classes: int) -> int:
     if "cls" not in raw.members:
-        raise BadSample("no-class", f"it has {', '.join(sorted(raw.members))} and no cls")
+        raise BadSample("no-class", f"it has {', '.join(sorted(raw.members))} but no cls")
     text = raw.members["cls"].decode(errors="replace").strip()
     if not text.isdecimal():
         raise BadSample("bad-class", f"cls holds '{text[:40]}', not a class index")
@@ -273,23 +277,20 @@ def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
     if not names:
         return ()
     if "npy" not in raw.members:
-        raise BadSample("no-fields", f"it has {', '.join(sorted(raw.members))} and no npy with {', '.join(names)}")
+        raise BadSample("no-fields", f"it has {', '.join(sorted(raw.members))} but no npy with {', '.join(names)}")
     try:
         values = np.load(io.BytesIO(raw.members["npy"]), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BadSample("bad-fields", f"npy cannot be read: {error}") from error
     if values.shape != (len(names),) or not np.all(values == np.round(values)):
-        raise BadSample("bad-fields", f"npy has the shape {values.shape}, not {len(names)} whole numbers")
+        raise BadSample("bad-fields", f"npy has the shape {values.shape}, not {len(names)} integers")
     return tuple(int(value) for value in values)
 
 
 def _captions(raw: RawSample) -> tuple[str, ...]:
-    """Split a text into captions, as clip-benchmark does.
-
-    A blank line between others is a caption there, and so in every published number.
-    """
+    """Split a text into captions. A blank line between others is a caption, as in clip-benchmark."""
     if "txt" not in raw.members:
-        raise BadSample("no-caption", f"it has {', '.join(sorted(raw.members))} and no txt")
+        raise BadSample("no-caption", f"it has {', '.join(sorted(raw.members))} but no txt")
     try:
         captions = tuple(raw.members["txt"].decode().splitlines())
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The curve of interpolated weights, measured on some evaluation sets, and the rule that picks a point of it."""
+"""The metrics of interpolated weights (WiSE-FT), and the rule that picks a point of the curve."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mobileclip2.store.storage import atomic_path
 
 CURVE = "curve.jsonl"
 ROUNDING = 1e-9
-"""shares of whole test sets differ by more; 0.5 - 0.49 is a little more than 0.01"""
+"""Tolerance of comparisons, because 0.5 - 0.49 > 0.01 in floating point. Metrics of test sets differ by more."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One point: the share of the end's weights in it, and every metric of each evaluation set."""
+    """A point of the curve: the interpolation weight, and the metrics of each evaluation set."""
 
     weight: float
     metrics: Mapping[str, Metrics]
@@ -28,7 +28,7 @@ class Point:
         """Return the main metric of a set.
 
         Raises:
-            UserError: it is not defined there.
+            UserError: the main metric is not defined for this point.
         """
         value = self.metrics[name].get(MAIN_METRIC)
         if value is None:
@@ -40,30 +40,30 @@ class Point:
 
 
 def pick(curve: Sequence[Point], rule: Pick) -> Point:
-    """Return the point with the highest main metric on ``rule.best`` among those that keep to the rule.
+    """Return the point with the highest main metric on ``rule.best`` among the points that satisfy the rule.
 
-    Ties go to the point nearest the start. The first point of ``curve`` is the start and always keeps to the rule.
+    Ties go to the point nearest the start. The first point of ``curve`` is the start, and it always satisfies the rule.
 
     Raises:
         UserError: a main metric is not defined.
     """
     start = curve[0]
-    kept = [
+    allowed = [
         point
         for point in curve
         if all(start.main(name) - point.main(name) <= rule.within + ROUNDING for name in rule.of)
     ]
-    return max(kept, key=lambda point: (point.main(rule.best), -point.weight))
+    return max(allowed, key=lambda point: (point.main(rule.best), -point.weight))
 
 
 def read_curve(path: Path) -> list[Point]:
-    """Read the points of a ``curve.jsonl``. There are none if the file does not exist."""
+    """Read the points of a ``curve.jsonl``. Return an empty list if the file does not exist."""
     lines = path.read_text().splitlines() if path.exists() else []
     return [Point(**json.loads(line)) for line in lines]
 
 
 def write_curve(path: Path, curve: Sequence[Point]) -> None:
-    """Write the whole file or nothing.
+    """Write a ``curve.jsonl`` atomically.
 
     Raises:
         StoreError: the disk is full or cannot be written.

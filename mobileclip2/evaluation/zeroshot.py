@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose prompts lie closest to the image (Radford et al. 2021, section 3.1)."""
+"""Zero-shot classification with prompts (Radford et al. 2021, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mobileclip2.evaluation.features import Features
 
 
 def classifier(features: Features, classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """``[classes, embed_dim]``: mean over the templates of normalized text features, normalized again."""
+    """Return ``[classes, embed_dim]``: normalized text features, averaged over templates and normalized again."""
     prompts = [template.format(c=name) for name in classnames for template in templates]
-    prompted = features.of_texts(prompts).unflatten(0, (len(classnames), len(templates)))
-    return F.normalize(prompted.mean(1), dim=-1)
+    text_features = features.of_texts(prompts).unflatten(0, (len(classnames), len(templates)))
+    return F.normalize(text_features.mean(1), dim=-1)

@@ -1,1 +1,1 @@
-"""A trained student as files that run without this project."""
+"""Export a trained student to files that run without this project."""

@@ -1,6 +1,7 @@
-"""Both towers as Core ML programs for one image or text at a time, in half precision, which is Core ML's own choice.
+"""Export both towers as Core ML programs with batch size 1 in half precision, the default of Core ML.
 
-coremltools converts on Linux and runs only on Apple's systems: what is compared here is the program it is handed.
+coremltools converts on Linux but runs only on Apple's systems. Parity is therefore measured on the exported torch programs
+before their conversion.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Programs = tuple[ExportedProgram, ExportedProgram]
 
 
 def programs(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor) -> Programs:
-    """Trace the programs that are converted. Of the examples the first one is used."""
+    """Trace both towers with the first example of ``pixels`` and ``tokens``."""
     with quiet():
         image_program, text_program = (
             torch.export.export(tower, (example[:1],)).run_decompositions({})
@@ -32,14 +33,14 @@ def programs(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor) 
     return image_program, text_program
 
 
-def write(handed: Programs, folder: Path) -> None:
-    """Two packages, for iOS 16 and macOS 13 on."""
-    # its progress bars cannot be switched off
+def write(traced: Programs, folder: Path) -> None:
+    """Convert the programs to two packages for iOS 16, macOS 13 and later."""
+    # The progress bars of coremltools cannot be switched off.
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
         with needs("export-apple"):
-            import coremltools  # takes seconds, and looks for an Apple system
+            import coremltools  # the import takes seconds
 
-        for program, name in zip(handed, (IMAGE, TEXT), strict=True):
+        for program, name in zip(traced, (IMAGE, TEXT), strict=True):
             converted = coremltools.convert(
                 program,
                 outputs=[coremltools.TensorType(name=FEATURES)],
@@ -49,9 +50,9 @@ def write(handed: Programs, folder: Path) -> None:
             converted.save(str(folder / name))
 
 
-def towers(handed: Programs) -> tuple[Tower, Tower]:
-    """Return the programs as torch towers that accept any number of images or texts."""
-    image, text = (_one_by_one(program.module()) for program in handed)
+def towers(traced: Programs) -> tuple[Tower, Tower]:
+    """Return the programs as torch towers that accept batches."""
+    image, text = (_one_by_one(program.module()) for program in traced)
     return image, text
 
 

@@ -1,4 +1,4 @@
-"""Both towers as ONNX with a free batch size, and the same in int8."""
+"""Export both towers as ONNX with a dynamic batch size, and quantize them to int8."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ with needs("export"):
 IMAGE, TEXT = "image.onnx", "text.onnx"
 PIXELS, TOKENS, FEATURES = "pixels", "tokens", "features"
 OPSET = 20
-MOST_BYTES = 2**31
-"""protobuf's limit for one file"""
+MAX_BYTES = 2**31
+"""Largest file of protobuf."""
 
 
 def write(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor, folder: Path) -> None:
-    """``pixels`` and ``tokens`` are examples, two or more of each, of what the towers take.
+    """Write both towers. ``pixels`` and ``tokens`` are example inputs with batch size 2 or more.
 
     Raises:
         UserError: a tower does not fit into one file.
@@ -47,7 +47,7 @@ def write(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor, fol
 
 def _write_tower(tower: nn.Module, example: Tensor, name: str, path: Path) -> None:
     size = sum(parameter.nbytes for parameter in tower.parameters())
-    if size >= MOST_BYTES:
+    if size >= MAX_BYTES:
         raise UserError(
             f"{path.name}: {size:,} bytes do not fit into one ONNX file; export it as openclip or safetensors"
         )
@@ -68,7 +68,7 @@ def _write_tower(tower: nn.Module, example: Tensor, name: str, path: Path) -> No
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
-    """Without the exporter's notes, which name files of this machine; then the same model gives the same bytes."""
+    """Save without the exporter's notes, which contain paths of this machine and make the bytes differ."""
     model.doc_string = ""
     del model.metadata_props[:]
     for graph in (model.graph, *model.functions):
@@ -86,16 +86,16 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 def quantize(folder: Path, calibration: Iterable[Tensor]) -> None:
     """Quantize both towers to int8.
 
-    The ranges of the image tower are measured on ``calibration``, batches of pixels. The text tower is quantized
-    dynamically.
+    The image tower is quantized statically, with ranges from ``calibration``, batches of pixels. The text tower is
+    quantized dynamically.
     """
     with temporary_files(), tempfile.TemporaryDirectory() as scratch, quiet():
-        known = Path(scratch) / "shapes.onnx"
-        quant_pre_process(folder / IMAGE, known, skip_symbolic_shape=True)
+        with_shapes = Path(scratch) / "shapes.onnx"
+        quant_pre_process(folder / IMAGE, with_shapes, skip_symbolic_shape=True)
         quantize_static(
-            known,
+            with_shapes,
             folder / IMAGE,
-            _Batches(calibration),
+            _CalibrationBatches(calibration),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -107,7 +107,7 @@ def quantize(folder: Path, calibration: Iterable[Tensor]) -> None:
         _save(onnx.load(folder / name), folder / name)
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.batches = iter(batches)
 
@@ -117,10 +117,10 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has 
 
 
 def read(folder: Path) -> tuple[Tower, Tower]:
-    """Both towers in onnxruntime on the CPU."""
-    return _tower(folder / IMAGE, PIXELS), _tower(folder / TEXT, TOKENS)
+    """Load both towers into onnxruntime on the CPU."""
+    return _read_tower(folder / IMAGE, PIXELS), _read_tower(folder / TEXT, TOKENS)
 
 
-def _tower(path: Path, name: str) -> Tower:
+def _read_tower(path: Path, name: str) -> Tower:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(session.run([FEATURES], {name: batch.numpy()})[0])

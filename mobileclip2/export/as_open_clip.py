@@ -1,4 +1,4 @@
-"""Files that plain ``open_clip`` builds on: a folder for ``local-dir:``, or the two towers' weights apart and fused."""
+"""Export for ``open_clip``: a folder for ``local-dir:``, or one file of fused weights per tower."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VISUAL = "visual."
 
 
 def write_folder(image_text: ImageText, folder: Path) -> None:
-    """Write the trained model. It is fused after loading: an ``open_clip`` configuration cannot ask for a fused one."""
+    """Write the trained model without fusing it, because ``open_clip`` configurations cannot describe a fused model."""
     save(image_text, folder)
     _write_architecture(image_text, folder)
 
 
 def read_folder(folder: Path) -> Model:
-    """As a reader with plain ``open_clip`` has it."""
+    """Load the folder with plain ``open_clip`` and fuse the model."""
     name = f"local-dir:{folder}"
     with quiet():
         model, preprocess = open_clip.create_model_from_pretrained(name)
@@ -37,7 +37,7 @@ def read_folder(folder: Path) -> Model:
 
 
 def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
-    """Write the fused weights under ``open_clip``'s names: ``visual.`` in one file, the rest in the other."""
+    """Write the fused weights of the image tower (``visual.``) and of the text tower to one file each."""
     (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
     state = {name: tensor.detach().contiguous().clone() for name, tensor in fused.state_dict().items()}
     save_file({name: state[name] for name in state if name.startswith(VISUAL)}, folder / IMAGE)
@@ -46,7 +46,7 @@ def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
 
 
 def read_towers(folder: Path) -> Model:
-    """Read the fused weights from the files of both towers."""
+    """Load the fused weights of both towers."""
     name = f"local-dir:{folder}"
     with torch.random.fork_rng(devices=[]), quiet():
         model, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
@@ -56,12 +56,12 @@ def read_towers(folder: Path) -> Model:
 
 
 def architecture(image_text: ImageText) -> Path | None:
-    """Return the module that registers an image tower of this project with timm, or None if timm has it."""
+    """Return the file of the module that registers the image tower, or None if timm contains the tower."""
     name = image_text.config["model_cfg"]["vision_cfg"].get("timm_model_name")
     if name and timm.is_model(name):
-        build = timm.model_entrypoint(name)
-        if build.__module__.startswith("mobileclip2."):
-            return Path(inspect.getfile(build))
+        entrypoint = timm.model_entrypoint(name)
+        if entrypoint.__module__.startswith("mobileclip2."):
+            return Path(inspect.getfile(entrypoint))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Both towers as TorchScript, traced; they run with torch alone."""
+"""Export both towers as traced TorchScript, which only needs torch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ IMAGE, TEXT = "image.pt", "text.pt"
 
 
 def write(image: nn.Module, text: nn.Module, pixels: Tensor, tokens: Tensor, folder: Path) -> None:
-    """``pixels`` and ``tokens`` are examples of what the towers take."""
+    """Write both towers. ``pixels`` and ``tokens`` are example inputs."""
     for tower, example, name in ((image, pixels, IMAGE), (text, tokens, TEXT)):
         with quiet(), torch.inference_mode():
             torch.jit.freeze(torch.jit.trace(tower.eval(), (example,))).save(folder / name)
 
 
 def read(folder: Path) -> tuple[Tower, Tower]:
-    """Both towers on the CPU."""
+    """Load both towers on the CPU."""
     with quiet():
         return torch.jit.load(folder / IMAGE), torch.jit.load(folder / TEXT)

@@ -1,4 +1,4 @@
-"""One model through its four steps, as trained and as a reader of an export has it."""
+"""A model as preprocessing, tokenizer and two towers, before and after an export."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from mobileclip2.export.shipped.tokens import Tokenizer
 from mobileclip2.models.image_text import ImageText
 
 Tower = Callable[[Tensor], Tensor]
-"""a batch of pixels or tokens -> features"""
+"""Maps a batch of pixels or tokens to features."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What parity is measured between. Features are L2-normalized fp32 ``[n, embed_dim]``."""
+    """The steps of a model. Features are L2-normalized fp32 ``[n, embed_dim]``."""
 
     pixels: Callable[[Image.Image], Tensor]
-    """RGB -> float32 ``[3, size, size]``"""
+    """Maps an RGB image to float32 ``[3, size, size]``."""
     tokens: Callable[[Sequence[str]], Tensor]
-    """texts -> int64 ``[n, context]``"""
+    """Maps texts to int64 ``[n, context]``."""
     image: Tower
-    """``[n, 3, size, size]`` -> features"""
+    """Maps ``[n, 3, size, size]`` to features."""
     text: Tower
-    """int64 ``[n, context]`` -> features"""
+    """Maps int64 ``[n, context]`` to features."""
 
 
 class ImageTower(nn.Module):
-    """``pixels [b, 3, size, size]`` -> L2-normalized features ``[b, embed_dim]``."""
+    """Maps ``pixels [b, 3, size, size]`` to L2-normalized features ``[b, embed_dim]``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class ImageTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """``tokens [b, context]`` int64 -> L2-normalized features ``[b, embed_dim]``."""
+    """Maps ``tokens [b, context]`` int64 to L2-normalized features ``[b, embed_dim]``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -65,27 +65,27 @@ class TextTower(nn.Module):
 def of_open_clip(
     model: nn.Module, pixels: Callable[[Image.Image], Tensor], tokens: Callable[[Sequence[str]], Tensor]
 ) -> Model:
-    """Collect the steps of an ``open_clip`` model with its transform and tokenizer."""
+    """Combine an ``open_clip`` model with its transform and tokenizer."""
     return Model(pixels, tokens, ImageTower(model.eval()), TextTower(model))
 
 
 def trained(image_text: ImageText) -> Model:
-    """Return the model as it was trained, without fused layers."""
+    """Return the trained model without fused layers."""
     return of_open_clip(image_text.model, image_text.preprocess.whole, image_text.tokenize)
 
 
 def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text: Tower) -> Model:
-    """Towers behind the modules that are shipped with them."""
+    """Combine towers with the preprocessing and the tokenizer that an export contains."""
 
-    def as_pixels(picture: Image.Image) -> Tensor:
+    def to_pixels(picture: Image.Image) -> Tensor:
         rgb = np.asarray(picture.convert("RGB"))
         return torch.from_numpy(pixels.preprocess(rgb, **conventions(preprocess)))
 
-    return Model(as_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
+    return Model(to_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
 
 
 def conventions(preprocess: Preprocess) -> dict[str, Any]:
-    """Arguments of the shipped ``preprocess``."""
+    """Return the arguments of ``preprocess`` in the exported ``pixels.py``."""
     return {
         "size": preprocess.size,
         "mean": list(preprocess.mean),

@@ -1,10 +1,11 @@
-"""How near an export's features are to those of the trained model, on the profile's own images and texts."""
+"""Compare the features of an export with those of the trained model, on the evaluation sets of the profile."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -16,27 +17,29 @@ from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.export.model import Model, Tower
 
-MOST = 1000
-"""images and texts that are compared"""
+T = TypeVar("T")
+
+MAX_INPUTS = 1000
+"""Most images and texts in a comparison."""
 LEAST = 0.9999
-"""cosine that every image and text of an fp32 export must reach"""
+"""Lowest allowed cosine of an image or text of an fp32 export."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Encoded images and texts, each different, and images to measure ranges on."""
+    """Distinct encoded images and texts to compare, and images for calibration."""
 
     images: Sequence[bytes]
     texts: Sequence[str]
     calibration: Sequence[bytes]
-    """images that are not among the compared ones, where there are enough"""
+    """Images for calibration. They overlap with ``images`` only if the sets are small."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Cosines between features of the trained model and of the export, over ``count`` images or texts.
+    """Cosines between the features of the trained model and of the export, over ``count`` images or texts.
 
-    ``same_input`` of them gave the same pixels or tokens to the bit.
+    ``same_input`` is the number of images or texts with identical pixels or tokens.
     """
 
     tower: str
@@ -49,28 +52,32 @@ class Parity:
 
 
 def inputs(sets: Sequence[EvaluationSet], calibration: int) -> Inputs:
-    """Up to :data:`MOST` usable images and texts in the order of the sets, and ``calibration`` images after them.
+    """Return up to :data:`MAX_INPUTS` images and texts in the order of the sets, and ``calibration`` images.
 
     Raises:
-        UserError: the sets hold nothing to compare on, or cannot be read.
+        UserError: the sets cannot be read, or contain no image or no text.
     """
-    found = list(islice(_images(sets), MOST + calibration))
-    texts = list(islice(_texts(sets), MOST))
-    if not found or not texts:
+    images = list(islice(_images(sets), MAX_INPUTS + calibration))
+    texts = list(islice(_distinct(_texts(sets)), MAX_INPUTS))
+    if not images or not texts:
         raise UserError(
-            "export: the profile's evaluation sets have no image or no text to compare the export on; "
+            "export: the profile's evaluation sets contain no image or no text for the comparison; "
             "add a set to 'evaluation'"
         )
-    return Inputs(found[:MOST], texts, found[-calibration:])
+    return Inputs(images[:MAX_INPUTS], texts, images[-calibration:])
 
 
 def _images(sets: Sequence[EvaluationSet]) -> Iterator[bytes]:
-    seen: set[bytes] = set()
-    for each in sets:
-        for sample in each.samples():
-            if not sample.fault and sample.image not in seen and _usable(sample.image):
-                seen.add(sample.image)
-                yield sample.image
+    images = (sample.image for each in sets for sample in each.samples() if not sample.fault)
+    return filter(_usable, _distinct(images))
+
+
+def _distinct(items: Iterable[T]) -> Iterator[T]:
+    seen: set[T] = set()
+    for item in items:
+        if item not in seen:
+            seen.add(item)
+            yield item
 
 
 def _usable(image: bytes) -> bool:
@@ -82,59 +89,51 @@ def _usable(image: bytes) -> bool:
 
 
 def _texts(sets: Sequence[EvaluationSet]) -> Iterator[str]:
-    seen: dict[str, None] = {}
-    for text in _all_texts(sets):
-        if text not in seen:
-            seen[text] = None
-            yield text
-
-
-def _all_texts(sets: Sequence[EvaluationSet]) -> Iterator[str]:
     for each in sets:
         if each.kind in {"retrieval", "association"}:
             for sample in each.samples():
                 yield from sample.captions
             continue
-        asked = each.questions.values() if each.kind == "faces" else [(each.classnames, each.templates)]
-        for names, templates in asked:
+        questions = each.questions.values() if each.kind == "faces" else [(each.classnames, each.templates)]
+        for names, templates in questions:
             yield from (template.format(c=name) for template in templates for name in names)
 
 
 @torch.inference_mode()
 def parity(before: Model, after: Model, found: Inputs, precision: str, batch: int) -> list[Parity]:
-    """Both towers, each fed as its own reader feeds it.
+    """Compare both towers, each with its own preprocessing and tokenizer.
 
-    A text that the export's tokenizer reads otherwise is counted and its features are not compared: they are of
-    another text.
+    Texts with different tokens are counted, but their features are not compared.
     """
-    pictures = _compared(before.image, after.image, _pairs(found.images, before, after), batch)
-    texts = [*zip(before.tokens(found.texts), after.tokens(found.texts), strict=True)]
-    read_alike = [(ours, theirs) for ours, theirs in texts if torch.equal(ours, theirs)]
-    written = _compared(before.text, after.text, iter(read_alike), batch)
+    images = _compare(before.image, after.image, _pixel_pairs(found.images, before, after), batch)
+    tokens = [*zip(before.tokens(found.texts), after.tokens(found.texts), strict=True)]
+    same_tokens = (pair for pair in tokens if torch.equal(*pair))
+    texts = _compare(before.text, after.text, same_tokens, batch)
     return [
-        _summary("image", precision, len(found.images), *pictures),
-        _summary("text", precision, len(texts), *written),
+        _summary("image", precision, len(found.images), *images),
+        _summary("text", precision, len(tokens), *texts),
     ]
 
 
-def _pairs(images: Sequence[bytes], before: Model, after: Model) -> Iterator[tuple[Tensor, Tensor]]:
+def _pixel_pairs(images: Sequence[bytes], before: Model, after: Model) -> Iterator[tuple[Tensor, Tensor]]:
     for image in images:
         picture: Image.Image = decode(image)
         yield before.pixels(picture), after.pixels(picture)
 
 
-def _compared(
+def _compare(
     before: Tower,
     after: Tower,
     pairs: Iterator[tuple[Tensor, Tensor]],
     batch: int,
 ) -> tuple[Tensor, int]:
-    """Cosines, and how many of the pairs are equal."""
+    """Return the cosines of all pairs and the number of equal inputs."""
     cosines, same = [], 0
-    while some := list(islice(pairs, batch)):
-        ours, theirs = (torch.stack(side) for side in zip(*some, strict=True))
-        same += sum(torch.equal(one, other) for one, other in some)
-        cosines.append(torch.nn.functional.cosine_similarity(before(ours).double(), after(theirs).double(), dim=-1))
+    while chunk := list(islice(pairs, batch)):
+        inputs_before, inputs_after = (torch.stack(inputs) for inputs in zip(*chunk, strict=True))
+        same += sum(torch.equal(*pair) for pair in chunk)
+        features = before(inputs_before).double(), after(inputs_after).double()
+        cosines.append(torch.nn.functional.cosine_similarity(*features, dim=-1))
     return torch.cat([*cosines, torch.empty(0, dtype=torch.float64)]), same
 
 
@@ -146,7 +145,7 @@ def _summary(tower: str, precision: str, count: int, cosines: Tensor, same: int)
 
 
 def demand(measured: Sequence[Parity]) -> None:
-    """Refuses an fp32 export that is not what was trained.
+    """Check the parity of an fp32 export.
 
     Raises:
         UserError: a cosine is below :data:`LEAST`.
@@ -154,6 +153,6 @@ def demand(measured: Sequence[Parity]) -> None:
     for each in measured:
         if not each.lowest >= LEAST:
             raise UserError(
-                f"export: the {each.tower} tower has a cosine of {each.lowest:.6f} to the trained model where {LEAST} is the "
-                f"least; nothing was written. Choose another format, and report the architecture"
+                f"export: the {each.tower} tower has a cosine of {each.lowest:.6f} to the trained model, but at least {LEAST} "
+                "is required. The export was not written. Choose another format, and report the architecture"
             )

@@ -1,4 +1,4 @@
-"""Exporters tell of their own insides, and open_clip of random weights that are about to be replaced."""
+"""Suppress the warnings of exporters and of open_clip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Warnings and logging below errors are not shown inside."""
+    """Suppress warnings and log messages below the level of errors."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():

@@ -1,12 +1,12 @@
-"""Write a trained student as a folder that runs without this project, after comparing it with what was trained.
+"""Write a trained student to a folder that runs without this project, and compare it with the trained model.
 
 ::
 
-    README.md             the model card, with a snippet that runs
-    image.*, text.*       the towers, fused; for open_clip its two files
-    preprocessing.json    how an image becomes pixels and a text tokens
-    example.py            reads all of it (onnx, torchscript, coreml) with pixels.py, tokens.py and vocabulary.txt.gz
-    lineage.json          what the student was made from, with hashes
+    README.md             model card with an example
+    image.*, text.*       fused towers, or the two files of open_clip
+    preprocessing.json    settings of the preprocessing and the tokenizer
+    example.py            example for onnx, torchscript and coreml, with pixels.py, tokens.py and vocabulary.txt.gz
+    lineage.json          inputs of the student, with hashes
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from mobileclip2.models.reparameterize import reparameterize
 Format = Literal["onnx", "torchscript", "openclip", "safetensors", "coreml"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 OF_OPEN_CLIP = ("openclip", "safetensors")
-"""read by open_clip; the others are read without, so that preprocessing and tokenizer go along"""
+"""Formats that open_clip reads. Exports in other formats contain preprocessing and tokenizer."""
 PREPROCESSING, VOCABULARY, EXAMPLE = "preprocessing.json", "vocabulary.txt.gz", "example.py"
 NEEDS = {"onnx": "onnxruntime", "torchscript": "torch", "coreml": "coremltools"}
-"""The package beside numpy that reads each format that is read without open_clip."""
+"""Package that reads each format without open_clip. All formats also need numpy."""
 
 
 def write(
     image_text: ImageText, found: Inputs, folder: Path, kind: Format, *, int8: bool = False, batch: int = 64
 ) -> list[Parity]:
-    """Write everything but card and lineage into ``folder``, and return how near it is to ``image_text``.
+    """Write everything except the card and the lineage into ``folder``, and return the parity with ``image_text``.
 
     Raises:
-        UserError: the format cannot hold the model, or a figure of fp32 is too low.
+        UserError: the format does not support the model, or the parity in fp32 is too low.
     """
     before = trained(image_text)
     fused = reparameterize(image_text.model)
     settings = conventions(image_text.preprocess)
     if kind not in OF_OPEN_CLIP:
         settings["context"] = _clip_context(image_text)
-        _ship(image_text, folder, kind)
+        _write_runtime(image_text, folder, kind)
     _write_json(folder / PREPROCESSING, {**settings, "channels": "RGB", "resize": "shorter side", "crop": "center"})
     after = _write_towers(image_text, fused, found, folder, kind)
     measured = parity(before, after, found, "handed to Core ML" if kind == "coreml" else "fp32", batch)
@@ -67,7 +67,7 @@ def write(
 
 
 def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> Model:
-    """Write both towers, and read them back as far as this machine can."""
+    """Write both towers and load them back. Core ML packages only load on Apple's systems."""
     if kind == "openclip":
         as_open_clip.write_folder(image_text, folder)
         return as_open_clip.read_folder(folder)
@@ -77,12 +77,12 @@ def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder
     towers = ImageTower(fused), TextTower(fused)
     examples = next(_batches(image_text, [found.images[0]] * 2, 2)), image_text.tokenize([found.texts[0]] * 2)
     if kind == "coreml":
-        handed = as_coreml.programs(*towers, *examples)
-        as_coreml.write(handed, folder)
-        return _with_numpy(image_text, folder, as_coreml.towers(handed))
-    form = as_onnx if kind == "onnx" else as_torchscript
-    form.write(*towers, *examples, folder)
-    return _with_numpy(image_text, folder, form.read(folder))
+        programs = as_coreml.programs(*towers, *examples)
+        as_coreml.write(programs, folder)
+        return _with_numpy(image_text, folder, as_coreml.towers(programs))
+    exporter = as_onnx if kind == "onnx" else as_torchscript
+    exporter.write(*towers, *examples, folder)
+    return _with_numpy(image_text, folder, exporter.read(folder))
 
 
 def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]) -> Model:
@@ -90,12 +90,12 @@ def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]
     return with_numpy(image_text.preprocess, tokenizer, *towers)
 
 
-def _ship(image_text: ImageText, folder: Path, kind: Format) -> None:
+def _write_runtime(image_text: ImageText, folder: Path, kind: Format) -> None:
     interpolation, resize = image_text.preprocess.interpolation, image_text.preprocess.resize
     if interpolation not in SUPPORT or resize != "shortest":
         raise UserError(
-            f"export: images are resized by '{interpolation}' and '{resize}', which an export as {kind} does not know; "
-            f"it knows {', '.join(SUPPORT)}, and 'shortest'. Export it as openclip"
+            f"export: {kind} does not support the interpolation '{interpolation}' with the resize mode '{resize}'. It supports "
+            f"{', '.join(SUPPORT)} with 'shortest'. Export the student as openclip"
         )
     for name in ("pixels.py", "tokens.py"):
         shutil.copyfile(Path(__file__).parent / "shipped" / name, folder / name)
@@ -104,7 +104,7 @@ def _ship(image_text: ImageText, folder: Path, kind: Format) -> None:
 
 
 def example(kind: str) -> str:
-    """Render the program that reads an export without open_clip."""
+    """Render ``example.py``, which reads an export without open_clip."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -116,10 +116,10 @@ def example(kind: str) -> str:
 
 
 def _clip_context(image_text: ImageText) -> int:
-    """Tokens that the text tower takes.
+    """Return the context length of the text tower.
 
     Raises:
-        UserError: its tokenizer is not CLIP's.
+        UserError: the tokenizer is not CLIP's.
     """
     tokenizer = image_text.tokenize
     plain = SimpleTokenizer()
@@ -133,8 +133,8 @@ def _clip_context(image_text: ImageText) -> int:
         plain.encoder,
     ):
         raise UserError(
-            f"export: the model reads texts by {type(tokenizer).__name__}, and only CLIP's byte-pair encoding "
-            "is shipped; export it as openclip or safetensors"
+            f"export: the tokenizer of the model is {type(tokenizer).__name__}, but exports support only CLIP's byte-pair "
+            "encoding; export the student as openclip or safetensors"
         )
     context_length: int | None = tokenizer.context_length
     assert context_length is not None
@@ -143,8 +143,8 @@ def _clip_context(image_text: ImageText) -> int:
 
 def _batches(image_text: ImageText, images: Sequence[bytes], size: int) -> Iterator[Tensor]:
     pixels = (image_text.preprocess.whole(decode(image)) for image in images)
-    while some := list(islice(pixels, size)):
-        yield torch.stack(some)
+    while batch := list(islice(pixels, size)):
+        yield torch.stack(batch)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Image-text models: architectures, weights, and the one object that carries a model with its conventions."""
+"""Image-text models: architectures, weights, tokenizers and preprocessing."""

@@ -1,4 +1,4 @@
-"""Embedding many things a batch at a time."""
+"""Embed many items in batches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ T = TypeVar("T")
 
 
 def in_batches(embed: Callable[[Sequence[T]], torch.Tensor], items: Sequence[T], batch: int) -> torch.Tensor:
-    """``embed`` over all items, at least one, in their order: ``[len(items), ...]`` on the CPU.
-
-    Results stay on the device until the last: a copy would wait for it while the next batch could be made.
-    """
+    """Apply ``embed`` to one or more items and return ``[len(items), ...]`` on the CPU, in the order of the items."""
+    # A copy per batch would synchronize with the device, so one copy follows the last batch.
     return torch.cat([embed(items[start : start + batch]) for start in range(0, len(items), batch)]).cpu()
 
 
 def each_text_once(embed: Callable[[Sequence[str]], torch.Tensor], texts: Sequence[str], batch: int) -> torch.Tensor:
-    """``embed`` over the distinct texts, short ones with short ones so that little of a batch is padding."""
+    """Apply ``embed`` once to each distinct text and return ``[len(texts), ...]`` on the CPU."""
+    # Texts of similar length share a batch, so batches contain little padding.
     distinct = sorted(set(texts), key=lambda text: (len(text), text))
-    place = {text: number for number, text in enumerate(distinct)}
-    return in_batches(embed, distinct, batch)[torch.tensor([place[text] for text in texts])]
+    index = {text: position for position, text in enumerate(distinct)}
+    return in_batches(embed, distinct, batch)[torch.tensor([index[text] for text in texts])]

@@ -1,7 +1,7 @@
-"""Architectures and weights through open_clip, and the folder layout in which every model of ours is stored.
+"""Build, save and load models with open_clip.
 
-A stored model is a folder that plain ``open_clip`` reads by ``local-dir:``: ``open_clip_config.json`` and
-``open_clip_model.safetensors``.
+A stored model is a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``. Plain ``open_clip``
+reads it with the prefix ``local-dir:``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.tensors import write_tensors
-from mobileclip2.models.words import remember_words
+from mobileclip2.models.tensors import mismatch, write_tensors
+from mobileclip2.models.words import cache_tokens
 from mobileclip2.progress import doing
 from mobileclip2.store.storage import temporary_files
 
@@ -43,10 +43,11 @@ RESIZE_MODES = ("shortest", "squash")
 def build(model: Model, weights_file: Path | None = None, *, seed: int = 0) -> ImageText:
     """Build a model with its weights, or initialize it from ``seed``.
 
-    ``weights_file`` holds the weights that ``model`` names by path or package. open_clip itself finds those of a tag or a hub.
+    ``weights_file`` contains the weights that ``model`` names by path or package. open_clip downloads the weights of a
+    tag or a hub.
 
     Raises:
-        WeightsError: the weights cannot be had, or do not fit the architecture.
+        WeightsError: the weights cannot be downloaded or do not fit the architecture.
     """
     with doing(f"loading {model.open_clip or 'a model'}"):
         return _build(model, weights_file, seed)
@@ -55,12 +56,13 @@ def build(model: Model, weights_file: Path | None = None, *, seed: int = 0) -> I
 def _build(model: Model, weights_file: Path | None, seed: int) -> ImageText:
     torch.manual_seed(seed)
     if model.open_clip and model.open_clip.startswith("hf-hub:"):
-        return _hub(model.open_clip)
+        return _load_hub(model.open_clip)
     weights = model.weights
     if model.open_clip and weights and weights.tag:
-        return _tagged(model.open_clip, weights.tag)
+        return _load_tag(model.open_clip, weights.tag)
     if model.open_clip:
-        config = {"model_cfg": get_model_config(model.open_clip), "preprocess_cfg": _conventions(model.open_clip)}
+        preprocess_config = _preprocess_config(model.open_clip)
+        config = {"model_cfg": get_model_config(model.open_clip), "preprocess_cfg": preprocess_config}
     else:
         config = {"model_cfg": model.config, "preprocess_cfg": {}}
     image_text = from_config(config)
@@ -69,21 +71,21 @@ def _build(model: Model, weights_file: Path | None, seed: int) -> ImageText:
     return image_text
 
 
-def _conventions(name: str) -> dict[str, Any]:
-    """How the published weights of an architecture want their images; a copy of them, or a successor, wants the same."""
+def _preprocess_config(name: str) -> dict[str, Any]:
+    """Return the preprocessing of the first published weights of an architecture. Copies of the weights use the same."""
     tags = open_clip.list_pretrained_tags_by_model(name)
     published = get_pretrained_cfg(name, tags[0]) if tags else {}
-    found = {key: published[key] for key in ("mean", "std", "interpolation") if published.get(key)}
+    config = {key: published[key] for key in ("mean", "std", "interpolation") if published.get(key)}
     if published.get("resize_mode", "shortest") != "shortest":
-        found["resize_mode"] = published["resize_mode"]
-    return found
+        config["resize_mode"] = published["resize_mode"]
+    return config
 
 
 def from_config(config: dict[str, Any]) -> ImageText:
-    """Build a model from the content of an ``open_clip_config.json``, initialized from torch's present seed.
+    """Build a model from the content of an ``open_clip_config.json``. Initialize it from torch's current seed.
 
     Raises:
-        UserError: open_clip can make no model of it, or its image tower takes images of another size.
+        UserError: open_clip cannot build the model, or the image tower takes images of another size.
         StoreError: temporary files cannot be written.
     """
     with temporary_files(), tempfile.TemporaryDirectory() as folder, _without_warnings():
@@ -91,29 +93,30 @@ def from_config(config: dict[str, Any]) -> ImageText:
         name = f"local-dir:{folder}"
         try:
             model, tokenize = open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
-        except Exception as error:  # whatever open_clip and timm come upon
+        except Exception as error:  # open_clip and timm raise exceptions of many types
             raise UserError(
-                f"model: open_clip can make none of this 'config' ({type(error).__name__}: {error}): {config.get('model_cfg')}"
+                f"model: open_clip cannot build a model from this 'config' ({type(error).__name__}: {error}): "
+                f"{config.get('model_cfg')}"
             ) from error
     image_text = _wrap(model, tokenize, config)
-    _expect_size(model, image_text.preprocess.size)
+    _check_image_size(model, image_text.preprocess.size)
     return image_text
 
 
-def _expect_size(model: nn.Module, size: int) -> None:
-    """open_clip gives ``image_size`` to its own towers; many of timm's have one that is built in."""
+def _check_image_size(model: nn.Module, size: int) -> None:
+    """Raise ``UserError`` if a timm tower has a fixed image size and ``size`` differs from it."""
     patches = getattr(getattr(getattr(model, "visual", None), "trunk", None), "patch_embed", None)
     built_in = getattr(patches, "img_size", None)
     if built_in and getattr(patches, "strict_img_size", False) and tuple(built_in) != (size, size):
         raise UserError(
-            f"model: 'image_size' is {size}, but the image tower takes {built_in[0]} x {built_in[1]} pixels and no other; "
-            "give that size, or another 'timm_model_name'"
+            f"model: 'image_size' is {size}, but the image tower only takes {built_in[0]} x {built_in[1]} pixels; "
+            "set that size, or choose another 'timm_model_name'"
         )
 
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """open_clip and timm warn of the random initialization that is meant here."""
+    """Suppress the warnings of open_clip and timm about random initialization."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -121,7 +124,7 @@ def _without_warnings() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _hub(name: str) -> ImageText:
+def _load_hub(name: str) -> ImageText:
     try:
         model = open_clip.create_model(name, require_pretrained=True)
         config = open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))
@@ -129,21 +132,23 @@ def _hub(name: str) -> ImageText:
     except Exception as error:
         raise WeightsError(
             f"{name}: cannot be loaded from the hub ({type(error).__name__}); check the name and the network, "
-            "or download it once and give 'open_clip' with 'weights: {path: ...}'"
+            "or download it once and set 'open_clip' and 'weights: {path: ...}'"
         ) from error
     return _wrap(model, tokenize, config)
 
 
-def _tagged(name: str, tag: str) -> ImageText:
+def _load_tag(name: str, tag: str) -> ImageText:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if tag not in tags:
-        raise WeightsError(f"open_clip knows no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}")
+        raise WeightsError(
+            f"open_clip does not have weights '{tag}' for {name}; it has {', '.join(tags) or 'no weights'}"
+        )
     try:
         model = open_clip.create_model(name, pretrained=tag)
     except Exception as error:
         raise WeightsError(
             f"{name}: the weights '{tag}' cannot be downloaded ({type(error).__name__}: {error}); "
-            "check the network and HF_HUB_OFFLINE, or give 'weights: {path: ...}'"
+            "check the network and HF_HUB_OFFLINE, or set 'weights: {path: ...}'"
         ) from error
     return _wrap(model, open_clip.get_tokenizer(name), {"model_cfg": get_model_config(name)})
 
@@ -152,7 +157,7 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
     cfg = {**get_model_preprocess_cfg(model), **config.get("preprocess_cfg", {})}
     size, resize = cfg.get("size", 224), cfg.get("resize_mode") or "shortest"
     if resize not in RESIZE_MODES:
-        raise WeightsError(f"model: 'resize_mode' is '{resize}'; only {' and '.join(RESIZE_MODES)} are known here")
+        raise WeightsError(f"model: 'resize_mode' is '{resize}'; only {' and '.join(RESIZE_MODES)} are supported")
     preprocess = Preprocess(
         size=size if isinstance(size, int) else size[0],
         mean=cast(Color, tuple(cfg["mean"])),
@@ -161,7 +166,7 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
         resize=resize,
     )
     if isinstance(tokenize, SimpleTokenizer):
-        tokenize = remember_words(tokenize)
+        tokenize = cache_tokens(tokenize)
     stored = {
         "model_cfg": config["model_cfg"],
         "preprocess_cfg": {
@@ -177,10 +182,10 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a weight file. No code in the file is run.
+    """Read the tensors of a weight file without unpickling other objects.
 
     Raises:
-        WeightsError: it is cut off, or no weights, or holds more than tensors.
+        WeightsError: the file is truncated, is not a weight file, or contains other objects than tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -189,30 +194,21 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         state = state.get("state_dict", state)
         return {name.removeprefix("module."): tensor for name, tensor in state.items()}
     except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        why = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         raise WeightsError(
-            f"weights: {path} cannot be read: {why}; it must be a whole .safetensors file, or a checkpoint of tensors "
-            "alone, so fetch or save it again"
+            f"weights: {path} cannot be read: {reason}; it must be a complete .safetensors file or a checkpoint that "
+            "contains only tensors. Download it again or save it again"
         ) from error
 
 
 def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
-    """Load a complete state.
+    """Load a complete state dict.
 
     Raises:
-        WeightsError: naming the first tensors that are missing, unknown or of another shape.
+        WeightsError: tensors are missing, unknown or of another shape. The message names the first three.
     """
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in state]
-    problems += [f"{name} is not in the architecture" for name in state if name not in own]
-    problems += [
-        f"{name} is {list(state[name].shape)}, the architecture has {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(f"{origin}: does not fit the architecture: {'; '.join(problems[:3])}{more}")
+    if problems := mismatch(state, model.state_dict()):
+        raise WeightsError(f"{origin}: does not fit the architecture: {problems}")
     model.load_state_dict(state)
 
 

@@ -1,4 +1,4 @@
-"""A FastViT small enough to train in minutes on two CPU cores, built from timm's own blocks."""
+"""A small FastViT, built from timm's blocks, that trains in minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from torch import nn
 
 
 class SmallFastVit(FastVit):
-    """FastViT (Vasu et al., ICCV 2023) whose stem and downsampling are dense convolutions.
+    """FastViT (Vasu et al., ICCV 2023) with dense convolutions in its stem and downsampling layers.
 
-    The original's depthwise ones save arithmetic that nobody misses at a few dozen pixels, and CPUs run them slowly.
+    The original uses depthwise convolutions. CPUs run them slowly, and at a few dozen pixels they save little arithmetic.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         widths = list(kwargs["embed_dims"])
-        self.stem = nn.Sequential(_halve(kwargs.get("in_chans", 3), widths[0] // 2), _halve(widths[0] // 2, widths[0]))
-        for stage, narrow, wide in zip(list(self.stages)[1:], widths, widths[1:], strict=False):
-            stage.downsample = _halve(narrow, wide)
+        self.stem = nn.Sequential(
+            _downsample(kwargs.get("in_chans", 3), widths[0] // 2), _downsample(widths[0] // 2, widths[0])
+        )
+        for stage, in_channels, out_channels in zip(list(self.stages)[1:], widths, widths[1:], strict=False):
+            stage.downsample = _downsample(in_channels, out_channels)
 
 
-def _halve(narrow: int, wide: int) -> nn.Module:
-    return MobileOneBlock(narrow, wide, kernel_size=3, stride=2, group_size=0)
+def _downsample(in_channels: int, out_channels: int) -> nn.Module:
+    return MobileOneBlock(in_channels, out_channels, kernel_size=3, stride=2, group_size=0)
 
 
 @register_model
 def fastvit_nano(pretrained: bool = False, **kwargs: Any) -> SmallFastVit:
-    """Stages at 1/4, 1/8 and 1/16 of the input's side and a RepMixer block in the last, about 0.45 M parameters."""
+    """Build a model of 0.45 M parameters: stages at 1/4, 1/8 and 1/16 of the input size, one RepMixer block in the last."""
     args = {
         "layers": (0, 0, 1),
         "embed_dims": (48, 96, 192),

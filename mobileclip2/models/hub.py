@@ -1,4 +1,4 @@
-"""Published weights: check that this machine has them, or that the hub does. Loads torch for tags only."""
+"""Check that published weights are on this machine or on the hub. Only tags import torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ TIMEOUT_SECONDS = 5.0
 HUB = "hf-hub:"
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
-"""names that open_clip looks for in a repository"""
+"""File names that open_clip looks for in a repository."""
 
 REMEDY = (
-    "Connect this machine, or download them elsewhere and copy the folder that HF_HOME names, "
-    "or give a file: 'weights: {path: ...}'"
+    "Connect this machine to the network, or download them elsewhere and copy the folder that HF_HOME names, "
+    "or set a file: 'weights: {path: ...}'"
 )
-HIDDEN = "has no such repository, or hides it: correct the name, or set HF_TOKEN to a token that may read it"
+NOT_FOUND = "does not show this repository. Correct the name, or set HF_TOKEN to a token that can read it"
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,29 @@ class Published:
     """Weights that open_clip downloads."""
 
     field: str
-    """of the profile"""
+    """Field of the profile."""
     name: str
     repository: str
     files: tuple[str, ...]
-    """one of them is enough"""
+    """Alternative file names. One of them is enough."""
     url: str = ""
-    """instead of a repository"""
+    """Address of the weights if they are not in a repository."""
 
 
 def is_published(model: Model) -> bool:
-    """Return whether open_clip downloads the weights of a model."""
+    """Return whether open_clip downloads the weights of the model."""
     return bool(model.open_clip and (model.open_clip.startswith(HUB) or (model.weights and model.weights.tag)))
 
 
 def check_published(model: Model, field: str) -> None:
-    """Check that the weights of a model are on this machine, or that the hub has them.
+    """Check that the weights of a model are on this machine or on the hub.
 
     Args:
-        model: one that :func:`is_published`.
-        field: of the profile; errors name it.
+        model: a model for which :func:`is_published` is true.
+        field: the field of the profile. Error messages name it.
 
     Raises:
-        WeightsError: they cannot be had; names the field, the weights and what to do.
+        WeightsError: the weights cannot be downloaded.
     """
     with doing(f"looking for {model.open_clip} on the hub"):
         published = _published(field, model)
@@ -75,14 +75,14 @@ def _published(field: str, model: Model) -> Published:
 
 
 def _check_url(published: Published) -> None:
-    # open_clip keeps these files beside the hub's
+    # open_clip stores files that have an address here, outside the hub's cache.
     if (Path.home() / ".cache" / "clip" / Path(published.url).name).exists():
         return
     request = urllib.request.Request(published.url, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
     except (urllib.error.URLError, OSError) as error:
-        raise _away(published, f"{published.url} cannot be reached ({error})") from None
+        raise _unavailable(published, f"{published.url} cannot be reached ({error})") from None
 
 
 def _check_repository(published: Published) -> None:
@@ -90,34 +90,37 @@ def _check_repository(published: Published) -> None:
     from huggingface_hub import errors as hub_errors
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
 
-    HTTPError = hub_errors.HTTPError  # type: ignore[attr-defined]  # of the HTTP client that the library uses
+    HTTPError = hub_errors.HTTPError  # type: ignore[attr-defined]  # the exception of the HTTP client that the library uses
 
     try:
         if any(isinstance(try_to_load_from_cache(published.repository, file), str) for file in published.files):
             return
         if constants.HF_HUB_OFFLINE:
-            raise _away(published, "HF_HUB_OFFLINE is set")
+            raise _unavailable(published, "HF_HUB_OFFLINE is set")
         HfApi().model_info(published.repository, timeout=TIMEOUT_SECONDS)
     except GatedRepoError:
-        raise _refused(published, "asks for consent: accept its conditions on its page, and set HF_TOKEN") from None
+        raise _inaccessible(
+            published, "requires consent. Accept the conditions on its page, and set HF_TOKEN"
+        ) from None
     except HFValidationError:
-        raise _refused(published, HIDDEN) from None
+        raise _inaccessible(published, NOT_FOUND) from None
     except HfHubHTTPError as error:
-        if error.response.status_code in {401, 403, 404}:  # a mirror does not say which
-            raise _refused(published, HIDDEN) from None
-        raise _away(published, f"{constants.ENDPOINT} answers HTTP {error.response.status_code}") from None
+        if error.response.status_code in {401, 403, 404}:  # a mirror does not distinguish them
+            raise _inaccessible(published, NOT_FOUND) from None
+        raise _unavailable(published, f"{constants.ENDPOINT} answers HTTP {error.response.status_code}") from None
     except (HTTPError, OSError) as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise _away(published, f"{constants.ENDPOINT} cannot be reached ({why})") from None
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise _unavailable(published, f"{constants.ENDPOINT} cannot be reached ({reason})") from None
 
 
-def _away(published: Published, why: str) -> WeightsError:
+def _unavailable(published: Published, reason: str) -> WeightsError:
     return WeightsError(
-        f"{published.field}: the weights {published.name} are not on this machine, and {why}. Nothing was run. {REMEDY}"
+        f"{published.field}: the weights {published.name} are not on this machine, and {reason}. The run did not start. "
+        f"{REMEDY}"
     )
 
 
-def _refused(published: Published, why: str) -> WeightsError:
+def _inaccessible(published: Published, reason: str) -> WeightsError:
     return WeightsError(
-        f"{published.field}: the weights {published.name} cannot be had: the hub {why}. Nothing was run"
+        f"{published.field}: the weights {published.name} cannot be downloaded: the hub {reason}. The run did not start"
     )

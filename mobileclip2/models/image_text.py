@@ -1,4 +1,4 @@
-"""A two-tower model together with the conventions it was trained under."""
+"""A two-tower model with its tokenizer and preprocessing."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mobileclip2.models.unpadded import encode_text
 
 @dataclass
 class ImageText:
-    """An ``open_clip`` model (CLIP, CustomTextCLIP, CoCa, SigLIP-type) with its tokenizer and preprocessing.
+    """An ``open_clip`` model (CLIP, CustomTextCLIP, CoCa or SigLIP) with its tokenizer and preprocessing.
 
-    ``model.encode_image([b, 3, size, size])`` and ``model.encode_text([b, context])`` give un-normalized
-    features ``[b, embed_dim]``.
+    ``model.encode_image([b, 3, size, size])`` and ``model.encode_text([b, context])`` return features
+    ``[b, embed_dim]`` that are not normalized.
     """
 
     model: nn.Module
     tokenize: Callable[[Sequence[str]], torch.Tensor]
-    """texts -> int64 ``[len(texts), context]``"""
+    """Map texts to int64 ``[len(texts), context]``."""
     preprocess: Preprocess
     embed_dim: int
     config: dict[str, Any] = field(default_factory=dict)
-    """``open_clip_config.json`` of the model: ``model_cfg`` and ``preprocess_cfg``"""
+    """Content of the model's ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``."""
 
     @torch.inference_mode()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:
-        """``[b, 3, size, size]`` -> L2-normalized fp32 ``[b, embed_dim]``."""
+        """Embed images ``[b, 3, size, size]`` as L2-normalized fp32 ``[b, embed_dim]``."""
         model: Any = self.model
         return F.normalize(model.encode_image(images).float(), dim=-1)
 

@@ -1,4 +1,4 @@
-"""Weights on the line between two states of one architecture (Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*)."""
+"""Interpolate the weights of two models (Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def interpolated(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
-    """Interpolate two states: 0 is ``start`` and 1 is ``end``, both bit for bit.
+    """Interpolate two state dicts of one architecture. Weight 0 returns ``start`` and 1 returns ``end``, bit for bit.
 
-    Statistics of batch norms lie between as parameters do. Whole numbers, such as their counts of batches, are the end's
-    everywhere but at the start.
+    Batch norm statistics are interpolated like parameters. Integer tensors, such as batch counters, are taken from
+    ``end`` unless the weight is 0.
     """
     if weight in (0, 1):
         return dict(end if weight else start)

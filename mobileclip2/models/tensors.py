@@ -1,4 +1,4 @@
-"""Tensors on disk."""
+"""Write tensors to disk and compare state dicts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,26 @@ from mobileclip2.store.storage import atomic_path
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file atomically.
 
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    # copies, since safetensors refuses tensors that share memory
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    # safetensors rejects tensors that share memory
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(save(whole))  # its own writing of files does not say that a disk is full as Python does
+        # save_file does not raise OSError if the disk is full
+        temporary.write_bytes(save(copies))
+
+
+def mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describe the first three tensors that are missing, unknown or of another shape. Return "" if all fit."""
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in expected]
+    problems += [
+        f"{name} is {list(state[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
+    return "; ".join(problems[:3] + more)

@@ -1,7 +1,7 @@
-"""Texts without their padding, where the text tower never looks at it.
+"""Encode texts without their padding.
 
-In a causal tower that reads its feature off the end token nothing after that token can reach the feature, so columns that
-are padding in every row of a batch are left out. Captions fill a fifth of CLIP's context of 77.
+A causal tower that pools at the end token ignores later tokens. Columns that are padding in every row of a batch can
+therefore be dropped. Captions fill a fifth of CLIP's context of 77.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import nn
 
 
 def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Features ``[b, embed_dim]`` of ``tokens [b, context]``, on the model's device: those of ``model.encode_text``.
+    """Encode ``tokens [b, context]`` on the model's device like ``model.encode_text``, as ``[b, embed_dim]``.
 
-    Equal up to the rounding of matrix products of other shapes; other towers get all of the context.
+    The features are equal up to rounding. Padding is dropped only for causal towers that pool at the end token.
     """
     device = next(model.parameters()).device
     tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
     pool, end = _pooling(tower)
     if pool not in ("argmax", "eos") or tower.attn_mask is None:
-        whole: Any = model
-        features: torch.Tensor = whole.encode_text(tokens.to(device))
+        untyped: Any = model
+        features: torch.Tensor = untyped.encode_text(tokens.to(device))
         return features
     ends = (tokens if end is None or pool == "argmax" else tokens.eq(end).int()).argmax(-1)
     length = int(ends.max()) + 1
@@ -40,10 +40,10 @@ def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _pooling(tower: Any) -> tuple[str | None, int | None]:
-    """How a tower of open_clip makes one feature of a text; None for towers of other kinds."""
+    """Return the pooling type and the end token of an open_clip text tower, or None for other towers."""
     if isinstance(tower, CLIP):
         return tower.text_pool_type, getattr(tower, "text_eos_id", None)
-    # a class token, as CoCa's, comes after the padding
+    # a class token follows the padding, as in CoCa
     if isinstance(tower, TextTransformer) and tower.cls_emb is None and not tower.output_tokens:
         return tower.pool_type, tower.eos_id
     return None, None

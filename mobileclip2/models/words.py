@@ -1,47 +1,47 @@
-"""Tokens of words that were met before, for as many words as fit a bound."""
+"""A bounded token cache for open_clip's tokenizer."""
 
 from __future__ import annotations
 
 from open_clip.tokenizer import SimpleTokenizer
 
-WORDS = 1 << 17
-"""distinct words that a process remembers; billions of captions have more than fit its memory"""
+MAX_WORDS = 1 << 17
+"""Most words in the cache. The words of billions of captions do not fit into memory."""
 
-LETTERS = 32
-"""A longer word is not remembered: in scripts without spaces a whole caption is one word."""
+MAX_WORD_LENGTH = 32
+"""Longest word in the cache. In scripts without spaces a caption is a single word."""
 
 
-class Words:
-    """Takes the place of ``encode`` of an open_clip tokenizer, with the same result.
+class CachedEncoder:
+    """Replace ``encode`` of an open_clip tokenizer with a version that caches the tokens of each word.
 
-    open_clip remembers the parts of every word that it ever meets, and looks up their numbers again each time.
+    open_clip caches the pieces of every word without a bound and looks up their tokens again for each text.
     """
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._known: dict[str, list[int]] = {}
+        self._cache: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
-        """Return the tokens of ``text`` without start and end token."""
+        """Return the tokens of ``text`` without start and end tokens."""
         tokens: list[int] = []
         for word in self._tokenizer.pat.findall(self._tokenizer.clean_fn(text)):
-            tokens += self._known.get(word) or self._learned(word)
+            tokens += self._cache.get(word) or self._encode_word(word)
         return tokens
 
-    def _learned(self, word: str) -> list[int]:
+    def _encode_word(self, word: str) -> list[int]:
         tokenizer = self._tokenizer
-        letters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
-        tokens = [tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" ")]
+        characters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode())
+        tokens = [tokenizer.encoder[piece] for piece in tokenizer.bpe(characters).split(" ")]
         if tokens[0] not in tokenizer.all_special_ids:
-            tokenizer.cache.pop(letters, None)
-        if len(self._known) >= WORDS:
-            self._known.clear()
-        if len(word) <= LETTERS:
-            self._known[word] = tokens
+            tokenizer.cache.pop(characters, None)
+        if len(self._cache) >= MAX_WORDS:
+            self._cache.clear()
+        if len(word) <= MAX_WORD_LENGTH:
+            self._cache[word] = tokens
         return tokens
 
 
-def remember_words(tokenizer: SimpleTokenizer) -> SimpleTokenizer:
-    """Make the tokenizer cache words, and return it."""
-    tokenizer.encode = Words(tokenizer)
+def cache_tokens(tokenizer: SimpleTokenizer) -> SimpleTokenizer:
+    """Add a token cache to the tokenizer and return it."""
+    tokenizer.encode = CachedEncoder(tokenizer)
     return tokenizer

@@ -51,7 +51,7 @@ def run(batch: TaskBatch) -> None:
             device=device,
             fingerprint=task.fingerprint,
             progress=batch.progress,
-            keep=batch.scratch_store.keep,
+            upload=batch.scratch_store.keep,
         )
     facts = {"embed_dim": captioner.embed_dim, "samples": settings.total_steps * settings.batch if settings else 0}
     publish(batch, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)

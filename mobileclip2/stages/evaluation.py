@@ -27,7 +27,12 @@ def run(batch: TaskBatch) -> None:
     model_key = f"{stored.head.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key
     (result,) = evaluate(
-        model, [evaluation_set], batch=batch.profile.batch, device=device, kept=feature_cache, progress=batch.progress
+        model,
+        [evaluation_set],
+        batch=batch.profile.batch,
+        device=device,
+        feature_cache=feature_cache,
+        progress=batch.progress,
     )
     assert result.samples is not None
     task.output.write(SAMPLES, sidecar.to_bytes(result.samples))

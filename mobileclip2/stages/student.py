@@ -65,7 +65,7 @@ def train_student(batch: TaskBatch, task: Task, student: Student) -> tuple[Image
         fingerprint=task.fingerprint,
         evaluate=curve_evaluation(batch, student, image_text, device),
         progress=batch.progress,
-        keep=batch.scratch_store.keep,
+        upload=batch.scratch_store.keep,
     )
     return image_text, result
 

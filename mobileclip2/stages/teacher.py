@@ -72,7 +72,7 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
         device=device,
         fingerprint=task.fingerprint,
         progress=batch.progress,
-        keep=batch.scratch_store.keep,
+        upload=batch.scratch_store.keep,
     )
     facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
     publish(batch, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)

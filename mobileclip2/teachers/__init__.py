@@ -1,1 +1,1 @@
-"""Teachers: the models whose embeddings are stored."""
+"""Locked-image teachers."""

@@ -1,6 +1,6 @@
-"""Locked-image tuning (LiT, Zhai et al., CVPR 2022) of two frozen pretrained towers, both of them here.
+"""Locked-image tuning (LiT, Zhai et al., CVPR 2022) with two frozen pretrained towers.
 
-The towers never change, so their features are computed once and only the two projections are trained, on features in memory.
+Features of the frozen towers are computed once. Then the two projections are trained on these features in memory.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ PROJECTIONS = "projections.safetensors"
 
 
 def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed: int = 0) -> ImageText:
-    """Build frozen towers with their pretrained weights, under projections initialized from ``seed``.
+    """Build frozen pretrained towers with projections that are initialized from ``seed``.
 
-    ``text_weights`` lies in a folder that transformers reads: with its config and tokenizer.
+    The folder of ``text_weights`` also contains the config and the tokenizer for transformers.
 
     Raises:
-        WeightsError: a tower's weights are missing or are not the pinned ones.
+        WeightsError: the weights of a tower are missing or differ from the pinned ones.
     """
-    conventions = timm.get_pretrained_cfg(spec.trunk)
-    if conventions is None:
+    pretrained_cfg = timm.get_pretrained_cfg(spec.trunk)
+    if pretrained_cfg is None:
         raise WeightsError(
-            f"teacher: timm has no model '{spec.trunk}'; write 'locked.trunk' as timm.list_models() has it"
+            f"teacher: timm has no model '{spec.trunk}'; set 'locked.trunk' to a name from timm.list_models()"
         )
     torch.manual_seed(seed)
     with _quiet():
@@ -65,20 +65,20 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
     model.visual.trunk.load_state_dict(efficientnet_lite_state(state, model.visual.trunk))
     for tower in (model.visual.trunk, model.text.transformer):
         tower.requires_grad_(False)
-    tokenize = Trimmed(open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context))
-    mean, std = cast(Color, conventions.mean), cast(Color, conventions.std)
+    tokenize = TrimmedTokenizer(open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context))
+    mean, std = cast(Color, pretrained_cfg.mean), cast(Color, pretrained_cfg.std)
     preprocess = Preprocess(spec.size, mean, std)
     return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)
 
 
-class Trimmed:
-    """Tokens without the columns that are padding in every row: under its attention mask the tower never sees them."""
+class TrimmedTokenizer:
+    """A tokenizer that drops columns with padding in every row. The attention mask hides them from the tower anyway."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the tokens of ``texts``, int64 ``[len(texts), longest]``."""
+        """Tokenize ``texts`` as int64 ``[len(texts), length of the longest]``."""
         tokens: torch.Tensor = self.tokenizer(list(texts))
         used = (tokens != self.tokenizer.tokenizer.pad_token_id).any(0)
         return tokens[:, : int(used.sum())]
@@ -86,7 +86,7 @@ class Trimmed:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers, which reports the unused pooler when it loads a model."""
+    """Suppress the warning of transformers about the unused pooler."""
     import transformers
 
     level = transformers.logging.get_verbosity()
@@ -99,10 +99,7 @@ def _quiet() -> Iterator[None]:
 
 
 class Projections(nn.Module):
-    """The trainable rest of a locked model, fed with the features of its frozen towers.
-
-    ``encode_image([b, F]) -> [b, embed_dim]``, ``encode_text([b, G]) -> [b, embed_dim]``.
-    """
+    """The trainable projections of a locked model, which take features of its frozen towers."""
 
     def __init__(self, locked: CustomTextCLIP) -> None:
         super().__init__()
@@ -122,7 +119,7 @@ class Projections(nn.Module):
 
 @torch.inference_mode()
 def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tensor:
-    """``[b, 3, size, size]`` -> pooled trunk features ``[b, F]``."""
+    """Compute pooled trunk features ``[b, F]`` of images ``[b, 3, size, size]``."""
     tower: Any = locked.model.visual
     features: torch.Tensor = tower.trunk(images)
     return features
@@ -139,14 +136,14 @@ def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor
 
 
 def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None:
-    """Write the trained part. The frozen towers are pinned by hash in ``locked.json`` and not repeated."""
+    """Write the projections and ``locked.json``, which pins the weights of the frozen towers by hash."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SPEC).write_text(json.dumps(declared(spec), indent=1, sort_keys=True) + "\n")
     write_tensors(folder / PROJECTIONS, projections.state_dict())
 
 
 def load_locked(spec: Locked, projections_file: Path, trunk_weights: Path, text_weights: Path) -> ImageText:
-    """Load a locked teacher as it was trained."""
+    """Load a trained locked teacher."""
     locked = build_locked(spec, trunk_weights, text_weights)
     Projections(locked.model).load_state_dict(read_state(projections_file))
     return locked

@@ -1,1 +1,1 @@
-"""One trainer for every model that is trained here: captioners, locked-image teachers and students."""
+"""The trainer of captioners, locked-image teachers and students."""

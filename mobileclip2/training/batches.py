@@ -1,4 +1,4 @@
-"""Global batches by step number, so that the place in the data is the step and nothing else."""
+"""Global batches by step number. The step alone determines the position in the data."""
 
 from __future__ import annotations
 
@@ -19,77 +19,77 @@ from mobileclip2.training.distributed import World
 if TYPE_CHECKING:
     from mobileclip2.training.data import SampleSource
 
-Place = tuple[int, int]
-"""epoch, sample index"""
+SampleIndex = tuple[int, int]
+"""Epoch and sample index."""
 
 
 def batches(source: SampleSource, settings: TrainSettings, world: World, start: int) -> Iterator[dict[str, Tensor]]:
-    """Yield this process's share of the global batches from step ``start`` to the last.
+    """Yield this process's part of the global batches, from step ``start`` to the last step.
 
-    Each share is ``{key: [b, ...]}`` on the CPU, with its images before :meth:`SampleSource.prepare`.
+    A batch is ``{key: [b, ...]}`` on the CPU, with images as :meth:`SampleSource.prepare` takes them.
 
-    Step ``s`` sees slice ``s mod (steps an epoch)`` of its epoch's order, and process r of w the r-th of w
-    equal parts of it. The partial batch at the end of an epoch is left out.
+    Step ``s`` takes batch ``s mod (steps per epoch)`` of its epoch. Process r of w takes the r-th of w equal slices.
+    The partial batch at the end of an epoch is dropped.
 
     Raises:
-        UserError: fewer samples than a batch, or a batch that does not divide among the processes.
+        UserError: there are fewer samples than a batch, or the batch is not divisible by the number of processes.
     """
-    # A fork of this process can hang: it copies the locks of threads that it does not copy. The server has no threads.
+    # A fork of this process can deadlock, because it copies locks but not the threads that hold them.
     start_method = get_context("forkserver") if settings.workers else None
     if start_method:
         start_method.set_forkserver_preload(["mobileclip2.training.data"])
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
-        _Samples(source),
-        batch_sampler=_Places(source, settings, world, start),
+        _SampleDataset(source),
+        batch_sampler=_BatchSampler(source, settings, world, start),
         num_workers=settings.workers,
         multiprocessing_context=start_method,
         pin_memory=world.device.type == "cuda",
-        # the loader draws a seed for its workers; the random numbers of training are not touched by that
+        # The loader draws a seed for its workers, which must not advance the global generator.
         generator=torch.Generator(),
     )
     return iter(loader)
 
 
-class _Samples(Dataset[dict[str, Tensor]]):
+class _SampleDataset(Dataset[dict[str, Tensor]]):
     def __init__(self, source: SampleSource) -> None:
         self.source = source
 
-    def __getitem__(self, place: Place) -> dict[str, Tensor]:
-        return self.source.sample(*place)
+    def __getitem__(self, index: SampleIndex) -> dict[str, Tensor]:
+        return self.source.sample(*index)
 
 
-class _Places(Sampler[list[Place]]):
+class _BatchSampler(Sampler[list[SampleIndex]]):
     def __init__(self, source: SampleSource, settings: TrainSettings, world: World, start: int) -> None:
         self.source, self.start, self.stop, self.batch = source, start, settings.total_steps, settings.batch
         if self.batch % (world.size * settings.accumulate):
             raise UserError(
-                f"batch: {self.batch} does not divide among {world.size} processes of "
-                f"{settings.accumulate} micro-batches each"
+                f"batch: {self.batch} is not divisible by {world.size} processes x {settings.accumulate} micro-batches; "
+                f"make it a multiple of {world.size * settings.accumulate}"
             )
-        share = self.batch // world.size
-        self.mine = slice(world.rank * share, (world.rank + 1) * share)
-        self.steps_an_epoch = len(source) // self.batch
-        if not self.steps_an_epoch:
-            raise UserError(f"batch: {self.batch} exceeds the {len(source)} samples there are; make it smaller")
+        local_batch = self.batch // world.size
+        self.local_slice = slice(world.rank * local_batch, (world.rank + 1) * local_batch)
+        self.steps_per_epoch = len(source) // self.batch
+        if not self.steps_per_epoch:
+            raise UserError(f"batch: {self.batch} exceeds the {len(source)} samples of the data; make it smaller")
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         step = self.start
         while step < self.stop:
-            epoch, number = divmod(step, self.steps_an_epoch)
-            last = min(self.steps_an_epoch, number + self.stop - step)
-            for batch in islice(_slices(self.source.order(epoch), self.batch), number, last):
-                yield [(epoch, index) for index in batch[self.mine].tolist()]
+            epoch, first = divmod(step, self.steps_per_epoch)
+            last = min(self.steps_per_epoch, first + self.stop - step)
+            for batch in islice(_rebatch(self.source.order(epoch), self.batch), first, last):
+                yield [(epoch, index) for index in batch[self.local_slice].tolist()]
                 step += 1
 
 
-def _slices(parts: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Join the parts and yield slices of ``size``. A rest at the end is left out."""
-    rest = np.empty(0, np.int64)
-    for part in parts:
-        rest = np.concatenate([rest, part])
-        whole = len(rest) // size * size
-        yield from rest[:whole].reshape(-1, size)
-        rest = rest[whole:]
+def _rebatch(chunks: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Join the chunks and yield batches of ``size``. Drop the partial batch at the end."""
+    remainder = np.empty(0, np.int64)
+    for chunk in chunks:
+        joined = np.concatenate([remainder, chunk])
+        end = len(joined) // size * size
+        yield from joined[:end].reshape(-1, size)
+        remainder = joined[end:]

@@ -1,4 +1,4 @@
-"""The state of a training run on disk: enough to go on as if nothing had happened."""
+"""Save and load the state of a training run."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import torch
 from torch import nn
 
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.tensors import write_tensors
+from mobileclip2.models.tensors import mismatch, write_tensors
 from mobileclip2.store.storage import atomic_path, explain
 
 
 def save_checkpoint(
     path: Path, *, fingerprint: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Replace ``path`` by the state after ``step`` steps, at once.
+    """Replace ``path`` atomically by the state after ``step`` steps.
 
-    A kill leaves the old file or the new one.
-
-    The place in the data and the random numbers are functions of the step, so the step stands for them.
+    The position in the data and the random seeds are functions of the step, so they are not saved.
 
     Raises:
         StoreError: the disk is full or cannot be written.
@@ -36,54 +34,44 @@ def save_checkpoint(
         try:
             torch.save(state, file)
         except RuntimeError as error:
-            # closing its archive fails too, which hides why it could not be written
+            # torch fails again when it closes the archive, which hides the original OSError
             if isinstance(error.__context__, OSError):
                 explain(error.__context__, str(path))
             raise
 
 
 def load_checkpoint(path: Path, *, fingerprint: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restores model and optimizer from ``path``; returns the number of steps they have taken.
+    """Restore model and optimizer from ``path`` and return the number of completed steps.
 
     Raises:
-        WeightsError: the file is damaged, belongs to another run, or does not fit the model (naming tensors).
+        WeightsError: the file is damaged, belongs to another run, or does not fit the model.
     """
-    advice = f"delete {path.name}, over a bucket the one below '.scratch' in there, to train from the start"
+    advice = (
+        f"delete {path.name} to train from the start; for a store in a bucket, delete its copy below '.scratch' there"
+    )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        kept, step, weights, moments = (state[key] for key in ("fingerprint", "step", "model", "optimizer"))
+        stored, step, weights, optimizer_state = (state[key] for key in ("fingerprint", "step", "model", "optimizer"))
     except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path}: not a checkpoint as written here ({type(error).__name__}); {advice}") from error
-    _check_fit(path, weights, model.state_dict(), advice)
-    if kept != fingerprint:
-        raise WeightsError(f"{path}: belongs to the run {kept}, this one is {fingerprint}; {advice}")
+        raise WeightsError(f"{path}: not a checkpoint of this project ({type(error).__name__}); {advice}") from error
+    if problems := mismatch(weights, model.state_dict()):
+        raise WeightsError(f"{path}: does not fit the model: {problems}; {advice}")
+    if stored != fingerprint:
+        raise WeightsError(f"{path}: belongs to the run {stored}, but this run is {fingerprint}; {advice}")
     model.load_state_dict(weights)
     try:
-        optimizer.load_state_dict(moments)
+        optimizer.load_state_dict(optimizer_state)
     except ValueError as error:
-        raise WeightsError(f"{path}: the optimizer had other parameters ({error}); {advice}") from error
+        raise WeightsError(f"{path}: the optimizer has other parameters ({error}); {advice}") from error
     return int(step)
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Write the model's state as safetensors, whole or not at all."""
+    """Write the state dict of a model as safetensors, atomically."""
     write_tensors(path, model.state_dict())
 
 
-def sweep(directory: Path) -> None:
-    """Delete what killed writers left."""
+def delete_partial_files(directory: Path) -> None:
+    """Delete partial files of killed processes."""
     for leftover in directory.glob(".*.partial"):
         leftover.unlink(missing_ok=True)
-
-
-def _check_fit(path: Path, theirs: dict[str, torch.Tensor], ours: dict[str, torch.Tensor], advice: str) -> None:
-    problems = [f"{name} is missing" for name in ours if name not in theirs]
-    problems += [f"{name} is not in the model" for name in theirs if name not in ours]
-    problems += [
-        f"{name} is {list(theirs[name].shape)}, the model has {list(tensor.shape)}"
-        for name, tensor in ours.items()
-        if name in theirs and theirs[name].shape != tensor.shape
-    ]
-    if problems:
-        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(f"{path}: does not fit the model: {'; '.join(problems[:3])}{more}; {advice}")

@@ -1,8 +1,8 @@
-"""Where training samples come from: reinforced shards, raw shards, or features in memory.
+"""Sources of training samples: reinforced shards, raw shards, or features in memory.
 
-A source is random access: any sample of any epoch is a pure function of (seed, epoch, index), so that neither the
-number of loader workers nor a restart can change what training sees. What is random about a sample is a hash, never the
-next number of a stream. What a source knows of each sample lies in a file, so that its memory does not grow with them.
+Each sample is a pure function of (seed, epoch, index), so loader workers and restarts do not change it. Random choices
+come from hashes and not from a random stream. The index of a source lies in a file, so memory does not grow with the
+number of samples.
 """
 
 from __future__ import annotations
@@ -20,77 +20,76 @@ import torch
 from PIL import Image
 
 from mobileclip2.config.augmentation import Augmentation
-from mobileclip2.data import image as pictures
 from mobileclip2.data.augmentation import View, sample_view
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.image import decode as decode_image
 from mobileclip2.data.indexed_tar import IndexedTar
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.data.reinforced_format import CAPTIONS, MEMBERS, ReinforcedSample, decode
 from mobileclip2.data.row_file import RowFile, Rows
 from mobileclip2.data.validate import IMAGE_EXTENSIONS
 from mobileclip2.errors import ShardError, UserError
-from mobileclip2.training.views import draw
+from mobileclip2.training.views import render_view
 
 Tokenize = Callable[[Sequence[str]], torch.Tensor]
-"""texts -> int64 ``[len(texts), context]``"""
+"""Map texts to int64 ``[len(texts), context]``."""
 
 KEYS = ("image", "text", "synthetic_text", "teacher_image", "teacher_text", "teacher_synthetic_text")
-"""what a reinforced sample has to offer"""
+"""Keys of a reinforced sample."""
 
 MIXED_SHARDS = 16
-"""Shards whose samples are in one mixture: enough to mix a batch, few enough to stay in the page cache."""
+"""Number of shards that are shuffled together: enough to mix a batch, few enough to stay in the page cache."""
 
-REMEMBERED_BYTES = 1 << 26
-"""A dataset whose tars have at most so many bytes in all is unpacked once a process, not once an epoch."""
+CACHED_BYTES = 1 << 26
+"""Total size of tars up to which each process caches the decoded samples."""
 
-REMEMBERED_PIXELS = 1 << 26
-"""Stored views of a dataset that have at most so many pixels in all at the student's size are drawn once a process."""
+CACHED_PIXELS = 1 << 26
+"""Total pixels of all views, at the student's input size, up to which each process caches the rendered views."""
 
-REMEMBERED_TEXTS = 1 << 15
-"""distinct texts whose tokens a process keeps"""
+CACHED_TEXTS = 1 << 15
+"""Number of texts whose tokens each process caches."""
 
 
 class SampleSource(Protocol):
     """Random access to training samples."""
 
     def __len__(self) -> int:
-        """Return the number of samples of an epoch."""
+        """Return the number of samples in an epoch."""
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the indices of an epoch's samples in the order to be seen, int64, some at a time.
+        """Yield the sample indices of an epoch in chunks, int64 ``[n]``.
 
         The order is a pure function of the seed and the epoch.
         """
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
-        """Return one sample. It is a pure function of the seed and the arguments, and its keys are some of :data:`KEYS`.
+        """Return one sample, a pure function of the seed and the arguments, with some of :data:`KEYS`.
 
-        ``image`` as :meth:`prepare` takes it, of pictures uint8 ``[H, W, 3]``; ``text`` and ``synthetic_text [L]``
-        int64, ``teacher_*`` fp32 ``[D]``, the embeddings of all teachers side by side.
+        ``image`` is uint8 ``[H, W, 3]`` or features, as :meth:`prepare` takes it. ``text`` and ``synthetic_text`` are
+        int64 ``[L]``. ``teacher_*`` are fp32 ``[D]``, the concatenated embeddings of all teachers.
         """
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return what the model takes of the ``image`` of some samples, ``[b, ...]``, on their device.
+        """Convert a batch of ``image`` to the model's input, ``[b, ...]``, on its device.
 
-        Pixels travel to the device as they are, a quarter of the bytes of what is made of them there.
+        uint8 pixels are copied to the device before the conversion, because they are a quarter of the bytes.
         """
 
 
 class ReinforcedSource:
-    """Samples of reinforced shards in either published layout.
+    """Samples of reinforced shards in both published layouts.
 
-    One seen sample is a stored view, drawn at random and rendered at the student's own input size, the real caption,
-    a synthetic caption, and the stored embeddings of the three. The synthetic caption is drawn as the released code
-    draws it: first one of the fields of ``syn.json`` that the expression ``captions`` matches from their start, then
-    one of its captions.
+    A sample is a random stored view at the student's input size, the real caption, a random synthetic caption, and the
+    stored embeddings of the three. The synthetic caption is chosen like in the released code: first a field of
+    ``syn.json`` that matches the regular expression ``captions``, then a caption of this field.
 
-    ``needs`` are the keys that training will look at; others are not made. ``images`` are the source shards of a
-    dataset that was made without images, one for each of ``shards``.
+    ``needs`` are the keys of the returned samples. ``images`` are the source shards of a dataset without images, one
+    for each of ``shards``.
 
     Raises:
-        ShardError: a shard cannot be read, or, in :meth:`sample`, a sample is malformed or has another image than
-            the one that its views were made for. Names shard, sample and member.
-        UserError: ``captions`` matches none of a sample's fields, or the images are missing.
+        ShardError: a shard cannot be read. :meth:`sample` also raises it for a malformed sample or an image that
+            differs from the reinforced one.
+        UserError: ``captions`` does not match any field of a sample, or the images are missing.
     """
 
     def __init__(
@@ -106,41 +105,43 @@ class ReinforcedSource:
     ) -> None:
         self.needs = tuple(needs)
         if unknown := set(needs).difference(KEYS):
-            raise UserError(f"training data: no sample has {', '.join(sorted(unknown))}; there are {', '.join(KEYS)}")
+            raise UserError(f"training data: unknown keys {', '.join(sorted(unknown))}; the keys are {', '.join(KEYS)}")
         self._preprocess, self._seed = preprocess, seed
-        self._tokens = _Tokens(tokenize)
-        self._captions = _expression(captions)
+        self._tokens = _TokenCache(tokenize)
+        self._captions = _compile(captions)
         file = RowFile()
         self._shards = [IndexedTar(path, file) for path in shards]
-        self._elsewhere: list[IndexedTar] | None = None
+        self._image_shards: list[IndexedTar] | None = None
         if images is not None:
             pairs = zip(images, self._shards, strict=True)
-            self._elsewhere = [IndexedTar(path, file, shard.keys()) for path, shard in pairs]
-        self._places = _Places([len(shard) for shard in self._shards])
-        self._small = sum(path.stat().st_size for path in shards) <= REMEMBERED_BYTES
-        self._remembered: dict[tuple[int, int], ReinforcedSample] = {}
-        self._drawn: dict[tuple[int, int, int], torch.Tensor] = {}
-        self.dim = self._expect_usable() if len(self._places) else 0
-        """numbers in an embedding, of all teachers together"""
+            self._image_shards = [IndexedTar(path, file, shard.keys()) for path, shard in pairs]
+        self._index = _ShardIndex([len(shard) for shard in self._shards])
+        self._caches_samples = sum(path.stat().st_size for path in shards) <= CACHED_BYTES
+        self._sample_cache: dict[tuple[int, int], ReinforcedSample] = {}
+        self._view_cache: dict[tuple[int, int, int], torch.Tensor] = {}
+        self.dim = self._check_first_sample() if len(self._index) else 0
+        """Width of the concatenated embeddings of all teachers."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the indices of an epoch's samples in the order to be seen, mixed across shards."""
-        return self._places.mixed(self._seed, epoch)
+        """Yield the sample indices of an epoch in chunks, shuffled across shards."""
+        return self._index.shuffled(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with the keys of ``needs``."""
-        shard, number = self._places[index]
-        sample = self._read(shard, number)
+        shard, row = self._index[index]
+        sample = self._read(shard, row)
         if sample.image_emb.shape[1] != self.dim:
-            found = f"embeddings of {sample.image_emb.shape[1]} numbers, other samples have {self.dim}"
-            raise ShardError(f"{self._name(shard, sample)}: {found}; the shards belong to different datasets")
+            raise ShardError(
+                f"{self._name(shard, sample)}: embeddings have {sample.image_emb.shape[1]} dimensions, but other samples "
+                f"have {self.dim}; the shards belong to different datasets"
+            )
         choose = partial(_choose, self._seed, epoch, sample.key)
         view = choose("view", len(sample.views))
-        made: dict[str, Callable[[], torch.Tensor]] = {
-            "image": lambda: self._image(shard, number, sample, view),
+        load: dict[str, Callable[[], torch.Tensor]] = {
+            "image": lambda: self._view(shard, row, sample, view),
             "text": lambda: self._tokens(sample.caption),
             "teacher_image": lambda: sample.image_emb[view].float(),
             "teacher_text": lambda: sample.text_emb[0].float(),
@@ -149,35 +150,35 @@ class ReinforcedSource:
             fields = self._fields(shard, sample)
             field = fields[choose("field", len(fields))]
             caption = choose("caption", len(sample.captions[field]))
-            made["synthetic_text"] = lambda: self._tokens(sample.captions[field][caption])
-            made["teacher_synthetic_text"] = lambda: sample.caption_embs[field][caption].float()
-        return {key: made[key]() for key in self.needs}
+            load["synthetic_text"] = lambda: self._tokens(sample.captions[field][caption])
+            load["teacher_synthetic_text"] = lambda: sample.caption_embs[field][caption].float()
+        return {key: load[key]() for key in self.needs}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalize images as the student was defined, ``[b, 3, size, size]``."""
+        """Normalize images for the student, ``[b, 3, size, size]``."""
         return self._preprocess.normalized(images)
 
     @property
     def _wants_synthetic(self) -> bool:
         return any("synthetic" in key for key in self.needs)
 
-    def _expect_usable(self) -> int:
-        """Check the first sample, so that a wrong expression or a missing folder fails before any work."""
-        shard, number = self._places[0]
-        sample = self._read(shard, number)
+    def _check_first_sample(self) -> int:
+        """Check captions and image of the first sample before training starts, and return the embedding width."""
+        shard, row = self._index[0]
+        sample = self._read(shard, row)
         if self._wants_synthetic:
             self._fields(shard, sample)
         if "image" in self.needs:
-            self._picture(shard, number, sample)
+            self._image_bytes(shard, row, sample)
         return sample.image_emb.shape[1]
 
-    def _read(self, shard: int, number: int) -> ReinforcedSample:
-        if (shard, number) in self._remembered:
-            return self._remembered[shard, number]
+    def _read(self, shard: int, row: int) -> ReinforcedSample:
+        if (shard, row) in self._sample_cache:
+            return self._sample_cache[shard, row]
         tar = self._shards[shard]
-        sample = decode(tar.members(number, *MEMBERS), tar.key(number), str(tar.path))
-        if self._small:
-            self._remembered[shard, number] = sample
+        sample = decode(tar.members(row, *MEMBERS), tar.key(row), str(tar.path))
+        if self._caches_samples:
+            self._sample_cache[shard, row] = sample
         return sample
 
     def _name(self, shard: int, sample: ReinforcedSample) -> str:
@@ -186,59 +187,59 @@ class ReinforcedSource:
     def _fields(self, shard: int, sample: ReinforcedSample) -> list[str]:
         fields = [field for field, texts in sample.captions.items() if texts and self._captions.match(field)]
         if not fields:
-            has = ", ".join(f"'{field}' ({len(texts)})" for field, texts in sample.captions.items()) or "none"
+            counts = ", ".join(f"'{field}' ({len(texts)})" for field, texts in sample.captions.items()) or "none"
             raise UserError(
-                f"{self._name(shard, sample)}: no synthetic caption matches '{self._captions.pattern}'; it has {has}. "
-                "Check the captioners that the student is to learn from"
+                f"{self._name(shard, sample)}: no synthetic caption matches '{self._captions.pattern}'; it has {counts}. "
+                "Check the captioners in the loss of the student"
             )
         return fields
 
-    def _image(self, shard: int, number: int, sample: ReinforcedSample, view: int) -> torch.Tensor:
-        place = (shard, number, view)
-        drawn = self._drawn.get(place)
-        if drawn is None:
-            drawn = self._draw(shard, number, sample, sample.views[view])
-            if len(self._places) * len(sample.views) * self._preprocess.size**2 <= REMEMBERED_PIXELS:
-                self._drawn[place] = drawn
-        return drawn
+    def _view(self, shard: int, row: int, sample: ReinforcedSample, view: int) -> torch.Tensor:
+        cached = self._view_cache.get((shard, row, view))
+        if cached is not None:
+            return cached
+        rendered = self._render(shard, row, sample, sample.views[view])
+        if len(self._index) * len(sample.views) * self._preprocess.size**2 <= CACHED_PIXELS:
+            self._view_cache[shard, row, view] = rendered
+        return rendered
 
-    def _draw(self, shard: int, number: int, sample: ReinforcedSample, view: View) -> torch.Tensor:
+    def _render(self, shard: int, row: int, sample: ReinforcedSample, view: View) -> torch.Tensor:
         name = self._name(shard, sample)
-        image = _decoded(self._picture(shard, number, sample), name)
+        image = _decode_valid(self._image_bytes(shard, row, sample), name)
         try:
-            return draw(image, view, self._preprocess.size, self._preprocess.interpolation)
+            return render_view(image, view, self._preprocess.size, self._preprocess.interpolation)
         except ShardError as error:
             raise ShardError(f"{name}: {error}") from error
 
-    def _picture(self, shard: int, number: int, sample: ReinforcedSample) -> bytes:
+    def _image_bytes(self, shard: int, row: int, sample: ReinforcedSample) -> bytes:
         if sample.image is not None:
             return sample.image
         name = self._name(shard, sample)
-        if self._elsewhere is None:
-            raise UserError(f"{name}: has no image; the dataset was made without, so give the source shards as well")
-        source = self._elsewhere[shard]
-        members = source.members(number, *IMAGE_EXTENSIONS)
+        if self._image_shards is None:
+            raise UserError(f"{name}: has no image; the dataset was built without images, so pass the source shards")
+        source = self._image_shards[shard]
+        members = source.members(row, *IMAGE_EXTENSIONS)
         image = next((members[extension] for extension in IMAGE_EXTENSIONS if extension in members), b"")
         expected = sample.rest.get("image_sha256")
         if expected is not None and hashlib.sha256(image).hexdigest() != expected:
             raise ShardError(
-                f"{name}: {source.path} has another image than the one that was reinforced; reinforce the shard again"
+                f"{name}: the image in {source.path} differs from the reinforced image; reinforce the shard again"
             )
         return image
 
 
 class RawSource:
-    """Plain image-text pairs: the samples in the side files of raw shards.
+    """Image-text pairs of raw shards.
 
-    Each epoch draws a new view of every image, number ``epoch`` of its views under ``seed``; without ``augmentation``
-    the whole image is seen, as in evaluation.
+    Each epoch renders view number ``epoch`` of every image. Without ``augmentation`` images are resized and cropped as
+    in evaluation.
 
-    ``shards`` are tars with the tables of their kept samples, schema :data:`mobileclip2.data.validate.KEPT`. Each table is
-    looked at once.
+    ``shards`` are tars with the tables of their valid samples, schema :data:`mobileclip2.data.validate.KEPT`. Each table
+    is read once.
 
     Raises:
-        ShardError: a shard cannot be read or lacks a sample that was kept, or, in :meth:`sample`, an image cannot be
-            decoded any more.
+        ShardError: a shard cannot be read or lacks a sample of its table. :meth:`sample` also raises it for an image
+            that cannot be decoded.
     """
 
     def __init__(
@@ -251,41 +252,41 @@ class RawSource:
         augmentation: Augmentation | None = None,
     ) -> None:
         self._preprocess, self._seed, self._augmentation = preprocess, seed, augmentation
-        self._tokens = _Tokens(tokenize)
+        self._tokens = _TokenCache(tokenize)
         self._file = RowFile()
         self._shards = [_RawShard(path, table, self._file) for path, table in shards]
-        self._places = _Places([len(shard) for shard in self._shards])
+        self._index = _ShardIndex([len(shard) for shard in self._shards])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the indices of an epoch's samples in the order to be seen, mixed across shards."""
-        return self._places.mixed(self._seed, epoch)
+        """Yield the sample indices of an epoch in chunks, shuffled across shards."""
+        return self._index.shuffled(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with its image and text."""
-        shard, number = self._places[index]
-        key, caption, data = self._shards[shard].sample(number)
-        image = _decoded(data, f"{self._shards[shard].path}: sample '{key}'")
+        shard, row = self._index[index]
+        key, caption, data = self._shards[shard].sample(row)
+        image = _decode_valid(data, f"{self._shards[shard].path}: sample '{key}'")
         return {"image": self._view(image, key, epoch), "text": self._tokens(caption)}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalize images as the model was defined, ``[b, 3, size, size]``."""
+        """Normalize images for the model, ``[b, 3, size, size]``."""
         return self._preprocess.normalized(images)
 
     def _view(self, image: Image.Image, key: str, epoch: int) -> torch.Tensor:
         if self._augmentation is None:
             return self._preprocess.pixels(self._preprocess.center(image))
         view = sample_view(self._augmentation, self._seed, key, epoch, *image.size)
-        return draw(image, view, self._preprocess.size, self._preprocess.interpolation)
+        return render_view(image, view, self._preprocess.size, self._preprocess.interpolation)
 
 
 class FeatureSource:
-    """Pairs in memory, for training on top of frozen towers: whatever the model takes as ``image`` and ``text``.
+    """Pairs of model inputs in memory, such as the features of frozen towers.
 
-    A tensor ``[n, ...]`` has one row a sample. A list of n tensors ``[choices, ...]`` has several, of which each epoch
-    draws one.
+    A tensor ``[n, ...]`` has one row per sample. A list of n tensors ``[choices, ...]`` has several rows per sample, and
+    each epoch chooses one of them.
     """
 
     def __init__(
@@ -295,32 +296,32 @@ class FeatureSource:
             raise ValueError(f"{len(images)} images for {len(texts)} texts")
         self._columns = {"image": images, "text": texts}
         self._seed = seed
-        self._places = _Places([len(images)])
+        self._index = _ShardIndex([len(images)])
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._index)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the indices of an epoch's samples in the order to be seen."""
-        return self._places.mixed(self._seed, epoch)
+        """Yield the sample indices of an epoch in chunks."""
+        return self._index.shuffled(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with all its columns."""
-        return {key: self._drawn(key, epoch, index) for key in self._columns}
+        return {key: self._row(key, epoch, index) for key in self._columns}
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Return the features unchanged."""
         return images
 
-    def _drawn(self, key: str, epoch: int, index: int) -> torch.Tensor:
+    def _row(self, key: str, epoch: int, index: int) -> torch.Tensor:
         column = self._columns[key]
         if isinstance(column, torch.Tensor):
             return column[index]
         return column[index][_choose(self._seed, epoch, str(index), key, len(column[index]))]
 
 
-class _Places:
-    """Samples numbered through all shards."""
+class _ShardIndex:
+    """Maps sample indices to shards and rows."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._starts = np.cumsum([0, *sizes])
@@ -329,12 +330,12 @@ class _Places:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        """Shard, and number in the shard."""
+        """Return the shard of a sample and its row in the shard."""
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return shard, index - int(self._starts[shard])
 
-    def mixed(self, seed: int, epoch: int) -> Iterator[np.ndarray]:
-        """All indices: shards in random order, and the samples of each few shards mixed."""
+    def shuffled(self, seed: int, epoch: int) -> Iterator[np.ndarray]:
+        """Yield all indices in chunks: shards in random order, shuffled together in groups of ``MIXED_SHARDS``."""
         random = np.random.default_rng((seed, epoch))
         shards = random.permutation(len(self._starts) - 1)
         for start in range(0, len(shards), MIXED_SHARDS):
@@ -343,7 +344,7 @@ class _Places:
 
 
 class _RawShard:
-    """The kept samples of a tar, by their row in the table of them."""
+    """The valid samples of a tar, by their row in its table."""
 
     _KIND = np.dtype([("caption", np.int64, 2), ("image", "S8")])
 
@@ -361,42 +362,42 @@ class _RawShard:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def sample(self, number: int) -> tuple[str, str, bytes]:
-        """Key, caption and image file."""
-        row = self._rows[number]
-        extension = row["image"].decode()
-        image = self._tar.members(number, extension).get(extension, b"")
-        return self._tar.key(number), self._file.read(*row["caption"].tolist()).decode(), image
+    def sample(self, row: int) -> tuple[str, str, bytes]:
+        """Return the key, the caption and the image file."""
+        fields = self._rows[row]
+        extension = fields["image"].decode()
+        image = self._tar.members(row, extension).get(extension, b"")
+        return self._tar.key(row), self._file.read(*fields["caption"].tolist()).decode(), image
 
 
-class _Tokens:
-    """Tokens ``[L]`` of a text, those of recent texts remembered in each process."""
+class _TokenCache:
+    """Tokens ``[L]`` of a text. Each process caches the tokens of recent texts."""
 
     def __init__(self, tokenize: Tokenize) -> None:
         self._tokenize = tokenize
-        self._remembered = lru_cache(REMEMBERED_TEXTS)(lambda text: tokenize([text])[0])
+        self._cached = lru_cache(CACHED_TEXTS)(lambda text: tokenize([text])[0])
 
     def __call__(self, text: str) -> torch.Tensor:
-        return self._remembered(text)
+        return self._cached(text)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Tokens, (self._tokenize,)
+        return _TokenCache, (self._tokenize,)
 
 
-def _decoded(data: bytes, name: str) -> Image.Image:
+def _decode_valid(data: bytes, name: str) -> Image.Image:
     try:
-        return pictures.decode(data)
-    except BadSample as bad:
-        raise ShardError(f"{name}: {bad}; the shard has changed since it was validated, fetch it again") from bad
+        return decode_image(data)
+    except BadSample as error:
+        raise ShardError(f"{name}: {error}; the shard changed after validation, download it again") from error
 
 
-def _choose(seed: int, epoch: int, key: str, what: str, count: int) -> int:
-    """One of ``count``, by hash."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}/{what}/{key}".encode(), digest_size=8).digest()
+def _choose(seed: int, epoch: int, key: str, purpose: str, count: int) -> int:
+    """Choose a number below ``count`` by hash."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}/{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % count
 
 
-def _expression(captions: str) -> re.Pattern[str]:
+def _compile(captions: str) -> re.Pattern[str]:
     try:
         return re.compile(captions)
     except re.error as error:

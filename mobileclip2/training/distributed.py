@@ -1,8 +1,7 @@
-"""Train one model in several processes: torchrun's environment, and gathering features with gradients.
+"""Data-parallel training: join torchrun's process group and gather features with gradients.
 
-Each process computes the loss of its own rows against the gathered columns of all.
-``DistributedDataParallel`` averages the gradients over processes, which makes them those of the mean loss:
-the joined batch in one process.
+Each process computes the loss of its own rows against the gathered columns of all processes.
+``DistributedDataParallel`` averages the gradients, so they equal those of the global batch in one process.
 """
 
 from __future__ import annotations
@@ -18,50 +17,49 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-PATIENCE = timedelta(hours=2)
-"""how long the others wait while the first process evaluates"""
+TIMEOUT = timedelta(hours=2)
+"""Longest time that processes wait while the main process evaluates."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together."""
+    """Rank, world size and device of this process."""
 
     rank: int
     size: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
+    def is_main(self) -> bool:
+        """Whether this process has rank 0. Only this process writes files."""
         return self.rank == 0
 
     def gather(self, x: Tensor) -> Tensor:
-        """``[b, ...]`` of every process, by rank: ``[size * b, ...]``. Gradients flow back to each."""
+        """Concatenate ``[b, ...]`` of all processes, by rank, to ``[size * b, ...]``. Gradients flow to all processes."""
         if self.size == 1:
             return x
         gathered: Tensor = _Gather.apply(x)
         return gathered
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean over processes, without gradient."""
+        """Average over processes, without gradient."""
         if self.size == 1:
             return x
         x = x.detach().clone()
         dist.all_reduce(x)
         return x / self.size
 
-    def wait(self) -> None:
-        """Until every process is here."""
+    def barrier(self) -> None:
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextmanager
 def join(device: str | torch.device) -> Iterator[World]:
-    """Join the world that torchrun describes in the environment, or a world of one.
+    """Join the process group of torchrun's environment, or return a world of one process.
 
-    On GPUs each process takes the one of its local rank. A process group that exists already is used and left
-    as it is.
+    Each process uses the GPU of its local rank. An existing process group is reused and not destroyed.
     """
     device = torch.device(device)
     if dist.is_initialized():
@@ -73,7 +71,7 @@ def join(device: str | torch.device) -> Iterator[World]:
         if gpu:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=PATIENCE, device_id=device if gpu else None)
+        dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT, device_id=device if gpu else None)
         try:
             yield World(dist.get_rank(), dist.get_world_size(), device)
         finally:
@@ -81,13 +79,13 @@ def join(device: str | torch.device) -> Iterator[World]:
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenates over processes; backward, adds up what every process's loss says about our rows."""
+    """Concatenate over processes. The backward pass sums the gradients of all processes for the local rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        gathered = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, x.contiguous())
+        return torch.cat(gathered)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

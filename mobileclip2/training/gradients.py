@@ -1,4 +1,4 @@
-"""The gradient of a batch, whole or a micro-batch at a time, in one process or several."""
+"""Gradients of a global batch, with micro-batches and data-parallel processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from mobileclip2.training.objectives import Batch, Objective
 
 
 class Forward(nn.Module):
-    """A model under an objective, as one module that ``DistributedDataParallel`` can wrap.
+    """Model and objective in one module that ``DistributedDataParallel`` can wrap.
 
-    Everything that the loss needs of the model leaves through ``forward``: the features of the samples and
-    the logit scale. ``prepare`` makes of a batch's images what the model takes.
+    ``prepare`` converts the images of a batch to the input of the model.
     """
 
     def __init__(
@@ -33,9 +32,9 @@ class Forward(nn.Module):
         self.model, self.objective, self.bf16, self.prepare = model, objective, bf16, prepare
 
     def forward(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-        """Return what the loss needs of a batch: features ``[b, ...]`` by name, and the logit scale."""
+        """Return the features of a batch, ``[b, ...]`` by name, and the logit scale."""
         batch = {**batch, "image": self.prepare(batch["image"])}
-        # one autocast a call: it keeps the weights it casts, and those cast without gradient must not return
+        # autocast caches cast weights, and weights cast under no_grad must not be reused
         with torch.autocast(batch["image"].device.type, torch.bfloat16, enabled=self.bf16):
             features = self.objective.features(self.model, batch)
         logit_scale = self.model.logit_scale
@@ -44,7 +43,7 @@ class Forward(nn.Module):
 
 
 def distribute(forward: Forward, world: World) -> nn.Module:
-    """``forward`` with its gradients averaged over processes."""
+    """Wrap ``forward`` in ``DistributedDataParallel`` if there are several processes."""
     if world.size == 1:
         return forward
     devices = [world.device] if world.device.type == "cuda" else None
@@ -60,60 +59,59 @@ def backward(
     accumulate: int,
     seed: Callable[[int], int],
 ) -> dict[str, Tensor]:
-    """Add the gradient of the joined batch's mean loss to ``.grad``, and return this process's loss and its parts.
+    """Add the gradient of the global batch's mean loss to ``.grad``, and return the losses of this process by name.
 
-    ``forward`` is a :class:`Forward`, distributed or not, and ``batch`` this process's share of a global
-    batch. ``seed`` gives the seed of the random numbers (dropout, stochastic depth) of a micro-batch.
+    ``forward`` is a :class:`Forward`, wrapped by :func:`distribute`. ``batch`` is this process's part of the global
+    batch. ``seed`` maps a micro-batch to its random seed (dropout, stochastic depth).
 
-    With ``accumulate`` > 1 the features of all micro-batches are computed first, without their graphs; the
-    loss of the whole batch gives the gradient of each feature; and each micro-batch goes through the model
-    once more to carry its features' gradients to the parameters (Gao et al. 2021, arXiv 2101.06983). The
-    result is the gradient of the whole batch, but for batch norm, which normalizes by micro-batch. Memory is
-    that of one micro-batch.
+    ``accumulate`` > 1 caches gradients of features (Gao et al. 2021, arXiv 2101.06983). A pass without graph computes
+    the features of all micro-batches, the loss of the full batch gives the gradients of the features, and a second pass
+    per micro-batch propagates them to the parameters. The result is the gradient of the full batch, except that batch
+    norm normalizes each micro-batch. Activations of one micro-batch are in memory.
     """
     rest = _to({name: tensor for name, tensor in batch.items() if name != "image"}, world.device)
-    micros = [
+    micro_batches = [
         dict(zip(batch, tensors, strict=True))
         for tensors in zip(*(tensor.chunk(accumulate) for tensor in batch.values()), strict=True)
     ]
 
-    def run(module: nn.Module, number: int) -> tuple[dict[str, Tensor], Tensor]:
+    def run_micro_batch(module: nn.Module, number: int) -> tuple[dict[str, Tensor], Tensor]:
         torch.manual_seed(seed(number))
-        result: tuple[dict[str, Tensor], Tensor] = module(_to(micros[number], world.device))
+        result: tuple[dict[str, Tensor], Tensor] = module(_to(micro_batches[number], world.device))
         return result
 
     if accumulate == 1:
-        features, scale = run(forward, 0)
-        parts = objective.loss(features, rest, scale, world.gather)
-        parts["loss"].backward()
-        return {name: part.detach() for name, part in parts.items()}
+        features, scale = run_micro_batch(forward, 0)
+        losses = objective.loss(features, rest, scale, world.gather)
+        losses["loss"].backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
-    bare = forward.module if isinstance(forward, DistributedDataParallel) else forward
-    with torch.no_grad(), _buffers_kept(bare):
-        ahead = [run(bare, number) for number in range(accumulate)]
-    features = {name: _leaf(torch.cat([each[name] for each, _ in ahead])) for name in ahead[0][0]}
-    scale = _leaf(ahead[0][1])
-    parts = objective.loss(features, rest, scale, world.gather)
-    parts["loss"].backward()
+    module = forward.module if isinstance(forward, DistributedDataParallel) else forward
+    with torch.no_grad(), _preserve_buffers(module):
+        outputs = [run_micro_batch(module, number) for number in range(accumulate)]
+    features = {name: _leaf(torch.cat([output[name] for output, _ in outputs])) for name in outputs[0][0]}
+    scale = _leaf(outputs[0][1])
+    losses = objective.loss(features, rest, scale, world.gather)
+    losses["loss"].backward()
     for number in range(accumulate):
         last = number == accumulate - 1
         with contextlib.nullcontext() if last else _unsynchronized(forward):
-            again, scale_again = run(forward, number)
+            recomputed, recomputed_scale = run_micro_batch(forward, number)
             pairs = [
-                (again[name], tensor.grad.chunk(accumulate)[number])
+                (recomputed[name], tensor.grad.chunk(accumulate)[number])
                 for name, tensor in features.items()
-                if tensor.grad is not None and again[name].requires_grad
+                if tensor.grad is not None and recomputed[name].requires_grad
             ]
-            if last and scale_again.requires_grad and scale.grad is not None:
-                pairs.append((scale_again, scale.grad))
-            outputs, gradients = zip(*pairs, strict=True)
-            torch.autograd.backward(outputs, gradients)
-    return {name: part.detach() for name, part in parts.items()}
+            if last and recomputed_scale.requires_grad and scale.grad is not None:
+                pairs.append((recomputed_scale, scale.grad))
+            tensors, gradients = zip(*pairs, strict=True)
+            torch.autograd.backward(tensors, gradients)
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
-def random_seed(*place: int) -> int:
-    """Return a seed for a place in training: run, step, process, micro-batch."""
-    digest = hashlib.sha256(" ".join(map(str, place)).encode()).digest()
+def random_seed(*path: int) -> int:
+    """Hash run seed, step, rank and micro-batch to a seed."""
+    digest = hashlib.sha256(" ".join(map(str, path)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
@@ -126,8 +124,8 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 @contextlib.contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Undoes what a forward pass does to buffers: batch norm must count a sample once, not once a pass."""
+def _preserve_buffers(module: nn.Module) -> Iterator[None]:
+    """Restore all buffers on exit, so that batch norm statistics count each sample once."""
     before = [buffer.clone() for buffer in module.buffers()]
     yield
     for buffer, value in zip(module.buffers(), before, strict=True):

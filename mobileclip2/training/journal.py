@@ -1,4 +1,4 @@
-"""Numbers of a run as JSON lines, one object a step."""
+"""Metrics of a run as JSON lines, one object per step."""
 
 from __future__ import annotations
 
@@ -18,35 +18,39 @@ class Journal:
         self.path = path
 
     def append(self, records: Iterable[Mapping[str, float]]) -> None:
-        """Append a line. Raise ``StoreError`` if the disk is full."""
+        """Append records.
+
+        Raises:
+            StoreError: the disk is full or cannot be written.
+        """
         lines = "".join(json.dumps(record) + "\n" for record in records)
         try:
             with self.path.open("a") as file:
                 file.write(lines)
         except OSError as error:
             raise StoreError(
-                f"{self.path}: cannot be written ({error.strerror}); mend that and run again, "
-                "training goes on from its last checkpoint"
+                f"{self.path}: cannot be written ({error.strerror}); fix that and run again. "
+                "Training resumes from its last checkpoint"
             ) from error
 
-    def settle(self) -> None:
-        """Wait until every line is on the disk."""
+    def sync(self) -> None:
+        """Flush all lines to the disk."""
         if self.path.exists():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def cut(self, step: int) -> None:
-        """Drop everything after ``step``, and a line that a kill left half-written."""
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+    def truncate(self, step: int) -> None:
+        """Drop records after ``step`` and an incomplete last line."""
+        lines = [line for line in self._lines() if json.loads(line)["step"] <= step]
         with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_text("".join(lines))
 
     def last(self) -> dict[str, float]:
-        """Return the latest value of every number."""
-        numbers: dict[str, float] = {}
+        """Return the latest value of every metric."""
+        latest: dict[str, float] = {}
         for line in self._lines():
-            numbers.update(json.loads(line))
-        return numbers
+            latest.update(json.loads(line))
+        return latest
 
     def _lines(self) -> list[str]:
         text = self.path.read_text() if self.path.exists() else ""

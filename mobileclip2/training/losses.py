@@ -1,11 +1,10 @@
 """Losses on features, as pure functions.
 
-Every loss is a mean over rows: the samples of this process. A row is compared with columns: the samples of
-all processes. With one process the two are the same and a plain tensor stands for both. The mean over
-processes of such a loss is that of the joined batch, and so is the gradient, because gathered columns carry
-theirs back (``distributed``).
+Each loss is a mean over rows, the samples of this process. Rows are compared with columns, the samples of all processes.
+A plain tensor stands for both if there is one process. The mean of a loss over processes is the loss of the global batch.
+Gradients flow through gathered columns, so the mean of the gradients is the gradient of the global batch too.
 
-Logits are computed in fp32 (fp64 for fp64 features) under any autocast.
+Logits are fp32, or fp64 for fp64 features, under any autocast.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from mobileclip2.errors import ProfileError, ShardError
 
 
 class Side(NamedTuple):
-    """One side of a batch of pairs: L2-normalized features of images, or of texts."""
+    """L2-normalized features of the images or of the texts of a batch."""
 
     rows: Tensor
-    """``[b, D]``, the samples of this process"""
+    """``[b, D]``, the samples of this process."""
     columns: Tensor
-    """``[n, D]``, the samples of all processes"""
+    """``[n, D]``, the samples of all processes."""
 
 
 Features = Tensor | Side
 
 
 def clip_loss(image: Features, text: Features, logit_scale: Tensor | float) -> Tensor:
-    """Symmetric cross-entropy of matching pairs (Radford et al. 2021). ``logit_scale`` is 1 / temperature."""
+    """Compute the symmetric cross-entropy of pairs (Radford et al. 2021). ``logit_scale`` is 1 / temperature."""
     image, text = _side(image), _side(text)
     matching = logit_scale * (exact(image.rows) * exact(text.rows)).sum(1)
     to_text = _logits(image.rows, text.columns, logit_scale).logsumexp(1)
@@ -51,15 +50,16 @@ def distill_loss(
     teacher_dims: Sequence[int],
     teacher_scales: Sequence[float | None],
 ) -> Tensor:
-    """``1 / (2bK) sum_k KL(S_k(image, text) || S(image, text)) + KL(S_k(text, image) || S(text, image))``.
+    """Compute the distillation loss of an ensemble of teachers (Vasu et al. 2024, section 4).
 
-    ``S`` is the row softmax of scaled similarities (Vasu et al. 2024, section 4). The features of the K
-    teachers lie side by side in ``[b, sum(teacher_dims)]``, each teacher's L2-normalized; each has its own
-    fixed scale, the student's is learned. K counts those that have one: None leaves a teacher out.
+    It is ``1 / (2bK) sum_k KL(S_k(image, text) || S(image, text)) + KL(S_k(text, image) || S(text, image))``, where ``S``
+    is the row softmax of scaled similarities. The features of the teachers are concatenated to
+    ``[b, sum(teacher_dims)]``, and the features of each teacher are L2-normalized. A teacher with the scale None is left
+    out and K counts the others.
 
     Raises:
-        ProfileError: not one positive logit scale for each teacher.
-        ShardError: the dimensions do not add up to the width of the stored embeddings.
+        ProfileError: the number of logit scales is wrong, or a scale is not positive.
+        ShardError: the sum of the dimensions differs from the width of the stored embeddings.
     """
     image, text = _side(image), _side(text)
     teacher_image, teacher_text = _side(teacher_image), _side(teacher_text)
@@ -68,12 +68,12 @@ def distill_loss(
     to_text = _logits(image.rows, text.columns, logit_scale).log_softmax(1)
     to_image = _logits(text.rows, image.columns, logit_scale).log_softmax(1)
     divergences = []
-    for part, scale in zip(_slices(teacher_dims), teacher_scales, strict=True):
+    for slice_, scale in zip(_slices(teacher_dims), teacher_scales, strict=True):
         if scale is None:
             continue
-        targets = _logits(teacher_image.rows[:, part], teacher_text.columns[:, part], scale).log_softmax(1)
+        targets = _logits(teacher_image.rows[:, slice_], teacher_text.columns[:, slice_], scale).log_softmax(1)
         divergences.append(_mean_kl(targets, to_text))
-        targets = _logits(teacher_text.rows[:, part], teacher_image.columns[:, part], scale).log_softmax(1)
+        targets = _logits(teacher_text.rows[:, slice_], teacher_image.columns[:, slice_], scale).log_softmax(1)
         divergences.append(_mean_kl(targets, to_image))
     return torch.stack(divergences).mean()
 
@@ -88,40 +88,40 @@ def reinforced_loss(
     teacher_scales: Sequence[float | None],
     distill: float = 1.0,
 ) -> dict[str, Tensor]:
-    """``sum over caption batches of (1 - distill) * CLIP + distill * distillation``, and its parts.
+    """Return ``loss``, the sum over caption batches of ``(1 - distill) * CLIP + distill * distillation``, and its terms.
 
-    ``texts`` holds one or both of the batches ``real`` and ``synthetic``, ``teacher_texts`` the teachers'
-    features of the same. Parts are unweighted and named ``clip/<batch>`` and ``distill/<batch>``; one of
-    weight 0 is not computed. The sum is ``loss``.
+    ``texts`` contains ``real`` or ``synthetic`` captions, or both. ``teacher_texts`` contains the features of the
+    teachers for the same captions. The terms ``clip/<batch>`` and ``distill/<batch>`` are not weighted. Terms of weight 0
+    are not computed.
     """
-    parts: dict[str, Tensor] = {}
+    terms: dict[str, Tensor] = {}
     for name, text in texts.items():
         if distill < 1:
-            parts[f"clip/{name}"] = clip_loss(image, text, logit_scale)
+            terms[f"clip/{name}"] = clip_loss(image, text, logit_scale)
         if distill > 0:
-            parts[f"distill/{name}"] = distill_loss(
+            terms[f"distill/{name}"] = distill_loss(
                 image, text, logit_scale, teacher_image, teacher_texts[name], teacher_dims, teacher_scales
             )
     weights = {"clip": 1 - distill, "distill": distill}
-    weighted = [weights[name.partition("/")[0]] * part for name, part in parts.items()]
-    return {"loss": torch.stack(weighted).sum(), **parts}
+    weighted = [weights[name.partition("/")[0]] * term for name, term in terms.items()]
+    return {"loss": torch.stack(weighted).sum(), **terms}
 
 
 def caption_nll(logits: Tensor, tokens: Tensor, pad_id: int) -> Tensor:
-    """Negative log-likelihood of each caption, summed over its tokens: ``[b, L, V]``, ``[b, L]`` -> ``[b]``.
+    """Return the negative log-likelihood of each caption, summed over its tokens, as ``[b]``.
 
-    ``logits[:, i]`` predicts ``tokens[:, i]``; padding counts nothing.
+    ``logits [b, L, V]`` at position i predict ``tokens [b, L]`` at position i. Padding is ignored.
     """
-    each = F.cross_entropy(exact(logits).flatten(0, 1), tokens.flatten(), ignore_index=pad_id, reduction="none")
-    return each.view(tokens.shape).sum(1)
+    nll = F.cross_entropy(exact(logits).flatten(0, 1), tokens.flatten(), ignore_index=pad_id, reduction="none")
+    return nll.view(tokens.shape).sum(1)
 
 
 def check_scales(teacher_dims: Sequence[int], teacher_scales: Sequence[float | None]) -> None:
-    """Raise ``ProfileError`` unless every teacher has a positive logit scale, or None to be left out."""
+    """Raise ``ProfileError`` unless each teacher has a positive logit scale or None."""
     if len(teacher_scales) != len(teacher_dims) or not teacher_dims:
         raise ProfileError(
-            f"logit_scale: {len(teacher_scales)} scales for {len(teacher_dims)} teachers; give one for each, "
-            "in the order of the dataset's teachers"
+            f"logit_scale: {len(teacher_scales)} scales for {len(teacher_dims)} teachers; set one for each teacher, "
+            "in the order of the dataset"
         )
     for number, scale in enumerate(teacher_scales):
         if scale is not None and not 0 < scale < float("inf"):
@@ -134,7 +134,7 @@ def _check_dims(teacher_dims: Sequence[int], *sides: Side) -> None:
             raise ShardError(
                 f"teacher embeddings have {side.rows.shape[1]} columns, but the teachers' dimensions "
                 f"{list(teacher_dims)} add up to {sum(teacher_dims)}; "
-                "make the reinforced dataset anew with these teachers"
+                "rebuild the reinforced dataset with these teachers"
             )
 
 
@@ -143,12 +143,12 @@ def _side(features: Features) -> Side:
 
 
 def exact(x: Tensor) -> Tensor:
-    """``x`` in at least fp32."""
+    """Convert ``x`` to fp32 unless it is fp64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _logits(rows: Tensor, columns: Tensor, scale: Tensor | float) -> Tensor:
-    # autocast would multiply in bf16, whose steps at a logit of 100 are a half
+    # bf16 has a resolution of 0.5 at a logit of 100
     with torch.autocast(rows.device.type, enabled=False):
         return scale * exact(rows) @ exact(columns).T
 
@@ -158,5 +158,5 @@ def _slices(dims: Sequence[int]) -> list[slice]:
 
 
 def _mean_kl(targets: Tensor, predictions: Tensor) -> Tensor:
-    """Mean over rows of KL(targets || predictions), both log-probabilities."""
+    """Average KL(targets || predictions) over rows. Both are log-probabilities."""
     return F.kl_div(predictions, targets, reduction="batchmean", log_target=True)

@@ -1,9 +1,8 @@
-"""What is minimized: how a model's features come from a batch, and what their loss is.
+"""Training objectives: features of a batch, and the loss of the features.
 
-The two halves are kept apart so that a batch can be larger than memory: features of one sample depend on that
-sample alone and can be computed a few at a time, while a contrastive loss needs those of the whole batch at
-once (``gradients``). Batch norm is the exception: its statistics are those of the samples that go through the
-model together, one micro-batch of one process.
+Features and loss are separate because ``gradients`` computes the features per micro-batch and a contrastive loss of the
+full batch. The features of a sample do not depend on other samples, except through batch norm, whose statistics are those
+of a micro-batch of a process.
 """
 
 from __future__ import annotations
@@ -24,26 +23,26 @@ Gather = Callable[[Tensor], Tensor]
 
 
 class Objective(Protocol):
-    """What training minimizes."""
+    """A training objective."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Return the keys that a batch must have."""
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Compute what the loss sees of each sample of ``batch``. Every tensor is ``[b, ...]``."""
+        """Compute the features of ``batch`` for the loss, ``[b, ...]`` each."""
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
-        """Return the scalar to minimize under ``loss``, and the parts it is made of.
+        """Return the scalar ``loss`` and its terms by name.
 
-        ``features`` and ``batch`` (without its image) are this process's rows; ``gather`` brings the rows of
-        all processes. The mean over processes of the loss is that of the joined batch. ``logit_scale`` is 1 /
-        temperature.
+        ``features`` and ``batch`` (without images) are the rows of this process. ``gather`` returns the rows of all
+        processes. The mean of the loss over processes is the loss of the global batch. ``logit_scale`` is
+        1 / temperature.
         """
 
 
 class Contrastive:
-    """CLIP on ``image`` and ``text``: anything that the model's ``encode_image`` and ``encode_text`` take."""
+    """The CLIP loss on ``image`` and ``text``, the inputs of ``encode_image`` and ``encode_text``."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -52,24 +51,23 @@ class Contrastive:
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Compute L2-normalized image and text features, ``[b, embed_dim]``."""
-        return {"image": _image(model, batch["image"]), "text": _text(model, batch["text"])}
+        return {"image": _image_features(model, batch["image"]), "text": _text_features(model, batch["text"])}
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
-        """Return the CLIP loss under ``loss``."""
+        """Return the CLIP loss as ``loss``."""
         image, text = (Side(features[name], gather(features[name])) for name in ("image", "text"))
         return {"loss": clip_loss(image, text, logit_scale)}
 
 
 @dataclass(frozen=True)
 class Reinforced:
-    """MobileCLIP2's training loss on a reinforced dataset, ``distill`` = lambda.
+    """MobileCLIP2's training loss on a reinforced dataset. ``distill`` is lambda in the paper.
 
-    ``teacher_dims`` and ``teacher_scales`` go by the order of the dataset's teachers; one whose scale is None is not
-    imitated. Several captioners are
-    no matter of the loss: they are more captions for the data to draw ``synthetic_text`` from.
+    ``teacher_dims`` and ``teacher_scales`` follow the order of the teachers in the dataset. A teacher with the scale None
+    is left out.
 
     Raises:
-        ProfileError: not one positive logit scale for each teacher.
+        ProfileError: the number of logit scales is wrong, or a scale is not positive.
     """
 
     teacher_dims: Sequence[int]
@@ -82,24 +80,24 @@ class Reinforced:
 
     @property
     def texts(self) -> dict[str, str]:
-        """Caption batches by name, with their key in a batch."""
+        """Map the names of caption batches to keys of a batch."""
         keys = {"real": "text", "synthetic": "synthetic_text"}
         return {name: key for name, key in keys.items() if self.captions in (name, "both")}
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the keys that a batch must have, those of the teachers among them."""
+        """Return the keys that a batch must have, including those of the teachers."""
         keys = ("image", *self.texts.values())
         return (*keys, *(f"teacher_{key}" for key in keys))
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Compute L2-normalized image and text features, ``[b, embed_dim]``. All texts pass the tower together."""
+        """Compute L2-normalized image and text features, ``[b, embed_dim]``, with one forward pass for all texts."""
         keys = list(self.texts.values())
-        texts = _text(model, torch.cat([batch[key] for key in keys])).chunk(len(keys))
-        return {"image": _image(model, batch["image"]), **dict(zip(keys, texts, strict=True))}
+        texts = _text_features(model, torch.cat([batch[key] for key in keys])).chunk(len(keys))
+        return {"image": _image_features(model, batch["image"]), **dict(zip(keys, texts, strict=True))}
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
-        """Return the loss of section 3 of the paper under ``loss``, and its parts."""
+        """Return the loss of the paper, section 3, as ``loss``, and its terms."""
 
         def side(source: dict[str, Tensor], key: str) -> Side:
             return Side(source[key], gather(source[key]))
@@ -118,9 +116,9 @@ class Reinforced:
 
 @dataclass(frozen=True)
 class CoCaObjective:
-    """The loss of CoCa (Yu et al. 2022): contrastive x 1 + captioning x 2, the defaults of ``open_clip``.
+    """The loss of CoCa (Yu et al. 2022), with the default weights of ``open_clip``.
 
-    The model is ``open_clip``'s CoCa; ``text`` is padded with its ``pad_id``.
+    The model is ``open_clip``'s CoCa. ``text`` is padded with its ``pad_id``.
     """
 
     contrastive_weight: float = 1.0
@@ -132,7 +130,7 @@ class CoCaObjective:
         return "image", "text"
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Compute features ``[b, embed_dim]``, and each caption's negative log-likelihood and tokens ``[b]``."""
+        """Compute features ``[b, embed_dim]``, and the negative log-likelihood and token count of each caption, ``[b]``."""
         output = model(batch["image"], batch["text"])
         pad_id: Any = model.pad_id
         return {
@@ -143,22 +141,22 @@ class CoCaObjective:
         }
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:
-        """Return the weighted sum under ``loss``, and both parts."""
+        """Return the weighted sum as ``loss``, and both terms."""
         image, text = (Side(features[name], gather(features[name])) for name in ("image", "text"))
         contrastive = clip_loss(image, text, logit_scale)
         tokens = gather(features["tokens"])
-        # a token weighs the same whichever process or micro-batch it falls into
+        # every token has the same weight in all processes and micro-batches
         processes = len(tokens) / len(features["tokens"])
         caption = features["nll"].sum() * processes / tokens.sum()
         total = self.contrastive_weight * contrastive + self.caption_weight * caption
         return {"loss": total, "clip": contrastive, "caption": caption}
 
 
-def _image(model: Any, images: Tensor) -> Tensor:
+def _image_features(model: Any, images: Tensor) -> Tensor:
     return _normalized(model.encode_image(images))
 
 
-def _text(model: Any, texts: Tensor) -> Tensor:
+def _text_features(model: Any, texts: Tensor) -> Tensor:
     return _normalized(encode_text(model, texts))
 
 

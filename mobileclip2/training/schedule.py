@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step."""
+"""The learning rate schedule."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from mobileclip2.config.training import TrainSettings
 
 
 def learning_rate(step: int, settings: TrainSettings) -> float:
-    """Return the rate of step ``step``, counted from 0.
+    """Return the learning rate of ``step``, counted from 0.
 
-    It rises linearly up to ``learning_rate`` at the last warm-up step, and then falls as a half cosine.
-
-    The cosine ends at ``final_learning_rate`` where the step after the last one would be.
+    It rises linearly to ``learning_rate`` at the last warm-up step. Then it follows a half cosine, which reaches
+    ``final_learning_rate`` one step after the last.
     """
     peak, floor, warmup = settings.learning_rate, settings.final_learning_rate, settings.warmup
     if step < warmup:
         return peak * (step + 1) / warmup
-    passed = (step - warmup) / max(1, settings.total_steps - warmup)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * passed))
+    progress = (step - warmup) / max(1, settings.total_steps - warmup)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""Strided 1x1 convolutions over images, whose gradients oneDNN computes out of bounds."""
+"""Work around oneDNN's out-of-bounds gradients of strided 1x1 convolutions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 
 class StridedPointwise(nn.Conv2d):
-    """A strided 1x1 convolution, computed as a dense one over every ``stride``-th pixel.
+    """A strided 1x1 convolution, computed as a dense convolution over every ``stride``-th pixel.
 
-    It has the parameters, the names and, up to rounding, the results of the :class:`torch.nn.Conv2d` that it replaces.
+    It has the same parameters and names as :class:`torch.nn.Conv2d`, and the same results up to rounding.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def replace_strided_pointwise(model: nn.Module) -> None:
     oneDNN computes the weight gradient of a strided 1x1 convolution over channels-last images. It writes past its buffer if
     the input has more than one channel and fewer than a vector holds: 8 with AVX2, 16 with AVX-512 (torch 2.13 to 2.15). The
     process then crashes, hangs or goes on with wrong numbers. The scale branch of every MobileOne stem is such a
-    convolution. Contiguous images avoid the fault too, but make a training step of FastViT 1.3 times slower with AVX2 and
+    convolution. Contiguous images also avoid the fault, but make a training step of FastViT 1.3 times slower with AVX2 and
     1.8 times slower with AVX-512.
     """
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""The one training loop of the project."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.training.batches import batches
-from mobileclip2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, sweep
+from mobileclip2.training.checkpoint import delete_partial_files, load_checkpoint, save_checkpoint, save_weights
 from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute, random_seed
 from mobileclip2.training.journal import Journal
@@ -34,21 +34,21 @@ RESUME = "resume.pt"
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
-Keep = Callable[..., None]
-"""is told the names of files in the folder of a run that must not be lost with the machine"""
+Upload = Callable[..., None]
+"""Callback: copy these files of the run's folder off the machine."""
 
 
 class Diverged(UserError):
-    """The loss or the gradient is not a number any more."""
+    """The loss or the gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run. The trained weights are also in the model that was handed in."""
+    """A finished run. The model itself contains the trained weights too."""
 
     steps: int
     numbers: dict[str, float]
-    """the latest value of every number in ``metrics``"""
+    """The latest value of every metric."""
     weights: Path
     metrics: Path
 
@@ -64,43 +64,43 @@ def train(
     fingerprint: str,
     evaluate: Evaluate | None = None,
     progress: Progress = silent,
-    keep: Keep = lambda *names: None,
+    upload: Upload = lambda *names: None,
 ) -> TrainResult:
-    """Trains ``model`` in place, or goes on where an earlier call with the same ``directory`` was stopped.
+    """Train ``model`` in place, or resume from the checkpoint in ``directory``.
 
-    Under torchrun every process calls this with the same arguments; the first one writes. ``directory`` holds the same
-    checkpoint on every machine, and on the first gets ``metrics.jsonl`` (one object a step, the same bytes however often the run
-    was stopped), ``timing.jsonl``, ``resume.pt`` and in the end ``model.safetensors``. Parameters that need
-    no gradient are left out, and modules that have only such parameters stay in evaluation mode.
+    Under torchrun all processes call this with the same arguments. ``directory`` must contain the same checkpoint on all
+    machines. The main process writes ``metrics.jsonl`` (one object per step, the same bytes with and without restarts),
+    ``timing.jsonl``, ``resume.pt`` and finally ``model.safetensors``. Frozen parameters are not trained, and modules with
+    only frozen parameters stay in evaluation mode.
 
-    ``evaluate`` gets the model in evaluation mode, in the first process, every ``evaluate_every`` steps and
-    at the end; its numbers join the metrics of that step. ``keep`` is called in the first process after every checkpoint.
+    The main process calls ``evaluate`` with the model in evaluation mode every ``evaluate_every`` steps and at the end,
+    and adds the returned numbers to the metrics of the step. It calls ``upload`` after every checkpoint.
 
     Raises:
-        Diverged: a loss or gradient is not finite, naming the step.
-        WeightsError: ``resume.pt`` is damaged or belongs to something else.
-        StoreError: processes would go on from different checkpoints.
-        UserError: the batch does not fit the data or the processes, or samples lack what the objective needs.
+        Diverged: a loss or gradient is not finite.
+        WeightsError: ``resume.pt`` is damaged or belongs to another run.
+        StoreError: processes have different checkpoints.
+        UserError: the batch does not fit the data or the processes, or samples lack keys that the objective needs.
     """
     with join(device) as world:
         return _Run(
-            model, objective, source, settings, Path(directory), world, fingerprint, evaluate, progress, keep
+            model, objective, source, settings, Path(directory), world, fingerprint, evaluate, progress, upload
         ).run()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters for AdamW. Biases, norms' gains and the logit scale are not decayed."""
+    """Return the trainable parameters for AdamW, with weight decay only for tensors of two or more dimensions."""
     decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (free if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+            (not_decayed if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 def train_mode(model: nn.Module) -> None:
-    """Training mode, except for frozen modules: their batch norm keeps its statistics."""
+    """Switch to training mode, except for frozen modules, so that the statistics of their batch norms stay unchanged."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -119,7 +119,7 @@ class _Run:
     fingerprint: str
     evaluate: Evaluate | None
     progress: Progress
-    keep: Keep
+    upload: Upload
 
     def run(self) -> TrainResult:
         settings, world = self.settings, self.world
@@ -128,7 +128,7 @@ class _Run:
         bf16 = settings.precision == "bf16"
         forward = distribute(Forward(self.model, self.objective, bf16=bf16, prepare=self.source.prepare), world)
         train_mode(self.model)
-        self._mark = time.monotonic()
+        self._last_report = time.monotonic()
         for step, batch in enumerate(batches(self.source, settings, world, start), start + 1):
             if step == start + 1:
                 self._check_keys(batch)
@@ -141,12 +141,15 @@ class _Run:
 
     def _prepare(self) -> None:
         if isinstance(bias := getattr(self.model, "logit_bias", None), nn.Parameter):
-            bias.requires_grad_(False)  # a softmax does not see it, and a parameter without gradient stalls DDP
+            # A softmax ignores the bias, and DDP waits for the gradient of every trainable parameter.
+            bias.requires_grad_(False)
         if self.settings.gradient_checkpointing:
-            switch = getattr(self.model, "set_grad_checkpointing", None)
-            if switch is None:
-                raise UserError(f"gradient_checkpointing: {type(self.model).__name__} cannot; set it to false")
-            switch(True)
+            set_grad_checkpointing = getattr(self.model, "set_grad_checkpointing", None)
+            if set_grad_checkpointing is None:
+                raise UserError(
+                    f"gradient_checkpointing: {type(self.model).__name__} does not support it; set it to false"
+                )
+            set_grad_checkpointing(True)
         if self.world.device.type == "cpu":
             replace_strided_pointwise(self.model)
         self.model.to(self.world.device)
@@ -163,18 +166,18 @@ class _Run:
     def _resume(self) -> int:
         path = self.directory / RESUME
         start = 0
-        self.world.wait()  # the first process of each machine may have fetched it
+        self.world.barrier()  # the first process of each machine may still download it
         if path.exists():
             start = load_checkpoint(path, fingerprint=self.fingerprint, model=self.model, optimizer=self.optimizer)
         if (mean := float(self.world.mean(torch.tensor(float(start), device=self.world.device)))) != start:
             raise StoreError(
-                f"{path}: goes on at step {start}, other machines of this training at {mean:g} on average; run again, "
-                "while nothing else writes checkpoints of it"
+                f"{path}: this machine resumes at step {start}, but all machines resume at {mean:g} on average; run again "
+                "while no other process writes checkpoints of this training"
             )
-        if self.world.first:
-            sweep(self.directory)
-            self.metrics.cut(start)
-            self.timing.cut(start)
+        if self.world.is_main:
+            delete_partial_files(self.directory)
+            self.metrics.truncate(start)
+            self.timing.truncate(start)
         return start
 
     def _check_keys(self, batch: dict[str, Tensor]) -> None:
@@ -191,7 +194,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        parts = backward(
+        losses = backward(
             forward,
             self.objective,
             {key: batch[key] for key in self.objective.needs},
@@ -205,23 +208,28 @@ class _Run:
         assert isinstance(scale, Tensor)
         with torch.no_grad():
             scale.clamp_(0, math.log(settings.max_logit_scale))
-        means = world.mean(torch.stack([part.reshape(()) for part in parts.values()]))
-        losses = dict(zip(parts, means, strict=True))
+        means = world.mean(torch.stack([loss.reshape(()) for loss in losses.values()]))
         self.pending.append(
-            {"step": step, **losses, "lr": rate, "logit_scale": scale.detach().exp(), "grad_norm": norm}
+            {
+                "step": step,
+                **dict(zip(losses, means, strict=True)),
+                "lr": rate,
+                "logit_scale": scale.detach().exp(),
+                "grad_norm": norm,
+            }
         )
 
     def _due(self, step: int, *intervals: int | None) -> bool:
         return step == self.settings.total_steps or any(every and step % every == 0 for every in intervals)
 
     def _report(self, step: int) -> None:
-        """Fetch the numbers since the last report from the device, and evaluate if it is time."""
+        """Copy the metrics since the last report from the device, and evaluate if it is due."""
         records = self._finite_records()
-        seconds = time.monotonic() - self._mark
+        seconds = time.monotonic() - self._last_report
         if self.evaluate and self._due(step, self.settings.evaluate_every):
             records[-1].update(self._evaluate(self.evaluate))
-        self._mark = time.monotonic()
-        if self.world.first:
+        self._last_report = time.monotonic()
+        if self.world.is_main:
             rate = len(records) * self.settings.batch / seconds
             timing = {"seconds": seconds, "samples_per_second": rate}
             self.metrics.append(records)
@@ -244,17 +252,17 @@ class _Run:
 
     def _evaluate(self, evaluate: Evaluate) -> dict[str, float]:
         numbers = {}
-        if self.world.first:
+        if self.world.is_main:
             self.model.eval()
             with torch.no_grad():
                 numbers = evaluate(self.model)
             train_mode(self.model)
-        self.world.wait()
+        self.world.barrier()
         return numbers
 
     def _save(self, step: int) -> None:
-        if self.world.first:
-            self.metrics.settle()
+        if self.world.is_main:
+            self.metrics.sync()
             save_checkpoint(
                 self.directory / RESUME,
                 fingerprint=self.fingerprint,
@@ -262,12 +270,12 @@ class _Run:
                 model=self.model,
                 optimizer=self.optimizer,
             )
-            self.keep(METRICS, TIMING, RESUME)
+            self.upload(METRICS, TIMING, RESUME)
 
     def _finish(self) -> TrainResult:
         self.model.eval()
         weights = self.directory / WEIGHTS
-        if self.world.first:
+        if self.world.is_main:
             save_weights(weights, self.model)
-        self.world.wait()
+        self.world.barrier()
         return TrainResult(self.settings.total_steps, self.metrics.last(), weights, self.metrics.path)

@@ -1,8 +1,9 @@
-"""Views as training draws them: those of :func:`mobileclip2.data.augmentation.render`, resized by torch's vectorized kernel.
+"""Render views for training with torch's vectorized resize.
 
-The kernel takes a third of the time. It keeps its weights in fewer bits than Pillow's and always goes along rows first, where
-Pillow begins with columns if there are more of them. Of the numbers of a view of a photograph some 3 in 100 differ by one of
-255 levels, 1 in 100,000 by more: a small part of what JPEG took away. RandAugment is Pillow's, on the resized crop.
+:func:`mobileclip2.data.augmentation.render` resizes with Pillow and takes three times as long. torch's kernel has weights
+of fewer bits, and it always resizes rows first, while Pillow begins with the longer side. For photographs 3 in 100 values
+differ by one of 255 levels and 1 in 100,000 by more, which is less than the loss of JPEG. Pillow applies RandAugment to
+the resized crop.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from mobileclip2.data.augmentation import View, check_crop, operate, render
 _KERNELS = ("bicubic", "bilinear")
 
 
-def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> torch.Tensor:
-    """Render a view of an RGB image, uint8 ``[size, size, 3]``.
+def render_view(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> torch.Tensor:
+    """Render a view of an RGB image as uint8 ``[size, size, 3]``.
 
     Raises:
-        ShardError: the crop does not fit the image, so this is not the image that the view was made for.
+        ShardError: the crop does not fit into the image.
     """
     if interpolation not in _KERNELS:
         return _tensor(render(image, view, size, interpolation))
@@ -36,11 +37,11 @@ def draw(image: Image.Image, view: View, size: int, interpolation: str = "bicubi
 
 
 def _pixels(image: Image.Image) -> torch.Tensor:
-    """uint8 ``[H, W, 4]``, Pillow's own memory with its unused fourth byte, or ``[H, W, 3]`` of an image that is too large."""
+    """Return Pillow's memory as uint8 ``[H, W, 4]`` with an unused fourth byte, or a copy ``[H, W, 3]`` of a large image."""
     try:
         pixels: torch.Tensor = from_dlpack(pa.array(image).values)
         return pixels.view(image.height, image.width, 4)
-    except ValueError:  # Pillow keeps it in several blocks
+    except ValueError:  # Pillow stores large images in several blocks
         return _tensor(image)
 
 

@@ -86,7 +86,7 @@ def test_a_file_as_published_is_a_baseline(profile, capsys):
     Path("published.jsonl").write_text(json.dumps(line) + "\n")
     assert evaluate(profile, "--baseline", "published.jsonl") == 3
     printed = capsys.readouterr().out
-    assert "its own noise is not in the intervals" in printed and "does not say what it was measured on" in printed
+    assert "the intervals do not include its noise" in printed and "The baseline has no protocol" in printed
 
 
 def test_another_protocol_is_an_error_and_no_verdict(profile, capsys):

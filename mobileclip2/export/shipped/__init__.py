@@ -1,1 +1,1 @@
-"""Modules that are copied into exports: each runs alone, with numpy and the standard library."""
+"""Modules that are copied into exports. They only need numpy and the standard library."""

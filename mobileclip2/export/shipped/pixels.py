@@ -1,4 +1,4 @@
-"""What an image tower is fed, with numpy alone: pixel for pixel what Pillow and torchvision give."""
+"""Preprocess images with numpy. The pixels equal those of Pillow and torchvision bit for bit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 FRACTION = 22
-"""bits after the point of a weight; Pillow's fixed-point form"""
+"""Fractional bits of Pillow's fixed-point weights."""
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 def preprocess(
     image: np.ndarray, *, size: int, mean: Sequence[float], std: Sequence[float], interpolation: str
 ) -> np.ndarray:
-    """Shorter side to ``size``, center crop, normalize.
+    """Resize the shorter side to ``size``, crop the center and normalize.
 
-    ``image`` is uint8 RGB ``[height, width, 3]``; the result float32 ``[3, size, size]``.
+    ``image`` is uint8 RGB ``[height, width, 3]``. The result is float32 ``[3, size, size]``.
     """
     square = center(resize(image, size, interpolation), size)
     normal = (square.astype(np.float32) / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
@@ -25,7 +25,7 @@ def preprocess(
 
 
 def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """uint8 ``[height, width, 3]`` with the shorter side ``size``; shrinking averages over all pixels."""
+    """Resize uint8 ``[height, width, 3]`` to the shorter side ``size``, with antialiasing."""
     height, width = image.shape[:2]
     shorter = min(height, width)
     across = resample(image.swapaxes(0, 1), int(size * width / shorter), interpolation).swapaxes(0, 1)
@@ -33,21 +33,21 @@ def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
 
 
 def center(image: np.ndarray, size: int) -> np.ndarray:
-    """Cut the square in the middle."""
+    """Crop the central square."""
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return image[top : top + size, left : left + size]
 
 
 def resample(image: np.ndarray, length: int, interpolation: str) -> np.ndarray:
-    """uint8 ``[length, ...]`` from ``[n, ...]``, along the first axis."""
+    """Resample uint8 ``[n, ...]`` along the first axis to ``[length, ...]``."""
     if image.shape[0] == length:
         return image
     scale = image.shape[0] / length
     stretch = max(scale, 1.0)
     reach = SUPPORT[interpolation] * stretch
     rows = []
-    for place in range(length):
-        middle = (place + 0.5) * scale
+    for index in range(length):
+        middle = (index + 0.5) * scale
         first, end = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), image.shape[0])
         weights = [_weight((source - middle + 0.5) / stretch, interpolation) for source in range(first, end)]
         total = sum(weights)
@@ -58,7 +58,7 @@ def resample(image: np.ndarray, length: int, interpolation: str) -> np.ndarray:
 
 
 def _weight(distance: float, interpolation: str) -> float:
-    """Evaluate a triangle, or Keys' cubic with a = -1/2."""
+    """Evaluate the triangle kernel or Keys' cubic kernel with a = -1/2."""
     distance = abs(distance)
     if distance >= SUPPORT[interpolation]:
         return 0.0

@@ -29,7 +29,7 @@ def talkative(captioner: ImageText) -> ImageText:
 
 @pytest.fixture(scope="session")
 def open_clip_captioner() -> ImageText:
-    """An open_clip CoCa as it stands, only narrow; its decoder is deeper than its text tower."""
+    """Build a narrow open_clip CoCa whose decoder is deeper than its text tower."""
     text = {"context_length": 20, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 2}
     with torch.random.fork_rng():
         torch.manual_seed(3)

@@ -40,7 +40,7 @@ def test_failures_keep_their_place_and_are_named(open_clip_captioner: ImageText,
 
 @pytest.fixture
 def stuck(open_clip_captioner: ImageText) -> ImageText:
-    """A captioner that can only say "the"."""
+    """Return a captioner that only generates "the"."""
     captioner = copy.deepcopy(open_clip_captioner)
     model, tokenizer = coca_of(captioner)
     (word,) = (i for token, i in tokenizer.encoder.items() if token == "the</w>")

@@ -72,8 +72,8 @@ def test_a_stored_configuration_builds_the_same_model() -> None:
     assert again.config == captioner.config and again.preprocess == captioner.preprocess
 
 
-def test_a_model_that_writes_no_captions_is_named(small_captioner: ImageText) -> None:
+def test_a_model_that_cannot_generate_captions_is_named(small_captioner: ImageText) -> None:
     silent = copy.copy(small_captioner)
     silent.model = torch.nn.Linear(1, 1)
-    with pytest.raises(UserError, match="Linear with ShortTokenizer writes no captions"):
+    with pytest.raises(UserError, match="Linear with ShortTokenizer cannot generate captions"):
         coca_of(silent)

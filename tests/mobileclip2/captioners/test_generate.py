@@ -20,7 +20,7 @@ SAMPLED = GenerationSettings(top_p=0.9, temperature=0.8, max_tokens=20, min_toke
 
 @torch.no_grad()
 def plain(captioner: ImageText, image: torch.Tensor, draw: Draw, settings: GenerationSettings) -> list[int]:
-    """One caption the slow way: the whole model again for every token, the whole vocabulary sorted."""
+    """Generate a caption without caches: run the full model and sort the full vocabulary for every token."""
     model, tokenizer = coca_of(captioner)
     uniforms = draw.uniforms(settings.seed, settings.max_tokens)
     seen = model(image[None])

@@ -1,4 +1,4 @@
-"""What clip-benchmark itself measures, its own reading of the folders included; run by ``test_clip_benchmark.py``.
+"""Measure with clip-benchmark, including its own reader of the folders. ``test_clip_benchmark.py`` runs this file.
 
 python clip_benchmark_numbers.py MODEL_FOLDER SET_FOLDER ...     # prints JSON: {folder: {metric: value}}
 """
@@ -19,7 +19,7 @@ from mobileclip2.models.image_text import ImageText
 
 
 class Samples(list):
-    """A dataset as clip-benchmark wants it."""
+    """A dataset in the form that clip-benchmark takes."""
 
     classes: list[str] | None
 

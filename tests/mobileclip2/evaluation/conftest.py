@@ -24,7 +24,7 @@ def model() -> ImageText:
 
 @pytest.fixture
 def write_set(tmp_path: Path) -> WriteSet:
-    """Writes shards of (key, members) and the text files; a file given as None is left out."""
+    """Write shards of (key, members) and the text files. A text of None leaves out the file."""
 
     def write(
         *shards: Sequence[tuple[str, Members]],

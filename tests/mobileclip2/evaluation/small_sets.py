@@ -26,13 +26,13 @@ WriteSet = Callable[..., EvaluationSet]
 
 
 def build_model(seed: int = 0) -> ImageText:
-    """An open_clip model as it stands, only narrow."""
+    """Build a narrow open_clip model."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
         text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
         model = CLIP(16, vision, text).eval()
-        for parameter in model.parameters():  # a fresh model hardly tells two inputs apart
+        for parameter in model.parameters():  # an untrained model has nearly the same features for all inputs
             parameter.data.mul_(2)
     return ImageText(model, open_clip.SimpleTokenizer(context_length=12), Preprocess(32), 16)
 

@@ -72,7 +72,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model in a folder; MOBILECLIP2_TEST_MODEL names a trained one to be judged in its place."""
+    """Return a folder with a model. MOBILECLIP2_TEST_MODEL replaces it by a trained model."""
     if named := os.environ.get("MOBILECLIP2_TEST_MODEL"):
         return Path(named)
     torch.manual_seed(0)
@@ -84,7 +84,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learn(model: ImageText, each: EvaluationSet) -> None:
-    """Some of a set by heart: of a model that guesses most metrics are 0 or nearly so, and equal for no reason."""
+    """Overfit the model to a part of the set, because the metrics of a random model are near 0 and equal by chance."""
     samples = list(each.samples())
     pixels = torch.stack([model.preprocess.whole(decode(sample.image)) for sample in samples])
     tokens = model.tokenize([each.classnames[sample.target] for sample in samples])
@@ -142,7 +142,7 @@ def test_the_metrics_are_those_of_clip_benchmark(sets, ours, theirs, name: str) 
 
 
 def captions(folder: Path) -> EvaluationSet:
-    """An image of each class with one to five captions, no two of which are the same."""
+    """Write an image of each class with one to five distinct captions."""
     source = EvaluationSet("emoji-197", DEMO / "emoji-197")
     templates = ("{c}", "an icon of a {c}", "a drawing of a {c}", "{c}, seen from the side", "my favorite {c}")
     shard: list[tuple[str, Members]] = []

@@ -15,7 +15,7 @@ from mobileclip2.progress import Step
 
 
 def _one_at_a_time(model: ImageText, each: EvaluationSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of the images and of all prompts or captions, with no part of the evaluation but its reading."""
+    """Embed images and prompts or captions one at a time, without batches and caches."""
     images = [
         model.embed_images(model.preprocess.whole(Image.open(io.BytesIO(s.image)).convert("RGB"))[None])[0]
         for s in each.samples()

@@ -34,7 +34,7 @@ FACES = {
 
 
 def tiny(task: Task, write_set: WriteSet) -> EvaluationSet:
-    """A set of the task in its published layout, with a few noise images."""
+    """Write a set of the task in its published layout, with a few noise images."""
     fields = {"npy": npy(*range(1, len(task.fields) + 1))} if task.fields else {}
     match task.kind:
         case "retrieval":
@@ -114,8 +114,8 @@ def evaluate_images(model: ImageText, images: list[bytes]) -> list:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({}, r"no-fields: it has .* and no npy with region, country"),
-        ({"npy": npy(1, 2, 3)}, r"bad-fields: npy has the shape \(3,\), not 2 whole numbers"),
+        ({}, r"no-fields: it has .* but no npy with region, country"),
+        ({"npy": npy(1, 2, 3)}, r"bad-fields: npy has the shape \(3,\), not 2 integers"),
         ({"npy": b"no array"}, "bad-fields: npy cannot be read"),
     ],
 )
@@ -129,7 +129,7 @@ def test_fields_that_are_missing_fail_the_set(
 
 def test_faces_whose_texts_name_no_question(write_set: WriteSet) -> None:
     each = write_set([("a", labeled(0, 0))], name="fairness/utkface")
-    with pytest.raises(UserError, match=r"classnames\.txt, line 1: 'dog' begins with none of 'race:'"):
+    with pytest.raises(UserError, match=r"classnames\.txt, line 1: 'dog' does not begin with one of 'race:'"):
         each.check()
 
 
@@ -137,7 +137,7 @@ def test_a_parquet_file_of_something_else(write_set: WriteSet) -> None:
     each = tiny(TASKS["misc/winogavil"], write_set)
     (file,) = each.shards
     pq.write_table(pa.table({"cue": ["a"]}), file)
-    with pytest.raises(ShardError, match="not the Parquet file of an association set"):
+    with pytest.raises(ShardError, match="not a Parquet file of an association set"):
         list(each.samples())
     file.unlink()
     with pytest.raises(ShardError, match="no Parquet file"):
@@ -145,7 +145,7 @@ def test_a_parquet_file_of_something_else(write_set: WriteSet) -> None:
 
 
 def published(change: Mapping[str, str] | None = None) -> str:
-    """A file as published: 40 tasks, a bare NaN, null, and rows that do not count."""
+    """Return a file like the published ones: 40 tasks, a bare NaN, null, and rows that do not count."""
     lines = [
         '{"key": "comp/sugarcrepe_add_obj", "dataset": "SugarCrepe Add-obj", "metrics": {"acc": 0.9, "main_metric": 0.9}}',
         '{"key": "longclip/urban1k", "dataset": "urban1k", "metrics": {"mean_recall@1": 1.0, "main_metric": 1.0}}',

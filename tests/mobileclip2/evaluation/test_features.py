@@ -23,7 +23,7 @@ def _samples(*seeds: int) -> list[Sample]:
 
 @pytest.fixture
 def seen(model: ImageText) -> Iterator[list[int]]:
-    """Sizes of the image batches that go through the model."""
+    """Record the sizes of the image batches of the model."""
     sizes: list[int] = []
     hook = model.model.visual.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
     yield sizes
@@ -72,7 +72,7 @@ def test_bad_images_are_all_counted_and_named(model: ImageText) -> None:
     with pytest.raises(ShardError) as error:
         Features(model, batch=2).of_images(samples, "pets")
     message = str(error.value)
-    assert "evaluation set 'pets': 3 of 12 test samples cannot be used" in message
+    assert "evaluation set 'pets': 3 of 12 test samples are not usable" in message
     assert all(f"'{key}' (" in message for key in ("empty", "half", "words"))
     assert "empty-image" in message and "not-an-image" in message
 
@@ -103,29 +103,29 @@ def test_decoding_threads_leave_the_model_its_own(model: ImageText) -> None:
         torch.set_num_threads(before)
 
 
-def test_what_an_earlier_evaluation_kept_is_not_computed_again(model: ImageText, seen: list[int], tmp_path) -> None:
-    first = Features(model, batch=3, kept=tmp_path / "kept")
+def test_features_of_an_earlier_evaluation_are_not_recomputed(model: ImageText, seen: list[int], tmp_path) -> None:
+    first = Features(model, batch=3, feature_cache=tmp_path / "features")
     images, texts = first.of_images(_samples(1, 2, 3), "x"), first.of_texts(["a dog", "a cat"])
-    first.keep()
+    first.save()
     model.embed_texts, embed = lambda texts: pytest.fail(f"{texts} again"), model.embed_texts
-    later = Features(model, batch=3, kept=tmp_path / "kept")
+    later = Features(model, batch=3, feature_cache=tmp_path / "features")
     assert torch.equal(later.of_images(_samples(3, 1, 4), "y")[:2], images[[2, 0]]) and sum(seen) == 3 + 1
     assert torch.equal(later.of_texts(["a cat"]), texts[1:])
-    later.keep()
+    later.save()
     model.embed_texts = embed
-    files = sorted((tmp_path / "kept" / "images").iterdir())
+    files = sorted((tmp_path / "features" / "images").iterdir())
     assert len(files) == 2, "each evaluation adds what was new"
 
     for file in files:
         file.write_bytes(file.read_bytes()[:-5])
-    again = Features(model, batch=3, kept=tmp_path / "kept")
+    again = Features(model, batch=3, feature_cache=tmp_path / "features")
     assert torch.equal(again.of_images(_samples(1, 2, 3), "x"), images) and sum(seen) == 4 + 3
 
 
 def test_images_are_decoded_once_for_all_evaluations_of_a_training(model: ImageText, monkeypatch) -> None:
     decoded: list[bytes] = []
     monkeypatch.setattr(features_module, "decode", lambda image: (decoded.append(image), decode(image))[1])
-    monkeypatch.setattr(features_module, "KEPT_PIXELS", 3 * model.preprocess.size**2)
+    monkeypatch.setattr(features_module, "CACHED_PIXELS", 3 * model.preprocess.size**2)
     pixels: dict[str, torch.Tensor] = {}
     first = Features(model, pixels=pixels).of_images(_samples(1, 2, 3, 4), "x")
     second = Features(model, pixels=pixels).of_images(_samples(1, 2, 3, 4), "x")

@@ -24,7 +24,7 @@ from tests.tiny import CLASSES, TEMPLATES, draw, encode
 
 
 def answered(key: str, right: np.ndarray, protocol: str | None = "p") -> Result:
-    """A result of a set of ten classes on which the given images are recognized."""
+    """Return a result of a set of ten classes. ``right`` says which images are recognized."""
     targets = np.arange(len(right)) % 10
     keys = [f"s{number}" for number in range(len(right))]
     predicted = np.where(right, targets, (targets + 1) % 10)
@@ -59,7 +59,7 @@ def test_a_fall_that_may_be_noise_passes() -> None:
 
 
 def test_noise_fails_many_sets_no_more_easily_than_one() -> None:
-    """Equal models on 40 sets, 50 times: single intervals would fail four builds of five."""
+    """Compare equal models on 40 sets, 50 times. Without the correction four of five comparisons fail."""
     draw = np.random.default_rng(1)
     gate = Gate(tolerance={"main_metric": 0.0})
     failed = 0
@@ -92,7 +92,7 @@ def test_without_a_baseline_nothing_is_judged() -> None:
 
 
 def published(shift: float = 0.0) -> list[Result]:
-    """Results of the whole suite as published, without samples."""
+    """Return published results of the full suite, without samples."""
     return [
         Result(
             task.key,
@@ -198,7 +198,7 @@ def test_the_table_says_what_was_found_and_by_which_rule() -> None:
 
 @pytest.fixture
 def learned(write_set: WriteSet) -> Sequence:
-    """A small model that has learnt to tell the tests' shapes, and 240 pictures it has not seen."""
+    """Return a small model trained on shapes, and 240 images of shapes that it has not seen."""
     model = build_model()
     weights = classifier(Features(model), CLASSES, TEMPLATES)
     labels = torch.arange(240) % len(CLASSES)

@@ -25,7 +25,7 @@ def test_both_towers_are_measured_apart():
 
 
 def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
-    """Sleeping encoders: the first call of each takes long, as one that compiles or fills caches does."""
+    """Encoders that sleep, with a slow first call like that of a compiled model."""
     model = build_model()
     calls = {"image": 0, "text": 0}
 
@@ -48,7 +48,7 @@ def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
 
 
 def test_on_a_gpu_the_time_between_two_events_counts(monkeypatch):
-    """Without a GPU: what is asked of CUDA, and in which order."""
+    """Record the calls to CUDA and their order, without a GPU."""
     said = []
 
     class Event:

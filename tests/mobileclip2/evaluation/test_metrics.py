@@ -13,7 +13,7 @@ from mobileclip2.evaluation.ranking import rank
 
 
 def predictions(targets: Sequence[int], predicted: Sequence[int], ranks: Sequence[int] | None = None, **fields):
-    """A prediction table of a classification set; without ``ranks`` a wrong answer has rank 1."""
+    """Build a prediction table of a classification set. Without ``ranks`` a wrong answer has rank 1."""
     if ranks is None:
         ranks = [int(t != p) for t, p in zip(targets, predicted, strict=True)]
     keys = [f"s{number}" for number in range(len(targets))]

@@ -15,7 +15,7 @@ def _plain(scores: list[float], right: set[int]) -> tuple[int, int]:
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.data())
 def test_rank_is_the_place_in_a_stable_sort(data: st.DataObject) -> None:
-    """One-hot candidates make the scores the queries themselves; small integers make ties."""
+    """With one-hot candidates the scores equal the queries, and small integers produce ties."""
     width = data.draw(st.integers(1, 6))
     scores = data.draw(st.lists(st.lists(st.integers(-2, 2), min_size=width, max_size=width), min_size=1, max_size=5))
     to = data.draw(st.lists(st.integers(0, 2), min_size=width, max_size=width))

@@ -58,8 +58,8 @@ def test_numbers_that_json_has_no_form_for_are_not_written(value: float) -> None
         ('{"key": "a", "dataset": "A", "metrics": [1]}', "'metrics' is missing or of another type"),
         ('{"key": "a", "dataset": "A", "metrics": {"acc1": "0.5"}}', "'acc1' is not a number"),
         ('{"key": "a", "dataset": "A", "metrics": {"acc1": true}}', "'acc1' is not a number"),
-        ('{"key": "a", "dataset": "A", "metrics": {"acc1": Infinity}}', "Infinity is no value"),
-        ('{"key": "imagenet1k", "dataset": "A", "metrics": {}}', "'imagenet1k' has a line already"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": Infinity}}', "Infinity is not a valid metric value"),
+        ('{"key": "imagenet1k", "dataset": "A", "metrics": {}}', "'imagenet1k' already has a line"),
     ],
 )
 def test_other_files_name_the_line(tmp_path: Path, line: str, message: str) -> None:

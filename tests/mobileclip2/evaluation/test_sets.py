@@ -84,7 +84,7 @@ def test_shard_that_is_not_counted(write_set: WriteSet) -> None:
 
 
 def test_empty_tars(write_set: WriteSet) -> None:
-    with pytest.raises(ShardError, match="hold no sample"):
+    with pytest.raises(ShardError, match="contain no sample"):
         list(write_set([], []).samples())
 
 

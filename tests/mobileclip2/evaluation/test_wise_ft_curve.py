@@ -10,7 +10,7 @@ from mobileclip2.evaluation.wise_ft import Point, pick, read_curve, write_curve
 
 IMAGES = 200
 COUNTS = st.tuples(*[st.integers(0, IMAGES)] * 3)
-"""right answers on the own set and on two general ones"""
+"""Correct answers on the own set and on two general sets."""
 
 
 def curve_of(counts: list[tuple[int, ...]]) -> list[Point]:
@@ -23,7 +23,7 @@ def curve_of(counts: list[tuple[int, ...]]) -> list[Point]:
 
 @given(st.lists(COUNTS, min_size=2, max_size=11), st.integers(0, IMAGES), st.sampled_from([("one",), ("one", "two")]))
 def test_no_point_that_keeps_to_the_rule_is_better(counts, tolerated, of):
-    """In whole images, where nothing is rounded."""
+    """Compare numbers of images, which are exact."""
     curve = curve_of(counts)
     picked = pick(curve, Pick(best="own", of=of, within=tolerated / IMAGES))
     lost = [max(counts[0][place] - each[place] for place in range(1, len(of) + 1)) for each in counts]
@@ -35,7 +35,7 @@ def test_no_point_that_keeps_to_the_rule_is_better(counts, tolerated, of):
 
 
 def test_a_loss_of_exactly_what_is_tolerated_is_tolerated():
-    assert 0.5 - 0.49 > 0.01  # as floating point has it
+    assert 0.5 - 0.49 > 0.01  # in floating point
     curve = [Point(0, {"own": {"main_metric": 0.1}, "one": {"main_metric": 0.5}})]
     curve.append(Point(1, {"own": {"main_metric": 0.2}, "one": {"main_metric": 0.49}}))
     assert pick(curve, Pick(best="own", of=("one",), within=0.01)) is curve[1]

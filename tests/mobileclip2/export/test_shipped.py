@@ -1,4 +1,4 @@
-"""What is shipped with an export gives what open_clip, Pillow and torchvision give."""
+"""The exported preprocessing and tokenizer equal open_clip, Pillow and torchvision."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ALPHABET = [
     *map(chr, range(0x1F600, 0x1F640)),
     *map(chr, range(0x2010, 0x2030)),
 ]
-"""without accented Latin letters: at random they look like text decoded wrongly, which open_clip repairs"""
+"""Alphabet without accented Latin letters, because open_clip repairs text that looks wrongly decoded."""
 
 
 @pytest.mark.parametrize("context", [14, 77])

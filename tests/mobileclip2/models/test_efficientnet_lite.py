@@ -12,7 +12,7 @@ NAME = "tf_efficientnet_lite0"
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, torch.Tensor]:
-    """Lite0 under other names, as a checkpoint from elsewhere has it."""
+    """Return Lite0 weights under other names, like a checkpoint from another project."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = timm.create_model(NAME).state_dict()

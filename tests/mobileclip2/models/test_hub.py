@@ -1,4 +1,4 @@
-"""A hub that is away, slow or refuses: a server of the test's own in its place."""
+"""Check published weights against a local server that refuses, is slow or is down."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "hf-hub:somebody/some-model"
 
 @pytest.fixture
 def hub():
-    """Answers every request with :attr:`status`; the requests are noted."""
+    """Run a server that answers every request with ``status`` and records the requests."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -72,51 +72,51 @@ except UserError as error:
 
 
 def check(profile, endpoint, timeout=60.0, **environment):
-    """What the check says in a process of its own; the hub's library reads its settings when it is loaded."""
+    """Run the check in a new process, because huggingface_hub reads its settings on import. Return its stderr."""
     home = profile.parent / "hub"
     own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", **environment}
     command = [sys.executable, "-c", CODE, str(profile), str(timeout)]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True).stderr.strip()
 
 
-def is_one_message(said):
-    assert said.startswith(f"teachers.wide.model.open_clip: the weights {NAME} "), said
-    return len(said.splitlines()) == 1 and "Nothing was run" in said
+def is_one_line(message):
+    assert message.startswith(f"teachers.wide.model.open_clip: the weights {NAME} "), message
+    return len(message.splitlines()) == 1 and "The run did not start" in message
 
 
 def test_a_hub_that_refuses_the_connection(profile):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
-    said = check(profile, endpoint)
-    assert is_one_message(said) and f"{endpoint} cannot be reached (ConnectError" in said
-    assert "HF_HOME" in said and "'weights: {path: ...}'" in said
+    message = check(profile, endpoint)
+    assert is_one_line(message) and f"{endpoint} cannot be reached (ConnectError" in message
+    assert "HF_HOME" in message and "'weights: {path: ...}'" in message
 
 
 def test_a_hub_that_does_not_answer(profile):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the connection and says nothing
-        said = check(profile, f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
-    assert is_one_message(said) and "cannot be reached (ReadTimeout" in said
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection and never answers
+        message = check(profile, f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
+    assert is_one_line(message) and "cannot be reached (ReadTimeout" in message
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
-    [(401, "has no such repository, or hides it"), (404, "has no such repository"), (503, "answers HTTP 503")],
+    ("status", "expected"),
+    [(401, "does not show this repository"), (404, "does not show this repository"), (503, "answers HTTP 503")],
 )
-def test_a_hub_that_has_it_not(profile, hub, status, words):
+def test_a_hub_without_the_repository(profile, hub, status, expected):
     hub.status = status
-    said = check(profile, hub.url)
-    assert is_one_message(said) and words in said and hub.asked
+    message = check(profile, hub.url)
+    assert is_one_line(message) and expected in message and hub.asked
 
 
-def test_a_hub_that_has_it(profile, hub):
+def test_a_hub_with_the_repository(profile, hub):
     assert check(profile, hub.url) == ""
     assert "/api/models/somebody/some-model" in hub.asked
 
 
 def test_without_a_network_the_cache_is_enough(profile, hub):
-    said = check(profile, hub.url, HF_HUB_OFFLINE="1")
-    assert is_one_message(said) and "HF_HUB_OFFLINE is set" in said
+    message = check(profile, hub.url, HF_HUB_OFFLINE="1")
+    assert is_one_line(message) and "HF_HUB_OFFLINE is set" in message
     folder = profile.parent / "hub" / "hub" / "models--somebody--some-model"
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
@@ -128,10 +128,10 @@ def test_without_a_network_the_cache_is_enough(profile, hub):
 
 
 @pytest.mark.slow
-def test_a_run_finds_out_before_its_first_stage(profile, hub):
+def test_a_run_fails_before_its_first_stage(profile, hub):
     home = profile.parent / "hub"
     own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "DAGSTER_HOME": str(home / "dagster")}
     command = [sys.executable, "-m", "pipelines.cli", "run", "--profile", str(profile)]
     run = subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True)
-    assert run.returncode == 1 and is_one_message(run.stderr.removeprefix("mobileclip2: ").strip())
+    assert run.returncode == 1 and is_one_line(run.stderr.removeprefix("mobileclip2: ").strip())
     assert not list(profile.parent.rglob("manifest.json"))

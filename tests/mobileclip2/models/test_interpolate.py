@@ -9,7 +9,7 @@ from tests.mobileclip2.stages.small_wise_ft import PUPIL
 
 @pytest.fixture(scope="module")
 def states():
-    """Of two models with batch norm, the second a few steps on."""
+    """Return state dicts of a model with batch norm before and after a few steps."""
     torch.manual_seed(0)
     model = from_config({"model_cfg": PUPIL}).model
     start = {name: tensor.clone() for name, tensor in model.state_dict().items()}

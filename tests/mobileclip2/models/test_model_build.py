@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mobileclip2.config.profile import Model
 from mobileclip2.errors import StoreError, UserError, WeightsError
-from mobileclip2.models.build import CONFIG, WEIGHTS, _conventions, build, from_config, load, save
+from mobileclip2.models.build import CONFIG, WEIGHTS, _preprocess_config, build, from_config, load, save
 from pipelines.profiles import PROFILES
 
 TINY = {
@@ -51,12 +51,12 @@ def test_the_seed_decides_the_initialization():
 def test_weights_that_do_not_fit_name_the_tensors(tmp_path):
     wider = {**TINY, "embed_dim": 16}
     save(from_config({"model_cfg": wider}), tmp_path)
-    with pytest.raises(WeightsError, match=r"does not fit the architecture: \S+ is \[.*\], the architecture has \["):
+    with pytest.raises(WeightsError, match=r"does not fit the architecture: \S+ is \[.*\], expected \["):
         build(Model(config=TINY), tmp_path / WEIGHTS)
 
 
 def test_an_unknown_tag_lists_the_known_ones():
-    with pytest.raises(WeightsError, match="knows no weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b"):
+    with pytest.raises(WeightsError, match="does not have weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b"):
         build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"}))
 
 
@@ -77,19 +77,19 @@ def test_a_weight_file_that_is_none_is_named(tmp_path, name):
     save_file(state, whole) if name.endswith(".safetensors") else torch.save(state, whole)
     data = {"cut": whole.read_bytes()[:-100], "empty": b"", "text": b"no weights\n" * 50}
     (tmp_path / name).write_bytes(data[name.partition(".")[0]])
-    with pytest.raises(WeightsError, match=rf"weights: .*{name} cannot be read: .*fetch or save it again"):
+    with pytest.raises(WeightsError, match=rf"weights: .*{name} cannot be read: .*Download it again or save it again"):
         build(Model(config=TINY), tmp_path / name)
 
 
 def test_a_model_that_squashes_its_images_is_stored_as_one(tmp_path):
-    assert _conventions("ViT-B-16-SigLIP")["resize_mode"] == "squash"
-    assert "resize_mode" not in _conventions("MobileCLIP2-S0")
+    assert _preprocess_config("ViT-B-16-SigLIP")["resize_mode"] == "squash"
+    assert "resize_mode" not in _preprocess_config("MobileCLIP2-S0")
     save(from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}), tmp_path)
     assert load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess.resize == "squash"
     wide = Image.effect_noise((80, 48), 90).convert("RGB")
     _, _, theirs = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
     torch.testing.assert_close(load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess.whole(wide), theirs(wide))
-    with pytest.raises(WeightsError, match="'resize_mode' is 'longest'; only shortest and squash are known here"):
+    with pytest.raises(WeightsError, match="'resize_mode' is 'longest'; only shortest and squash are supported"):
         from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "longest"}})
 
 
@@ -121,19 +121,23 @@ def test_released_conventions_hold_for_a_downloaded_checkpoint():
 
 
 @pytest.mark.parametrize(
-    ("tower", "size", "said"),
+    ("tower", "size", "message"),
     [
-        ("vit_tiny_patch16_224", 128, r"'image_size' is 128, but the image tower takes 224 x 224 pixels and no other"),
-        ("swin_tiny_patch4_window7_224", 256, r"'image_size' is 256, but the image tower takes 224 x 224"),
-        ("nothing_of_timms", 224, r"can make none of this 'config' \(RuntimeError: Unknown model.*nothing_of_timms"),
+        ("vit_tiny_patch16_224", 128, r"'image_size' is 128, but the image tower only takes 224 x 224 pixels"),
+        ("swin_tiny_patch4_window7_224", 256, r"'image_size' is 256, but the image tower only takes 224 x 224"),
+        (
+            "nothing_of_timms",
+            224,
+            r"cannot build a model from this 'config' \(RuntimeError: Unknown model.*nothing_of_timms",
+        ),
     ],
 )
-def test_a_tower_that_cannot_be_or_takes_another_size_is_told(tower, size, said):
-    with pytest.raises(UserError, match=said):
+def test_an_impossible_tower_or_image_size_is_named(tower, size, message):
+    with pytest.raises(UserError, match=message):
         build(Model(config=with_timm(tower, size)))
 
 
-def test_a_tower_of_any_size_takes_the_one_that_is_asked_for():
+def test_a_tower_of_any_size_takes_the_requested_one():
     model = build(Model(config=with_timm("efficientnet_lite0", 96)))
     assert model.preprocess.size == 96 and model.model.encode_image(torch.zeros(1, 3, 96, 96)).shape == (1, 16)
 
@@ -147,7 +151,7 @@ def with_timm(tower, size):
     }
 
 
-def test_a_full_disk_for_temporary_files_is_told(monkeypatch):
+def test_a_full_disk_for_temporary_files_is_named(monkeypatch):
     def full(*some, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -156,7 +160,7 @@ def test_a_full_disk_for_temporary_files_is_told(monkeypatch):
         from_config({"model_cfg": TINY})
 
 
-def test_no_place_for_temporary_files_is_told(monkeypatch):
+def test_a_missing_folder_for_temporary_files_is_named(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no such folder"])
     with pytest.raises(StoreError, match="temporary files: cannot be written"):

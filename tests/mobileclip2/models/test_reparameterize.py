@@ -55,7 +55,7 @@ def test_a_model_without_branches_stays_as_it_is():
 
 
 def _trained_statistics(model: nn.Module) -> None:
-    """Norms and scales of branches as a training leaves them: fresh ones are all but nothing, and hide a wrong fusion."""
+    """Randomize norms and scales, because initial values are nearly neutral and hide a wrong fusion."""
     for module in model.modules():
         if isinstance(module, LayerScale2d):
             nn.init.uniform_(module.gamma, 0.2, 0.6)

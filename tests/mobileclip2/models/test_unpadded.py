@@ -1,4 +1,4 @@
-"""Texts without padding give the features of texts with it, and towers that look at padding keep it."""
+"""Dropping padding does not change features, and towers that attend to padding keep it."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ PADDED = {
 
 
 def lengths_seen(model, tokens):
-    """Features, and the number of positions that the transformer worked on."""
+    """Return the features and the sequence length that the transformer received."""
     seen = []
     transformer = (model.text if hasattr(model, "text") else model).transformer
     hook = transformer.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0].shape[1]))

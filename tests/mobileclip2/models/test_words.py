@@ -1,4 +1,4 @@
-"""Remembering words changes no token."""
+"""The token cache does not change the tokens."""
 
 import copy
 
@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mobileclip2.models import words
-from mobileclip2.models.words import remember_words
+from mobileclip2.models.words import cache_tokens
 
 PLAIN = open_clip.get_tokenizer("ViT-B-32")
-REMEMBERING = remember_words(open_clip.get_tokenizer("ViT-B-32"))
+CACHING = cache_tokens(open_clip.get_tokenizer("ViT-B-32"))
 
 
 @given(st.text(st.sampled_from("aAbe's !?.,0149é漢́ß&;#<>_\n\t\U0001f600") | st.characters(), max_size=60))
@@ -21,19 +21,19 @@ REMEMBERING = remember_words(open_clip.get_tokenizer("ViT-B-32"))
 @example("cafeâ€™s “quoted”\x00 ﬁne  i̇")
 def test_tokens_are_those_of_open_clip(text):
     for _ in range(2):
-        assert torch.equal(REMEMBERING([text]), PLAIN([text]))
+        assert torch.equal(CACHING([text]), PLAIN([text]))
 
 
 @pytest.mark.parametrize("bound", [1, 3])
-def test_memory_is_bounded_whatever_comes(monkeypatch, bound):
-    monkeypatch.setattr(words, "WORDS", bound)
-    tokenizer = remember_words(open_clip.get_tokenizer("ViT-B-32"))
+def test_the_token_cache_is_bounded(monkeypatch, bound):
+    monkeypatch.setattr(words, "MAX_WORDS", bound)
+    tokenizer = cache_tokens(open_clip.get_tokenizer("ViT-B-32"))
     for number in range(30):
         text = "".join(chr(97 + (number + place) % 26) for place in range(9)) + " <end_of_text> dog"
         assert torch.equal(tokenizer([text]), PLAIN([text]))
-        assert len(tokenizer.encode._known) <= bound and len(tokenizer.cache) <= bound + 2
+        assert len(tokenizer.encode._cache) <= bound and len(tokenizer.cache) <= bound + 2
 
 
-def test_a_loader_process_can_get_it():
-    again = copy.deepcopy(REMEMBERING)
+def test_the_tokenizer_can_be_copied_to_a_loader_process():
+    again = copy.deepcopy(CACHING)
     assert torch.equal(again(["two dogs"]), PLAIN(["two dogs"]))

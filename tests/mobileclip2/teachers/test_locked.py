@@ -1,4 +1,4 @@
-"""The locked-image teacher on the weights that the demo uses."""
+"""Test the locked-image teacher with the weights of the demo."""
 
 import shutil
 from pathlib import Path
@@ -150,7 +150,7 @@ def other_captions(tar: Path) -> list[tuple[str, bytes]]:
 
 
 def test_a_trunk_that_timm_does_not_know(spec, contents):
-    with pytest.raises(WeightsError, match=r"timm has no model 'tf_efficientnet_lite99'; write 'locked\.trunk'"):
+    with pytest.raises(WeightsError, match=r"timm has no model 'tf_efficientnet_lite99'; set 'locked\.trunk'"):
         build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), *contents.tower_weights(spec))
 
 

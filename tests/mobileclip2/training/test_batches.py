@@ -14,7 +14,7 @@ from mobileclip2.training.distributed import World
 
 
 class Numbers:
-    """Samples that tell where they come from."""
+    """A source whose samples are their own epoch and index."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -23,7 +23,7 @@ class Numbers:
         return self.samples
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """In parts that are no multiples of a batch."""
+        """Yield chunks whose sizes are not multiples of the batch."""
         yield from np.split(np.random.default_rng(epoch).permutation(self.samples), [3, 3, 4])
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
@@ -45,7 +45,7 @@ def test_epochs_follow_their_orders_and_drop_the_rest() -> None:
     assert seen == [[[e, int(i)] for i in orders[e][4 * n : 4 * n + 4]] for e, n in expected]
 
 
-def test_starting_later_is_going_on() -> None:
+def test_a_later_start_continues_the_same_order() -> None:
     assert places(start=3) == places()[3:]
 
 
@@ -71,8 +71,8 @@ def test_a_batch_larger_than_the_data_is_named() -> None:
         places(samples=3)
 
 
-def test_a_batch_that_does_not_divide_is_named() -> None:
-    with pytest.raises(UserError, match="batch: 4 does not divide among 3 processes"):
+def test_a_batch_that_is_not_divisible_is_named() -> None:
+    with pytest.raises(UserError, match="batch: 4 is not divisible by 3 processes"):
         places(size=3)
 
 

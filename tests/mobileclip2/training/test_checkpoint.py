@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.errors import StoreError, WeightsError
-from mobileclip2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, sweep
+from mobileclip2.training.checkpoint import delete_partial_files, load_checkpoint, save_checkpoint, save_weights
 from tests.processes import start_process
 
 
@@ -47,13 +47,13 @@ def load(path: Path, *, width: int = 4, fingerprint: str = "a") -> None:
 
 def test_another_shape_is_named_by_its_tensors(tmp_path: Path) -> None:
     saved(tmp_path / "resume.pt")
-    with pytest.raises(WeightsError, match=r"0\.weight is \[4, 3\], the model has \[5, 3\].*and 3 more.*delete"):
+    with pytest.raises(WeightsError, match=r"0\.weight is \[4, 3\], expected \[5, 3\].*and 3 more.*delete"):
         load(tmp_path / "resume.pt", width=5)
 
 
 def test_another_run_is_named(tmp_path: Path) -> None:
     saved(tmp_path / "resume.pt")
-    with pytest.raises(WeightsError, match="belongs to the run a, this one is b"):
+    with pytest.raises(WeightsError, match="belongs to the run a, but this run is b"):
         load(tmp_path / "resume.pt", fingerprint="b")
 
 
@@ -62,7 +62,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "resume.pt"
     saved(path)
     path.write_bytes(path.read_bytes()[:-500] if content is None else content)
-    with pytest.raises(WeightsError, match="not a checkpoint as written here"):
+    with pytest.raises(WeightsError, match="not a checkpoint of this project"):
         load(path)
 
 
@@ -127,5 +127,5 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, delay: fl
     optimizer = torch.optim.AdamW(model.parameters())
     step = load_checkpoint(path, fingerprint="a", model=model, optimizer=optimizer)
     assert (model.weight == step).all()
-    sweep(tmp_path)
+    delete_partial_files(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["resume.pt"]

@@ -1,4 +1,4 @@
-"""What training sees: a pure function of (seed, epoch, index), and for each sample exactly what was stored about it."""
+"""Training samples are pure functions of (seed, epoch, index) and contain the stored values."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ from mobileclip2.data.validate import KEPT
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.training import data
 from mobileclip2.training.data import KEYS, FeatureSource, RawSource, ReinforcedSource
-from mobileclip2.training.views import draw
+from mobileclip2.training.views import render_view
 from tests.processes import FORKSERVER
 
 PREPROCESS = Preprocess(16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
@@ -36,7 +36,7 @@ FIELDS = {"syn_text_coca": 2, "syn_text_other": 1}
 
 
 def tokenize(texts):
-    """The characters, so that tokens can be told apart."""
+    """Return the code points as tokens, so that each text has its own tokens."""
     return torch.tensor([[ord(letter) for letter in text.ljust(40)[:40]] for text in texts])
 
 
@@ -52,7 +52,7 @@ def pixels(key: str, form: str = "PNG") -> bytes:
 
 
 def drawn(key: str, view: View) -> torch.Tensor:
-    return draw(decode_image(pixels(key)), view, 16)
+    return render_view(decode_image(pixels(key)), view, 16)
 
 
 def vector(*about: object) -> torch.Tensor:
@@ -91,7 +91,7 @@ def write(path: Path, samples: list[ReinforcedSample], storage="pth.gz") -> Path
 
 
 def shards(folder: Path, sizes=(4, 1, 6), **changed) -> list[Path]:
-    """Tars of one base name in different folders, with some of the keys in common."""
+    """Write tars with the same file name to different folders."""
     return [
         write(folder / str(number) / "00000.tar", [reinforced(f"{number}-{n}", **changed) for n in range(size)])
         for number, size in enumerate(sizes)
@@ -194,21 +194,21 @@ def test_epochs_and_seeds_differ(tmp_path):
 
 @given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
 def test_an_order_has_every_sample_once_and_visits_few_shards_at_a_time(sizes, seed, epoch):
-    places = data._Places(sizes)
-    parts = list(places.mixed(seed, epoch))
+    rows = data._ShardIndex(sizes)
+    parts = list(rows.shuffled(seed, epoch))
     order = np.concatenate([np.empty(0, np.int64), *parts])
-    assert order.dtype == np.int64 and sorted(order) == list(range(sum(sizes))) and len(places) == sum(sizes)
-    assert all(map(np.array_equal, parts, places.mixed(seed, epoch)))
-    assert all(len({places[int(index)][0] for index in part}) <= data.MIXED_SHARDS for part in parts)
-    visited = [places[int(index)][0] for index in order]
+    assert order.dtype == np.int64 and sorted(order) == list(range(sum(sizes))) and len(rows) == sum(sizes)
+    assert all(map(np.array_equal, parts, rows.shuffled(seed, epoch)))
+    assert all(len({rows[int(index)][0] for index in part}) <= data.MIXED_SHARDS for part in parts)
+    visited = [rows[int(index)][0] for index in order]
     for shard in set(visited):
         first, last = visited.index(shard), len(visited) - 1 - visited[::-1].index(shard)
         assert len(set(visited[first : last + 1])) <= data.MIXED_SHARDS
 
 
-def test_places_skip_empty_shards():
-    places = data._Places([0, 2, 0, 0, 1])
-    assert [places[index] for index in range(3)] == [(1, 0), (1, 1), (4, 0)]
+def test_the_index_skips_empty_shards():
+    rows = data._ShardIndex([0, 2, 0, 0, 1])
+    assert [rows[index] for index in range(3)] == [(1, 0), (1, 1), (4, 0)]
 
 
 @pytest.mark.parametrize("captions", ["^syn_text_other$", "syn_text_o"])
@@ -232,13 +232,13 @@ def test_a_captioner_tag_that_matches_nothing_is_an_error_before_any_work(tmp_pa
         source(paths).sample(0, 5)
 
 
-def test_without_need_of_synthetic_captions_none_are_asked_for(tmp_path):
+def test_synthetic_captions_are_only_required_if_training_needs_them(tmp_path):
     paths = shards(tmp_path, captions={}, caption_embs={})
     reader = source(paths, needs=("image", "text", "teacher_image", "teacher_text"))
     assert list(reader.sample(0, 3)) == ["image", "text", "teacher_image", "teacher_text"]
     with pytest.raises(UserError, match="no synthetic caption"):
         source(paths)
-    with pytest.raises(UserError, match="no sample has pictures"):
+    with pytest.raises(UserError, match="unknown keys pictures"):
         source(paths, needs=("pictures",))
 
 
@@ -253,13 +253,13 @@ def test_images_that_stayed_in_the_source_are_found_by_key(tmp_path):
                 writer.write(f"{number}-{n}", {"txt": b"x", "png": pixels(f"{number}-{n}")})
     light = source(paths, images=originals)
     assert all(equal(light.sample(2, index), whole.sample(2, index)) for index in range(11))
-    with pytest.raises(UserError, match=r"sample '0-0': has no image.*give the source shards"):
+    with pytest.raises(UserError, match=r"sample '0-0': has no image.*pass the source shards"):
         source(paths)
     with TarWriter(originals[2]) as writer:
         for n in range(6):
             writer.write(f"2-{n}", {"png": pixels("2-0" if n == 3 else f"2-{n}")})
     changed = source(paths, images=originals)
-    with pytest.raises(ShardError, match=r"sample '2-3': .*raw-2\.tar has another image"):
+    with pytest.raises(ShardError, match=r"sample '2-3': the image in .*raw-2\.tar differs"):
         changed.sample(0, 8)
     with TarWriter(originals[2]) as writer:
         writer.write("2-0", {"png": pixels("2-0")})
@@ -284,7 +284,9 @@ def test_faults_name_shard_and_sample(tmp_path):
         "text_emb": rows(1, "x")[:, :4],
         "caption_embs": {name: rows(count, "x")[:, :4] for name, count in FIELDS.items()},
     }
-    assert re.match(f"{start}: embeddings of 4 numbers, other samples have 8", reading(reinforced("x", **narrow)))
+    assert re.match(
+        f"{start}: embeddings have 4 dimensions, but other samples have 8", reading(reinforced("x", **narrow))
+    )
 
 
 def test_the_dimension_is_known_and_no_shard_is_no_error(tmp_path):
@@ -366,25 +368,25 @@ def test_features_come_in_pairs_and_several_of_a_sample_take_turns():
         FeatureSource(images, texts[:2], seed=0)
 
 
-def test_a_text_is_tokenized_once_and_memory_for_that_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "REMEMBERED_TEXTS", 2)
+def test_a_text_is_tokenized_once_and_the_token_cache_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CACHED_TEXTS", 2)
     asked = []
 
     def counting(texts):
         asked.extend(texts)
         return tokenize(texts)
 
-    tokens = data._Tokens(counting)
+    tokens = data._TokenCache(counting)
     for text in "a", "a", "b", "a", "c", "b":
         assert words(tokens(text)) == text
     assert asked == ["a", "b", "c", "b"]
 
 
-def test_what_is_remembered_is_bounded_by_bytes(tmp_path, monkeypatch):
+def test_the_sample_cache_is_bounded_by_bytes(tmp_path, monkeypatch):
     paths = shards(tmp_path)
     small = source(paths)
-    monkeypatch.setattr(data, "REMEMBERED_BYTES", sum(path.stat().st_size for path in paths) - 1)
+    monkeypatch.setattr(data, "CACHED_BYTES", sum(path.stat().st_size for path in paths) - 1)
     large = source(paths)
     for index in range(11):
         assert equal(small.sample(0, index), large.sample(0, index))
-    assert len(small._remembered) == 11 and not large._remembered
+    assert len(small._sample_cache) == 11 and not large._sample_cache

@@ -27,10 +27,10 @@ from tests.processes import start_process
 
 def test_a_process_alone_is_a_world_of_one() -> None:
     with join("cpu") as world:
-        assert (world.rank, world.size, world.first) == (0, 1, True)
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
         x = torch.ones(2, requires_grad=True)
         assert world.gather(x) is x
-        world.wait()
+        world.barrier()
 
 
 def losses_and_gradients(name: str, accumulate: int, world: World) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ def train_from_different_checkpoints(folder: Path) -> None:
     (folder / rank).mkdir(parents=True, exist_ok=True)
     settings = TrainSettings(steps=4, batch=16, learning_rate=1e-3, checkpoint_every=2)
     with pytest.raises(
-        StoreError, match=r"resume\.pt: goes on at step \d, other machines .* at 2 on average; run again"
+        StoreError, match=r"resume\.pt: this machine resumes at step \d, but all machines .* at 2 on average; run again"
     ):
         train(*tiny_training("contrastive"), TinySource(), settings, folder / rank, fingerprint="a")
 

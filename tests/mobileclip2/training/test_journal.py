@@ -8,11 +8,11 @@ def test_cut_drops_later_steps_and_half_lines(tmp_path: Path) -> None:
     journal.append({"step": step, "loss": 1 / step} for step in range(1, 6))
     whole = journal.path.read_text()
     journal.path.write_text(whole + '{"step": 6, "lo')
-    journal.cut(5)
+    journal.truncate(5)
     assert journal.path.read_text() == whole
-    journal.cut(3)
+    journal.truncate(3)
     assert journal.path.read_text() == "".join(whole.splitlines(keepends=True)[:3])
-    journal.cut(0)
+    journal.truncate(0)
     assert journal.path.read_text() == ""
 
 

@@ -81,9 +81,9 @@ def stop_at(step: int) -> Any:
 
 
 @pytest.mark.parametrize("stopped_at", [2, 4, 7])
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, stopped_at: int) -> None:
+def test_a_stopped_run_resumes_with_the_same_results(tmp_path: Path, stopped_at: int) -> None:
     def conv(directory: Path, **listener: Any) -> None:
-        # dropout and batch norm: random numbers and buffers have to come back too
+        # the model has dropout and batch norm, so random seeds and buffers matter too
         fields = settings(checkpoint_every=4, log_every=1)
         train(tiny_conv_clip(), Contrastive(), TinySource(), fields, directory, fingerprint="a", **listener)
 
@@ -107,7 +107,7 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
-    with pytest.raises(WeightsError, match="belongs to the run a, this one is b"):
+    with pytest.raises(WeightsError, match="belongs to the run a, but this run is b"):
         run(tmp_path, fingerprint="b")
 
 
@@ -182,7 +182,7 @@ def test_frozen_modules_keep_their_weights_and_statistics(tmp_path: Path) -> Non
 
 
 class Projections(nn.Module):
-    """What is trained of a locked-image teacher: it takes features in place of images and texts."""
+    """The trainable layers of a locked-image teacher, which take features instead of images and texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,8 +244,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> No
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
 
 
-def test_a_model_that_cannot_recompute_says_so(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gradient_checkpointing: Projections cannot"):
+def test_a_model_without_gradient_checkpointing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gradient_checkpointing: Projections does not support it"):
         train(
             Projections(),
             Contrastive(),

@@ -1,4 +1,4 @@
-"""Training's fast way to a view against the plain one: the same, but for rounding in the resize."""
+"""The fast renderer of training equals Pillow's renderer up to rounding in the resize."""
 
 import numpy as np
 import pyarrow as pa
@@ -9,14 +9,14 @@ from PIL import Image
 from mobileclip2.data.augmentation import OPERATIONS, View, operate, render
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.errors import ShardError
-from mobileclip2.training.views import draw
+from mobileclip2.training.views import render_view
 
 CROPS = [(0, 0, 90, 120), (11, 7, 25, 31), (3, 40, 80, 60), (40, 50, 9, 50)]
-"""Top, left, height, width; one is higher than wide."""
+"""Top, left, height and width. The last crop is higher than wide."""
 
 
 def picture() -> Image.Image:
-    """Smooth, with edges and noise: whatever is wrong with a resize shows in one of them."""
+    """Return an image with smooth areas, edges and noise, which show different faults of a resize."""
     random = np.random.default_rng(0)
     down, across = np.mgrid[:90, :120]
     smooth = np.stack([down * 2, across * 2, (down * across) // 8 % 256], 2)
@@ -31,12 +31,12 @@ def tensor(image: Image.Image) -> torch.Tensor:
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolation):
     view = View(crop, None)
-    found = draw(picture(), view, 64, interpolation)
+    found = render_view(picture(), view, 64, interpolation)
     difference = (found.int() - tensor(render(picture(), view, 64, interpolation)).int()).abs().float()
     assert found.dtype == torch.uint8 and found.shape == (64, 64, 3) and found.is_contiguous()
     if crop[2] <= crop[3]:
         assert difference.max() <= 2 and (difference > 0).float().mean() < 0.01
-    else:  # Pillow begins with columns: rounding and the clipping of overshoot come at other places
+    else:  # Pillow resizes columns first, so rounding and clipping differ
         assert difference.mean() < 0.3 and (difference > 1).float().mean() < 0.02
 
 
@@ -45,25 +45,25 @@ def test_a_crop_that_pillow_keeps_in_pieces_is_drawn_like_any_other():
     with pytest.raises(ValueError, match="contiguous"):
         pa.array(large)
     view = View((0, 0, 1800, 2400), None)
-    difference = (draw(large, view, 64).int() - tensor(render(large, view, 64)).int()).abs()
+    difference = (render_view(large, view, 64).int() - tensor(render(large, view, 64)).int()).abs()
     assert difference.max() <= 2
 
 
 @pytest.mark.parametrize("op", range(len(OPERATIONS)))
 def test_operations_are_the_plain_ones(op):
     view = View(CROPS[1], ((op, 7.0 if OPERATIONS[op] == "Posterize" else 0.3), (6, 0.2)))
-    resized = Image.fromarray(draw(picture(), View(CROPS[1], None), 64).numpy())
-    assert torch.equal(draw(picture(), view, 64), tensor(operate(resized, view)))
+    resized = Image.fromarray(render_view(picture(), View(CROPS[1], None), 64).numpy())
+    assert torch.equal(render_view(picture(), view, 64), tensor(operate(resized, view)))
 
 
 def test_other_interpolations_go_the_plain_way():
     view = View(CROPS[0], ((0, 0.0),))
-    assert torch.equal(draw(picture(), view, 32, "lanczos"), tensor(render(picture(), view, 32, "lanczos")))
+    assert torch.equal(render_view(picture(), view, 32, "lanczos"), tensor(render(picture(), view, 32, "lanczos")))
 
 
 def test_a_crop_that_leaves_the_image_is_refused():
     with pytest.raises(ShardError, match="does not fit an image of 120 x 90 pixels"):
-        draw(picture(), View((0, 60, 90, 61), None), 32)
+        render_view(picture(), View((0, 60, 90, 61), None), 32)
 
 
 @pytest.mark.parametrize("samples", [0, 1, 5])

@@ -1,4 +1,4 @@
-"""Real models and data, small enough for a test, that tests and the processes they start share."""
+"""Small real models and data, shared by tests and the processes that they start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 32, "heads
 
 
 class TinySource:
-    """Random images and captions of different lengths; every sample is a function of its index."""
+    """Random images and captions of different lengths. Each sample is a function of its index."""
 
     def __init__(self, samples: int = SAMPLES, seed: int = 0) -> None:
         self.samples, self.seed = samples, seed
@@ -71,7 +71,7 @@ def tiny_clip(seed: int = 0) -> nn.Module:
 
 
 def tiny_conv_clip(seed: int = 0) -> nn.Module:
-    """With batch norm and dropout in its image tower."""
+    """Build a model with batch norm and dropout in its image tower."""
     torch.manual_seed(seed)
     model = CLIP(16, {"image_size": 16, "patch_size": 8, "width": 32, "layers": 0, "head_width": 16}, TEXT)
     model.visual = nn.Sequential(
@@ -107,7 +107,7 @@ def tiny_training(name: str) -> tuple[nn.Module, Objective]:
 
 
 def start_world(size: int, function: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
-    """``size`` processes with the environment that torchrun gives them."""
+    """Start ``size`` processes with the environment variables of torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
