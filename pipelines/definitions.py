@@ -1,4 +1,4 @@
-"""The code location: the graph of the profile that ``MOBILECLIP2_PROFILE`` names, by default the demo."""
+"""The code location: the graph of the profile in ``MOBILECLIP2_PROFILE``, by default the demo."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STAGES = (
 
 
 def definitions(pipeline: Pipeline) -> dg.Definitions:
-    """Everything that the UI shows of one pipeline."""
+    """Define the assets, checks, jobs and sensors of a pipeline."""
     check = current(pipeline)
     return dg.Definitions.merge(
         stages(pipeline),
@@ -54,7 +54,7 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
                 dg.define_asset_job(
                     "check_current",
                     dg.AssetSelection.checks(check),
-                    description="Says of every asset whether it is current, what is missing and why. Computes nothing.",
+                    description="Checks whether every asset is current, and lists what is missing and why. Computes nothing.",
                 ),
             ],
             sensors=[refresh_when_changed(pipeline), show_what_is_current(pipeline)],
@@ -63,31 +63,29 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
 
 
 def stages(pipeline: Pipeline) -> dg.Definitions:
-    """All assets of one pipeline, with the pipeline as their resource."""
+    """Define all assets of a pipeline. The pipeline is their resource."""
     return dg.Definitions(
         assets=[asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)],
-        resources={"pipeline": dg.ResourceDefinition(lambda context: _fresh(pipeline, context))},
+        resources={"pipeline": dg.ResourceDefinition(lambda context: _pipeline_for_run(pipeline, context))},
         executor=executor(pipeline.profile),
     )
 
 
 def executor(profile: Profile) -> dg.ExecutorDefinition:
-    """Run steps one after the other in the run's process. In a cluster, each step gets a pod that a run can lose."""
+    """Return the executor: steps run in the run's process, or in a pod each in a cluster."""
     if profile.compute.kubernetes is None:
         return dg.in_process_executor
     with needs("k8s"):
-        from dagster_k8s import k8s_job_executor  # takes seconds to load
+        from dagster_k8s import k8s_job_executor  # its import takes seconds
 
     return k8s_job_executor
 
 
-def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
-    """Return the pipeline without caches. A run sees the store and the outside inputs as they are when it starts."""
-    from mobileclip2.executors import (
-        executor_of,  # brings what only runs need; loading the definitions is done more often
-    )
+def _pipeline_for_run(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
+    """Return the pipeline with empty caches, so that the run reads the store and external inputs as they are at its start."""
+    from mobileclip2.executors import executor_of  # only runs need it, and loading the definitions must stay fast
 
-    # in a cluster a run is spread over pods, and its launcher watches them
+    # in a cluster, the run launcher monitors the pods of a run
     if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
         mark(context.instance, context.run.run_id)
     pipeline.forget()
