@@ -117,7 +117,7 @@ def test_a_stopped_command_says_so_in_one_line(smallest, tmp_path, moment, numbe
     lines = [line for line in errors.splitlines() if not line.startswith(("[", "computed "))]
     assert status == 128 + number
     assert len(lines) == 1 and lines[0].startswith("mobileclip2: stopped by "), errors
-    assert "kept, run the same command again to go on" in lines[0]
+    assert "kept, run the same command again to continue" in lines[0]
     assert not is_alive(child)
     if moment == "stage":
         assert "in raw_shards [g00]" in lines[0]
@@ -255,9 +255,7 @@ def test_nothing_to_do_is_said_in_words(smallest, tmp_path):
 @pytest.mark.slow
 def test_the_clock_of_a_terminal_goes_on_while_python_stands_still(smallest, tmp_path):
     # the lock of the child's Python is held by native code that never lets go
-    hold = (
-        "import ctypes, mobileclip2.engine.plan\nmobileclip2.engine.plan.selected = lambda *_: ctypes.PyDLL(None).sleep(600)"
-    )
+    hold = "import ctypes, mobileclip2.engine.plan\nmobileclip2.engine.plan.selected = lambda *_: ctypes.PyDLL(None).sleep(600)"
     master, slave = pty.openpty()
     script = f"{PROLOGUE}\n{hold}\nfrom pipelines.cli import main\nsys.exit(main())"
     environment = {
