@@ -61,10 +61,12 @@ def define(
         retry_policy=LOST_POD if profile.compute.kubernetes else None,
         check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
     )
-    def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
+    def materialize(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], on_step: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
         group = context.partition_key if partitions else None
         try:
-            result = pipeline.materialize(asset.key, group, log_progress(context))
+            result = pipeline.materialize(asset.key, group, log_progress(context, on_step))
         except UserError as error:
             # the run's page shows the message of a Failure above the traceback, and that of other exceptions below
             raise dg.Failure(str(error), allow_retries=False) from None
@@ -103,14 +105,13 @@ def common_metadata(result: MaterializeResult) -> dict[str, Any]:
 LOG_EVERY_SECONDS = 10.0
 
 
-def log_progress(context: dg.AssetExecutionContext) -> Progress:
-    """Log steps and rates, at most one line in ten seconds, and pass them to a listener in this process."""
+def log_progress(context: dg.AssetExecutionContext, on_step: Progress) -> Progress:
+    """Log steps and rates, at most one line in :data:`LOG_EVERY_SECONDS`, and pass every step to ``on_step``."""
     started = last = time.monotonic()
 
     def progress(step: Step) -> None:
         nonlocal last
-        for watcher in WATCHERS:
-            watcher(step)
+        on_step(step)
         now = time.monotonic()
         if now - last >= LOG_EVERY_SECONDS:
             last = now
@@ -120,7 +121,3 @@ def log_progress(context: dg.AssetExecutionContext) -> Progress:
             context.log.info(f"{step.done}/{step.total} {step.unit}, {rate:.1f}/s, {remaining:.0f} s left{numbers}")
 
     return progress
-
-
-WATCHERS: list[Progress] = []
-"""Listeners in this process beside the log: the terminal's bar."""

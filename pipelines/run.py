@@ -8,7 +8,6 @@ import socket
 import sys
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -18,7 +17,6 @@ from mobileclip2.extras import needs
 with needs("pipeline"):
     import dagster as dg
 
-from assets.materialize import WATCHERS
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
@@ -27,19 +25,11 @@ from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
 from mobileclip2.store.lease import acquire
 from pipelines import launched, supervise
+from pipelines.asset_definitions import stages
 from pipelines.current import report_current
 from pipelines.display import Display, label_of
+from pipelines.instance import instance
 from pipelines.processes import PROCESS_TAG, this_process
-
-
-def instance() -> dg.DagsterInstance:
-    """Return the Dagster instance of this checkout, so that the UI shows the runs of the command line."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").resolve())))
-    home.mkdir(parents=True, exist_ok=True)
-    settings = home / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text((Path(__file__).parent / "dagster.yaml").read_text())
-    return dg.DagsterInstance.get()
 
 
 class RunObserver(Protocol):
@@ -138,9 +128,7 @@ def refresh(
     Raises:
         UserError: A stage failed. Finished shards are kept.
     """
-    from pipelines.definitions import stages
-
-    repository = stages(pipeline).get_repository_def()
+    repository = stages(pipeline, observer.step).get_repository_def()
     run_pair = materialize
     if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
         run_pair = partial(launched.materialize, within)
@@ -148,7 +136,6 @@ def refresh(
     keys = selected(pipeline, only)
     if run_pair is materialize:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
-    WATCHERS.append(observer.step)
     try:
         with run_lease(pipeline):
             for asset in [pipeline.graph[key] for key in keys]:
@@ -161,7 +148,6 @@ def refresh(
                         runs += 1
                     observer.end(asset, group)
     finally:
-        WATCHERS.remove(observer.step)
         # the failed stage has already reported a missing external input
         with suppress(UserError), doing("updating the check 'current'"):
             report_current(pipeline, dagster)

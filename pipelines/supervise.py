@@ -276,8 +276,8 @@ class Supervisor:
         """Report the end of the child's run to Dagster, which the child could not do."""
         if not (self.display.label and self.process):
             return
+        from pipelines.instance import instance
         from pipelines.processes import end_runs_of
-        from pipelines.run import instance
 
         with instance() as dagster:
             end_runs_of(dagster, self.process, message, canceled=canceled)
