@@ -1,1 +1,1 @@
-"""The pipeline's assets, one module a stage: each calls the library and says what came out."""
+"""The pipeline's assets, one module for each stage. Each asset calls the library and reports the result as metadata."""

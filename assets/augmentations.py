@@ -1,4 +1,4 @@
-"""View parameters: one source for all teachers and students."""
+"""Random parameters of the augmented views, shared by all teachers and students."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def augmentations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     return [define(profile, graph["augmentations"], section="augmentations", kinds={"parquet"}, metadata=views_sheet)]
 
 
-def views_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
-    """Return a picture of a group's first samples with their views."""
+def views_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
+    """Draw the first samples of a group with their views."""
     from mobileclip2.report.sheets import views_sheet
 
-    assert done.group is not None
-    return {"views": dg.MetadataValue.md(views_sheet(pipeline, done.group))}
+    assert result.group is not None
+    return {"views": dg.MetadataValue.md(views_sheet(pipeline, result.group))}

@@ -1,4 +1,4 @@
-"""Clean caption sets and the captioners that are fine-tuned on them."""
+"""Clean caption corpora, and the captioners that are fine-tuned on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every trained model shows: its last numbers and its loss curve."""
+"""Metadata of a trained model: the last values of its metrics and its loss curve."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import dagster as dg
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
-def training_metadata(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
-    """Return the last numbers of a training and its loss curve, or nothing for a model that was not trained."""
+def training_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
+    """Return the last metrics of a training and its loss curve. The result is empty for a model that was not trained."""
     from mobileclip2.report.sheets import training_curve
 
-    (head,) = done.heads.values()
-    if "metrics.jsonl" not in (head.watched or []):
+    (summary,) = result.heads.values()
+    if "metrics.jsonl" not in (summary.watched or []):
         return {}
-    numbers, picture = training_curve(pipeline, done.asset.key, done.group)
+    numbers, picture = training_curve(pipeline, result.asset.key, result.group)
     return {**numbers, "loss_curve": dg.MetadataValue.md(picture)}

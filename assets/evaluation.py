@@ -1,4 +1,4 @@
-"""Zero-shot classification and retrieval of teachers and students, a partition for each set."""
+"""Zero-shot classification and retrieval of teachers and students, one partition for each evaluation set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for each evaluated model. Students other than the gate's baseline get a check."""
-    judged = [student.name for student in profile.students if profile.gate.baseline not in {None, student.name}]
+    """Define an asset for each evaluated model. Each student except the gate's baseline gets a check."""
+    checked = [student.name for student in profile.students if profile.gate.baseline not in {None, student.name}]
     return [
         define(
             profile,
@@ -20,7 +20,7 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
             section="evaluation",
             kinds={"pytorch", "json"},
             metadata=results,
-            check=no_worse if asset.name in judged else None,
+            check=no_worse if asset.name in checked else None,
             check_name="no_worse_than_baseline",
         )
         for asset in graph.values()
@@ -28,37 +28,35 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     ]
 
 
-def results(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
-    """Return the numbers of this set, and the main ones of all sets that are measured so far."""
+def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
+    """Return the metrics of this set, and a plot of the main metric of all sets that are evaluated so far."""
     from mobileclip2.evaluation.results import MAIN_METRIC
     from mobileclip2.report.sheets import evaluation_results
 
-    assert done.group is not None
-    found, picture = evaluation_results(pipeline, done.asset.name, done.group)
+    assert result.group is not None
+    metrics, picture = evaluation_results(pipeline, result.asset.name, result.group)
     schema = dg.TableSchema(columns=[dg.TableColumn("metric"), dg.TableColumn("value", "float")])
-    records = [dg.TableRecord({"metric": metric, "value": value}) for metric, value in found.items()]
+    records = [dg.TableRecord({"metric": metric, "value": value}) for metric, value in metrics.items()]
     return {
-        **({MAIN_METRIC: found[MAIN_METRIC]} if MAIN_METRIC in found else {}),
+        **({MAIN_METRIC: metrics[MAIN_METRIC]} if MAIN_METRIC in metrics else {}),
         "metrics": dg.MetadataValue.table(records=records, schema=schema),
         "plot": dg.MetadataValue.md(picture),
     }
 
 
-def no_worse(pipeline: Pipeline, done: MaterializeResult) -> dg.AssetCheckResult:
-    """Check the gate's verdict over all sets.
-
-    A missing set is a warning, and so is a baseline that cannot be compared with.
-    """
+def no_worse(pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:
+    """Check the gate's verdict over all sets. Warn if a set is missing or if the baseline has no comparable results."""
     from mobileclip2.errors import UserError
     from mobileclip2.evaluation.gate import compare
     from mobileclip2.report.comparison import as_markdown, published_like, verdict
     from mobileclip2.stages.stored_results import baseline_results, stored_results
 
-    name, baseline = done.asset.name, pipeline.profile.gate.baseline
+    name, baseline = result.asset.name, pipeline.profile.gate.baseline
     assert baseline is not None
     try:
-        found = stored_results(pipeline, name)
-        comparison = compare(found, baseline_results(pipeline, baseline, name), pipeline.profile.gate)
+        comparison = compare(
+            stored_results(pipeline, name), baseline_results(pipeline, baseline, name), pipeline.profile.gate
+        )
     except UserError as error:
         return dg.AssetCheckResult(
             passed=False,

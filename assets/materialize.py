@@ -1,4 +1,4 @@
-"""From an asset of the library's graph to one of Dagster's: the shape that every stage module fills in."""
+"""Define a Dagster asset for an asset of the library's graph."""
 
 import time
 import warnings
@@ -15,7 +15,7 @@ from mobileclip2.progress import Progress, Step
 
 OWNERS = ["team:mobileclip2"]
 
-# known, and pinned: without this every process that loads the definitions says so once an asset
+# Dagster is pinned, and this warning would appear once for each asset in every process that loads the definitions
 warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
@@ -24,7 +24,7 @@ Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
-    """Return the partitions of an asset: its parts, the groups of shards, or None."""
+    """Return the partitions of an asset: its slices, the groups of shards, or None."""
     if asset.by_part:
         return dg.StaticPartitionsDefinition(list(asset.parts))
     return dg.StaticPartitionsDefinition(profile.group_names) if asset.grouped else None
@@ -40,7 +40,7 @@ def define(
     check: Callable[[Pipeline, MaterializeResult], dg.AssetCheckResult] | None = None,
     check_name: str = "",
 ) -> dg.AssetsDefinition:
-    """Define a Dagster asset that computes the missing parts of ``asset`` and mirrors its data version."""
+    """Define a Dagster asset that computes the missing slices of ``asset`` and reports its data version."""
     key = dg.AssetKey(asset.key.split("/"))
     partitions = partitions_of(profile, asset)
 
@@ -50,77 +50,74 @@ def define(
         description=asset.description,
         kinds=kinds,
         owners=OWNERS,
-        metadata={"declared": {name: part.declared for name, part in asset.parts.items()}},
+        metadata={"declared": {name: slice_.declared for name, slice_ in asset.parts.items()}},
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
         deps=[dg.AssetKey(upstream.split("/")) for upstream in asset.upstream],
         partitions_def=partitions,
-        # one run a partition: a run over several gives all of them one data version
+        # one run for each partition: Dagster gives all partitions of a run the same data version
         backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,
-        # in a cluster a step's pod can be lost; what failed by itself says that it wants no retry
+        # a cluster can lose the pod of a step; a failure of the stage itself sets allow_retries=False
         retry_policy=LOST_POD if profile.compute.kubernetes else None,
         check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
     )
-    def materialize(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
+    def materialize(
+        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], on_step: dg.ResourceParam[Progress]
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
         group = context.partition_key if partitions else None
         try:
-            done = pipeline.materialize(asset.key, group, log_progress(context))
+            result = pipeline.materialize(asset.key, group, log_progress(context, on_step))
         except UserError as error:
-            # the run's page begins with a failure's own words; an exception's stand below its traceback
+            # the run's page shows the message of a Failure above the traceback, and that of other exceptions below
             raise dg.Failure(str(error), allow_retries=False) from None
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(done.data_version),
-            metadata={**(metadata(pipeline, done) if metadata else {}), **common_metadata(done)},
-            check_results=[check(pipeline, done)] if check else [],
+            data_version=dg.DataVersion(result.data_version),
+            metadata={**(metadata(pipeline, result) if metadata else {}), **common_metadata(result)},
+            check_results=[check(pipeline, result)] if check else [],
         )
 
     return materialize
 
 
-def common_metadata(done: MaterializeResult) -> dict[str, Any]:
-    """Return the metadata of every materialization: counts, rates, skips and hashes."""
-    computed = sum(done.heads[name].samples for name in done.computed)
-    size = sum(head.size for head in done.heads.values())
-    shown: dict[str, Any] = {
-        "samples": done.samples,
-        "skipped": sum(done.skip_reasons.values()),
+def common_metadata(result: MaterializeResult) -> dict[str, Any]:
+    """Return the metadata that every materialization has: counts, rates, skip reasons and hashes."""
+    computed = sum(result.heads[name].samples for name in result.computed)
+    size = sum(summary.size for summary in result.heads.values())
+    entries: dict[str, Any] = {
+        "samples": result.samples,
+        "skipped": sum(result.skip_reasons.values()),
         "bytes": size,
-        "seconds": round(done.seconds, 2),
-        "computed": ", ".join(done.computed) or "nothing: all of it was there",
-        "fingerprints": {name: head.fingerprint for name, head in done.heads.items()},
-        "data_version": done.data_version,
+        "seconds": round(result.seconds, 2),
+        "computed": ", ".join(result.computed) or "nothing, everything was already stored",
+        "fingerprints": {name: summary.fingerprint for name, summary in result.heads.items()},
+        "data_version": result.data_version,
     }
     if computed:
-        shown["samples_per_second"] = round(computed / max(done.seconds, 1e-3), 1)
-    if done.skip_reasons:
-        shown["skip_reasons"] = dg.MetadataValue.json(done.skip_reasons)
-    facts = {name: head.facts for name, head in done.heads.items() if head.facts}
+        entries["samples_per_second"] = round(computed / max(result.seconds, 1e-3), 1)
+    if result.skip_reasons:
+        entries["skip_reasons"] = dg.MetadataValue.json(result.skip_reasons)
+    facts = {name: summary.facts for name, summary in result.heads.items() if summary.facts}
     if facts:
-        shown["facts"] = dg.MetadataValue.json(facts)
-    return shown
+        entries["facts"] = dg.MetadataValue.json(facts)
+    return entries
 
 
 LOG_EVERY_SECONDS = 10.0
 
 
-def log_progress(context: dg.AssetExecutionContext) -> Progress:
-    """Log steps and rates, at most one line in ten seconds, and pass them to a listener in this process."""
+def log_progress(context: dg.AssetExecutionContext, on_step: Progress) -> Progress:
+    """Log steps and rates, at most one line in :data:`LOG_EVERY_SECONDS`, and pass every step to ``on_step``."""
     started = last = time.monotonic()
 
     def progress(step: Step) -> None:
         nonlocal last
-        for watcher in WATCHERS:
-            watcher(step)
+        on_step(step)
         now = time.monotonic()
         if now - last >= LOG_EVERY_SECONDS:
             last = now
             rate = step.done / (now - started)
-            left = (step.total - step.done) / rate if rate else float("inf")
+            remaining = (step.total - step.done) / rate if rate else float("inf")
             numbers = "".join(f", {name} {value:.4g}" for name, value in step.numbers.items())
-            context.log.info(f"{step.done}/{step.total} {step.unit}, {rate:.1f}/s, {left:.0f} s left{numbers}")
+            context.log.info(f"{step.done}/{step.total} {step.unit}, {rate:.1f}/s, {remaining:.0f} s left{numbers}")
 
     return progress
-
-
-WATCHERS: list[Progress] = []
-"""Listeners in this process beside the log: the terminal's bar."""

@@ -19,28 +19,28 @@ def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
             section="raw_shards",
             kinds={"webdataset", "parquet"},
             metadata=sample_sheet,
-            check=few_are_bad,
+            check=few_samples_are_bad,
             check_name="few_samples_are_bad",
         )
     ]
 
 
-def sample_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
-    """Return a picture of a group's first samples."""
+def sample_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
+    """Draw the first samples of a group."""
     from mobileclip2.report.sheets import raw_sheet
 
-    assert done.group is not None
-    return {"sample_sheet": dg.MetadataValue.md(raw_sheet(pipeline, done.group))}
+    assert result.group is not None
+    return {"sample_sheet": dg.MetadataValue.md(raw_sheet(pipeline, result.group))}
 
 
-def few_are_bad(pipeline: Pipeline, done: MaterializeResult) -> dg.AssetCheckResult:
-    """Warn if more than half of the accepted share of samples was skipped."""
-    skipped = sum(done.skip_reasons.values())
-    share = skipped / max(1, done.samples + skipped)
+def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:
+    """Warn if the share of skipped samples is above half of ``max_bad_share``."""
+    skipped = sum(result.skip_reasons.values())
+    share = skipped / max(1, result.samples + skipped)
     return dg.AssetCheckResult(
-        # the stage itself stops at the accepted share; this speaks up on the way there
+        # the stage fails at max_bad_share; this warning comes earlier
         passed=share <= pipeline.profile.max_bad_share / 2,
         severity=dg.AssetCheckSeverity.WARN,
         check_name="few_samples_are_bad",
-        metadata={"share": share, "reasons": dg.MetadataValue.json(done.skip_reasons)},
+        metadata={"share": share, "reasons": dg.MetadataValue.json(result.skip_reasons)},
     )

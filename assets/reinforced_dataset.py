@@ -11,7 +11,7 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define the asset ``reinforced_dataset`` if the graph has it."""
+    """Define the asset ``reinforced_dataset`` if it is in the graph."""
     if "reinforced_dataset" not in graph:
         return []
     return [
@@ -25,9 +25,9 @@ def reinforced_dataset(profile: Profile, graph: Graph) -> list[dg.AssetsDefiniti
     ]
 
 
-def reinforced_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
-    """Return a picture of a group's first samples with views and captions."""
+def reinforced_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
+    """Draw the first samples of a group with views and captions."""
     from mobileclip2.report.sheets import reinforced_sheet
 
-    assert done.group is not None
-    return {"sample_sheet": dg.MetadataValue.md(reinforced_sheet(pipeline, done.group))}
+    assert result.group is not None
+    return {"sample_sheet": dg.MetadataValue.md(reinforced_sheet(pipeline, result.group))}

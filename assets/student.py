@@ -1,4 +1,4 @@
-"""Students: distilled from the reinforced dataset, trained on the raw pairs, given, or between two others."""
+"""Students: distilled from the reinforced dataset, trained on the raw pairs, pretrained, or interpolated."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
             asset,
             section="students",
             kinds={"pytorch"},
-            metadata=interpolation if profile.student(asset.name).between else training_metadata,
+            metadata=interpolation_metadata if profile.student(asset.name).between else training_metadata,
         )
         for asset in graph.values()
         if asset.stage == "student"
     ]
 
 
-def interpolation(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
-    """Return the points between two students, the picked weight, and a picture of the curve."""
+def interpolation_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
+    """Return the points between two checkpoints, the picked weight, and a picture of the curve."""
     from mobileclip2.report.sheets import between_sheet
 
-    rows, picked, picture = between_sheet(pipeline, done.asset.name)
+    rows, picked, picture = between_sheet(pipeline, result.asset.name)
     columns = [dg.TableColumn("weight", "float"), dg.TableColumn("set"), dg.TableColumn("main_metric", "float")]
     records = [dg.TableRecord({"weight": weight, "set": name, "main_metric": value}) for weight, name, value in rows]
     return {

@@ -1,4 +1,4 @@
-"""Studies: students that differ in one thing, a partition for each row and seed."""
+"""Studies: students that differ in one setting, one partition for each row and seed."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 def studies(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     """Define an asset for each study."""
     return [
-        define(profile, asset, section="studies", kinds={"pytorch"}, metadata=findings)
+        define(profile, asset, section="studies", kinds={"pytorch"}, metadata=study_metadata)
         for asset in graph.values()
         if asset.stage == "study"
     ]
 
 
-def findings(pipeline: Pipeline, done: MaterializeResult) -> dict[str, object]:
-    """Return the trial's own curve, and all that the study has found so far."""
+def study_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
+    """Return the loss curve of the trial, and a table and plots of all trials so far."""
     from mobileclip2.report import plots
     from mobileclip2.report.pictures import inline_markdown
     from mobileclip2.report.study import figures, found, table
 
-    result = found(pipeline, done.asset.name)
-    heading, *lines = table(result)
+    study = found(pipeline, result.asset.name)
+    heading, *lines = table(study)
     rule = ["---"] * len(heading)
     pictures = [
-        inline_markdown(plots.png(figure), metric)
-        for figure, metric in zip(figures(result), result.metrics, strict=True)
+        inline_markdown(plots.png(figure), metric) for figure, metric in zip(figures(study), study.metrics, strict=True)
     ]
     return {
-        **training_metadata(pipeline, done),
+        **training_metadata(pipeline, result),
         "study": dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines])),
         "plot": dg.MetadataValue.md("\n\n".join(pictures)),
     }

@@ -1,4 +1,4 @@
-"""Captions that captioners write for every image."""
+"""Synthetic captions that the captioners generate for every image."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefiniti
     ]
 
 
-def captions_sheet(pipeline: Pipeline, done: MaterializeResult) -> dict[str, dg.MetadataValue]:
-    """Return a picture of a group's first samples with the captions of one captioner."""
+def captions_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
+    """Draw the first samples of a group with the captions of one captioner."""
     from mobileclip2.report.sheets import captions_sheet
 
-    assert done.group is not None
-    return {"captions": dg.MetadataValue.md(captions_sheet(pipeline, done.asset.name, done.group))}
+    assert result.group is not None
+    return {"captions": dg.MetadataValue.md(captions_sheet(pipeline, result.asset.name, result.group))}

@@ -1,4 +1,4 @@
-"""Teachers: weights pinned by hash, from a hub, a file, or trained here."""
+"""Teachers: pretrained weights that are pinned by hash, or a locked-tower model that is trained here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings of views, real captions and synthetic captions, each its own asset, for each teacher."""
+"""Teacher embeddings: one asset for each teacher and kind of input (views, real captions, synthetic captions)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mobileclip2.engine.graph import Graph
 def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     """Define an asset for each teacher and each kind of input that it embeds."""
     return [
-        # the graph page labels a box with the end of its key alone: the group must say whose 'image' it is
+        # the graph page labels a box with the last part of its key, so the group names the teacher
         define(profile, asset, section=f"embeddings_{asset.name}", kinds={"pytorch", "parquet"})
         for asset in graph.values()
         if asset.stage == "teacher_embeddings"

@@ -21,7 +21,7 @@ import dagster as dg
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline, TaskBatch
 from mobileclip2.engine.stage import load_stage
-from pipelines.definitions import stages
+from pipelines.asset_definitions import stages
 from pipelines.run import materialize
 from tests.tiny import make_tiny
 

@@ -1,4 +1,4 @@
-"""The command line over the same assets that the UI shows."""
+"""Train, evaluate and export MobileCLIP2-style models: the command line for the same assets that the UI shows."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ from mobileclip2.progress import doing
 from pipelines.profiles import built_in, profile_path
 
 if TYPE_CHECKING:
-    # what asks a Dagster server alone runs where nothing is installed
+    # `evaluate --dagster` runs where only Python is installed
     from mobileclip2.engine.pipeline import Pipeline
 
 
-Act = Callable[[argparse.Namespace], int]
-"""does what was called for; returns the exit status"""
+Action = Callable[[argparse.Namespace], int]
+"""runs a command and returns its exit status"""
 
 
 @dataclass(frozen=True)
 class Argument:
+    """An argument of a command."""
+
     names: tuple[str, ...]
     options: dict[str, Any]
-    """of argparse's ``add_argument``"""
+    """keyword arguments of argparse's ``add_argument``"""
     assets: str | None = None
-    """completed to the assets whose keys begin with this"""
+    """prefix of the asset keys that complete the argument"""
 
 
 @dataclass(frozen=True)
 class Command:
+    """A command with its help and its action."""
+
     help: str
     arguments: tuple[Argument, ...]
-    act: Act
+    action: Action
     examples: str
 
 
@@ -49,15 +53,16 @@ COMMANDS: dict[str, Command] = {}
 
 
 def argument(*names: str, assets: str | None = None, **options: Any) -> Argument:
+    """Declare an argument of a command."""
     return Argument(names, options, assets)
 
 
-def command(name: str, help: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Act], Act]:
-    """Make a function a command, in the order of this file."""
+def command(name: str, help: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Action], Action]:
+    """Register a function as a command. The help lists commands in the order of this file."""
 
-    def register(act: Act) -> Act:
-        COMMANDS[name] = Command(help, arguments, act, _examples(*examples))
-        return act
+    def register(action: Action) -> Action:
+        COMMANDS[name] = Command(help, arguments, action, _examples(*examples))
+        return action
 
     return register
 
@@ -70,82 +75,81 @@ ASSETS = argument(
     "assets",
     nargs="*",
     assets="",
-    help="only these and what they need, such as student/reinforced, or its last part where that is unique",
+    help="only these and their upstream assets, such as student/reinforced, or its last part if it is unique",
 )
-REPORT = argument("--report", type=Path, help="where the report goes; by default report[-STUDENT].html")
+REPORT = argument("--report", type=Path, help="path of the report; by default report[-STUDENT].html")
 STUDENT = {"assets": "student/", "help": "such as student/reinforced or reinforced"}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
-
-    Called with arguments it does so in this process; as the program, in a supervised child.
+    """Run a command: in this process if ``arguments`` are given, else in a supervised child process.
 
     Returns:
-        0 all is well, 1 something that the user can mend, 2 a wrong call, 3 the gate failed, and 128 with the number of the
-        signal that ended it.
+        0: success. 1: an error that the user can fix. 2: a usage error. 3: the gate failed. 128 + n: signal n ended the
+        command.
     """
     parser = make_parser()
     words = sys.argv[1:] if arguments is None else arguments
     name = next((word for word in words if not word.startswith("-")), None)
-    if name and name not in COMMANDS:  # argparse would list all
+    if name and name not in COMMANDS:  # the message of argparse lists all commands without a suggestion
         near = did_you_mean(name, COMMANDS)
         parser.error(f"there is no command '{name}'{near or f'; there are {listed(COMMANDS)}'}")
     chosen = parser.parse_args(words)
     if arguments is not None:
-        return act(chosen)
+        return run_action(chosen)
     if getattr(chosen, "dagster", None) or chosen.command == "completion":
-        # needs nothing but Python, and computes nothing here
+        # these commands need only Python, and compute nothing here
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        return act(chosen)
+        return run_action(chosen)
 
     from pipelines.supervise import supervise
 
-    return supervise(chosen.command, lambda: act(chosen))
+    return supervise(chosen.command, lambda: run_action(chosen))
 
 
-def act(chosen: argparse.Namespace) -> int:
-    """Do what was called for. Errors that the user can mend are printed without a traceback."""
+def run_action(chosen: argparse.Namespace) -> int:
+    """Run the chosen command. Print a user error without a traceback."""
     try:
-        status: int = chosen.act(chosen)
+        status: int = chosen.action(chosen)
         return status
     except UserError as error:
         print(f"mobileclip2: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mobileclip2: stopped; finished shards are kept, run again to go on", file=sys.stderr)
+        print("mobileclip2: stopped; finished shards are kept, run again to continue", file=sys.stderr)
         return 130
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="mobileclip2",
         description=__doc__,
         formatter_class=plain,
         epilog=_examples(
-            "run                                  # the demo: everything, ends with a table and report.html",
-            "plan --profile my.yaml               # what would be computed, why, and what it will cost",
-            "run --profile my.yaml reinforced     # one student and all it needs",
+            "run                                  # the demo: computes everything, writes report.html",
+            "plan --profile my.yaml               # what would be computed, why, and its cost",
+            "run --profile my.yaml reinforced     # one student and its upstream assets",
             "COMMAND --help                       # examples of a command",
         ),
     )
     parser.add_argument("--version", action="version", version=f"mobileclip2 {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, each in COMMANDS.items():
+    for name, registered in COMMANDS.items():
         added = commands.add_parser(
-            name, help=each.help, description=each.help, epilog=each.examples, formatter_class=plain
+            name, help=registered.help, description=registered.help, epilog=registered.examples, formatter_class=plain
         )
         profile = added.add_argument(
             "--profile",
-            help=f"file, or built in: {', '.join(built_in())}; else that of MOBILECLIP2_PROFILE, else demo",
+            help=f"file, or built in: {', '.join(built_in())}; by default MOBILECLIP2_PROFILE, else demo",
         )
         profile.completer = complete_profiles  # type: ignore[attr-defined]
-        for each_argument in each.arguments:
-            action = added.add_argument(*each_argument.names, **each_argument.options)
-            if each_argument.assets is not None:
-                action.completer = Completer(each_argument.assets)  # type: ignore[attr-defined]
-        added.set_defaults(act=each.act, error=added.error)
+        for argument in registered.arguments:
+            added_argument = added.add_argument(*argument.names, **argument.options)
+            if argument.assets is not None:
+                added_argument.completer = Completer(argument.assets)  # type: ignore[attr-defined]
+        added.set_defaults(action=registered.action, error=added.error)
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
@@ -154,6 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def complete_profiles(prefix: str, **_: Any) -> list[str]:
+    """Complete built-in profiles and YAML files."""
     from argcomplete.completers import FilesCompleter
 
     return [*built_in(), *FilesCompleter(["yaml", "yml"])(prefix)]
@@ -161,20 +166,21 @@ def complete_profiles(prefix: str, **_: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Completer:
-    """Completes assets of the profile that the line names."""
+    """Completes assets of the profile on the command line."""
 
-    begins: str
+    key_prefix: str
 
     def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+        """Return the matching asset keys, or none if the profile has an error."""
         try:
             keys = pipeline_of(parsed_args).graph
         except UserError:
             return []
-        return [key for key in keys if key.startswith(self.begins)]
+        return [key for key in keys if key.startswith(self.key_prefix)]
 
 
 def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
-    """The pipeline of the profile that was chosen; what is started from here sees the same one."""
+    """Load the pipeline of the chosen profile, and set ``MOBILECLIP2_PROFILE`` for child processes."""
     with doing("reading the profile"):
         from mobileclip2.config.profile import load
         from mobileclip2.engine.pipeline import Pipeline
@@ -185,36 +191,38 @@ def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
 
 
 def student_of(pipeline: Pipeline, name: str) -> str:
-    """The key of a student."""
+    """Return the key of a student."""
     return find(name, [key for key in pipeline.graph if key.startswith("student/")], "student")
 
 
 def terminal_width() -> int:
+    """Return the number of columns for tables."""
     return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
 
 
 def minutes(text: str) -> float:
-    """A number of minutes, more than none; for argparse."""
+    """Parse a positive, finite number of minutes for argparse."""
     if not 0 < (value := float(text)) < float("inf"):
         raise ValueError(text)
     return value
 
 
-@command("check", "check a profile and the inputs it names, and show its graph", examples=("check --profile my.yaml",))
+@command("check", "check a profile and its inputs, and show its graph", examples=("check --profile my.yaml",))
 def check(chosen: argparse.Namespace) -> int:
+    """Hash every external input, and print the number of assets of each stage."""
     from collections import Counter
 
     from mobileclip2.engine.source_inventory import SourceInventory
 
     pipeline = pipeline_of(chosen)
-    contents = SourceInventory(pipeline.profile)  # of its own: the store may be away
+    inventory = SourceInventory(pipeline.profile)  # not the pipeline's, which needs the store
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
-            for part in asset.parts_of(group).values():
-                for external in part.externals.values():
-                    contents.digest(external, group)
+            for slice_ in asset.parts_of(group).values():
+                for external in slice_.externals.values():
+                    inventory.digest(external, group)
     stages = Counter(asset.stage for asset in pipeline.graph.values())
-    print(f"{pipeline.profile.name}: {len(contents.shards)} shards in {pipeline.profile.groups} groups")
+    print(f"{pipeline.profile.name}: {len(inventory.shards)} shards in {pipeline.profile.groups} groups")
     for stage, count in stages.items():
         print(f"  {stage:20} {count} asset{'s' if count > 1 else ''}")
     return 0
@@ -222,17 +230,18 @@ def check(chosen: argparse.Namespace) -> int:
 
 @command(
     "plan",
-    "show what would be computed, why, and what it will cost; computes nothing",
+    "show what would be computed, why, and its cost; computes nothing",
     ASSETS,
     argument("--json", action="store_true", help="print JSON"),
-    argument("--verify", action="store_true", help="hash every stored byte, which takes its time"),
+    argument("--verify", action="store_true", help="hash every stored byte, which can take long"),
     examples=("plan", "plan student/reinforced", "plan --json --profile my.yaml"),
 )
 def show_plan(chosen: argparse.Namespace) -> int:
+    """Print the plan."""
     from mobileclip2.engine.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
 
-    gc.disable()  # a million small objects that all live until the end
+    gc.disable()  # collections find no garbage among a million small objects that live until the end
     pipeline = pipeline_of(chosen)
     with doing("planning"):
         planned = plan(pipeline, chosen.assets, every_byte=chosen.verify)
@@ -248,37 +257,39 @@ def show_plan(chosen: argparse.Namespace) -> int:
     examples=("run", "run student/reinforced", "run --profile my.yaml evaluation/reinforced"),
 )
 def run_missing(chosen: argparse.Namespace) -> int:
+    """Materialize what is missing, then write the ledger and the report."""
     pipeline = pipeline_of(chosen)
     with doing("importing"):
         from pipelines.run import run
 
     run(pipeline, chosen.assets)
-    kept = keep_ledger(pipeline, chosen.assets) if pipeline.profile.ledger else ""
+    ledger_line = update_ledger(pipeline, chosen.assets) if pipeline.profile.ledger else ""
     if not chosen.assets:
         report(pipeline, chosen.report)
-    print(kept, end="")
+    print(ledger_line, end="")
     return 0
 
 
 @command(
     "evaluate",
-    "evaluate a student beside a baseline and the published models; fails when it is worse",
+    "compare a student with a baseline and the published models; fails if it is worse",
     argument("--student", required=True, assets="student/", help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
-    argument("--markdown", type=Path, help="where the printed table goes as well"),
-    argument("--dagster", metavar="ADDRESS", help="a Dagster server that evaluates, with its profile"),
-    argument("--location", help="the code location there, where several have the job 'evaluate'"),
-    argument("--wait", type=minutes, metavar="MINUTES", help="for the server's run, by default 60"),
+    argument("--markdown", type=Path, help="also write the table to this file"),
+    argument("--dagster", metavar="ADDRESS", help="evaluate on this Dagster server, with the server's profile"),
+    argument("--location", help="code location on the server; needed if several have the job 'evaluate'"),
+    argument("--wait", type=minutes, metavar="MINUTES", help="time to wait for the server's run, by default 60"),
     examples=(
         "evaluate --student reinforced --baseline plain",
         "evaluate --student reinforced --baseline origin/main --markdown comparison.md",
     ),
 )
-def evaluate_and_judge(chosen: argparse.Namespace) -> int:
+def evaluate_student(chosen: argparse.Namespace) -> int:
+    """Evaluate here or on a Dagster server."""
     if chosen.dagster:
         if chosen.profile:
-            chosen.error("--profile is the server's where --dagster is given")
-        return ask_dagster(chosen)
+            chosen.error("--profile cannot be combined with --dagster, which uses the server's profile")
+        return evaluate_on_server(chosen)
     if chosen.location or chosen.wait:
         chosen.error("--location and --wait need --dagster")
 
@@ -288,8 +299,8 @@ def evaluate_and_judge(chosen: argparse.Namespace) -> int:
     return evaluate(pipeline_of(chosen), chosen.student, chosen.baseline, chosen.markdown)
 
 
-def ask_dagster(chosen: argparse.Namespace) -> int:
-    """Evaluates on a Dagster server."""
+def evaluate_on_server(chosen: argparse.Namespace) -> int:
+    """Evaluate on a Dagster server."""
     from pipelines.graphql import TOKEN, Server
     from pipelines.remote import evaluate_remotely
 
@@ -301,14 +312,15 @@ def ask_dagster(chosen: argparse.Namespace) -> int:
 
 @command(
     "export",
-    "write a trained student as files that run without this project, checked against what was trained",
+    "write a trained student as files that run without this project, and compare their outputs with it",
     argument("student", **STUDENT),
     argument("--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")),
     argument("--to", type=Path, required=True, help="the new folder"),
-    argument("--int8", action="store_true", help="quantized; onnx only"),
+    argument("--int8", action="store_true", help="quantize to int8; onnx only"),
     examples=("export reinforced --format onnx --to reinforced-onnx",),
 )
 def export_student(chosen: argparse.Namespace) -> int:
+    """Export a student."""
     pipeline = pipeline_of(chosen)
     student = student_of(pipeline, chosen.student)
     with doing("importing"):
@@ -320,12 +332,13 @@ def export_student(chosen: argparse.Namespace) -> int:
 
 @command(
     "latency",
-    "measure how long a student's towers take on this machine",
+    "measure the latency of a student's towers on this machine",
     argument("student", **STUDENT),
     argument("--json", action="store_true", help="print JSON"),
     examples=("latency reinforced",),
 )
 def show_latency(chosen: argparse.Namespace) -> int:
+    """Measure and print the latency of a student."""
     pipeline = pipeline_of(chosen)
     student = student_of(pipeline, chosen.student)
     with doing("importing"):
@@ -341,34 +354,36 @@ def show_latency(chosen: argparse.Namespace) -> int:
     examples=("lineage student/reinforced", "lineage some/folder/lineage.json"),
 )
 def show_lineage(chosen: argparse.Namespace) -> int:
+    """Print a lineage as a tree."""
     from mobileclip2.engine.lineage import read_lineage
     from mobileclip2.engine.trace import lineage_of
     from pipelines.show import lineage_as_tree
 
-    pipeline, of = pipeline_of(chosen), chosen.of
-    if of not in pipeline.graph and (of.endswith(".json") or Path(of).exists()):
-        found = read_lineage(Path(of))
+    pipeline, name = pipeline_of(chosen), chosen.of
+    if name not in pipeline.graph and (name.endswith(".json") or Path(name).exists()):
+        lineage = read_lineage(Path(name))
     else:
-        found = lineage_of(pipeline, find(of, pipeline.graph, "asset"))
-    print(lineage_as_tree(found, width=terminal_width()), end="")
+        lineage = lineage_of(pipeline, find(name, pipeline.graph, "asset"))
+    print(lineage_as_tree(lineage, width=terminal_width()), end="")
     return 0
 
 
 @command(
     "gc",
-    "list what the store holds that no profile, commit, run or kept checkpoint needs",
-    argument("others", nargs="*", help="other profiles that share the store, names or files"),
-    argument("--delete", action="store_true", help="delete what is listed"),
+    "list stored outputs that no profile, commit, run or kept checkpoint needs",
+    argument("others", nargs="*", help="names or files of other profiles that share the store"),
+    argument("--delete", action="store_true", help="delete the listed outputs"),
     argument(
         "--keep",
         type=Path,
         action="append",
         default=[],
-        help="a folder of checkpoints to keep, with all they come from; may be given again",
+        help="folder of checkpoints to keep with their inputs; can be repeated",
     ),
     examples=("gc", "gc other.yaml --keep checkpoints --delete"),
 )
-def collect(chosen: argparse.Namespace) -> int:
+def collect_garbage(chosen: argparse.Namespace) -> int:
+    """List or delete unneeded outputs."""
     from mobileclip2.config.profile import load
     from mobileclip2.engine import gc as garbage
     from mobileclip2.engine.pipeline import Pipeline
@@ -377,33 +392,36 @@ def collect(chosen: argparse.Namespace) -> int:
     from pipelines.show import unneeded_as_table
 
     pipeline = pipeline_of(chosen)
-    sharing = [Pipeline(load(profile_path(other))) for other in chosen.others]
+    sharing = [pipeline, *(Pipeline(load(profile_path(other))) for other in chosen.others)]
+    profiles = [each.profile for each in sharing]
     lineages = [file for folder in chosen.keep for file in garbage.lineages_in(folder)]
-    for each in (pipeline, *sharing):
-        if each.profile.ledger:
-            lineages += checkpoints_folder(each.profile).rglob("lineage.json")
-    committed = set().union(*(committed_paths(each.profile) for each in (pipeline, *sharing)))
-    outputs = garbage.unneeded([pipeline, *sharing], committed, lineages)
+    for profile in profiles:
+        if profile.ledger:
+            lineages += checkpoints_folder(profile).rglob("lineage.json")
+    committed = set().union(*map(committed_paths, profiles))
+    outputs = garbage.unneeded(sharing, committed, lineages)
     if chosen.delete:
         garbage.delete(pipeline, outputs)
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
     return 0
 
 
-@command("ledger", "write the DVC ledger of what is materialized; computes nothing")
+@command("ledger", "write the DVC ledger of the materialized assets; computes nothing")
 def write_ledger(chosen: argparse.Namespace) -> int:
+    """Write the ledger, and print a summary."""
     print(ledger(pipeline_of(chosen)), end="")
     return 0
 
 
 @command(
     "report",
-    "write the HTML report of what is materialized, or of one student, and print the table of results",
-    argument("student", nargs="?", assets="student/", help="the report of this one alone"),
+    "write the HTML report of the materialized assets, or of one student, and print the results",
+    argument("student", nargs="?", assets="student/", help="write the report of this student"),
     REPORT,
     examples=("report", "report reinforced --report reinforced.html"),
 )
 def write_report(chosen: argparse.Namespace) -> int:
+    """Write the report of the pipeline or of a student."""
     pipeline = pipeline_of(chosen)
     if not chosen.student:
         return report(pipeline, chosen.report)
@@ -429,6 +447,7 @@ SHELLS = ("bash", "zsh", "fish")
     ),
 )
 def print_completion(chosen: argparse.Namespace) -> int:
+    """Print the completion code of a shell."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["mobileclip2"], shell=chosen.shell))
@@ -436,7 +455,7 @@ def print_completion(chosen: argparse.Namespace) -> int:
 
 
 def report(pipeline: Pipeline, path: Path | None) -> int:
-    """Writes the HTML report and prints the headline table."""
+    """Write the HTML report, and print the table of results."""
     with doing("importing"):
         from rich.console import Console
         from rich.table import Table
@@ -465,7 +484,7 @@ def report(pipeline: Pipeline, path: Path | None) -> int:
 
 
 def ledger(pipeline: Pipeline) -> str:
-    """Write the DVC ledger of what is materialized, and return a line about it."""
+    """Write the DVC ledger of the materialized assets, and return a summary line."""
     with doing("writing the ledger"):
         from mobileclip2.ledger.record import record
 
@@ -476,8 +495,8 @@ def ledger(pipeline: Pipeline) -> str:
     return f"ledger: {len(recorded.current)} of {total} assets are recorded; not computed yet: {', '.join(recorded.missing)}\n"
 
 
-def keep_ledger(pipeline: Pipeline, assets: list[str]) -> str:
-    """Write the ledger after a run, and return a line about it. A run does not fail if there can be none."""
+def update_ledger(pipeline: Pipeline, assets: list[str]) -> str:
+    """Write the ledger after a run, and return a summary line. A ledger that cannot be written does not fail the run."""
     from mobileclip2.ledger.dvc import called_by_dvc
     from mobileclip2.ledger.record import write_files
 

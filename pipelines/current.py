@@ -1,6 +1,6 @@
-"""Whether each asset is current: the plan's answer, as a check that every asset shows.
+"""The asset check ``current``, which shows the plan's result on every asset.
 
-Dagster's own "unsynced" label looks at direct parents only, ignores partitions in places, and knows nothing of an edited profile.
+Dagster's "unsynced" label considers only direct parents, ignores some partitions, and does not notice an edited profile.
 """
 
 from collections.abc import Iterator
@@ -12,22 +12,19 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetC
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan, rows
 from mobileclip2.errors import UserError
-from pipelines.show import SHOWN_REASONS, groups_and_parts, why
+from pipelines.show import SHOWN_REASONS, groups_and_slices, why
 
 CHECK = "current"
-COLUMNS = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("groups", "parts", "why")])
+COLUMNS = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("groups", "slices", "why")])
 
 
 def current(loaded: Pipeline) -> dg.AssetChecksDefinition:
-    """Define the check of all assets.
-
-    It runs by itself, and after a materialization for the asset that was made.
-    """
+    """Define the check for all assets. The sensor evaluates it, and so does each materialization of an asset."""
     specs = [
         dg.AssetCheckSpec(
             CHECK,
             asset=key.split("/"),
-            description="Every part of every group is there, made from the present profile, code and inputs.",
+            description="Every slice of every group is stored and was computed from the present profile, code and inputs.",
         )
         for key in loaded.graph
     ]
@@ -36,32 +33,32 @@ def current(loaded: Pipeline) -> dg.AssetChecksDefinition:
     def check(
         context: dg.AssetCheckExecutionContext, pipeline: dg.ResourceParam[Pipeline]
     ) -> Iterator[dg.AssetCheckResult]:
-        chosen = {check.asset_key.to_user_string() for check in context.selected_asset_check_keys}
+        selected = {check.asset_key.to_user_string() for check in context.selected_asset_check_keys}
         try:
-            found = verdicts(pipeline)
+            results = verdicts(pipeline)
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from None
-        for key, verdict in found.items():
-            if key in chosen:
+        for key, verdict in results.items():
+            if key in selected:
                 yield dg.AssetCheckResult(asset_key=key.split("/"), check_name=CHECK, **verdict)
 
     return check
 
 
 def verdicts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
-    """Return what the check says of each asset, as arguments of a result or an evaluation.
+    """Return the check's result for each asset, as arguments of ``AssetCheckResult`` or ``AssetCheckEvaluation``.
 
     Raises:
-        UserError: an outside input is missing, or the store cannot be read.
+        UserError: An external input is missing, or the store cannot be read.
     """
     missing: dict[str, list[dg.TableRecord]] = {}
     texts: dict[str, list[str]] = {}
     for row in rows(plan(pipeline)):
-        groups, parts = groups_and_parts(row)
+        groups, slices = groups_and_slices(row)
         missing.setdefault(row.asset, []).append(
-            dg.TableRecord({"groups": groups, "parts": parts, "why": "; ".join(row.reasons)})
+            dg.TableRecord({"groups": groups, "slices": slices, "why": "; ".join(row.reasons)})
         )
-        texts.setdefault(row.asset, []).append(f"{' '.join(filter(None, (groups, parts)))}: {why(row)}".lstrip(": "))
+        texts.setdefault(row.asset, []).append(f"{' '.join(filter(None, (groups, slices)))}: {why(row)}".lstrip(": "))
     return {
         key: {
             "passed": key not in missing,
@@ -79,24 +76,20 @@ def _shortened(texts: list[str]) -> str:
 
 
 def changed_evaluations(pipeline: Pipeline, dagster: dg.DagsterInstance) -> list[dg.AssetCheckEvaluation]:
-    """Return the evaluations of the check that differ from the last ones.
-
-    One differs if the check would say something else now, or if the asset was made since.
-
-    Only assets are checked of which it last said something else, or before they were last made.
+    """Return the evaluations that are out of date: the result is different, or the asset was materialized since.
 
     Raises:
-        UserError: an outside input is missing, or the store cannot be read.
+        UserError: An external input is missing, or the store cannot be read.
     """
     latest = _latest_materializations(pipeline, dagster)
     changed = []
     for key, verdict in verdicts(pipeline).items():
-        # without the target the interface shows nothing: it goes by times, and those of checks are in whole seconds
+        # the UI compares times, and a check's time has whole seconds: it shows no evaluation without a target
         now = dg.AssetCheckEvaluation(
             dg.AssetKey(key.split("/")), CHECK, **verdict, target_materialization_data=latest.get(key)
         )
         last = dagster.get_latest_asset_check_evaluation_record(now.asset_check_key)
-        if last is None or _said(last.evaluation) != _said(now):
+        if last is None or _identity(last.evaluation) != _identity(now):
             changed.append(now)
     return changed
 
@@ -106,15 +99,15 @@ def _latest_materializations(
 ) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
     latest = {}
     for record in dagster.get_asset_records([dg.AssetKey(key.split("/")) for key in pipeline.graph]):
-        made = record.asset_entry.last_materialization_record
-        if made:
+        last = record.asset_entry.last_materialization_record
+        if last:
             latest[record.asset_entry.asset_key.to_user_string()] = AssetCheckEvaluationTargetMaterializationData(
-                storage_id=made.storage_id, run_id=made.run_id, timestamp=made.timestamp
+                storage_id=last.storage_id, run_id=last.run_id, timestamp=last.timestamp
             )
     return latest
 
 
-def _said(evaluation: dg.AssetCheckEvaluation | None) -> tuple[Any, ...]:
+def _identity(evaluation: dg.AssetCheckEvaluation | None) -> tuple[Any, ...]:
     if evaluation is None:
         return ()
     target = evaluation.target_materialization_data
@@ -122,10 +115,10 @@ def _said(evaluation: dg.AssetCheckEvaluation | None) -> tuple[Any, ...]:
 
 
 def report_current(pipeline: Pipeline, dagster: dg.DagsterInstance) -> None:
-    """Write what has changed into the instance, without a run.
+    """Report the changed evaluations to the instance, without a run.
 
     Raises:
-        UserError: an outside input is missing, or the store cannot be read.
+        UserError: An external input is missing, or the store cannot be read.
     """
     for evaluation in changed_evaluations(pipeline, dagster):
         dagster.report_runless_asset_event(evaluation)

@@ -1,4 +1,4 @@
-"""The code location: the graph of the profile that ``MOBILECLIP2_PROFILE`` names, by default the demo."""
+"""The code location: the graph of the profile in ``MOBILECLIP2_PROFILE``, by default the demo."""
 
 from __future__ import annotations
 
@@ -6,42 +6,18 @@ import os
 
 import dagster as dg
 
-from assets.augmentations import augmentations
-from assets.captioner import captioners
-from assets.evaluation import evaluations
-from assets.raw_shards import raw_shards
-from assets.reinforced_dataset import reinforced_dataset
-from assets.student import students
-from assets.study import studies
-from assets.synthetic_captions import synthetic_captions
-from assets.teacher import teachers
-from assets.teacher_embeddings import teacher_embeddings
-from mobileclip2.config.profile import Profile, load
+from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.extras import needs
+from pipelines.asset_definitions import stages
 from pipelines.current import current
 from pipelines.evaluate_job import evaluate_job
-from pipelines.processes import mark
 from pipelines.profiles import profile_path
 from pipelines.refresh import refresh_job, studies_job
 from pipelines.sensors import refresh_when_changed, show_what_is_current
 
-STAGES = (
-    raw_shards,
-    augmentations,
-    captioners,
-    synthetic_captions,
-    teachers,
-    teacher_embeddings,
-    reinforced_dataset,
-    students,
-    evaluations,
-    studies,
-)
-
 
 def definitions(pipeline: Pipeline) -> dg.Definitions:
-    """Everything that the UI shows of one pipeline."""
+    """Define the assets, checks, jobs and sensors of a pipeline."""
     check = current(pipeline)
     return dg.Definitions.merge(
         stages(pipeline),
@@ -54,45 +30,12 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
                 dg.define_asset_job(
                     "check_current",
                     dg.AssetSelection.checks(check),
-                    description="Says of every asset whether it is current, what is missing and why. Computes nothing.",
+                    description="Checks whether every asset is current, and lists what is missing and why. Computes nothing.",
                 ),
             ],
             sensors=[refresh_when_changed(pipeline), show_what_is_current(pipeline)],
         ),
     )
-
-
-def stages(pipeline: Pipeline) -> dg.Definitions:
-    """All assets of one pipeline, with the pipeline as their resource."""
-    return dg.Definitions(
-        assets=[asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)],
-        resources={"pipeline": dg.ResourceDefinition(lambda context: _fresh(pipeline, context))},
-        executor=executor(pipeline.profile),
-    )
-
-
-def executor(profile: Profile) -> dg.ExecutorDefinition:
-    """Run steps one after the other in the run's process. In a cluster, each step gets a pod that a run can lose."""
-    if profile.compute.kubernetes is None:
-        return dg.in_process_executor
-    with needs("k8s"):
-        from dagster_k8s import k8s_job_executor  # takes seconds to load
-
-    return k8s_job_executor
-
-
-def _fresh(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
-    """Return the pipeline without caches. A run sees the store and the outside inputs as they are when it starts."""
-    from mobileclip2.executors import (
-        executor_of,  # brings what only runs need; loading the definitions is done more often
-    )
-
-    # in a cluster a run is spread over pods, and its launcher watches them
-    if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
-        mark(context.instance, context.run.run_id)
-    pipeline.forget()
-    pipeline.compute = executor_of(pipeline.profile)
-    return pipeline
 
 
 defs = definitions(Pipeline(load(profile_path(os.environ.get("MOBILECLIP2_PROFILE", "demo")))))

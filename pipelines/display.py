@@ -1,4 +1,4 @@
-"""What a command shows of its progress: bars and a clock on a terminal, a line at least every half minute elsewhere."""
+"""Progress of a command: bars and a clock on a terminal, a line at least every 30 seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -14,79 +14,79 @@ from rich.text import Text
 from mobileclip2.progress import Step
 
 LINE_SECONDS = 20.0
-"""between two lines of a log; a line can be late by as long as the process is not scheduled"""
+"""interval between two lines of a log, below the promised 30 seconds because the process can be scheduled late"""
 
 
 class Display:
     """Shows a command's progress on stderr.
 
-    :meth:`tick` must be called several times a second; it moves the clock, or writes the next line of a log.
+    Call :meth:`tick` several times a second. It moves the clock, or writes the next line of a log.
     """
 
     def __init__(self, console: Console, name: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self.console = console
         self.name = name
-        """shown while nothing more exact is known"""
+        """label until an asset or activity begins"""
         self.clock = clock
         self.total = self.finished = 0
-        self.place = ""
-        """asset and group that are computed now"""
+        self.label = ""
+        """label of the asset and group that are being computed"""
         self.activity = "starting" if name else ""
         self.step: Step | None = None
-        self.began = self.place_began = self.activity_began = self.last_line = clock()
+        self.began = self.label_began = self.activity_began = self.last_line = clock()
         self.bars: Bars | None = None
 
     def plan(self, total: int) -> None:
         """Set the number of asset-group pairs of this run."""
         self.total = total
 
-    def begin(self, place: str) -> None:
+    def begin(self, label: str) -> None:
         """Start an asset-group pair."""
-        self.place, self.step, self.activity = place, None, ""
-        self.place_began = self.clock()
+        self.label, self.step, self.activity = label, None, ""
+        self.label_began = self.clock()
 
     def advance(self, done: int, total: int, unit: str, numbers: dict[str, float]) -> None:
-        """Set how far the place is."""
+        """Set the progress of the current pair."""
         self.step = Step(done, total, unit, numbers)
 
-    def end(self, place: str) -> None:
-        """Finish a pair; without :meth:`begin` for one that was there already."""
+    def end(self, label: str) -> None:
+        """Finish a pair. A pair that was already stored ends without :meth:`begin`."""
         self.finished += 1
-        if self.place and not self.console.is_terminal:
-            self._line(f"[{self.finished}/{self.total}] {place} in {self.clock() - self.place_began:.1f} s")
-        self.place, self.step, self.activity = "", None, self.name
+        if self.label and not self.console.is_terminal:
+            self._line(f"[{self.finished}/{self.total}] {label} in {self.clock() - self.label_began:.1f} s")
+        self.label, self.step, self.activity = "", None, self.name
 
     def doing(self, activity: str) -> None:
-        """Set what the process does now."""
-        activity = activity or ("" if self.place else self.name)
+        """Set the current activity."""
+        activity = activity or ("" if self.label else self.name)
         if activity.split(" ")[0] != self.activity.split(" ")[0]:
             self.activity_began = self.clock()
         self.activity = activity
 
     def say(self, text: str) -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         self._line(text)
 
     def hide(self) -> None:
-        """Clear the bars, so that something else can write to the terminal. The next tick does not show them again."""
+        """Clear the bars, so that something else can write to the terminal."""
         if self.bars:
             self.bars.stop()
             self.bars = None
         self.activity = ""
 
     def tick(self) -> None:
-        """Move the clock, or write a line if none was written for a while."""
+        """Move the clock, or write a line if the last one is :data:`LINE_SECONDS` old."""
         if self.console.is_terminal:
             self._draw()
-        elif self.clock() - self.last_line >= LINE_SECONDS and (self.place or self.activity):
+        elif self.clock() - self.last_line >= LINE_SECONDS and (self.label or self.activity):
             self._line(self.now())
 
     def now(self) -> str:
-        """Describe in one line what is being done, how far it is and for how long."""
-        began = self.place_began if self.place else self.activity_began
-        number = f"[{self.finished + 1}/{self.total}] " if self.place and self.total else ""
-        parts = [self.place, self.step.to_line() if self.step else "", self.activity]
-        return f"{number}{': '.join(filter(None, parts))}, {self.clock() - began:.0f} s"
+        """Return the current asset, progress, activity and elapsed time as one line."""
+        began = self.label_began if self.label else self.activity_began
+        number = f"[{self.finished + 1}/{self.total}] " if self.label and self.total else ""
+        words = [self.label, self.step.to_line() if self.step else "", self.activity]
+        return f"{number}{': '.join(filter(None, words))}, {self.clock() - began:.0f} s"
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -94,7 +94,7 @@ class Display:
 
     def _draw(self) -> None:
         if not self.bars:
-            if not (self.place or self.activity):
+            if not (self.label or self.activity):
                 return
             self.bars = Bars(
                 TextColumn("{task.description}", markup=False),
@@ -123,27 +123,27 @@ class Display:
         )
         self.bars.update(
             self.current,
-            description=": ".join(filter(None, (self.place, self.activity))),
+            description=": ".join(filter(None, (self.label, self.activity))),
             total=self.step.total if self.step else None,
             completed=self.step.done if self.step else 0,
             numbers=numbers,
-            seconds=now - (self.place_began if self.place else self.activity_began),
-            visible=bool(self.place or self.activity),
+            seconds=now - (self.label_began if self.label else self.activity_began),
+            visible=bool(self.label or self.activity),
         )
         self.bars.refresh()
 
 
 class Clock(ProgressColumn):
-    """Hours, minutes and seconds since a bar began, from the display's clock."""
+    """Time since a bar began, as ``h:mm:ss`` of the display's clock."""
 
     max_refresh = None
 
     def render(self, task: Bar) -> Text:
-        """Render the time of a bar."""
+        """Return the elapsed time of a bar."""
         minutes, seconds = divmod(int(task.fields["seconds"]), 60)
         return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.elapsed")
 
 
-def place_of(asset: str, group: str | None) -> str:
-    """Name an asset and group as messages do: ``student/x [g00]``."""
+def label_of(asset: str, group: str | None) -> str:
+    """Return the label of an asset and group in messages: ``student/x [g00]``."""
     return f"{asset}{f' [{group}]' if group else ''}"

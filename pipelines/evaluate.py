@@ -1,4 +1,4 @@
-"""``mobileclip2 evaluate``: a model beside its baseline and the published ones, and the gate's verdict."""
+"""``mobileclip2 evaluate``: compare a model with its baseline and the published models, and apply the gate."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from mobileclip2.store.storage import atomic_path
 from pipelines.run import run
 
 PASSED, FAILED = 0, 3
-"""exit statuses of the gate; what the user can mend is 1, a wrong call 2"""
+"""exit statuses of the gate; 1 is a user error, 2 a usage error"""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What the gate says of a model."""
+class GateResult:
+    """The gate's result for a model."""
 
     table: str
-    """Markdown, with the verdict and its reasons below"""
+    """Markdown table, followed by the verdict and its reasons"""
     failed: bool
 
 
 def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None) -> int:
-    """Materializes the evaluation of a model, and of a baseline in the same profile; prints them; returns the exit status.
+    """Materialize the evaluations of a model and its baseline, print the comparison, and return the exit status.
 
     Raises:
-        UserError: the evaluation failed, or the baseline cannot be compared with.
+        UserError: The evaluation failed, or the baseline has no comparable results.
     """
-    judgement = judge(pipeline, model, baseline, lambda wanted: run(pipeline, wanted))
-    print(judgement.table, end="")
+    result = apply_gate(pipeline, model, baseline, lambda keys: run(pipeline, keys))
+    print(result.table, end="")
     if markdown:
         with atomic_path(markdown) as temporary:
-            temporary.write_text(judgement.table, encoding="utf-8")
-    return FAILED if judgement.failed else PASSED
+            temporary.write_text(result.table, encoding="utf-8")
+    return FAILED if result.failed else PASSED
 
 
-def judge(
+def apply_gate(
     pipeline: Pipeline, model: str, baseline: str | None, materialize: Callable[[list[str]], object]
-) -> Judgement:
-    """Judge a model by the gate. ``materialize`` computes what some assets lack.
+) -> GateResult:
+    """Apply the gate to a model. ``materialize`` computes the missing slices of the assets with the given keys.
 
     Raises:
-        UserError: as :func:`evaluate`, and what ``materialize`` raises.
+        UserError: As :func:`evaluate`, or raised by ``materialize``.
     """
     known = [name.partition("/")[2] for name in pipeline.graph if name.startswith("evaluation/")]
     model = model_name(model)
@@ -59,20 +59,20 @@ def judge(
     baseline = baseline or pipeline.profile.gate.baseline
     if baseline and model_name(baseline) in known:
         baseline = model_name(baseline)
-    wanted = [key]
+    keys = [key]
     if f"evaluation/{baseline}" in pipeline.graph:
-        wanted.append(f"evaluation/{baseline}")
+        keys.append(f"evaluation/{baseline}")
     elif baseline:
-        # one that is not to be had is better known before the student has trained
+        # report an unusable baseline before the training, which can take hours
         baseline_results(pipeline, baseline, model)
-    materialize(wanted)
-    before = baseline_results(pipeline, baseline, model) if baseline else None
-    comparison = compare(stored_results(pipeline, model), before, pipeline.profile.gate)
+    materialize(keys)
+    baseline_found = baseline_results(pipeline, baseline, model) if baseline else None
+    comparison = compare(stored_results(pipeline, model), baseline_found, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
-    return Judgement(table, bool(comparison.failed))
+    return GateResult(table, bool(comparison.failed))
 
 
 def model_name(key: str) -> str:
-    """``x`` of ``student/x``, ``teacher/x`` and ``evaluation/x``."""
+    """Return the model's name: ``x`` for ``student/x``, ``teacher/x`` and ``evaluation/x``."""
     stage, _, name = key.partition("/")
     return name if stage in {"student", "teacher", "evaluation"} else key

@@ -1,4 +1,4 @@
-"""The job ``evaluate``: what ``mobileclip2 evaluate`` does, for the UI and for callers that only ask by GraphQL."""
+"""The job ``evaluate``: ``mobileclip2 evaluate`` for the UI and for GraphQL clients."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from pipelines.remote import FAILED_ENTRY, JOB, OP, TABLE_ENTRY
 
 
 class EvaluateConfig(dg.Config):
-    """The student to evaluate, and the baseline if it is not the profile's."""
+    """The student to evaluate, and a baseline that replaces the profile's."""
 
     student: str
     baseline: str | None = None
@@ -20,27 +20,27 @@ class EvaluateConfig(dg.Config):
 def evaluate_student(
     context: dg.OpExecutionContext, config: EvaluateConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.Output[None]:
-    """Each asset and group that is missing in a run of its own, then the gate. A verdict that fails is no failed run."""
-    from pipelines.evaluate import judge  # loading the definitions is done more often than judging
+    """Compute each missing asset and group in its own run, then apply the gate. The run succeeds if the gate fails."""
+    from pipelines.evaluate import apply_gate  # keep its imports out of loading the definitions
     from pipelines.run import refresh
 
-    def materialize(wanted: list[str]) -> None:
-        log = Log(context, len(plan(pipeline, wanted).pairs))
-        refresh(pipeline, context.instance, wanted, log, {REFRESH_TAG: context.run_id}, context.run)
+    def materialize(keys: list[str]) -> None:
+        log = Log(context, len(plan(pipeline, keys).pairs))
+        refresh(pipeline, context.instance, keys, log, {REFRESH_TAG: context.run_id}, context.run)
 
     try:
-        judgement = judge(pipeline, config.student, config.baseline, materialize)
+        result = apply_gate(pipeline, config.student, config.baseline, materialize)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    table = dg.MetadataValue.md(judgement.table)
-    return dg.Output(None, metadata={FAILED_ENTRY: judgement.failed, TABLE_ENTRY: table})
+    table = dg.MetadataValue.md(result.table)
+    return dg.Output(None, metadata={FAILED_ENTRY: result.failed, TABLE_ENTRY: table})
 
 
 @dg.job(
     name=JOB,
-    description="A student or teacher beside a baseline, after computing what its evaluation lacks: 'mobileclip2 evaluate'.",
+    description="Compares a student or teacher with a baseline, and first computes what is missing: 'mobileclip2 evaluate'.",
     executor_def=dg.in_process_executor,
 )
 def evaluate_job() -> None:
-    """Evaluate a student and judge it against its baseline."""
+    """Evaluate a student and compare it with its baseline."""
     evaluate_student()

@@ -1,4 +1,4 @@
-"""``mobileclip2 export``: a trained student for others to run."""
+"""``mobileclip2 export``: write a trained student as files that run without this project."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mobileclip2.stages.export import export
 
 
 def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool, width: int) -> int:
-    """Write the export, and print how near it is to the trained model.
+    """Write the export, and print how closely its outputs match those of the trained model.
 
     Raises:
-        UserError: nothing was written.
+        UserError: The student cannot be exported; nothing was written.
     """
     written = export(pipeline, key, to, kind, int8=int8)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("tower", "precision", "compared", "same input", "mean cosine", "1st percentile", "lowest"):
-        table.add_column(name, justify="left" if name in {"tower", "precision"} else "right")
-    for each in written.parity:
-        cosines = (f"{value:.6f}" for value in (each.mean, each.percentile_1, each.lowest))
-        table.add_row(each.tower, each.precision, f"{each.count:,}", f"{each.same_input:,}", *cosines)
+    for column in ("tower", "precision", "compared", "same input", "mean cosine", "1st percentile", "lowest"):
+        table.add_column(column, justify="left" if column in {"tower", "precision"} else "right")
+    for parity in written.parity:
+        cosines = (f"{value:.6f}" for value in (parity.mean, parity.percentile_1, parity.lowest))
+        table.add_row(parity.tower, parity.precision, f"{parity.count:,}", f"{parity.same_input:,}", *cosines)
     console = Console(width=width)
     console.print(table)
     console.print(f"{written.folder}: {', '.join(written.bytes)}, README.md", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""Asks a Dagster server by GraphQL. Needs the standard library alone, so that CI can call it without installing anything."""
+"""GraphQL client of a Dagster server. It needs only the standard library, so that CI can call it without an installation."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_ope
 from mobileclip2.errors import RemoteError
 
 TOKEN = "MOBILECLIP2_DAGSTER_TOKEN"
-"""environment variable with the server's token"""
+"""environment variable that holds the server's token"""
 
 REQUEST_SECONDS = 30.0
 LARGEST_ANSWER = 16 * 2**20
 AWAY = {429, 502, 503, 504}
-"""what a proxy answers while the server behind it starts anew"""
+"""HTTP statuses of a proxy while the server behind it restarts"""
 
 T = TypeVar("T")
 
 
 class Away(RemoteError):
-    """The server did not answer; it may be back in a moment."""
+    """The server did not answer. The request may succeed later."""
 
 
 class Server:
-    """A Dagster webserver, and the token that goes to it and nowhere else.
+    """A Dagster webserver. The token is sent only to it.
 
     Raises:
-        RemoteError: the address is none, or would send the token in the clear.
+        RemoteError: The address is not valid, or the token would be sent unencrypted.
     """
 
     def __init__(self, address: str, token: str = "") -> None:
@@ -44,15 +44,15 @@ class Server:
         except ValueError:
             host, valid = None, False
         if not valid or not host or parts.username is not None or parts.query or parts.fragment:
-            # it may hold a password: it is not repeated
+            # the message does not repeat the address, which may contain a password
             raise RemoteError(f"--dagster: not an address such as https://dagster.example.com; a token goes in {TOKEN}")
         self.address = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         local = _is_loopback(host)
         if token and parts.scheme == "http" and not local:
-            raise RemoteError(f"{self.address}: the token of {TOKEN} is not sent unencrypted; give an https address")
+            raise RemoteError(f"{self.address}: the token in {TOKEN} is not sent unencrypted; use an https address")
         if not (token.isascii() and token.isprintable()) or " " in token:
             raise RemoteError(
-                f"{TOKEN}: it holds spaces, line ends or other characters that no token has; set it again"
+                f"{TOKEN}: it contains spaces, line ends or other characters that a token cannot contain; set it again"
             )
         self._headers = {"Content-Type": "application/json"}
         if token and host.endswith(".dagster.cloud"):
@@ -66,11 +66,11 @@ class Server:
         return f"{self.address}/runs/{run}"
 
     def ask(self, query: str, seconds: float = REQUEST_SECONDS, **variables: object) -> dict[str, Any]:
-        """Return the ``data`` of the answer, which takes at most about ``seconds``.
+        """Send a query and return the ``data`` of the answer. ``seconds`` limits the time.
 
         Raises:
-            Away: no answer.
-            RemoteError: an answer that is none of Dagster's, or its refusal.
+            Away: The server did not answer.
+            RemoteError: The server refused, or the answer is not from Dagster.
         """
         body = json.dumps({"query": query, "variables": variables}).encode()
         answer = self._post(Request(f"{self.address}/graphql", body, self._headers), seconds)
@@ -81,19 +81,19 @@ class Server:
         errors = record.get("errors") if isinstance(record, dict) else None
         if isinstance(errors, list) and errors:
             message = clean(str(errors[0].get("message") if isinstance(errors[0], dict) else errors[0]))
-            raise RemoteError(f"{self.address}: Dagster cannot answer ({message[:500]}); it should be of version 1.13")
+            raise RemoteError(f"{self.address}: Dagster cannot answer ({message[:500]}); use Dagster 1.13")
         return self.take(record, "data", dict)
 
     def take(self, record: object, name: str, kind: type[T]) -> T:
-        """Return a field of an answer, checked for the type that it must have.
+        """Return a field of an answer after checking its type.
 
         Raises:
-            RemoteError: it is not there, or is something else.
+            RemoteError: The field is missing or has another type.
         """
         value = record.get(name) if isinstance(record, dict) else None
         if not isinstance(value, kind):
             raise RemoteError(
-                f"{self.address}: the answer is not one of Dagster's ('{name}' is missing in it); correct --dagster"
+                f"{self.address}: the answer is not from Dagster ('{name}' is missing); correct --dagster"
             )
         return value
 
@@ -101,16 +101,16 @@ class Server:
         until = time.monotonic() + seconds
         try:
             with self._opener.open(request, timeout=seconds) as response:
-                found = bytearray()
-                while piece := response.read1(65536):
-                    found += piece
-                    if len(found) > LARGEST_ANSWER:
+                body = bytearray()
+                while chunk := response.read1(65536):
+                    body += chunk
+                    if len(body) > LARGEST_ANSWER:
                         raise RemoteError(
-                            f"{self.address}: the answer is larger than any of Dagster's; correct --dagster"
+                            f"{self.address}: the answer is larger than any answer of Dagster; correct --dagster"
                         )
                     if time.monotonic() > until:
-                        raise TimeoutError(f"no whole answer in {seconds:.0f} s")
-                return bytes(found)
+                        raise TimeoutError(f"the answer was not complete after {seconds:.0f} s")
+                return bytes(body)
         except HTTPError as error:
             error.close()
             raise self._refusal(error) from None
@@ -120,9 +120,9 @@ class Server:
             raise self._away(error) from None
 
     def _away(self, reason: object) -> Away:
-        said = clean(str(reason)) or type(reason).__name__
+        cause = clean(str(reason)) or type(reason).__name__
         return Away(
-            f"{self.address}: cannot be reached: {said}; see that the server runs and that the address is right"
+            f"{self.address}: cannot be reached: {cause}; check that the server runs and that the address is right"
         )
 
     def _refusal(self, error: HTTPError) -> RemoteError:
@@ -135,14 +135,14 @@ class Server:
         if 300 <= error.code < 400:
             target = clean(error.headers.get("Location") or "")[:200]
             return RemoteError(
-                f"{self.address}: redirects to '{target}', which is not followed; give the final address, and {TOKEN} "
-                "where that is a login"
+                f"{self.address}: redirects to '{target}', which is not followed; use the final address, and set {TOKEN} "
+                "if that is a login page"
             )
-        return RemoteError(f"{self.address}: no Dagster there (HTTP {error.code}); correct --dagster")
+        return RemoteError(f"{self.address}: no Dagster server there (HTTP {error.code}); correct --dagster")
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """What is sent, the token above all, goes to the host that was named."""
+    """Follow no redirects, so that the token goes only to the given host."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
@@ -151,8 +151,8 @@ class _NoRedirects(HTTPRedirectHandler):
 
 
 def clean(text: str) -> str:
-    """Without what steers a terminal: the text comes from elsewhere."""
-    return "".join(each for each in text if each in "\n\t" or not unicodedata.category(each).startswith("C"))
+    """Remove control characters, which could change the terminal: the text comes from another machine."""
+    return "".join(char for char in text if char in "\n\t" or not unicodedata.category(char).startswith("C"))
 
 
 def _is_loopback(host: str) -> bool:

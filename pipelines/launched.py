@@ -1,7 +1,6 @@
-"""What a refresh does in a cluster: every asset and group is a run that the run launcher starts, and this process waits.
+"""A refresh in a cluster: the run launcher starts a run for each asset and group, and this process waits for it.
 
-Dagster's run monitoring looks for the Job of every run that goes on. One that a refresh computed in its own process would have
-none: at the next look it would count as lost and fail in the middle of its work.
+Dagster's run monitoring expects a Job for every active run. It would fail a run that a refresh executes in its own process.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ POLL_SECONDS = 2.0
 
 
 def is_launched(run: dg.DagsterRun) -> bool:
-    """Whether a launcher started this run, which can start more like it then."""
+    """Return whether a run launcher started this run, so that it can start others from the same origin."""
     return run.remote_job_origin is not None and run.job_code_origin is not None
 
 
@@ -33,20 +32,20 @@ def materialize(
     group: str | None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Has one run launched for one asset and group, from the image of ``parent``, and waits for its end.
+    """Launch a run for one asset and group from the image of ``parent``, and wait until it ends.
 
     Raises:
-        UserError: it failed, and why; or somebody stopped it.
+        UserError: The run failed or was canceled; the message contains the cause.
     """
     run = launch(parent, repository, dagster, asset, group, tags)
     try:
-        while not (now := dagster.get_run_by_id(run.run_id)) or not now.is_finished:
+        while not (polled := dagster.get_run_by_id(run.run_id)) or not polled.is_finished:
             time.sleep(POLL_SECONDS)
     except BaseException:
         dagster.run_launcher.terminate(run.run_id)
         raise
-    if now.status != dg.DagsterRunStatus.SUCCESS:
-        raise UserError(f"{asset.key}{f' [{group}]' if group else ''}: {_cause(dagster, now)}")
+    if polled.status != dg.DagsterRunStatus.SUCCESS:
+        raise UserError(f"{asset.key}{f' [{group}]' if group else ''}: {_cause(dagster, polled)}")
 
 
 def launch(
@@ -57,7 +56,7 @@ def launch(
     group: str | None,
     tags: dict[str, str] | None,
 ) -> dg.DagsterRun:
-    """Launch a run for an asset and group, as a child of ``parent``."""
+    """Launch a run for an asset and group from the origin of ``parent``."""
     assert parent.remote_job_origin and parent.job_code_origin
     selection = {dg.AssetKey(asset.key.split("/"))}
     job = repository.get_implicit_global_asset_job_def().get_subset(asset_selection=selection)
@@ -70,7 +69,7 @@ def launch(
         ),
         job_code_origin=JobPythonOrigin(job.name, parent.job_code_origin.repository_origin),
     )
-    # a launcher of Jobs has the image from the run, and asks no code server
+    # the launcher takes the image from the run and needs no workspace
     return dagster.launch_run(run.run_id, cast(BaseWorkspaceRequestContext, None))
 
 
@@ -81,4 +80,4 @@ def _cause(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> str:
             return failure.user_failure_data.description
         if failure.error:
             return (failure.error.cause or failure.error).to_string()
-    return f"the run {run.run_id} {'was stopped' if run.status == dg.DagsterRunStatus.CANCELED else 'failed'}; see its page"
+    return f"the run {run.run_id} {'was canceled' if run.status == dg.DagsterRunStatus.CANCELED else 'failed'}; see its page"

@@ -1,7 +1,7 @@
-"""Which process works on a run, and how runs end whose process was killed by a signal.
+"""Report the failure of runs whose process was killed.
 
-A killed process cannot say that its run has failed. Dagster notices the death of processes that it started, while it runs itself,
-and names no stage and no remedy. Of other processes, or after a reboot, it counts such a run as started for ever.
+A killed process cannot report that its run failed. Dagster notices this only for processes that it started, and only while it
+runs itself; its message names neither the cause nor a remedy. All other such runs would stay in the state *started*.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ _FAULTS = {
     "Bus error": signal.SIGBUS,
     "Illegal instruction": signal.SIGILL,
 }
-"""what faulthandler calls them"""
+"""signal for each of faulthandler's messages"""
 
 
 def process_id(number: int) -> str | None:
-    """Identify a process of any machine: host, number and start; None if it is gone. A zombie is still there."""
-    began = _began(number, zombies=True)
-    return f"{socket.gethostname()}/{number}/{began}" if began else None
+    """Return a process's id ``host/pid/start``, unique over machines. None if the process is gone, which a zombie is not."""
+    start = _start_ticks(number, zombies=True)
+    return f"{socket.gethostname()}/{number}/{start}" if start else None
 
 
 def mark(dagster: dg.DagsterInstance, run_id: str) -> None:
-    """Note that this process works on a run, and have it write where it was if native code crashes."""
+    """Tag a run with this process, and write the Python traceback to a file if native code crashes."""
     dagster.add_run_tags(run_id, {PROCESS_TAG: this_process()})
     _write_crashes()
 
 
 def this_process() -> str:
-    """Identify this process among those of all machines."""
+    """Return the id of this process."""
     process = process_id(os.getpid())
     assert process
     return process
 
 
 _writes_crashes: int | None = None
-"""the process that has opened its file; a fork has not"""
+"""pid of the process that opened its crash file; a fork must open its own"""
 
 
 def _write_crashes() -> None:
@@ -68,10 +68,10 @@ def _write_crashes() -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
-    except OSError:  # no place for it: the crash is reported without the line of Python
+    except OSError:  # without the file, the crash is reported without the Python line
         return
     faulthandler.enable(file, all_threads=False)
-    # not atexit: the processes of Dagster's launcher skip that
+    # processes of Dagster's launcher skip atexit handlers
     Finalize(None, _clean_up, (file, path), exitpriority=0)
 
 
@@ -84,14 +84,14 @@ def _crash_file(process: str) -> Path:
     return cache_folder() / "crashes" / process.replace("/", "_")
 
 
-def last_words(process: str, number: int | None = None) -> str | None:
-    """Say how a process died and the last line of Python that it was at, and forget it.
+def crash_report(process: str, number: int | None = None) -> str | None:
+    """Return how a process died and its last Python line, and delete its crash file.
 
     Args:
-        number: the signal, if known. Without it the signal is taken from what the process left behind.
+        number: The signal. By default it is read from the crash file.
 
     Returns:
-        None if it ended by itself, or has been reported before.
+        None if the process ended normally, or was reported before.
     """
     path = _crash_file(process)
     try:
@@ -99,33 +99,32 @@ def last_words(process: str, number: int | None = None) -> str | None:
     except OSError:
         return death(number) if number else None
     path.unlink(missing_ok=True)
-    fault = next((found for name, found in _FAULTS.items() if f"Fatal Python error: {name}" in text), signal.SIGKILL)
+    fault = next(
+        (signal_ for name, signal_ in _FAULTS.items() if f"Fatal Python error: {name}" in text), signal.SIGKILL
+    )
     frame = re.search(r'File "(.+)", line (\d+) in (.+)', text)
-    place = f" (at {frame[1]}:{frame[2]}, in {frame[3]})" if frame else ""
-    return f"{death(number or fault)}{place}"
+    location = f" (at {frame[1]}:{frame[2]}, in {frame[3]})" if frame else ""
+    return f"{death(number or fault)}{location}"
 
 
 def end_dead_runs(dagster: dg.DagsterInstance) -> None:
-    """Record the failure of runs whose process on this machine is gone, and how it died.
-
-    Of other machines nothing is known.
-    """
+    """Report the failure of unfinished runs whose process on this machine is gone, and how it died."""
     import dagster as dg
 
-    words = dict(_dead())
+    causes = dict(_dead_processes())
     for record in dagster.get_run_records(dg.RunsFilter(statuses=_unfinished())):
         run, process = record.dagster_run, record.dagster_run.tags.get(PROCESS_TAG, "")
         if _is_gone(process):
-            dagster.report_run_failed(run, _message(process, words.get(process, LOST)))
-    for process, how in words.items():
-        # Dagster itself has ended these, and has said neither what it means nor what to try
+            dagster.report_run_failed(run, _message(process, causes.get(process, LOST)))
+    for process, cause in causes.items():
+        # Dagster ended these runs itself, and its message has neither a cause nor a remedy
         for run in dagster.get_runs(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=[dg.DagsterRunStatus.FAILURE])):
-            if not _is_told(dagster, run):
-                dagster.report_engine_event(_message(process, how), run)
+            if not _is_reported(dagster, run):
+                dagster.report_engine_event(_message(process, cause), run)
 
 
 def end_runs_of(dagster: dg.DagsterInstance, process: str, message: str, *, canceled: bool) -> None:
-    """Record how the runs of a process ended that is gone."""
+    """Report the runs of an ended process as failed or canceled."""
     import dagster as dg
 
     for record in dagster.get_run_records(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=_unfinished())):
@@ -136,36 +135,36 @@ def end_runs_of(dagster: dg.DagsterInstance, process: str, message: str, *, canc
 
 
 def _unfinished() -> list[dg.DagsterRunStatus]:
-    """States of a run that a process may work on; a queued run has none yet."""
+    """Return the states of a run that can have a process. A queued run has no process yet."""
     import dagster as dg
 
     return [getattr(dg.DagsterRunStatus, name) for name in ("NOT_STARTED", "STARTING", "STARTED", "CANCELING")]
 
 
-def _message(process: str, how: str) -> str:
-    return f"Its process {process.split('/')[1]} is gone: {how}"
+def _message(process: str, cause: str) -> str:
+    return f"Its process {process.split('/')[1]} is gone: {cause}"
 
 
-def _is_told(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+def _is_reported(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return any(entry.message.startswith("Its process ") for entry in dagster.all_logs(run.run_id))
 
 
-def _dead() -> Iterator[tuple[str, str]]:
-    """(process, how it died) of those on this machine that have left a file."""
+def _dead_processes() -> Iterator[tuple[str, str]]:
+    """Yield (process, cause of death) for the processes of this machine that left a crash file."""
     for path in (cache_folder() / "crashes").glob("*"):
         process = "/".join(path.name.rsplit("_", 2))
-        if _is_gone(process) and (words := last_words(process)):
-            yield process, words
+        if _is_gone(process) and (cause := crash_report(process)):
+            yield process, cause
 
 
 def _is_gone(process: str) -> bool:
     host, _, rest = process.partition("/")
-    number, _, began = rest.partition("/")
-    return host == socket.gethostname() and _began(int(number)) != began
+    number, _, start = rest.partition("/")
+    return host == socket.gethostname() and _start_ticks(int(number)) != start
 
 
-def _began(process: int, *, zombies: bool = False) -> str | None:
-    """When a living process began, in clock ticks: tells it from a later one that was given the same number."""
+def _start_ticks(process: int, *, zombies: bool = False) -> str | None:
+    """Return the start of a living process in clock ticks, which distinguishes it from a later process with the same pid."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The job ``refresh``: what ``mobileclip2 run`` does, from the UI."""
+"""The job ``refresh``: ``mobileclip2 run`` for the UI."""
 
 import time
 from collections.abc import Iterator
@@ -14,11 +14,12 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import Plan, plan, rows
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step
-from pipelines.show import cells, groups_and_parts, why
+from pipelines.display import label_of
+from pipelines.show import cells, groups_and_slices, why
 
-COLUMNS = ("asset", "groups", "parts", "why", "samples", "bytes", "time")
+COLUMNS = ("asset", "groups", "slices", "why", "samples", "bytes", "time")
 REFRESH_TAG = "mobileclip2/refresh"
-"""on each run of an asset and group: the id of the refresh that it belongs to"""
+"""tag on the run of an asset and group: the id of the refresh that started it"""
 
 
 class RefreshConfig(dg.Config):
@@ -26,7 +27,7 @@ class RefreshConfig(dg.Config):
 
     assets: list[str] = Field(
         default=[],
-        description="Only these and what they need, such as student/reinforced; empty for everything.",
+        description="Compute only these assets and their upstream assets, such as student/reinforced. Empty: all assets.",
     )
 
 
@@ -34,7 +35,7 @@ class RefreshConfig(dg.Config):
 def materialize_missing(
     context: dg.OpExecutionContext, config: RefreshConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> Iterator[dg.Output[None]]:
-    """Each asset and group in a run of its own. The output ``plan`` comes first: what will be computed, and why."""
+    """Compute each missing asset and group in its own run. The output ``plan`` comes first and lists them with their reasons."""
     from pipelines.run import refresh
 
     try:
@@ -49,7 +50,7 @@ def materialize_missing(
 
 @dg.job(
     name="refresh",
-    description="Computes what is missing or has changed, in order: exactly what 'mobileclip2 plan' shows.",
+    description="Computes what is missing or has changed, in order: the plan that 'mobileclip2 plan' shows.",
     executor_def=dg.in_process_executor,
 )
 def refresh_job() -> None:
@@ -58,22 +59,24 @@ def refresh_job() -> None:
 
 
 def studies_job(profile: Profile) -> dg.JobDefinition:
-    """:data:`refresh_job` for the studies alone."""
+    """Define :data:`refresh_job` for the studies only."""
     studies = [f"study/{study.name}" for study in profile.studies]
     return refresh_job.graph.to_job(
         name="studies",
-        description="Computes what is missing of the studies (ablations, searches for logit scales) and of all they need.",
+        description="Computes what is missing for the studies (ablations, searches for logit scales).",
         config={"ops": {materialize_missing.name: {"config": {"assets": studies}}}},
         executor_def=dg.in_process_executor,
     )
 
 
 def plan_metadata(planned: Plan) -> dict[str, Any]:
-    """Return the plan's table and sums."""
+    """Return the plan's table and totals as metadata."""
     samples, size, seconds = cells(planned.cost)
     schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in COLUMNS])
     records = [
-        dg.TableRecord(dict(zip(COLUMNS, (row.asset, *groups_and_parts(row), why(row), *cells(row.cost)), strict=True)))
+        dg.TableRecord(
+            dict(zip(COLUMNS, (row.asset, *groups_and_slices(row), why(row), *cells(row.cost)), strict=True))
+        )
         for row in rows(planned)
     ]
     return {
@@ -87,30 +90,30 @@ def plan_metadata(planned: Plan) -> dict[str, Any]:
 
 
 class Log:
-    """Shows a refresh in the log of its op: what begins, how far it is, how long it took."""
+    """Logs the progress of a refresh in its op: each start, its steps, and its time."""
 
     def __init__(self, context: dg.OpExecutionContext, total: int) -> None:
         self._log, self._total = context.log, total
-        self._begun = 0
-        self._place = ""
+        self._count = 0
+        self._label = ""
         self._started = self._last = 0.0
 
     def begin(self, asset: Asset, group: str | None) -> None:
-        """Log the asset and group that begins."""
-        self._begun += 1
-        self._place = f"[{self._begun}/{self._total}] {asset.key}{f' [{group}]' if group else ''}"
+        """Log that an asset and group begins."""
+        self._count += 1
+        self._label = f"[{self._count}/{self._total}] {label_of(asset.key, group)}"
         self._started = self._last = time.monotonic()
-        self._log.info(self._place)
+        self._log.info(self._label)
 
     def step(self, step: Step) -> None:
-        """Log the step, at most one in :data:`LOG_EVERY_SECONDS`."""
+        """Log a step, at most one every :data:`LOG_EVERY_SECONDS`."""
         now = time.monotonic()
         if now - self._last >= LOG_EVERY_SECONDS:
             self._last = now
-            self._log.info(f"{self._place}: {step.done}/{step.total} {step.unit}")
+            self._log.info(f"{self._label}: {step.done}/{step.total} {step.unit}")
 
     def end(self, asset: Asset, group: str | None) -> None:
-        """Log how long it took."""
-        if self._place:
-            self._log.info(f"{self._place}: {time.monotonic() - self._started:.1f} s")
-        self._place = ""
+        """Log the time of the asset and group."""
+        if self._label:
+            self._log.info(f"{self._label}: {time.monotonic() - self._started:.1f} s")
+        self._label = ""

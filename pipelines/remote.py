@@ -1,6 +1,7 @@
-"""``mobileclip2 evaluate --dagster``: a Dagster server evaluates, this process asks and waits.
+"""``mobileclip2 evaluate --dagster``: launch the evaluation on a Dagster server and wait for it.
 
-The server judges by its own profile and sends the table and the verdict, so that the caller needs neither the store nor torch.
+The server applies the gate of its own profile and returns the table and the verdict. The caller needs no store and
+no torch.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from pipelines.graphql import REQUEST_SECONDS, Away, Server, clean
 JOB = "evaluate"
 OP = "evaluate_student"
 FAILED_ENTRY, TABLE_ENTRY = "gate fails", "comparison"
-"""labels in the metadata of the op's output"""
+"""labels of the op's output metadata"""
 
 POLL_SECONDS = 2.0
 AWAY_SECONDS = 120.0
-"""a server that is not back by then is taken for gone"""
+"""time after which a server that does not answer is given up"""
 DAEMON_SECONDS = 120.0
-"""a daemon's heart, which beats every 30 s, has stopped by then"""
+"""age of the last heartbeat at which the daemon counts as dead; it sends one every 30 s"""
 
 LONGEST_FAILURE = 2000
-"""characters; the whole of it is on the run's page"""
+"""in characters; the run's page has the complete message"""
 
 PASSED, GATE_FAILED = 0, 3
-NOT_BEGUN = {"QUEUED", "NOT_STARTED"}
-ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
+PENDING = {"QUEUED", "NOT_STARTED"}
+FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 LOCATIONS = """
 query Locations {
@@ -62,8 +63,8 @@ mutation Launch($parameters: ExecutionParams!) {
 }
 """
 
-LOOK = """
-query Look($run: ID!, $after: String) {
+POLL = """
+query Poll($run: ID!, $after: String) {
   runOrError(runId: $run) { __typename ... on Run { status } ... on Error { message } }
   logsForRun(runId: $run, afterCursor: $after) {
     __typename
@@ -102,21 +103,21 @@ mutation Stop($run: String!) { terminateRun(runId: $run) { __typename } }
 
 @dataclass(frozen=True)
 class Job:
-    """Where the server has the job ``evaluate``."""
+    """Location of the job ``evaluate`` on the server."""
 
     location: str
     repository: str
 
 
 @dataclass
-class Seen:
-    """What is known of a run so far."""
+class RunState:
+    """State of a run, from all answers so far."""
 
     status: str = ""
     cursor: str | None = None
     more: bool = False
     step: str = ""
-    """the last thing that it said of its progress"""
+    """its last log message"""
     failure: str = ""
     table: str | None = None
     gate_fails: bool | None = None
@@ -128,33 +129,35 @@ def evaluate_remotely(
     """Launch the job ``evaluate``, wait at most ``minutes``, print the table, and return the gate's exit status.
 
     Raises:
-        RemoteError: there is no verdict; says why, and what becomes of the run.
+        RemoteError: There is no verdict. The message says why and what happens to the run.
     """
     until = time.monotonic() + 60 * minutes
     job = find_job(server, location)
     run = launch(server, job, student, baseline)
-    tell(f"launched in '{job.location}': {server.run_page(run)}")
-    seen = wait(server, run, until)
-    if seen.status != "SUCCESS":
-        ended = "was canceled" if seen.status == "CANCELED" else f"failed: {seen.failure or 'it does not say why'}"
-        raise RemoteError(f"the run {ended}; see {server.run_page(run)}, mend the cause and call again")
-    if seen.table is None or seen.gate_fails is None:
+    log(f"launched in '{job.location}': {server.run_page(run)}")
+    state = wait(server, run, until)
+    if state.status != "SUCCESS":
+        ended = (
+            "was canceled" if state.status == "CANCELED" else f"failed: {state.failure or 'the server gives no reason'}"
+        )
+        raise RemoteError(f"the run {ended}; see {server.run_page(run)}, fix the cause and call again")
+    if state.table is None or state.gate_fails is None:
         raise RemoteError(f"the run ended without a verdict; see {server.run_page(run)} and deploy this version there")
-    text = f"{seen.table}\n[Run {run[:8]}]({server.run_page(run)}) of the code location '{job.location}'.\n"
+    text = f"{state.table}\n[Run {run[:8]}]({server.run_page(run)}) of the code location '{job.location}'.\n"
     print(text, end="")
     if markdown:
         try:
             markdown.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UserError(f"--markdown {markdown}: {error.strerror}; give another path") from None
-    return GATE_FAILED if seen.gate_fails else PASSED
+    return GATE_FAILED if state.gate_fails else PASSED
 
 
 def find_job(server: Server, location: str | None) -> Job:
-    """Where the job is: in the code location that was named, else in the only one that has it.
+    """Return the job in the given code location, or in the only code location that has it.
 
     Raises:
-        RemoteError: it is nowhere, in several, or its location does not load.
+        RemoteError: No code location has the job, several have it, or the location does not load.
     """
     workspace = server.take(server.ask(LOCATIONS), "workspaceOrError", dict)
     entries = server.take(workspace, "locationEntries", list)
@@ -176,7 +179,7 @@ def find_job(server: Server, location: str | None) -> Job:
         else:
             broken.append(f"'{name}' ({_first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})")
     if broken and not found:
-        raise RemoteError(f"{server.address}: code location does not load: {', '.join(broken)}; mend it and reload it")
+        raise RemoteError(f"{server.address}: code location does not load: {', '.join(broken)}; fix it and reload it")
     if not found:
         raise RemoteError(f"{server.address}: no code location has the job '{JOB}'; deploy this version there")
     if len(found) > 1:
@@ -189,7 +192,7 @@ def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
     """Launch a run through the server's run coordinator, and return its id.
 
     Raises:
-        RemoteError: the server refuses, or does not say whether there is a run now.
+        RemoteError: The server refuses, or does not answer, so that it is not known whether a run was launched.
     """
     config = {"student": student} | ({"baseline": baseline} if baseline else {})
     parameters = {
@@ -199,7 +202,7 @@ def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
             "jobName": JOB,
         },
         "runConfigData": {"ops": {OP: {"config": config}}},
-        # who waits for this run is told that it failed; another one would go on unwatched
+        # the caller gets the failure of this run, and would not wait for a retry
         "executionMetadata": {"tags": [{"key": "dagster/max_retries", "value": "0"}]},
     }
     try:
@@ -213,98 +216,100 @@ def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
     raise RemoteError(f"{server.address}: the run was refused: {'; '.join(messages)}; deploy this version there")
 
 
-def wait(server: Server, run: str, until: float) -> Seen:
-    """Follows a run to its end.
+def wait(server: Server, run: str, until: float) -> RunState:
+    """Poll a run until it ends.
 
     Raises:
-        RemoteError: it did not end in time, the server is gone, or its queue has no daemon.
+        RemoteError: The run did not end in time, the server is gone, or no daemon starts queued runs.
     """
-    seen, answered, daemon = Seen(), time.monotonic(), Daemon()
+    state, answered, daemon = RunState(), time.monotonic(), Daemon()
     while True:
         left = until - time.monotonic()
         try:
-            look(server, run, seen, min(REQUEST_SECONDS, max(1.0, left)))
-            if seen.status == "QUEUED":
-                daemon.look(server)
+            poll(server, run, state, min(REQUEST_SECONDS, max(1.0, left)))
+            if state.status == "QUEUED":
+                daemon.poll(server)
         except Away as error:
             if time.monotonic() >= min(until, answered + AWAY_SECONDS):
-                raise RemoteError(f"{error}. The run {run} may go on there: call again when it is back") from None
+                raise RemoteError(
+                    f"{error}. The run {run} may continue there: call again when the server is back"
+                ) from None
         else:
             answered = time.monotonic()
-            if seen.more and left > -REQUEST_SECONDS:
+            if state.more and left > -REQUEST_SECONDS:
                 continue
-            if seen.status in ENDED:
-                return seen
+            if state.status in FINISHED:
+                return state
             if daemon.is_dead or left <= 0:
-                raise _given_up(server, run, seen, daemon)
+                raise _timed_out(server, run, state, daemon)
         time.sleep(min(POLL_SECONDS, max(0.0, until - time.monotonic())))
 
 
-def look(server: Server, run: str, seen: Seen, seconds: float) -> None:
-    """Take in what has happened since the last look."""
-    before = seen.status
-    answer = server.ask(LOOK, seconds, run=run, after=seen.cursor)
+def poll(server: Server, run: str, state: RunState, seconds: float) -> None:
+    """Update ``state`` with the run's status and its new events."""
+    before = state.status
+    answer = server.ask(POLL, seconds, run=run, after=state.cursor)
     found = server.take(answer, "runOrError", dict)
     if found.get("__typename") == "RunNotFoundError":
         raise RemoteError(f"{server.address}: the run {run} was deleted; call again")
     status = server.take(found, "status", str)
     events = server.take(answer, "logsForRun", dict)
-    # the last events of a run that has ended may have come after this answer's: they are asked for once more
-    seen.more = server.take(events, "hasMore", bool) or (status in ENDED and before != status)
-    seen.status, seen.cursor = status, server.take(events, "cursor", str)
-    if status != before and status not in ENDED:
-        tell(clean(status).lower().replace("_", " "))
+    # poll once more when the run has ended: its last events may be newer than this answer
+    state.more = server.take(events, "hasMore", bool) or (status in FINISHED and before != status)
+    state.status, state.cursor = status, server.take(events, "cursor", str)
+    if status != before and status not in FINISHED:
+        log(clean(status).lower().replace("_", " "))
     for event in server.take(events, "events", list):
-        take_in(server, event, seen)
+        add_event(server, event, state)
 
 
-def take_in(server: Server, event: dict[str, Any], seen: Seen) -> None:
-    """Record what one event says of the run: its step, failure, table or verdict."""
+def add_event(server: Server, event: dict[str, Any], state: RunState) -> None:
+    """Update ``state`` with an event: a log message, a failure, the table or the verdict."""
     kind = server.take(event, "__typename", str)
     if kind == "LogMessageEvent":
-        seen.step = _first_line(event.get("message"))
-        tell(seen.step)
+        state.step = _first_line(event.get("message"))
+        log(state.step)
     elif kind == "ExecutionStepFailureEvent":
-        said = (event.get("failureMetadata") or {}).get("description") or (event.get("error") or {}).get("message")
-        seen.failure = clean(str(said)).strip()[:LONGEST_FAILURE]
-    elif kind == "RunFailureEvent" and not seen.failure:
-        seen.failure = _first_line((event.get("error") or {}).get("message") or event.get("message"))
+        message = (event.get("failureMetadata") or {}).get("description") or (event.get("error") or {}).get("message")
+        state.failure = clean(str(message)).strip()[:LONGEST_FAILURE]
+    elif kind == "RunFailureEvent" and not state.failure:
+        state.failure = _first_line((event.get("error") or {}).get("message") or event.get("message"))
     elif kind == "ExecutionStepOutputEvent":
         for entry in server.take(event, "metadataEntries", list):
             if entry.get("label") == FAILED_ENTRY:
-                seen.gate_fails = server.take(entry, "boolValue", bool)
+                state.gate_fails = server.take(entry, "boolValue", bool)
             elif entry.get("label") == TABLE_ENTRY:
-                seen.table = clean(server.take(entry, "mdStr", str))
+                state.table = clean(server.take(entry, "mdStr", str))
 
 
 class Daemon:
-    """Whether the daemon that starts queued runs lives: its heartbeats, by this machine's clock."""
+    """Watches the heartbeat of the daemon that starts queued runs, with the clock of this machine."""
 
     def __init__(self) -> None:
-        self._beat: object = None
+        self._heartbeat: object = None
         self._since = time.monotonic()
-        self.is_dead = self.never_lived = False
+        self.is_dead = self.never_started = False
 
-    def look(self, server: Server) -> None:
-        """Read the daemon's heartbeat. The daemon counts as dead if the heartbeat stands for :data:`DAEMON_SECONDS`."""
+    def poll(self, server: Server) -> None:
+        """Read the heartbeat. The daemon is dead if the heartbeat has not changed for :data:`DAEMON_SECONDS`."""
         health = server.take(server.take(server.ask(DAEMON), "instance", dict), "daemonHealth", dict)
-        for each in server.take(health, "allDaemonStatuses", list):
-            if each.get("daemonType") == "QUEUED_RUN_COORDINATOR" and each.get("required"):
-                beat = each.get("lastHeartbeatTime")
-                if beat != self._beat:
-                    self._beat, self._since = beat, time.monotonic()
-                self.never_lived = beat is None
+        for status in server.take(health, "allDaemonStatuses", list):
+            if status.get("daemonType") == "QUEUED_RUN_COORDINATOR" and status.get("required"):
+                heartbeat = status.get("lastHeartbeatTime")
+                if heartbeat != self._heartbeat:
+                    self._heartbeat, self._since = heartbeat, time.monotonic()
+                self.never_started = heartbeat is None
                 self.is_dead = time.monotonic() - self._since > DAEMON_SECONDS
 
 
-def _given_up(server: Server, run: str, seen: Seen, daemon: Daemon) -> RemoteError:
-    """Withdraw a run that waits, or every call would leave one more in the queue. Leave a run that works."""
+def _timed_out(server: Server, run: str, state: RunState, daemon: Daemon) -> RemoteError:
+    """Return the error of a run that did not end in time. Withdraw the run if it is queued, so that runs do not pile up."""
     page = server.run_page(run)
-    if seen.status not in NOT_BEGUN:
-        said = f" (last: {seen.step})" if seen.step else ""
+    if state.status not in PENDING:
+        last = f" (last: {state.step})" if state.step else ""
         return RemoteError(
-            f"the run has not ended in time{said}; it goes on, and another call finds what it has finished. See {page}, and stop "
-            "it there if it hangs, or give it longer with --wait"
+            f"the run has not ended in time{last}; it continues, and another call reuses what it has finished. See {page}: stop "
+            "the run there if it hangs, or wait longer with --wait"
         )
     try:
         server.ask(STOP, run=run)
@@ -312,18 +317,18 @@ def _given_up(server: Server, run: str, seen: Seen, daemon: Daemon) -> RemoteErr
         withdrawn = "and could not be withdrawn"
     else:
         withdrawn = "and was withdrawn"
-    if daemon.is_dead or daemon.never_lived:
+    if daemon.is_dead or daemon.never_started:
         return RemoteError(
-            f"the run was queued {withdrawn}: the server has no living daemon; start 'dagster-daemon run' there"
+            f"the run was queued {withdrawn}: the server has no running daemon; start 'dagster-daemon run' there"
         )
     return RemoteError(
-        f"the run was queued all the time {withdrawn}: others are before it; see {server.address}/runs, or give it longer with "
+        f"the run was queued all the time {withdrawn}: other runs are before it; see {server.address}/runs, or wait longer with "
         "--wait"
     )
 
 
-def tell(text: str) -> None:
-    """Progress goes where it is not taken for the table."""
+def log(text: str) -> None:
+    """Print progress to stderr, because stdout has the table."""
     print(f"mobileclip2: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Materializes what is missing through Dagster, one run for each asset and group, and shows where it is."""
+"""Materialize what is missing through Dagster, in one run for each asset and group, and show the progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import sys
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -18,7 +17,6 @@ from mobileclip2.extras import needs
 with needs("pipeline"):
     import dagster as dg
 
-from assets.materialize import WATCHERS
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
@@ -27,140 +25,137 @@ from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
 from mobileclip2.store.lease import acquire
 from pipelines import launched, supervise
+from pipelines.asset_definitions import stages
 from pipelines.current import report_current
-from pipelines.display import Display, place_of
+from pipelines.display import Display, label_of
+from pipelines.instance import instance
 from pipelines.processes import PROCESS_TAG, this_process
 
 
-def instance() -> dg.DagsterInstance:
-    """The Dagster instance of this checkout, so that the UI shows what the command line ran."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").resolve())))
-    home.mkdir(parents=True, exist_ok=True)
-    settings = home / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text((Path(__file__).parent / "dagster.yaml").read_text())
-    return dg.DagsterInstance.get()
-
-
 class RunObserver(Protocol):
-    """Whoever shows where a refresh is."""
+    """Receives the progress of a refresh."""
 
-    def begin(self, asset: Asset, group: str | None) -> None: ...
+    def begin(self, asset: Asset, group: str | None) -> None:
+        """Receive the start of a pair."""
 
-    def step(self, step: Step) -> None: ...
+    def step(self, step: Step) -> None:
+        """Receive the progress within a pair."""
 
     def end(self, asset: Asset, group: str | None) -> None:
-        """Also called, without ``begin``, for what was there already."""
+        """Receive the end of a pair. A pair that was already stored has no ``begin``."""
 
 
 def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
-    """:func:`refresh` into the instance of this checkout, shown on the terminal or in the log."""
+    """Call :func:`refresh` with the instance of this checkout, and show the progress on the terminal or in the log."""
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    shown = Shown(supervise.channel or Direct())
+    observer = DisplayObserver(supervise.channel or LogDisplay())
     with doing("planning"):
         keys = selected(pipeline, only)
-        shown.plan(sum(len(pipeline.groups(pipeline.graph[key])) for key in keys))
+        observer.plan(sum(len(pipeline.groups(pipeline.graph[key])) for key in keys))
     with doing("opening Dagster's history"):
         dagster = instance()
     with dagster:
-        runs = refresh(pipeline, dagster, only, shown)
-    shown.finish(runs)
+        runs = refresh(pipeline, dagster, only, observer)
+    observer.finish(runs)
     return runs
 
 
-class Direct:
-    """Shows progress in the lines of a log: of a process that nobody supervises."""
+class LogDisplay:
+    """Shows the progress of an unsupervised process as lines of a log."""
 
     def __init__(self) -> None:
         self._display = Display(Console(file=sys.stderr, force_terminal=False))
 
     def send(self, name: str, *arguments: object) -> None:
+        """Call a method of the display."""
         getattr(self._display, name)(*arguments)
 
 
-class Sender(Protocol):
-    def send(self, name: str, *arguments: object) -> None: ...
+class DisplayChannel(Protocol):
+    """Calls the methods of a :class:`~pipelines.display.Display`, here or in the parent process."""
+
+    def send(self, name: str, *arguments: object) -> None:
+        """Call a method of the display."""
 
 
-class Shown:
+class DisplayObserver:
     """A :class:`RunObserver` that shows a refresh on the terminal or in the log."""
 
-    def __init__(self, to: Sender) -> None:
-        self._to = to
+    def __init__(self, channel: DisplayChannel) -> None:
+        self._channel = channel
         self._total = 0
 
     def plan(self, total: int) -> None:
+        """Send the number of pairs."""
         self._total = total
-        self._to.send("plan", total)
+        self._channel.send("plan", total)
 
     def begin(self, asset: Asset, group: str | None) -> None:
-        self._to.send("begin", place_of(asset.key, group))
+        """Send the start of a pair."""
+        self._channel.send("begin", label_of(asset.key, group))
 
     def step(self, step: Step) -> None:
-        self._to.send("advance", step.done, step.total, step.unit, step.numbers)
+        """Send the progress within a pair."""
+        self._channel.send("advance", step.done, step.total, step.unit, step.numbers)
 
     def end(self, asset: Asset, group: str | None) -> None:
-        self._to.send("end", place_of(asset.key, group))
+        """Send the end of a pair."""
+        self._channel.send("end", label_of(asset.key, group))
 
     def finish(self, runs: int) -> None:
-        """Say in words what was done."""
+        """Show a summary of the runs."""
         if runs:
-            there = f"; {self._total - runs} were there already" if runs < self._total else ""
-            self._to.send("say", f"computed {runs} asset-group pairs{there}")
+            stored = f"; {self._total - runs} were already stored" if runs < self._total else ""
+            self._channel.send("say", f"computed {runs} asset-group pairs{stored}")
         else:
-            self._to.send("say", f"nothing to compute: all {self._total} asset-group pairs are there")
+            self._channel.send("say", f"nothing to compute: all {self._total} asset-group pairs are stored")
 
 
 def refresh(
     pipeline: Pipeline,
     dagster: dg.DagsterInstance,
     only: list[str] | None,
-    watch: RunObserver,
+    observer: RunObserver,
     tags: dict[str, str] | None = None,
     within: dg.DagsterRun | None = None,
 ) -> int:
-    """Materializes every missing part in order, or those of some assets and all they need; returns how many runs that took.
-
-    Then every asset says whether it is current.
+    """Materialize every missing slice in order, update the check ``current`` of every asset, and return the number of runs.
 
     Args:
-        within: the run that this is part of; in a cluster it has others launched instead of computing itself.
+        only: Keys of the assets to compute, with their upstream assets. Default: all.
+        within: The run that this refresh is part of. In a cluster, it launches a run for each pair.
 
     Raises:
-        UserError: a stage failed; what it said, without a traceback. What was finished is kept.
+        UserError: A stage failed. Finished shards are kept.
     """
-    from pipelines.definitions import stages
-
-    repository = stages(pipeline).get_repository_def()
-    one = materialize
+    repository = stages(pipeline, observer.step).get_repository_def()
+    run_pair = materialize
     if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
-        one = partial(launched.materialize, within)
+        run_pair = partial(launched.materialize, within)
     runs = 0
     keys = selected(pipeline, only)
-    if one is materialize:  # a run in a cluster takes weights from its image
+    if run_pair is materialize:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
-    WATCHERS.append(watch.step)
     try:
-        with running(pipeline):
+        with run_lease(pipeline):
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
-                    with doing("looking at the store"):
+                    with doing("reading the store"):
                         missing = pipeline.missing(asset, group)
                     if missing:
-                        watch.begin(asset, group)
-                        one(repository, dagster, asset, group, tags)
+                        observer.begin(asset, group)
+                        run_pair(repository, dagster, asset, group, tags)
                         runs += 1
-                    watch.end(asset, group)
+                    observer.end(asset, group)
     finally:
-        WATCHERS.remove(watch.step)
-        # an outside input may be gone: the stage that reads it has said so
-        with suppress(UserError), doing("noting what is current"):
+        # the failed stage has already reported a missing external input
+        with suppress(UserError), doing("updating the check 'current'"):
             report_current(pipeline, dagster)
     return runs
 
 
-def running(pipeline: Pipeline) -> AbstractContextManager[None]:
-    """Tells everyone who looks at the store that this profile is being run, as long as this process lives."""
+def run_lease(pipeline: Pipeline) -> AbstractContextManager[None]:
+    """Hold a lease in the store while this process runs the profile, so that gc keeps its outputs."""
     return acquire(pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note)
 
 
@@ -171,11 +166,11 @@ def materialize(
     group: str | None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """One Dagster run in this process for one asset and group.
+    """Execute one Dagster run for an asset and group in this process.
 
     Raises:
-        UserError: the stage failed in a way the user can mend.
-        KeyboardInterrupt: somebody stopped it; Dagster has it as canceled.
+        UserError: The stage failed with an error that the user can fix.
+        KeyboardInterrupt: The run was interrupted; Dagster records it as canceled.
     """
     key = dg.AssetKey(asset.key.split("/"))
     result = repository.get_implicit_global_asset_job_def().execute_in_process(
@@ -184,11 +179,11 @@ def materialize(
         partition_key=group,
         raise_on_error=False,
         run_config={"loggers": {"console": QUIET}},
-        # only what Dagster has launched can it launch again
+        # Dagster can retry only runs that it launched
         tags={**(tags or {}), "dagster/max_retries": "0", PROCESS_TAG: this_process()},
     )
     if not result.success:
-        if _was_stopped(result):
+        if _was_interrupted(result):
             dagster.report_run_canceled(result.dagster_run, f"Stopped; {supervise.KEPT}.")
             raise KeyboardInterrupt
         raise _cause(result, asset, group)
@@ -197,8 +192,8 @@ def materialize(
 QUIET = {"config": {"log_level": "CRITICAL"}}
 
 
-def _was_stopped(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether a signal to this process ended the run."""
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Return whether a signal to this process ended the run."""
     errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
     return any(
         error and error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"} for error in errors
@@ -206,12 +201,12 @@ def _was_stopped(result: dg.ExecuteInProcessResult) -> bool:
 
 
 def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -> UserError:
-    place = place_of(asset.key, group)
+    label = label_of(asset.key, group)
     for event in result.all_events:
         if event.is_step_failure:
             failure = event.step_failure_data
             if failure.user_failure_data:
-                return UserError(f"{place}: {failure.user_failure_data.description}")
+                return UserError(f"{label}: {failure.user_failure_data.description}")
             if failure.error:
-                return UserError(f"{place}: {(failure.error.cause or failure.error).to_string()}")
-    return UserError(f"{place}: the run failed; see the Dagster UI")
+                return UserError(f"{label}: {(failure.error.cause or failure.error).to_string()}")
+    return UserError(f"{label}: the run failed; see the Dagster UI")

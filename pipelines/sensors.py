@@ -1,7 +1,7 @@
-"""What Dagster's daemon does on its own: shows what is current, and, where a user turns it on, refreshes what is not.
+"""Sensors: one updates the check ``current``; the other, off by default, requests runs for assets that are not current.
 
-Both sensors look at how things are and not at what has happened. An event that nobody saw, a run that failed or a daemon that
-was down loses no update: the next tick plans anew.
+Both compare the state of the store with the profile and do not depend on events. After a missed event, a failed run or a
+stopped daemon, the next tick makes a new plan.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.store.lease import is_held
 from pipelines.current import changed_evaluations
+from pipelines.display import label_of
 from pipelines.processes import end_dead_runs
 from pipelines.refresh import refresh_job
 
 ATTEMPTS = 3
-"""runs of one asset and group from the same inputs, before the sensor gives up and says so"""
+"""runs of an asset and group with the same inputs before the sensor gives up and reports it"""
 
 EVERY_SECONDS = 30
 SHOW_EVERY_SECONDS = 30
@@ -34,46 +35,46 @@ ATTEMPT_TAG = "mobileclip2/attempt"
 
 @dataclass(frozen=True)
 class Ready:
-    """An asset and group with parts missing, all of whose inputs are there."""
+    """An asset and group that has missing slices and whose inputs are all stored."""
 
     asset: str
     group: str | None
     fingerprint: str
-    """of all its parts: the same while only some of them have been computed"""
+    """of all its slices, so that it stays the same when some of them have been computed"""
     missing: tuple[str, ...]
-    """the outputs to be written, as the store names them"""
+    """prefixes of the missing outputs in the store"""
 
     @property
-    def place(self) -> str:
-        """Return the asset and its group for a message."""
-        return f"{self.asset}{f' [{self.group}]' if self.group else ''}"
+    def label(self) -> str:
+        """Return the label of the asset and group in messages."""
+        return label_of(self.asset, self.group)
 
 
 def ready(pipeline: Pipeline) -> Iterator[Ready]:
-    """Return the part of the plan that can be computed now."""
+    """Yield each asset and group of the plan that can be computed now."""
     for asset, group in pipeline.stale():
-        works = [pipeline.task_for(asset, part, group) for part in asset.parts_of(group).values()]
-        there = [work for work in works if work]
-        if len(there) == len(works):
-            identity = fingerprint({"group": group, "parts": {work.part.name: work.fingerprint for work in there}})
-            absent = set(pipeline.missing(asset, group))
-            outputs = tuple(work.output.prefix for work in there if work.part.name in absent)
+        tasks = [pipeline.task_for(asset, slice_, group) for slice_ in asset.parts_of(group).values()]
+        known = [task for task in tasks if task]
+        if len(known) == len(tasks):
+            identity = fingerprint({"group": group, "parts": {task.part.name: task.fingerprint for task in known}})
+            missing = set(pipeline.missing(asset, group))
+            outputs = tuple(task.output.prefix for task in known if task.part.name in missing)
             yield Ready(asset.key, group, identity, outputs)
 
 
 def refresh_when_changed(loaded: Pipeline) -> dg.SensorDefinition:
-    """Request a run for every asset and group that can be computed now and is not current."""
+    """Define the sensor that requests a run for every asset and group that is not current and can be computed."""
 
     @dg.sensor(
         asset_selection=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.STOPPED,
         minimum_interval_seconds=EVERY_SECONDS,
-        description=f"Computes on its own what 'mobileclip2 plan' shows. What fails is tried {ATTEMPTS} times.",
+        description=f"Computes what 'mobileclip2 plan' shows. Tries a failed run {ATTEMPTS} times.",
     )
     def refresh_when_changed(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         end_dead_runs(context.instance)
         pipeline = Pipeline(load(loaded.profile.file))
-        if difference := _other_assets(loaded, pipeline):
+        if difference := _graph_difference(loaded, pipeline):
             return dg.SensorResult(
                 skip_reason=f"{loaded.profile.file} has changed the graph ({difference}); reload the definitions",
                 cursor=context.cursor,
@@ -83,8 +84,8 @@ def refresh_when_changed(loaded: Pipeline) -> dg.SensorDefinition:
     return refresh_when_changed
 
 
-def _other_assets(loaded: Pipeline, now: Pipeline) -> str:
-    """How the graph differs from the one that Dagster has loaded, which is the only one it starts runs of."""
+def _graph_difference(loaded: Pipeline, now: Pipeline) -> str:
+    """Return the changes since Dagster loaded the graph. It can run only the assets that it loaded."""
     gone = [f"without {key}" for key in loaded.graph if key not in now.graph]
     new = [f"with {key}" for key in now.graph if key not in loaded.graph]
     groups, before = now.profile.groups, loaded.profile.groups
@@ -92,34 +93,34 @@ def _other_assets(loaded: Pipeline, now: Pipeline) -> str:
 
 
 def _requests(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult:
-    found = list(ready(pipeline))
+    candidates = list(ready(pipeline))
     unfinished = _unfinished(context.instance)
     if refreshing := [run for run in unfinished if run.job_name == refresh_job.name]:
         return dg.SensorResult(
             skip_reason=f"waiting for the refresh {refreshing[0].run_id[:8]} to end", cursor=context.cursor
         )
     started = _started(unfinished)
-    runs = _runs_by_fingerprint(context.instance, found)
+    runs = _runs_by_fingerprint(context.instance, candidates)
     earlier = json.loads(context.cursor or "{}")
     series, requests, waiting, given_up = {}, [], [], []
-    for each in found:
-        # attempts count from when it ceased to be current: bytes that are lost again months later are a new case
-        known = earlier.get(each.place, {})
-        begun = known["runs"] if known.get("fingerprint") == each.fingerprint else runs[each.fingerprint]
-        series[each.place] = {"fingerprint": each.fingerprint, "runs": begun}
-        attempt = runs[each.fingerprint] - begun + 1
+    for each in candidates:
+        # count attempts since the pair became stale: an output that is lost again later gets new attempts
+        recorded = earlier.get(each.label, {})
+        runs_before = recorded["runs"] if recorded.get("fingerprint") == each.fingerprint else runs[each.fingerprint]
+        series[each.label] = {"fingerprint": each.fingerprint, "runs": runs_before}
+        attempt = runs[each.fingerprint] - runs_before + 1
         if (each.asset, each.group) in started or any(is_held(pipeline.storage, output) for output in each.missing):
-            waiting.append(each.place)
+            waiting.append(each.label)
         elif attempt > ATTEMPTS:
-            given_up.append(each.place)
+            given_up.append(each.label)
         else:
             requests.append(_request(each, attempt, runs[each.fingerprint]))
-    told = _told(waiting, given_up)
-    if requests and told:
-        context.log.warning(told)
+    message = _skip_message(waiting, given_up)
+    if requests and message:
+        context.log.warning(message)
     return dg.SensorResult(
         run_requests=requests or None,
-        skip_reason=None if requests else told or "everything is current",
+        skip_reason=None if requests else message or "everything is current",
         cursor=json.dumps(series),
     )
 
@@ -130,9 +131,9 @@ def _unfinished(dagster: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def _started(unfinished: list[dg.DagsterRun]) -> set[tuple[str, str | None]]:
-    """(asset, group) of the runs that Dagster has queued or started.
+    """Return (asset, group) of the runs that Dagster has queued or started.
 
-    Those of a command line or a refresh are not among them: while they work they hold a lease.
+    Runs of the command line and of a refresh are not included. They hold a lease instead.
     """
     return {
         (key.to_user_string(), run.tags.get("dagster/partition"))
@@ -142,17 +143,17 @@ def _started(unfinished: list[dg.DagsterRun]) -> set[tuple[str, str | None]]:
     }
 
 
-def _runs_by_fingerprint(dagster: dg.DagsterInstance, found: list[Ready]) -> Counter[str]:
-    """How many runs this sensor has ever requested for each fingerprint."""
-    if not found:
+def _runs_by_fingerprint(dagster: dg.DagsterInstance, candidates: list[Ready]) -> Counter[str]:
+    """Return how many runs this sensor has requested for each fingerprint since it exists."""
+    if not candidates:
         return Counter()
-    wanted = dg.RunsFilter(tags={FINGERPRINT_TAG: [each.fingerprint for each in found]})
-    return Counter(record.dagster_run.tags[FINGERPRINT_TAG] for record in dagster.get_run_records(wanted))
+    filters = dg.RunsFilter(tags={FINGERPRINT_TAG: [each.fingerprint for each in candidates]})
+    return Counter(record.dagster_run.tags[FINGERPRINT_TAG] for record in dagster.get_run_records(filters))
 
 
 def _request(each: Ready, attempt: int, earlier: int) -> dg.RunRequest:
     return dg.RunRequest(
-        run_key=f"{each.place} {each.fingerprint} {earlier + 1}",
+        run_key=f"{each.label} {each.fingerprint} {earlier + 1}",
         asset_selection=[dg.AssetKey(each.asset.split("/"))],
         partition_key=each.group,
         tags={
@@ -163,26 +164,26 @@ def _request(each: Ready, attempt: int, earlier: int) -> dg.RunRequest:
     )
 
 
-def _told(waiting: list[str], given_up: list[str]) -> str:
-    told = []
+def _skip_message(waiting: list[str], given_up: list[str]) -> str:
+    messages = []
     if given_up:
-        told.append(
-            f"given up after {ATTEMPTS} attempts: {', '.join(given_up)}; see why the last run failed, mend the cause "
+        messages.append(
+            f"given up after {ATTEMPTS} attempts: {', '.join(given_up)}; see why the last run failed, fix the cause "
             "and launch the job 'refresh'"
         )
     if waiting:
-        told.append(f"already queued or running: {', '.join(waiting)}")
-    return "; ".join(told)
+        messages.append(f"already queued or running: {', '.join(waiting)}")
+    return "; ".join(messages)
 
 
 def show_what_is_current(loaded: Pipeline) -> dg.SensorDefinition:
-    """Keep the check ``current`` of every asset true. Write what has changed, and compute nothing."""
+    """Define the sensor that updates the check ``current`` of every asset."""
 
     @dg.sensor(
         asset_selection=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.RUNNING,
         minimum_interval_seconds=SHOW_EVERY_SECONDS,
-        description="Keeps the check 'current' of every asset true. Computes nothing.",
+        description="Updates the check 'current' of every asset. Computes nothing.",
     )
     def show_what_is_current(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         end_dead_runs(context.instance)

@@ -1,4 +1,4 @@
-"""How plans, lineages and leftovers are shown: tables and trees for people, JSON for programs."""
+"""Format plans, lineages and unneeded outputs as tables, trees and JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mobileclip2.engine.lineage import Lineage, branches
 from mobileclip2.engine.plan import Plan, Row, rows
 
 SHOWN_REASONS = 4
-"""of each row of the table; the JSON has all"""
+"""maximum for each row of the table; the JSON has all"""
 
 SHOWN_HASHES = 4
 
@@ -31,36 +31,37 @@ UNKNOWN = {
     "bytes": "bytes are known when one group of the asset has been computed",
     "time": "time is known from a run on this store, or from 'rates' in the profile (samples a second of an asset or stage)",
 }
-"""from what each column could be known"""
+"""for each column, where its values come from"""
 
 COLUMNS = ("samples", "bytes", "time")
 
 
 def plan_as_table(plan: Plan, *, width: int) -> str:
-    """Format an asset on each line, with its cost, the reasons below it, and sums at the end. No word is broken in two.
+    """Format the plan as a table: a line for each asset with its cost, the reasons below it, and totals at the end.
 
-    A column of which nothing is known is left out.
+    A column without a known value is left out. Words are not broken.
     """
     if not plan.items:
-        return f"nothing to compute: all {plan.reused} parts are there\n"
+        return f"nothing to compute: all {plan.reused} slices are stored\n"
     total = dict(zip(COLUMNS, cells(plan.cost), strict=True))
     columns = [name for name in COLUMNS if total[name] != NOT_KNOWN]
 
     def costs(cost: Cost) -> list[str]:
         return [text for name, text in zip(COLUMNS, cells(cost), strict=True) if name in columns]
 
-    shown = rows(plan)
-    table = [(" ".join(filter(None, (row.asset, *groups_and_parts(row)))), costs(row.cost), why(row)) for row in shown]
-    sums = (f"{len(plan.pairs)} asset-group pairs; {plan.reused} parts are reused", costs(plan.cost), "")
-    widths = [max(len(line[1][n]) for line in [*table, sums, ("", columns, "")]) for n in range(len(columns))]
-    name_width = width - sum(each + 2 for each in widths)
+    table = [
+        (" ".join(filter(None, (row.asset, *groups_and_slices(row)))), costs(row.cost), why(row)) for row in rows(plan)
+    ]
+    totals = (f"{len(plan.pairs)} asset-group pairs; {plan.reused} slices are reused", costs(plan.cost), "")
+    widths = [max(len(line[1][n]) for line in [*table, totals, ("", columns, "")]) for n in range(len(columns))]
+    name_width = width - sum(column + 2 for column in widths)
     lines = []
-    for name, cost, reasons in [("asset", list(columns), ""), *table, sums]:
+    for name, cost, reasons in [("asset", list(columns), ""), *table, totals]:
         first, *more = _wrapped(name, name_width)
         lines.append(first.ljust(name_width) + "".join(f"  {text:>{n}}" for text, n in zip(cost, widths, strict=True)))
         lines += [f"  {line}" for line in more]
         lines += [f"    {line}" for line in _wrapped(reasons, width - 4)] if reasons else []
-    # whatever is not known of a part is not known of the sum
+    # the total lacks every value that a row lacks
     missing = [
         UNKNOWN[name]
         for name, field in zip(COLUMNS, ("samples", "bytes", "seconds"), strict=True)
@@ -75,13 +76,15 @@ def plan_as_table(plan: Plan, *, width: int) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines of whole words. A word that is longer than a line stands alone and is not broken."""
+    """Wrap text at spaces. A word that is longer than a line is not broken."""
     return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def plan_as_json(plan: Plan) -> str:
-    def cost(of: Cost) -> dict[str, Any]:
-        return {**asdict(of), "unknown": sorted(of.unknown)}
+    """Format the plan as JSON."""
+
+    def as_dict(cost: Cost) -> dict[str, Any]:
+        return {**asdict(cost), "unknown": sorted(cost.unknown)}
 
     items = [
         {
@@ -89,16 +92,16 @@ def plan_as_json(plan: Plan) -> str:
             "part": item.part,
             "group": item.group,
             "reasons": list(item.reasons),
-            "cost": cost(item.cost),
+            "cost": as_dict(item.cost),
         }
         for item in plan.items
     ]
-    return json.dumps({"items": items, "reused": plan.reused, "cost": cost(plan.cost)}, indent=1) + "\n"
+    return json.dumps({"items": items, "reused": plan.reused, "cost": as_dict(plan.cost)}, indent=1) + "\n"
 
 
-def lineage_as_tree(found: Lineage, *, width: int) -> str:
-    """From the root down to shards and weights; a branch that comes again is not repeated."""
-    assets = branches(found)
+def lineage_as_tree(lineage: Lineage, *, width: int) -> str:
+    """Format a lineage as a tree from the asset down to shards and weights. A repeated branch is shown once."""
+    assets = branches(lineage)
     shown: set[str] = set()
 
     def add(tree: Tree, key: str) -> None:
@@ -115,42 +118,42 @@ def lineage_as_tree(found: Lineage, *, width: int) -> str:
             add(branch, source)
 
     root = Tree("", hide_root=True, guide_style="dim")
-    add(root, found.asset)
-    return _printed(root, width)
+    add(root, lineage.asset)
+    return _to_text(root, width)
 
 
 def unneeded_as_table(outputs: list[Stored], *, width: int, deleted: bool) -> str:
-    """By asset, what can go or is gone."""
+    """Format the outputs that can be deleted, or were deleted, as a table by asset."""
     if not outputs:
         return "nothing to delete: every stored output is needed\n"
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
     table.add_column("asset", footer="deleted" if deleted else "delete them with --delete")
     table.add_column("outputs", justify="right", footer=str(len(outputs)))
-    table.add_column("files", justify="right", footer=str(sum(each.files for each in outputs)))
-    table.add_column("bytes", justify="right", footer=_bytes(sum(each.bytes for each in outputs)))
+    table.add_column("files", justify="right", footer=str(sum(output.files for output in outputs)))
+    table.add_column("bytes", justify="right", footer=_bytes(sum(output.bytes for output in outputs)))
     table.add_column("fingerprints", overflow="fold")
-    for key in dict.fromkeys(each.asset for each in outputs):
-        mine = [each for each in outputs if each.asset == key]
-        size, files = sum(each.bytes for each in mine), sum(each.files for each in mine)
-        fingerprints = dict.fromkeys(each.fingerprint + ("" if each.finished else " (unfinished)") for each in mine)
-        table.add_row(key, str(len(mine)), str(files), _bytes(size), ", ".join(fingerprints))
-    return _printed(table, width)
+    for key in dict.fromkeys(output.asset for output in outputs):
+        of_asset = [output for output in outputs if output.asset == key]
+        size, files = sum(output.bytes for output in of_asset), sum(output.files for output in of_asset)
+        fingerprints = dict.fromkeys(o.fingerprint + ("" if o.finished else " (unfinished)") for o in of_asset)
+        table.add_row(key, str(len(of_asset)), str(files), _bytes(size), ", ".join(fingerprints))
+    return _to_text(table, width)
 
 
-def _printed(shown: Table | Tree, width: int) -> str:
+def _to_text(renderable: Table | Tree, width: int) -> str:
     written = StringIO()
-    Console(file=written, width=width).print(shown)
+    Console(file=written, width=width).print(renderable)
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 
 def _hashes(hashes: list[str]) -> str:
-    different = list(dict.fromkeys(hashes))
-    text = ", ".join(each[:16] for each in different[:SHOWN_HASHES])
-    return text + (f" and {len(different) - SHOWN_HASHES} more" if len(different) > SHOWN_HASHES else "")
+    unique = list(dict.fromkeys(hashes))
+    text = ", ".join(digest[:16] for digest in unique[:SHOWN_HASHES])
+    return text + (f" and {len(unique) - SHOWN_HASHES} more" if len(unique) > SHOWN_HASHES else "")
 
 
 def cells(cost: Cost) -> tuple[str, str, str]:
-    """Samples, bytes and time of a cost; ``+`` marks a lower bound, :data:`NOT_KNOWN` that nothing is known."""
+    """Format samples, bytes and time of a cost. ``+`` marks a lower bound, :data:`NOT_KNOWN` an unknown value."""
     values = {
         "samples": (cost.samples, f"{cost.samples:,}"),
         "bytes": (cost.bytes, _bytes(cost.bytes)),
@@ -162,14 +165,14 @@ def cells(cost: Cost) -> tuple[str, str, str]:
     return samples, size, seconds
 
 
-def groups_and_parts(row: Row) -> tuple[str, str]:
-    """Each as a span, ``g00..g03 (4)``; empty where there is only one thing it could be."""
+def groups_and_slices(row: Row) -> tuple[str, str]:
+    """Format the groups and slices of a row as spans such as ``g00..g03 (4)``. Empty if the asset has only one."""
     groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
     return groups, "" if row.parts == (DEFAULT_SLICE,) else _span(list(row.parts))
 
 
 def why(row: Row) -> str:
-    """The first reasons of a row."""
+    """Format the first :data:`SHOWN_REASONS` reasons of a row."""
     more = len(row.reasons) - SHOWN_REASONS
     return "; ".join(row.reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
 

@@ -18,7 +18,7 @@ from mobileclip2.report.student import render_student
 
 
 def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
-    """Write the page of a student, and print its results and latency."""
+    """Write the report of a student, and print its results and latency."""
     gathered = gather_student(pipeline, name)
     write_page(render_student(gathered), path)
     table = Table(title=f"{name}, with {gathered.confidence:.0%} intervals")
@@ -35,7 +35,7 @@ def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
 
 
 def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> int:
-    """Print how long a student's towers take here."""
+    """Print the latency of a student's towers on this machine."""
     found = latency_of(pipeline, name)
     if as_json:
         print(json.dumps({"student": name, **asdict(found)}, indent=1))
@@ -45,7 +45,7 @@ def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> int:
 
 
 def _latency_table(name: str, found: Latency) -> Table:
-    table = Table(title=f"{name} on {found.machine}", caption="milliseconds of one at a time; fp32, reparameterized")
+    table = Table(title=f"{name} on {found.machine}", caption="milliseconds at batch size 1; fp32, reparameterized")
     columns = ("tower", "parameters", "median", "90 %", "99 %", f"a second, {found.batch} at once")
     for column in columns:
         table.add_column(column, justify="left" if column == "tower" else "right")

@@ -1,11 +1,11 @@
-"""Runs a command in a child process, so that whatever happens to it ends in one line and an exit status.
+"""Run a command in a child process, so that every failure ends with one line and an exit status.
 
-The child computes. This process loads no torch. It shows the progress, passes signals on, and says in words how the child died.
-A crash of native code, a kill, or a library that holds Python's lock for a minute does not touch it.
+The child computes. The parent does not import torch. It shows the progress, forwards signals, and reports how the child died.
+A crash of native code, a kill, or a library that holds the GIL for a minute does not affect the parent.
 
     child  --(channel: one JSON list a line)-->  Display      --> terminal or log
            --(stderr)----------------------->  above the bars
-           <--(one byte)---------------------  the bars are cleared, stdout is free
+           <--(one byte)---------------------  the bars are cleared
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from pipelines.display import Display
 
 GRACE_SECONDS = 10.0
-"""between a signal and the end of a child that does not end by itself, such as in a long call of native code"""
+"""time after a signal at which a child that has not ended is killed, for example one in a long native call"""
 
 TICK_SECONDS = 0.1
-KEPT = "finished shards and checkpoints are kept, run the same command again to go on"
+KEPT = "finished shards and checkpoints are kept, run the same command again to continue"
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Channel:
-    """The child's end: what it does is shown by the parent."""
+    """The child's end of the pipes to the parent's display."""
 
     def __init__(self, messages: int, answers: int) -> None:
         self._messages, self._answers = messages, answers
 
     def send(self, name: str, *arguments: Any) -> None:
-        """Call a method of the parent's display."""
+        """Call a method of the parent's display by its name."""
         with suppress(OSError):  # the parent is gone
             os.write(self._messages, f"{json.dumps([name, *arguments])}\n".encode())
 
@@ -60,7 +60,7 @@ class Channel:
 
 
 class Results(io.TextIOWrapper):
-    """The child's stdout: the bars are cleared before anything is written."""
+    """The child's stdout. It clears the parent's bars before each write."""
 
     channel: Channel
 
@@ -71,51 +71,52 @@ class Results(io.TextIOWrapper):
 
 
 channel: Channel | None = None
-"""of a supervised process"""
+"""channel of this process if it is a supervised child"""
 
 
-def supervise(name: str, work: Callable[[], int]) -> int:
-    """Run ``work`` in a child process and return its exit status, in either process.
+def supervise(name: str, target: Callable[[], int]) -> int:
+    """Run ``target`` in a child process and return its exit status. Both processes return.
 
-    ``name`` is shown while the work says nothing more exact.
+    An interrupted command and a killed child return 128 + the number of the signal.
 
-    An interrupted command returns 128 and the number of the signal, and so does a child that a signal killed.
+    Args:
+        name: The label of the command until an activity begins.
     """
     fds = Pipes()
     parent = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the child leaves behind becomes a child of this process
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans of the child become children of this process
     signals = Signals()  # before the fork: a signal between the fork and here would be lost
     child = os.fork()
     if child == 0:
-        return _in_child(fds, parent, work)
-    fds.close_childs()
+        return _in_child(fds, parent, target)
+    fds.close_child_ends()
     return Supervisor(name, child, fds, signals).run()
 
 
 class Pipes:
-    """Channel, stderr and answers between parent and child."""
+    """The pipes between parent and child: messages, stderr and answers."""
 
     def __init__(self) -> None:
-        self.messages, self.childs_messages = os.pipe()
-        self.errors, self.childs_errors = os.pipe()
-        self.childs_answers, self.answers = os.pipe()
+        self.messages, self.child_messages = os.pipe()
+        self.errors, self.child_errors = os.pipe()
+        self.child_answers, self.answers = os.pipe()
 
-    def close_childs(self) -> None:
+    def close_child_ends(self) -> None:
         """Close the child's ends."""
-        for fd in (self.childs_messages, self.childs_errors, self.childs_answers):
+        for fd in (self.child_messages, self.child_errors, self.child_answers):
             os.close(fd)
 
-    def close_parents(self) -> None:
+    def close_parent_ends(self) -> None:
         """Close the parent's ends."""
         for fd in (self.messages, self.errors, self.answers):
             os.close(fd)
 
 
-def _in_child(fds: Pipes, parent: int, work: Callable[[], int]) -> int:
+def _in_child(fds: Pipes, parent: int, target: Callable[[], int]) -> int:
     global channel
-    # a group of its own: Ctrl-C reaches the parent alone, which then says who ends and when
+    # in its own process group, the child gets Ctrl-C only from the parent
     os.setpgid(0, 0)
     for number in Signals.ENDING:
         signal.signal(number, signal.SIG_DFL)
@@ -125,18 +126,18 @@ def _in_child(fds: Pipes, parent: int, work: Callable[[], int]) -> int:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 128 + signal.SIGKILL
-    fds.close_parents()
+    fds.close_parent_ends()
     terminal = sys.stderr.isatty()
-    os.dup2(fds.childs_errors, 2)
-    os.close(fds.childs_errors)
-    channel = Channel(fds.childs_messages, fds.childs_answers)
+    os.dup2(fds.child_errors, 2)
+    os.close(fds.child_errors)
+    channel = Channel(fds.child_messages, fds.child_answers)
     if terminal:
         sys.stdout.flush()
         results = Results(os.fdopen(1, "wb", closefd=False), encoding=sys.stdout.encoding, line_buffering=True)
         results.channel = channel
         sys.stdout = results
     progress.ACTIVITY_LISTENERS.append(lambda activity: channel.send("doing", activity) if channel else None)
-    return work()
+    return target()
 
 
 class Signals:
@@ -153,16 +154,16 @@ class Signals:
         signal.signal(signal.SIGTSTP, self._suspend)
 
     def _suspend(self, *_: Any) -> None:
-        """Ctrl-Z: the child is in another group, so the terminal does not stop it."""
+        """Suspend the child as well on Ctrl-Z: the terminal does not stop another process group."""
         if self.child:
             os.killpg(self.child, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
-        if self.child:  # `fg` and `bg` go on here
+        if self.child:  # execution continues here after `fg` or `bg`
             os.killpg(self.child, signal.SIGCONT)
 
 
 class Supervisor:
-    """Shows what the child does until it ends."""
+    """The parent's loop: shows the child's progress until it ends."""
 
     def __init__(self, name: str, child: int, fds: Pipes, signals: Signals) -> None:
         from rich.console import Console
@@ -176,7 +177,7 @@ class Supervisor:
         self.terminal = sys.stderr.isatty()
         self.display: Display = Display(Console(stderr=True), name)
         self._messages = self._errors = b""
-        self._passed_on = 0
+        self._forwarded = 0
         self._kill_at = float("inf")
 
     def run(self) -> int:
@@ -190,7 +191,7 @@ class Supervisor:
             for key, _ in selector.select(TICK_SECONDS):
                 if not self._read(key.fd):
                     selector.unregister(key.fd)
-            self._pass_signals_on()
+            self._forward_signals()
             if not self.signals.received:
                 self.display.tick()
             ended, found = os.waitpid(self.child, os.WNOHANG)
@@ -202,17 +203,17 @@ class Supervisor:
         while self._read(self.fds.messages) or self._read(self.fds.errors):
             pass
         self._write_errors(self._errors)
-        place = self.display.place or self.display.activity
+        label = self.display.label or self.display.activity
         self.display.hide()
         code = os.waitstatus_to_exitcode(status)
         if stopped is None and code == 128 + signal.SIGINT:
-            stopped = signal.SIGINT  # somebody sent it to the child
+            stopped = signal.SIGINT  # the child received it directly
         if stopped:
-            return self._stopped(stopped, place)
-        return self._died(died, place) if died else code
+            return self._stopped(stopped, label)
+        return self._died(died, label) if died else code
 
     def _read(self, fd: int) -> bool:
-        """Take what has arrived; False at the end, or where nothing is there."""
+        """Read what has arrived. Return False at the end of the file or without data."""
         try:
             data = os.read(fd, 65536)
         except BlockingIOError:
@@ -220,7 +221,7 @@ class Supervisor:
         if fd == self.fds.messages:
             *lines, self._messages = (self._messages + data).split(b"\n")
             for line in lines:
-                self._take(*json.loads(line))
+                self._call_display(*json.loads(line))
         elif not self.terminal:
             self._write_errors(data)
         else:
@@ -228,62 +229,62 @@ class Supervisor:
             self._write_errors(b"".join(line + b"\n" for line in lines))
         return bool(data)
 
-    def _take(self, name: str, *arguments: Any) -> None:
+    def _call_display(self, name: str, *arguments: Any) -> None:
         getattr(self.display, name)(*arguments)
         if name == "hide":
             os.write(self.fds.answers, b".")
         if name == "begin" and self.signals.received and self._kill_at < float("inf"):
-            os.kill(self.child, signal.SIGINT)  # something has swallowed the first one
+            os.kill(self.child, signal.SIGINT)  # a library suppressed the first one
 
     def _write_errors(self, data: bytes) -> None:
         if not data or self.signals.received:
-            return  # what a stopped child says of being stopped
+            return  # tracebacks of the interruption
         if self.terminal and self.display.bars:
             self.display.say(data.decode(errors="replace").rstrip("\n"))
         else:
             os.write(2, data)
 
-    def _pass_signals_on(self) -> None:
-        new = len(self.signals.received) - self._passed_on
-        if new and not self._passed_on:
+    def _forward_signals(self) -> None:
+        new = len(self.signals.received) - self._forwarded
+        if new and not self._forwarded:
             self._kill_at = time.monotonic() + GRACE_SECONDS
             self.display.hide()
             os.kill(self.child, signal.SIGINT)
-        if (new and self._passed_on) or time.monotonic() > self._kill_at:
+        if (new and self._forwarded) or time.monotonic() > self._kill_at:
             self._kill_at = float("inf")
             os.killpg(self.child, signal.SIGKILL)
-        self._passed_on += new
+        self._forwarded += new
 
-    def _stopped(self, number: int, place: str) -> int:
+    def _stopped(self, number: int, label: str) -> int:
         from mobileclip2.executors.signals import signal_name
 
         how = "Ctrl-C" if number == signal.SIGINT else signal_name(number)
-        print(f"mobileclip2: stopped by {how}{f' in {place}' if place else ''}; {KEPT}", file=sys.stderr)
+        print(f"mobileclip2: stopped by {how}{f' in {label}' if label else ''}; {KEPT}", file=sys.stderr)
         self._end_run(f"Stopped by {how}; {KEPT}.", canceled=True)
         return 128 + number
 
-    def _died(self, number: int, place: str) -> int:
+    def _died(self, number: int, label: str) -> int:
         from mobileclip2.executors.signals import death
-        from pipelines.processes import last_words
+        from pipelines.processes import crash_report
 
-        words = (self.process and last_words(self.process, number)) or death(number)
-        print(f"mobileclip2: {place or 'the command'}: ended by {words}", file=sys.stderr)
-        self._end_run(words, canceled=False)
+        cause = (self.process and crash_report(self.process, number)) or death(number)
+        print(f"mobileclip2: {label or 'the command'}: ended by {cause}", file=sys.stderr)
+        self._end_run(cause, canceled=False)
         return 128 + number
 
-    def _end_run(self, words: str, *, canceled: bool) -> None:
-        """Write into Dagster's history how the run ended that the child worked on, if it could not."""
-        if not (self.display.place and self.process):
+    def _end_run(self, message: str, *, canceled: bool) -> None:
+        """Report the end of the child's run to Dagster, which the child could not do."""
+        if not (self.display.label and self.process):
             return
+        from pipelines.instance import instance
         from pipelines.processes import end_runs_of
-        from pipelines.run import instance
 
         with instance() as dagster:
-            end_runs_of(dagster, self.process, words, canceled=canceled)
+            end_runs_of(dagster, self.process, message, canceled=canceled)
 
 
 def end_descendants() -> None:
-    """Kill every process that this one, or a dead child of it, has started."""
+    """Kill all child processes, including the orphans of a dead child."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     with suppress(OSError):  # a kernel without this file
         while numbers := children.read_text().split():
@@ -293,6 +294,6 @@ def end_descendants() -> None:
 
 
 def _prctl(option: int, value: int) -> None:
-    """Linux alone has it; elsewhere orphans outlive a killed command."""
+    """Call prctl, which only Linux has. Elsewhere, orphans outlive a killed command."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)

@@ -1,1 +1,1 @@
-"""The DVC ledger: which bytes belong to which commit. Dagster computes, the store holds, git and DVC keep the books."""
+"""The DVC ledger, which records in git what the store holds for each commit."""

@@ -1,4 +1,4 @@
-"""Which stored outputs some commit names, so that checking that commit out can make them current again."""
+"""The stored outputs that git commits refer to. gc keeps them, so that these commits can be checked out without recomputation."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mobileclip2.ledger.stages import ledger_folder
 
 
 def committed_paths(profile: Profile) -> set[str]:
-    """Paths in the store that the ledger names in any commit that a branch, a tag or the stash leads to.
+    """Return the store paths in the ledger of every commit that a branch, a tag or the stash can reach.
 
     Raises:
-        LedgerError: git cannot say.
+        LedgerError: git fails.
     """
     if profile.ledger is None:
         return set()
     folder = ledger_folder(profile)
-    if not any((place / ".git").exists() for place in (folder, *folder.parents)):
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
         return set()
     listed = _git(folder, "rev-list", "--objects", "--all", "--", "ledger")
     names = [line.split(b" ", 1) for line in listed.splitlines() if line.endswith(b".json")]
@@ -32,21 +32,21 @@ def committed_paths(profile: Profile) -> set[str]:
 
 
 def _blobs(folder: Path, names: list[bytes]) -> list[bytes]:
-    answer = _git(folder, "cat-file", "--batch", given=b"".join(name + b"\n" for name in names))
-    found, at = [], 0
+    stream = _git(folder, "cat-file", "--batch", stdin=b"".join(name + b"\n" for name in names))
+    contents, offset = [], 0
     for _ in names:
-        end = answer.index(b"\n", at)
-        size = int(answer[at:end].split()[2])
-        found.append(answer[end + 1 : end + 1 + size])
-        at = end + 1 + size + 1
-    return found
+        end = stream.index(b"\n", offset)
+        size = int(stream[offset:end].split()[2])
+        contents.append(stream[end + 1 : end + 1 + size])
+        offset = end + 1 + size + 1
+    return contents
 
 
-def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes:
+def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     try:
-        return subprocess.run(["git", *arguments], cwd=folder, input=given, capture_output=True, check=True).stdout
+        return subprocess.run(["git", *arguments], cwd=folder, input=stdin, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.decode().strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
+        cause = error.stderr.decode().strip() if isinstance(error, subprocess.CalledProcessError) else str(error)
         raise LedgerError(
-            f"{folder}: git cannot tell what the commits name ({said}); mend that, or leave 'ledger' out of the profile"
+            f"{folder}: git cannot list the outputs of the commits ({cause}); fix that, or remove 'ledger' from the profile"
         ) from None

@@ -1,4 +1,4 @@
-"""The ledger's own files, written from the store: small, the same from run to run, and readable in a diff."""
+"""The ledger's files in git, written from the store. They are small, deterministic and readable in a diff."""
 
 from __future__ import annotations
 
@@ -24,58 +24,55 @@ from mobileclip2.ledger.paths import (
     params_file,
     root,
 )
-from mobileclip2.ledger.stages import evaluated_on, kept_in_git, ledger_folder, trains
+from mobileclip2.ledger.stages import evaluated_on, files_in_git, ledger_folder, trains
 from mobileclip2.report.sheets import training_records
 from mobileclip2.stages.stored_results import stored_results
 from mobileclip2.store.storage import atomic_path, file_sha256
 
 MAX_ROWS = 200
-"""of a curve; a longer training leaves every n-th step"""
+"""maximum rows of a curve; a longer training is sampled at every n-th step"""
 
 CHECKPOINT = "open_clip_"
-"""how the names of the files begin that plain open_clip reads"""
+"""prefix of the files that plain open_clip reads"""
 
 
 def is_current(pipeline: Pipeline, asset: Asset) -> bool:
-    """Whether the store has all that the present profile calls for."""
+    """Return whether the store has every output of an asset for the present profile."""
     return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
 
 
 def write_asset(pipeline: Pipeline, asset: Asset) -> None:
-    """Write what the ledger keeps of an asset.
-
-    The files of an asset that must still be computed are deleted, except a checkpoint.
-    """
+    """Write the ledger's files of an asset. Delete them, except a checkpoint, if the asset is not current."""
     folder = ledger_folder(pipeline.profile)
     texts = _texts(pipeline, asset) if is_current(pipeline, asset) else {}
-    for path in kept_in_git(pipeline.profile, asset):
+    for path in files_in_git(pipeline.profile, asset):
         if path in texts:
             write_text(folder / path, texts[path])
         else:
             (folder / path).unlink(missing_ok=True)
     if texts and asset.stage == "student":
-        (read,) = pipeline.read(asset.key)
-        _copy_checkpoint(read, folder / checkpoint_folder(asset.name))
+        (artifact,) = pipeline.read(asset.key)
+        _copy_checkpoint(artifact, folder / checkpoint_folder(asset.name))
 
 
 def write_params(pipeline: Pipeline) -> None:
-    """Write what the assets of a profile declare."""
+    """Write the fields that the assets of a profile declare."""
     text = json.dumps(declared_by_name(pipeline.profile), indent=1, ensure_ascii=False) + "\n"
     write_text(ledger_folder(pipeline.profile) / params_file(pipeline.profile), text)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file unless it already holds that text."""
+    """Write a file unless it already has this text, so that its time of modification stays."""
     if not path.is_file() or path.read_text() != text:
         with atomic_path(path) as temporary:
             temporary.write_text(text)
 
 
-def drop_unknown(pipeline: Pipeline) -> None:
-    """Delete what the ledger holds of assets that the profile no longer has."""
+def delete_unknown(pipeline: Pipeline) -> None:
+    """Delete the ledger's files of assets that the profile no longer has."""
     profile = pipeline.profile
     known = {params_file(profile)}
-    known.update(path for asset in pipeline.graph.values() for path in kept_in_git(profile, asset))
+    known.update(path for asset in pipeline.graph.values() for path in files_in_git(profile, asset))
     folder = ledger_folder(profile)
     for path in sorted((folder / root(profile)).rglob("*"), reverse=True):
         if path.is_file() and path.relative_to(folder).as_posix() not in known:
@@ -85,7 +82,7 @@ def drop_unknown(pipeline: Pipeline) -> None:
 
 
 def _texts(pipeline: Pipeline, asset: Asset) -> dict[str, str]:
-    """Path -> content of everything in git of an asset that is current."""
+    """Return path -> content of the files in git for a current asset."""
     profile = pipeline.profile
     texts = {asset_file(profile, asset.key): _outputs(pipeline, asset)}
     if trains(profile, asset):
@@ -99,21 +96,21 @@ def _texts(pipeline: Pipeline, asset: Asset) -> dict[str, str]:
 
 
 def _outputs(pipeline: Pipeline, asset: Asset) -> str:
-    """One line an output, so that a diff shows which group and part changed."""
+    """Format one line for each output, so that a diff shows which group and slice changed."""
     lines = []
-    for read in pipeline.read(asset.key):
-        head = read.head
-        outside = {role: head.inputs[role] for role in asset.parts[head.part].externals}
+    for artifact in pipeline.read(asset.key):
+        summary = artifact.head
+        external = {role: summary.inputs[role] for role in asset.parts[summary.part].externals}
         output = {
-            **({"group": head.group} if head.group else {}),
-            "part": head.part,
-            "fingerprint": head.fingerprint,
-            "data_version": head.data_version,
-            "samples": head.samples,
-            "skipped": head.skipped,
-            "bytes": head.size,
-            "path": read.output.prefix,
-            **({"outside": outside} if outside else {}),
+            **({"group": summary.group} if summary.group else {}),
+            "part": summary.part,
+            "fingerprint": summary.fingerprint,
+            "data_version": summary.data_version,
+            "samples": summary.samples,
+            "skipped": summary.skipped,
+            "bytes": summary.size,
+            "path": artifact.output.prefix,
+            **({"outside": external} if external else {}),
         }
         lines.append(f"  {json.dumps(output)}")
     names = json.dumps({"asset": asset.key, "code_version": asset.code_version})
@@ -121,24 +118,24 @@ def _outputs(pipeline: Pipeline, asset: Asset) -> str:
 
 
 def _metrics(pipeline: Pipeline, asset: Asset) -> str:
-    """``{set: {metric: value}}``, undefined ones left out."""
-    found = {
+    """Format ``{set: {metric: value}}`` without undefined metrics."""
+    metrics = {
         result.key: {name: value for name, value in result.metrics.items() if value is not None}
         for result in stored_results(pipeline, asset.name)
     }
-    return json.dumps(found, indent=1) + "\n"
+    return json.dumps(metrics, indent=1) + "\n"
 
 
 def _losses(records: Sequence[Mapping[str, Any]]) -> str:
-    """Step, loss and learning rate, of the last step in any case."""
+    """Format step, loss and learning rate of at most :data:`MAX_ROWS` steps. The last step is always included."""
     names = ["step", "loss", "lr"]
-    every = -(-len(records) // MAX_ROWS)
-    kept = [record for number, record in enumerate(records, 1) if number % every == 0 or number == len(records)]
-    return _csv(names, ([record[name] for name in names] for record in kept[-MAX_ROWS:]))
+    stride = -(-len(records) // MAX_ROWS)
+    sampled = [record for number, record in enumerate(records, 1) if number % stride == 0 or number == len(records)]
+    return _csv(names, ([record[name] for name in names] for record in sampled[-MAX_ROWS:]))
 
 
 def _accuracies(records: Iterable[Mapping[str, Any]], sets: list[str]) -> str:
-    """Step and the main metric of every set, where the training was evaluated."""
+    """Format the main metric of every set for each step that was evaluated."""
     rows = []
     for record in records:
         row = [record["step"]]
@@ -160,7 +157,7 @@ def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _copy_checkpoint(student: Artifact, folder: Path) -> None:
-    """Copy a checkpoint. A link would let changes of a user reach the store."""
+    """Copy a checkpoint. With a link, a user's changes to the copy would change the store."""
     files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
     lineage = [LINEAGE] if student.output.has(LINEAGE) else []
     for path in folder.iterdir() if folder.is_dir() else []:

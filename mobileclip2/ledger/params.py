@@ -1,4 +1,4 @@
-"""Which fields of a profile belong to which asset: those that it declares itself, what comes by its inputs left out."""
+"""The fields of a profile that each asset declares. Fields that reach it through its inputs are not included."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mobileclip2.engine.graph import Asset
 from mobileclip2.fingerprint import declared, declared_fields
 
 Path = tuple[str | int, ...]
-"""of a field: ``("teachers", 1, "logit_scale")``"""
+"""path of a field, such as ``("teachers", 1, "logit_scale")``"""
 
 
 def params(profile: Profile, asset: Asset) -> list[str]:
-    """Return the fields that the profile's file writes and the asset declares, for example ``teachers.1.logit_scale``.
+    """Return the fields in the profile's file that the asset declares, for example ``teachers.1.logit_scale``.
 
-    A mapping in which every field counts stands whole, so that a field added to it is seen as well.
+    A mapping whose fields are all declared is returned as one field, so that a field that is added later is included.
     """
     written = yaml.safe_load(profile.text)
-    found = [leaf for path in _declared_by(profile, asset) for leaf in _counting(profile, written, path)]
-    return [".".join(map(str, path)) for path in dict.fromkeys(found)]
+    fields = [field for path in _declared_by(profile, asset) for field in _declared_within(profile, written, path)]
+    return [".".join(map(str, path)) for path in dict.fromkeys(fields)]
 
 
 def declared_by_name(profile: Profile) -> dict[str, Any]:
-    """Every declared field of a profile, defaults too, with names in place of positions: what two commits compare."""
+    """Return all declared fields of a profile with their defaults. Items of lists have their names as keys."""
     fields: dict[str, Any] = _by_name(declared(profile))
     fields["dataset"] |= {"teachers": list(profile.dataset_teachers), "captioners": list(profile.dataset_captioners)}
     return fields
@@ -42,10 +42,10 @@ def _by_name(value: Any) -> Any:
 
 
 def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
-    """Mirrors :mod:`mobileclip2.engine.graph`; a test changes every field of a profile and compares."""
+    """Yield the paths that an asset declares, as in :mod:`mobileclip2.engine.graph`. A test compares both for every field."""
 
-    def place(field: str, name: str) -> Path:
-        return field, [thing.name for thing in getattr(profile, field)].index(name)
+    def path_to(field: str, name: str) -> Path:
+        return field, [item.name for item in getattr(profile, field)].index(name)
 
     def names(field: str) -> list[Path]:
         return [(field, number, "name") for number in range(len(getattr(profile, field)))]
@@ -57,26 +57,26 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
         case "augmentations":
             yield ("views",)
         case "caption_corpus":
-            yield from (("filters",), place("caption_corpora", asset.name))
+            yield from (("filters",), path_to("caption_corpora", asset.name))
         case "captioner":
-            captioner = place("captioners", asset.name)
+            captioner = path_to("captioners", asset.name)
             for field in ("name", "base", "model", "small", "train_on", "train"):
                 yield (*captioner, field)
-            # of pinned weights only the content counts, wherever it comes from
+            # the fingerprint has only the content of pinned weights, not their location
             yield (*captioner, "trunk_weights", "sha256")
         case "synthetic_captions":
-            captioner = place("captioners", asset.name)
+            captioner = path_to("captioners", asset.name)
             yield from ((*captioner, field) for field in ("name", "captions", "generation"))
         case "teacher":
-            teacher = place("teachers", asset.name)
+            teacher = path_to("teachers", asset.name)
             yield from ((*teacher, field) for field in ("name", "model", "locked"))
         case "teacher_embeddings":
-            yield (*place("teachers", asset.name), "name")
+            yield (*path_to("teachers", asset.name), "name")
             kind = asset.key.rpartition("/")[2]
             if kind == "image":
                 yield "views", "count"
             elif kind != "text":
-                captioner = place("captioners", kind)
+                captioner = path_to("captioners", kind)
                 yield from ((*captioner, field) for field in ("name", "captions"))
         case "reinforced_dataset":
             yield ("dataset",)
@@ -84,55 +84,55 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
                 if getattr(profile.dataset, field) is None:
                     yield from names(field)
         case "student":
-            yield from _declared_by_student(profile, place("students", asset.name))
+            yield from _declared_by_student(profile, path_to("students", asset.name))
         case "evaluation":
             students = [student.name for student in profile.students]
-            yield (*place("students" if asset.name in students else "teachers", asset.name), "name")
+            yield (*path_to("students" if asset.name in students else "teachers", asset.name), "name")
             yield from names("evaluation")
 
 
-def _declared_by_student(profile: Profile, place: Path) -> Iterator[Path]:
-    student = profile.students[int(place[1])]
+def _declared_by_student(profile: Profile, path: Path) -> Iterator[Path]:
+    student = profile.students[int(path[1])]
     if student.between:
         end = [each.name for each in profile.students].index(student.between.to)
-        yield from ((*place, "name"), (*place, "between"), ("students", end, "base"), ("students", end, "model"))
+        yield from ((*path, "name"), (*path, "between"), ("students", end, "base"), ("students", end, "model"))
         return
     for field in ("name", "base", "model", "data", "train", "evaluate_on"):
-        yield (*place, field)
+        yield (*path, field)
     if not student.train:
         return
     if student.data == "raw":
         yield "views", "augmentation"
         return
-    yield (*place, "loss")
+    yield (*path, "loss")
     yield from (("dataset", "teachers"), ("dataset", "images"))
     for number, teacher in enumerate(profile.teachers):
         if teacher.name in profile.dataset_teachers:
             yield "teachers", number, "logit_scale"
 
 
-def _counting(profile: Profile, written: Any, path: Path) -> Iterator[Path]:
-    """Divide a path until it contains no undeclared field. Skip what the file does not write."""
+def _declared_within(profile: Profile, written: Any, path: Path) -> Iterator[Path]:
+    """Split a path until it contains no undeclared field. Skip fields that are not in the file."""
     settings: Any = profile
     for step in path:
         settings = settings[step] if isinstance(step, int) else getattr(settings, step)
         if isinstance(written, dict) and step not in written:
             return
         written = written[step]
-    yield from _divided(settings, written, path)
+    yield from _split(settings, written, path)
 
 
-def _divided(settings: Any, written: Any, path: Path) -> Iterator[Path]:
-    if not (isinstance(written, dict) and _holds_undeclared(settings)):
+def _split(settings: Any, written: Any, path: Path) -> Iterator[Path]:
+    if not (isinstance(written, dict) and _has_undeclared(settings)):
         yield path
         return
     for name in declared_fields(type(settings)):
         if name in written:
-            yield from _divided(getattr(settings, name), written[name], (*path, name))
+            yield from _split(getattr(settings, name), written[name], (*path, name))
 
 
-def _holds_undeclared(settings: Any) -> bool:
+def _has_undeclared(settings: Any) -> bool:
     if not isinstance(settings, BaseModel):
         return False
     names = declared_fields(type(settings))
-    return len(names) < len(type(settings).model_fields) or any(_holds_undeclared(getattr(settings, n)) for n in names)
+    return len(names) < len(type(settings).model_fields) or any(_has_undeclared(getattr(settings, n)) for n in names)

@@ -1,4 +1,4 @@
-"""What the ledger calls an asset and where it keeps what of it; paths are relative to the ledger's folder."""
+"""Names and paths of the ledger's files. Paths are relative to the ledger's folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ CHECKPOINTS = "checkpoints"
 
 
 def stage_name(key: str) -> str:
-    """``teacher_embeddings-lite0-image``: DVC allows no slash, and no asset's name holds a dash."""
+    """Return a stage name such as ``teacher_embeddings-lite0-image``. DVC allows no slash, and asset names have no dash."""
     return key.replace("/", "-")
 
 
 def root(profile: Profile) -> str:
-    """Return the folder of everything that the ledger keeps in git for a profile."""
+    """Return the folder of a profile's ledger files in git."""
     return f"ledger/{profile.name}"
 
 
@@ -26,7 +26,7 @@ def asset_file(profile: Profile, key: str) -> str:
 
 
 def params_file(profile: Profile) -> str:
-    """Every declared field of a profile, by name."""
+    """Return the file with all declared fields of a profile by name."""
     return f"{root(profile)}/params.json"
 
 
@@ -46,5 +46,5 @@ def accuracy_file(profile: Profile, key: str) -> str:
 
 
 def checkpoint_folder(student: str) -> str:
-    """Return the folder with a student as plain open_clip reads it. It is in DVC's cache and not in git."""
+    """Return the folder with a student's open_clip checkpoint, which is in DVC's cache and not in git."""
     return f"{CHECKPOINTS}/{student}"

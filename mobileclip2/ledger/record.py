@@ -1,4 +1,4 @@
-"""Writing the ledger of what is materialized, without computing anything."""
+"""Write the ledger of the materialized assets. Nothing is computed."""
 
 from __future__ import annotations
 
@@ -11,42 +11,44 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
 from mobileclip2.errors import LedgerError
 from mobileclip2.ledger.dvc import check_repository, dvc
-from mobileclip2.ledger.files import drop_unknown, is_current, write_asset, write_params, write_text
+from mobileclip2.ledger.files import delete_unknown, is_current, write_asset, write_params, write_text
 from mobileclip2.ledger.paths import PIPELINE, stage_name
 from mobileclip2.ledger.stages import header, ledger_folder, pipeline_text
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the ledger says now."""
+    """Assets of the profile by their state in the ledger."""
 
     current: list[str]
-    """keys of the assets that it holds"""
+    """keys of the assets that are recorded"""
     missing: list[str]
-    """keys of those that must be computed first"""
+    """keys of the assets that must be computed first"""
 
 
 def record(pipeline: Pipeline) -> Recorded:
-    """Brings ``dvc.yaml``, the ledger's files and ``dvc.lock`` up to date; a second call changes no byte.
+    """Update ``dvc.yaml``, the ledger's files and ``dvc.lock``. A second call changes no byte.
 
-    ``dvc.lock`` keeps what it says of an asset that must be computed, so that ``dvc status`` names it.
+    ``dvc.lock`` keeps the old entry of an asset that must be computed, so that ``dvc status`` reports it.
 
     Raises:
-        LedgerError: the profile names no ledger, or DVC cannot be used there; says what to do.
+        LedgerError: The profile has no ledger, or DVC cannot be used in its folder.
     """
     if pipeline.profile.ledger is None:
-        raise LedgerError(f"{pipeline.profile.file}: it names no ledger; set 'ledger' to a folder of a git repository")
+        raise LedgerError(
+            f"{pipeline.profile.file}: the profile has no ledger; set 'ledger' to a folder of a git repository"
+        )
     folder = ledger_folder(pipeline.profile)
     check_repository(folder)
     _check_owner(pipeline, folder)
     pipeline.forget()
     text = pipeline_text(pipeline.profile, pipeline.graph)
-    gone = [name for name in _stages(folder) if name not in yaml.safe_load(text)["stages"]]
-    if gone:
-        dvc(folder, "remove", "--outs", *gone)
+    removed = [name for name in _stages(folder) if name not in yaml.safe_load(text)["stages"]]
+    if removed:
+        dvc(folder, "remove", "--outs", *removed)
     write_text(folder / PIPELINE, text)
     write_files(pipeline)
-    drop_unknown(pipeline)
+    delete_unknown(pipeline)
     current = [asset.key for asset in pipeline.graph.values() if is_current(pipeline, asset)]
     missing = [key for key in pipeline.graph if key not in current]
     if current:
@@ -55,7 +57,7 @@ def record(pipeline: Pipeline) -> Recorded:
 
 
 def write_files(pipeline: Pipeline, only: list[str] | None = None) -> None:
-    """Write the ledger's files only, of all assets or of some and all they need."""
+    """Write only the ledger's files, of all assets or of ``only`` and their upstream assets."""
     write_params(pipeline)
     for key in selected(pipeline, only):
         write_asset(pipeline, pipeline.graph[key])
@@ -65,13 +67,13 @@ def _check_owner(pipeline: Pipeline, folder: Path) -> None:
     path = folder / PIPELINE
     if path.exists() and not path.read_text().startswith(header(pipeline.profile)):
         raise LedgerError(
-            f"{path}: belongs to another profile or was written by hand; "
-            f"point 'ledger' in {pipeline.profile.file} to another folder, or delete the file"
+            f"{path}: it belongs to another profile or was written by hand; "
+            f"set 'ledger' in {pipeline.profile.file} to another folder, or delete the file"
         )
 
 
 def _stages(folder: Path) -> list[str]:
-    """Stages that ``dvc.yaml`` has by now; none where a merge left it unreadable, it is written anew."""
+    """Return the stages in ``dvc.yaml``. The list is empty if the file is missing or a merge left it unreadable."""
     try:
         return list(yaml.safe_load((folder / PIPELINE).read_text())["stages"])
     except (FileNotFoundError, yaml.YAMLError):

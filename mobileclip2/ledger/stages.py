@@ -1,4 +1,4 @@
-"""``dvc.yaml``: the asset graph of a profile as DVC's stages, one for each asset."""
+"""``dvc.yaml``: the asset graph of a profile as DVC stages, one for each asset."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from mobileclip2.ledger.paths import (
 
 
 def ledger_folder(profile: Profile) -> Path:
-    """Where ``dvc.yaml`` lies."""
+    """Return the folder of ``dvc.yaml``."""
     assert profile.ledger is not None
     return Path(profile.locate(profile.ledger))
 
 
 def checkpoints_folder(profile: Profile) -> Path:
-    """Where the copies of all students lie."""
+    """Return the folder of the copies of all students."""
     return ledger_folder(profile) / CHECKPOINTS
 
 
 def header(profile: Profile) -> str:
-    """First line of ``dvc.yaml``: whose it is."""
+    """Return the first line of ``dvc.yaml``, which names the profile that owns it."""
     return f"# The asset graph of {profile_file(profile)}, written by mobileclip2; change the profile instead.\n"
 
 
@@ -50,7 +50,7 @@ def pipeline_text(profile: Profile, graph: Graph) -> str:
     """Render ``dvc.yaml`` from a profile and its graph alone."""
     content = {
         "stages": {stage_name(asset.key): _stage(profile, asset) for asset in graph.values()},
-        # the profile too, or `dvc params diff` joins the items of its lists that stages name one by one, and wrongly so
+        # without the profile, `dvc params diff` merges list items of different stages incorrectly
         "params": [params_file(profile), profile_file(profile)],
         "plots": [plot for asset in graph.values() for plot in _plots(profile, asset)],
     }
@@ -58,7 +58,7 @@ def pipeline_text(profile: Profile, graph: Graph) -> str:
 
 
 def trains(profile: Profile, asset: Asset) -> bool:
-    """Whether an asset is a training, which leaves a curve, and not given weights or data."""
+    """Return whether an asset is trained, so that it has a loss curve."""
     match asset.stage:
         case "student":
             return profile.student(asset.name).train is not None
@@ -70,12 +70,12 @@ def trains(profile: Profile, asset: Asset) -> bool:
 
 
 def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
-    """Return the sets on which an asset is evaluated while it trains."""
+    """Return the evaluation sets on which an asset is evaluated during its training."""
     return list(profile.student(asset.name).evaluate_on) if asset.stage == "student" else []
 
 
-def kept_in_git(profile: Profile, asset: Asset) -> list[str]:
-    """Return the files that the ledger keeps of an asset."""
+def files_in_git(profile: Profile, asset: Asset) -> list[str]:
+    """Return the ledger's files of an asset."""
     files = [asset_file(profile, asset.key)]
     if trains(profile, asset):
         files.append(loss_file(profile, asset.key))
@@ -91,16 +91,16 @@ def _stage(profile: Profile, asset: Asset) -> dict[str, Any]:
         "desc": asset.description,
         "cmd": f"mobileclip2 run {asset.key} --profile {shlex.quote(profile_file(profile))}",
     }
-    outside = [place for external in _externals(asset) for place in _places(profile, external)]
-    if deps := [*(asset_file(profile, upstream) for upstream in asset.upstream), *dict.fromkeys(outside)]:
+    external = [path for each in _externals(asset) for path in _local_paths(profile, each)]
+    if deps := [*(asset_file(profile, upstream) for upstream in asset.upstream), *dict.fromkeys(external)]:
         stage["deps"] = deps
     if fields := params(profile, asset):
         stage["params"] = [{profile_file(profile): fields}]
-    kept, metrics = kept_in_git(profile, asset), metrics_file(profile, asset.name)
-    stage["outs"] = [_in_git(path) for path in kept if path != metrics]
+    files, metrics = files_in_git(profile, asset), metrics_file(profile, asset.name)
+    stage["outs"] = [_in_git(path) for path in files if path != metrics]
     if asset.stage == "student":
         stage["outs"].append(checkpoint_folder(asset.name))
-    if metrics in kept:
+    if metrics in files:
         stage["metrics"] = [_in_git(metrics)]
     return stage
 
@@ -119,11 +119,11 @@ def _plots(profile: Profile, asset: Asset) -> list[dict[str, Any]]:
 
 
 def _externals(asset: Asset) -> list[External]:
-    return [external for part in asset.parts.values() for external in part.externals.values()]
+    return [external for slice_ in asset.parts.values() for external in slice_.externals.values()]
 
 
-def _places(profile: Profile, external: External) -> list[str]:
-    """Where an outside input lies in the ledger's folder; of what lies elsewhere the ledger's files name the content."""
+def _local_paths(profile: Profile, external: External) -> list[str]:
+    """Return the paths of an external input in the ledger's folder. The ledger's files have the hashes of inputs elsewhere."""
     urls: list[str]
     match external:
         case GroupShards():

@@ -14,26 +14,26 @@ SMALLEST = "MobileCLIP2-S0"
 
 
 def published_like(profile: Profile, model: str) -> Published:
-    """Return the released model of a student's architecture, or the smallest one if it has another."""
+    """Return the released model with the student's architecture, or the smallest released model if there is none."""
     students = {student.name: student for student in profile.students}
-    while model in students and (earlier := _earlier(students[model])):
-        model = earlier
+    while model in students and (origin := _origin(students[model])):
+        model = origin
     architecture = students[model].model if model in students else None
     return MODELS.get((architecture and architecture.open_clip) or SMALLEST, MODELS[SMALLEST])
 
 
-def _earlier(student: Student) -> str | None:
+def _origin(student: Student) -> str | None:
     return student.between.to if student.between else student.base
 
 
 def as_markdown(comparison: Comparison, name: str, baseline: str | None, published: Published) -> str:
-    """Percentages, a row a metric; differences and intervals in points."""
+    """Format a comparison with one row for each metric. Values are in percent, differences and intervals in points."""
     shares = [published.shares.get((row.set, _published_metric(row))) for row in comparison.rows]
-    known = any(share is not None for share in shares)
+    has_published = any(share is not None for share in shares)
     columns = ["set", "metric", name]
     if baseline:
         columns += [baseline, "difference"]
-    if known:
+    if has_published:
         columns.append(f"published {published.name}")
     numbers = len(columns) - 2
     rule = ["---", "---", *["--:"] * numbers]
@@ -44,7 +44,7 @@ def as_markdown(comparison: Comparison, name: str, baseline: str | None, publish
         cells = [row.set, row.metric, f"{_percent(row.value)} {_span(row.interval)}"]
         if baseline:
             cells += [_percent(row.baseline), _difference(row)]
-        if known:
+        if has_published:
             cells.append(_percent(share))
         if baseline:
             cells.append("**worse**" if row.failed else "" if row.tolerance is None else "ok")
@@ -53,26 +53,26 @@ def as_markdown(comparison: Comparison, name: str, baseline: str | None, publish
 
 
 def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
-    """Whether the gate passes, why not, and by which rule."""
+    """Yield the lines of the verdict: whether the gate passes, which metrics fail, and the rule."""
     if not baseline:
-        yield "No baseline: nothing was judged."
+        yield "No baseline: the gate was not applied."
     elif comparison.failed:
-        yield f"**The gate fails.** {len(comparison.failed)} of {len(comparison.judged)} metrics fell by more than tolerated:"
+        yield f"**The gate fails.** {len(comparison.failed)} of {len(comparison.judged)} metrics fell below their tolerance:"
         yield ""
         for row in comparison.failed:
             assert row.difference and row.tolerance is not None
             low, high = (_percent(-bound) for bound in reversed(row.difference))
-            yield f"- {row.set}, {row.metric}: by {low} to {high} points; {_percent(row.tolerance)} are tolerated"
+            yield f"- {row.set}, {row.metric}: by {low} to {high} points; the tolerance is {_percent(row.tolerance)}"
     else:
-        yield f"**The gate passes.** None of {len(comparison.judged)} metrics fell by more than tolerated."
+        yield f"**The gate passes.** None of {len(comparison.judged)} metrics fell below its tolerance."
     yield ""
     tolerances = sorted({row.tolerance for row in comparison.judged if row.tolerance is not None})
     points = " or ".join(_percent(tolerance) for tolerance in tolerances)
     yield (
         f"Intervals: {RESAMPLES:,} bootstrap resamples of the test samples, seed {comparison.seed}, {comparison.confidence:.0%}"
         + (
-            f" (of the differences paired, and for all judged together). A metric is worse when the whole interval of its "
-            f"difference lies below −{points} points."
+            f" (paired for the differences, and simultaneous for all gated metrics). A metric is worse if the complete interval "
+            f"of its difference is below −{points} points."
             if baseline
             else "."
         )

@@ -1,6 +1,6 @@
-"""What a model got right and wrong on a set, chosen from its prediction table by rules that leave nothing to luck.
+"""Examples of a model's right and wrong predictions on an evaluation set. Fixed rules choose them from its prediction table.
 
-Failures: the right answer came furthest down, ties by key. Successes: it came first, by key.
+Failures are the samples whose right answer has the highest rank, successes those with rank 0. Ties go by key.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import QUESTIONS, EvaluationSet, Sample
 
 PAIRS = 10
-"""confusions that are listed"""
+"""number of listed confusions"""
 MATRIX = 24
-"""classes of the largest set whose confusions are drawn as a matrix"""
+"""maximum number of classes for which a confusion matrix is drawn"""
 RETRIEVED = 4
-"""queries of a kind that are shown"""
+"""number of shown queries of each kind"""
 _SIDE = 256
-"""pixels of an image in memory; the page makes them smaller"""
+"""maximum side of an image in memory, in pixels; the page makes it smaller"""
 
 
 @dataclass(frozen=True)
 class Classified:
-    """One image with its class and the class that came first; ``rank`` classes came before the right one."""
+    """An image with its class and the predicted class. ``rank`` classes have a higher score than the right one."""
 
     key: str
     image: Image.Image
@@ -44,7 +44,7 @@ class Classified:
 
 @dataclass(frozen=True)
 class Confusion:
-    """``count`` images of ``right`` were taken for ``predicted``: ``share`` of all images of ``right``."""
+    """``count`` images of class ``right`` were classified as ``predicted``. ``share`` is relative to all images of ``right``."""
 
     right: str
     predicted: str
@@ -54,7 +54,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image or a text; ``chosen`` marks what an association question was answered with."""
+    """A candidate image or text. ``chosen`` marks the model's answer to an association question."""
 
     content: Image.Image | str
     right: bool
@@ -63,7 +63,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """A query with the candidates that came first, and all right answers; ``rank`` came before the best of them."""
+    """A query with its top candidates and all right answers. ``rank`` candidates have a higher score than the best right one."""
 
     key: str
     query: Image.Image | str
@@ -74,7 +74,7 @@ class Retrieved:
 
 @dataclass(frozen=True)
 class Association:
-    """A question of an association set: which of the images belong to the cue."""
+    """A question of an association set: which images belong to the cue."""
 
     key: str
     cue: str
@@ -83,7 +83,7 @@ class Association:
 
 @dataclass(frozen=True)
 class Share:
-    """A metric in one group of a set."""
+    """A metric on one group of an evaluation set."""
 
     group: str
     value: float
@@ -93,43 +93,43 @@ class Share:
 
 @dataclass(frozen=True)
 class Split:
-    """A metric over the groups of a set; which of them do worst is what a fairness set asks."""
+    """A metric on each group of an evaluation set, such as a fairness set."""
 
     metric: str
     shares: Sequence[Share]
 
 
-def classified(each: EvaluationSet, result: Result, failures: int, successes: int) -> list[list[Classified]]:
-    """Choose the worst failures, and successes of different classes."""
+def classified(set_: EvaluationSet, result: Result, failures: int, successes: int) -> list[list[Classified]]:
+    """Return the failures with the highest rank, and successes of different classes."""
     keys, targets, predicted, ranks = _columns(result, "key", "target", "predicted", "rank")
     rows = range(len(keys))
     wrong = sorted((row for row in rows if ranks[row]), key=lambda row: (-ranks[row], keys[row], row))[:failures]
-    of_class: dict[int, int] = {}
+    first_of_class: dict[int, int] = {}
     for row in sorted((row for row in rows if not ranks[row]), key=lambda row: (keys[row], row)):
-        of_class.setdefault(targets[row], row)
-    right = list(of_class.values())[:successes]
-    images = _images(each, {*wrong, *right})
-    names = each.classnames
+        first_of_class.setdefault(targets[row], row)
+    right = list(first_of_class.values())[:successes]
+    images = _images(set_, {*wrong, *right})
+    names = set_.classnames
     return [
-        [Classified(keys[row], images[row], names[targets[row]], names[predicted[row]], ranks[row]) for row in some]
-        for some in (wrong, right)
+        [Classified(keys[row], images[row], names[targets[row]], names[predicted[row]], ranks[row]) for row in chosen]
+        for chosen in (wrong, right)
     ]
 
 
-def confusions(each: EvaluationSet, result: Result) -> list[Confusion]:
-    """Return the most frequent mistakes. Ties go by their share of the class, then by the order of classes."""
+def confusions(set_: EvaluationSet, result: Result) -> list[Confusion]:
+    """Return the most frequent confusions. Ties go by share, then by the order of the classes."""
     targets, predicted = _columns(result, "target", "predicted")
     images = Counter(targets)
     pairs = Counter(pair for pair in zip(targets, predicted, strict=True) if pair[0] != pair[1])
-    found = [(count, count / images[right], right, taken) for (right, taken), count in pairs.items()]
-    found.sort(key=lambda row: (-row[0], -row[1], row[2:]))
-    names = each.classnames
-    return [Confusion(names[right], names[taken], count, share) for count, share, right, taken in found[:PAIRS]]
+    rows = [(count, count / images[right], right, wrong) for (right, wrong), count in pairs.items()]
+    rows.sort(key=lambda row: (-row[0], -row[1], row[2:]))
+    names = set_.classnames
+    return [Confusion(names[right], names[wrong], count, share) for count, share, right, wrong in rows[:PAIRS]]
 
 
-def confusion_shares(each: EvaluationSet, result: Result) -> np.ndarray | None:
-    """``[classes, classes]``: shares of each class by what it was taken for; None where they are too many to see."""
-    classes = len(each.classnames)
+def confusion_shares(set_: EvaluationSet, result: Result) -> np.ndarray | None:
+    """Return the confusion matrix ``[classes, classes]`` with rows that sum to 1, or None if there are too many classes."""
+    classes = len(set_.classnames)
     if not 1 < classes <= MATRIX:
         return None
     targets, predicted = _columns(result, "target", "predicted")
@@ -139,8 +139,8 @@ def confusion_shares(each: EvaluationSet, result: Result) -> np.ndarray | None:
     return shares
 
 
-def retrieved(each: EvaluationSet, result: Result) -> list[Retrieved]:
-    """Of texts and then of images: the worst queries, and one that was answered well."""
+def retrieved(set_: EvaluationSet, result: Result) -> list[Retrieved]:
+    """Return the worst text queries and one success, then the same for image queries."""
     kinds, keys, ranks, nearest = _columns(result, "query", "key", "rank", "nearest")
     texts = kinds.index("image")
     chosen = []
@@ -149,30 +149,30 @@ def retrieved(each: EvaluationSet, result: Result) -> list[Retrieved]:
         chosen += [row for row in order if ranks[row]][: RETRIEVED - 1]
         chosen += [row for row in order if not ranks[row]][:1]
     captions: list[str] = []
-    owner: list[int] = []
-    for number, sample in enumerate(each.samples()):
+    image_of_caption: list[int] = []
+    for number, sample in enumerate(set_.samples()):
         captions += sample.captions
-        owner += [number] * len(sample.captions)
-    own = {row: owner[row] if row < texts else row - texts for row in chosen}
-    images = _images(each, {*own.values(), *(place for row in chosen if row < texts for place in nearest[row])})
+        image_of_caption += [number] * len(sample.captions)
+    image_of_row = {row: image_of_caption[row] if row < texts else row - texts for row in chosen}
+    images = _images(set_, {*image_of_row.values(), *(near for row in chosen if row < texts for near in nearest[row])})
     found: list[Retrieved] = []
-    for row, image in own.items():
+    for row, image in image_of_row.items():
         if row < texts:
-            pictures = [Candidate(images[place], place == image) for place in nearest[row]]
+            pictures = [Candidate(images[near], near == image) for near in nearest[row]]
             found.append(Retrieved(keys[row], captions[row], pictures, [images[image]], ranks[row]))
         else:
-            answers = [text for text, of in zip(captions, owner, strict=True) if of == image]
-            written = [Candidate(captions[place], owner[place] == image) for place in nearest[row]]
-            found.append(Retrieved(keys[row], images[image], written, answers, ranks[row]))
+            answers = [text for text, its in zip(captions, image_of_caption, strict=True) if its == image]
+            texts_found = [Candidate(captions[near], image_of_caption[near] == image) for near in nearest[row]]
+            found.append(Retrieved(keys[row], images[image], texts_found, answers, ranks[row]))
     return found
 
 
-def associations(each: EvaluationSet, result: Result) -> list[Association]:
-    """Choose the questions of which least was found. Ties go by key."""
+def associations(set_: EvaluationSet, result: Result) -> list[Association]:
+    """Return the questions with the smallest share of found associations. Ties go by key."""
     keys, wanted, found, chosen = _columns(result, "key", "associations", "found", "chosen")
     worst = sorted(range(len(keys)), key=lambda row: (found[row] / wanted[row], keys[row]))[:RETRIEVED]
     candidates: dict[str, list[Sample]] = {}
-    for key, group in groupby(each.samples(), key=lambda sample: sample.key.rpartition("/")[0]):
+    for key, group in groupby(set_.samples(), key=lambda sample: sample.key.rpartition("/")[0]):
         if key in {keys[row] for row in worst}:
             candidates[key] = list(group)
     return [
@@ -188,35 +188,32 @@ def associations(each: EvaluationSet, result: Result) -> list[Association]:
     ]
 
 
-def splits(each: EvaluationSet, result: Result, confidence: float, seed: Sequence[int]) -> list[Split]:
-    """Compute the metrics that a set is divided by, such as accuracy in each region, with their intervals."""
-    if not each.fields or result.samples is None:
+def splits(set_: EvaluationSet, result: Result, confidence: float, seed: Sequence[int]) -> list[Split]:
+    """Return the metrics by group, such as the accuracy in each region, with their intervals."""
+    if not set_.fields or result.samples is None:
         return []
-    fields = "|".join(sorted(each.fields, key=len, reverse=True))
+    fields = "|".join(sorted(set_.fields, key=len, reverse=True))
     by_metric: dict[str, list[Share]] = {}
     for name, metric in metrics_of(result.key, result.samples).items():
         match = re.fullmatch(rf"(.+?)_((?:(?:{fields}):-?\d+_?)+)", name)
         value = result.metrics.get(name)
         if not match or value is None:
             continue
-        where = [(field, int(number)) for field, number in re.findall(rf"({fields}):(-?\d+)", match[2])]
+        conditions = [(field, int(number)) for field, number in re.findall(rf"({fields}):(-?\d+)", match[2])]
         inside = np.ones(result.samples.num_rows, bool)
-        for field, number in where:
+        for field, number in conditions:
             inside &= result.samples.column(field).to_numpy() == number
         drawn = draws(metric, [result.samples], seed=seed)[0]
-        group = ", ".join(_group_name(each, field, number) for field, number in where)
+        group = ", ".join(_group_name(set_, field, number) for field, number in conditions)
         share = Share(group, value, interval(drawn, confidence), int(inside.sum()))
         by_metric.setdefault(match[1], []).append(share)
     return [Split(metric, shares) for metric, shares in by_metric.items()]
 
 
-def _group_name(each: EvaluationSet, field: str, number: int) -> str:
-    """Name a group of samples.
-
-    The name is the class's name if the field is a question that the set asks, else the field with its number.
-    """
-    if each.kind == "faces" and field in QUESTIONS:
-        names = each.questions[field][0]
+def _group_name(set_: EvaluationSet, field: str, number: int) -> str:
+    """Return the class name if the field is a question of the set, else the field with its number."""
+    if set_.kind == "faces" and field in QUESTIONS:
+        names = set_.questions[field][0]
         if 0 <= number < len(names):
             return names[number]
     return f"{field} {number}"
@@ -227,14 +224,14 @@ def _columns(result: Result, *names: str) -> Iterator[list[Any]]:
     return (result.samples.column(name).to_pylist() for name in names)
 
 
-def _images(each: EvaluationSet, places: set[int]) -> dict[int, Image.Image]:
-    """Images by their place in the set, which is that of their row in the table: keys may repeat."""
+def _images(set_: EvaluationSet, indices: set[int]) -> dict[int, Image.Image]:
+    """Return images by their index in the set, which is also their row in the table. Keys can repeat."""
     found: dict[int, Image.Image] = {}
-    for place, sample in enumerate(each.samples()):
-        if len(found) == len(places):
+    for index, sample in enumerate(set_.samples()):
+        if len(found) == len(indices):
             break
-        if place in places:
-            found[place] = _small(sample)
+        if index in indices:
+            found[index] = _small(sample)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Collects what a finished pipeline has to show."""
+"""Collect the contents of the pipeline's report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from mobileclip2.config.profile import Student
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
@@ -24,7 +24,7 @@ SOFTWARE = ("torch", "open_clip_torch", "timm", "dagster", "pyarrow", "pillow")
 
 
 def gather(pipeline: Pipeline) -> Report:
-    """Collect the report of everything that is materialized."""
+    """Collect the report of all materialized assets."""
     profile = pipeline.profile
     models = evaluated_models(pipeline)
     return Report(
@@ -45,11 +45,11 @@ def gather(pipeline: Pipeline) -> Report:
 
 
 def software() -> dict[str, str]:
-    """Versions that results depend on."""
+    """Return the versions of the packages that results depend on."""
     return versions(SOFTWARE)
 
 
-def _done(pipeline: Pipeline, key: str) -> bool:
+def _is_current(pipeline: Pipeline, key: str) -> bool:
     asset = pipeline.graph[key]
     return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
 
@@ -59,15 +59,15 @@ def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
     profile = pipeline.profile
     models = []
     for teacher in profile.teachers:
-        if f"evaluation/{teacher.name}" in pipeline.graph and _done(pipeline, f"evaluation/{teacher.name}"):
+        if f"evaluation/{teacher.name}" in pipeline.graph and _is_current(pipeline, f"evaluation/{teacher.name}"):
             models.append(EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher"))
     for student in profile.students:
-        if f"evaluation/{student.name}" in pipeline.graph and _done(pipeline, f"evaluation/{student.name}"):
-            (read,) = pipeline.read(f"student/{student.name}")
-            facts = read.manifest.facts
+        if f"evaluation/{student.name}" in pipeline.graph and _is_current(pipeline, f"evaluation/{student.name}"):
+            (artifact,) = pipeline.read(f"student/{student.name}")
+            facts = artifact.manifest.facts
             note, seen = _origin(student, facts), facts.get("samples")
-            found = stored_results(pipeline, student.name)
-            models.append(EvaluatedModel(student.name, "student", found, note, facts.get("parameters"), seen))
+            results = stored_results(pipeline, student.name)
+            models.append(EvaluatedModel(student.name, "student", results, note, facts.get("parameters"), seen))
     return models
 
 
@@ -75,12 +75,12 @@ def _origin(student: Student, facts: dict[str, Any]) -> str:
     if student.between:
         return f"weight {facts['weight']:g} of {student.between.to}"
     if not student.train:
-        return "given weights"
+        return "pretrained weights"
     return "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
 
 
 def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
-    """How far distilled students are ahead of plain ones on the first set."""
+    """Return the difference of each distilled student to the student of the raw pairs, on the first evaluation set."""
     plain = next((model for model in models if model.note.endswith("raw pairs")), None)
     found = []
     for model in models:
@@ -104,13 +104,15 @@ def _trainings(pipeline: Pipeline) -> list[Training]:
     return [
         Training(key.partition("/")[2], training_records(pipeline, key), batch)
         for key, batch in batches.items()
-        if _done(pipeline, key)
+        if _is_current(pipeline, key)
     ]
 
 
 def _curves(pipeline: Pipeline) -> list[Curve]:
     students = [student.name for student in pipeline.profile.students if student.between]
-    return [Curve(name, *between_curve(pipeline, name)) for name in students if _done(pipeline, f"student/{name}")]
+    return [
+        Curve(name, *between_curve(pipeline, name)) for name in students if _is_current(pipeline, f"student/{name}")
+    ]
 
 
 def _samples(pipeline: Pipeline) -> list[SampleRow]:
@@ -125,13 +127,13 @@ def _samples(pipeline: Pipeline) -> list[SampleRow]:
 def _skips(pipeline: Pipeline) -> list[Skip]:
     found: list[Skip] = []
     for asset in pipeline.graph.values():
-        if not asset.grouped or not _done(pipeline, asset.key):
+        if not asset.grouped or not _is_current(pipeline, asset.key):
             continue
-        for read in pipeline.read(asset.key):
-            for file in read.manifest.files:
+        for artifact in pipeline.read(asset.key):
+            for file in artifact.manifest.files:
                 if file.name.endswith(".skipped.parquet") and len(found) < SKIPS:
                     shard = file.name.removesuffix(".skipped.parquet")
-                    for row in sidefile.read(read.fetch(file.name)).to_pylist():
+                    for row in sidecar.read(artifact.fetch(file.name)).to_pylist():
                         found.append(Skip(asset.key, shard, row["key"], row["reason"], row["detail"]))
     return found
 
@@ -139,11 +141,11 @@ def _skips(pipeline: Pipeline) -> list[Skip]:
 def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
     outputs = []
     for group in pipeline.groups(asset):
-        for name, part in asset.parts_of(group).items():
-            head = pipeline.head(asset, part, group)
-            if head:
-                reasons, samples = head.skip_reasons, head.samples
-                outputs.append(Output(name, group, head.fingerprint, head.data_version, samples, reasons))
+        for name, slice_ in asset.parts_of(group).items():
+            summary = pipeline.head(asset, slice_, group)
+            if summary:
+                reasons, samples = summary.skip_reasons, summary.samples
+                outputs.append(Output(name, group, summary.fingerprint, summary.data_version, samples, reasons))
     times = [record["seconds"] for record in pipeline.times(asset.key)]
     seconds = sum(times) if times else None
     return Stage(asset.key, outputs, asset.description, asset.code_version, asset.upstream, seconds)

@@ -1,4 +1,4 @@
-"""Collects what there is to show of one student, and measures its latency."""
+"""Collect the contents of a student's report, and measure its latency."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from mobileclip2.stages.stored_results import stored_results
 FAILURES = 12
 SUCCESSES = 4
 IMAGES = 480
-"""failures and successes in all, which keeps the page of the whole suite at a few megabytes"""
+"""total number of failures and successes, which limits the page of the complete suite to a few megabytes"""
 
 
 def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
-    """Collect the report of an evaluated student, with the evaluated ones of the profile's other students.
+    """Collect the report of an evaluated student, and compare it with the other evaluated students of the profile.
 
     Raises:
-        UserError: the profile has no such student, or it is not evaluated.
+        UserError: The profile has no such student, or the student is not evaluated.
     """
     profile = pipeline.profile
-    known_student(pipeline, name)
+    check_student(pipeline, name)
     if f"evaluation/{name}" not in pipeline.graph:
-        raise UserError(f"report {name}: the profile names no evaluation sets; add some under 'evaluation'")
+        raise UserError(f"report {name}: the profile has no evaluation sets; add some under 'evaluation'")
     results = stored_results(pipeline, name)
     shown = profile.gate.model_copy(update={"tolerance": dict.fromkeys(METRIC_NAMES, 0.0)})
     models = evaluated_models(pipeline)
@@ -70,24 +70,24 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
     )
 
 
-def known_student(pipeline: Pipeline, name: str) -> None:
-    """Raise UserError if the profile has no such student."""
+def check_student(pipeline: Pipeline, name: str) -> None:
+    """Raise ``UserError`` if the profile has no such student."""
     names = [student.name for student in pipeline.profile.students]
     if name not in names:
         raise UserError(
-            f"'{name}': no student of the profile, which has {', '.join(names) or 'none'}; correct the name"
+            f"'{name}': the profile has no such student; it has {', '.join(names) or 'no students'}; correct the name"
         )
 
 
 def latency_of(pipeline: Pipeline, name: str) -> Latency:
-    """Measures a student that is trained, where the profile computes.
+    """Measure the latency of a trained student on the profile's device.
 
     Raises:
-        UserError: it is not trained yet.
+        UserError: The student is not trained yet.
     """
-    known_student(pipeline, name)
-    (stored,) = pipeline.read(f"student/{name}")
-    return measure_latency(load_image_text(stored, pipeline.contents), choose_device(pipeline.profile.device))
+    check_student(pipeline, name)
+    (artifact,) = pipeline.read(f"student/{name}")
+    return measure_latency(load_image_text(artifact, pipeline.contents), choose_device(pipeline.profile.device))
 
 
 def _mains(results: Sequence[Result]) -> dict[str, float]:
@@ -95,33 +95,33 @@ def _mains(results: Sequence[Result]) -> dict[str, float]:
     return {**{key: value for key, value in mains.items() if value is not None}, **averages(mains)}
 
 
-def _examples(each: EvaluationSet, result: Result, confidence: float, sets: int) -> SetExamples:
+def _examples(set_: EvaluationSet, result: Result, confidence: float, sets: int) -> SetExamples:
     assert result.samples is not None
     task = TASKS.get(result.key)
     common = {
         "key": result.key,
         "name": task.name if task else result.key,
         "samples": result.samples.num_rows,
-        "splits": examples.splits(each, result, confidence, (0, zlib.crc32(result.key.encode()))),
+        "splits": examples.splits(set_, result, confidence, (0, zlib.crc32(result.key.encode()))),
     }
-    match each.kind:
+    match set_.kind:
         case "classification":
-            few = min(1.0, IMAGES / (sets * (FAILURES + SUCCESSES)))
+            share = min(1.0, IMAGES / (sets * (FAILURES + SUCCESSES)))
             failures, successes = examples.classified(
-                each, result, max(2, int(few * FAILURES)), max(1, int(few * SUCCESSES))
+                set_, result, max(2, int(share * FAILURES)), max(1, int(share * SUCCESSES))
             )
             return SetExamples(
                 **common,
                 failures=failures,
                 successes=successes,
                 wrong=sum(rank > 0 for rank in result.samples.column("rank").to_pylist()),
-                confusions=examples.confusions(each, result),
-                classnames=each.classnames,
-                matrix=examples.confusion_shares(each, result),
+                confusions=examples.confusions(set_, result),
+                classnames=set_.classnames,
+                matrix=examples.confusion_shares(set_, result),
             )
         case "retrieval":
-            return SetExamples(**common, retrieved=examples.retrieved(each, result))
+            return SetExamples(**common, retrieved=examples.retrieved(set_, result))
         case "association":
-            return SetExamples(**common, associations=examples.associations(each, result))
+            return SetExamples(**common, associations=examples.associations(set_, result))
         case "faces":
             return SetExamples(**common)

@@ -1,4 +1,4 @@
-"""The report of a pipeline as one HTML file that asks nothing of the network."""
+"""The report of a pipeline as one HTML file without network requests."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ METRICS = {
     "text_retrieval_recall@1": "image → text recall@1",
     "text_retrieval_recall@5": "image → text recall@5",
 }
-"""metrics of the headline table, in its order; a set that has none of them shows its main one"""
+"""metrics of the headline table, in its order; a set without any of them shows its main metric"""
 CURVES = ("/acc1", "/mean_recall@1")
-"""endings of the numbers in a training's records that are drawn over samples seen"""
+"""suffixes of the metrics that are drawn over samples seen"""
 MOST_SKIPS = 200
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model of the headline table; ``note`` says how it came to be, in a few words."""
+    """A model of the headline table. ``note`` describes its origin in a few words."""
 
     name: str
     kind: Literal["teacher", "student"]
@@ -52,7 +52,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True)
 class Training:
-    """Records of one training's ``metrics.jsonl``; ``batch`` samples a step."""
+    """Records of a training's ``metrics.jsonl``. ``batch`` is the number of samples in a step."""
 
     name: str
     records: Sequence[plots.Record]
@@ -61,7 +61,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Curve:
-    """A student between two others: the points of its curve, and the weight that was picked."""
+    """An interpolated student: the points of its curve, and the picked weight."""
 
     name: str
     points: Sequence[Point]
@@ -70,7 +70,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Skip:
-    """One sample that was left out."""
+    """A skipped sample."""
 
     stage: str
     shard: str
@@ -81,7 +81,7 @@ class Skip:
 
 @dataclass(frozen=True)
 class Output:
-    """One part of an asset for one group, as its manifest has it."""
+    """The output of an asset for one slice and group, from its manifest."""
 
     part: str
     group: str | None
@@ -93,7 +93,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Stage:
-    """One asset with all its outputs; ``seconds`` over all of them, None where no time is known."""
+    """An asset with all its outputs. ``seconds`` is their total time, or None if it is unknown."""
 
     asset: str
     outputs: Sequence[Output]
@@ -104,18 +104,18 @@ class Stage:
 
     @property
     def samples(self) -> int:
-        """Return the samples of all outputs together."""
+        """Return the number of samples in all outputs."""
         return sum(output.samples for output in self.outputs)
 
     @property
     def skipped(self) -> int:
-        """Return the number of samples that were left out, over all outputs."""
+        """Return the number of skipped samples in all outputs."""
         return sum(sum(output.skip_reasons.values()) for output in self.outputs)
 
 
 @dataclass(frozen=True)
 class Highlight:
-    """One number to begin with: ``Highlight("more top-1 on emoji-861", "+7.9 points", "47.1 % against 39.2 %")``."""
+    """A number at the top of the page: ``Highlight("more top-1 on emoji-861", "+7.9 points", "47.1 % against 39.2 %")``."""
 
     label: str
     value: str
@@ -124,10 +124,10 @@ class Highlight:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the report shows. Empty parts are left out of the page.
+    """Contents of the report. Empty sections are not shown.
 
-    ``profile`` is the profile's YAML text, ``created`` a date, ``software`` name -> version. ``skips`` may be a
-    selection: the counts come from the outputs' skip reasons.
+    ``profile`` is the profile's YAML text, ``created`` a date, ``software`` name -> version. ``skips`` can be a
+    selection, because the counts come from the outputs' skip reasons.
     """
 
     title: str
@@ -147,18 +147,18 @@ class Report:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One line of the headline table: a share, or None, for each model; ``best`` are the leaders of each kind."""
+    """A row of the headline table: a value or None for each model. ``best`` marks the best teacher and student."""
 
     set: str
     metric: str
     values: Sequence[float | None]
     best: Sequence[bool]
     first: int
-    """number of lines of the set on its first line, else 0"""
+    """number of the set's rows in its first row, else 0"""
 
 
 def render_html(report: Report) -> str:
-    """Render the page. All text is escaped: captions come from strangers on the web."""
+    """Render the page. All text is escaped, because captions come from the web."""
     return render(
         "report.html.j2",
         report=report,
@@ -178,7 +178,7 @@ def render_html(report: Report) -> str:
 
 
 def render(template: str, **values: object) -> str:
-    """Render a template of this folder, with the style that all pages share."""
+    """Render a template of this folder with the common style."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here),
@@ -193,18 +193,18 @@ def render(template: str, **values: object) -> str:
 
 
 def write_html(report: Report, path: Path) -> None:
-    """Write the whole page or nothing."""
+    """Write the report atomically."""
     write_page(render_html(report), path)
 
 
 def write_page(page: str, path: Path) -> None:
-    """Write a page as UTF-8, whole or not at all."""
+    """Write a page as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
 def metric_rows(models: Sequence[EvaluatedModel]) -> list[MetricRow]:
-    """Return the headline table: sets in the order of their first mention, each with its metrics."""
+    """Return the rows of the headline table, by set in order of first appearance."""
     keys = dict.fromkeys(result.key for model in models for result in model.results)
     by_model = [{result.key: result.metrics for result in model.results} for model in models]
     rows = []
@@ -235,7 +235,7 @@ def _metric_plot(models: Sequence[EvaluatedModel]) -> str:
 
 
 def accuracy_plots(trainings: Sequence[Training], models: Sequence[EvaluatedModel]) -> list[str]:
-    """One figure a set and metric, of every training that was evaluated on it; teachers are levels to measure by."""
+    """Draw one figure for each set and metric with all trainings. Horizontal lines show the teachers."""
     names = dict.fromkeys(
         name for training in trainings for record in training.records for name in record if name.endswith(CURVES)
     )
@@ -259,7 +259,7 @@ def accuracy_plots(trainings: Sequence[Training], models: Sequence[EvaluatedMode
 
 
 def loss_plots(trainings: Sequence[Training]) -> list[tuple[str, str]]:
-    """Draw one figure for each training. Losses of different objectives do not compare."""
+    """Draw one figure for each training, because losses of different objectives are not comparable."""
     return [
         (training.name, plots.svg(plots.loss_figure({"": training.records}), f"loss-{number}"))
         for number, training in enumerate(trainings)
@@ -275,7 +275,7 @@ def _studies(studies: Sequence[Found]) -> list[tuple[list[list[str]], list[str]]
 
 
 def skip_reasons(stages: Sequence[Stage]) -> list[tuple[str, str, int]]:
-    """(asset, reason, count), the most frequent first within an asset."""
+    """Return (asset, reason, count) in order of frequency within each asset."""
     rows = []
     for stage in stages:
         counts: Counter[str] = Counter()
@@ -286,7 +286,7 @@ def skip_reasons(stages: Sequence[Stage]) -> list[tuple[str, str, int]]:
 
 
 def data_uri(image: Image.Image, side: int = 192) -> str:
-    """Return the image as a ``data:`` URI, no larger than ``side``."""
+    """Return the image as a ``data:`` URI, with at most ``side`` pixels a side."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

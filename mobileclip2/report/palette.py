@@ -1,9 +1,9 @@
-"""Colors of everything that is drawn, told apart with any kind of color vision (Okabe and Ito 2008)."""
+"""Colors of plots and pages. They are distinct for every kind of color vision (Okabe and Ito 2008)."""
 
 from __future__ import annotations
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b8589a", "#56b4e9", "#c98a00")
-"""on white; each has a name ``--series-<n>`` and a lighter twin in the report's dark theme"""
+"""series colors on white; the report's dark theme has lighter ones under the names ``--series-<n>``"""
 INK = "#1c2430"
 MUTED = "#667085"
 GRID = "#e3e7ee"
@@ -19,4 +19,4 @@ def series(number: int) -> str:
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", NEUTRAL: "--neutral"} | {
     color: f"--series-{number}" for number, color in enumerate(SERIES)
 }
-"""names under which the report's style sheet has the same colors for either theme"""
+"""CSS variables of the colors in the report's style sheet"""

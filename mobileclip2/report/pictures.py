@@ -1,4 +1,4 @@
-"""Small PNG pictures that a materialization shows of itself."""
+"""Small PNG pictures in the metadata of materializations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
 from mobileclip2.report.plots import Record
 
 MAX_BYTES = 44_000
-"""of a sheet: under 60 kB as base64, since Dagster keeps it in an event's row"""
+"""maximum size of a sheet: below 60 kB as base64, because Dagster stores it in a database row"""
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One sample as people want to see it. ``synthetic`` holds (captioner, caption) pairs."""
+    """A row of a sheet. ``synthetic`` has (captioner, caption) pairs."""
 
     key: str
     image: Image.Image
@@ -35,17 +35,17 @@ class SampleRow:
 
 
 def loss_curve(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> bytes:
-    """Draw the losses of ``runs``: name of a training -> records of its ``metrics.jsonl``."""
+    """Draw the loss curves of ``runs``, which maps the name of a training to the records of its ``metrics.jsonl``."""
     return plots.png(plots.loss_figure(runs, number=number))
 
 
 def between_plot(curve: Sequence[Point], picked: float) -> bytes:
-    """Draw the curve of a student between two others."""
+    """Draw the metrics of an interpolated student over the weight."""
     return plots.png(plots.between_figure(curve, picked))
 
 
 def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN_METRIC) -> bytes:
-    """``models``: name of a model -> its results."""
+    """Draw a metric of ``models``, which maps the name of a model to its results."""
     return plots.png(plots.metric_figure(models, metric=metric))
 
 
@@ -56,16 +56,16 @@ def inline_markdown(png: bytes, alt: str = "") -> str:
 
 
 def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
-    """Draw a row for each sample: image, views, real caption, synthetic captions with their captioner.
+    """Draw a row for each sample: image, views, real caption and synthetic captions with their captioner.
 
-    Colors, then sizes give way until the sheet has at most ``MAX_BYTES``; show 4 to 8 samples.
+    The colors and then the size are reduced until the sheet has at most ``MAX_BYTES``. Use it for 4 to 8 samples.
     """
     data = b""
     for side in (96, 72, 48, 32):
         sheet = _sheet(rows, side)
         for colors in (256, 64):
             buffer = io.BytesIO()
-            # the default way to choose colors is a little closer, and takes longer than the rest of a small stage's run
+            # the default method is slightly better, but takes longer than a small stage
             few = sheet.quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
             few.save(buffer, format="png", optimize=True)
             data = buffer.getvalue()
@@ -86,19 +86,19 @@ def _sheet(rows: Sequence[SampleRow], side: int) -> Image.Image:
     heights = [max(side, _LINE * len(lines)) + 2 * _GAP for lines in texts]
     sheet = Image.new("RGB", (text_left + int(_TEXT_WIDTH) + _GAP, _LINE + 2 * _GAP + sum(heights)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    heads = ["image", *(f"view {number}" for number in range(views))]
-    for column, head in enumerate(heads):
-        draw.text((_GAP + column * (side + _GAP), _GAP), head, fill=MUTED, font=_font(11))
-    draw.text((text_left, _GAP), "real caption, then synthetic ones", fill=MUTED, font=_font(11))
+    headings = ["image", *(f"view {number}" for number in range(views))]
+    for column, heading in enumerate(headings):
+        draw.text((_GAP + column * (side + _GAP), _GAP), heading, fill=MUTED, font=_font(11))
+    draw.text((text_left, _GAP), "real caption, then synthetic captions", fill=MUTED, font=_font(11))
     top = _LINE + 2 * _GAP
     for row, lines, height in zip(rows, texts, heights, strict=True):
         draw.line((_GAP, top - _GAP // 2, sheet.width - _GAP, top - _GAP // 2), fill=GRID)
         for column, image in enumerate([row.image, *row.views]):
             thumb = fit(image, side)
             left = _GAP + column * (side + _GAP)
-            place = (left + (side - thumb.width) // 2, top + (side - thumb.height) // 2)
-            sheet.paste(thumb, place)
-            draw.rectangle((*place, place[0] + thumb.width - 1, place[1] + thumb.height - 1), outline=GRID)
+            corner = (left + (side - thumb.width) // 2, top + (side - thumb.height) // 2)
+            sheet.paste(thumb, corner)
+            draw.rectangle((*corner, corner[0] + thumb.width - 1, corner[1] + thumb.height - 1), outline=GRID)
         for number, (text, color) in enumerate(lines):
             draw.text((text_left, top + _LINE * number), text, fill=color, font=_font(13))
         top += height
@@ -106,7 +106,7 @@ def _sheet(rows: Sequence[SampleRow], side: int) -> Image.Image:
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """Scale an RGB image so that its longer side is ``side``. Small images are enlarged."""
+    """Scale an RGB image so that its longer side is ``side`` pixels. Small images are enlarged."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -122,7 +122,7 @@ def _lines(row: SampleRow) -> list[tuple[str, str]]:
 
 
 def _wrap(text: str, most: int) -> list[str]:
-    """Lines that fit the column by the width of their glyphs; what is left out shows as an ellipsis."""
+    """Wrap text to at most ``most`` lines of the column. An ellipsis marks omitted text."""
     font = _font(13)
     lines: list[str] = [""]
     for word in " ".join(text.split())[:1000].split(" "):
@@ -148,7 +148,7 @@ def _wrap(text: str, most: int) -> list[str]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Load the typeface of the plots, which covers more scripts than Pillow's own."""
+    """Load the font of the plots, which covers more scripts than Pillow's default font."""
     with needs("report"):
         import matplotlib
 

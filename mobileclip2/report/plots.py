@@ -1,4 +1,4 @@
-"""Line and bar charts as matplotlib figures, to be saved as PNG or as SVG that follows a page's theme."""
+"""Line and bar charts as matplotlib figures, which are saved as PNG or as SVG with the page's theme."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import numpy as np
 from PIL import Image
 
-from mobileclip2.evaluation import wise_ft as between
+from mobileclip2.evaluation import wise_ft
 from mobileclip2.evaluation.results import MAIN_METRIC, Result, main_name
 from mobileclip2.extras import needs
 from mobileclip2.report.palette import GRID, INK, MUTED, NEUTRAL, PAPER, VARIABLES, series
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = Mapping[str, float]
-"""one line of a training's ``metrics.jsonl``"""
+"""line of a training's ``metrics.jsonl``"""
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Tradeoff:
-    """What one model costs and gives; ``share`` between 0 and 1."""
+    """Latency, accuracy and size of a model. ``share`` is the accuracy between 0 and 1."""
 
     milliseconds: float
     share: float
@@ -58,17 +58,17 @@ _STYLE: dict[Any, Any] = {
     "xtick.major.size": 3,
     "ytick.major.size": 0,
     "svg.fonttype": "none",
-    "svg.hashsalt": "mobileclip2",  # else the same figure has other bytes each time
+    "svg.hashsalt": "mobileclip2",  # makes the bytes of a figure deterministic
 }
 _LABEL_GAP = 12.0
-"""points between labels at the ends of lines"""
+"""distance between labels at the ends of lines, in points"""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draws under our style, and loads matplotlib no sooner."""
+    """Apply the common style to a function. matplotlib is imported on the first call."""
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -83,7 +83,7 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 @_styled
 def loss_figure(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> Figure:
-    """One number of one or several trainings over their steps: every step faint, its running mean strong."""
+    """Draw a metric of trainings over their steps: faint for every step, strong for the running mean."""
     figure, axes = _figure(4.8, 2.4)
     ends: dict[str, Point] = {}
     for index, (name, records) in enumerate(runs.items()):
@@ -105,7 +105,7 @@ def loss_figure(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -
 def accuracy_figure(
     curves: Mapping[str, Sequence[Point]], *, title: str, levels: Mapping[str, float] | None = None
 ) -> Figure:
-    """Shares between 0 and 1 over samples seen; ``levels`` are horizontal lines to measure by, the teachers'."""
+    """Draw shares between 0 and 1 over samples seen. ``levels`` are horizontal lines, such as the teachers'."""
     figure, axes = _figure(6.4, 3.2)
     ends: dict[str, Point] = {}
     for index, (name, points) in enumerate(curves.items()):
@@ -128,7 +128,7 @@ def accuracy_figure(
 
 
 @_styled
-def between_figure(curve: Sequence[between.Point], picked: float) -> Figure:
+def between_figure(curve: Sequence[wise_ft.Point], picked: float) -> Figure:
     """Draw the main metric of every set over the weight of the tuned model, and the picked weight."""
     figure, axes = _figure(6.4, 3.2)
     ends: dict[str, Point] = {}
@@ -150,10 +150,7 @@ def between_figure(curve: Sequence[between.Point], picked: float) -> Figure:
 def metric_figure(
     models: Mapping[str, Sequence[Result]], *, metric: str = MAIN_METRIC, reference: Sequence[str] = ()
 ) -> Figure:
-    """Draw a labeled bar for each model on each set. Sets are in the order of their first mention.
-
-    Models of ``reference`` are gray: they are what the others are measured by.
-    """
+    """Draw a labeled bar for each model on each set, in order of first appearance. Models of ``reference`` are gray."""
     keys = list(dict.fromkeys(result.key for results in models.values() for result in results))
     colors = dict.fromkeys(reference, NEUTRAL)
     for index, model in enumerate(model for model in models if model not in reference):
@@ -161,22 +158,22 @@ def metric_figure(
     bars = [(key, _bars(models, key, metric)) for key in keys]
     rows = sum(len(values) + 1.1 for _, values in bars)
     figure, axes = _figure(6.4, 0.35 + 0.21 * max(rows, 2))
-    place, ticks, labels = 0.0, [], []
+    y, ticks, labels = 0.0, [], []
     for key, values in bars:
-        shown = {main_name(key, r.metrics) for rs in models.values() for r in rs if r.key == key}
-        name = ", ".join(sorted(filter(None, shown))) if metric == MAIN_METRIC else metric
-        axes.text(0, place, f"{key}  ·  {name}", fontweight="bold", va="center", ha="left")
-        place += 1
+        metrics = {main_name(key, r.metrics) for rs in models.values() for r in rs if r.key == key}
+        name = ", ".join(sorted(filter(None, metrics))) if metric == MAIN_METRIC else metric
+        axes.text(0, y, f"{key}  ·  {name}", fontweight="bold", va="center", ha="left")
+        y += 1
         for model, value in values.items():
-            axes.barh(place, 100 * value, height=0.74, color=colors[model])
-            axes.annotate(f"{100 * value:.1f} %", (100 * value, place), (4, 0), textcoords="offset points", va="center")
-            ticks.append(place)
+            axes.barh(y, 100 * value, height=0.74, color=colors[model])
+            axes.annotate(f"{100 * value:.1f} %", (100 * value, y), (4, 0), textcoords="offset points", va="center")
+            ticks.append(y)
             labels.append(model)
-            place += 1
-        place += 0.1
+            y += 1
+        y += 0.1
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(max(place, 1) - 0.4, -0.6)
+    axes.set_ylim(max(y, 1) - 0.4, -0.6)
     highest = max((100 * value for _, values in bars for value in values.values()), default=1)
     axes.set_xlim(0, max(highest, 1) * 1.12)
     axes.set_xticks([])
@@ -187,15 +184,15 @@ def metric_figure(
 
 @_styled
 def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
-    """Draw a line for each row: a dot for the share of each seed, a stroke at their mean."""
+    """Draw a line for each row, with a dot for each seed and a stroke at their mean. Values are between 0 and 1."""
     figure, axes = _figure(6.4, 0.6 + 0.26 * max(len(rows), 2))
-    for place, values in enumerate(rows.values()):
+    for y, values in enumerate(rows.values()):
         if values:
             percent = [100 * value for value in values]
             mean = sum(percent) / len(percent)
-            axes.plot(percent, [place] * len(percent), "o", color=series(0), alpha=0.45, markersize=5, clip_on=False)
-            axes.plot([mean, mean], [place - 0.32, place + 0.32], color=series(0), linewidth=2.4)
-            axes.annotate(f"{mean:.1f} %", (max(percent), place), (9, 0), textcoords="offset points", va="center")
+            axes.plot(percent, [y] * len(percent), "o", color=series(0), alpha=0.45, markersize=5, clip_on=False)
+            axes.plot([mean, mean], [y - 0.32, y + 0.32], color=series(0), linewidth=2.4)
+            axes.annotate(f"{mean:.1f} %", (max(percent), y), (9, 0), textcoords="offset points", va="center")
     axes.set_title(title)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.tick_params(axis="y", labelcolor=INK)
@@ -209,7 +206,7 @@ def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
 
 @_styled
 def scale_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], *, title: str) -> Figure:
-    """Draw a curve for each teacher: mean share over logit scales, a dot for each seed."""
+    """Draw a curve for each teacher: the mean share over the logit scale, with a dot for each seed."""
     figure, axes = _figure(6.4, 3.0)
     ends: dict[str, Point] = {}
     for index, (teacher, by_scale) in enumerate(curves.items()):
@@ -232,16 +229,16 @@ def scale_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], *, title
 
 @_styled
 def tradeoff_figure(models: Mapping[str, Tradeoff], *, title: str, highlight: str | None = None) -> Figure:
-    """Accuracy over latency, a circle's area growing with the parameters; latencies of one machine only."""
+    """Draw accuracy over latency. A circle's area grows with the number of parameters. Use latencies of one machine only."""
     figure, axes = _figure(4.8, 3.0)
     largest = max(model.parameters for model in models.values())
     for name, model in models.items():
         area = 30 + 350 * model.parameters / largest
         color = series(0) if highlight in (None, name) else NEUTRAL
-        place = model.milliseconds, 100 * model.share
-        axes.scatter(*place, s=area, color=color, alpha=0.7, linewidth=0)
-        beside = (3 + math.sqrt(area) / 2, 0)
-        axes.annotate(name, place, beside, textcoords="offset points", va="center", fontsize=8)
+        point = model.milliseconds, 100 * model.share
+        axes.scatter(*point, s=area, color=color, alpha=0.7, linewidth=0)
+        offset = (3 + math.sqrt(area) / 2, 0)
+        axes.annotate(name, point, offset, textcoords="offset points", va="center", fontsize=8)
     axes.set_title(title)
     axes.set_xlabel("milliseconds for one image and one text")
     axes.set_xscale("log")
@@ -264,7 +261,7 @@ def _round_ticks(low: float, high: float) -> Any:
 
 @_styled
 def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
-    """``[classes, classes]``: the darker a square, the more images of the row were taken for the column."""
+    """Draw a confusion matrix ``[classes, classes]``. Rows are right classes, and darker squares are larger shares."""
     from matplotlib.patches import Rectangle
 
     classes = len(names)
@@ -280,14 +277,14 @@ def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
     axes.set_ylim(classes - 0.5, -0.5)
     axes.set_aspect("equal")
     axes.grid(False)
-    axes.set_xlabel("taken for")
+    axes.set_xlabel("predicted class")
     axes.set_ylabel("right class")
     return figure
 
 
 @_styled
 def png(figure: Figure) -> bytes:
-    """Render a small PNG for an inline picture."""
+    """Render a small PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120, facecolor=PAPER)
     image = Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
@@ -298,10 +295,10 @@ def png(figure: Figure) -> bytes:
 
 @_styled
 def svg(figure: Figure, name: str) -> str:
-    """Render an ``<svg>`` element for a page, with the colors of the page and ids that begin with ``name``."""
+    """Render an ``<svg>`` element with the colors of the page. ``name`` prefixes its ids."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
@@ -331,20 +328,20 @@ def _bars(models: Mapping[str, Sequence[Result]], key: str, metric: str) -> dict
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colors: Sequence[str] | None = None) -> None:
-    """Names and last values beside the ends of the lines, pushed apart where they would overlap."""
+    """Label the ends of the lines with names and last values. Labels do not overlap."""
     if not ends:
         return
     names = list(ends)
     low, high = axes.get_ylim()
     points = (axes.get_window_extent().height or 1) * 72 / axes.figure.dpi
     wanted = [(ends[name][1] - low) / ((high - low) or 1) * points for name in names]
-    for name, have, place in zip(names, wanted, spread(wanted, _LABEL_GAP), strict=True):
-        known = names if colors is None else list(colors)
-        color = series(known.index(name)) if name in known else MUTED
+    colored = names if colors is None else list(colors)
+    for name, position, moved in zip(names, wanted, spread(wanted, _LABEL_GAP), strict=True):
+        color = series(colored.index(name)) if name in colored else MUTED
         axes.annotate(
             f"{name}  {form.format(ends[name][1])}",
             (1, ends[name][1]),
-            (10, place - have),
+            (10, moved - position),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
@@ -353,26 +350,26 @@ def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colors: Sequen
         )
 
 
-def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places in the same order, at least ``gap`` apart, moved as little as a group at a time allows."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Move positions until they are at least ``gap`` apart. Their order stays. Overlapping positions are centered as a group."""
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
     groups: list[list[int]] = []
     centers: list[float] = []
     for index in order:
         groups.append([index])
-        centers.append(places[index])
+        centers.append(positions[index])
         while len(groups) > 1 and centers[-1] - centers[-2] < gap * (len(groups[-1]) + len(groups[-2])) / 2:
             groups[-2:] = [groups[-2] + groups[-1]]
-            centers[-2:] = [sum(places[each] for each in groups[-1]) / len(groups[-1])]
-    result = list(places)
+            centers[-2:] = [sum(positions[index] for index in groups[-1]) / len(groups[-1])]
+    result = list(positions)
     for group, center in zip(groups, centers, strict=True):
-        for position, index in enumerate(group):
-            result[index] = center + gap * (position - (len(group) - 1) / 2)
+        for rank, index in enumerate(group):
+            result[index] = center + gap * (rank - (len(group) - 1) / 2)
     return result
 
 
 def _thin(points: Sequence[Point], most: int = 500) -> list[Point]:
-    """Means of neighbors where there are more points than a figure can show."""
+    """Average neighboring points if there are more than ``most``."""
     size = math.ceil(len(points) / most) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -1,4 +1,4 @@
-"""The pictures of materializations, read back from the store."""
+"""Pictures and tables of materializations, read from the store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.pipeline import Artifact, Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
@@ -24,23 +24,23 @@ VIEW_SIZE = 96
 
 
 def raw_sheet(pipeline: Pipeline, group: str) -> str:
-    """Show the first samples of a group: image and caption."""
+    """Draw the first samples of a group with their captions."""
     return inline_markdown(sample_sheet(list(islice(rows(pipeline, group), ROWS))), "samples")
 
 
 def views_sheet(pipeline: Pipeline, group: str) -> str:
-    """Show the first samples of a group with their stored views."""
+    """Draw the first samples of a group with their stored views."""
     return inline_markdown(sample_sheet(list(islice(rows(pipeline, group, views=True), ROWS))), "views")
 
 
 def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> str:
-    """Show the first samples of a group with the captions of one captioner."""
+    """Draw the first samples of a group with the captions of one captioner."""
     found = rows(pipeline, group, captioners=(captioner,))
     return inline_markdown(sample_sheet(list(islice(found, ROWS))), "captions")
 
 
 def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
-    """Show the first samples of a group with views and all captions."""
+    """Draw the first samples of a group with views and all captions."""
     found = rows(pipeline, group, views=True, captioners=pipeline.profile.dataset_captioners)
     return inline_markdown(sample_sheet(list(islice(found, ROWS))), "reinforced samples")
 
@@ -48,27 +48,29 @@ def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
 def rows(
     pipeline: Pipeline, group: str, *, views: bool = False, captioners: tuple[str, ...] = ()
 ) -> Iterator[SampleRow]:
-    """Yield samples of a group in the order of its shards, with what is stored about them."""
+    """Yield the samples of a group in the order of its shards, with their stored views and captions."""
     (raw,) = pipeline.read("raw_shards", group)
-    view_reads = pipeline.read("augmentations", group) if views else []
-    caption_reads = [(name, read) for name in captioners for read in pipeline.read(f"synthetic_captions/{name}", group)]
+    views_stored = pipeline.read("augmentations", group) if views else []
+    captions_stored = [
+        (name, artifact) for name in captioners for artifact in pipeline.read(f"synthetic_captions/{name}", group)
+    ]
     for shard in pipeline.contents.group_shards(group):
         table = raw_table(raw, shard)
         captions = dict(zip(*(table.column(name).to_pylist() for name in ("key", "caption")), strict=True))
-        stored_views = [_column(read, shard, "view") for read in view_reads]
-        written = [(name, _column(read, shard, "caption")) for name, read in caption_reads]
+        stored_views = [_column(artifact, shard, "view") for artifact in views_stored]
+        synthetic = [(name, _column(artifact, shard, "caption")) for name, artifact in captions_stored]
         for key, image in images_of(shard, table):
             yield SampleRow(
                 key,
                 image,
                 [_rendered(image, stored[key]) for stored in stored_views],
                 captions[key],
-                [(name, texts[key]) for name, texts in written],
+                [(name, texts[key]) for name, texts in synthetic],
             )
 
 
-def _column(read: Artifact, shard: Shard, name: str) -> dict[str, str]:
-    table = sidefile.read(read.fetch(side_name(shard)))
+def _column(artifact: Artifact, shard: Shard, name: str) -> dict[str, str]:
+    table = sidecar.read(artifact.fetch(side_name(shard)))
     return dict(zip(table.column("key").to_pylist(), table.column(name).to_pylist(), strict=True))
 
 
@@ -77,15 +79,15 @@ def _rendered(image: Image.Image, view: str) -> Image.Image:
 
 
 def training_records(pipeline: Pipeline, key: str, group: str | None = None) -> list[Mapping[str, Any]]:
-    """``metrics.jsonl`` of a trained asset or trial, empty for one whose weights were given."""
-    (read,) = pipeline.read(key, group)
-    if "metrics.jsonl" not in {file.name for file in read.manifest.files}:
+    """Return the records of ``metrics.jsonl``. The list is empty for an asset that was not trained."""
+    (artifact,) = pipeline.read(key, group)
+    if "metrics.jsonl" not in {file.name for file in artifact.manifest.files}:
         return []
-    return [json.loads(line) for line in read.fetch("metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in artifact.fetch("metrics.jsonl").read_text().splitlines()]
 
 
 def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tuple[dict[str, float], str]:
-    """Return the last value of every number of a training, and its loss curve."""
+    """Return the last value of every metric of a training, and its loss curve."""
     records = training_records(pipeline, key, group)
     last: dict[str, float] = {}
     for record in records:
@@ -94,9 +96,9 @@ def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tu
 
 
 def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]:
-    """Return the curve of a student between two others, and the picked weight."""
-    (read,) = pipeline.read(f"student/{student}")
-    return read_curve(read.fetch(CURVE)), read.manifest.facts["weight"]
+    """Return the curve of an interpolated student, and the picked weight."""
+    (artifact,) = pipeline.read(f"student/{student}")
+    return read_curve(artifact.fetch(CURVE)), artifact.manifest.facts["weight"]
 
 
 def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, str, float]], float, str]:
@@ -107,8 +109,8 @@ def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, s
 
 
 def evaluation_results(pipeline: Pipeline, model: str, name: str) -> tuple[dict[str, float], str]:
-    """Every defined metric of one set, and the main ones of all sets that are measured so far as a plot."""
-    found = results_so_far(pipeline, model)
-    (result,) = (result for result in found if result.key == name)
+    """Return the defined metrics of one set, and a plot of the main metric of all sets that are evaluated so far."""
+    results = results_so_far(pipeline, model)
+    (result,) = (result for result in results if result.key == name)
     metrics = {metric: value for metric, value in result.metrics.items() if value is not None}
-    return metrics, inline_markdown(metric_plot({model: found}, metric=MAIN_METRIC), "metrics")
+    return metrics, inline_markdown(metric_plot({model: results}, metric=MAIN_METRIC), "metrics")

@@ -1,4 +1,4 @@
-"""The report of one student as one HTML file: what it scores, what it costs, and what it gets wrong."""
+"""The report of one student as one HTML file: results, latency and examples."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ METRIC_NAMES = {
     **{f"image_retrieval_recall@{k}": f"text → image recall@{k}" for k in RECALLS},
     **{f"text_retrieval_recall@{k}": f"image → text recall@{k}" for k in RECALLS},
 }
-"""metrics of a set's lines in the table, in their order; its main one is shown whatever it is called"""
+"""names of metrics in the table of tasks, in their order; the main metric is always shown"""
 
 
 @dataclass(frozen=True)
 class SetExamples:
-    """What is shown of one set; what its kind does not have is empty."""
+    """Examples of one evaluation set. Fields that its kind does not have are empty."""
 
     key: str
     name: str
@@ -49,7 +49,7 @@ class SetExamples:
     confusions: Sequence[Confusion] = ()
     classnames: Sequence[str] = ()
     matrix: np.ndarray | None = None
-    """``[classes, classes]`` shares, where they are few enough to be seen"""
+    """shares ``[classes, classes]``, or None if there are too many classes"""
     retrieved: Sequence[Retrieved] = ()
     associations: Sequence[Association] = ()
     splits: Sequence[Split] = ()
@@ -57,10 +57,10 @@ class SetExamples:
 
 @dataclass(frozen=True)
 class StudentReport:
-    """Everything that the page of a student shows.
+    """Contents of a student's report.
 
-    ``rows`` have their intervals at ``confidence``. ``latencies`` are of this student and of the profile's others, all of
-    one machine; ``mains`` holds their shares on ``axis``, a set or an average.
+    ``rows`` have intervals at ``confidence``. ``latencies`` has this student and the other students of the profile, measured on
+    one machine. ``mains`` has their main metrics on ``axis``, which is a set or an average.
     """
 
     title: str
@@ -82,7 +82,7 @@ class StudentReport:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the per-task table; ``first`` as in :class:`~mobileclip2.report.html.MetricRow`."""
+    """A row of the table of tasks. ``first`` is as in :class:`~mobileclip2.report.html.MetricRow`."""
 
     set: str
     name: str
@@ -94,7 +94,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Beside:
-    """A model of the table with the published ones: millions of parameters, and shares by :data:`NUMBERS`."""
+    """A row of the table of published models: millions of parameters, and shares in the order of :data:`NUMBERS`."""
 
     name: str
     parameters: tuple[float, float]
@@ -131,12 +131,12 @@ def render_student(report: StudentReport) -> str:
 
 
 def lines(rows: Sequence[Row]) -> list[Line]:
-    """Return the table of tasks: the lines of a set together, its main metric first."""
-    found = []
+    """Return the rows of the table of tasks. The rows of a set are together, with its main metric first."""
+    table = []
     for key in dict.fromkeys(row.set for row in rows):
         of_set = [row for row in rows if row.set == key]
         task = TASKS.get(key)
-        found += [
+        table += [
             Line(
                 key,
                 task.name if task else key,
@@ -147,11 +147,11 @@ def lines(rows: Sequence[Row]) -> list[Line]:
             )
             for number, row in enumerate(of_set)
         ]
-    return found
+    return table
 
 
 def beside_published(report: StudentReport) -> list[Beside]:
-    """Return this student and the released models, by the numbers that are published of them."""
+    """Return this student and the released models with the published metrics."""
     own = {(row.set, "main_metric" if row.metric == AVERAGED else row.metric): row.value for row in report.rows}
     latency = report.latencies[report.name]
     parameters = latency.image.parameters / 1e6, latency.text.parameters / 1e6
@@ -165,7 +165,7 @@ def beside_published(report: StudentReport) -> list[Beside]:
 
 
 def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
-    """(caption, figure) of accuracy over latency: ours on this machine, the published ones on theirs."""
+    """Return (caption, figure) of accuracy over latency: this profile's students, and the released models as published."""
     ours = {
         name: plots.Tradeoff(
             latency.milliseconds, report.mains[name], latency.image.parameters + latency.text.parameters
@@ -174,10 +174,10 @@ def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
         if name in report.mains
     }
     axis = report.axis if (report.axis, "main_metric") in NUMBERS or report.axis == "imagenet1k" else "average"
-    place = NUMBERS.index((axis, "acc1" if axis == "imagenet1k" else "main_metric"))
+    column = NUMBERS.index((axis, "acc1" if axis == "imagenet1k" else "main_metric"))
     theirs = {
         model.name.removeprefix(FAMILY): plots.Tradeoff(
-            sum(model.latency), model.percent[place] / 100, int(1e6 * sum(model.parameters))
+            sum(model.latency), model.percent[column] / 100, int(1e6 * sum(model.parameters))
         )
         for model in MODELS.values()
     }
@@ -190,10 +190,10 @@ def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
         (
             caption,
             plots.svg(
-                plots.tradeoff_figure(points, title=AVERAGE_NAMES.get(of, of), highlight=highlight),
+                plots.tradeoff_figure(points, title=AVERAGE_NAMES.get(panel_axis, panel_axis), highlight=highlight),
                 f"tradeoff-{number}",
             ),
         )
-        for number, (caption, points, of, highlight) in enumerate(panels)
+        for number, (caption, points, panel_axis, highlight) in enumerate(panels)
         if points
     ]

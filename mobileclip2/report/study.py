@@ -1,4 +1,4 @@
-"""What a study found: a table of its rows, and a picture of them or of accuracy over logit scales."""
+"""Results of a study: a table of its rows, and figures of the rows or of accuracy over logit scales."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 METRICS = ("acc1", "mean_recall@1")
-"""what stands for a classification and for a retrieval set"""
+"""reported metrics of classification and retrieval sets"""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a study: shares by metric and seed. Trials that are not trained yet are absent."""
+    """A row of a study: shares by metric and seed. Trials that are not trained yet are missing."""
 
     name: str
     scores: Mapping[str, Sequence[float]]
@@ -32,18 +32,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Found:
-    """A study with the lines of its rows."""
+    """A study with its results."""
 
     study: Study
     lines: Sequence[Line]
 
     @property
     def metrics(self) -> list[str]:
-        """``<set>/<metric>``, in the order of the study's sets."""
+        """Return the metrics ``<set>/<metric>`` in the order of the study's sets."""
         return list(dict.fromkeys(metric for line in self.lines for metric in line.scores))
 
     def best(self, metric: str) -> str:
-        """Name of the line with the highest mean; the first of equals."""
+        """Return the name of the line with the highest mean. Ties go to the first line."""
         means = {line.name: line.mean(metric) or 0.0 for line in self.lines}
         return max(means, key=lambda name: means[name])
 
@@ -58,8 +58,8 @@ def found(pipeline: Pipeline, name: str) -> Found:
             trial = trial_name(row.name, seed)
             if pipeline.missing(asset, trial):
                 continue
-            (read,) = pipeline.read(asset.key, trial)
-            for metric, value in read.manifest.facts["scores"].items():
+            (artifact,) = pipeline.read(asset.key, trial)
+            for metric, value in artifact.manifest.facts["scores"].items():
                 if metric.rpartition("/")[2] in METRICS:
                     scores.setdefault(metric, []).append(value)
         lines.append(Line(row.name, scores))
@@ -67,8 +67,8 @@ def found(pipeline: Pipeline, name: str) -> Found:
 
 
 def figures(result: Found) -> list[Figure]:
-    """One for each metric."""
-    drawn = []
+    """Draw a figure for each metric."""
+    plotted = []
     for metric in result.metrics:
         title = metric.replace("/", "  ·  ")
         if result.study.scales:
@@ -77,16 +77,16 @@ def figures(result: Found) -> list[Figure]:
                 teacher: {scale: by_name[scale_name(teacher, scale)] for scale in sorted(scales)}
                 for teacher, scales in result.study.scales.items()
             }
-            drawn.append(plots.scale_figure(curves, title=title))
+            plotted.append(plots.scale_figure(curves, title=title))
         else:
-            drawn.append(
+            plotted.append(
                 plots.trial_figure({line.name: line.scores.get(metric, ()) for line in result.lines}, title=title)
             )
-    return drawn
+    return plotted
 
 
 def table(result: Found) -> list[list[str]]:
-    """Format a heading and a line for each row: the mean over the seeds, and their spread in brackets."""
+    """Format a heading and a line for each row: the mean over the seeds, and their range in brackets."""
     lines = [[result.study.name, "seeds", *result.metrics]]
     for line in result.lines:
         cells = [_cell(line.scores.get(metric, ())) for metric in result.metrics]
@@ -98,5 +98,5 @@ def table(result: Found) -> list[list[str]]:
 def _cell(values: Sequence[float]) -> str:
     if not values:
         return "–"
-    mean, apart = 100 * statistics.mean(values), 100 * (max(values) - min(values))
-    return f"{mean:.1f} ({apart:.1f})" if len(values) > 1 else f"{mean:.1f}"
+    mean, spread = 100 * statistics.mean(values), 100 * (max(values) - min(values))
+    return f"{mean:.1f} ({spread:.1f})" if len(values) > 1 else f"{mean:.1f}"

@@ -71,7 +71,7 @@ def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_noth
     times = written(profile.parent / "store")
     assert main(["run", "--profile", str(profile), "--report", str(report)]) == 0
     second = capsys.readouterr()
-    assert second.out == first.out and second.err == "nothing to compute: all 37 asset-group pairs are there\n"
+    assert second.out == first.out and second.err == "nothing to compute: all 37 asset-group pairs are stored\n"
     assert written(profile.parent / "store") == times
     assert main(["report", "--profile", str(profile), "pupil"]) == 0
     printed, page = capsys.readouterr().out, (tmp_path / "report-pupil.html").read_text()

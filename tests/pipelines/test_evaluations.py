@@ -83,7 +83,7 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     for key, name in pairs:
         materialize(repository, instance, pipeline.graph[key], name)
     materialize(repository, instance, pipeline.graph["evaluation/pupil"], "shapes")
-    assert last(instance, "shapes").metadata["computed"].value == "nothing: all of it was there"
+    assert last(instance, "shapes").metadata["computed"].value == "nothing, everything was already stored"
     assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"
 
 

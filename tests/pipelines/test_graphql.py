@@ -54,13 +54,13 @@ def data(**fields: object) -> tuple[int, dict[str, str], bytes]:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((200, {}, b"<html>hello</html>"), "the answer is not one of Dagster's ('data' is missing in it)"),
-        ((200, {}, b'{"data": []}'), "the answer is not one of Dagster's"),
-        ((200, {}, b"[1]"), "the answer is not one of Dagster's"),
-        ((200, {}, b"\xff" * 99), "the answer is not one of Dagster's"),
-        ((200, {}, b'{"data": {}}'), "('workspaceOrError' is missing in it)"),
+        ((200, {}, b"<html>hello</html>"), "the answer is not from Dagster ('data' is missing)"),
+        ((200, {}, b'{"data": []}'), "the answer is not from Dagster"),
+        ((200, {}, b"[1]"), "the answer is not from Dagster"),
+        ((200, {}, b"\xff" * 99), "the answer is not from Dagster"),
+        ((200, {}, b'{"data": {}}'), "('workspaceOrError' is missing)"),
         ((200, {}, b'{"errors": [{"message": "no \\u001b[31mfield"}]}'), "Dagster cannot answer (no [31mfield)"),
-        ((404, {}, b""), "no Dagster there (HTTP 404)"),
+        ((404, {}, b""), "no Dagster server there (HTTP 404)"),
         ((401, {}, b""), f"refused (HTTP 401); set {TOKEN}"),
         ((503, {}, b""), "cannot be reached: HTTP 503"),
         ((302, {"Location": "http://localhost:1/login"}, b""), "redirects to 'http://localhost:1/login', which is not"),
@@ -146,7 +146,7 @@ def broken(name: str) -> dict:
     [
         ([location("a", "evaluate"), location("b", "evaluate")], None, "the job 'evaluate' is in 'a', 'b'; choose one"),
         ([location("a", "evaluate")], "c", "has no code location 'c', it has 'a'; deploy it or correct --location"),
-        ([location("a", "evaluate"), broken("b")], "b", "does not load: 'b' (ProfileError: x); mend it"),
+        ([location("a", "evaluate"), broken("b")], "b", "does not load: 'b' (ProfileError: x); fix it"),
         ([location("a", "other")], None, "no code location has the job 'evaluate'; deploy this version there"),
     ],
 )
@@ -205,7 +205,7 @@ def test_the_death_of_the_daemon_shows_in_its_heartbeat_and_the_run_is_withdrawn
 
     with (
         answering(answer) as (address, asked),
-        pytest.raises(RemoteError, match="was withdrawn: the server has no living daemon"),
+        pytest.raises(RemoteError, match="was withdrawn: the server has no running daemon"),
     ):
         wait(Server(address), "1", time.monotonic() + 60)
     assert [body["variables"] for _, body in asked if "Stop" in body["query"]] == [{"run": "1"}]
@@ -225,7 +225,7 @@ def test_a_server_that_stays_away_is_given_up(monkeypatch):
     monkeypatch.setattr(remote, "AWAY_SECONDS", 0.3)
     with (
         answering(lambda body: (503, {}, b"")) as (address, _),
-        pytest.raises(RemoteError, match="The run 1 may go on there: call again when it is back"),
+        pytest.raises(RemoteError, match="The run 1 may continue there: call again when the server is back"),
     ):
         wait(Server(address), "1", time.monotonic() + 60)
 

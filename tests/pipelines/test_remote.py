@@ -123,7 +123,7 @@ def test_wrong_calls(dagster):
 def test_without_a_daemon_the_queued_run_is_withdrawn(dagster):
     called = call(dagster, "--student", "wide", "--wait", "0.05")
     assert called.returncode == 1 and not called.stdout
-    assert "was withdrawn: the server has no living daemon; start 'dagster-daemon run' there" in called.stderr
+    assert "was withdrawn: the server has no running daemon; start 'dagster-daemon run' there" in called.stderr
     assert status(dagster, called.stderr) == "CANCELED"
 
 
@@ -210,11 +210,11 @@ def test_a_run_that_hangs_one_behind_it_and_a_server_that_goes(dagster, profile)
         hung = call(dagster, "--student", "slow", "--wait", "0.5")
         assert time.monotonic() - started < 45
         assert hung.returncode == 1 and not hung.stdout
-        assert "the run has not ended in time" in hung.stderr and "it goes on" in hung.stderr
+        assert "the run has not ended in time" in hung.stderr and "it continues" in hung.stderr
         assert status(dagster, hung.stderr) == "STARTED"
 
         behind = call(dagster, "--student", "wide", "--wait", "0.05")
-        assert behind.returncode == 1 and "was queued all the time and was withdrawn: others" in behind.stderr
+        assert behind.returncode == 1 and "was queued all the time and was withdrawn: other runs" in behind.stderr
         assert status(dagster, behind.stderr) == "CANCELED"
 
         arguments = command(dagster, "--student", "wide", "--wait", "0.2")
@@ -224,6 +224,6 @@ def test_a_run_that_hangs_one_behind_it_and_a_server_that_goes(dagster, profile)
             kill(dagster.web)
             said = waiting.stderr.read()
         assert waiting.returncode == 1
-        assert "cannot be reached" in said and "may go on there: call again when it is back" in said
+        assert "cannot be reached" in said and "may continue there: call again when the server is back" in said
     gone = call(dagster, "--student", "wide")
     assert gone.returncode == 1 and f"{dagster.url}: cannot be reached" in gone.stderr

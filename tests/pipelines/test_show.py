@@ -19,7 +19,7 @@ def test_a_row_gathers_groups_and_parts_of_one_reason():
     assert lines[0] == "asset samples bytes time"
     assert lines[1:3] == ["augmentations g00..g01 (2) view-0..view-1 (2) 30 6.0 kB 4 s", "seed 1 -> 2"]
     assert lines[3:5] == ["augmentations g02 view-0 10 2.0 kB 2 s", "new"]
-    assert lines[5] == "3 asset-group pairs; 7 parts are reused 40 8.0 kB 6 s" and len(lines) == 6
+    assert lines[5] == "3 asset-group pairs; 7 slices are reused 40 8.0 kB 6 s" and len(lines) == 6
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -58,7 +58,7 @@ def test_many_reasons_are_cut_and_brackets_are_shown():
 
 
 def test_nothing_to_do():
-    assert plan_as_table(Plan((), 12), width=80) == "nothing to compute: all 12 parts are there\n"
+    assert plan_as_table(Plan((), 12), width=80) == "nothing to compute: all 12 slices are stored\n"
     assert json.loads(plan_as_json(Plan((), 12)))["items"] == []
     assert unneeded_as_table([], width=80, deleted=False) == "nothing to delete: every stored output is needed\n"
 

@@ -35,10 +35,10 @@ sys.meta_path.insert(0, Finder())
 """
 MOMENTS = {
     "importing": IMPORT,
-    "reading": "import mobileclip2.config.profile\nmobileclip2.profile.load = meet",
-    "planning": "import mobileclip2.engine.plan\nmobileclip2.plan.selected = meet",
-    "hashing": "import mobileclip2.engine.source_inventory\nmobileclip2.contents.file_sha256 = meet",
-    "stage": "import mobileclip2.engine.pipeline\nmobileclip2.pipeline.InProcess.run = meet",
+    "reading": "import mobileclip2.config.profile\nmobileclip2.config.profile.load = meet",
+    "planning": "import mobileclip2.engine.plan\nmobileclip2.engine.plan.selected = meet",
+    "hashing": "import mobileclip2.engine.source_inventory\nmobileclip2.engine.source_inventory.file_sha256 = meet",
+    "stage": "import mobileclip2.engine.pipeline\nmobileclip2.engine.pipeline.InProcessExecutor.run = meet",
     "report": "import pipelines.run\nimport mobileclip2.report.gather\nmobileclip2.report.gather.gather = meet",
     # a library that swallows the interrupt, or native code that never comes back to Python
     "deaf": """
@@ -49,7 +49,7 @@ def deaf(*_):
             meet()
         except BaseException:
             pass
-mobileclip2.engine.pipeline.InProcess.run = deaf
+mobileclip2.engine.pipeline.InProcessExecutor.run = deaf
 """,
 }
 START_SECONDS = 300
@@ -117,7 +117,7 @@ def test_a_stopped_command_says_so_in_one_line(smallest, tmp_path, moment, numbe
     lines = [line for line in errors.splitlines() if not line.startswith(("[", "computed "))]
     assert status == 128 + number
     assert len(lines) == 1 and lines[0].startswith("mobileclip2: stopped by "), errors
-    assert "kept, run the same command again to go on" in lines[0]
+    assert "kept, run the same command again to continue" in lines[0]
     assert not is_alive(child)
     if moment == "stage":
         assert "in raw_shards [g00]" in lines[0]
@@ -249,15 +249,13 @@ def test_a_rank_that_crashes_is_reported_with_its_signal(ready_to_train, tmp_pat
 def test_nothing_to_do_is_said_in_words(smallest, tmp_path):
     assert Command(tmp_path, smallest, "", "run", "raw_shards").end()[0] == 0
     status, errors = Command(tmp_path, smallest, "", "run", "raw_shards").end()
-    assert status == 0 and errors == "nothing to compute: all 2 asset-group pairs are there\n"
+    assert status == 0 and errors == "nothing to compute: all 2 asset-group pairs are stored\n"
 
 
 @pytest.mark.slow
 def test_the_clock_of_a_terminal_goes_on_while_python_stands_still(smallest, tmp_path):
     # the lock of the child's Python is held by native code that never lets go
-    hold = (
-        "import ctypes, mobileclip2.engine.plan\nmobileclip2.plan.selected = lambda *_: ctypes.PyDLL(None).sleep(600)"
-    )
+    hold = "import ctypes, mobileclip2.engine.plan\nmobileclip2.engine.plan.selected = lambda *_: ctypes.PyDLL(None).sleep(600)"
     master, slave = pty.openpty()
     script = f"{PROLOGUE}\n{hold}\nfrom pipelines.cli import main\nsys.exit(main())"
     environment = {

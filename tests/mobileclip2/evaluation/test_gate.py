@@ -189,11 +189,11 @@ def test_the_table_says_what_was_found_and_by_which_rule() -> None:
     assert lines[2] == "| set | metric | pupil | plain | difference | published MobileCLIP2-B |  |"
     assert lines[4].startswith("| imagenet1k | acc1 | 55.0 [5") and lines[4].endswith("] | 79.4 | **worse** |")
     assert "| 60.0 | -5.0 [-" in lines[4]
-    assert "**The gate fails.** 1 of 1 metrics" in text and "points; 0.5 are tolerated" in text
+    assert "**The gate fails.** 1 of 1 metrics" in text and "points; the tolerance is 0.5" in text
     passes = as_markdown(compare(baseline, student, Gate()), "pupil", "plain", MODELS["MobileCLIP2-B"])
     assert "**The gate passes.**" in passes and "**worse**" not in passes
     alone = as_markdown(compare([answered("mine", first(0.5))], None, Gate()), "pupil", None, MODELS["MobileCLIP2-B"])
-    assert "| set | metric | pupil |\n| --- | --- | --: |" in alone and "nothing was judged" in alone
+    assert "| set | metric | pupil |\n| --- | --- | --: |" in alone and "the gate was not applied" in alone
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ def test_outside_of_a_repository_a_run_goes_on(tiny, monkeypatch, capsys):
 def test_a_pipeline_of_another_profile_is_left_alone(repository):
     other = Path(shutil.copy(repository.profile, repository.folder / "other.yaml"))
     before = repository.content()
-    with pytest.raises(LedgerError, match=r"dvc\.yaml: belongs to another profile"):
+    with pytest.raises(LedgerError, match=r"dvc\.yaml: it belongs to another profile"):
         record(Pipeline(load(other)))
     assert repository.content() == before
 
@@ -284,7 +284,7 @@ def test_a_held_repository_is_waited_for_a_while(repository, monkeypatch):
 
 def test_what_dvc_says_is_passed_on(repository):
     (repository.folder / "dvc.lock").write_text("<<<<<<< HEAD\n")
-    with pytest.raises(LedgerError, match=r"'dvc commit' failed: .*dvc\.lock.*; mend that and run"):
+    with pytest.raises(LedgerError, match=r"'dvc commit' failed: .*dvc\.lock.*; fix that and run"):
         record(Pipeline(load(repository.profile)))
 
 

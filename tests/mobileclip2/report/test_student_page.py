@@ -133,8 +133,8 @@ def test_the_numbers() -> None:
     assert parsed.row("nano", "nano") == ["nano", "nano", "3", "75.0 %"]
     assert parsed.row("nano", "12")[:4] == ["nano", "12", "40.0", "30.0 – 50.0"]
     assert "ACME 9000, 1 thread" in parsed.text and "iPhone 12 Pro Max" in parsed.text
-    assert "Not averaged, for want of some of their sets: Average of the 38 sets, ImageNet shifts" in parsed.text
-    assert "The 1 of 800 whose right class came furthest down, of 1,510 images" in parsed.text
+    assert "Averages with missing sets: Average of the 38 sets, ImageNet shifts" in parsed.text
+    assert "The 1 of 800 whose right class has the highest rank, of 1,510 images" in parsed.text
     assert "✓ at place 41" in parsed.text and "✓ word · word" in Parsed(render_student(page())).text
 
 

@@ -1,0 +1,73 @@
+"""The assets of a pipeline with their resources and executor."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.augmentations import augmentations
+from assets.captioner import captioners
+from assets.evaluation import evaluations
+from assets.raw_shards import raw_shards
+from assets.reinforced_dataset import reinforced_dataset
+from assets.student import students
+from assets.study import studies
+from assets.synthetic_captions import synthetic_captions
+from assets.teacher import teachers
+from assets.teacher_embeddings import teacher_embeddings
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.extras import needs
+from mobileclip2.progress import Progress, Step
+from pipelines.processes import mark
+
+STAGES = (
+    raw_shards,
+    augmentations,
+    captioners,
+    synthetic_captions,
+    teachers,
+    teacher_embeddings,
+    reinforced_dataset,
+    students,
+    evaluations,
+    studies,
+)
+
+
+def stages(pipeline: Pipeline, on_step: Progress | None = None) -> dg.Definitions:
+    """Define all assets of a pipeline. Their resources are the pipeline and ``on_step``, which receives their progress."""
+    listener = on_step or _ignore
+    return dg.Definitions(
+        assets=[asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)],
+        resources={
+            "pipeline": dg.ResourceDefinition(lambda context: _pipeline_for_run(pipeline, context)),
+            "on_step": dg.ResourceDefinition(lambda _: listener),
+        },
+        executor=executor(pipeline.profile),
+    )
+
+
+def executor(profile: Profile) -> dg.ExecutorDefinition:
+    """Return the executor: steps run in the run's process, or in a pod each in a cluster."""
+    if profile.compute.kubernetes is None:
+        return dg.in_process_executor
+    with needs("k8s"):
+        from dagster_k8s import k8s_job_executor  # its import takes seconds
+
+    return k8s_job_executor
+
+
+def _pipeline_for_run(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
+    """Return the pipeline with empty caches, so that the run reads the store and external inputs as they are at its start."""
+    from mobileclip2.executors import executor_of  # only runs need it, and loading the definitions must stay fast
+
+    # in a cluster, the run launcher monitors the pods of a run
+    if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
+        mark(context.instance, context.run.run_id)
+    pipeline.forget()
+    pipeline.compute = executor_of(pipeline.profile)
+    return pipeline
+
+
+def _ignore(step: Step) -> None:
+    """Discard a step: only a refresh in this process shows it."""
