@@ -113,7 +113,7 @@ def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path
     before = identity()
     (tmp_path / "text" / "tokenizer.json").write_text('{"other": 1}')
     assert identity() != before
-    with pytest.raises(ValidationError, match="a local file or one of a package, with config and tokenizer beside it"):
+    with pytest.raises(ValidationError, match="must be a local file or a file of a package, with config and tokenizer in its folder"):
         Locked.model_validate({**spec.model_dump(), "text_weights": {"path": "s3://bucket/model.safetensors"}})
 
 
@@ -137,7 +137,7 @@ def test_two_corpora_with_shards_of_one_name(tiny, spec):
         lambda locked, texts: seen.extend(texts) or text_trunk_features(locked, texts),
     ):
         pipeline.materialize("teacher/locked")
-    assert {"another red square", "a red square on a gray ground"} <= set(seen)
+    assert {"another red square", "a red square on a grey ground"} <= set(seen)
 
 
 def other_captions(tar: Path) -> list[tuple[str, bytes]]:
