@@ -49,6 +49,17 @@ def test_accumulation_up_to_rounding(name: str, bf16: bool, share: float) -> Non
     assert difference.norm() <= share * torch.cat([gradient.flatten() for gradient in whole.values()]).norm()
 
 
+@pytest.mark.parametrize(("bf16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_bf16_is_the_dtype_inside_the_model_alone(bf16: bool, dtype: torch.dtype) -> None:
+    model = tiny_conv_clip()
+    dtypes: set[torch.dtype] = set()
+    for layer in (model.visual[0], model.visual[-1]):
+        layer.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+    features, scale = Forward(model, Contrastive(), bf16=bf16)(tiny_batch(4))
+    assert dtypes == {dtype}
+    assert {tensor.dtype for tensor in (*features.values(), scale)} == {torch.float32}
+
+
 def test_leaving_out_padding_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     model, objective = tiny_training("reinforced")
     model, batch = model.double(), in_double(tiny_batch(8))

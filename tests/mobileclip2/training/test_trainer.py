@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -237,11 +238,33 @@ def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
         train(tiny_clip(), objective, NoTeachers(), settings(), tmp_path, fingerprint="a")
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_no_weight(tmp_path: Path) -> None:
     run(tmp_path / "a")
     run(tmp_path / "b", gradient_checkpointing=True)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("checkpointing", "passes"), [(False, 1), (True, 2)])
+def test_gradient_checkpointing_recomputes_each_block(tmp_path: Path, checkpointing: bool, passes: int) -> None:
+    model = tiny_clip()
+    calls: Counter[str] = Counter()
+    for name, block in {"image": model.visual.transformer.resblocks[0], "text": model.transformer.resblocks[0]}.items():
+        block.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+    fields = settings(steps=3, warmup=0, gradient_checkpointing=checkpointing)
+    train(model, Contrastive(), TinySource(), fields, tmp_path, fingerprint="a")
+    assert calls == {"image": 3 * passes, "text": 3 * passes}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_the_dtype_of_the_matrix_products(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    model = tiny_clip()
+    dtypes: set[torch.dtype] = set()
+    for block in (model.visual.transformer.resblocks[0], model.transformer.resblocks[0]):
+        block.mlp.c_fc.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+    train(model, Contrastive(), TinySource(), settings(precision=precision), tmp_path, fingerprint="a")
+    assert dtypes == {dtype}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_model_that_cannot_recompute_says_so(tmp_path: Path) -> None:
