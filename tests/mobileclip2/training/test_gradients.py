@@ -101,6 +101,13 @@ def test_both_passes_draw_the_same_dropout() -> None:
     assert not torch.equal(ahead[0], ahead[1])
 
 
+def test_micro_batches_draw_different_dropout() -> None:
+    objective = Remembered()
+    equal = {name: torch.cat([tensor, tensor]) for name, tensor in tiny_batch(4).items()}
+    gradients(tiny_conv_clip().train(), objective, equal, 2)
+    assert not torch.equal(objective.seen[0], objective.seen[1])
+
+
 def test_batch_norm_counts_a_sample_once() -> None:
     norm = (model := tiny_conv_clip().train()).visual[1]
     gradients(model, Contrastive(), tiny_batch(8), 2)
