@@ -60,6 +60,13 @@ def test_bf16_is_the_dtype_inside_the_model_alone(bf16: bool, dtype: torch.dtype
     assert {tensor.dtype for tensor in (*features.values(), scale)} == {torch.float32}
 
 
+def test_prepared_images_reach_the_model() -> None:
+    model, batch = tiny_conv_clip().eval(), tiny_batch(4)
+    halved = Forward(model, Contrastive(), prepare=lambda images: images / 2)(batch)[0]
+    expected = Contrastive().features(model, {**batch, "image": batch["image"] / 2})
+    torch.testing.assert_close(halved, expected, rtol=0, atol=0)
+
+
 def test_leaving_out_padding_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     model, objective = tiny_training("reinforced")
     model, batch = model.double(), in_double(tiny_batch(8))
