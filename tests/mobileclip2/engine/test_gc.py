@@ -69,11 +69,14 @@ def test_outputs_are_found_with_their_sizes(pipeline: Pipeline) -> None:
     storage = pipeline.storage
     storage.write(f"student/pupil/{OLD}/model.safetensors", b"123")
     storage.write(f"student/pupil/{OLD}/lineage.json", b"4567")
+    for name in ("manifest.json", "tokenizer.json"):
+        storage.write(f"captioner/first/{OLD}/{name}", b"1")
     storage.write(f"augmentations/{OLD}/g00/000.parquet", b"1")
     storage.write(f".scratch/student/pupil/{OLD}/resume.pt", b"12345")
     storage.write(f".leases/{OLD}/lease/x", b"")
     storage.write("notes/readme.txt", b"not an output")
     found = stored(pipeline)
+    assert found.pop(f"captioner/first/{OLD}") == Stored("captioner/first", OLD, None, 2, 2, finished=True)
     assert found[f"student/pupil/{OLD}"] == Stored("student/pupil", OLD, None, 2, 7)
     assert found[f"augmentations/{OLD}/g00"] == Stored("augmentations", OLD, "g00", 1, 1)
     assert found[f".scratch/student/pupil/{OLD}"] == Stored("student/pupil", OLD, None, 1, 5, scratch=True)
