@@ -82,6 +82,8 @@ def test_a_changed_input_is_a_reason_for_its_group_alone(pipeline: Pipeline) -> 
     assert key == ("raw_shards", "whole", "g01") and len(reasons) == 1 and " -> " in reasons[0]
     # the views depend on shards that are not read yet
     assert dict(rest) == {("augmentations", f"view-{n}", "g01"): ("upstream raw_shards",) for n in (0, 1)}
+    # one group that is missing is enough
+    assert why(pipeline, ["captioner/first"])["captioner/first", "whole", None] == ("new", "upstream raw_shards")
     pipeline.materialize("raw_shards", "g01")
     assert set(why(pipeline).values()) == {("upstream raw_shards has changed",)}
 
