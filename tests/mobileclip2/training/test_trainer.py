@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError, WeightsError
 from mobileclip2.progress import Step
+from mobileclip2.training import trainer
 from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.trainer import Diverged, TrainResult, parameter_groups, train, train_mode
@@ -157,6 +158,52 @@ def test_the_temperature_is_clamped(tmp_path: Path) -> None:
     train(model, Contrastive(), TinySource(), settings(steps=2, max_logit_scale=50), tmp_path, fingerprint="a")
     assert metrics(tmp_path)[0]["logit_scale"] == pytest.approx(50)
     assert model.logit_scale.exp().item() <= 50
+
+
+def test_the_temperature_is_at_most_one(tmp_path: Path) -> None:
+    model = tiny_clip()
+    nn.init.constant_(model.logit_scale, -1.0)
+    train(model, Contrastive(), TinySource(), settings(steps=2), tmp_path, fingerprint="a")
+    assert metrics(tmp_path)[0]["logit_scale"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("fields", [{"clip_norm": 1e-9}, {"betas": (0.5, 0.5)}, {"weight_decay": 0.0}])
+def test_each_setting_of_the_optimizer_changes_the_weights(tmp_path: Path, fields: dict[str, Any]) -> None:
+    weights = [load_file(run(tmp_path / name, **each).weights) for name, each in {"a": {}, "b": fields}.items()]
+    assert any(not torch.equal(one, other) for one, other in zip(*(each.values() for each in weights), strict=True))
+
+
+def test_every_micro_batch_has_a_seed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[int, ...]] = []
+
+    def recorded(*place: int) -> int:
+        places.append(place)
+        return 0
+
+    monkeypatch.setattr(trainer, "random_seed", recorded)
+    run(tmp_path, steps=2, warmup=0, accumulate=2, seed=7)
+    assert set(places) == {(7, step, 0, micro) for step in (1, 2) for micro in (0, 1)}
+
+
+def test_files_of_a_checkpoint_are_kept_after_it(tmp_path: Path) -> None:
+    kept: list[tuple[str, ...]] = []
+    fields = settings(checkpoint_every=5)
+    train(
+        *tiny_training("contrastive"),
+        TinySource(),
+        fields,
+        tmp_path,
+        fingerprint="a",
+        keep=lambda *names: kept.append(names),
+    )
+    assert kept == [("metrics.jsonl", "timing.jsonl", "resume.pt")] * 3
+
+
+def test_a_logit_bias_is_not_trained(tmp_path: Path) -> None:
+    model = tiny_clip()
+    model.logit_bias = nn.Parameter(torch.tensor(-10.0))
+    train(model, Contrastive(), TinySource(), settings(steps=2), tmp_path, fingerprint="a")
+    assert not model.logit_bias.requires_grad and model.logit_bias.item() == -10
 
 
 def test_gains_biases_and_the_logit_scale_are_not_decayed() -> None:
