@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine import graph
@@ -86,6 +87,38 @@ def test_a_changed_input_is_a_reason_for_its_group_alone(pipeline: Pipeline) -> 
     assert why(pipeline, ["captioner/first"])["captioner/first", "whole", None] == ("new", "upstream raw_shards")
     pipeline.materialize("raw_shards", "g01")
     assert set(why(pipeline).values()) == {("upstream raw_shards has changed",)}
+
+
+def close_empty(pipeline: Pipeline, prefix: str = "") -> None:
+    """Write a manifest over no files for every part of the assets whose keys begin with ``prefix``."""
+    for asset in pipeline.graph.values():
+        for group in pipeline.groups(asset) if asset.key.startswith(prefix) else []:
+            for part in asset.parts_of(group).values():
+                task = pipeline.part_work(asset, part, group)
+                assert task is not None
+                task.close([], samples=1)
+    pipeline.forget()
+
+
+def test_inputs_that_come_and_go_are_reasons(tiny: Path) -> None:
+    pipeline = Pipeline(load(tiny))
+    close_empty(pipeline)
+    assert plan(pipeline).items == ()
+    values = yaml.safe_load(tiny.read_text())
+    third = {**values["teachers"][0], "name": "third"}
+    teachers = {"more": [*values["teachers"], third], "fewer": values["teachers"][:1]}
+    found = {}
+    for name, listed in teachers.items():
+        tiny.write_text(yaml.safe_dump({**values, "teachers": listed}))
+        changed = Pipeline(load(tiny))
+        close_empty(changed, "teacher")
+        found[name] = set(why(changed, ["reinforced_dataset"])["reinforced_dataset", "whole", "g00"])
+    kinds = ("image", "text", "first", "second")
+    assert {f"upstream teacher_embeddings/third/{kind} added" for kind in kinds} <= found["more"]
+    assert not any(reason.endswith("no longer read") for reason in found["more"])
+    gone = {reason for reason in found["fewer"] if reason.endswith("is no longer read")}
+    assert gone and all("narrow" in reason for reason in gone)
+    assert not any(reason.endswith(" added") for reason in found["fewer"])
 
 
 def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
