@@ -157,3 +157,10 @@ def test_a_selection_holds_all_that_it_reads_in_order(pipeline: Pipeline) -> Non
 )
 def test_changed_fields_are_named_with_both_values(before: Any, after: Any, changes: list[str]) -> None:
     assert field_changes(before, after) == changes
+
+
+def test_own_changes_come_before_those_of_inputs(pipeline: Pipeline) -> None:
+    shards = Path(pipeline.profile.folder) / "shards"
+    shutil.copy(shards / "00001.tar", shards / "00003.tar")
+    found = why(with_views(pipeline, "{count: 2, seed: 9}"))
+    assert found["augmentations", "view-0", "g01"] == ("seed 1 -> 9", "upstream raw_shards")
