@@ -1,4 +1,5 @@
 import json
+from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
 from hypothesis import given
@@ -55,6 +56,16 @@ def test_undeclared_fields_do_not_matter():
 @pytest.mark.parametrize("change", [{"rate": 2e-3}, {"views": 3}, {"names": ("a", "b")}])
 def test_every_declared_field_matters(change):
     assert fingerprint(Settings(**change)) != fingerprint(Settings())
+
+
+@pytest.mark.parametrize("empty", [None, 0, False, "", [], {}])
+def test_empty_values_are_not_left_out(empty):
+    assert fingerprint({"field": empty}) != fingerprint({})
+
+
+def test_paths_count_whole_and_alike_on_every_system():
+    assert fingerprint({"path": PurePosixPath("one/x")}) != fingerprint({"path": PurePosixPath("other/x")})
+    assert declared([PurePosixPath("one/x"), PureWindowsPath("one\\x")]) == ["one/x", "one/x"]
 
 
 @given(values, values)

@@ -285,6 +285,25 @@ def test_a_failed_embedding_is_left_out_and_counted_and_its_neighbors_are_whole(
         shard.expect(sample)
 
 
+@pytest.mark.parametrize(("length", "kept"), [(0.985, True), (1.015, True), (0.97, False), (1.03, False)])
+def test_an_embedding_has_length_one_up_to_rounding(tmp_path, length, kept):
+    shard = Shard(tmp_path)
+    rows = torch.stack([vector(4, "small", "real", key) for key in shard.keys]).float()
+    rows[2] = length * rows[2] / rows[2].norm()
+    sidecar.write(sidecar.embeddings_table(shard.keys, rows), shard.files("small").text)
+    assert (shard.keys[2] in shard.join()[1]) is kept
+
+
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"[" * 100_000])
+def test_an_unusable_json_of_the_source_is_left_out(tmp_path, content):
+    shard = Shard(tmp_path)
+    with TarWriter(shard.source) as writer:
+        for key in shard.keys:
+            writer.write(key, {"png": shard.images[key], "txt": b"x", "json": content})
+    _, samples = shard.join()
+    assert {tuple(sample.rest) for sample in samples.values()} == {("image_sha256", "teachers")}
+
+
 @pytest.mark.parametrize("view", ["[[0, 0, 31, 10], null]", "[[0, 31, 10, 10], null]", "[0]", "{"])
 def test_a_view_that_is_none_of_this_image_is_left_out(tmp_path, view):
     shard = Shard(tmp_path)

@@ -148,8 +148,9 @@ def test_fast_packing_costs_little_room_and_any_gzip_reads_it():
     assert len(packed) < 1.03 * len(gzip.compress(plain, 9)) < 0.9 * len(plain)
 
 
-def test_both_layouts_and_both_forms_of_param_aug_give_the_same_sample():
-    sample = example()
+@pytest.mark.parametrize("captions", [1, 3])
+def test_both_layouts_and_both_forms_of_param_aug_give_the_same_sample(captions):
+    sample = example(captions=captions)
     members = encode(sample, "pth.gz")
     views = [view.to_list() for view in sample.views]
     joined = torch.cat([sample.text_emb, sample.caption_embs["syn_text_coca"]])
@@ -252,7 +253,7 @@ def test_captions_without_embeddings_are_named_and_embeddings_without_captions_t
         ({"syn.json": b"{"}, "'syn.json' is not JSON"),
         ({"syn.json": b"[1]"}, "'syn.json' is not a mapping of fields"),
         ({"syn.json": b'{"syn_text": "one text"}'}, "'syn_text' in syn.json is not a list of captions"),
-        ({"syn.json": b'{"syn_text": [null]}'}, "'syn_text' in syn.json is not a list of captions"),
+        ({"syn.json": b'{"syn_text": ["text", null]}'}, "'syn_text' in syn.json is not a list of captions"),
         ({"paug.json": None}, "member 'paug.json' is missing"),
         ({"paug.json": b"{}"}, "'param_aug' is missing in paug.json"),
         ({"paug.json": b'{"param_aug": "["}'}, "paug.json: "),
@@ -311,3 +312,20 @@ def test_archives_that_share_storage_or_hold_more_than_tensors_go_through_torch(
             found = format._read_pth_gz(gzip.compress(buffer.getvalue()))
             assert repr(found) == repr(stored)
     assert not any(format._LAYOUTS.values())
+
+
+def test_one_number_that_is_not_finite_is_named_and_large_ones_are_kept():
+    sample = example()
+    large = replace(sample, image_emb=torch.full((2, 6), 3e38).bfloat16())
+    assert not large.image_emb.sum(dtype=torch.float32).isfinite()
+    assert same(decode(encode(large, "pth.gz"), "0001", "s.tar"), large)
+    one = sample.image_emb.clone()
+    one[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="'image_emb' holds numbers that are not finite"):
+        encode(replace(sample, image_emb=one), "pth.gz")
+
+
+def test_a_sample_without_views_is_refused():
+    sample = example()
+    with pytest.raises(ValueError, match=r"paug\.json holds no view"):
+        encode(replace(sample, views=[], image_emb=sample.image_emb[:0]), "pth.gz")

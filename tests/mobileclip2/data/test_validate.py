@@ -96,6 +96,7 @@ def test_an_unreadable_json_matters_only_where_the_caption_has_to_come_from_it()
         ({"jpg": GOOD, "json": b"{}"}, "missing-caption", "no text in 'caption'"),
         ({"jpg": GOOD, "json": b'{"caption": null}'}, "missing-caption", "no text in 'caption'"),
         ({"jpg": GOOD, "json": b'{"caption": "\\ud800"}'}, "invalid-utf8", "half a surrogate pair"),
+        ({"jpg": GOOD, "json": b'{"caption": "\\udfff"}'}, "invalid-utf8", "half a surrogate pair"),
         ({"jpg": GOOD, "txt": b""}, "empty-caption", "empty or white space"),
         ({"jpg": GOOD, "txt": b" \n\t\xc2\xa0"}, "empty-caption", "empty or white space"),
         ({"jpg": GOOD, "txt": b"caf\xe9"}, "invalid-utf8", "'txt' is not UTF-8 at byte 3"),
@@ -121,6 +122,16 @@ def test_filters_of_the_profile():
     assert reason({"jpg": GOOD, "txt": b"abc"}, min_caption_chars=4)[0] == "caption-too-short"
 
 
+def test_the_limits_of_filters_are_kept():
+    members = {"jpg": encode(10, 30), "txt": b"abcd"}
+    limits = {"min_side": 10, "max_aspect": 3, "max_pixels": 300, "min_caption_chars": 4, "max_caption_chars": 4}
+    assert validated(("0", members), **limits).table.num_rows == 1
+
+
+def test_a_byte_order_mark_is_no_part_of_the_caption():
+    assert validated(("0", {"jpg": GOOD, "txt": b"\xef\xbb\xbfwords"})).table["caption"].to_pylist() == ["words"]
+
+
 def test_filters_are_declared_and_impossible_ones_refused():
     assert set(declared(Filters())) == set(Filters.model_fields)
     for fields in ({"min_side": 0}, {"max_aspect": 0.5}, {"max_pixels": 10**9}, {"min_sides": 3}):
@@ -133,6 +144,7 @@ def test_an_address_that_cannot_be_read_is_no_reason_to_lose_the_sample():
         {"url.txt": b"\xff"},
         {"json": b"{"},
         {"json": b'{"url": 3}'},
+        {"url.txt": b" \n"},
         {"json": b'{"url": "\\ud800"}'},
     ):
         assert validated(("0", {"jpg": GOOD, "txt": b"x", **members})).table["url"].to_pylist() == [None]
@@ -196,6 +208,13 @@ def test_a_kept_sample_that_is_gone_is_named():
         list(iter_valid(io.BytesIO(shard(one)), "x.tar", ["a", "b"]))
     with pytest.raises(ShardError, match="'a' is gone"):
         list(iter_valid(io.BytesIO(shard(two, one)), "x.tar", ["b", "a", "a"]))
+
+
+def test_a_kept_sample_that_became_bad_is_named():
+    good = ("b", {"jpg": GOOD, "txt": b"y"})
+    target = io.BytesIO(shard(("a", {"jpg": GOOD, "txt": b"x"}), good, ("a", {"jpg": GOOD})))
+    with pytest.raises(ShardError, match="'a' is gone"):
+        list(iter_valid(target, "x.tar", ["b", "a"]))
 
 
 def test_a_truncated_shard_is_a_failure_and_not_a_short_table():

@@ -179,9 +179,7 @@ def test_a_stored_file_truncated_after_planning_is_named(profile):
 def test_weights_of_the_wrong_shape_are_rejected(profile):
     weights = profile.parent / "weights"
     shutil.copy(weights / "narrow.safetensors", weights / "wide.safetensors")
-    with pytest.raises(
-        WeightsError, match=r"wide\.safetensors: does not fit the architecture: .* expected \["
-    ):
+    with pytest.raises(WeightsError, match=r"wide\.safetensors: does not fit the architecture: .* expected \["):
         Pipeline(load(profile)).materialize("teacher/wide")
 
 

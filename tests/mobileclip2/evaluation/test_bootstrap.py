@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mobileclip2.evaluation import bootstrap
 from mobileclip2.evaluation.bootstrap import draws, interval
 from mobileclip2.evaluation.metrics import CLASSIFICATION, RETRIEVAL, metrics_of
 
@@ -78,3 +79,15 @@ def test_the_same_seed_gives_the_same_draws_and_another_nearly_the_same_interval
     first, again, other = (draws(ACC1, [table], seed=(seed,))[0] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert interval(first, 0.95) == pytest.approx(interval(other, 0.95), abs=0.006)
+
+
+def test_draws_do_not_depend_on_how_many_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = answers(np.random.default_rng(6).random(50) < 0.4)
+    whole = draws(ACC1, [table], resamples=100)
+    monkeypatch.setattr(bootstrap, "CHUNK", 14)  # seven resamples of two kinds
+    assert np.array_equal(draws(ACC1, [table], resamples=100), whole)
+
+
+def test_resamples_without_a_value_are_left_out_of_the_interval() -> None:
+    values = np.concatenate([np.linspace(0, 1, 101), np.full(50, np.nan)])
+    assert interval(values, 0.9) == pytest.approx((0.05, 0.95))

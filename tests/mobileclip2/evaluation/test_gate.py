@@ -237,3 +237,57 @@ def test_noise_on_the_weights_fails_the_gate_and_another_seed_does_not(learned: 
     for seed in range(3):
         assert fell(compare(worse, before, Gate(), seed=seed)) == [("shapes", "acc1")]
     assert not compare(before, worse, Gate()).failed
+
+
+FLICKR = "retrieval/flickr_1k_test_image_text_retrieval"
+
+
+def retrieved(right: np.ndarray, texts: int = 2) -> Result:
+    """A result of a retrieval set whose images have some captions each, all found or none."""
+    keys = [f"s{number}" for number in range(len(right))]
+    queries = ["text"] * texts * len(right) + ["image"] * len(right)
+    ranks = np.tile((~right).astype(int), texts + 1)
+    table = pa.table({"query": queries, "key": keys * (texts + 1), "rank": ranks})
+    return Result(FLICKR, FLICKR, measure(FLICKR, table), None, table)
+
+
+def test_the_size_of_a_retrieval_set_is_its_number_of_images() -> None:
+    comparison = compare([retrieved(first(0.6, 1000))], published(), Gate())
+    assert [row.set for row in comparison.judged] == [FLICKR] and not comparison.failed
+    with pytest.raises(UserError, match="900 samples here, 1,000 in the published set"):
+        compare([retrieved(first(0.6, 900))], published(), Gate())
+
+
+def test_retrieval_results_compare_over_the_same_queries() -> None:
+    ours, theirs = retrieved(first(0.6, 20)), retrieved(first(0.6, 20))
+    assert theirs.samples is not None
+    queries = theirs.samples.column("query").to_pylist()
+    swapped = theirs.samples.set_column(0, "query", pa.array(queries[::-1]))
+    with pytest.raises(UserError, match="the baseline was measured on other samples"):
+        compare([ours], [replace(theirs, samples=swapped)], Gate())
+
+
+def test_intervals_of_one_model_do_not_depend_on_how_many_sets_are_judged() -> None:
+    results = [answered(name, first(0.5)) for name in ("a", "b", "c", "d")]
+    alone, together = (compare(some, some, Gate()) for some in (results[:1], results))
+    assert alone.rows[0].interval == together.rows[0].interval
+
+
+def test_sets_are_resampled_independently() -> None:
+    rows = compare([answered(name, first(0.5)) for name in "abcdef"], None, Gate()).rows
+    assert len({row.interval for row in rows}) > 1
+
+
+def test_notes_say_what_a_baseline_does_not_know() -> None:
+    ours = [answered("mine", first(0.6))]
+    assert not compare(ours, ours, Gate()).notes
+    (note,) = compare(ours, [replace(ours[0], protocol=None)], Gate()).notes
+    assert "does not say what it was measured on" in note
+    (note,) = compare(ours, [replace(ours[0], samples=None)], Gate()).notes
+    assert "has no samples" in note
+
+
+def test_a_judged_set_without_a_main_metric_is_named() -> None:
+    nameless = without(without(answered("mine", first(0.6)), "acc1"), "main_metric")
+    with pytest.raises(UserError, match=r"'mine': it has no main metric; leave it out of 'gate\.sets'"):
+        compare([nameless], [nameless], Gate())

@@ -135,5 +135,6 @@ def test_faces_have_no_number_that_stands_for_them() -> None:
     assert metrics["acc_race_avg"] == 0.75 and metrics["acc_race_race_binary:1"] == pytest.approx(2 / 3)
     assert metrics["acc_gender_avg"] == 0.75 and metrics["acc_age_wg"] == pytest.approx(2 / 3)
     assert metrics["acc_gender_x_race:0_gender:1"] == 0.5 == metrics["acc_gender_x_wg"]
+    assert metrics["toxicity_crime_avg"] == 0.25 and metrics["toxicity_nonhuman_race:3"] == 1
     assert metrics["toxicity_crime_race:0"] == 0.5 and metrics["toxicity_nonhuman_avg"] == 0.5
     assert metrics["main_metric"] is None

@@ -49,6 +49,24 @@ def test_accumulation_up_to_rounding(name: str, bf16: bool, share: float) -> Non
     assert difference.norm() <= share * torch.cat([gradient.flatten() for gradient in whole.values()]).norm()
 
 
+@pytest.mark.parametrize(("bf16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
+def test_bf16_is_the_dtype_inside_the_model_alone(bf16: bool, dtype: torch.dtype) -> None:
+    model = tiny_conv_clip()
+    dtypes: set[torch.dtype] = set()
+    for layer in (model.visual[0], model.visual[-1]):
+        layer.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+    features, scale = Forward(model, Contrastive(), bf16=bf16)(tiny_batch(4))
+    assert dtypes == {dtype}
+    assert {tensor.dtype for tensor in (*features.values(), scale)} == {torch.float32}
+
+
+def test_prepared_images_reach_the_model() -> None:
+    model, batch = tiny_conv_clip().eval(), tiny_batch(4)
+    halved = Forward(model, Contrastive(), prepare=lambda images: images / 2)(batch)[0]
+    expected = Contrastive().features(model, {**batch, "image": batch["image"] / 2})
+    torch.testing.assert_close(halved, expected, rtol=0, atol=0)
+
+
 def test_leaving_out_padding_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     model, objective = tiny_training("reinforced")
     model, batch = model.double(), in_double(tiny_batch(8))
@@ -88,6 +106,13 @@ def test_both_passes_draw_the_same_dropout() -> None:
     ahead, again = objective.seen[:2], objective.seen[2:]
     torch.testing.assert_close(ahead, again, rtol=0, atol=0)
     assert not torch.equal(ahead[0], ahead[1])
+
+
+def test_micro_batches_draw_different_dropout() -> None:
+    objective = Remembered()
+    equal = {name: torch.cat([tensor, tensor]) for name, tensor in tiny_batch(4).items()}
+    gradients(tiny_conv_clip().train(), objective, equal, 2)
+    assert not torch.equal(objective.seen[0], objective.seen[1])
 
 
 def test_batch_norm_counts_a_sample_once() -> None:

@@ -177,14 +177,17 @@ def test_a_missing_scale_is_named() -> None:
         distill_loss(*[features(4, 1)] * 2, 10.0, *[features(8, 2)] * 2, [4, 4], [50.0])
 
 
-def test_a_scale_that_is_no_scale_is_named() -> None:
-    with pytest.raises(ProfileError, match=r"-3\.0 of teacher 1"):
-        distill_loss(*[features(4, 1)] * 2, 10.0, *[features(8, 2)] * 2, [4, 4], [50.0, -3.0])
+@pytest.mark.parametrize("scale", [-3.0, 0.0, math.inf, math.nan])
+def test_a_scale_that_is_no_scale_is_named(scale: float) -> None:
+    with pytest.raises(ProfileError, match=f"{scale} of teacher 1"):
+        distill_loss(*[features(4, 1)] * 2, 10.0, *[features(8, 2)] * 2, [4, 4], [50.0, scale])
 
 
-def test_dimensions_that_do_not_add_up_are_named() -> None:
+@pytest.mark.parametrize("wrong", ["image", "text"])
+def test_dimensions_that_do_not_add_up_are_named(wrong: str) -> None:
+    teachers = [features(8 if side == wrong else 9, 2) for side in ("image", "text")]
     with pytest.raises(ShardError, match=r"8 columns.*\[4, 5\] add up to 9"):
-        distill_loss(*[features(4, 1)] * 2, 10.0, *[features(8, 2)] * 2, [4, 5], [50.0, 60.0])
+        distill_loss(*[features(4, 1)] * 2, 10.0, *teachers, [4, 5], [50.0, 60.0])
 
 
 def test_caption_nll_gives_the_loss_of_open_clip() -> None:

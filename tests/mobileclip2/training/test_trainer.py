@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError, WeightsError
 from mobileclip2.progress import Step
+from mobileclip2.training import trainer
 from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.trainer import Diverged, TrainResult, parameter_groups, train, train_mode
@@ -158,6 +160,52 @@ def test_the_temperature_is_clamped(tmp_path: Path) -> None:
     assert model.logit_scale.exp().item() <= 50
 
 
+def test_the_temperature_is_at_most_one(tmp_path: Path) -> None:
+    model = tiny_clip()
+    nn.init.constant_(model.logit_scale, -1.0)
+    train(model, Contrastive(), TinySource(), settings(steps=2), tmp_path, fingerprint="a")
+    assert metrics(tmp_path)[0]["logit_scale"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("fields", [{"clip_norm": 1e-9}, {"betas": (0.5, 0.5)}, {"weight_decay": 0.0}])
+def test_each_setting_of_the_optimizer_changes_the_weights(tmp_path: Path, fields: dict[str, Any]) -> None:
+    weights = [load_file(run(tmp_path / name, **each).weights) for name, each in {"a": {}, "b": fields}.items()]
+    assert any(not torch.equal(one, other) for one, other in zip(*(each.values() for each in weights), strict=True))
+
+
+def test_every_micro_batch_has_a_seed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[int, ...]] = []
+
+    def recorded(*place: int) -> int:
+        places.append(place)
+        return 0
+
+    monkeypatch.setattr(trainer, "random_seed", recorded)
+    run(tmp_path, steps=2, warmup=0, accumulate=2, seed=7)
+    assert set(places) == {(7, step, 0, micro) for step in (1, 2) for micro in (0, 1)}
+
+
+def test_files_of_a_checkpoint_are_kept_after_it(tmp_path: Path) -> None:
+    kept: list[tuple[str, ...]] = []
+    fields = settings(checkpoint_every=5)
+    train(
+        *tiny_training("contrastive"),
+        TinySource(),
+        fields,
+        tmp_path,
+        fingerprint="a",
+        keep=lambda *names: kept.append(names),
+    )
+    assert kept == [("metrics.jsonl", "timing.jsonl", "resume.pt")] * 3
+
+
+def test_a_logit_bias_is_not_trained(tmp_path: Path) -> None:
+    model = tiny_clip()
+    model.logit_bias = nn.Parameter(torch.tensor(-10.0))
+    train(model, Contrastive(), TinySource(), settings(steps=2), tmp_path, fingerprint="a")
+    assert not model.logit_bias.requires_grad and model.logit_bias.item() == -10
+
+
 def test_gains_biases_and_the_logit_scale_are_not_decayed() -> None:
     model = tiny_clip()
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -237,11 +285,33 @@ def test_samples_that_lack_something_are_named(tmp_path: Path) -> None:
         train(tiny_clip(), objective, NoTeachers(), settings(), tmp_path, fingerprint="a")
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_no_weight(tmp_path: Path) -> None:
     run(tmp_path / "a")
     run(tmp_path / "b", gradient_checkpointing=True)
     weights = [load_file(tmp_path / name / "model.safetensors") for name in "ab"]
     torch.testing.assert_close(*weights, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("checkpointing", "passes"), [(False, 1), (True, 2)])
+def test_gradient_checkpointing_recomputes_each_block(tmp_path: Path, checkpointing: bool, passes: int) -> None:
+    model = tiny_clip()
+    calls: Counter[str] = Counter()
+    for name, block in {"image": model.visual.transformer.resblocks[0], "text": model.transformer.resblocks[0]}.items():
+        block.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+    fields = settings(steps=3, warmup=0, gradient_checkpointing=checkpointing)
+    train(model, Contrastive(), TinySource(), fields, tmp_path, fingerprint="a")
+    assert calls == {"image": 3 * passes, "text": 3 * passes}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_the_dtype_of_the_matrix_products(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    model = tiny_clip()
+    dtypes: set[torch.dtype] = set()
+    for block in (model.visual.transformer.resblocks[0], model.transformer.resblocks[0]):
+        block.mlp.c_fc.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+    train(model, Contrastive(), TinySource(), settings(precision=precision), tmp_path, fingerprint="a")
+    assert dtypes == {dtype}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_model_without_gradient_checkpointing_is_named(tmp_path: Path) -> None:

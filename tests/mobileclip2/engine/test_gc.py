@@ -1,0 +1,162 @@
+"""What a store may delete, on the assets of the tiny profile that need no model; ``test_lineage`` has the others."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine.gc import Stored, delete, lineages_in, needed, needed_by_checkpoints, stored, unneeded
+from mobileclip2.engine.lineage import LINEAGE, Lineage, Node
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import UserError
+from mobileclip2.store.lease import acquire, is_held
+
+OLD = "0123456789abcdef"
+
+
+@pytest.fixture
+def pipeline(tiny: Path) -> Pipeline:
+    made = Pipeline(load(tiny))
+    for group in made.profile.group_names:
+        made.materialize("raw_shards", group)
+        made.materialize("augmentations", group)
+    made.materialize("caption_corpus/clean")
+    return made
+
+
+def edit(pipeline: Pipeline, before: str, after: str, name: str = "tiny.yaml") -> Pipeline:
+    profile = Path(pipeline.profile.folder) / name
+    assert before in pipeline.profile.text
+    profile.write_text(pipeline.profile.text.replace(before, after))
+    return Pipeline(load(profile))
+
+
+def paths(outputs: list[Stored]) -> set[str]:
+    return {output.path for output in outputs}
+
+
+def other_seed(pipeline: Pipeline, **options: str) -> Pipeline:
+    return edit(pipeline, "count: 2, seed: 1", "count: 2, seed: 2", **options)
+
+
+def views_of(pipeline: Pipeline) -> set[str]:
+    return {each.output.prefix for each in pipeline.read("augmentations")}
+
+
+def lineage_file(folder: Path, *places: str) -> Path:
+    nodes = {}
+    for place in places:
+        asset, fingerprint, group = place.split("/")
+        node = Node(
+            asset=asset,
+            part="view-0",
+            group=group,
+            fingerprint=fingerprint,
+            code_version="1",
+            path=place,
+            made_from={},
+        )
+        nodes[node.id] = node
+    folder.mkdir(parents=True)
+    (folder / LINEAGE).write_bytes(Lineage(asset="augmentations", nodes=nodes).to_bytes())
+    return folder / LINEAGE
+
+
+def test_outputs_are_found_with_their_sizes(pipeline: Pipeline) -> None:
+    storage = pipeline.storage
+    storage.write(f"student/pupil/{OLD}/model.safetensors", b"123")
+    storage.write(f"student/pupil/{OLD}/lineage.json", b"4567")
+    for name in ("manifest.json", "tokenizer.json"):
+        storage.write(f"captioner/first/{OLD}/{name}", b"1")
+    storage.write(f"augmentations/{OLD}/g00/000.parquet", b"1")
+    storage.write(f".scratch/student/pupil/{OLD}/resume.pt", b"12345")
+    storage.write(f".leases/{OLD}/lease/x", b"")
+    storage.write("notes/readme.txt", b"not an output")
+    found = stored(pipeline)
+    assert found.pop(f"captioner/first/{OLD}") == Stored("captioner/first", OLD, None, 2, 2, finished=True)
+    assert found[f"student/pupil/{OLD}"] == Stored("student/pupil", OLD, None, 2, 7)
+    assert found[f"augmentations/{OLD}/g00"] == Stored("augmentations", OLD, "g00", 1, 1)
+    assert found[f".scratch/student/pupil/{OLD}"] == Stored("student/pupil", OLD, None, 1, 5, scratch=True)
+    rest = set(found) - {f"student/pupil/{OLD}", f"augmentations/{OLD}/g00", f".scratch/student/pupil/{OLD}"}
+    assert rest == {
+        each.output.prefix
+        for key in ("raw_shards", "augmentations", "caption_corpus/clean")
+        for each in pipeline.read(key)
+    }
+    assert all(found[path].finished for path in rest)
+
+
+def test_a_profile_keeps_its_own_outputs_alone(pipeline: Pipeline) -> None:
+    assert unneeded([pipeline], set(), []) == []
+    changed = other_seed(pipeline)
+    assert paths(unneeded([changed], set(), [])) == views_of(pipeline)
+
+
+def test_any_of_several_profiles_keeps_an_output(pipeline: Pipeline) -> None:
+    changed = other_seed(pipeline, name="other.yaml")
+    for pipelines in ([changed, pipeline], [pipeline, changed]):
+        assert unneeded(pipelines, set(), []) == []
+
+
+def test_commits_runs_and_checkpoints_keep_outputs(pipeline: Pipeline, tmp_path: Path) -> None:
+    note, views = pipeline.note, views_of(pipeline)
+    changed = other_seed(pipeline)
+    one, *others = sorted(views)
+    assert others and paths(unneeded([changed], {one}, [])) == set(others)
+    checkpoint = lineage_file(tmp_path / "kept", one)
+    assert needed_by_checkpoints([checkpoint]) == {one}
+    assert paths(unneeded([changed], set(), [checkpoint])) == set(others)
+    with acquire(changed.storage, ["somewhere"], note):
+        assert unneeded([changed], set(), []) == []
+    assert paths(unneeded([changed], set(), [])) == views
+
+
+def test_outputs_of_a_missing_input_are_kept(pipeline: Pipeline) -> None:
+    (raw, _) = pipeline.read("raw_shards")
+    views = views_of(pipeline)
+    raw.output.delete("manifest.json")
+    changed = Pipeline(pipeline.profile)
+    found = stored(changed)
+    assert views <= needed(changed, found.values())
+    assert not {path for path in views if path.endswith(f"/{raw.group}")} & needed(changed)
+    assert unneeded([changed], set(), []) == []
+
+
+def test_scratch_is_kept_until_its_output_is_finished(pipeline: Pipeline) -> None:
+    (corpus,) = pipeline.read("caption_corpus/clean")
+    own, old = f".scratch/{corpus.output.prefix}", f".scratch/caption_corpus/clean/{OLD}"
+    for place in (own, old):
+        pipeline.storage.write(f"{place}/resume.pt", b"1")
+    assert paths(unneeded([pipeline], set(), [])) == {own, old}
+    corpus.output.delete("manifest.json")
+    assert paths(unneeded([Pipeline(pipeline.profile)], set(), [])) == {old}
+
+
+def test_outputs_are_deleted_while_their_lease_is_held(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.storage.write(f".scratch/caption_corpus/clean/{OLD}/resume.pt", b"1")
+    changed = other_seed(pipeline)
+    outputs = unneeded([changed], set(), [])
+    held: dict[str, bool] = {}
+    whole = type(changed.storage).delete_folder
+
+    def delete_folder(storage, folder: str) -> None:
+        held[folder] = is_held(storage, folder)
+        whole(storage, folder)
+
+    monkeypatch.setattr(type(changed.storage), "delete_folder", delete_folder)
+    delete(changed, outputs)
+    assert held == dict.fromkeys(paths(outputs), True)
+    assert f".scratch/caption_corpus/clean/{OLD}" in held and not paths(outputs) & set(stored(changed))
+    assert set(stored(changed)) == needed(changed) & set(stored(changed))
+
+
+def test_a_folder_to_keep_must_hold_a_checkpoint(tmp_path: Path) -> None:
+    one = lineage_file(tmp_path / "kept" / "one", f"augmentations/{OLD}/g00")
+    two = lineage_file(tmp_path / "kept" / "two", f"augmentations/{OLD}/g01")
+    assert lineages_in(tmp_path / "kept") == [one, two]
+    shutil.rmtree(tmp_path / "kept")
+    with pytest.raises(UserError, match=r"kept: no lineage\.json lies in this folder"):
+        lineages_in(tmp_path / "kept")
