@@ -321,11 +321,11 @@ def test_one_number_that_is_not_finite_is_named_and_large_ones_are_kept():
     assert same(decode(encode(large, "pth.gz"), "0001", "s.tar"), large)
     one = sample.image_emb.clone()
     one[1, 3] = torch.nan
-    with pytest.raises(ValueError, match="'image_emb' holds numbers that are not finite"):
+    with pytest.raises(ValueError, match="'image_emb' has numbers that are not finite"):
         encode(replace(sample, image_emb=one), "pth.gz")
 
 
 def test_a_sample_without_views_is_refused():
     sample = example()
-    with pytest.raises(ValueError, match=r"paug\.json holds no view"):
+    with pytest.raises(ValueError, match=r"paug\.json has no view"):
         encode(replace(sample, views=[], image_emb=sample.image_emb[:0]), "pth.gz")

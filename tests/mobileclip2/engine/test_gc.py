@@ -158,5 +158,5 @@ def test_a_folder_to_keep_must_hold_a_checkpoint(tmp_path: Path) -> None:
     two = lineage_file(tmp_path / "kept" / "two", f"augmentations/{OLD}/g01")
     assert lineages_in(tmp_path / "kept") == [one, two]
     shutil.rmtree(tmp_path / "kept")
-    with pytest.raises(UserError, match=r"kept: no lineage\.json lies in this folder"):
+    with pytest.raises(UserError, match=r"kept: this folder contains no lineage\.json"):
         lineages_in(tmp_path / "kept")

@@ -94,9 +94,9 @@ def close_empty(pipeline: Pipeline, prefix: str = "") -> None:
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset) if asset.key.startswith(prefix) else []:
             for part in asset.parts_of(group).values():
-                task = pipeline.part_work(asset, part, group)
+                task = pipeline.task_for(asset, part, group)
                 assert task is not None
-                task.close([], samples=1)
+                task.commit([], samples=1)
     pipeline.forget()
 
 

@@ -282,12 +282,12 @@ def test_notes_say_what_a_baseline_does_not_know() -> None:
     ours = [answered("mine", first(0.6))]
     assert not compare(ours, ours, Gate()).notes
     (note,) = compare(ours, [replace(ours[0], protocol=None)], Gate()).notes
-    assert "does not say what it was measured on" in note
+    assert "The baseline has no protocol" in note
     (note,) = compare(ours, [replace(ours[0], samples=None)], Gate()).notes
     assert "has no samples" in note
 
 
 def test_a_judged_set_without_a_main_metric_is_named() -> None:
     nameless = without(without(answered("mine", first(0.6)), "acc1"), "main_metric")
-    with pytest.raises(UserError, match=r"'mine': it has no main metric; leave it out of 'gate\.sets'"):
+    with pytest.raises(UserError, match=r"'mine': the set has no main metric; remove it from 'gate\.sets'"):
         compare([nameless], [nameless], Gate())

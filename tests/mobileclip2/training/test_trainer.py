@@ -194,7 +194,7 @@ def test_files_of_a_checkpoint_are_kept_after_it(tmp_path: Path) -> None:
         fields,
         tmp_path,
         fingerprint="a",
-        keep=lambda *names: kept.append(names),
+        upload=lambda *names: kept.append(names),
     )
     assert kept == [("metrics.jsonl", "timing.jsonl", "resume.pt")] * 3
 
