@@ -2,7 +2,7 @@
 
 ``python -m benchmarks gpu --minutes 9 --out DIR`` writes ``gpu.json``, ``gpu.md`` and ``log.txt`` into ``DIR``. Sections run one
 after the other, the most important first, each in a process of its own: one that fails, hangs or runs out of memory is recorded
-and the next begins. Each has a share of the minutes; what it does not use is for those behind it. Files are written anew
+and the next begins. Each has a share of the minutes; what it does not use is for those behind it. Files are rewritten
 whenever something was found, so that a kill loses nothing. Without a GPU, or with ``--size small``, the same code takes a few
 steps of tiny models: a rehearsal, whose numbers say nothing.
 """

@@ -213,7 +213,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
 
 def _damage(error: Exception, tar: tarfile.TarFile | None, last: str | None) -> str:
     if tar is None:
-        return f"not a tar ({error}); delete the file or fetch it again"
+        return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"
     assert tar.fileobj is not None
     byte = min(tar.offset, tar.fileobj.tell())
     position = f"the last complete sample is '{last}'" if last else "no complete sample precedes it"
