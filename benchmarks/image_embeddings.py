@@ -28,7 +28,7 @@ import torch
 
 from benchmarks._data import pipeline
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.data.image import decode
 from mobileclip2.engine.pipeline import Pipeline, Task
@@ -107,7 +107,7 @@ class Ready:
         asset = made.graph[f"teacher_embeddings/{name}/image"]
         works = [made.task_for(asset, part, "g00") for part in asset.parts.values()]
         parts = [work for work in works if work]
-        tables = [sidefile.read(part.only("view").fetch(side_name(shard))) for part in parts]
+        tables = [sidecar.read(part.only("view").fetch(side_name(shard))) for part in parts]
         views = [[View.from_json(text) for text in table_.column("view").to_pylist()] for table_ in tables]
         return cls(teacher, shard, parts, raw_table(parts[0].only("raw_shards"), shard), views)
 

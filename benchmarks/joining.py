@@ -23,7 +23,7 @@ from benchmarks._data import write_shard
 from benchmarks._turns import Numbers, bars, in_turns, machine, ratio, table, verdict
 from mobileclip2.config.augmentation import Augmentation
 from mobileclip2.config.filters import Filters
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import sample_view
 from mobileclip2.data.join import TeacherFiles, join_shard
 from mobileclip2.data.tar import read_samples
@@ -81,12 +81,12 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
     keys = raw.column("key").to_pylist()
 
     def stored(name: str, data: pa.Table) -> Path:
-        sidefile.write(data, place / f"{name}.parquet")
+        sidecar.write(data, place / f"{name}.parquet")
         return place / f"{name}.parquet"
 
     def embedded(name: str) -> Path:
         rows = torch.nn.functional.normalize(torch.randn(len(keys), DIM), dim=-1)
-        return stored(name, sidefile.embeddings_table(keys, rows))
+        return stored(name, sidecar.embeddings_table(keys, rows))
 
     sizes = list(zip(keys, raw.column("width").to_pylist(), raw.column("height").to_pylist(), strict=True))
     views = [
@@ -99,12 +99,12 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
         source,
         stored("raw", raw),
         [
-            stored(f"view-{number}", pa.table({"key": keys, "view": of}, schema=sidefile.VIEWS))
+            stored(f"view-{number}", pa.table({"key": keys, "view": of}, schema=sidecar.VIEWS))
             for number, of in enumerate(views)
         ],
         {
             "coca": [
-                stored(f"caption-{number}", pa.table({"key": keys, "caption": texts}, schema=sidefile.CAPTIONS))
+                stored(f"caption-{number}", pa.table({"key": keys, "caption": texts}, schema=sidecar.CAPTIONS))
                 for number in range(CAPTIONS)
             ]
         },

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks._turns import Numbers, in_turns, machine, median, verdict
 from mobileclip2.data import reinforced_format as reinforced
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 
 SAMPLES, TEACHERS, DIM, VIEWS, CAPTIONS, REPEATS = 2048, 2, 768, 2, 5, 5
 ROWS = VIEWS + 1 + CAPTIONS
@@ -49,12 +49,12 @@ def measure() -> Numbers:
         for row in range(ROWS):
             for teacher in range(TEACHERS):
                 path = Path(folder) / f"{row}-{teacher}.parquet"
-                sidefile.write(sidefile.embeddings_table(keys, rows[:, row, teacher]), path)
+                sidecar.write(sidecar.embeddings_table(keys, rows[:, row, teacher]), path)
                 paths.append(path)
         sizes = {"side files": sum(path.stat().st_size for path in paths)}
         sizes |= {name: sum(map(len, packed)) for name, packed in members.items()}
         readers: dict[str, Callable[[], object]] = {
-            "side files": lambda: [sidefile.read_embeddings(path) for path in paths],
+            "side files": lambda: [sidecar.read_embeddings(path) for path in paths],
             **{name: partial(unpacked, name, packed) for name, packed in members.items()},
         }
         times = in_turns(readers, REPEATS)

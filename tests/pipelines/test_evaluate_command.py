@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mobileclip2.config.profile import load
-from mobileclip2.data import sidecar as sidefile
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps, read_results
@@ -56,7 +56,7 @@ def baseline(profile: Path, *, right: bool) -> Path:
     column = table.column_names.index("rank")
     table = table.set_column(column, "rank", [[0 if right else 1] * table.num_rows])
     next(folder.rglob(RESULTS)).write_text(dumps([replace(result, metrics=measure(result.key, table))]))
-    sidefile.write(table, next(folder.rglob(SAMPLES)))
+    sidecar.write(table, next(folder.rglob(SAMPLES)))
     return folder
 
 
