@@ -97,8 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(words)
     if arguments is not None:
         return run_action(chosen)
-    if getattr(chosen, "dagster", None) or chosen.command == "completion":
-        # these commands need only Python, and compute nothing here
+    on_server = chosen.command == "evaluate" and (chosen.dagster or chosen.location or chosen.wait)
+    if on_server or chosen.command == "completion":
+        # these need only Python, and compute nothing here
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         return run_action(chosen)
 

@@ -10,6 +10,7 @@ volume is a folder of the pod, the name of a pod is this machine, and ConfigMaps
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -321,6 +322,8 @@ class FakeCluster:
         scratch = self.folder / name / "scratch"
         scratch.mkdir(parents=True)
         env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+        if instructions := os.environ.get("ONEDNN_MAX_CPU_ISA"):  # trained weights depend on it
+            env["ONEDNN_MAX_CPU_ISA"] = instructions
         index = str(index_of(pod))
         for entry in [*container.get("env", []), {"name": "JOB_COMPLETION_INDEX", "value": index}]:
             value = entry.get("value", index)  # the only field that is referred to is the index

@@ -101,7 +101,7 @@ def test_another_protocol_is_an_error_and_no_verdict(profile, capsys):
     ("arguments", "message"),
     [
         (["--student", "nobody"], "--student nobody: no such model; the profile evaluates pupil, plain, wide, narrow"),
-        (["--baseline", "nowhere"], "baseline 'nowhere': no student or teacher of the profile, no file or folder"),
+        (["--baseline", "nowhere"], "baseline 'nowhere': not a student or teacher of the profile, a file or folder"),
     ],
 )
 def test_names_that_are_not_there(profile, capsys, arguments, message):

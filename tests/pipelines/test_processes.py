@@ -61,12 +61,12 @@ with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
 
 CRASH = """
 import os, signal
-from mobileclip2 import pipeline
+from mobileclip2.engine import pipeline
 
-def crash(self, work):
+def crash(self, batch):
     os.kill(os.getpid(), signal.SIGSEGV)
 
-pipeline.InProcess.run = crash
+pipeline.InProcessExecutor.run = crash
 """
 
 

@@ -196,7 +196,7 @@ def test_every_other_request_to_the_api_server_fails(cluster, pipeline, expected
     gate.open()
     run.end()
     assert stored(pipeline) == expected and gate.repeated == 0
-    assert counts["POST"] > 1 and counts["GET"] > 8
+    assert counts["POST"] > 1 and counts["GET"] >= 8, "each of the four answers was given"
 
 
 def test_a_temporary_conflict_is_retried(cluster, pipeline, expected):

@@ -19,11 +19,11 @@ from mobileclip2.config.profile import Model, load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.export import as_onnx
+from mobileclip2.export import write as writing
 from mobileclip2.export.model import trained
 from mobileclip2.export.parity import LEAST, Inputs
 from mobileclip2.export.write import FORMATS, write
 from mobileclip2.models.build import build
-from mobileclip2.stages import export as exporting
 from mobileclip2.stages.export import export
 from mobileclip2.stages.load_model import load_image_text
 from pipelines.cli import main
@@ -217,7 +217,7 @@ def test_the_same_student_gives_the_same_bytes(exported, pipeline, tmp_path, kin
 
 
 def test_an_export_without_parity_is_not_written(pipeline, tmp_path, monkeypatch):
-    right = exporting.reparameterize
+    right = writing.reparameterize
 
     def fused_wrongly(model):
         fused = right(model)
@@ -226,7 +226,7 @@ def test_an_export_without_parity_is_not_written(pipeline, tmp_path, monkeypatch
                 parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
         return fused
 
-    monkeypatch.setattr(exporting, "reparameterize", fused_wrongly)
+    monkeypatch.setattr(writing, "reparameterize", fused_wrongly)
     with pytest.raises(UserError, match=r"image tower has a cosine of -?0\.\d+ .* The export was not written"):
         export(pipeline, STUDENT, tmp_path / "out", "onnx")
     assert list(tmp_path.iterdir()) == []
