@@ -26,7 +26,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
 from mobileclip2.captioners.coca import coca_of, initialize_decoder
 from mobileclip2.captioners.generate import generate, image_tokens
-from mobileclip2.config.captioner import GenerationSettings
+from mobileclip2.config.captioner_model import GenerationSettings
 from mobileclip2.models.build import from_config
 from mobileclip2.models.device import inference
 

@@ -13,8 +13,16 @@ from pydantic import BaseModel
 from mobileclip2 import errors
 from mobileclip2.config import compute, profile
 from mobileclip2.config.augmentation import Augmentation, RandAugment
-from mobileclip2.config.captioner import CoCaConfig, GenerationSettings
+from mobileclip2.config.captioner import Captioner
+from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
+from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.filters import Filters
+from mobileclip2.config.gate import Gate
+from mobileclip2.config.model import Model, Weights
+from mobileclip2.config.sources import Corpus, EvaluationSource, Source
+from mobileclip2.config.student import Loss, Pick, Student, WiseFT
+from mobileclip2.config.study import Row, Study
+from mobileclip2.config.teacher import Locked, Teacher
 from mobileclip2.config.training import TrainSettings
 
 ROOT = Path(__file__).parents[1]
@@ -26,33 +34,33 @@ SMALLEST = {"name": "page", "store": "store", "sources": [{"url": "shards"}]}
 
 SECTIONS: dict[str, type[BaseModel]] = {
     "Profile": profile.Profile,
-    "Source": profile.Source,
+    "Source": Source,
     "Filters": Filters,
-    "Views": profile.Views,
+    "Views": Views,
     "Augmentation": Augmentation,
     "RandAugment": RandAugment,
-    "Caption corpora": profile.Corpus,
-    "Captioners": profile.Captioner,
+    "Caption corpora": Corpus,
+    "Captioners": Captioner,
     "Small CoCa": CoCaConfig,
     "Generation": GenerationSettings,
-    "Teachers": profile.Teacher,
-    "Locked": profile.Locked,
-    "Model": profile.Model,
-    "Weights": profile.Weights,
-    "Dataset": profile.Dataset,
-    "Students": profile.Student,
-    "Between": profile.WiseFT,
-    "Pick": profile.Pick,
-    "Loss": profile.Loss,
-    "Studies": profile.Study,
-    "Row": profile.Row,
+    "Teachers": Teacher,
+    "Locked": Locked,
+    "Model": Model,
+    "Weights": Weights,
+    "Dataset": Dataset,
+    "Students": Student,
+    "Between": WiseFT,
+    "Pick": Pick,
+    "Loss": Loss,
+    "Studies": Study,
+    "Row": Row,
     "Train": TrainSettings,
-    "Evaluation": profile.EvaluationSource,
+    "Evaluation": EvaluationSource,
     "Compute": compute.ComputeSettings,
     "Kubernetes": compute.Kubernetes,
     "Pods": compute.Pods,
     "Toleration": compute.Toleration,
-    "Gate": profile.Gate,
+    "Gate": Gate,
 }
 
 
@@ -106,20 +114,21 @@ def test_every_field_is_described(section):
     rows = table(section)
     assert set(rows) == set(fields)
     for name, field in fields.items():
-        default, changes = rows[name]
+        stated, changes = rows[name]
+        default = field.get_default(call_default_factory=True)
         extra = field.json_schema_extra
         assert (changes.strip() == "no") == (isinstance(extra, dict) and bool(extra.get("undeclared"))), name
         if field.is_required():
-            assert default == "required", name
-        elif field.default is None or field.default == ():
-            assert default == "–", name
-        elif isinstance(field.default, BaseModel):
-            assert default == "see below", name
+            assert stated == "required", name
+        elif default is None or default == ():
+            assert stated == "–", name
+        elif isinstance(default, BaseModel):
+            assert stated == "see below", name
         else:
-            stated = yaml.safe_load(default)
-            actual = list(field.default) if isinstance(field.default, tuple) else field.default
+            parsed = yaml.safe_load(stated)
+            actual = list(default) if isinstance(default, tuple) else default
             numbers = isinstance(actual, list) and not isinstance(actual[0], str)
-            assert stated == (pytest.approx(actual, abs=1e-3) if numbers else actual), name
+            assert parsed == (pytest.approx(actual, abs=1e-3) if numbers else actual), name
 
 
 def reasons() -> set[str]:

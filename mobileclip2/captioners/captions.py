@@ -11,7 +11,7 @@ from mobileclip2.captioners.coca import coca_of
 from mobileclip2.captioners.generate import Draw, generate_tokens, image_tokens
 from mobileclip2.captioners.sentences import degenerate, first_sentence
 from mobileclip2.captioners.vocabulary import text_of
-from mobileclip2.config.captioner import GenerationSettings
+from mobileclip2.config.captioner_model import GenerationSettings
 from mobileclip2.models.image_text import ImageText
 
 

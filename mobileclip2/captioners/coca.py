@@ -13,7 +13,7 @@ from open_clip.transformer import AttentionalPooler, LayerNorm
 from torch import nn
 
 from mobileclip2.captioners.vocabulary import ShortTokenizer
-from mobileclip2.config.captioner import CoCaConfig
+from mobileclip2.config.captioner_model import CoCaConfig
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.errors import UserError
 from mobileclip2.models.image_text import ImageText

@@ -20,7 +20,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch.nn import functional as F
 
 from mobileclip2.captioners.decoder import CachedDecoder
-from mobileclip2.config.captioner import GenerationSettings
+from mobileclip2.config.captioner_model import GenerationSettings
 from mobileclip2.errors import UserError
 
 _REPACK_SHARE = 0.75

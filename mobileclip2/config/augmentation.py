@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mobileclip2.config.settings import Settings
 
 
-class RandAugment(BaseModel):
+class RandAugment(Settings):
     """RandAugment: ``ops`` operations per view at level ``magnitude`` of ``bins`` (Cubuk et al., arXiv 1909.13719)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ops: int = Field(default=2, ge=1, le=14)
     magnitude: int = Field(default=9, ge=0)
@@ -24,13 +24,11 @@ class RandAugment(BaseModel):
         return self
 
 
-class Augmentation(BaseModel):
+class Augmentation(Settings):
     """Settings for random views: a random resized crop, then RandAugment unless it is None.
 
     ``scale`` is the range of crop area over image area. ``ratio`` is the range of crop width over crop height.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

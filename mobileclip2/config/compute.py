@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from mobileclip2.config.settings import Settings
 from mobileclip2.fingerprint import UNDECLARED
 
 Stage = Literal[
@@ -27,11 +28,7 @@ def _undeclared(default: Any = ..., **limits: Any) -> Any:
     return Field(default, json_schema_extra=UNDECLARED, **limits)
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Toleration(_Settings):
+class Toleration(Settings):
     """A Kubernetes toleration: pods may run on nodes with a matching taint."""
 
     key: str | None = _undeclared(None)
@@ -46,7 +43,7 @@ class Toleration(_Settings):
         return self
 
 
-class Pods(_Settings):
+class Pods(Settings):
     """Number and resource requests of the pods of one stage."""
 
     pods: int = _undeclared(4, ge=1)
@@ -80,7 +77,7 @@ SANE: dict[str, dict[str, Any]] = {
 """Defaults per stage that differ from those of :class:`Pods`."""
 
 
-class Kubernetes(_Settings):
+class Kubernetes(Settings):
     """A Kubernetes cluster that runs every stage."""
 
     image: str = _undeclared()
@@ -114,7 +111,7 @@ class Kubernetes(_Settings):
         return Pods.model_validate({**SANE.get(stage, {}), **overrides})
 
 
-class ComputeSettings(_Settings):
+class ComputeSettings(Settings):
     """Where stages run: in this process, in several local processes, or in a cluster."""
 
     processes: int = _undeclared(1, ge=1)

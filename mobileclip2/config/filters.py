@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mobileclip2.config.settings import Settings
 
 PILLOW_LIMIT = 89_478_485
 """number of pixels above which Pillow warns of a decompression bomb"""
 
 
-class Filters(BaseModel):
+class Filters(Settings):
     """Limits for samples. A sample outside a limit is skipped with a reason."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min_side: int = Field(default=2, ge=1)
     """minimum of the shorter side in pixels; web images of 1 x 1 pixel are trackers"""

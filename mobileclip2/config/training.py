@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from mobileclip2.config.settings import Settings
 from mobileclip2.fingerprint import UNDECLARED
 
 
-class TrainSettings(BaseModel):
+class TrainSettings(Settings):
     """Length, optimizer and logging settings of one training run.
 
     Set the length with exactly one of ``steps`` and ``samples`` (samples seen). The defaults are those of
     MobileCLIP2's ablations (Faghri et al. 2025): AdamW with betas 0.9 and 0.95, weight decay 0.2, and gradient
     clipping at norm 1.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int | None = Field(None, ge=1)
     samples: int | None = Field(None, ge=1)

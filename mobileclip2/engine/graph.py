@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from mobileclip2.config.profile import Captioner, Model, Profile, Student, Teacher, WiseFT
+from mobileclip2.config.captioner import Captioner
+from mobileclip2.config.model import Model
+from mobileclip2.config.profile import Profile
+from mobileclip2.config.student import Student, WiseFT
+from mobileclip2.config.teacher import Teacher
 from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
 from mobileclip2.fingerprint import declared
 
@@ -310,7 +314,7 @@ def _studies(profile: Profile) -> Iterator[Asset]:
         yield Asset(
             f"study/{study.name}",
             False,
-            {name: _student_part(profile, student, name) for name, student in study.trials(profile).items()},
+            {name: _student_part(profile, student, name) for name, student in profile.trials(study).items()},
             f"Variants of {study.student}, each trained with every seed and evaluated on "
             f"{' and '.join(study.evaluate_on)}.",
             by_part=True,

@@ -21,7 +21,10 @@ from typing import NamedTuple
 
 from pathspec import PathSpec, RegexPattern
 
-from mobileclip2.config.profile import Captioner, Locked, Model, Profile, Weights
+from mobileclip2.config.captioner import Captioner
+from mobileclip2.config.model import Model, Weights
+from mobileclip2.config.profile import Profile
+from mobileclip2.config.teacher import Locked
 from mobileclip2.errors import ShardError, StoreError, WeightsError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import counted, doing

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, averages
-from mobileclip2.config.profile import Gate
+from mobileclip2.config.gate import Gate
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval, draws, interval
 from mobileclip2.evaluation.metrics import metrics_of

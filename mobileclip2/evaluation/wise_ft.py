@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobileclip2.config.profile import Pick
+from mobileclip2.config.student import Pick
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import MAIN_METRIC, Metrics
 from mobileclip2.store.storage import atomic_path

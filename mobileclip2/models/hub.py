@@ -7,7 +7,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobileclip2.config.profile import Model
+from mobileclip2.config.model import Model
 from mobileclip2.errors import WeightsError
 from mobileclip2.progress import doing
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mobileclip2.config.profile import Profile, Student
+from mobileclip2.config.profile import Profile
+from mobileclip2.config.student import Student
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, Row
 from mobileclip2.evaluation.published import MODELS, Published

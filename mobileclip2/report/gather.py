@@ -6,7 +6,7 @@ import datetime
 from itertools import islice
 from typing import Any
 
-from mobileclip2.config.profile import Student
+from mobileclip2.config.student import Student
 from mobileclip2.data import sidecar
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline

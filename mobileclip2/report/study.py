@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mobileclip2.config.profile import Study, scale_name, trial_name
+from mobileclip2.config.study import Study, scale_name, trial_name
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.report import plots
 
@@ -52,7 +52,7 @@ def found(pipeline: Pipeline, name: str) -> Found:
     """Collect the scores of the study's trials that are in the store."""
     study, asset = pipeline.profile.study(name), pipeline.graph[f"study/{name}"]
     lines = []
-    for row in study.lines(pipeline.profile):
+    for row in study.lines(pipeline.profile.student(study.student), pipeline.profile.dataset_teachers):
         scores: dict[str, list[float]] = {}
         for seed in study.seeds:
             trial = trial_name(row.name, seed)

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobileclip2.config.profile import Captioner, Model, Profile, Student, Teacher
+from mobileclip2.config.captioner import Captioner
+from mobileclip2.config.model import Model
+from mobileclip2.config.profile import Profile
+from mobileclip2.config.student import Student
+from mobileclip2.config.teacher import Teacher
 from mobileclip2.engine.lineage import Lineage, branches
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.trace import lineage_of

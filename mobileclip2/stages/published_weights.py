@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mobileclip2.config.profile import Model, Profile
+from mobileclip2.config.model import Model
+from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.hub import check_published, is_published

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from mobileclip2.config.profile import Student
+from mobileclip2.config.student import Student
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate

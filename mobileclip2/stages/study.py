@@ -12,7 +12,7 @@ def run(batch: TaskBatch) -> None:
     (task,) = batch.tasks
     batch.scratch_store.recall()
     study = batch.profile.study(batch.asset.name)
-    student = study.trials(batch.profile)[task.part.name]
+    student = batch.profile.trials(study)[task.part.name]
     _, result = train_student(batch, task, student)
     scores = {name: value for name, value in result.numbers.items() if name.rpartition("/")[0] in study.evaluate_on}
     samples = student.training.total_steps * student.training.batch

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 
-from mobileclip2.config.profile import Locked
+from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.batched import each_text_once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from mobileclip2.config.profile import WiseFT
+from mobileclip2.config.student import WiseFT
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.wise_ft import CURVE, Point, pick, read_curve, write_curve

@@ -17,7 +17,7 @@ import torch
 from open_clip.model import CustomTextCLIP
 from torch import nn
 
-from mobileclip2.config.profile import Locked
+from mobileclip2.config.teacher import Locked
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import WeightsError
 from mobileclip2.fingerprint import declared

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dagster as dg
 import pytest
 
-from mobileclip2.config.profile import Study, load
+from mobileclip2.config.profile import load
+from mobileclip2.config.study import Study
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.plan import plan
 from mobileclip2.errors import ProfileError

@@ -6,7 +6,7 @@ from open_clip.coca_model import CoCa
 
 from mobileclip2.captioners.coca import initialize_decoder, small_coca
 from mobileclip2.captioners.vocabulary import ShortTokenizer
-from mobileclip2.config.captioner import CoCaConfig
+from mobileclip2.config.captioner_model import CoCaConfig
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.models.image_text import ImageText
 

@@ -8,7 +8,7 @@ import torch
 
 from mobileclip2.captioners.captions import FailedCaption, caption_images
 from mobileclip2.captioners.coca import coca_of
-from mobileclip2.config.captioner import GenerationSettings
+from mobileclip2.config.captioner_model import GenerationSettings
 from mobileclip2.models.image_text import ImageText
 
 KEYS = ["a", "b", "c", "d", "e", "f"]

@@ -6,7 +6,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from mobileclip2.config.captioner import CoCaConfig, GenerationSettings
+from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
 
 
 def test_profiles_can_be_checked_without_torch() -> None:

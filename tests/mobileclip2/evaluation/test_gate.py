@@ -11,7 +11,7 @@ from small_sets import WriteSet, build_model
 from torch.nn import functional as F
 
 from mobileclip2.config.evaluation_tasks import TASKS
-from mobileclip2.config.profile import Gate
+from mobileclip2.config.gate import Gate
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.features import Features

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobileclip2.config.profile import Pick
+from mobileclip2.config.student import Pick
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.wise_ft import Point, pick, read_curve, write_curve
 

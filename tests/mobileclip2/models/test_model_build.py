@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from mobileclip2.config.profile import Model
+from mobileclip2.config.model import Model
 from mobileclip2.errors import StoreError, UserError, WeightsError
 from mobileclip2.models.build import CONFIG, WEIGHTS, _preprocess_config, build, from_config, load, save
 from pipelines.profiles import PROFILES

@@ -15,7 +15,8 @@ import torch
 import yaml
 from PIL import Image
 
-from mobileclip2.config.profile import Model, load
+from mobileclip2.config.model import Model
+from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.export import as_onnx

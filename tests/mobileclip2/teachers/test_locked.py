@@ -10,7 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from demo.tars import write_tar
-from mobileclip2.config.profile import Locked, Weights, load
+from mobileclip2.config.model import Weights
+from mobileclip2.config.profile import load
+from mobileclip2.config.teacher import Locked
 from mobileclip2.data.tar import read_samples
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import SourceInventory

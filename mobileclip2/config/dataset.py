@@ -1,0 +1,27 @@
+"""The ``views`` and ``dataset`` sections of a profile: what the reinforced dataset holds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.config.settings import Settings
+
+
+class Views(Settings):
+    """Number, seed and augmentation of the stored views of each image."""
+
+    count: int = Field(2, ge=1, le=99)
+    seed: int = 0
+    augmentation: Augmentation = Augmentation()
+
+
+class Dataset(Settings):
+    """Contents of the reinforced dataset. By default, all teachers and captioners of the profile in their order."""
+
+    teachers: tuple[str, ...] | None = None
+    captioners: tuple[str, ...] | None = None
+    storage: Literal["pth.gz", "npz"] = "pth.gz"
+    images: bool = True

@@ -1,0 +1,25 @@
+"""The ``gate`` section of a profile."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mobileclip2.config.settings import Settings
+from mobileclip2.fingerprint import UNDECLARED
+
+
+class Gate(Settings):
+    """Settings of the quality gate: see :mod:`mobileclip2.evaluation.gate`."""
+
+    baseline: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """a student or teacher of the profile, a file or folder of results, or a git revision; None disables the gate"""
+    tolerance: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {"main_metric": 0.005}, min_length=1, json_schema_extra=UNDECLARED
+    )
+    """maximum relative drop of each metric; other metrics are not compared"""
+    sets: tuple[str, ...] | None = Field(None, json_schema_extra=UNDECLARED)
+    """evaluation sets and averages to compare; by default, all"""
+    confidence: float = Field(0.95, gt=0.5, lt=1, json_schema_extra=UNDECLARED)
+    """confidence level of a failure, over all comparisons together"""

@@ -1,0 +1,53 @@
+"""The base class and the names of all sections of a profile."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", value) or value in {"image", "text"}:
+        raise ValueError(
+            f"'{value}' is not a valid name: use lower-case letters, digits and '_'. "
+            "'image' and 'text' are reserved for embeddings"
+        )
+    return value
+
+
+def _set_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./-]*", value) or ".." in value:
+        raise ValueError(
+            f"'{value}' is not a valid name of an evaluation set: use letters, digits, '-', '_', '.' and '/'"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""name of an asset in the graph"""
+SetName = Annotated[str, AfterValidator(_set_name)]
+
+RENAMED_KEYS = {"licence": "license"}
+"""new key of each deprecated profile key"""
+
+
+class Settings(BaseModel):
+    """Base class of all sections. Unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_renamed_keys(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for old, new in RENAMED_KEYS.items():
+            if old in values and new in cls.model_fields:
+                if new in values:
+                    raise ValueError(f"'{old}' is the old name of '{new}'; give '{new}' alone")
+                warnings.warn(f"the profile key '{old}' is deprecated; write '{new}'", FutureWarning, stacklevel=2)
+                values = {(new if key == old else key): value for key, value in values.items()}
+        return values

@@ -1,0 +1,76 @@
+"""The ``studies`` section of a profile: ablations and searches for logit scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mobileclip2.config.settings import Name, Settings
+from mobileclip2.config.student import Loss, Student
+
+
+class Row(Settings):
+    """A row of a study: data and loss of its students."""
+
+    name: Name
+    data: Literal["reinforced", "raw"] = "reinforced"
+    loss: Loss = Loss()
+
+
+class Study(Settings):
+    """An ablation or a search for logit scales. Every row is trained with every seed.
+
+    The search trains a student with each teacher alone at each of its scales (Faghri et al. 2025).
+    """
+
+    name: Name
+    student: str
+    """name of the student that provides model and training settings"""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    evaluate_on: tuple[str, ...] = Field(min_length=1)
+    rows: tuple[Row, ...] = ()
+    scales: dict[str, tuple[Annotated[float, Field(ge=0.01, le=1000)], ...]] = Field(default_factory=dict)
+    """logit scales to try for each teacher"""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.rows) == bool(self.scales):
+            raise ValueError(f"study '{self.name}': give 'rows' or 'scales'")
+        for field, values in {"seeds": self.seeds, "rows": [row.name for row in self.rows], **self.scales}.items():
+            if len(set(values)) != len(values):
+                raise ValueError(f"study '{self.name}': {field} must be unique")
+        return self
+
+    def lines(self, base: Student, teachers: Sequence[str]) -> list[Row]:
+        """Return the rows, or one row for each teacher and scale."""
+        if self.rows:
+            return list(self.rows)
+        rows = []
+        for teacher, scales in self.scales.items():
+            for scale in scales:
+                alone = {other: scale if other == teacher else None for other in teachers}
+                loss = base.loss.model_copy(update={"logit_scales": alone})
+                rows.append(Row(name=scale_name(teacher, scale), data=base.data, loss=loss))
+        return rows
+
+    def trials(self, base: Student, teachers: Sequence[str]) -> dict[str, Student]:
+        """Return the student of every row and seed by its trial name."""
+        trials = {}
+        for row in self.lines(base, teachers):
+            for seed in self.seeds:
+                train = base.training.model_copy(update={"seed": seed})
+                changed = {"data": row.data, "loss": row.loss, "train": train, "evaluate_on": self.evaluate_on}
+                trials[trial_name(row.name, seed)] = base.model_copy(update=changed)
+        return trials
+
+
+def scale_name(teacher: str, scale: float) -> str:
+    """Return the row name of a teacher and logit scale."""
+    return f"{teacher}_{scale:g}".replace(".", "_")
+
+
+def trial_name(row: str, seed: int) -> str:
+    """Return the trial name of a row and seed."""
+    return f"{row}-seed{seed}"
