@@ -85,7 +85,7 @@ class Display:
         """Return the current asset, progress, activity and elapsed time as one line."""
         began = self.label_began if self.label else self.activity_began
         number = f"[{self.finished + 1}/{self.total}] " if self.label and self.total else ""
-        words = [self.label, self.step.to_line() if self.step else "", self.activity]
+        words = [self.label, str(self.step) if self.step else "", self.activity]
         return f"{number}{': '.join(filter(None, words))}, {self.clock() - began:.0f} s"
 
     def _line(self, text: str) -> None:

@@ -28,7 +28,7 @@ class Shared(LocalExecutor):
 def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
         local.get_context = lambda _: multiprocessing.get_context("fork")
-        local.LOOK_SECONDS = 0.2
+        local.POLL_SECONDS = 0.2
         return Shared(profile.compute.processes)
     from mobileclip2.executors import kubernetes
 

@@ -15,7 +15,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, ShardError, UserError
 from mobileclip2.executors import executor_of
-from mobileclip2.progress import Step
+from mobileclip2.executors.messages import StepReport, parse_output
 from pipelines.definitions import definitions
 from pipelines.run import materialize
 from tests.cluster import FakeCluster, Faults
@@ -413,7 +413,8 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     run.end()
     assert len(cluster.everything) == 4
     (log,) = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:3]]
-    first = next(step for step in map(Step.from_line, log.read_text().splitlines()) if step)
+    messages, _ = parse_output(log.read_text())
+    first = next(message.step for message in messages if isinstance(message, StepReport))
     print(
         f"a node lost at step {reached} of 60 or a little later, went on at {first.done}; {logs.total()} looks at logs"
     )
