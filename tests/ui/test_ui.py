@@ -12,7 +12,7 @@ import pytest
 
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from tests.ui.page import Page
 
 pytestmark = pytest.mark.ui
@@ -99,7 +99,7 @@ def test_the_graph_page_shows_every_asset_by_stage(page: Page, pipeline: Pipelin
 
 def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) -> None:
     asset = pipeline.graph["teacher_embeddings/wide/image"]
-    node = definitions(pipeline).resolve_asset_graph().get(dg.AssetKey(asset.key.split("/")))
+    node = definitions_of(pipeline.profile).resolve_asset_graph().get(dg.AssetKey(asset.key.split("/")))
     page.open(f"/assets/{asset.key}")
     page.click("//*[text()='Compute details']")
     page.see(asset.description, "Owners\nmobileclip2", f"Code version\n{asset.code_version}", '"view": 1')

@@ -16,7 +16,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, ShardError, UserError
 from mobileclip2.executors import executor_of
 from mobileclip2.executors.messages import StepReport, parse_output
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 from tests.cluster import FakeCluster, Faults
 from tests.mobileclip2.executors.gate import Gate, manifests, until
@@ -358,7 +358,7 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
     home = tmp_path / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        materialize(definitions(pipeline).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
+        materialize(definitions_of(pipeline.profile).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
         event = instance.get_latest_materialization_event(dg.AssetKey(ASSET.split("/")))
     assert event.asset_materialization.metadata["computed"].value == "view-0, view-1"
     assert stored(pipeline) == expected
