@@ -13,6 +13,7 @@ import pytest
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions_of
+from pipelines.graphql import Server
 from tests.ui.page import Page
 
 pytestmark = pytest.mark.ui
@@ -40,8 +41,15 @@ def button(text: str) -> str:
     return f"//button[normalize-space()='{text}']"
 
 
+def runs(page: Page) -> set[str]:
+    """The ids of all runs."""
+    answer = Server(page.url).ask("query Runs { runsOrError { ... on Runs { results { runId } } } }")
+    return {run["runId"] for run in answer["runsOrError"]["results"]}
+
+
 def materialize(page: Page, asset: str, group: str | None = None) -> None:
     """Clicks through 'Materialize' on an asset's page and waits until the run has succeeded."""
+    before = runs(page)
     page.open(f"/assets/{asset}")
     if group is None:
         page.click(button("Materialize"))
@@ -51,8 +59,9 @@ def materialize(page: Page, asset: str, group: str | None = None) -> None:
         page.click(f"//*[@role='menuitem']//*[@title='{group}']")
         page.see("1 partition")
         page.click(button("Launch 1 run"))
-    page.see("Launched run")
-    page.click("//*[self::a or self::button][normalize-space()='View']")
+    # the notice of a launched run can be gone before a slow page is read
+    (run,) = page.until(lambda: runs(page) - before, "a launched run")
+    page.open(f"/runs/{run}")
     page.see("Success", but_not="Failure")
 
 
