@@ -22,6 +22,7 @@ from pipelines.profiles import built_in, profile_path
 if TYPE_CHECKING:
     # `evaluate --dagster` runs where only Python is installed
     from mobileclip2.engine.pipeline import Pipeline
+    from pipelines.run import RunDisplay
 
 
 Action = Callable[[argparse.Namespace], int]
@@ -105,11 +106,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     from pipelines.supervise import supervise
 
-    return supervise(chosen.command, lambda: run_action(chosen))
+    return supervise(chosen.command, lambda display: run_action(chosen, display))
 
 
-def run_action(chosen: argparse.Namespace) -> int:
+def run_action(chosen: argparse.Namespace, display: RunDisplay | None = None) -> int:
     """Run the chosen command. Print a user error without a traceback."""
+    chosen.display = display
     try:
         status: int = chosen.action(chosen)
         return status
@@ -263,7 +265,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
     with doing("importing"):
         from pipelines.run import run
 
-    run(pipeline, chosen.assets)
+    run(pipeline, chosen.assets, chosen.display)
     ledger_line = update_ledger(pipeline, chosen.assets) if pipeline.profile.ledger else ""
     if not chosen.assets:
         report(pipeline, chosen.report)
@@ -297,7 +299,7 @@ def evaluate_student(chosen: argparse.Namespace) -> int:
     with doing("importing"):
         from pipelines.evaluate import evaluate
 
-    return evaluate(pipeline_of(chosen), chosen.student, chosen.baseline, chosen.markdown)
+    return evaluate(pipeline_of(chosen), chosen.student, chosen.baseline, chosen.markdown, chosen.display)
 
 
 def evaluate_on_server(chosen: argparse.Namespace) -> int:

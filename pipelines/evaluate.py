@@ -13,7 +13,7 @@ from mobileclip2.names import did_you_mean
 from mobileclip2.report.comparison import as_markdown, published_like
 from mobileclip2.stages.stored_results import baseline_results, stored_results
 from mobileclip2.store.storage import atomic_path
-from pipelines.run import run
+from pipelines.run import RunDisplay, run
 
 PASSED, FAILED = 0, 3
 """exit statuses of the gate; 1 is a user error, 2 a usage error"""
@@ -28,13 +28,15 @@ class GateResult:
     failed: bool
 
 
-def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None) -> int:
+def evaluate(
+    pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None, display: RunDisplay | None = None
+) -> int:
     """Materialize the evaluations of a model and its baseline, print the comparison, and return the exit status.
 
     Raises:
         UserError: The evaluation failed, or the baseline has no comparable results.
     """
-    result = apply_gate(pipeline, model, baseline, lambda keys: run(pipeline, keys))
+    result = apply_gate(pipeline, model, baseline, lambda keys: run(pipeline, keys, display))
     print(result.table, end="")
     if markdown:
         with atomic_path(markdown) as temporary:
