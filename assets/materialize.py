@@ -41,7 +41,7 @@ def define(
     check_name: str = "",
 ) -> dg.AssetsDefinition:
     """Define a Dagster asset that computes the missing slices of ``asset`` and reports its data version."""
-    key = dg.AssetKey(asset.key.split("/"))
+    key = dg.AssetKey(asset.key.path)
     partitions = partitions_of(profile, asset)
 
     @dg.asset(
@@ -53,7 +53,7 @@ def define(
         metadata={"declared": {name: slice_.declared for name, slice_ in asset.parts.items()}},
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
-        deps=[dg.AssetKey(upstream.split("/")) for upstream in asset.upstream],
+        deps=[dg.AssetKey(upstream.path) for upstream in asset.upstream],
         partitions_def=partitions,
         # one run for each partition: Dagster gives all partitions of a run the same data version
         backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,

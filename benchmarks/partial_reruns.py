@@ -243,7 +243,7 @@ def apply(change: Change, folder: Path) -> tuple[set[Pair], set[Pair], int]:
         profile.write_text(before)
     with raised(change.code):
         pipeline = Pipeline(load(profile))
-        planned = set(plan(pipeline).pairs)
+        planned: set[Pair] = set(plan(pipeline).pairs)
         computed = compute(pipeline)
         return planned, computed, len(plan(pipeline).items)
 

@@ -21,6 +21,7 @@ from pipelines.profiles import built_in, profile_path
 
 if TYPE_CHECKING:
     # `evaluate --dagster` runs where only Python is installed
+    from mobileclip2.asset_key import AssetKey
     from mobileclip2.engine.pipeline import Pipeline
     from pipelines.run import RunDisplay
 
@@ -37,7 +38,7 @@ class Argument:
     options: dict[str, Any]
     """keyword arguments of argparse's ``add_argument``"""
     assets: str | None = None
-    """prefix of the asset keys that complete the argument"""
+    """stage of the asset keys that complete the argument; empty for all stages"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ ASSETS = argument(
     help="only these and their upstream assets, such as student/reinforced, or its last part if it is unique",
 )
 REPORT = argument("--report", type=Path, help="path of the report; by default report[-STUDENT].html")
-STUDENT = {"assets": "student/", "help": "such as student/reinforced or reinforced"}
+STUDENT = {"assets": "student", "help": "such as student/reinforced or reinforced"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -171,15 +172,15 @@ def complete_profiles(prefix: str, **_: Any) -> list[str]:
 class Completer:
     """Completes assets of the profile on the command line."""
 
-    key_prefix: str
+    stage: str
 
     def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
         """Return the matching asset keys, or none if the profile has an error."""
         try:
-            keys = pipeline_of(parsed_args).graph
+            graph = pipeline_of(parsed_args).graph
         except UserError:
             return []
-        return [key for key in keys if key.startswith(self.key_prefix)]
+        return [asset.key for asset in graph.values() if self.stage in ("", asset.stage)]
 
 
 def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
@@ -193,9 +194,10 @@ def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
         return Pipeline(load(path))
 
 
-def student_of(pipeline: Pipeline, name: str) -> str:
+def student_of(pipeline: Pipeline, name: str) -> AssetKey:
     """Return the key of a student."""
-    return find(name, [key for key in pipeline.graph if key.startswith("student/")], "student")
+    keys = [asset.key for asset in pipeline.graph.values() if asset.stage == "student"]
+    return pipeline.graph[find(name, keys, "student")].key
 
 
 def terminal_width() -> int:
@@ -276,7 +278,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
 @command(
     "evaluate",
     "compare a student with a baseline and the published models; fails if it is worse",
-    argument("--student", required=True, assets="student/", help="student or teacher to evaluate"),
+    argument("--student", required=True, assets="student", help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
     argument("--markdown", type=Path, help="also write the table to this file"),
     argument("--dagster", metavar="ADDRESS", help="evaluate on this Dagster server, with the server's profile"),
@@ -347,7 +349,7 @@ def show_latency(chosen: argparse.Namespace) -> int:
     with doing("importing"):
         from pipelines.student import latency
 
-    return latency(pipeline, student.removeprefix("student/"), as_json=chosen.json)
+    return latency(pipeline, student.name, as_json=chosen.json)
 
 
 @command(
@@ -419,7 +421,7 @@ def write_ledger(chosen: argparse.Namespace) -> int:
 @command(
     "report",
     "write the HTML report of the materialized assets, or of one student, and print the results",
-    argument("student", nargs="?", assets="student/", help="write the report of this student"),
+    argument("student", nargs="?", assets="student", help="write the report of this student"),
     REPORT,
     examples=("report", "report reinforced --report reinforced.html"),
 )
@@ -429,7 +431,7 @@ def write_report(chosen: argparse.Namespace) -> int:
     if not chosen.student:
         return report(pipeline, chosen.report)
 
-    student = student_of(pipeline, chosen.student).removeprefix("student/")
+    student = student_of(pipeline, chosen.student).name
     with doing("importing"):
         from pipelines.student import student_report
 

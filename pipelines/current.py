@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan, rows
 from mobileclip2.errors import UserError
@@ -23,10 +24,10 @@ def current(loaded: Pipeline) -> dg.AssetChecksDefinition:
     specs = [
         dg.AssetCheckSpec(
             CHECK,
-            asset=key.split("/"),
+            asset=asset.key.path,
             description="Every slice of every group is stored and was computed from the present profile, code and inputs.",
         )
-        for key in loaded.graph
+        for asset in loaded.graph.values()
     ]
 
     @dg.multi_asset_check(name=CHECK, specs=specs, can_subset=True)
@@ -40,19 +41,19 @@ def current(loaded: Pipeline) -> dg.AssetChecksDefinition:
             raise dg.Failure(str(error), allow_retries=False) from None
         for key, verdict in results.items():
             if key in selected:
-                yield dg.AssetCheckResult(asset_key=key.split("/"), check_name=CHECK, **verdict)
+                yield dg.AssetCheckResult(asset_key=key.path, check_name=CHECK, **verdict)
 
     return check
 
 
-def verdicts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+def verdicts(pipeline: Pipeline) -> dict[AssetKey, dict[str, Any]]:
     """Return the check's result for each asset, as arguments of ``AssetCheckResult`` or ``AssetCheckEvaluation``.
 
     Raises:
         UserError: An external input is missing, or the store cannot be read.
     """
-    missing: dict[str, list[dg.TableRecord]] = {}
-    texts: dict[str, list[str]] = {}
+    missing: dict[AssetKey, list[dg.TableRecord]] = {}
+    texts: dict[AssetKey, list[str]] = {}
     for row in rows(plan(pipeline)):
         groups, slices = groups_and_slices(row)
         missing.setdefault(row.asset, []).append(
@@ -66,7 +67,7 @@ def verdicts(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
             "description": f"to be computed: {_shortened(texts[key])}" if key in missing else "current",
             "metadata": {"missing": dg.MetadataValue.table(missing[key], COLUMNS)} if key in missing else {},
         }
-        for key in pipeline.graph
+        for key in (asset.key for asset in pipeline.graph.values())
     }
 
 
@@ -86,7 +87,7 @@ def changed_evaluations(pipeline: Pipeline, dagster: dg.DagsterInstance) -> list
     for key, verdict in verdicts(pipeline).items():
         # the UI compares times, and a check's time has whole seconds: it shows no evaluation without a target
         now = dg.AssetCheckEvaluation(
-            dg.AssetKey(key.split("/")), CHECK, **verdict, target_materialization_data=latest.get(key)
+            dg.AssetKey(key.path), CHECK, **verdict, target_materialization_data=latest.get(key)
         )
         last = dagster.get_latest_asset_check_evaluation_record(now.asset_check_key)
         if last is None or _identity(last.evaluation) != _identity(now):
@@ -98,7 +99,7 @@ def _latest_materializations(
     pipeline: Pipeline, dagster: dg.DagsterInstance
 ) -> dict[str, AssetCheckEvaluationTargetMaterializationData]:
     latest = {}
-    for record in dagster.get_asset_records([dg.AssetKey(key.split("/")) for key in pipeline.graph]):
+    for record in dagster.get_asset_records([dg.AssetKey(asset.key.path) for asset in pipeline.graph.values()]):
         last = record.asset_entry.last_materialization_record
         if last:
             latest[record.asset_entry.asset_key.to_user_string()] = AssetCheckEvaluationTargetMaterializationData(

@@ -11,6 +11,7 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.progress import Step
 
 LINE_SECONDS = 20.0
@@ -144,6 +145,6 @@ class Clock(ProgressColumn):
         return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.elapsed")
 
 
-def label_of(asset: str, group: str | None) -> str:
+def label_of(asset: AssetKey, group: str | None) -> str:
     """Return the label of an asset and group in messages: ``student/x [g00]``."""
-    return f"{asset}{f' [{group}]' if group else ''}"
+    return str(Partition(asset, group))

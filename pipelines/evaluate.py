@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.gate import compare
@@ -52,7 +53,7 @@ def apply_gate(
     Raises:
         UserError: As :func:`evaluate`, or raised by ``materialize``.
     """
-    known = [name.partition("/")[2] for name in pipeline.graph if name.startswith("evaluation/")]
+    known = [asset.name for asset in pipeline.graph.values() if asset.stage == "evaluation"]
     model = model_name(model)
     if model not in known:
         near = did_you_mean(model, known) or f"; the profile evaluates {', '.join(known) or 'nothing'}"
@@ -76,5 +77,7 @@ def apply_gate(
 
 def model_name(key: str) -> str:
     """Return the model's name: ``x`` for ``student/x``, ``teacher/x`` and ``evaluation/x``."""
-    stage, _, name = key.partition("/")
-    return name if stage in {"student", "teacher", "evaluation"} else key
+    match AssetKey(key).path:
+        case ("student" | "teacher" | "evaluation", name):
+            return name
+    return key

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.fingerprint import fingerprint
@@ -37,7 +38,7 @@ ATTEMPT_TAG = "mobileclip2/attempt"
 class Ready:
     """An asset and group that has missing slices and whose inputs are all stored."""
 
-    asset: str
+    asset: AssetKey
     group: str | None
     fingerprint: str
     """of all its slices, so that it stays the same when some of them have been computed"""
@@ -154,7 +155,7 @@ def _runs_by_fingerprint(dagster: dg.DagsterInstance, candidates: list[Ready]) -
 def _request(each: Ready, attempt: int, earlier: int) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{each.label} {each.fingerprint} {earlier + 1}",
-        asset_selection=[dg.AssetKey(each.asset.split("/"))],
+        asset_selection=[dg.AssetKey(each.asset.path)],
         partition_key=each.group,
         tags={
             FINGERPRINT_TAG: each.fingerprint,

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.cost import Cost
 from mobileclip2.engine.gc import Stored
 from mobileclip2.engine.graph import DEFAULT_SLICE
@@ -102,9 +103,9 @@ def plan_as_json(plan: Plan) -> str:
 def lineage_as_tree(lineage: Lineage, *, width: int) -> str:
     """Format a lineage as a tree from the asset down to shards and weights. A repeated branch is shown once."""
     assets = branches(lineage)
-    shown: set[str] = set()
+    shown: set[AssetKey] = set()
 
-    def add(tree: Tree, key: str) -> None:
+    def add(tree: Tree, key: AssetKey) -> None:
         asset = assets[key]
         label = Text(key, style="bold").append(f"  {_hashes(asset['fingerprints'])}", style="dim")
         if key in shown:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
@@ -42,7 +43,7 @@ DEFAULT_SLICE = "whole"
 class Input:
     """An upstream asset. If both assets are grouped, it is read for the same group only; otherwise for all its groups."""
 
-    asset: str
+    asset: AssetKey
     part: str | None = None
     """name of the part to read; None reads every part"""
 
@@ -61,7 +62,7 @@ class Slice:
 class Asset:
     """One Dagster asset with its parts."""
 
-    key: str
+    key: AssetKey
     grouped: bool
     parts: dict[str, Slice]
     description: str
@@ -77,13 +78,13 @@ class Asset:
 
     @property
     def stage(self) -> str:
-        """Return the first component of the key, for example ``teacher``."""
-        return self.key.partition("/")[0]
+        """Return the stage that computes the asset, for example ``teacher``."""
+        return self.key.stage
 
     @property
     def name(self) -> str:
-        """Return the second component of the key, for example the name of the teacher; empty for shared assets."""
-        return self.key.partition("/")[2].partition("/")[0]
+        """Return the name of the teacher, captioner, student, study or set; empty for shared assets."""
+        return self.key.name
 
     @property
     def trains(self) -> bool:
@@ -96,7 +97,7 @@ class Asset:
         return CODE_VERSIONS[self.stage]
 
     @property
-    def upstream(self) -> list[str]:
+    def upstream(self) -> list[AssetKey]:
         """Return the keys of the assets that it reads, without duplicates."""
         return list(dict.fromkeys(source.asset for part in self.parts.values() for source in part.inputs.values()))
 
@@ -118,37 +119,49 @@ def build_graph(profile: Profile) -> Graph:
     return {asset.key: asset for asset in assets}
 
 
-def _single(key: str, description: str, part: Slice, *, grouped: bool = False) -> Asset:
-    return Asset(key, grouped, {part.name: part}, description)
+def captions_role(captioner: str) -> str:
+    """Return the role in which the reinforced dataset reads the captions of a captioner."""
+    return f"captions/{captioner}"
+
+
+def embeddings_role(teacher: str, kind: str) -> str:
+    """Return the role in which the reinforced dataset reads a kind of embeddings of a teacher."""
+    return f"embeddings/{teacher}/{kind}"
+
+
+RAW_SHARDS = AssetKey.of("raw_shards")
+AUGMENTATIONS = AssetKey.of("augmentations")
+REINFORCED_DATASET = AssetKey.of("reinforced_dataset")
+
+
+def _asset(
+    key: AssetKey, description: str, parts: Sequence[Slice], *, grouped: bool = False, by_part: bool = False
+) -> Asset:
+    return Asset(key, grouped, {part.name: part for part in parts}, description, by_part)
 
 
 def _shards(profile: Profile) -> Iterator[Asset]:
     filters = declared(profile.filters)
-    yield _single(
-        "raw_shards",
+    yield _asset(
+        RAW_SHARDS,
         "Image-text pairs of the source shards. Every pair is decoded and checked; a sidecar lists the bad ones.",
-        Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": GroupShards()}),
+        [Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": GroupShards()})],
         grouped=True,
     )
     views = profile.views
-    yield Asset(
-        "augmentations",
-        True,
-        {
-            f"view-{view}": Slice(
-                f"view-{view}",
-                {"augmentation": declared(views.augmentation), "seed": views.seed, "view": view},
-                {"raw_shards": Input("raw_shards")},
-            )
-            for view in range(views.count)
-        },
+    raw = {"raw_shards": Input(RAW_SHARDS)}
+    augmentation = {"augmentation": declared(views.augmentation), "seed": views.seed}
+    yield _asset(
+        AUGMENTATIONS,
         "Crop and RandAugment parameters of every view of every image. All teachers and students use the same ones.",
+        [Slice(f"view-{view}", {**augmentation, "view": view}, raw) for view in range(views.count)],
+        grouped=True,
     )
     for corpus in profile.caption_corpora:
-        yield _single(
-            f"caption_corpus/{corpus.name}",
+        yield _asset(
+            AssetKey.of("caption_corpus", corpus.name),
             "A small clean image-caption set on which captioners are fine-tuned.",
-            Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)}),
+            [Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)})],
         )
 
 
@@ -158,30 +171,29 @@ def _model_externals(model: Model | None) -> dict[str, External]:
 
 def _captioners(profile: Profile) -> Iterator[Asset]:
     for captioner in profile.captioners:
-        yield _captioner(captioner)
+        model = _captioner(captioner)
+        yield model
         if captioner.name not in profile.dataset_captioners:
             continue
-        yield Asset(
-            f"synthetic_captions/{captioner.name}",
-            True,
-            {
-                f"caption-{index}": Slice(
-                    f"caption-{index}",
-                    {"generation": declared(captioner.generation), "caption": index},
-                    {"captioner": Input(f"captioner/{captioner.name}"), "raw_shards": Input("raw_shards")},
-                )
-                for index in range(captioner.captions)
-            },
+        generation = {"generation": declared(captioner.generation)}
+        inputs = {"captioner": Input(model.key), "raw_shards": Input(RAW_SHARDS)}
+        yield _asset(
+            AssetKey.of("synthetic_captions", captioner.name),
             f"Captions that {captioner.name} writes for every image by nucleus sampling.",
+            [
+                Slice(f"caption-{index}", {**generation, "caption": index}, inputs)
+                for index in range(captioner.captions)
+            ],
+            grouped=True,
         )
 
 
 def _captioner(captioner: Captioner) -> Asset:
     inputs, externals = {}, _model_externals(captioner.model)
     if captioner.base:
-        inputs["base"] = Input(f"captioner/{captioner.base}")
+        inputs["base"] = Input(AssetKey.of("captioner", captioner.base))
     if captioner.train_on:
-        inputs["data"] = Input(captioner.train_on)
+        inputs["data"] = Input(AssetKey(captioner.train_on))
     if captioner.trunk_weights:
         externals["trunk"] = Pinned(captioner.trunk_weights)
     fields = {
@@ -189,60 +201,50 @@ def _captioner(captioner: Captioner) -> Asset:
         "small": declared(captioner.small),
         "train": declared(captioner.train),
     }
-    return _single(
-        f"captioner/{captioner.name}",
-        f"A CoCa captioner{f' that starts from {captioner.base}' if captioner.base else ''}"
-        + (
-            f", trained on {captioner.train_on} with the contrastive and the caption loss."
-            if captioner.train_on
-            else "."
-        ),
-        Slice(DEFAULT_SLICE, fields, inputs, externals),
+    base = f" that starts from {captioner.base}" if captioner.base else ""
+    training = f", trained on {captioner.train_on} with the contrastive and the caption loss"
+    return _asset(
+        AssetKey.of("captioner", captioner.name),
+        f"A CoCa captioner{base}{training if captioner.train_on else ''}.",
+        [Slice(DEFAULT_SLICE, fields, inputs, externals)],
     )
 
 
 def _teachers(profile: Profile) -> Iterator[Asset]:
     for teacher in profile.teachers:
-        yield _teacher(teacher)
-        embeddings = f"teacher_embeddings/{teacher.name}"
-        model = {"teacher": Input(f"teacher/{teacher.name}")}
-        yield Asset(
-            f"{embeddings}/image",
-            True,
-            {
-                # declared because empty groups have equal views, and their embeddings still need different fingerprints
-                f"view-{view}": Slice(
-                    f"view-{view}",
-                    {"view": view},
-                    {
-                        **model,
-                        "raw_shards": Input("raw_shards"),
-                        "view": Input("augmentations", f"view-{view}"),
-                    },
-                )
-                for view in range(profile.views.count)
-            },
-            f"{teacher.name}'s normalized bf16 embeddings of every stored view, at its own input size.",
-        )
-        yield _single(
-            f"{embeddings}/text",
-            f"{teacher.name}'s normalized bf16 embeddings of the real captions.",
-            Slice(DEFAULT_SLICE, {}, {**model, "texts": Input("raw_shards")}),
+        asset = _teacher(teacher)
+        yield asset
+        model = {"teacher": Input(asset.key)}
+        embeddings = f"{teacher.name}'s normalized bf16 embeddings of"
+        image = {**model, "raw_shards": Input(RAW_SHARDS)}
+        yield _asset(
+            AssetKey.of("teacher_embeddings", teacher.name, "image"),
+            f"{embeddings} every stored view, at its own input size.",
+            [
+                # the number is declared because empty groups have equal views, and their embeddings need other fingerprints
+                Slice(name, {"view": view}, {**image, "view": Input(AUGMENTATIONS, name)})
+                for view, name in ((view, f"view-{view}") for view in range(profile.views.count))
+            ],
             grouped=True,
         )
-        for name in profile.dataset_captioners:
-            yield Asset(
-                f"{embeddings}/{name}",
-                True,
-                {
-                    f"caption-{index}": Slice(
-                        f"caption-{index}",
-                        {"caption": index},
-                        {**model, "texts": Input(f"synthetic_captions/{name}", f"caption-{index}")},
+        yield _asset(
+            AssetKey.of("teacher_embeddings", teacher.name, "text"),
+            f"{embeddings} the real captions.",
+            [Slice(DEFAULT_SLICE, {}, {**model, "texts": Input(RAW_SHARDS)})],
+            grouped=True,
+        )
+        for captioner in profile.dataset_captioners:
+            captions = AssetKey.of("synthetic_captions", captioner)
+            yield _asset(
+                AssetKey.of("teacher_embeddings", teacher.name, captioner),
+                f"{embeddings} the captions that {captioner} wrote.",
+                [
+                    Slice(name, {"caption": index}, {**model, "texts": Input(captions, name)})
+                    for index, name in (
+                        (index, f"caption-{index}") for index in range(profile.captioner(captioner).captions)
                     )
-                    for index in range(profile.captioner(name).captions)
-                },
-                f"{teacher.name}'s normalized bf16 embeddings of the captions that {name} wrote.",
+                ],
+                grouped=True,
             )
 
 
@@ -257,35 +259,35 @@ def _teacher(teacher: Teacher) -> Asset:
         }
         if path := teacher.locked.text_weights.path:
             externals["text_config"] = Folder(str(PurePosixPath(path).parent), "/*.json")
-        inputs = {f"data-{number}": Input(source) for number, source in enumerate(teacher.locked.train_on)}
-    return _single(
-        f"teacher/{teacher.name}",
+        inputs = {f"data-{number}": Input(AssetKey(key)) for number, key in enumerate(teacher.locked.train_on)}
+    return _asset(
+        AssetKey.of("teacher", teacher.name),
         "Frozen pretrained towers with two projections that this asset trains."
         if teacher.locked
         else "A teacher with pretrained weights, pinned by their hash.",
-        Slice(DEFAULT_SLICE, fields, inputs, externals),
+        [Slice(DEFAULT_SLICE, fields, inputs, externals)],
     )
 
 
 def _dataset(profile: Profile) -> Iterator[Asset]:
     if not profile.dataset_teachers:
         return
-    inputs = {"raw_shards": Input("raw_shards"), "augmentations": Input("augmentations")}
+    inputs = {"raw_shards": Input(RAW_SHARDS), "augmentations": Input(AUGMENTATIONS)}
     for captioner in profile.dataset_captioners:
-        inputs[f"captions/{captioner}"] = Input(f"synthetic_captions/{captioner}")
+        inputs[captions_role(captioner)] = Input(AssetKey.of("synthetic_captions", captioner))
     for teacher in profile.dataset_teachers:
         for kind in ("image", "text", *profile.dataset_captioners):
-            inputs[f"embeddings/{teacher}/{kind}"] = Input(f"teacher_embeddings/{teacher}/{kind}")
+            inputs[embeddings_role(teacher, kind)] = Input(AssetKey.of("teacher_embeddings", teacher, kind))
     fields = {
         "teachers": list(profile.dataset_teachers),
         "captioners": list(profile.dataset_captioners),
         "storage": profile.dataset.storage,
         "images": profile.dataset.images,
     }
-    yield _single(
-        "reinforced_dataset",
+    yield _asset(
+        REINFORCED_DATASET,
         "Images, captions, view parameters and all embeddings, joined by sample key into DR WebDataset tars.",
-        Slice(DEFAULT_SLICE, fields, inputs),
+        [Slice(DEFAULT_SLICE, fields, inputs)],
         grouped=True,
     )
 
@@ -293,30 +295,27 @@ def _dataset(profile: Profile) -> Iterator[Asset]:
 def _students(profile: Profile) -> Iterator[Asset]:
     for student in profile.students:
         yield _student(profile, student)
-    models = [f"student/{s.name}" for s in profile.students] + [f"teacher/{t.name}" for t in profile.teachers]
-    for model in models if profile.evaluation else []:
-        yield Asset(
-            f"evaluation/{model.partition('/')[2]}",
-            False,
-            {
-                source.name: Slice(
-                    source.name, {"set": source.name}, {"model": Input(model)}, {"set": Folder(source.url)}
-                )
-                for source in profile.evaluation
-            },
+    students = [AssetKey.of("student", student.name) for student in profile.students]
+    teachers = [AssetKey.of("teacher", teacher.name) for teacher in profile.teachers]
+    for model in [*students, *teachers] if profile.evaluation else []:
+        yield _asset(
+            AssetKey.of("evaluation", model.name),
             f"Zero-shot classification and retrieval of {model} in the DataComp result format.",
+            [
+                Slice(source.name, {"set": source.name}, {"model": Input(model)}, {"set": Folder(source.url)})
+                for source in profile.evaluation
+            ],
             by_part=True,
         )
 
 
 def _studies(profile: Profile) -> Iterator[Asset]:
     for study in profile.studies:
-        yield Asset(
-            f"study/{study.name}",
-            False,
-            {name: _student_part(profile, student, name) for name, student in profile.trials(study).items()},
+        yield _asset(
+            AssetKey.of("study", study.name),
             f"Variants of {study.student}, each trained with every seed and evaluated on "
             f"{' and '.join(study.evaluate_on)}.",
+            [_student_part(profile, student, name) for name, student in profile.trials(study).items()],
             by_part=True,
         )
 
@@ -324,18 +323,14 @@ def _studies(profile: Profile) -> Iterator[Asset]:
 def _student(profile: Profile, student: Student) -> Asset:
     if student.between:
         return _wise_ft(profile, student.name, student.between)
-    if not student.train:
-        return _single(
-            f"student/{student.name}",
-            "A small image-text model with pretrained weights.",
-            Slice(DEFAULT_SLICE, {"model": declared(student.model)}, externals=_model_externals(student.model)),
-        )
-    return _single(
-        f"student/{student.name}",
-        "A small image-text model, "
-        + ("trained on the raw pairs." if student.data == "raw" else "distilled from the reinforced dataset."),
-        _student_part(profile, student, DEFAULT_SLICE),
-    )
+    if student.train:
+        part = _student_part(profile, student, DEFAULT_SLICE)
+        origin = "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
+        description = f"A small image-text model, {origin}."
+    else:
+        part = Slice(DEFAULT_SLICE, {"model": declared(student.model)}, externals=_model_externals(student.model))
+        description = "A small image-text model with pretrained weights."
+    return _asset(AssetKey.of("student", student.name), description, [part])
 
 
 def _student_part(profile: Profile, student: Student, name: str) -> Slice:
@@ -344,18 +339,18 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
         "data": student.data,
         "train": declared(student.train),
     }
-    inputs = {"base": Input(f"student/{student.base}")} if student.base else {}
+    inputs = {"base": Input(AssetKey.of("student", student.base))} if student.base else {}
     if student.data == "raw":
         fields["augmentation"] = declared(profile.views.augmentation)
-        inputs["data"] = Input("raw_shards")
+        inputs["data"] = Input(RAW_SHARDS)
     else:
         fields["loss"] = declared(student.loss)
         fields["loss"]["captioners"] = _chosen_names(student.loss.captioners, profile.dataset_captioners)
         del fields["loss"]["logit_scales"]  # replaced by the resolved scale of every teacher
         fields["logit_scales"] = profile.logit_scales(student)
-        inputs["data"] = Input("reinforced_dataset")
+        inputs["data"] = Input(REINFORCED_DATASET)
         if not profile.dataset.images:
-            inputs["raw_shards"] = Input("raw_shards")
+            inputs["raw_shards"] = Input(RAW_SHARDS)
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
     return Slice(name, fields, inputs, externals)
 
@@ -368,17 +363,17 @@ def _chosen_names(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] 
 def _wise_ft(profile: Profile, name: str, wise_ft: WiseFT) -> Asset:
     end = profile.student(wise_ft.to)
     fields: dict[str, Any] = {"weights": list(wise_ft.weights), "pick": declared(wise_ft.pick)}
-    inputs = {"end": Input(f"student/{end.name}")}
+    inputs = {"end": Input(AssetKey.of("student", end.name))}
     externals = _curve_sets(profile, wise_ft.pick.sets)
     if end.base:
-        inputs["start"] = Input(f"student/{end.base}")
+        inputs["start"] = Input(AssetKey.of("student", end.base))
     else:
         fields["start"] = declared(end.model)
         externals |= _model_externals(end.model)
-    return _single(
-        f"student/{name}",
+    return _asset(
+        AssetKey.of("student", name),
         f"Weights interpolated between {end.base or 'the pretrained ones'} and {end.name}, picked by the rule of the profile.",
-        Slice(DEFAULT_SLICE, fields, inputs, externals),
+        [Slice(DEFAULT_SLICE, fields, inputs, externals)],
     )
 
 

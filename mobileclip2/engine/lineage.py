@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mobileclip2.asset_key import AssetKey, SliceKey
 from mobileclip2.errors import UserError
 
 LINEAGE = "lineage.json"
@@ -19,7 +20,7 @@ class Node(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    asset: str
+    asset: AssetKey
     part: str
     group: str | None
     fingerprint: str
@@ -31,8 +32,8 @@ class Node(BaseModel):
 
     @property
     def id(self) -> str:
-        """Return the :func:`node_id`."""
-        return node_id(self.asset, self.part, self.group)
+        """Return ``<asset>:<part>``, with ``@<group>`` for a grouped asset."""
+        return str(SliceKey(self.asset, self.part, self.group))
 
 
 class Lineage(BaseModel):
@@ -40,18 +41,13 @@ class Lineage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    asset: str
+    asset: AssetKey
     """key of the asset whose lineage this is"""
     nodes: dict[str, Node]
 
     def to_bytes(self) -> bytes:
         """Serialize the lineage as JSON."""
         return (json.dumps(self.model_dump(), indent=1) + "\n").encode()
-
-
-def node_id(asset: str, part: str, group: str | None) -> str:
-    """Return ``<asset>:<part>``, with ``@<group>`` for a grouped asset."""
-    return f"{asset}:{part}" + (f"@{group}" if group else "")
 
 
 def read_lineage(path: Path) -> Lineage:
@@ -68,9 +64,9 @@ def read_lineage(path: Path) -> Lineage:
         raise UserError(f"{path}: not a lineage file; pass the {LINEAGE} beside a checkpoint") from None
 
 
-def branches(found: Lineage) -> dict[str, dict[str, Any]]:
+def branches(found: Lineage) -> dict[AssetKey, dict[str, Any]]:
     """Merge the nodes of each asset: ``{"made_from": [assets], "outside": {input: hashes}, "fingerprints": [...]}``."""
-    assets: dict[str, dict[str, Any]] = {}
+    assets: dict[AssetKey, dict[str, Any]] = {}
     for node in found.nodes.values():
         asset = assets.setdefault(node.asset, {"made_from": [], "outside": {}, "fingerprints": []})
         asset["fingerprints"].append(node.fingerprint)

@@ -12,8 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mobileclip2.asset_key import AssetKey, Partition, SliceKey
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset, Graph, Input, Slice, build_graph
+from mobileclip2.engine.graph import Asset, Graph, Slice, build_graph
 from mobileclip2.engine.source_inventory import Shard, SourceInventory
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
@@ -77,6 +78,25 @@ class Artifact:
         return path
 
 
+@dataclass(frozen=True)
+class Source:
+    """One output, finished or missing, that a part reads."""
+
+    role: str
+    name: str
+    """name in the manifest: the role, followed by the part and group where several outputs share the role"""
+    asset: Asset
+    part: Slice
+    group: str | None
+    summary: ManifestSummary | None
+    """None if the output is missing"""
+
+    @property
+    def key(self) -> SliceKey:
+        """Return the identity of the output."""
+        return SliceKey(self.asset.key, self.part.name, self.group)
+
+
 @dataclass
 class Task:
     """One missing part of an asset for one group, with its declared fields, its inputs and its output folder."""
@@ -88,6 +108,11 @@ class Task:
     output: ArtifactFolder
     inputs: dict[str, list[Artifact]]
     versions: dict[str, str]
+
+    @property
+    def key(self) -> SliceKey:
+        """Return the identity of the part."""
+        return SliceKey(self.asset.key, self.part.name, self.group)
 
     def only(self, role: str) -> Artifact:
         """Return the output of a role that has exactly one."""
@@ -231,9 +256,9 @@ class Pipeline:
         self.compute: Executor = compute or InProcessExecutor()
         self.graph: Graph = build_graph(profile)
         self.contents = SourceInventory(profile, lambda: self.storage)
-        self.damaged: dict[tuple[str, str, str | None], str] = {}
-        """(asset, part, group) -> description of the damage; a damaged part counts as missing"""
-        self._current: dict[tuple[str, str, str | None], ManifestSummary | None] = {}
+        self.damaged: dict[SliceKey, str] = {}
+        """descriptions of the damage; a damaged part counts as missing"""
+        self._current: dict[SliceKey, ManifestSummary | None] = {}
         self.summaries = ManifestCache()
 
     @cached_property
@@ -269,33 +294,29 @@ class Pipeline:
         self.summaries = ManifestCache(every_byte=every_byte)
         self.contents = SourceInventory(self.profile, lambda: self.storage)
 
-    def sources(
-        self, asset: Asset, group: str | None, role: str, source: Input
-    ) -> Iterator[tuple[str, Asset, ManifestSummary | None, str | None]]:
-        """Yield (input name, upstream asset, manifest summary, group) of each output that a role reads.
-
-        The input name is the role, followed by the part and group where several outputs share the role.
-        """
-        upstream = self.graph[source.asset]
-        names = [source.part] if source.part else list(upstream.parts)
-        groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
-        for upstream_group in groups:
-            for name in names:
-                components = [role, name if len(names) > 1 else "", upstream_group if len(groups) > 1 else ""]
-                head = self.head(upstream, upstream.parts[name], upstream_group)
-                yield "/".join(filter(None, components)), upstream, head, upstream_group
+    def sources(self, asset: Asset, part: Slice, group: str | None) -> Iterator[Source]:
+        """Yield the outputs that a part reads for a group, in the order of its roles."""
+        for role, source in part.inputs.items():
+            upstream = self.graph[source.asset]
+            names = [source.part] if source.part else list(upstream.parts)
+            groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
+            for each in groups:
+                for name in names:
+                    components = [role, name if len(names) > 1 else "", each if len(groups) > 1 else ""]
+                    input_name = "/".join(filter(None, components))
+                    read = upstream.parts[name]
+                    yield Source(role, input_name, upstream, read, each, self.head(upstream, read, each))
 
     def task_for(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
         """Return the task that computes a part, or None while an input is missing."""
-        inputs: dict[str, list[Artifact]] = {}
+        inputs: dict[str, list[Artifact]] = {role: [] for role in part.inputs}
         versions: dict[str, str] = {}
-        for role, source in part.inputs.items():
-            inputs[role] = []
-            for input_name, upstream, head, upstream_group in self.sources(asset, group, role, source):
-                if head is None:
-                    return None
-                inputs[role].append(Artifact(head, self._output(upstream, head.fingerprint, upstream_group)))
-                versions[input_name] = head.data_version
+        for source in self.sources(asset, part, group):
+            if source.summary is None:
+                return None
+            output = self._output(source.asset, source.summary.fingerprint, source.group)
+            inputs[source.role].append(Artifact(source.summary, output))
+            versions[source.name] = source.summary.data_version
         for role, external in part.externals.items():
             versions[role] = self.contents.digest(external, group)
         identity = identify(asset.key, asset.code_version, part.declared, versions)
@@ -310,19 +331,18 @@ class Pipeline:
         The profile, the code version and the inputs determine its fingerprint. Damaged outputs count as missing;
         :attr:`damaged` describes them.
         """
-        key = (asset.key, part.name, group)
+        key = SliceKey(asset.key, part.name, group)
         if key not in self._current:
             task = self.task_for(asset, part, group)
             self._current[key] = self._read_summary(task) if task else None
         return self._current[key]
 
     def _read_summary(self, task: Task) -> ManifestSummary | None:
-        key = (task.asset.key, task.part.name, task.group)
-        self.damaged.pop(key, None)
+        self.damaged.pop(task.key, None)
         try:
             return self.summaries.of(task.output)
         except DamagedOutput as error:
-            self.damaged[key] = str(error)
+            self.damaged[task.key] = str(error)
             return None
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
@@ -348,8 +368,7 @@ class Pipeline:
             for part in asset.parts_of(each).values():
                 head = self.head(asset, part, each)
                 if head is None:
-                    label = f"{key}{f' [{each}]' if each else ''}"
-                    raise UserError(f"{label}: not materialized yet; run 'mobileclip2 run'")
+                    raise UserError(f"{Partition(asset.key, each)}: not materialized yet; run 'mobileclip2 run'")
                 artifacts.append(Artifact(head, self._output(asset, head.fingerprint, each)))
         return artifacts
 
@@ -366,10 +385,10 @@ class Pipeline:
         for part in asset.parts_of(group).values():
             task = self.task_for(asset, part, group)
             if task is None:
-                absent = [up for up in asset.upstream if self._is_missing(up, asset, group)]
-                raise UserError(
-                    f"{key}{f' [{group}]' if group else ''}: {', '.join(absent)} must be materialized first"
+                absent = dict.fromkeys(
+                    source.asset.key for source in self.sources(asset, part, group) if source.summary is None
                 )
+                raise UserError(f"{Partition(asset.key, group)}: {', '.join(absent)} must be materialized first")
             tasks.append(task)
         self.contents.share()
         computed, device_seconds = self._compute(tasks, progress)
@@ -378,7 +397,7 @@ class Pipeline:
             head = self._read_summary(task)
             if head is None:
                 raise StoreError(f"{self.storage.url}/{task.output.prefix}: the stage ended without a manifest")
-            heads[task.part.name] = self._current[(key, task.part.name, group)] = head
+            heads[task.part.name] = self._current[task.key] = head
         seconds = time.monotonic() - started
         done = MaterializeResult(asset, group, heads, computed, seconds)
         if computed:
@@ -394,7 +413,7 @@ class Pipeline:
         todo = [task for task in tasks if self._read_summary(task) is None]
         if not todo:
             return [], 0.0
-        label = todo[0].asset.key + (f" [{todo[0].group}]" if todo[0].group else "")
+        label = Partition(todo[0].asset.key, todo[0].group)
         logger.debug("%s: %s", label, ", ".join(task.part.name for task in todo))
         with acquire(
             self.storage,
@@ -404,16 +423,11 @@ class Pipeline:
         ):
             todo = [task for task in todo if self._read_summary(task) is None]
             for task in todo:
-                if damage := self.damaged.get((task.asset.key, task.part.name, task.group)):
+                if damage := self.damaged.get(task.key):
                     logger.warning("%s: recomputing a damaged output: %s", label, damage)
                     task.output.discard()
             seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
         return [task.part.name for task in todo], seconds
-
-    def _is_missing(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
-        upstream = self.graph[upstream_key]
-        groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
-        return any(self.missing(upstream, each) for each in groups)
 
     def invalidate_downstream(self, asset: Asset, group: str | None) -> None:
         """Remove an asset and everything downstream of it from the cache."""
@@ -421,8 +435,8 @@ class Pipeline:
         for other in self.graph.values():
             if downstream.intersection(other.upstream):
                 downstream.add(other.key)
-        for key in [key for key in self._current if key[0] in downstream]:
-            if key[2] == group or group is None or key[2] is None:
+        for key in [key for key in self._current if key.asset in downstream]:
+            if key.group == group or group is None or key.group is None:
                 del self._current[key]
 
     def _log_time(self, done: MaterializeResult, seconds: float) -> None:
@@ -439,7 +453,7 @@ class Pipeline:
     def times(self, key: str) -> list[dict[str, Any]]:
         """Return the logged times of an asset: group, parts, samples and device-seconds of each materialization."""
         try:
-            lines = self.storage.read(_times(key)).decode(errors="replace").splitlines()
+            lines = self.storage.read(_times(self.graph[key].key)).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return []
         times = []
@@ -449,5 +463,5 @@ class Pipeline:
         return times
 
 
-def _times(key: str) -> str:
-    return f"{SCRATCH}/times/{key.replace('/', '.')}.jsonl"
+def _times(key: AssetKey) -> str:
+    return f"{SCRATCH}/times/{'.'.join(key.path)}.jsonl"

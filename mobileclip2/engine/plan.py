@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.engine.cost import Cost, Costs
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.staleness import History, reasons
@@ -14,7 +15,7 @@ from mobileclip2.names import find
 class Item:
     """One part of an asset for one group to compute."""
 
-    asset: str
+    asset: AssetKey
     part: str
     group: str | None
     reasons: tuple[str, ...]
@@ -33,9 +34,9 @@ class Plan:
     """number of (part, group) pairs that are finished"""
 
     @property
-    def pairs(self) -> list[tuple[str, str | None]]:
-        """Return the (asset, group) pairs without duplicates."""
-        return list(dict.fromkeys((item.asset, item.group) for item in self.items))
+    def pairs(self) -> list[Partition]:
+        """Return the partitions without duplicates."""
+        return list(dict.fromkeys(Partition(item.asset, item.group) for item in self.items))
 
     @property
     def cost(self) -> Cost:
@@ -47,7 +48,7 @@ class Plan:
 class Row:
     """A table row: the items of one asset with the same reasons."""
 
-    asset: str
+    asset: AssetKey
     groups: tuple[str | None, ...]
     parts: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -72,28 +73,29 @@ def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool 
             for name in pipeline.missing(asset, group):
                 part = asset.parts[name]
                 why = tuple(reasons(pipeline, history, asset, part, group))
-                items.append(Item(key, name, group, why, costs.of(history, asset, part, group)))
+                items.append(Item(asset.key, name, group, why, costs.of(history, asset, part, group)))
     return Plan(tuple(items), total - len(items))
 
 
-def selected(pipeline: Pipeline, only: list[str] | None) -> list[str]:
+def selected(pipeline: Pipeline, only: list[str] | None) -> list[AssetKey]:
     """Return the keys of all assets, or of some with everything upstream of them, in topological order.
 
     Raises:
         UserError: there is no such asset, or several assets match a short name.
     """
+    keys = [asset.key for asset in pipeline.graph.values()]
     if not only:
-        return list(pipeline.graph)
+        return keys
     found = {find(name, pipeline.graph, "asset") for name in only}
     for asset in reversed(pipeline.graph.values()):
         if asset.key in found:
             found.update(asset.upstream)
-    return [key for key in pipeline.graph if key in found]
+    return [key for key in keys if key in found]
 
 
 def rows(plan: Plan) -> list[Row]:
     """Group the items of a plan by asset and reasons."""
-    grouped: dict[tuple[str, tuple[str, ...]], list[Item]] = {}
+    grouped: dict[tuple[AssetKey, tuple[str, ...]], list[Item]] = {}
     for item in plan.items:
         grouped.setdefault((item.asset, item.reasons), []).append(item)
     return [

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mobileclip2.asset_key import SliceKey
 from mobileclip2.engine.graph import Asset, Slice
-from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.pipeline import Pipeline, Source
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, ManifestSummary
 
 NEW = "new"
-
-Key = tuple[str, str, str | None]
-"""asset, part, group"""
 
 
 class History:
@@ -48,61 +47,47 @@ class History:
 
 def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Slice, group: str | None) -> list[str]:
     """Return the reasons why a part is missing; ``new`` if the store has no earlier output of it."""
-    if damage := pipeline.damaged.get((asset.key, part.name, group)):
+    if damage := pipeline.damaged.get(SliceKey(asset.key, part.name, group)):
         return [f"damaged: {damage}"]
-    to_run = [f"upstream {key}" for key in _upstream_to_run(pipeline, asset, part, group)]
-    known = _known_inputs(pipeline, asset, part, group)
-    candidates = [(_differences(summary, asset, part, known), summary) for summary in history.of(asset, part, group)]
+    sources = list(pipeline.sources(asset, part, group))
+    outside = {role: pipeline.contents.digest(external, group) for role, external in part.externals.items()}
+    to_run = dict.fromkeys(f"upstream {source.asset.key}" for source in sources if source.summary is None)
+    candidates = [
+        ([*_own_differences(summary, asset, part), *_input_differences(summary, sources, outside)], summary)
+        for summary in history.of(asset, part, group)
+    ]
     if not candidates:
         return [NEW, *to_run]
     nearest, _ = min(candidates, key=lambda candidate: (len(candidate[0]), candidate[1].fingerprint))
     return list(dict.fromkeys([*nearest, *to_run])) or ["its output was deleted"]
 
 
-def _upstream_to_run(pipeline: Pipeline, asset: Asset, part: Slice, group: str | None) -> list[str]:
-    found = []
-    for source in part.inputs.values():
-        if any(summary is None for _, _, summary, _ in pipeline.sources(asset, group, "", source)):
-            found.append(source.asset)
-    return list(dict.fromkeys(found))
-
-
-def _known_inputs(pipeline: Pipeline, asset: Asset, part: Slice, group: str | None) -> dict[str, str]:
-    """Return the versions of the finished inputs by name. Missing inputs have no version yet."""
-    versions: dict[str, str] = {}
-    for role, source in part.inputs.items():
-        for input_name, _, summary, _ in pipeline.sources(asset, group, role, source):
-            if summary is not None:
-                versions[input_name] = summary.data_version
-    for role, external in part.externals.items():
-        versions[role] = pipeline.contents.digest(external, group)
-    return versions
-
-
-def _differences(summary: ManifestSummary, asset: Asset, part: Slice, known: dict[str, str]) -> list[str]:
-    found = []
+def _own_differences(summary: ManifestSummary, asset: Asset, part: Slice) -> list[str]:
+    changes = field_changes(summary.declared, part.declared)
     if summary.code_version != asset.code_version:
-        found.append(f"code version {summary.code_version} -> {asset.code_version}")
-    found += field_changes(summary.declared, part.declared)
-    roles = {role: f"upstream {source.asset}" for role, source in part.inputs.items()}
-    for input_name, version in known.items():
-        role = _role(input_name, roles)
-        if input_name not in summary.inputs:
-            found.append(f"{roles[role]} added" if role else f"{input_name} added")
-        elif summary.inputs[input_name] != version:
-            found.append(
-                f"{roles[role]} has changed" if role else f"{input_name} {_short(summary.inputs[input_name], version)}"
-            )
-    for input_name in summary.inputs:
-        role = _role(input_name, roles)
-        if role is None and input_name not in part.externals:
-            found.append(f"{input_name} is no longer read")
-    return list(dict.fromkeys(found))
+        return [f"code version {summary.code_version} -> {asset.code_version}", *changes]
+    return changes
 
 
-def _role(input_name: str, roles: dict[str, str]) -> str | None:
-    """Return the role of an input name. Roles may contain slashes."""
-    return next((role for role in roles if input_name == role or input_name.startswith(f"{role}/")), None)
+def _input_differences(summary: ManifestSummary, sources: Sequence[Source], outside: Mapping[str, str]) -> list[str]:
+    """Compare the inputs of an earlier output with those of a part. Missing inputs have no version to compare."""
+    changes = []
+    for source in sources:
+        if source.summary is None:
+            continue
+        if source.name not in summary.inputs:
+            changes.append(f"upstream {source.asset.key} added")
+        elif summary.inputs[source.name] != source.summary.data_version:
+            changes.append(f"upstream {source.asset.key} has changed")
+    for role, version in outside.items():
+        if role not in summary.inputs:
+            changes.append(f"{role} added")
+        elif summary.inputs[role] != version:
+            changes.append(f"{role} {summary.inputs[role][:8]} -> {version[:8]}")
+    # a role alone is the name of its only output, which has a longer name once there are several
+    read = {name for source in sources for name in (source.name, source.role)}.union(outside)
+    changes += [f"{name} is no longer read" for name in summary.inputs if name not in read]
+    return list(dict.fromkeys(changes))
 
 
 def field_changes(before: Any, after: Any, name: str = "") -> list[str]:
@@ -125,7 +110,3 @@ def _shown(value: Any) -> str:
         return f"[{', '.join(map(_shown, value))}]"
     text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _short(before: str, after: str) -> str:
-    return f"{before[:8]} -> {after[:8]}"

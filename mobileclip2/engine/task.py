@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import Lineage
 from mobileclip2.engine.pipeline import Artifact, Pipeline, Task, TaskBatch
@@ -47,7 +48,7 @@ class TaskSpec(BaseModel):
     """YAML text"""
     folder: str
     """base of the relative paths in the profile"""
-    asset: str
+    asset: AssetKey
     code_version: str
     group: str | None
     parts: list[SliceSpec]
@@ -85,7 +86,7 @@ class TaskSpec(BaseModel):
         """Return a name that depends on the batch alone and is a valid DNS label."""
         parts = sorted(part.fingerprint for part in self.parts)
         identity = fingerprint([self.store, self.asset, self.group, parts])
-        return f"{self.asset.partition('/')[0].replace('_', '-')}-{identity}"
+        return f"{self.asset.stage.replace('_', '-')}-{identity}"
 
     @property
     def key(self) -> str:

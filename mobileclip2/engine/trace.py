@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from mobileclip2.engine.graph import Asset, Slice
-from mobileclip2.engine.lineage import Lineage, Node, node_id
+from mobileclip2.engine.lineage import Lineage, Node
 from mobileclip2.engine.pipeline import Pipeline, Task
 from mobileclip2.errors import DamagedOutput, UserError
 
@@ -41,13 +40,15 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
 
 def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
     made_from: dict[str, str] = {}
-    for input_name, upstream, part, group in _upstream(pipeline, task):
-        made_from[input_name] = node_id(upstream.key, part.name, group)
-        if made_from[input_name] not in nodes:
-            upstream_task = pipeline.task_for(upstream, part, group)
-            if upstream_task is None:
-                raise _missing_input(upstream.key)
-            _add(pipeline, upstream_task, nodes)
+    for source in pipeline.sources(task.asset, task.part, task.group):
+        made_from[source.name] = str(source.key)
+        if made_from[source.name] not in nodes:
+            upstream = pipeline.task_for(source.asset, source.part, source.group) if source.summary else None
+            if upstream is None:
+                raise DamagedOutput(
+                    f"{source.asset.key}: it was deleted or damaged after it was read; run again to recompute it"
+                )
+            _add(pipeline, upstream, nodes)
     made_from.update({role: task.versions[role] for role in task.part.externals})
     node = Node(
         asset=task.asset.key,
@@ -59,15 +60,3 @@ def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
         made_from=made_from,
     )
     nodes[node.id] = node
-
-
-def _upstream(pipeline: Pipeline, task: Task) -> Iterator[tuple[str, Asset, Slice, str | None]]:
-    for role, source in task.part.inputs.items():
-        for input_name, upstream, head, group in pipeline.sources(task.asset, task.group, role, source):
-            if head is None:
-                raise _missing_input(upstream.key)
-            yield input_name, upstream, upstream.parts[head.part], group
-
-
-def _missing_input(key: str) -> DamagedOutput:
-    return DamagedOutput(f"{key}: it was deleted or damaged after it was read; run again to recompute it")

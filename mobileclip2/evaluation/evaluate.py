@@ -14,7 +14,7 @@ from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.ranking import nearest, rank
-from mobileclip2.evaluation.results import MAIN_METRIC, Result
+from mobileclip2.evaluation.results import MAIN_METRIC, MetricName, Result
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
@@ -71,7 +71,7 @@ def evaluate(
 def curve_numbers(results: Sequence[Result]) -> dict[str, float]:
     """Return the defined metrics as ``{"<set>/<metric>": value}`` for the metrics of a training."""
     return {
-        f"{result.key}/{name}": value
+        str(MetricName(result.key, name)): value
         for result in results
         for name, value in result.metrics.items()
         if value is not None and name != MAIN_METRIC

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -48,6 +48,22 @@ class Result:
     def main(self) -> float | None:
         """Return the main metric, or None if it is not defined for the set."""
         return self.metrics.get(MAIN_METRIC)
+
+
+class MetricName(NamedTuple):
+    """A metric of one evaluation set, written as ``<set>/<metric>`` in training logs."""
+
+    set: str
+    metric: str
+
+    @classmethod
+    def parse(cls, text: str) -> MetricName:
+        """Parse the written form. The name of a set can contain slashes."""
+        name, _, metric = text.rpartition("/")
+        return cls(name, metric)
+
+    def __str__(self) -> str:
+        return f"{self.set}/{self.metric}"
 
 
 def main_name(key: str, metrics: Metrics) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import Artifact, Pipeline
-from mobileclip2.evaluation.results import main_name
+from mobileclip2.evaluation.results import MetricName, main_name
 from mobileclip2.ledger.params import declared_by_name
 from mobileclip2.ledger.paths import (
     accuracy_file,
@@ -140,7 +140,8 @@ def _accuracies(records: Iterable[Mapping[str, Any]], sets: list[str]) -> str:
     for record in records:
         row = [record["step"]]
         for name in sets:
-            metrics = {key.rpartition("/")[2]: value for key, value in record.items() if key.rpartition("/")[0] == name}
+            measured = ((MetricName.parse(key), value) for key, value in record.items())
+            metrics = {key.metric: value for key, value in measured if key.set == name}
             if main := main_name(name, metrics):
                 row.append(metrics[main])
         if len(row) == 1 + len(sets):

@@ -72,7 +72,7 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
             yield from ((*teacher, field) for field in ("name", "model", "locked"))
         case "teacher_embeddings":
             yield (*path_to("teachers", asset.name), "name")
-            kind = asset.key.rpartition("/")[2]
+            kind = asset.key.kind
             if kind == "image":
                 yield "views", "count"
             elif kind != "text":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
 
 PIPELINE = "dvc.yaml"
@@ -10,9 +11,9 @@ CURVES = "curves"
 CHECKPOINTS = "checkpoints"
 
 
-def stage_name(key: str) -> str:
+def stage_name(key: AssetKey) -> str:
     """Return a stage name such as ``teacher_embeddings-lite0-image``. DVC allows no slash, and asset names have no dash."""
-    return key.replace("/", "-")
+    return "-".join(key.path)
 
 
 def root(profile: Profile) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
 from mobileclip2.errors import LedgerError
@@ -20,9 +21,9 @@ from mobileclip2.ledger.stages import header, ledger_folder, pipeline_text
 class Recorded:
     """Assets of the profile by their state in the ledger."""
 
-    current: list[str]
+    current: list[AssetKey]
     """keys of the assets that are recorded"""
-    missing: list[str]
+    missing: list[AssetKey]
     """keys of the assets that must be computed first"""
 
 
@@ -50,7 +51,7 @@ def record(pipeline: Pipeline) -> Recorded:
     write_files(pipeline)
     delete_unknown(pipeline)
     current = [asset.key for asset in pipeline.graph.values() if is_current(pipeline, asset)]
-    missing = [key for key in pipeline.graph if key not in current]
+    missing = [asset.key for asset in pipeline.graph.values() if asset.key not in current]
     if current:
         dvc(folder, "commit", "--force", *(map(stage_name, current) if missing else []))
     return Recorded(current, missing)

@@ -6,6 +6,7 @@ import datetime
 from itertools import islice
 from typing import Any
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.student import Student
 from mobileclip2.data import sidecar
 from mobileclip2.engine.graph import Asset
@@ -94,15 +95,15 @@ def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
 
 
 def _trainings(pipeline: Pipeline) -> list[Training]:
-    batches = {f"student/{each.name}": each.train.batch for each in pipeline.profile.students if each.train}
+    batches = {AssetKey.of("student", each.name): each.train.batch for each in pipeline.profile.students if each.train}
     for captioner in pipeline.profile.captioners:
         if captioner.train:
-            batches[f"captioner/{captioner.name}"] = captioner.train.batch
+            batches[AssetKey.of("captioner", captioner.name)] = captioner.train.batch
     for teacher in pipeline.profile.teachers:
         if teacher.locked:
-            batches[f"teacher/{teacher.name}"] = teacher.locked.train.batch
+            batches[AssetKey.of("teacher", teacher.name)] = teacher.locked.train.batch
     return [
-        Training(key.partition("/")[2], training_records(pipeline, key), batch)
+        Training(key.name, training_records(pipeline, key), batch)
         for key, batch in batches.items()
         if _is_current(pipeline, key)
     ]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from PIL import Image
 
-from mobileclip2.evaluation.results import MAIN_METRIC, Result
+from mobileclip2.evaluation.results import MAIN_METRIC, MetricName, Result
 from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.extras import needs
 from mobileclip2.report import plots
@@ -241,7 +241,7 @@ def accuracy_plots(trainings: Sequence[Training], models: Sequence[EvaluatedMode
     )
     figures = []
     for number, name in enumerate(names):
-        key, _, metric = name.rpartition("/")
+        key, metric = MetricName.parse(name)
         curves = {
             training.name: [(r["step"] * training.batch, r[name]) for r in training.records if name in r]
             for training in trainings

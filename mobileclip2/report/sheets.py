@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.pipeline import Artifact, Pipeline
@@ -92,7 +93,7 @@ def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tu
     last: dict[str, float] = {}
     for record in records:
         last.update(record)
-    return last, inline_markdown(loss_curve({group or key.partition("/")[2]: records}), "loss")
+    return last, inline_markdown(loss_curve({group or AssetKey(key).name: records}), "loss")
 
 
 def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mobileclip2.config.study import Study, scale_name, trial_name
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.evaluation.results import MetricName
 from mobileclip2.report import plots
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def found(pipeline: Pipeline, name: str) -> Found:
                 continue
             (artifact,) = pipeline.read(asset.key, trial)
             for metric, value in artifact.manifest.facts["scores"].items():
-                if metric.rpartition("/")[2] in METRICS:
+                if MetricName.parse(metric).metric in METRICS:
                     scores.setdefault(metric, []).append(value)
         lines.append(Line(row.name, scores))
     return Found(study, lines)

@@ -18,6 +18,7 @@ from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.export import as_open_clip
 from mobileclip2.export.parity import Parity, inputs
 from mobileclip2.export.write import Format, write
+from mobileclip2.names import listed
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.model_card import Exported, card
 from mobileclip2.store.storage import explain
@@ -45,9 +46,9 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
     """
     if int8 and kind != "onnx":
         raise UserError(f"--int8 goes with --format onnx; {kind} has no int8 form here, omit --int8")
-    if not key.startswith("student/") or key not in pipeline.graph:
-        known = [name for name in pipeline.graph if name.startswith("student/")]
-        raise UserError(f"export: there is no student '{key}'; the profile has {', '.join(known) or 'none'}")
+    students: dict[str, str] = {asset.key: asset.name for asset in pipeline.graph.values() if asset.stage == "student"}
+    if key not in students:
+        raise UserError(f"export: there is no student '{key}'; the profile has {listed(students)}")
     (stored,) = pipeline.read(key)
     image_text = load_image_text(stored, pipeline.contents)
     sets = [
@@ -60,7 +61,7 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
         (folder / LINEAGE).write_bytes(lineage_of(pipeline, key).to_bytes())
         sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir())}
         exported = Exported(kind, int8, image_text, measured, sizes, as_open_clip.architecture(image_text))
-        (folder / CARD).write_text(card(pipeline, key, exported), encoding="utf-8")
+        (folder / CARD).write_text(card(pipeline, students[key], exported), encoding="utf-8")
     return Export(to, measured, sizes)
 
 

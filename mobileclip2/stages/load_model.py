@@ -12,7 +12,7 @@ from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 def load_image_text(stored: Artifact, contents: SourceInventory) -> ImageText:
     """Load the model of a finished ``teacher/...`` or ``student/...``."""
     if SPEC in {file.name for file in stored.manifest.files}:
-        spec = contents.profile.teacher(stored.head.asset.partition("/")[2]).locked
+        spec = contents.profile.teacher(stored.head.asset.name).locked
         assert spec is not None
         return load_locked(spec, stored.fetch(PROJECTIONS), *contents.tower_weights(spec))
     return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))

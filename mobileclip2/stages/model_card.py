@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.sources import Corpus, Source
 from mobileclip2.config.student import Student
 from mobileclip2.config.teacher import Teacher
+from mobileclip2.engine.graph import RAW_SHARDS
 from mobileclip2.engine.lineage import Lineage, branches
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.trace import lineage_of
@@ -50,10 +53,10 @@ class Ingredient:
     license: str
 
 
-def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
-    """Return the model card as Markdown."""
+def card(pipeline: Pipeline, name: str, exported: Exported) -> str:
+    """Return the model card of a student as Markdown."""
+    key, student = AssetKey.of("student", name), pipeline.profile.student(name)
     found = lineage_of(pipeline, key)
-    student = pipeline.profile.student(key.partition("/")[2])
     (stored,) = pipeline.read(key)
     return (
         _environment()
@@ -67,8 +70,8 @@ def card(pipeline: Pipeline, key: str, exported: Exported) -> str:
             parameters=stored.head.facts.get("parameters"),
             context=getattr(exported.image_text.tokenize, "context_length", None),
             samples=_samples(pipeline, found),
-            ingredients=list(_ingredients(pipeline.profile, found)),
-            metrics=_metrics(pipeline, student.name),
+            ingredients=_ingredients(pipeline.profile, found),
+            metrics=_metrics(pipeline, name),
             assets=branches(found),
             fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
             software=versions(SOFTWARE),
@@ -92,39 +95,26 @@ def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
     return {
         key: sum(artifact.head.samples for artifact in pipeline.read(key))
         for key in keys
-        if key.partition("/")[0] in {"raw_shards", "caption_corpus"}
+        if key.stage in {"raw_shards", "caption_corpus"}
     }
 
 
 def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
     """List the data, teachers, captioners and earlier students of a lineage."""
     assets = {node.asset for node in found.nodes.values()}
-    rows = [
-        (f"source {source.name}", "image-text pairs", source.license)
-        for source in profile.sources
-        if "raw_shards" in assets
+    rows: list[tuple[str, str, Corpus | Source | Teacher | Captioner | Student, str]] = [
+        *(("source", "raw_shards", each, "image-text pairs") for each in profile.sources),
+        *(("caption corpus", "caption_corpus", each, "clean image-caption pairs") for each in profile.caption_corpora),
+        *(("teacher", "teacher", each, _teacher(each)) for each in profile.teachers),
+        *(("captioner", "captioner", each, _captioner(each)) for each in profile.captioners),
+        *(("student", "student", each, _student(each)) for each in profile.students),
     ]
-    rows += [
-        (f"caption corpus {corpus.name}", "clean image-caption pairs", corpus.license)
-        for corpus in profile.caption_corpora
-        if f"caption_corpus/{corpus.name}" in assets
+    return [
+        Ingredient(f"{kind} {each.name}", description, each.license or "not stated")
+        for kind, stage, each, description in rows
+        # all sources are in one asset
+        if (RAW_SHARDS if stage == "raw_shards" else AssetKey.of(stage, each.name)) in assets
     ]
-    rows += [
-        (f"teacher {teacher.name}", _teacher(teacher), teacher.license)
-        for teacher in profile.teachers
-        if f"teacher/{teacher.name}" in assets
-    ]
-    rows += [
-        (f"captioner {captioner.name}", _captioner(captioner), captioner.license)
-        for captioner in profile.captioners
-        if f"captioner/{captioner.name}" in assets
-    ]
-    rows += [
-        (f"student {student.name}", _student(student), student.license)
-        for student in profile.students
-        if f"student/{student.name}" in assets
-    ]
-    return [Ingredient(name, description, license or "not stated") for name, description, license in rows]
 
 
 def _architecture(model: Model) -> str:

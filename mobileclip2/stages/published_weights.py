@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
@@ -9,7 +11,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.hub import check_published, is_published
 
 
-def check_published_weights(pipeline: Pipeline, keys: list[str]) -> None:
+def check_published_weights(pipeline: Pipeline, keys: Sequence[str]) -> None:
     """Check that the weights of missing assets are on this machine or on the hub.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mobileclip2.engine.pipeline import TaskBatch
+from mobileclip2.evaluation.results import MetricName
 from mobileclip2.stages.student import train_student
 from mobileclip2.stages.trained import publish
 
@@ -14,6 +15,6 @@ def run(batch: TaskBatch) -> None:
     study = batch.profile.study(batch.asset.name)
     student = batch.profile.trials(study)[task.part.name]
     _, result = train_student(batch, task, student)
-    scores = {name: value for name, value in result.numbers.items() if name.rpartition("/")[0] in study.evaluate_on}
+    scores = {name: value for name, value in result.numbers.items() if MetricName.parse(name).set in study.evaluate_on}
     samples = student.training.total_steps * student.training.batch
     publish(batch, result, lambda folder: None, [], {"samples": samples, "scores": scores})

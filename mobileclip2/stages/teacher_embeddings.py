@@ -26,7 +26,7 @@ def begin(batch: TaskBatch) -> WriteShard:
     device = choose_device(batch.profile.device)
     teacher = load_image_text(batch.tasks[0].only("teacher"), batch.contents)
     teacher.model.to(device)
-    embed = embed_views if batch.asset.key.endswith("/image") else embed_texts
+    embed = embed_views if batch.asset.key.kind == "image" else embed_texts
 
     def write(shard: Shard, tasks: list[Task]) -> None:
         embed(teacher, shard, tasks, batch.profile.batch, device)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mobileclip2.asset_key import Partition
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import Artifact, TaskBatch
 from mobileclip2.engine.shard_stage import SKIPPED, raw_table, side_name
@@ -36,11 +37,11 @@ def shards_of(
     if artifact.group is not None:
         shards = contents.group_shards(artifact.group)
     else:
-        shards = contents.corpus_shards(artifact.manifest.asset.partition("/")[2])
+        shards = contents.corpus_shards(artifact.head.asset.name)
     stored = {file.name for file in artifact.manifest.files if not file.name.endswith(SKIPPED)}
     if gone := stored.difference(map(file_of, shards)):
-        label = f"{artifact.head.asset}{f' [{artifact.group}]' if artifact.group else ''}"
-        raise ShardError(f"{label}: the source no longer has the shard of '{min(gone)}'; restore it, or plan again")
+        partition = Partition(artifact.head.asset, artifact.group)
+        raise ShardError(f"{partition}: the source no longer has the shard of '{min(gone)}'; restore it, or plan again")
     return [shard for shard in shards if file_of(shard) in stored]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.fingerprint import canonical, fingerprint
 
 SCHEMA_VERSION = 1
@@ -38,7 +39,7 @@ class ManifestFields(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     schema_version: int = SCHEMA_VERSION
-    asset: str
+    asset: AssetKey
     part: str
     group: str | None
     fingerprint: str

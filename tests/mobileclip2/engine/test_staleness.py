@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine import graph
+from mobileclip2.engine.graph import Input
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan, rows, selected
 from mobileclip2.engine.staleness import field_changes
@@ -119,6 +121,37 @@ def test_inputs_that_come_and_go_are_reasons(tiny: Path) -> None:
     gone = {reason for reason in found["fewer"] if reason.endswith("is no longer read")}
     assert gone and all("narrow" in reason for reason in gone)
     assert not any(reason.endswith(" added") for reason in found["fewer"])
+
+
+def test_an_input_that_one_role_no_longer_reads_is_a_reason(tiny: Path) -> None:
+    pipeline = Pipeline(load(tiny))
+    close_empty(pipeline)
+    fewer = with_views(pipeline, "{count: 1, seed: 1}")
+    (found,) = {why(fewer, ["reinforced_dataset"])["reinforced_dataset", "whole", group] for group in ("g00", "g01")}
+    assert "augmentations/view-1 is no longer read" in found
+    assert "upstream augmentations added" in found
+
+
+def test_a_reason_names_the_upstream_asset_of_its_role(tiny: Path) -> None:
+    """The role ``data/extra`` begins with the role ``data`` and a slash."""
+    corpus, captioner = "caption_corpus/clean", "captioner/first"
+
+    def with_roles() -> Pipeline:
+        pipeline = Pipeline(load(tiny))
+        asset = pipeline.graph[captioner]
+        inputs = {"data": Input("raw_shards"), "data/extra": Input(corpus)}
+        parts = {name: replace(part, inputs=inputs) for name, part in asset.parts.items()}
+        pipeline.graph[captioner] = replace(asset, parts=parts)
+        return pipeline
+
+    close_empty(with_roles())
+    (tiny.parent / "corpus" / "00000.tar").write_bytes(b"other bytes")
+    changed = with_roles()
+    asset = changed.graph[corpus]
+    task = changed.task_for(asset, asset.parts["whole"], None)
+    assert task is not None
+    task.commit([], samples=2)
+    assert why(changed, [captioner]) == {(captioner, "whole", None): (f"upstream {corpus} has changed",)}
 
 
 def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
