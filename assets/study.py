@@ -24,9 +24,9 @@ def study_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, o
     """Return the loss curve of the trial, and a table and plots of all trials so far."""
     from mobileclip2.report import plots
     from mobileclip2.report.pictures import inline_markdown
-    from mobileclip2.report.study import figures, found, table
+    from mobileclip2.report.study import figures, study_result, table
 
-    study = found(pipeline, result.asset.name)
+    study = study_result(pipeline, result.asset.name)
     heading, *lines = table(study)
     rule = ["---"] * len(heading)
     pictures = [

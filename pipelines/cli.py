@@ -466,7 +466,7 @@ def report(pipeline: Pipeline, path: Path | None) -> int:
         from rich.table import Table
 
         from mobileclip2.report.gather import gather
-        from mobileclip2.report.html import metric_rows, write_html
+        from mobileclip2.report.pipeline import metric_rows, write_html
 
     path = path or Path("report.html")
     with doing("writing the report"):

@@ -13,7 +13,7 @@ from rich.table import Table
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.latency import Latency
 from mobileclip2.report.gather_student import gather_student, latency_of
-from mobileclip2.report.html import write_page
+from mobileclip2.report.page import write_page
 from mobileclip2.report.student import render_student
 
 

@@ -26,7 +26,7 @@ from mobileclip2.config.teacher import Locked, Teacher
 from mobileclip2.config.training import TrainSettings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = {
     path: path.read_text() for name in ("mobileclip2", "assets", "pipelines") for path in (ROOT / name).rglob("*.py")
 }
@@ -79,7 +79,7 @@ def test_yaml_is_a_profile_or_a_part_of_one(block):
     profile.parse(yaml.safe_dump(values, sort_keys=False), origin=ROOT / "docs" / "page.yaml")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_resolve(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if "://" in link:
@@ -94,7 +94,7 @@ def test_links_resolve(page):
 
 def test_the_site_lists_every_page_and_room():
     navigation = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
-    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
     rooms = {f"api/{package.parent.name}.md" for package in (ROOT / "mobileclip2").glob("*/__init__.py")}
     assert {page for page in navigation if page.startswith(("docs/", "api/"))} == pages | rooms
 

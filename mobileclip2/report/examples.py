@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -42,13 +42,12 @@ class Classified:
     rank: int
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """``count`` images of class ``right`` were classified as ``predicted``. ``share`` is relative to all images of ``right``."""
+class Confusion(NamedTuple):
+    """``images`` images of class ``right`` were classified as ``predicted``. ``share`` is relative to all images of ``right``."""
 
     right: str
     predicted: str
-    count: int
+    images: int
     share: float
 
 

@@ -11,12 +11,14 @@ from mobileclip2.config.student import Student
 from mobileclip2.data import sidecar
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.errors import UserError
 from mobileclip2.extras import versions
-from mobileclip2.report.html import Curve, EvaluatedModel, Highlight, Output, Report, Skip, Stage, Training
+from mobileclip2.report.page import EvaluatedModel, Tile, Training
 from mobileclip2.report.pictures import SampleRow
+from mobileclip2.report.pipeline import Curve, Report, Skip, Stage
 from mobileclip2.report.sheets import between_curve, rows, training_records
-from mobileclip2.report.study import found as study_found
+from mobileclip2.report.study import study_result
 from mobileclip2.stages.stored_results import stored_results
 
 SAMPLES = 8
@@ -35,7 +37,7 @@ def gather(pipeline: Pipeline) -> Report:
         models=models,
         highlights=_highlights(models),
         trainings=_trainings(pipeline),
-        studies=[study_found(pipeline, study.name) for study in profile.studies],
+        studies=[study_result(pipeline, study.name) for study in profile.studies],
         curves=_curves(pipeline),
         samples=_samples(pipeline),
         skips=_skips(pipeline),
@@ -51,19 +53,19 @@ def software() -> dict[str, str]:
 
 
 def _is_current(pipeline: Pipeline, key: str) -> bool:
-    asset = pipeline.graph[key]
-    return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
+    asset = pipeline.graph.get(key)
+    return asset is not None and not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
 
 
 def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
     """Return the evaluated teachers and students, in the order of the profile, with their results."""
-    profile = pipeline.profile
-    models = []
-    for teacher in profile.teachers:
-        if f"evaluation/{teacher.name}" in pipeline.graph and _is_current(pipeline, f"evaluation/{teacher.name}"):
-            models.append(EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher"))
-    for student in profile.students:
-        if f"evaluation/{student.name}" in pipeline.graph and _is_current(pipeline, f"evaluation/{student.name}"):
+    models = [
+        EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher")
+        for teacher in pipeline.profile.teachers
+        if _is_current(pipeline, f"evaluation/{teacher.name}")
+    ]
+    for student in pipeline.profile.students:
+        if _is_current(pipeline, f"evaluation/{student.name}"):
             (artifact,) = pipeline.read(f"student/{student.name}")
             facts = artifact.manifest.facts
             note, seen = _origin(student, facts), facts.get("samples")
@@ -80,39 +82,41 @@ def _origin(student: Student, facts: dict[str, Any]) -> str:
     return "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
 
 
-def _highlights(models: list[EvaluatedModel]) -> list[Highlight]:
+def _highlights(models: list[EvaluatedModel]) -> list[Tile]:
     """Return the difference of each distilled student to the student of the raw pairs, on the first evaluation set."""
     plain = next((model for model in models if model.note.endswith("raw pairs")), None)
-    found = []
+    tiles = []
     for model in models:
         if plain and model.note.startswith("distilled") and model.results and plain.results:
             ours, theirs = model.results[0], plain.results[0]
             if ours.main is not None and theirs.main is not None:
                 label = f"{model.name} against {plain.name} on {ours.key}, at equal steps"
                 value = f"{(ours.main - theirs.main) * 100:+.1f} points"
-                found.append(Highlight(label, value, f"{ours.main:.1%} against {theirs.main:.1%}"))
-    return found
+                tiles.append(Tile(label, value, f"{ours.main:.1%} against {theirs.main:.1%}"))
+    return tiles
 
 
 def _trainings(pipeline: Pipeline) -> list[Training]:
-    batches = {AssetKey.of("student", each.name): each.train.batch for each in pipeline.profile.students if each.train}
-    for captioner in pipeline.profile.captioners:
-        if captioner.train:
-            batches[AssetKey.of("captioner", captioner.name)] = captioner.train.batch
-    for teacher in pipeline.profile.teachers:
-        if teacher.locked:
-            batches[AssetKey.of("teacher", teacher.name)] = teacher.locked.train.batch
+    profile = pipeline.profile
+    trained = {
+        **{AssetKey.of("student", student.name): student.train for student in profile.students},
+        **{AssetKey.of("captioner", captioner.name): captioner.train for captioner in profile.captioners},
+        **{
+            AssetKey.of("teacher", teacher.name): teacher.locked.train for teacher in profile.teachers if teacher.locked
+        },
+    }
     return [
-        Training(key.name, training_records(pipeline, key), batch)
-        for key, batch in batches.items()
-        if _is_current(pipeline, key)
+        Training(key.name, training_records(pipeline, key), train.batch)
+        for key, train in trained.items()
+        if train and _is_current(pipeline, key)
     ]
 
 
 def _curves(pipeline: Pipeline) -> list[Curve]:
-    students = [student.name for student in pipeline.profile.students if student.between]
     return [
-        Curve(name, *between_curve(pipeline, name)) for name in students if _is_current(pipeline, f"student/{name}")
+        Curve(student.name, *between_curve(pipeline, student.name))
+        for student in pipeline.profile.students
+        if student.between and _is_current(pipeline, f"student/{student.name}")
     ]
 
 
@@ -126,27 +130,31 @@ def _samples(pipeline: Pipeline) -> list[SampleRow]:
 
 
 def _skips(pipeline: Pipeline) -> list[Skip]:
-    found: list[Skip] = []
+    skips: list[Skip] = []
     for asset in pipeline.graph.values():
         if not asset.grouped or not _is_current(pipeline, asset.key):
             continue
         for artifact in pipeline.read(asset.key):
             for file in artifact.manifest.files:
-                if file.name.endswith(".skipped.parquet") and len(found) < SKIPS:
-                    shard = file.name.removesuffix(".skipped.parquet")
-                    for row in sidecar.read(artifact.fetch(file.name)).to_pylist():
-                        found.append(Skip(asset.key, shard, row["key"], row["reason"], row["detail"]))
-    return found
+                if file.name.endswith(SKIPPED) and len(skips) < SKIPS:
+                    rows = sidecar.read(artifact.fetch(file.name)).to_pylist()
+                    shard = file.name.removesuffix(SKIPPED)
+                    skips += [Skip(asset.key, shard, row["key"], row["reason"], row["detail"]) for row in rows]
+    return skips
 
 
 def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
-    outputs = []
-    for group in pipeline.groups(asset):
-        for name, slice_ in asset.parts_of(group).items():
-            summary = pipeline.head(asset, slice_, group)
-            if summary:
-                reasons, samples = summary.skip_reasons, summary.samples
-                outputs.append(Output(name, group, summary.fingerprint, summary.data_version, samples, reasons))
+    summaries = [
+        pipeline.head(asset, slice_, group)
+        for group in pipeline.groups(asset)
+        for slice_ in asset.parts_of(group).values()
+    ]
     times = [record["seconds"] for record in pipeline.times(asset.key)]
-    seconds = sum(times) if times else None
-    return Stage(asset.key, outputs, asset.description, asset.code_version, asset.upstream, seconds)
+    return Stage(
+        asset.key,
+        [summary for summary in summaries if summary],
+        asset.description,
+        asset.code_version,
+        asset.upstream,
+        sum(times) if times else None,
+    )

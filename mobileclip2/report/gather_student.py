@@ -16,7 +16,7 @@ from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.device import choose_device
 from mobileclip2.report import examples
 from mobileclip2.report.gather import evaluated_models, software
-from mobileclip2.report.html import Training
+from mobileclip2.report.page import Training
 from mobileclip2.report.sheets import training_records
 from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
 from mobileclip2.stages.evaluation import open_set

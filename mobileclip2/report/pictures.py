@@ -5,19 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from mobileclip2.evaluation.results import MAIN_METRIC, Result
-from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.extras import needs
-from mobileclip2.report import plots
 from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
-from mobileclip2.report.plots import Record
 
 MAX_BYTES = 44_000
 """maximum size of a sheet: below 60 kB as base64, because Dagster stores it in a database row"""
@@ -32,21 +28,6 @@ class SampleRow:
     views: Sequence[Image.Image] = ()
     caption: str = ""
     synthetic: Sequence[tuple[str, str]] = ()
-
-
-def loss_curve(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> bytes:
-    """Draw the loss curves of ``runs``, which maps the name of a training to the records of its ``metrics.jsonl``."""
-    return plots.png(plots.loss_figure(runs, number=number))
-
-
-def between_plot(curve: Sequence[Point], picked: float) -> bytes:
-    """Draw the metrics of an interpolated student over the weight."""
-    return plots.png(plots.between_figure(curve, picked))
-
-
-def metric_plot(models: Mapping[str, Sequence[Result]], *, metric: str = MAIN_METRIC) -> bytes:
-    """Draw a metric of ``models``, which maps the name of a model to its results."""
-    return plots.png(plots.metric_figure(models, metric=metric))
 
 
 def inline_markdown(png: bytes, alt: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -82,48 +82,32 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 @_styled
-def loss_figure(runs: Mapping[str, Sequence[Record]], *, number: str = "loss") -> Figure:
-    """Draw a metric of trainings over their steps: faint for every step, strong for the running mean."""
+def loss_figure(records: Sequence[Record], name: str = "") -> Figure:
+    """Draw the loss of a training over its steps: faint for every step, strong for the running mean."""
     figure, axes = _figure(4.8, 2.4)
-    ends: dict[str, Point] = {}
-    for index, (name, records) in enumerate(runs.items()):
-        points = _thin([(r["step"], r[number]) for r in records if math.isfinite(r.get(number, math.nan))])
-        if not points:
-            continue
+    axes.set(title="loss", xlabel="step")
+    points = _thin([(r["step"], r["loss"]) for r in records if math.isfinite(r.get("loss", math.nan))])
+    if points:
         steps, values = zip(*points, strict=True)
         smooth = _running_mean(values, max(1, len(values) // 25))
-        axes.plot(steps, values, color=series(index), alpha=0.28, linewidth=0.8)
-        axes.plot(steps, smooth, color=series(index), linewidth=1.8)
-        ends[name] = (steps[-1], smooth[-1])
-    axes.set_title(number)
-    axes.set_xlabel("step")
-    _label_ends(axes, ends, "{:.3g}")
+        axes.plot(steps, values, color=series(0), alpha=0.28, linewidth=0.8)
+        axes.plot(steps, smooth, color=series(0), linewidth=1.8)
+        _label_ends(axes, {name: smooth[-1]}, "{:.3g}")
     return figure
 
 
 @_styled
-def accuracy_figure(
-    curves: Mapping[str, Sequence[Point]], *, title: str, levels: Mapping[str, float] | None = None
-) -> Figure:
+def accuracy_figure(curves: Mapping[str, Sequence[Point]], *, title: str, levels: Mapping[str, float]) -> Figure:
     """Draw shares between 0 and 1 over samples seen. ``levels`` are horizontal lines, such as the teachers'."""
     figure, axes = _figure(6.4, 3.2)
-    ends: dict[str, Point] = {}
-    for index, (name, points) in enumerate(curves.items()):
-        if points:
-            seen, shares = zip(*points, strict=True)
-            percent = [100 * share for share in shares]
-            axes.plot(seen, percent, color=series(index), linewidth=1.8, marker="o", markersize=3.5)
-            ends[name] = (seen[-1], percent[-1])
-    for name, level in (levels or {}).items():
+    ends = _draw_lines(axes, curves)
+    for name, level in levels.items():
         axes.axhline(100 * level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        ends[name] = (axes.get_xlim()[1], 100 * level)
-    axes.set_title(title)
-    axes.set_xlabel("samples seen")
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+        ends[name] = 100 * level
+    axes.set(title=title, xlabel="samples seen", xlim=(0, None), ylim=(0, None))
     axes.xaxis.set_major_formatter(lambda value, _: count(value))
     axes.yaxis.set_major_formatter("{x:.0f} %")
-    _label_ends(axes, ends, "{:.1f} %", colors=list(curves))
+    _label_ends(axes, ends, "{:.1f} %", muted=levels)
     return figure
 
 
@@ -131,52 +115,45 @@ def accuracy_figure(
 def between_figure(curve: Sequence[wise_ft.Point], picked: float) -> Figure:
     """Draw the main metric of every set over the weight of the tuned model, and the picked weight."""
     figure, axes = _figure(6.4, 3.2)
-    ends: dict[str, Point] = {}
-    weights = [point.weight for point in curve]
-    for index, name in enumerate(curve[0].metrics):
-        percent = [100 * point.main(name) for point in curve]
-        axes.plot(weights, percent, color=series(index), linewidth=1.8, marker="o", markersize=3.5)
-        ends[name] = (weights[-1], percent[-1])
+    ends = _draw_lines(axes, {name: [(point.weight, point.main(name)) for point in curve] for name in curve[0].metrics})
     axes.axvline(picked, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    axes.set_title(f"main metric  ·  picked {picked:g}")
-    axes.set_xlabel("weight of the tuned model")
-    axes.set_xlim(0, 1)
+    axes.set(title=f"main metric  ·  picked {picked:g}", xlabel="weight of the tuned model", xlim=(0, 1))
     axes.yaxis.set_major_formatter("{x:.0f} %")
     _label_ends(axes, ends, "{:.1f} %")
     return figure
 
 
 @_styled
-def metric_figure(
-    models: Mapping[str, Sequence[Result]], *, metric: str = MAIN_METRIC, reference: Sequence[str] = ()
-) -> Figure:
-    """Draw a labeled bar for each model on each set, in order of first appearance. Models of ``reference`` are gray."""
-    keys = list(dict.fromkeys(result.key for results in models.values() for result in results))
+def metric_figure(models: Mapping[str, Sequence[Result]], *, reference: Collection[str] = ()) -> Figure:
+    """Draw a labeled bar of the main metric for each model on each set. Models of ``reference`` are gray."""
     colors = dict.fromkeys(reference, NEUTRAL)
     for index, model in enumerate(model for model in models if model not in reference):
         colors[model] = series(index)
-    bars = [(key, _bars(models, key, metric)) for key in keys]
-    rows = sum(len(values) + 1.1 for _, values in bars)
+    bars: dict[str, dict[str, float]] = {}
+    names: dict[str, str] = {}
+    for model, results in models.items():
+        for result in results:
+            percent = bars.setdefault(result.key, {})
+            if result.main is not None:
+                percent[model] = 100 * result.main
+                names[result.key] = main_name(result.key, result.metrics) or MAIN_METRIC
+    rows = sum(len(percent) + 1.1 for percent in bars.values())
     figure, axes = _figure(6.4, 0.35 + 0.21 * max(rows, 2))
     y, ticks, labels = 0.0, [], []
-    for key, values in bars:
-        metrics = {main_name(key, r.metrics) for rs in models.values() for r in rs if r.key == key}
-        name = ", ".join(sorted(filter(None, metrics))) if metric == MAIN_METRIC else metric
-        axes.text(0, y, f"{key}  ·  {name}", fontweight="bold", va="center", ha="left")
+    for key, percent in bars.items():
+        axes.text(0, y, f"{key}  ·  {names.get(key, 'not defined')}", fontweight="bold", va="center", ha="left")
         y += 1
-        for model, value in values.items():
-            axes.barh(y, 100 * value, height=0.74, color=colors[model])
-            axes.annotate(f"{100 * value:.1f} %", (100 * value, y), (4, 0), textcoords="offset points", va="center")
+        for model, value in percent.items():
+            axes.barh(y, value, height=0.74, color=colors[model])
+            axes.annotate(f"{value:.1f} %", (value, y), (4, 0), textcoords="offset points", va="center")
             ticks.append(y)
             labels.append(model)
             y += 1
         y += 0.1
     axes.set_yticks(ticks, labels)
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(max(y, 1) - 0.4, -0.6)
-    highest = max((100 * value for _, values in bars for value in values.values()), default=1)
-    axes.set_xlim(0, max(highest, 1) * 1.12)
-    axes.set_xticks([])
+    highest = max((value for percent in bars.values() for value in percent.values()), default=1)
+    axes.set(ylim=(max(y, 1) - 0.4, -0.6), xlim=(0, max(highest, 1) * 1.12), xticks=[])
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     return figure
@@ -193,11 +170,9 @@ def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
             axes.plot(percent, [y] * len(percent), "o", color=series(0), alpha=0.45, markersize=5, clip_on=False)
             axes.plot([mean, mean], [y - 0.32, y + 0.32], color=series(0), linewidth=2.4)
             axes.annotate(f"{mean:.1f} %", (max(percent), y), (9, 0), textcoords="offset points", va="center")
-    axes.set_title(title)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(left=0)
+    axes.set(title=title, xlim=(0, None), ylim=(len(rows) - 0.4, -0.6))
     axes.margins(x=0.12)
     axes.grid(True, axis="x")
     axes.xaxis.set_major_formatter("{x:.0f} %")
@@ -208,18 +183,16 @@ def trial_figure(rows: Mapping[str, Sequence[float]], *, title: str) -> Figure:
 def scale_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], *, title: str) -> Figure:
     """Draw a curve for each teacher: the mean share over the logit scale, with a dot for each seed."""
     figure, axes = _figure(6.4, 3.0)
-    ends: dict[str, Point] = {}
-    for index, (teacher, by_scale) in enumerate(curves.items()):
-        points = [(scale, 100 * value) for scale, values in by_scale.items() for value in values]
-        means = [(scale, 100 * sum(values) / len(values)) for scale, values in by_scale.items() if values]
-        if means:
-            axes.plot(*zip(*points, strict=True), "o", color=series(index), alpha=0.4, markersize=4)
-            axes.plot(*zip(*means, strict=True), color=series(index), linewidth=1.8)
-            ends[teacher] = means[-1]
-    axes.set_title(title)
-    axes.set_xlabel("logit scale")
-    axes.set_xscale("log")
+    means = {
+        teacher: [(scale, sum(values) / len(values)) for scale, values in by_scale.items() if values]
+        for teacher, by_scale in curves.items()
+    }
+    for index, by_scale in enumerate(curves.values()):
+        seeds = [(scale, 100 * value) for scale, values in by_scale.items() for value in values]
+        axes.plot(*np.reshape(seeds, (-1, 2)).T, "o", color=series(index), alpha=0.4, markersize=4)
+    ends = _draw_lines(axes, means)
     scales = sorted({scale for by_scale in curves.values() for scale in by_scale})
+    axes.set(title=title, xlabel="logit scale", xscale="log")
     axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:.1f} %")
@@ -239,24 +212,16 @@ def tradeoff_figure(models: Mapping[str, Tradeoff], *, title: str, highlight: st
         axes.scatter(*point, s=area, color=color, alpha=0.7, linewidth=0)
         offset = (3 + math.sqrt(area) / 2, 0)
         axes.annotate(name, point, offset, textcoords="offset points", va="center", fontsize=8)
-    axes.set_title(title)
-    axes.set_xlabel("milliseconds for one image and one text")
-    axes.set_xscale("log")
     slowest, fastest = (f(model.milliseconds for model in models.values()) for f in (max, min))
-    axes.set_xlim(fastest / 1.8, slowest * 2.5)
-    axes.xaxis.set_major_locator(_round_ticks(fastest / 1.8, slowest * 2.5))
-    axes.xaxis.set_minor_locator(_round_ticks(1, 0))
+    limits = fastest / 1.8, slowest * 2.5
+    ticks = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
+    axes.set(title=title, xlabel="milliseconds for one image and one text", xscale="log", xlim=limits)
+    axes.set_xticks([tick for tick in ticks if limits[0] <= tick <= limits[1]])
+    axes.minorticks_off()
     axes.xaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.margins(y=0.25)
     return figure
-
-
-def _round_ticks(low: float, high: float) -> Any:
-    from matplotlib.ticker import FixedLocator
-
-    steps = [digit * 10.0**power for power in range(-4, 6) for digit in (1, 2, 5)]
-    return FixedLocator([step for step in steps if low <= step <= high])
 
 
 @_styled
@@ -266,6 +231,7 @@ def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
 
     classes = len(names)
     figure, axes = _figure(2.2 + 0.21 * classes, 1.8 + 0.21 * classes)
+    # squares and not an image, so that the page's theme can color them
     for row, column in zip(*np.nonzero(shares), strict=True):
         color = series(0) if row == column else series(1)
         square = Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, alpha=float(shares[row, column]), linewidth=0)
@@ -273,12 +239,9 @@ def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
     shown = [name if len(name) <= 20 else name[:19] + "…" for name in names]
     axes.set_xticks(range(classes), shown, rotation=90)
     axes.set_yticks(range(classes), shown)
-    axes.set_xlim(-0.5, classes - 0.5)
-    axes.set_ylim(classes - 0.5, -0.5)
-    axes.set_aspect("equal")
+    limits = -0.5, classes - 0.5
+    axes.set(xlim=limits, ylim=limits[::-1], aspect="equal", xlabel="predicted class", ylabel="right class")
     axes.grid(False)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("right class")
     return figure
 
 
@@ -301,9 +264,8 @@ def svg(figure: Figure, name: str) -> str:
     figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    # The root element begins with these four attributes. Without a size it takes the width of the page.
+    text = re.sub(r' (?:width|height|xmlns(?::xlink)?)="[^"]*"', "", text, count=4)
     text = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for color, variable in VARIABLES.items():
         text = text.replace(color, f"var({variable}, {color})")
@@ -317,35 +279,33 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _bars(models: Mapping[str, Sequence[Result]], key: str, metric: str) -> dict[str, float]:
-    values = {}
-    for model, results in models.items():
-        for result in results:
-            value = result.metrics.get(metric)
-            if result.key == key and value is not None:
-                values[model] = value
-    return values
+def _draw_lines(axes: Axes, lines: Mapping[str, Sequence[Point]]) -> dict[str, float]:
+    """Draw shares between 0 and 1 as percent. Return the last percentage of each line."""
+    ends = {}
+    for index, (name, points) in enumerate(lines.items()):
+        if points:
+            positions, shares = zip(*points, strict=True)
+            percent = [100 * share for share in shares]
+            axes.plot(positions, percent, color=series(index), linewidth=1.8, marker="o", markersize=3.5)
+            ends[name] = percent[-1]
+    return ends
 
 
-def _label_ends(axes: Axes, ends: Mapping[str, Point], form: str, colors: Sequence[str] | None = None) -> None:
+def _label_ends(axes: Axes, ends: Mapping[str, float], form: str, muted: Collection[str] = ()) -> None:
     """Label the ends of the lines with names and last values. Labels do not overlap."""
-    if not ends:
-        return
-    names = list(ends)
     low, high = axes.get_ylim()
     points = (axes.get_window_extent().height or 1) * 72 / axes.figure.dpi
-    wanted = [(ends[name][1] - low) / ((high - low) or 1) * points for name in names]
-    colored = names if colors is None else list(colors)
-    for name, position, moved in zip(names, wanted, spread(wanted, _LABEL_GAP), strict=True):
-        color = series(colored.index(name)) if name in colored else MUTED
+    wanted = [(value - low) / ((high - low) or 1) * points for value in ends.values()]
+    moved = spread(wanted, _LABEL_GAP)
+    for index, (name, value) in enumerate(ends.items()):
         axes.annotate(
-            f"{name}  {form.format(ends[name][1])}",
-            (1, ends[name][1]),
-            (10, moved - position),
+            f"{name}  {form.format(value)}",
+            (1, value),
+            (10, moved[index] - wanted[index]),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
             va="center",
-            color=color,
+            color=MUTED if name in muted else series(index),
             annotation_clip=False,
         )
 
@@ -375,12 +335,11 @@ def _thin(points: Sequence[Point], most: int = 500) -> list[Point]:
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
-def _running_mean(values: Sequence[float], radius: int) -> list[float]:
-    means = []
-    for index in range(len(values)):
-        near = values[max(0, index - radius) : index + radius + 1]
-        means.append(sum(near) / len(near))
-    return means
+def _running_mean(values: Sequence[float], radius: int) -> np.ndarray:
+    """Return the mean of each value and its neighbors up to ``radius`` away."""
+    window = np.ones(2 * radius + 1)
+    sums, numbers = (np.convolve(each, window)[radius:-radius] for each in (values, np.ones(len(values))))
+    return np.asarray(sums / numbers)
 
 
 def count(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -15,10 +15,13 @@ from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.pipeline import Artifact, Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.engine.source_inventory import Shard
-from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
-from mobileclip2.report.pictures import SampleRow, between_plot, inline_markdown, loss_curve, metric_plot, sample_sheet
+from mobileclip2.report import plots
+from mobileclip2.report.pictures import SampleRow, inline_markdown, sample_sheet
 from mobileclip2.stages.stored_results import results_so_far
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROWS = 5
 VIEW_SIZE = 96
@@ -26,24 +29,27 @@ VIEW_SIZE = 96
 
 def raw_sheet(pipeline: Pipeline, group: str) -> str:
     """Draw the first samples of a group with their captions."""
-    return inline_markdown(sample_sheet(list(islice(rows(pipeline, group), ROWS))), "samples")
+    return _sheet(rows(pipeline, group), "samples")
 
 
 def views_sheet(pipeline: Pipeline, group: str) -> str:
     """Draw the first samples of a group with their stored views."""
-    return inline_markdown(sample_sheet(list(islice(rows(pipeline, group, views=True), ROWS))), "views")
+    return _sheet(rows(pipeline, group, views=True), "views")
 
 
 def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> str:
     """Draw the first samples of a group with the captions of one captioner."""
-    found = rows(pipeline, group, captioners=(captioner,))
-    return inline_markdown(sample_sheet(list(islice(found, ROWS))), "captions")
+    return _sheet(rows(pipeline, group, captioners=(captioner,)), "captions")
 
 
 def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
     """Draw the first samples of a group with views and all captions."""
-    found = rows(pipeline, group, views=True, captioners=pipeline.profile.dataset_captioners)
-    return inline_markdown(sample_sheet(list(islice(found, ROWS))), "reinforced samples")
+    captioners = pipeline.profile.dataset_captioners
+    return _sheet(rows(pipeline, group, views=True, captioners=captioners), "reinforced samples")
+
+
+def _sheet(samples: Iterator[SampleRow], alt: str) -> str:
+    return inline_markdown(sample_sheet(list(islice(samples, ROWS))), alt)
 
 
 def rows(
@@ -93,7 +99,7 @@ def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tu
     last: dict[str, float] = {}
     for record in records:
         last.update(record)
-    return last, inline_markdown(loss_curve({group or AssetKey(key).name: records}), "loss")
+    return last, _plot(plots.loss_figure(records, group or AssetKey(key).name), "loss")
 
 
 def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]:
@@ -106,7 +112,7 @@ def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, s
     """Return (weight, set, main metric) of every point, the picked weight, and a picture of the curve."""
     curve, picked = between_curve(pipeline, student)
     table = [(point.weight, name, point.main(name)) for point in curve for name in point.metrics]
-    return table, picked, inline_markdown(between_plot(curve, picked), "interpolated weights")
+    return table, picked, _plot(plots.between_figure(curve, picked), "interpolated weights")
 
 
 def evaluation_results(pipeline: Pipeline, model: str, name: str) -> tuple[dict[str, float], str]:
@@ -114,4 +120,8 @@ def evaluation_results(pipeline: Pipeline, model: str, name: str) -> tuple[dict[
     results = results_so_far(pipeline, model)
     (result,) = (result for result in results if result.key == name)
     metrics = {metric: value for metric, value in result.metrics.items() if value is not None}
-    return metrics, inline_markdown(metric_plot({model: results}, metric=MAIN_METRIC), "metrics")
+    return metrics, _plot(plots.metric_figure({model: results}), "metrics")
+
+
+def _plot(figure: Figure, alt: str) -> str:
+    return inline_markdown(plots.png(figure), alt)

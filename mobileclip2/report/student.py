@@ -1,4 +1,4 @@
-"""The report of one student as one HTML file: results, latency and examples."""
+"""The report of one student: results, latency and examples."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from mobileclip2.evaluation.gate import AVERAGED, Row
 from mobileclip2.evaluation.latency import Latency
 from mobileclip2.evaluation.metrics import RECALLS
 from mobileclip2.evaluation.published import MODELS, NUMBERS
+from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.report import plots
 from mobileclip2.report.examples import Association, Classified, Confusion, Retrieved, Split
-from mobileclip2.report.html import EvaluatedModel, Training, accuracy_plots, loss_plots, render
+from mobileclip2.report.page import EvaluatedModel, Tile, Training, accuracy_plots, loss_plots, percent, render
 
+SECTIONS = {
+    "results": "Results",
+    "published": "Comparison with the published models",
+    "latency": "Latency and size",
+    "training": "Training",
+    "examples": "Examples",
+}
 PUBLISHED_ON = "iPhone 12 Pro Max"
 FAMILY = "MobileCLIP2-"
 AVERAGE_NAMES = {
@@ -81,87 +89,82 @@ class StudentReport:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of the table of tasks. ``first`` is as in :class:`~mobileclip2.report.html.MetricRow`."""
-
-    set: str
-    name: str
-    row: Row
-    metric: str
-    main: bool
-    first: int
-
-
-@dataclass(frozen=True)
-class Beside:
+class PublishedRow:
     """A row of the table of published models: millions of parameters, and shares in the order of :data:`NUMBERS`."""
 
     name: str
     parameters: tuple[float, float]
     shares: Sequence[float | None]
-    own: bool = False
+    is_own: bool = False
 
 
 def render_student(report: StudentReport) -> str:
-    """Render the page. All text in it is escaped."""
-    matrices = [
-        ""
-        if each.matrix is None
-        else plots.svg(plots.matrix_figure(each.matrix, each.classnames), f"confusion-{number}")
-        for number, each in enumerate(report.sets)
-    ]
+    """Render the page."""
     averages = [row for row in report.rows if row.metric == AVERAGED]
+    metrics = [row for row in report.rows if row.metric != AVERAGED]
     return render(
         "student.html.j2",
+        SECTIONS,
+        title=report.title,
+        subtitle=f"Profile {report.profile_name} · {report.note} · {report.created}",
+        tiles=_tiles(report, [*averages, *metrics]),
+        software=report.software,
         report=report,
-        latency=report.latencies[report.name],
-        headline=(averages or report.rows)[0] if report.rows else None,
-        lines=lines([row for row in report.rows if row.metric != AVERAGED]),
-        averages=[(AVERAGE_NAMES[row.set], len(AVERAGES[row.set]), row) for row in averages],
+        own_latency=report.latencies[report.name],
+        by_set={key: [row for row in metrics if row.set == key] for key in dict.fromkeys(row.set for row in metrics)},
+        set_names={key: task.name for key, task in TASKS.items()},
+        metric_names=METRIC_NAMES,
+        averages=averages,
         average_names=AVERAGE_NAMES,
-        beside=beside_published(report),
-        published_on=PUBLISHED_ON,
-        axis=AVERAGE_NAMES.get(report.axis, report.axis),
+        average_sets=AVERAGES,
+        missing_averages=[name for key, name in AVERAGE_NAMES.items() if key not in {row.set for row in averages}],
+        published_rows=published_rows(report),
         resamples=RESAMPLES,
         tradeoffs=_tradeoffs(report),
         accuracies=accuracy_plots([report.training], report.teachers),
         losses=loss_plots([report.training] if report.training.records else []),
-        matrices=matrices,
+        matrices=[
+            plots.svg(plots.matrix_figure(each.matrix, each.classnames), f"confusion-{number}")
+            if each.matrix is not None
+            else ""
+            for number, each in enumerate(report.sets)
+        ],
     )
 
 
-def lines(rows: Sequence[Row]) -> list[Line]:
-    """Return the rows of the table of tasks. The rows of a set are together, with its main metric first."""
-    table = []
-    for key in dict.fromkeys(row.set for row in rows):
-        of_set = [row for row in rows if row.set == key]
-        task = TASKS.get(key)
-        table += [
-            Line(
-                key,
-                task.name if task else key,
-                row,
-                METRIC_NAMES.get(row.metric, row.metric),
-                number == 0,
-                0 if number else len(of_set),
-            )
-            for number, row in enumerate(of_set)
-        ]
-    return table
-
-
-def beside_published(report: StudentReport) -> list[Beside]:
-    """Return this student and the released models with the published metrics."""
-    own = {(row.set, "main_metric" if row.metric == AVERAGED else row.metric): row.value for row in report.rows}
+def _tiles(report: StudentReport, rows: Sequence[Row]) -> list[Tile]:
     latency = report.latencies[report.name]
-    parameters = latency.image.parameters / 1e6, latency.text.parameters / 1e6
-    return [
-        Beside(report.name, parameters, [own.get(number) for number in NUMBERS], own=True),
-        *(
-            Beside(model.name, model.parameters, [model.shares[number] for number in NUMBERS])
-            for model in MODELS.values()
+    image, text = latency.image, latency.text
+    tiles = [
+        Tile(
+            AVERAGE_NAMES.get(row.set, row.set),
+            f"{percent(row.value)} %",
+            f"{100 * report.confidence:.0f} % interval {percent(row.interval[0])} – {percent(row.interval[1])}",
+        )
+        for row in rows[:1]
+    ]
+    tiles += [
+        Tile("Latency, image + text", f"{image.p50:.2f} + {text.p50:.2f} ms", f"one at a time, on {latency.machine}"),
+        Tile(
+            "Parameters, image + text",
+            f"{plots.count(image.parameters)} + {plots.count(text.parameters)}",
+            "as served: reparameterized",
         ),
     ]
+    if report.samples_seen is not None:
+        tiles.append(Tile("Samples seen", plots.count(report.samples_seen), report.note))
+    return tiles
+
+
+def published_rows(report: StudentReport) -> list[PublishedRow]:
+    """Return this student and the released models with the published metrics."""
+    own = {(row.set, MAIN_METRIC if row.metric == AVERAGED else row.metric): row.value for row in report.rows}
+    latency = report.latencies[report.name]
+    parameters = latency.image.parameters / 1e6, latency.text.parameters / 1e6
+    rows = [PublishedRow(report.name, parameters, [own.get(number) for number in NUMBERS], is_own=True)]
+    for model in MODELS.values():
+        rows.append(PublishedRow(model.name, model.parameters, [model.shares[number] for number in NUMBERS]))
+    return rows
 
 
 def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
@@ -173,27 +176,26 @@ def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
         for name, latency in report.latencies.items()
         if name in report.mains
     }
-    axis = report.axis if (report.axis, "main_metric") in NUMBERS or report.axis == "imagenet1k" else "average"
-    column = NUMBERS.index((axis, "acc1" if axis == "imagenet1k" else "main_metric"))
+    published = next((number for number in NUMBERS if number[0] == report.axis), ("average", MAIN_METRIC))
     theirs = {
         model.name.removeprefix(FAMILY): plots.Tradeoff(
-            sum(model.latency), model.percent[column] / 100, int(1e6 * sum(model.parameters))
+            sum(model.latency), model.shares[published], int(1e6 * sum(model.parameters))
         )
         for model in MODELS.values()
     }
     machine = report.latencies[report.name].machine
     panels = [
         (f"This profile's students on this machine: {machine}.", ours, report.axis, report.name),
-        (f"The released MobileCLIP2 models on an {PUBLISHED_ON}, as published.", theirs, axis, None),
+        (f"The released MobileCLIP2 models on an {PUBLISHED_ON}, as published.", theirs, published[0], None),
     ]
     return [
         (
             caption,
             plots.svg(
-                plots.tradeoff_figure(points, title=AVERAGE_NAMES.get(panel_axis, panel_axis), highlight=highlight),
+                plots.tradeoff_figure(points, title=AVERAGE_NAMES.get(axis, axis), highlight=highlight),
                 f"tradeoff-{number}",
             ),
         )
-        for number, (caption, points, panel_axis, highlight) in enumerate(panels)
+        for number, (caption, points, axis, highlight) in enumerate(panels)
         if points
     ]

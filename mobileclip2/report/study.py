@@ -20,39 +20,30 @@ METRICS = ("acc1", "mean_recall@1")
 
 
 @dataclass(frozen=True)
-class Line:
-    """A row of a study: shares by metric and seed. Trials that are not trained yet are missing."""
+class TrialScores:
+    """The scores of a row of a study: shares by metric and seed. Trials that are not trained yet are missing."""
 
     name: str
     scores: Mapping[str, Sequence[float]]
 
-    def mean(self, metric: str) -> float | None:
-        """Return the mean of a metric over the seeds, or None before the first trial."""
-        return statistics.mean(self.scores[metric]) if self.scores.get(metric) else None
-
 
 @dataclass(frozen=True)
-class Found:
-    """A study with its results."""
+class StudyResult:
+    """A study with the scores of its rows."""
 
     study: Study
-    lines: Sequence[Line]
+    rows: Sequence[TrialScores]
 
     @property
     def metrics(self) -> list[str]:
         """Return the metrics ``<set>/<metric>`` in the order of the study's sets."""
-        return list(dict.fromkeys(metric for line in self.lines for metric in line.scores))
-
-    def best(self, metric: str) -> str:
-        """Return the name of the line with the highest mean. Ties go to the first line."""
-        means = {line.name: line.mean(metric) or 0.0 for line in self.lines}
-        return max(means, key=lambda name: means[name])
+        return list(dict.fromkeys(metric for row in self.rows for metric in row.scores))
 
 
-def found(pipeline: Pipeline, name: str) -> Found:
+def study_result(pipeline: Pipeline, name: str) -> StudyResult:
     """Collect the scores of the study's trials that are in the store."""
     study, asset = pipeline.profile.study(name), pipeline.graph[f"study/{name}"]
-    lines = []
+    rows = []
     for row in study.lines(pipeline.profile.student(study.student), pipeline.profile.dataset_teachers):
         scores: dict[str, list[float]] = {}
         for seed in study.seeds:
@@ -63,36 +54,34 @@ def found(pipeline: Pipeline, name: str) -> Found:
             for metric, value in artifact.manifest.facts["scores"].items():
                 if MetricName.parse(metric).metric in METRICS:
                     scores.setdefault(metric, []).append(value)
-        lines.append(Line(row.name, scores))
-    return Found(study, lines)
+        rows.append(TrialScores(row.name, scores))
+    return StudyResult(study, rows)
 
 
-def figures(result: Found) -> list[Figure]:
+def figures(result: StudyResult) -> list[Figure]:
     """Draw a figure for each metric."""
     plotted = []
     for metric in result.metrics:
         title = metric.replace("/", "  ·  ")
+        by_name = {row.name: row.scores.get(metric, ()) for row in result.rows}
         if result.study.scales:
-            by_name = {line.name: line.scores.get(metric, ()) for line in result.lines}
             curves = {
                 teacher: {scale: by_name[scale_name(teacher, scale)] for scale in sorted(scales)}
                 for teacher, scales in result.study.scales.items()
             }
             plotted.append(plots.scale_figure(curves, title=title))
         else:
-            plotted.append(
-                plots.trial_figure({line.name: line.scores.get(metric, ()) for line in result.lines}, title=title)
-            )
+            plotted.append(plots.trial_figure(by_name, title=title))
     return plotted
 
 
-def table(result: Found) -> list[list[str]]:
+def table(result: StudyResult) -> list[list[str]]:
     """Format a heading and a line for each row: the mean over the seeds, and their range in brackets."""
     lines = [[result.study.name, "seeds", *result.metrics]]
-    for line in result.lines:
-        cells = [_cell(line.scores.get(metric, ())) for metric in result.metrics]
-        seeds = max((len(values) for values in line.scores.values()), default=0)
-        lines.append([line.name, f"{seeds} of {len(result.study.seeds)}", *cells])
+    for row in result.rows:
+        cells = [_cell(row.scores.get(metric, ())) for metric in result.metrics]
+        seeds = max((len(values) for values in row.scores.values()), default=0)
+        lines.append([row.name, f"{seeds} of {len(result.study.seeds)}", *cells])
     return lines
 
 

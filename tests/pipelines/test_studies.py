@@ -11,8 +11,8 @@ from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.plan import plan
 from mobileclip2.errors import ProfileError
 from mobileclip2.report.gather import gather
-from mobileclip2.report.html import render_html
-from mobileclip2.report.study import Found, Line, found, table
+from mobileclip2.report.pipeline import render_html
+from mobileclip2.report.study import StudyResult, TrialScores, study_result, table
 from pipelines.definitions import definitions_of
 from pipelines.profiles import profile_path
 from pipelines.refresh import materialize_missing
@@ -70,9 +70,9 @@ def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
     (student,) = pipeline.read("student/pupil")
     assert trial.fetch("metrics.jsonl").read_bytes() == student.fetch("metrics.jsonl").read_bytes()
     assert not any("safetensors" in file.name for file in trial.manifest.files)
-    (line,) = found(pipeline, "ingredients").lines
+    (row,) = study_result(pipeline, "ingredients").rows
     (evaluation,) = pipeline.read("evaluation/pupil")
-    assert f'"acc1": {line.mean("shapes/acc1")}' in evaluation.fetch("results.jsonl").read_text()
+    assert f'"acc1": {row.scores["shapes/acc1"][0]}' in evaluation.fetch("results.jsonl").read_text()
 
 
 def test_a_search_distils_from_one_teacher_at_a_time_and_a_new_scale_trains_only_itself(tiny):
@@ -122,9 +122,11 @@ def test_a_job_asks_for_the_studies_alone(finished):
 
 def test_the_table_says_how_far_seeds_lie_apart():
     study = Study(name="s", student="pupil", seeds=(0, 1), evaluate_on=("shapes",), rows=INGREDIENTS["rows"][:2])
-    result = Found(study, [Line("base", {"shapes/acc1": [0.1, 0.3]}), Line("distillation", {"shapes/acc1": [0.5]})])
+    result = StudyResult(
+        study,
+        [TrialScores("base", {"shapes/acc1": [0.1, 0.3]}), TrialScores("distillation", {"shapes/acc1": [0.5]})],
+    )
     assert table(result)[1:] == [["base", "2 of 2", "20.0 (20.0)"], ["distillation", "1 of 2", "50.0"]]
-    assert result.best("shapes/acc1") == "distillation"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_confusions_are_counted(write_set):
     targets, predicted = [0, 0, 0, 1, 1, 2, 2, 2, 2], [1, 1, 0, 0, 0, 3, 3, 2, 2]
     table = result(each, key=list("abcdefghi"), target=targets, predicted=predicted, rank=[1] * 9)
     found = examples.confusions(each, table)
-    assert [(one.right, one.predicted, one.count) for one in found] == [
+    assert [(one.right, one.predicted, one.images) for one in found] == [
         ("cat", "dog", 2),
         ("dog", "cat", 2),
         ("owl", "bee", 2),

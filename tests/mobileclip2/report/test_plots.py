@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobileclip2.evaluation.results import Result
+from mobileclip2.evaluation.results import Result, with_main
 from mobileclip2.report.palette import VARIABLES
 from mobileclip2.report.plots import accuracy_figure, count, loss_figure, metric_figure, png, spread, svg
 
@@ -32,8 +32,8 @@ def test_labels_with_room_stay() -> None:
 
 
 def test_same_numbers_same_bytes() -> None:
-    assert png(loss_figure({"a": RECORDS})) == png(loss_figure({"a": RECORDS}))
-    assert svg(loss_figure({"a": RECORDS}), "x") == svg(loss_figure({"a": RECORDS}), "x")
+    assert png(loss_figure(RECORDS, "a")) == png(loss_figure(RECORDS, "a"))
+    assert svg(loss_figure(RECORDS, "a"), "x") == svg(loss_figure(RECORDS, "a"), "x")
 
 
 def test_svg_takes_the_colors_of_its_page() -> None:
@@ -48,24 +48,24 @@ def test_svg_takes_the_colors_of_its_page() -> None:
 
 def test_text_in_svg_is_text() -> None:
     text = svg(
-        metric_figure({"<script>alert(1)</script> $x_1$": [Result("a", "a", {"acc1": 0.5})]}, metric="acc1"), "f"
+        metric_figure({"<script>alert(1)</script> $x_1$": [Result("a", "a", with_main("a", {"acc1": 0.5}))]}), "f"
     )
     assert "<script" not in text and "&lt;script&gt;" in text and "$x_1$" in text
 
 
 def test_long_trainings_are_thinned() -> None:
     long = [{"step": float(step), "loss": 1.0 + (step % 2)} for step in range(200_000)]
-    assert len(svg(loss_figure({"a": long}), "x")) < 100_000
+    assert len(svg(loss_figure(long), "x")) < 100_000
 
 
 @pytest.mark.parametrize("records", [[], [{"step": 1.0}], [{"step": 1.0, "loss": float("nan")}], RECORDS[:1]])
 def test_short_or_empty_trainings(records: list[dict[str, float]]) -> None:
-    assert png(loss_figure({"a": records})).startswith(b"\x89PNG")
+    assert png(loss_figure(records)).startswith(b"\x89PNG")
 
 
 def test_models_without_a_metric_have_no_bar() -> None:
-    models = {"a": [Result("x", "x", {"acc1": 0.51, "acc5": None})], "b": [Result("y", "y", {"acc5": 0.25})]}
-    text = svg(metric_figure(models, metric="acc1"), "x")
+    metrics = {"a": with_main("x", {"acc1": 0.51, "acc5": None}), "b": with_main("y", {"acc5": 0.25})}
+    text = svg(metric_figure({name: [Result(name, name, values)] for name, values in metrics.items()}), "x")
     assert "51.0 %" in text and "25.0 %" not in text
 
 

@@ -21,7 +21,7 @@ from mobileclip2.evaluation.wise_ft import CURVE, read_curve
 from mobileclip2.models.build import WEIGHTS as FILE
 from mobileclip2.models.interpolate import interpolated
 from mobileclip2.report.gather import gather
-from mobileclip2.report.html import render_html
+from mobileclip2.report.pipeline import render_html
 from mobileclip2.report.sheets import between_sheet
 from mobileclip2.stages import wise_ft as between
 from mobileclip2.stages.stored_results import stored_results

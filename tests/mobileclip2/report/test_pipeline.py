@@ -8,20 +8,10 @@ import pytest
 from PIL import Image
 
 from mobileclip2.evaluation.results import Result, with_main
-from mobileclip2.report.html import (
-    EvaluatedModel,
-    Highlight,
-    Output,
-    Report,
-    Skip,
-    Stage,
-    Training,
-    duration,
-    metric_rows,
-    render_html,
-    write_html,
-)
+from mobileclip2.report.page import EvaluatedModel, Tile, Training, duration
 from mobileclip2.report.pictures import SampleRow
+from mobileclip2.report.pipeline import Report, Skip, Stage, metric_rows, render_html, write_html
+from mobileclip2.store.manifest import ManifestSummary
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
@@ -32,6 +22,25 @@ def _results(acc1: float) -> list[Result]:
         Result("emoji-861", "emoji-861", with_main("emoji-861", {"acc1": acc1, "acc5": acc1 * 1.5})),
         Result("emoji-retrieval", "emoji-retrieval", with_main("emoji-retrieval", retrieval)),
     ]
+
+
+def _summary(word: str, group: str | None, samples: int, skip_reasons: dict[str, int]) -> ManifestSummary:
+    return ManifestSummary(
+        asset=word,
+        part=word,
+        group=group,
+        fingerprint=word,
+        code_version=word,
+        declared={},
+        inputs={},
+        samples=samples,
+        skipped=sum(skip_reasons.values()),
+        skip_reasons=skip_reasons,
+        facts={},
+        data_version=word,
+        size=0,
+        watched=None,
+    )
 
 
 def _report(word: str = "word") -> Report:
@@ -47,7 +56,7 @@ def _report(word: str = "word") -> Report:
             EvaluatedModel("reinforced", "student", _results(0.473), word, 7_900_000, 38_400),
             EvaluatedModel(word, "student", _results(0.305), word, 7_900_000, 38_400),
         ],
-        highlights=[Highlight(word, word, word)],
+        highlights=[Tile(word, word, word)],
         trainings=[Training(word, records, 128), Training("plain", records, 128)],
         samples=[
             SampleRow(word, Image.new("RGB", (300, 200), "red"), [Image.new("RGB", (64, 64))], word, [(word, word)])
@@ -56,7 +65,7 @@ def _report(word: str = "word") -> Report:
         stages=[
             Stage(
                 word,
-                [Output(word, word, word, word, 300, {word: 3}), Output(word, None, word, word, 7)],
+                [_summary(word, word, 300, {word: 3}), _summary(word, None, 7, {})],
                 word,
                 word,
                 [word],
