@@ -42,3 +42,13 @@ def test_what_may_write_runs_no_code_of_the_pull_request():
     assert jobs["comment"]["permissions"] == {"pull-requests": "write"}
     assert set(jobs["comment"]["needs"]) == {"evaluate", "remote"}
     assert not [step for step in jobs["comment"]["steps"] if "checkout" in step.get("uses", "")]
+
+
+def test_the_newest_open_clip_is_tested_and_may_fail():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    assert [name for name, job in jobs.items() if job.get("continue-on-error")] == ["newest-open-clip"]
+    scripts = [step["run"] for step in jobs["newest-open-clip"]["steps"] if "run" in step]
+    assert scripts[0].startswith("make setup")
+    assert "git+https://github.com/mlfoundations/open_clip@main" in scripts[1]
+    # `make test` would install the pinned version again
+    assert scripts[2].startswith(".venv/bin/pytest")

@@ -99,8 +99,8 @@ class FrozenTrunkTower(nn.Module):
         self.ln_post = LayerNorm(config.width)
         self.tokens = config.tokens
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Do nothing, because the trunk stores no activations and the rest is one layer."""
+    def set_grad_checkpointing(self, enable: bool = True, impl: str = "inline") -> None:
+        """Do nothing, because the trunk stores no activations and the rest is one layer. open_clip 4 also gives ``impl``."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the latent ``[b, width]`` and the image tokens ``[b, tokens, width]``.

@@ -24,4 +24,5 @@ class Dataset(Settings):
     teachers: tuple[str, ...] | None = None
     captioners: tuple[str, ...] | None = None
     storage: Literal["pth.gz", "npz"] = "pth.gz"
+    """member with the embeddings; both hold bf16 numbers, and ``npz`` stores each in four bytes"""
     images: bool = True

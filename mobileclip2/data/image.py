@@ -12,6 +12,7 @@ from mobileclip2.config.filters import PILLOW_LIMIT
 from mobileclip2.data.bad_sample import BadSample
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+_JPEG_START = b"\xff\xd8"
 
 
 def size(data: bytes) -> tuple[int, int]:
@@ -47,6 +48,28 @@ def decode(data: bytes, *, max_pixels: int = PILLOW_LIMIT) -> Image.Image:
             raise
         except Exception as error:  # decoders raise arbitrary exceptions for damaged input
             raise _broken(data, error) from error
+
+
+def opaque_copy(data: bytes) -> bytes | None:
+    """Encode an image as an opaque PNG if other readers see other pixels than :func:`decode`, or return None.
+
+    ``Image.convert("RGB")`` drops transparency and clips 16-bit gray. All readers see the same pixels in the copy.
+
+    Raises:
+        BadSample: as for :func:`decode`.
+    """
+    if data.startswith(_JPEG_START):  # a JPEG has neither
+        return None
+    with _open(data) as image:
+        if not image.mode.startswith("I") and not _has_transparent_pixels(image):
+            return None
+    target = io.BytesIO()
+    decode(data).save(target, "PNG")
+    return target.getvalue()
+
+
+def _has_transparent_pixels(image: Image.Image) -> bool:
+    return image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
 
 
 def _open(data: bytes) -> Image.Image:

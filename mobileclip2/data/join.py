@@ -17,6 +17,7 @@ import pyarrow as pa
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.image import opaque_copy
 from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
 from mobileclip2.data.tar import TarWriter
 from mobileclip2.data.validate import KEPT, SKIPPED, iter_valid
@@ -49,7 +50,7 @@ class JoinCounts:
     samples: int = 0
     skipped: pa.Table = field(default_factory=SKIPPED.empty_table)
     """Skipped samples with schema :data:`SKIPPED`. Reasons: ``missing-view``, ``bad-view``, ``missing-caption``,
-    ``missing-embedding``, ``bad-embedding``."""
+    ``missing-embedding``, ``bad-embedding``, and those of :func:`mobileclip2.data.image.decode`."""
     failed_captions: Counter[str] = field(default_factory=Counter)
     """number of dropped empty captions by captioner"""
     stand_ins: Counter[str] = field(default_factory=Counter)
@@ -76,6 +77,9 @@ def join_shard(
     An empty caption is dropped with its embedding. If all captions of a captioner are empty, the real caption and its
     embedding replace them, because readers of the published format need a caption of each captioner.
 
+    An image that other readers decode to other pixels, because it is transparent or has 16-bit gray, is stored as an
+    opaque PNG. Other images keep their bytes.
+
     Memory holds one image and one row group of embeddings per sidecar, for any size of the shard.
 
     Raises:
@@ -95,12 +99,15 @@ def join_shard(
         for key, members in iter_valid(file, str(source), rows):
             image = _image(source, rows[key], members)
             try:
+                copy = opaque_copy(image) if images else None
                 sample = join.sample(key)
             except BadSample as bad:
                 skipped.append({"key": key, "reason": bad.reason, "detail": bad.detail})
                 continue
-            sample.image = image if images else None
-            sample.rest = _rest(members, rows[key], join.counts.dims)
+            sample.image, sha256 = image if images else None, rows[key]["sha256"]
+            if copy:
+                sample.image, sample.extension, sha256 = copy, "png", hashlib.sha256(copy).hexdigest()
+            sample.rest = _rest(members, sha256, join.counts.dims)
             writer.write(key, encode(sample, storage))
     join.counts.skipped = pa.Table.from_pylist(skipped, SKIPPED)
     return join.counts
@@ -284,14 +291,14 @@ def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> byte
     return image
 
 
-def _rest(members: dict[str, bytes], row: dict[str, Any], dims: dict[str, int]) -> dict[str, Any]:
+def _rest(members: dict[str, bytes], sha256: str, dims: dict[str, int]) -> dict[str, Any]:
     """Return the content of ``json``: the fields of the source, the hash of the image, and the teachers."""
     try:
         fields = json.loads(members.get("json", b"{}"))
     except (ValueError, RecursionError):
         fields = {}
     teachers = [{"name": name, "dim": dim} for name, dim in dims.items()]
-    return {**(fields if isinstance(fields, dict) else {}), "image_sha256": row["sha256"], "teachers": teachers}
+    return {**(fields if isinstance(fields, dict) else {}), "image_sha256": sha256, "teachers": teachers}
 
 
 def _field(captioner: str) -> str:

@@ -1,10 +1,13 @@
 """The format of the published reinforced datasets: encode and decode the tar members of a sample.
 
 The members are an image, ``txt``, ``url.txt``, ``syn.json`` (captions by field ``syn_text<tag>``), ``paug.json``
-(views), ``pth.gz`` (bf16) or ``npz`` (fp32) with the embeddings, and ``json`` with other fields. There are two published
-layouts of the embeddings. DFNDR (MobileCLIP2) has ``text_emb [1, D]`` and ``syn_text<tag>_emb [captions, D]`` for each
-captioner. DataCompDR (MobileCLIP) has ``text_emb [1 + captions, D]`` with the real caption first. :func:`decode` reads
-both layouts. :func:`encode` writes the first.
+(views), ``pth.gz`` or ``npz`` with the embeddings, and ``json`` with other fields. A tensor in ``pth.gz`` is bf16 and an
+array in ``npz`` is float32. Teachers' embeddings are stored in bf16, so the tars of this project hold bf16 numbers in
+both. Published ``npz`` members can be more precise.
+
+There are two published layouts of the embeddings. DFNDR (MobileCLIP2) has ``text_emb [1, D]`` and
+``syn_text<tag>_emb [captions, D]`` for each captioner. DataCompDR (MobileCLIP) has ``text_emb [1 + captions, D]`` with
+the real caption first. :func:`decode` reads both layouts. :func:`encode` writes the first.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from mobileclip2.data.validate import IMAGE_EXTENSIONS
 from mobileclip2.errors import ShardError
 
 Storage = Literal["pth.gz", "npz"]
-"""member with the embeddings: gzipped bf16, or fp32 at twice the size"""
+"""member with the embeddings: gzipped bf16, or the same numbers as float32 at twice the size"""
 
 CAPTIONS = "syn_text"
 """prefix of the fields of synthetic captions"""
@@ -184,7 +187,7 @@ def _views(fields: dict[str, Any]) -> list[View]:
 
 
 def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
-    """Read embeddings by field from ``npz`` (fp32) if it exists, or from ``pth.gz`` (bf16).
+    """Read embeddings by field from ``npz`` (float32) if it exists, or from ``pth.gz`` (bf16).
 
     Raises:
         ValueError: both members are missing, or the member cannot be read.

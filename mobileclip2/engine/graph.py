@@ -28,7 +28,7 @@ CODE_VERSIONS = {
     "synthetic_captions": "1",
     "teacher": "2",
     "teacher_embeddings": "2",
-    "reinforced_dataset": "2",
+    "reinforced_dataset": "3",
     "student": "2",
     "evaluation": "4",
     "study": "1",

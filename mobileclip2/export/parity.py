@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 MAX_INPUTS = 1000
 """Most images and texts in a comparison."""
+MAX_ASPECT = 100
+"""Largest ratio of the sides of an image in a comparison. open_clip resizes the whole image, which can need gigabytes."""
 LEAST = 0.9999
 """Lowest allowed cosine of an image or text of an fp32 export."""
 
@@ -82,10 +84,10 @@ def _distinct(items: Iterable[T]) -> Iterator[T]:
 
 def _usable(image: bytes) -> bool:
     try:
-        decode(image)
+        shorter, longer = sorted(decode(image).size)
     except BadSample:
         return False
-    return True
+    return longer <= MAX_ASPECT * shorter
 
 
 def _texts(sets: Sequence[EvaluationSet]) -> Iterator[str]:

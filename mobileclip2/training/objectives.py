@@ -118,7 +118,8 @@ class Reinforced:
 class CoCaObjective:
     """The loss of CoCa (Yu et al. 2022), with the default weights of ``open_clip``.
 
-    The model is ``open_clip``'s CoCa. ``text`` is padded with its ``pad_id``.
+    The model is ``open_clip``'s CoCa. ``text`` is padded with its ``pad_id``. The loss shifts the labels itself, because
+    the model of open_clip 3 returns shifted logits and labels, and that of open_clip 4 the logits of every position.
     """
 
     contrastive_weight: float = 1.0
@@ -133,11 +134,13 @@ class CoCaObjective:
         """Compute features ``[b, embed_dim]``, and the negative log-likelihood and token count of each caption, ``[b]``."""
         output = model(batch["image"], batch["text"])
         pad_id: Any = model.pad_id
+        labels = batch["text"][:, 1:]  # the logits at a position predict the next token
+        logits = output["logits"][:, : labels.shape[1]]
         return {
             "image": _normalized(output["image_features"]),
             "text": _normalized(output["text_features"]),
-            "nll": caption_nll(output["logits"], output["labels"], pad_id),
-            "tokens": (output["labels"] != pad_id).sum(1),
+            "nll": caption_nll(logits, labels, pad_id),
+            "tokens": (labels != pad_id).sum(1),
         }
 
     def loss(self, features: dict[str, Tensor], batch: Batch, logit_scale: Tensor, gather: Gather) -> dict[str, Tensor]:

@@ -19,42 +19,44 @@ def preprocess(
 
     ``image`` is uint8 RGB ``[height, width, 3]``. The result is float32 ``[3, size, size]``.
     """
-    square = center(resize(image, size, interpolation), size)
+    square = center(image, size, interpolation)
     normal = (square.astype(np.float32) / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(normal.transpose(2, 0, 1))
 
 
-def resize(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Resize uint8 ``[height, width, 3]`` to the shorter side ``size``, with antialiasing."""
-    height, width = image.shape[:2]
-    shorter = min(height, width)
-    across = resample(image.swapaxes(0, 1), int(size * width / shorter), interpolation).swapaxes(0, 1)
-    return resample(across, int(size * height / shorter), interpolation)
+def center(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Resize the shorter side of uint8 ``[height, width, 3]`` to ``size``, with antialiasing, and crop the central square.
+
+    Only the pixels of the square are computed, because the whole image can need gigabytes if it is long and thin.
+    """
+    shorter = min(image.shape[:2])
+    height, width = (int(size * side / shorter) for side in image.shape[:2])
+    across = resample(image.swapaxes(0, 1), width, _central(width, size), interpolation).swapaxes(0, 1)
+    return resample(across, height, _central(height, size), interpolation)
 
 
-def center(image: np.ndarray, size: int) -> np.ndarray:
-    """Crop the central square."""
-    top, left = (round((side - size) / 2) for side in image.shape[:2])
-    return image[top : top + size, left : left + size]
+def _central(length: int, size: int) -> range:
+    first = round((length - size) / 2)
+    return range(first, first + size)
 
 
-def resample(image: np.ndarray, length: int, interpolation: str) -> np.ndarray:
-    """Resample uint8 ``[n, ...]`` along the first axis to ``[length, ...]``."""
+def resample(image: np.ndarray, length: int, rows: range, interpolation: str) -> np.ndarray:
+    """Return the ``rows`` of uint8 ``[n, ...]`` resampled along the first axis to ``[length, ...]``."""
     if image.shape[0] == length:
-        return image
+        return image[rows.start : rows.stop]
     scale = image.shape[0] / length
     stretch = max(scale, 1.0)
     reach = SUPPORT[interpolation] * stretch
-    rows = []
-    for index in range(length):
-        middle = (index + 0.5) * scale
+    resampled = []
+    for row in rows:
+        middle = (row + 0.5) * scale
         first, end = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), image.shape[0])
         weights = [_weight((source - middle + 0.5) / stretch, interpolation) for source in range(first, end)]
         total = sum(weights)
         fixed = [math.floor(weight / total * (1 << FRACTION) + 0.5) for weight in weights]
         summed = np.tensordot(np.array(fixed, np.int64), image[first:end].astype(np.int64), 1)
-        rows.append((summed + (1 << (FRACTION - 1))) >> FRACTION)
-    return np.stack(rows).clip(0, 255).astype(np.uint8)
+        resampled.append((summed + (1 << (FRACTION - 1))) >> FRACTION)
+    return np.stack(resampled).clip(0, 255).astype(np.uint8)
 
 
 def _weight(distance: float, interpolation: str) -> float:

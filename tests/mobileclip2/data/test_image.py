@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from mobileclip2.data.image import BadSample, decode, size
+from mobileclip2.data.image import BadSample, decode, opaque_copy, size
 
 
 def encode(image: Image.Image, form: str, **options) -> bytes:
@@ -206,3 +206,62 @@ def test_a_jpeg_with_a_thumbnail_or_a_trailer_is_whole():
 
 def test_a_one_pixel_image_decodes():
     assert decode(encode(Image.new("RGB", (1, 1), "red"), "PNG")).size == (1, 1)
+
+
+def half_transparent(mode: str) -> Image.Image:
+    """Return an image whose left half is transparent and keeps its colors below."""
+    image = photo().convert(mode)
+    image.putalpha(Image.fromarray(np.repeat([[0] * 32 + [200] * 16 + [255] * 16], 48, 0).astype(np.uint8)))
+    return image
+
+
+def palette(transparency: object) -> bytes:
+    image = photo().quantize(4)
+    return encode(image, "PNG", transparency=transparency)
+
+
+OTHERWISE_READ = {
+    "rgba png": encode(half_transparent("RGB"), "PNG"),
+    "gray with alpha png": encode(half_transparent("L"), "PNG"),
+    "transparent color png": encode(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)),
+    "transparent gray png": encode(Image.new("L", (4, 4), 9), "PNG", transparency=9),
+    "palette png": palette(1),
+    "palette png with alphas": palette(bytes([255, 90, 0, 255])),
+    "gif": encode(photo().quantize(4), "GIF", transparency=2),
+    "webp": encode(half_transparent("RGB"), "WEBP", quality=80),
+    "lossless webp": encode(half_transparent("RGB"), "WEBP", lossless=True, exact=True),
+    "animated webp": encode(half_transparent("RGB"), "WEBP", save_all=True, append_images=[half_transparent("RGB")]),
+    "animated png": encode(half_transparent("RGB"), "PNG", save_all=True, append_images=[half_transparent("L")]),
+    "16-bit gray png": encode(Image.fromarray(np.arange(0, 64_000, 1000, np.uint16).reshape(8, 8)), "PNG"),
+}
+
+
+def plainly(data: bytes) -> np.ndarray:
+    """Read as the released training code does."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("form", OTHERWISE_READ)
+def test_an_opaque_copy_has_the_pixels_of_decode_for_every_reader(form):
+    data = OTHERWISE_READ[form]
+    assert not np.array_equal(plainly(data), np.asarray(decode(data)))
+    copy = opaque_copy(data)
+    assert copy is not None and Image.open(io.BytesIO(copy)).format == "PNG" and copy == opaque_copy(data)
+    assert np.array_equal(plainly(copy), np.asarray(decode(data))) and decode(copy).tobytes() == decode(data).tobytes()
+    assert opaque_copy(copy) is None
+
+
+ALPHA_WITHOUT_TRANSPARENCY = {
+    "rgba png": encode(photo().convert("RGBA"), "PNG"),
+    "webp": encode(photo().convert("RGBA"), "WEBP"),
+    "transparent color that is absent": encode(photo(), "PNG", transparency=(1, 2, 3)),
+    "palette png with full alphas": palette(bytes([255] * 4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("data", [*FORMS.values(), *ALPHA_WITHOUT_TRANSPARENCY.values()])
+def test_an_image_without_transparent_pixels_needs_no_copy(data):
+    assert opaque_copy(data) is None
+    assert np.array_equal(plainly(data), np.asarray(decode(data)))

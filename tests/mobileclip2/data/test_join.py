@@ -55,10 +55,12 @@ class Shard:
     teachers: dict[str, int] = field(default_factory=lambda: dict(TEACHERS))
     empty: set[tuple[str, int, str]] = field(default_factory=set)
     """(captioner, caption, key) of failed captions"""
+    images: dict[str, bytes] = field(default_factory=dict)
+    """images of some keys; the others get random pixels"""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.images = {key: pixels(key) for key in self.keys}
+        self.images = {key: pixels(key) for key in self.keys} | self.images
         with TarWriter(self.source) as writer:
             for number, key in enumerate(self.keys):
                 members = {"png": self.images[key], "txt": f"real {key}".encode()}
@@ -349,6 +351,41 @@ def test_without_images_only_the_reinforcement_is_written(tmp_path):
         assert sample.rest["image_sha256"] == hashlib.sha256(shard.images[sample.key]).hexdigest()
 
 
+def transparent(key: str) -> bytes:
+    image = Image.open(io.BytesIO(pixels(key))).convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    target = io.BytesIO()
+    image.save(target, "PNG")
+    return target.getvalue()
+
+
+def test_a_transparent_image_is_stored_as_every_reader_must_see_it(tmp_path):
+    key = KEYS[2]
+    shard = Shard(tmp_path, images={key: transparent(key)})
+    _, samples = shard.join()
+    seen = decode_image(shard.images[key])  # what the teachers saw
+    stored = samples[key].image
+    assert stored is not None and samples[key].extension == "png"
+    released = Image.open(io.BytesIO(stored)).convert("RGB")
+    assert released.tobytes() == decode_image(stored).tobytes() == seen.tobytes()
+    assert Image.open(io.BytesIO(shard.images[key])).convert("RGB").tobytes() != seen.tobytes()
+    assert samples[key].rest["image_sha256"] == hashlib.sha256(stored).hexdigest()
+    assert all(samples[other].image == shard.images[other] for other in KEYS if other != key)
+    # without images, the reader takes the source's image, which decode() blends in the same way
+    _, samples = shard.join(images=False)
+    assert samples[key].image is None
+    assert samples[key].rest["image_sha256"] == hashlib.sha256(shard.images[key]).hexdigest()
+
+
+def test_both_storages_hold_the_bf16_numbers_of_the_sidecars(tmp_path):
+    shard = Shard(tmp_path)
+    for storage, dtype in (("pth.gz", torch.bfloat16), ("npz", torch.float32)):
+        _, samples = shard.join(storage=storage)
+        for sample in samples.values():
+            for rows in (sample.image_emb, sample.text_emb, *sample.caption_embs.values()):
+                assert rows.dtype == dtype and torch.equal(rows.bfloat16().float(), rows.float())
+
+
 def test_a_dataset_of_real_captions_alone(tmp_path):
     shard = Shard(tmp_path)
     out = tmp_path / "out.tar"
@@ -432,7 +469,7 @@ def test_teachers_must_be_complete_and_named_apart(tmp_path):
 def test_memory_does_not_grow_with_the_shard(tmp_path):
     keys = [f"{number:04d}" for number in range(120)]
     noise = np.random.default_rng(0)
-    images = {key: noise.bytes(60_000) for key in keys}
+    images = {key: b"\xff\xd8" + noise.bytes(60_000) for key in keys}
     with TarWriter(tmp_path / "s.tar") as writer:
         for key in keys:
             writer.write(key, {"jpg": images[key], "txt": b"x"})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from open_clip.loss import CoCaLoss
 from tiny_training import DIMS, SCALES, tiny_batch, tiny_clip, tiny_coca
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip2.training.losses import Side, clip_loss, reinforced_loss
@@ -93,6 +93,49 @@ def test_coca_minimizes_the_loss_of_open_clip() -> None:
     torch.testing.assert_close(parts["clip"], contrastive)
     torch.testing.assert_close(2 * parts["caption"], caption)
     torch.testing.assert_close(parts["loss"], contrastive + caption)
+
+
+class OpenClip4(nn.Module):
+    """Stand in for the CoCa of open_clip 4: logits of every position, and no labels."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.pad_id = model, model.pad_id
+
+    def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        latent, tokens = self.model.visual(image)
+        text_latent, text_tokens = self.model.text(text)
+        return {
+            "image_features": F.normalize(latent, dim=-1),
+            "text_features": F.normalize(text_latent, dim=-1),
+            "logits": self.model.text_decoder(tokens, text_tokens),
+            "logit_scale": self.model.logit_scale.exp(),
+        }
+
+
+class OpenClip3(OpenClip4):
+    """Stand in for the CoCa of open_clip 3: logits of every position but the last, with their labels."""
+
+    def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        output = super().forward(image, text)
+        return {**output, "logits": output["logits"][:, :-1], "labels": text[:, 1:]}
+
+
+def test_coca_has_the_same_loss_in_open_clip_3_and_4() -> None:
+    model, batch = tiny_coca().eval(), tiny_batch(6)
+    objective = CoCaObjective()
+    losses = []
+    for each in (model, OpenClip3(model), OpenClip4(model)):
+        model.zero_grad()
+        parts = objective.loss(objective.features(each, batch), batch, SCALE, alone)
+        parts["loss"].backward()
+        gradients = {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if name != "logit_scale"
+        }
+        losses.append((parts, gradients))
+    assert "labels" not in OpenClip4(model)(batch["image"], batch["text"])
+    for other in losses[1:]:
+        torch.testing.assert_close(other, losses[0])
 
 
 @pytest.mark.parametrize("objective", [Contrastive(), Reinforced(DIMS, SCALES, distill=0.75), CoCaObjective()])
