@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
 
 
-def test_profiles_can_be_checked_without_torch() -> None:
+def test_profiles_are_checked_without_torch() -> None:
     code = "import sys, mobileclip2.config.captioner; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_what_cannot_be_is_refused_by_name() -> None:
+def test_contradictory_settings_are_named() -> None:
     with pytest.raises(ValidationError, match="width 100 is not a multiple of heads 3"):
         CoCaConfig(width=100, heads=3)
     with pytest.raises(ValidationError, match="min_tokens 9 exceeds max_tokens 8"):
