@@ -121,3 +121,21 @@ def test_nothing_lies_before_given_weights(tiny):
 def test_a_study_of_what_is_not_trained(tiny):
     between(tiny)["studies"] = [{"name": "s", "student": "middle", "evaluate_on": ["shapes"], "rows": [{"name": "a"}]}]
     assert "studies.s.student: 'middle' is not trained; name a student with 'train'" in refused(tiny)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"student": "nobody"}, "studies.s.student: there is no 'nobody'"),
+        ({"evaluate_on": ["else"]}, "studies.s.a-seed0.evaluate_on: there is no 'else'"),
+        ({"rows": [{"name": "a", "loss": {"logit_scales": {"who": 3}}}]}, "loss.logit_scales: there is no 'who'"),
+        (
+            {"rows": [{"name": "a", "loss": {"logit_scales": {"wide": None, "narrow": None}}}]},
+            "every teacher is excluded",
+        ),
+        ({"rows": [], "scales": {"who": [3]}}, "studies.s.scales: there is no 'who'"),
+    ],
+)
+def test_a_study_with_unknown_names_is_rejected(tiny, fields, message):
+    study = {"name": "s", "student": "pupil", "evaluate_on": ["shapes"], "rows": [{"name": "a"}], **fields}
+    assert message in refused({**tiny, "studies": [study]})
