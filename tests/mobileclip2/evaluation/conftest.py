@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_sets import CLASSES, Members, WriteSet, build_model
 
 from mobileclip2.data.tar import TarWriter
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.image_text import ImageText
+from tests.mobileclip2.evaluation.small_sets import CLASSES, Members, WriteSet, build_model
 
 
 @pytest.fixture(scope="session", autouse=True)

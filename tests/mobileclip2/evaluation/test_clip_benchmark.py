@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_sets import Members
 from torch.nn import functional as F
 
 from mobileclip2.data.image import decode
@@ -30,6 +29,7 @@ from mobileclip2.evaluation.results import Metrics
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.build import CONFIG, WEIGHTS, from_config, load, save
 from mobileclip2.models.image_text import ImageText
+from tests.mobileclip2.evaluation.small_sets import Members
 
 pytestmark = pytest.mark.slow
 

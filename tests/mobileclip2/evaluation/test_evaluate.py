@@ -5,13 +5,13 @@ import io
 import pytest
 import torch
 from PIL import Image
-from small_sets import CLASSES, RETRIEVAL, WriteSet, build_model, captioned, labeled
 
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.progress import Step
+from tests.mobileclip2.evaluation.small_sets import CLASSES, RETRIEVAL, WriteSet, build_model, captioned, labeled
 
 
 def _one_at_a_time(model: ImageText, each: EvaluationSet) -> tuple[torch.Tensor, torch.Tensor]:

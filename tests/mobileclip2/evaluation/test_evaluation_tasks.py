@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_sets import RETRIEVAL, WriteSet, captioned, labeled, picture
 
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, Task, averages
 from mobileclip2.errors import ShardError, UserError
@@ -15,6 +14,7 @@ from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import MAIN_METRIC, loads
 from mobileclip2.evaluation.sets import QUESTIONS, EvaluationSet
 from mobileclip2.models.image_text import ImageText
+from tests.mobileclip2.evaluation.small_sets import RETRIEVAL, WriteSet, captioned, labeled, picture
 
 
 def npy(*values: int) -> bytes:

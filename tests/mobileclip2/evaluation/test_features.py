@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 from PIL import Image
-from small_sets import picture
 
 from mobileclip2.data.image import decode
 from mobileclip2.errors import ShardError, WeightsError
@@ -15,6 +14,7 @@ from mobileclip2.evaluation import features as features_module
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.sets import Sample
 from mobileclip2.models.image_text import ImageText
+from tests.mobileclip2.evaluation.small_sets import picture
 
 
 def _samples(*seeds: int) -> list[Sample]:

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from small_sets import WriteSet, build_model
 from torch.nn import functional as F
 
 from mobileclip2.config.evaluation_tasks import TASKS
@@ -20,6 +19,7 @@ from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.report.comparison import as_markdown
+from tests.mobileclip2.evaluation.small_sets import WriteSet, build_model
 from tests.tiny import CLASSES, TEMPLATES, draw, encode
 
 

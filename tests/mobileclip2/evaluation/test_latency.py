@@ -2,10 +2,10 @@ import time
 
 import pytest
 import torch
-from small_sets import build_model
 
 from mobileclip2.evaluation.latency import CALLS, _on_gpu, machine, measure_latency
 from mobileclip2.models.reparameterize import reparameterize
+from tests.mobileclip2.evaluation.small_sets import build_model
 
 CPU = torch.device("cpu")
 

@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_sets import CLASSES, RETRIEVAL, WriteSet, captioned, labeled, picture
 
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.sets import EvaluationSet
+from tests.mobileclip2.evaluation.small_sets import CLASSES, RETRIEVAL, WriteSet, captioned, labeled, picture
 
 DEMO = Path(__file__).parents[3] / "demo" / "evaluation"
 

@@ -9,7 +9,7 @@ from mobileclip2.config.profile import load as load_profile
 from mobileclip2.models.build import from_config
 from mobileclip2.models.reparameterize import reparameterize
 from pipelines.profiles import PROFILES
-from tests.mobileclip2.models.test_model_build import TINY
+from tests.mobileclip2.models.test_build import TINY
 
 
 def demo() -> dict:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tiny_training import TinySource
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import UserError
 from mobileclip2.training.batches import batches
 from mobileclip2.training.distributed import World
+from tests.mobileclip2.training.tiny_training import TinySource
 
 
 class Numbers:

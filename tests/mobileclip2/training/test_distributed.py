@@ -7,14 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_training import (
-    TRAININGS,
-    TinySource,
-    finish,
-    start_world,
-    tiny_batch,
-    tiny_training,
-)
 from torch import Tensor
 
 from mobileclip2.config.training import TrainSettings
@@ -22,6 +14,14 @@ from mobileclip2.errors import StoreError
 from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute
 from mobileclip2.training.trainer import train
+from tests.mobileclip2.training.tiny_training import (
+    TRAININGS,
+    TinySource,
+    finish,
+    start_world,
+    tiny_batch,
+    tiny_training,
+)
 from tests.processes import start_process
 
 

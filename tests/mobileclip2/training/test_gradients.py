@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_training import TRAININGS, tiny_batch, tiny_conv_clip, tiny_training
 from torch import Tensor, nn
 
 from mobileclip2.training import objectives
 from mobileclip2.training.distributed import World
 from mobileclip2.training.gradients import Forward, backward, random_seed
 from mobileclip2.training.objectives import Batch, Contrastive, Objective
+from tests.mobileclip2.training.tiny_training import TRAININGS, tiny_batch, tiny_conv_clip, tiny_training
 
 ALONE = World(0, 1, torch.device("cpu"))
 

@@ -8,12 +8,12 @@ from typing import Literal
 import pytest
 import torch
 from open_clip.loss import CoCaLoss
-from tiny_training import DIMS, SCALES, tiny_batch, tiny_clip, tiny_coca
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip2.training.losses import Side, clip_loss, reinforced_loss
 from mobileclip2.training.objectives import CoCaObjective, Contrastive, Objective, Reinforced
+from tests.mobileclip2.training.tiny_training import DIMS, SCALES, tiny_batch, tiny_clip, tiny_coca
 
 SCALE = torch.tensor(14.3)
 

@@ -11,14 +11,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_training import (
-    TRAININGS,
-    TinySource,
-    finish,
-    tiny_clip,
-    tiny_conv_clip,
-    tiny_training,
-)
 from torch import Tensor, nn
 
 from mobileclip2.config.training import TrainSettings
@@ -28,6 +20,14 @@ from mobileclip2.training import trainer
 from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.trainer import Diverged, TrainResult, parameter_groups, train, train_mode
+from tests.mobileclip2.training.tiny_training import (
+    TRAININGS,
+    TinySource,
+    finish,
+    tiny_clip,
+    tiny_conv_clip,
+    tiny_training,
+)
 from tests.processes import start_process
 
 

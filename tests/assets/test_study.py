@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dagster as dg
-import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.config.study import Study
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.plan import plan
-from mobileclip2.errors import ProfileError
 from mobileclip2.report.gather import gather
 from mobileclip2.report.pipeline import render_html
-from mobileclip2.report.study import StudyResult, TrialScores, study_result, table
+from mobileclip2.report.study import study_result
 from pipelines.definitions import definitions_of
 from pipelines.profiles import profile_path
 from pipelines.refresh import materialize_missing
@@ -118,37 +115,6 @@ def test_a_job_asks_for_the_studies_alone(finished):
     job = definitions_of(pipeline.profile).resolve_job_def("studies")
     assert job.run_config["ops"][materialize_missing.name]["config"] == {"assets": ["study/ingredients"]}
     assert not definitions_of(edited(finished, with_studies()).profile).get_repository_def().has_job("studies")
-
-
-def test_the_table_says_how_far_seeds_lie_apart():
-    study = Study(name="s", student="pupil", seeds=(0, 1), evaluate_on=("shapes",), rows=INGREDIENTS["rows"][:2])
-    result = StudyResult(
-        study,
-        [TrialScores("base", {"shapes/acc1": [0.1, 0.3]}), TrialScores("distillation", {"shapes/acc1": [0.5]})],
-    )
-    assert table(result)[1:] == [["base", "2 of 2", "20.0 (20.0)"], ["distillation", "1 of 2", "50.0"]]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"student": "nobody"}, "studies.ingredients.student: there is no 'nobody'"),
-        ({"evaluate_on": ["else"]}, "studies.ingredients.base-seed0.evaluate_on: there is no 'else'"),
-        ({"rows": []}, "study 'ingredients': give 'rows' or 'scales'"),
-        ({"seeds": [1, 1]}, "study 'ingredients': seeds must be unique"),
-        ({"rows": [{"name": "a"}, {"name": "a"}]}, "study 'ingredients': rows must be unique"),
-        ({"rows": [{"name": "a", "loss": {"logit_scales": {"who": 3}}}]}, "loss.logit_scales: there is no 'who'"),
-        (
-            {"rows": [{"name": "a", "loss": {"logit_scales": {"wide": None, "narrow": None}}}]},
-            "every teacher is excluded",
-        ),
-        ({"rows": [], "scales": {"who": [3]}}, "studies.ingredients.scales: there is no 'who'"),
-    ],
-)
-def test_what_is_wrong_is_named(tiny, change, message):
-    with pytest.raises(ProfileError) as raised:
-        edited(tiny, with_studies({**INGREDIENTS, **change}))
-    assert message in str(raised.value)
 
 
 def test_the_ablation_takes_from_the_demo_what_it_can():

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from assets.student import interpolation_metadata, students
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.evaluation.wise_ft import Point
+from mobileclip2.report import sheets
+
+
+def test_each_student_has_an_asset_without_partitions(demo: Pipeline) -> None:
+    assets = students(demo.profile, demo.graph)
+    assert [asset.key.path for asset in assets] == [["student", each.name] for each in demo.profile.students]
+    assert not any(asset.partitions_def for asset in assets)
+
+
+def test_an_interpolated_student_shows_its_points(
+    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = [Point(weight, {"shapes": {"main_metric": weight / 2}}) for weight in (0.0, 0.5, 1.0)]
+    monkeypatch.setattr(sheets, "between_curve", lambda *_: (curve, 0.5))
+    pipeline = materialized("student/plain")
+    entries = interpolation_metadata(pipeline, pipeline.materialize("student/plain"))
+    assert entries["picked_weight"] == 0.5
+    assert [record.data for record in entries["points"].records] == [
+        {"weight": weight, "set": "shapes", "main_metric": weight / 2} for weight in (0.0, 0.5, 1.0)
+    ]
+    assert png_of(entries["curve"]) == "![interpolated weights]("

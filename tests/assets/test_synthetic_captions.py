@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from assets.synthetic_captions import captions_sheet, synthetic_captions
+from mobileclip2.engine.pipeline import Pipeline
+
+
+def test_each_captioner_of_the_dataset_has_an_asset(demo: Pipeline) -> None:
+    keys = [asset.key.to_user_string() for asset in synthetic_captions(demo.profile, demo.graph)]
+    assert keys == [f"synthetic_captions/{name}" for name in demo.profile.dataset_captioners] and keys
+
+
+def test_the_sheet_shows_captions(materialized: Callable[..., Pipeline], png_of: Callable[[object], str]) -> None:
+    pipeline = materialized("synthetic_captions/first")
+    result = pipeline.materialize("synthetic_captions/first", "g00")
+    assert png_of(captions_sheet(pipeline, result)["captions"]) == "![captions]("

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import Field, ValidationError
+
+from mobileclip2.config.settings import Name, SetName, Settings
+
+
+class Section(Settings):
+    name: Name = "section"
+    key: SetName = "set"
+    license: str | None = Field(None)
+
+
+@pytest.mark.parametrize("name", ["image", "text", "Upper", "a/b", "../x", "", "_a", "a-b"])
+def test_names_that_cannot_be_paths_are_rejected(name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"'{name}' is not a valid name: use lower-case letters"):
+        Section(name=name)
+
+
+def test_names_of_evaluation_sets_can_have_folders() -> None:
+    assert Section(key="vtab/flowers-102.v2").key == "vtab/flowers-102.v2"
+    for name in ("../x", "a/../b", "/a", ""):
+        with pytest.raises(ValidationError, match="is not a valid name of an evaluation set"):
+            Section(key=name)
+
+
+def test_an_unknown_field_is_named() -> None:
+    with pytest.raises(ValidationError, match="licens\n"):
+        Section.model_validate({"licens": "MIT"})
+
+
+def test_settings_cannot_be_changed() -> None:
+    section = Section()
+    with pytest.raises(ValidationError, match="frozen"):
+        section.name = "other"
+
+
+def test_an_old_key_works_with_a_warning_that_names_the_new_one() -> None:
+    with pytest.warns(FutureWarning, match="'licence' is deprecated; write 'license'"):
+        assert Section.model_validate({"licence": "CC0-1.0"}).license == "CC0-1.0"
+
+
+def test_an_old_key_beside_the_new_one_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="'licence' is the old name of 'license'; give 'license' alone"):
+        Section.model_validate({"licence": "CC0-1.0", "license": "MIT"})

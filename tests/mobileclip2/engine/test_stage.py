@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from mobileclip2 import progress
+from mobileclip2.engine.graph import CODE_VERSIONS
+from mobileclip2.engine.shard_stage import ShardStage
+from mobileclip2.engine.stage import load_stage
+
+BY_SHARD = {
+    "raw_shards",
+    "augmentations",
+    "caption_corpus",
+    "synthetic_captions",
+    "teacher_embeddings",
+    "reinforced_dataset",
+}
+
+
+@pytest.mark.parametrize("stage", CODE_VERSIONS)
+def test_every_stage_of_the_graph_has_code(stage: str) -> None:
+    run = load_stage(stage)
+    assert callable(run) and isinstance(run, ShardStage) == (stage in BY_SHARD)
+
+
+def test_the_import_is_announced_because_it_takes_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    monkeypatch.setattr(progress, "ACTIVITY_LISTENERS", [heard.append])
+    load_stage("raw_shards")
+    assert heard == ["importing", ""]

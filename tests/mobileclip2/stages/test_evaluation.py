@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mobileclip2.data import sidecar
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.evaluation.metrics import measure
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, loads
+from mobileclip2.stages.evaluation import open_set
+from tests.tiny import CLASSES
+
+
+def test_metrics_follow_from_the_stored_prediction_of_each_sample(materialized: Callable[..., Pipeline]) -> None:
+    pipeline = materialized("evaluation/wide")
+    (stored,) = pipeline.read("evaluation/wide", "shapes")
+    table = sidecar.read(stored.fetch(SAMPLES))
+    (result,) = loads(stored.fetch(RESULTS).read_text(), RESULTS)
+    assert table.num_rows == stored.manifest.samples == len(CLASSES)
+    assert result.metrics == pytest.approx(measure("shapes", table))
+    assert result.protocol == open_set(pipeline.profile, "shapes").digest
+
+
+def test_a_set_of_the_profile_is_opened_by_its_name(materialized: Callable[..., Pipeline]) -> None:
+    found = open_set(materialized().profile, "shapes")
+    assert (found.name, found.size, found.classnames) == ("shapes", len(CLASSES), list(CLASSES))
