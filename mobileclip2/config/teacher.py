@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.training import TrainSettings
-from mobileclip2.fingerprint import UNDECLARED
+from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
 
 
 class Locked(Settings):
@@ -23,6 +23,8 @@ class Locked(Settings):
     """safetensors file of a transformers text encoder, with config and tokenizer in the same folder"""
     embed_dim: int = 256
     context: int = 32
+    text_pooling: Literal["mean", "cls"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """pooling of the text encoder; by default, the one that its folder declares, or ``mean``"""
     train_on: tuple[str, ...] = ("raw_shards",)
     train: TrainSettings
 

@@ -5,29 +5,47 @@ Features of the frozen towers are computed once. Then the two projections are tr
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import open_clip
-import timm
 import torch
-from open_clip.model import CustomTextCLIP
 from torch import nn
 
 from mobileclip2.config.teacher import Locked
-from mobileclip2.data.preprocess import Color, Preprocess
-from mobileclip2.errors import WeightsError
 from mobileclip2.fingerprint import declared
 from mobileclip2.models.build import read_state
-from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
+from mobileclip2.teachers.text_encoder import TextEncoder, build_text_encoder, build_tokenizer
+from mobileclip2.teachers.trunk import build_trunk, trunk_preprocess, trunk_width
 
 SPEC = "locked.json"
 PROJECTIONS = "projections.safetensors"
+
+
+class LockedTowers(nn.Module):
+    """Two frozen towers with trainable projections. The names of tensors are those of an open_clip model."""
+
+    def __init__(self, trunk: nn.Module, image_width: int, embed_dim: int) -> None:
+        super().__init__()
+        projection = nn.Linear(image_width, embed_dim, bias=False)
+        self.visual = nn.ModuleDict({"trunk": trunk, "head": nn.Sequential(OrderedDict(proj=projection))})
+        self.text: TextEncoder
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode_image(self, images: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        """Embed images ``[b, 3, size, size]`` as ``[b, embed_dim]``."""
+        projected: torch.Tensor = self.visual["head"](self.visual["trunk"](images))
+        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+
+    def encode_text(self, tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+        """Embed tokens ``[b, context]`` as ``[b, embed_dim]``."""
+        projected: torch.Tensor = self.text(tokens)
+        return nn.functional.normalize(projected, dim=-1) if normalize else projected
 
 
 def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed: int = 0) -> ImageText:
@@ -36,74 +54,22 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
     The folder of ``text_weights`` also contains the config and the tokenizer for transformers.
 
     Raises:
-        WeightsError: the weights of a tower are missing or differ from the pinned ones.
+        WeightsError: the weights of a tower are missing, damaged or do not fit.
     """
-    pretrained_cfg = timm.get_pretrained_cfg(spec.trunk)
-    if pretrained_cfg is None:
-        raise WeightsError(
-            f"teacher: timm has no model '{spec.trunk}'; set 'locked.trunk' to a name from timm.list_models()"
-        )
     torch.manual_seed(seed)
-    with _quiet():
-        model = CustomTextCLIP(
-            embed_dim=spec.embed_dim,
-            vision_cfg={
-                "timm_model_name": spec.trunk,
-                "timm_model_pretrained": False,
-                "timm_pool": "",
-                "timm_proj": "linear",
-                "image_size": spec.size,
-            },
-            text_cfg={
-                "hf_model_name": str(text_weights.parent),
-                "hf_tokenizer_name": str(text_weights.parent),
-                "hf_pooler_type": "mean_pooler",
-                "hf_proj_type": "linear",
-            },
-        )
-    state = read_state(trunk_weights)
-    model.visual.trunk.load_state_dict(efficientnet_lite_state(state, model.visual.trunk))
-    for tower in (model.visual.trunk, model.text.transformer):
-        tower.requires_grad_(False)
-    tokenize = TrimmedTokenizer(open_clip.tokenizer.HFTokenizer(str(text_weights.parent), context_length=spec.context))
-    mean, std = cast(Color, pretrained_cfg.mean), cast(Color, pretrained_cfg.std)
-    preprocess = Preprocess(spec.size, mean, std)
-    return ImageText(model.eval(), tokenize, preprocess, spec.embed_dim)
-
-
-class TrimmedTokenizer:
-    """A tokenizer that drops columns with padding in every row. The attention mask hides them from the tower anyway."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """Tokenize ``texts`` as int64 ``[len(texts), length of the longest]``."""
-        tokens: torch.Tensor = self.tokenizer(list(texts))
-        used = (tokens != self.tokenizer.tokenizer.pad_token_id).any(0)
-        return tokens[:, : int(used.sum())]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the warning of transformers about the unused pooler."""
-    import transformers
-
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
+    trunk = build_trunk(spec, trunk_weights)
+    model = LockedTowers(trunk, trunk_width(trunk, spec.size), spec.embed_dim)
+    model.text = build_text_encoder(text_weights, spec.embed_dim, spec.context, spec.text_pooling)
+    tokenize = build_tokenizer(text_weights, spec.context)
+    return ImageText(model.eval(), tokenize, trunk_preprocess(spec), spec.embed_dim)
 
 
 class Projections(nn.Module):
     """The trainable projections of a locked model, which take features of its frozen towers."""
 
-    def __init__(self, locked: CustomTextCLIP) -> None:
+    def __init__(self, locked: LockedTowers) -> None:
         super().__init__()
-        self.image, self.text = locked.visual.head, locked.text.proj
+        self.image, self.text = locked.visual["head"], locked.text.proj
         self.logit_scale = locked.logit_scale
 
     def encode_image(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
@@ -120,18 +86,16 @@ class Projections(nn.Module):
 @torch.inference_mode()
 def image_trunk_features(locked: ImageText, images: torch.Tensor) -> torch.Tensor:
     """Compute pooled trunk features ``[b, F]`` of images ``[b, 3, size, size]``."""
-    tower: Any = locked.model.visual
-    features: torch.Tensor = tower.trunk(images)
+    towers: Any = locked.model
+    features: torch.Tensor = towers.visual["trunk"](images)
     return features
 
 
 @torch.inference_mode()
 def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor:
     """Compute the pooled text-tower features of texts, ``[len(texts), G]``."""
-    tower: Any = locked.model.text
-    tokens = locked.tokenize(texts).to(next(tower.parameters()).device)
-    mask = (tokens != tower.config.pad_token_id).long()
-    features: torch.Tensor = tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
+    encoder: Any = locked.model.text
+    features: torch.Tensor = encoder.features(locked.tokenize(texts).to(next(encoder.parameters()).device))
     return features
 
 

@@ -1,0 +1,284 @@
+"""Which of open_clip's architectures and published weights build, are stored, come back and preprocess as published.
+
+An architecture is built at full size without memory for its weights, to count them. Then a model is stored, and loaded in
+a process without network and cache. It is the architecture itself up to ``--full-size`` million parameters, and a small model
+of the same classes above. Architectures with equal small models share one. All weights are random. Small local copies stand for
+the repositories of the hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks._small_models import small_config, write_cache
+
+ROOT = Path(__file__).parents[1]
+Row = dict[str, Any]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--full-size", type=float, default=0, help="store models up to this many million parameters")
+    parser.add_argument("--only", default="", help="regular expression of the architectures' names")
+
+
+def measure(full_size: float, only: str) -> dict[str, Any]:
+    """Return one row an architecture and one row a pair of architecture and tag."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        # before the first import of the hub's library, which reads them once
+        os.environ.update(HF_HOME=str(folder / "home"), HF_HUB_CACHE=str(folder / "hub"), HF_HUB_OFFLINE="1")
+        warnings.simplefilter("ignore")
+        from open_clip import list_models
+        from open_clip.factory import get_model_config
+        from open_clip.pretrained import list_pretrained_tags_by_model
+
+        write_cache(folder / "hub")
+        architectures, pairs = [], []
+        results: dict[str, tuple[Path, Row]] = {}
+        with _reader(folder / "nothing") as reader:
+            for name in filter(re.compile(only).search, list_models()):
+                print(f"\r\x1b[K{name}", end="", file=sys.stderr, flush=True)
+                row = _parameters(name)
+                if not 0 < row["million"] <= full_size:
+                    _replace(name)
+                    row["size"] = "small"
+                model = json.dumps(get_model_config(name), sort_keys=True)
+                if model not in results:
+                    stored = folder / "models" / name
+                    results[model] = (stored, _store(name, stored, reader))
+                stored, result = results[model]
+                architectures.append(row | result)
+                pairs += [_pair(name, tag, stored) for tag in list_pretrained_tags_by_model(name)]
+                if row["size"] == "full":
+                    shutil.rmtree(stored, ignore_errors=True)
+                gc.collect()
+        print("\r\x1b[K", end="", file=sys.stderr)
+    return {"architectures": architectures, "pairs": pairs}
+
+
+def _parameters(name: str) -> Row:
+    """Build an architecture on the meta device, which computes shapes and allocates nothing."""
+    import torch
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+    from open_clip.factory import get_model_config
+
+    config = get_model_config(name)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    row: Row = {
+        "name": name,
+        "size": "full",
+        "image_tower": re.split(r"[_\d]", vision["timm_model_name"])[0]
+        if "timm_model_name" in vision
+        else ("resnet" if isinstance(vision["layers"], list) else "vit"),
+        "text_tower": re.split(r"[-\d]", (text.get("hf_model_name") or "").rpartition("/")[2])[0] or "transformer",
+        "tokenizer": text.get("hf_tokenizer_name") or "CLIP",
+        "decoder": "multimodal_cfg" in config,
+    }
+    custom = config.pop("custom_text", False) or "hf_model_name" in text
+    # the towers of transformers come from the small configurations
+    text.update({"hf_model_pretrained": False} if "hf_model_name" in text else {})
+    try:
+        with torch.device("meta"):
+            model = (CoCa if row["decoder"] else CustomTextCLIP if custom else CLIP)(**config)
+    except Exception as error:
+        return {**row, "million": 0.0, "built": _line(error)}
+    return {**row, "million": sum(each.numel() for each in model.parameters()) / 1e6, "built": "yes"}
+
+
+def _replace(name: str) -> None:
+    """Let open_clip build a small model under this name."""
+    from open_clip.factory import _MODEL_CONFIGS
+
+    _MODEL_CONFIGS[name] = small_config(_MODEL_CONFIGS[name])
+
+
+def _store(name: str, folder: Path, reader: subprocess.Popen[str]) -> Row:
+    """Build a model, store it, and read it in the other process."""
+    import open_clip
+    import torch
+    from safetensors.torch import load_file
+
+    from benchmarks._read_stored import TEXTS, embeddings
+    from mobileclip2.config.model import Model
+    from mobileclip2.models.build import build, save
+
+    row = {"stored": "–", "loaded": "–", "equal": "–", "open_clip": "–"}
+    try:
+        image_text = build(Model(open_clip=name))
+        save(image_text, folder)
+        row["stored"] = "yes"
+        expected = embeddings(image_text)
+    except Exception as error:
+        return {**row, "stored": _line(error)}
+    published = open_clip.get_tokenizer(name)(list(TEXTS))
+    assert reader.stdin and reader.stdout
+    print(folder, file=reader.stdin, flush=True)
+    answer = json.loads(reader.stdout.readline())
+    if answer["error"]:
+        return {**row, "loaded": _line(answer["error"])}
+    row["loaded"] = "yes"
+    found = load_file(folder.with_suffix(".safetensors"))
+    different = [each for each in expected if not torch.equal(expected[each], found[each])]
+    different += [] if torch.equal(published, found["tokens"]) else ["tokens of open_clip"]
+    different += [] if answer["preprocess"] == str(image_text.preprocess) else ["preprocess"]
+    row["equal"] = f"different: {', '.join(different)}" if different else "yes"
+    try:
+        plain = open_clip.create_model(f"local-dir:{folder}").eval()
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(list(TEXTS))
+        with torch.inference_mode():
+            text = plain.encode_text(tokens, normalize=True)
+        close = torch.allclose(text, expected["text"], atol=1e-5)
+        row["open_clip"] = "yes" if close and torch.equal(tokens, published) else "other texts"
+    except Exception as error:
+        row["open_clip"] = _line(error)
+    return row
+
+
+def _pair(name: str, tag: str, stored: Path) -> Row:
+    """Load weights under a tag and as a file, and compare activation and preprocessing with the published ones."""
+    from open_clip.factory import get_model_config
+    from open_clip.pretrained import _PRETRAINED
+
+    from mobileclip2.config.model import Model, Weights
+
+    published = _PRETRAINED[name][tag]
+    fits = bool(published.get("quick_gelu")) == bool(get_model_config(name).get("quick_gelu"))
+    row: Row = {"name": name, "tag": tag, "fits": fits, "by_tag": "–", "by_path": "–"}
+    files = list(stored.glob("*.safetensors"))
+    if not files:
+        return row
+    published["file"] = str(files[0])
+    for field, weights in (("by_tag", {"tag": tag}), ("by_path", {"path": str(files[0])})):
+        row[field] = _compare(lambda weights=weights: Model(open_clip=name, weights=Weights(**weights)), published)
+    return row
+
+
+def _compare(model: Any, published: dict[str, Any]) -> str:
+    from open_clip.transformer import QuickGELU
+
+    from mobileclip2.models.build import build
+
+    try:
+        checked = model()
+        path = checked.weights.path
+        image_text = build(checked, Path(path) if path else None)
+    except Exception as error:
+        return f"refused: {_line(error)}"
+    preprocess, wrong = image_text.preprocess, []
+    if any(isinstance(module, QuickGELU) for module in image_text.model.modules()) != bool(published.get("quick_gelu")):
+        wrong.append("activation")
+    found = {
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "interpolation": preprocess.interpolation,
+        "resize_mode": preprocess.resize,
+    }
+    for key, value in found.items():
+        expected = tuple(published[key]) if isinstance(published[key], list) else published[key]
+        if value != expected:
+            wrong.append(f"{key} {value}, published {expected}")
+    return f"WRONG: {'; '.join(wrong)}" if wrong else "as published"
+
+
+@contextmanager
+def _reader(cache: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "benchmarks._read_stored"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+    ) as process:
+        yield process
+
+
+def _line(error: object) -> str:
+    text = str(error) if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    text = re.sub(r"/[\w/.-]*/tmp\w+|\S*/tmp/tmp\w+", "<temporary>", " ".join(text.split()))
+    return text if len(text) <= 240 else f"{text[:240]}…"
+
+
+CHECKS = ("built", "stored", "loaded", "equal", "open_clip")
+
+
+def show(numbers: dict[str, Any]) -> str:
+    """Show a table of the families, then what fails and why."""
+    rows, pairs = numbers["architectures"], numbers["pairs"]
+    families: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        tower = f"{row['text_tower']}{' and decoder' if row['decoder'] else ''}"
+        families.setdefault((row["image_tower"], tower, _tokenizer(row["tokenizer"])), []).append(row)
+    lines = [
+        "| image tower | text tower | tokenizer | architectures "
+        "| built | stored | loaded | same embeddings | read by open_clip |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for family, members in sorted(families.items()):
+        counts = [sum(row[check] == "yes" for row in members) for check in CHECKS]
+        lines.append(f"| {' | '.join(family)} | {len(members)} | {' | '.join(map(str, counts))} |")
+    totals = [sum(row[check] == "yes" for row in rows) for check in CHECKS]
+    lines += [f"| all | | | {len(rows)} | {' | '.join(map(str, totals))} |", ""]
+    full = sum(row["size"] == "full" for row in rows)
+    lines += [f"{full} architectures are stored at full size, {len(rows) - full} as small models.", ""]
+    lines += _reasons("Architectures", [(row["name"], f"{check}: {row[check]}") for row in rows for check in CHECKS])
+    lines += ["| pairs | number | by tag: as published | refused | wrong | by path: as published | refused | wrong |"]
+    lines += ["|---|--:|--:|--:|--:|--:|--:|--:|"]
+    for fits, title in ((True, "that fit"), (False, "that do not fit")):
+        chosen = [pair for pair in pairs if pair["fits"] == fits]
+        counts = [
+            sum(pair[field].startswith(verdict) for pair in chosen)
+            for field in ("by_tag", "by_path")
+            for verdict in ("as published", "refused", "WRONG")
+        ]
+        lines.append(f"| {title} | {len(chosen)} | {' | '.join(map(str, counts))} |")
+    problems = [
+        (f"{pair['name']} {pair['tag']}", f"{field}: {pair[field]}")
+        for pair in pairs
+        for field in ("by_tag", "by_path")
+        if pair[field] != "as published"
+    ]
+    return "\n".join([*lines, "", *_reasons("Pairs", problems)])
+
+
+def _tokenizer(name: str) -> str:
+    return re.sub(r"SigLIP2.*", "SigLIP2", re.sub(r"-(\d{3})$|-\d\.\dB$|-\d+M$", "", name.rpartition("/")[2]))
+
+
+def _reasons(title: str, problems: list[tuple[str, str]]) -> list[str]:
+    """List each reason with its names. Names inside a reason are left out, so that equal reasons meet."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in problems:
+        if not reason.endswith((": yes", ": –")):
+            for word in sorted(name.split(), key=len, reverse=True):
+                reason = reason.replace(word, "…")
+            reasons.setdefault(reason, []).append(name)
+    ordered = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    return [f"{title}: {len(names)}: {reason}: {', '.join(names)}" for reason, names in ordered] + [""]
+
+
+def holds(numbers: dict[str, Any]) -> bool:
+    """Return whether all architectures pass, each fitting pair is as published, and nothing is wrong in silence."""
+    verdicts = Counter(row[check] for row in numbers["architectures"] for check in CHECKS)
+    pairs = numbers["pairs"]
+    return set(verdicts) == {"yes"} and all(
+        pair["by_tag"] == "as published" if pair["fits"] else pair["by_tag"].startswith("refused")
+        for pair in pairs
+        if not pair["by_path"].startswith("WRONG")
+    )
