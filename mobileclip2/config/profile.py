@@ -19,7 +19,8 @@ from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
-from mobileclip2.config.read_yaml import parse_yaml, read_yaml
+from mobileclip2.config.location import LocalPath, Location
+from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.sources import Corpus, EvaluationSource, Source
 from mobileclip2.config.student import Student, WiseFT
@@ -42,7 +43,7 @@ class Profile(Settings):
     """A complete pipeline."""
 
     name: Name
-    store: str = Field(json_schema_extra=UNDECLARED)
+    store: Location = Field(json_schema_extra=UNDECLARED)
     groups: int = Field(16, ge=1)
     sources: tuple[Source, ...] = Field(min_length=1)
     filters: Filters = Filters()
@@ -61,7 +62,7 @@ class Profile(Settings):
     """batch size of teachers and captioners"""
     rates: dict[str, float] = Field({}, json_schema_extra=UNDECLARED)
     """samples per second by stage or asset; they set the cost of a plan and the chunk size until rates are measured"""
-    ledger: str | None = Field(None, json_schema_extra=UNDECLARED)
+    ledger: LocalPath | None = Field(None, json_schema_extra=UNDECLARED)
     """folder of ``dvc.yaml`` in a git repository; None disables the ledger"""
     compute: ComputeSettings = Field(ComputeSettings(), json_schema_extra=UNDECLARED)
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
@@ -111,9 +112,14 @@ class Profile(Settings):
         """Names of the partitions: ``g00``, ``g01`` and so on."""
         return [f"g{number:02d}" for number in range(self.groups)]
 
+    @property
+    def public_text(self) -> str:
+        """Text of the profile's file without the values of ``compute.kubernetes.env``, which can be secrets."""
+        return redact(self.text, "compute", "kubernetes", "env")
+
     def locate(self, url: str) -> str:
         """Resolve a relative path against the profile's folder. Return ``s3://`` URLs unchanged."""
-        return url if "://" in url else os.path.normpath(Path(self.folder) / url)
+        return url if url.startswith("s3://") else os.path.normpath(Path(self.folder) / url)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import math
 import re
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +68,56 @@ def parse_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ProfileError(
-            f"{name}{where}: not YAML: {problem.problem or problem.context}; correct that line"
-        ) from None
+        kind = "" if isinstance(problem, _Fault) else "not YAML: "
+        raise ProfileError(f"{name}{where}: {kind}{problem.problem or problem.context}; correct that line") from None
     except yaml.reader.ReaderError as problem:
         line = text.count("\n", 0, problem.position) + 1
         raise ProfileError(
             f"{name}, line {line}: not YAML: the character U+{problem.character:04X} is not allowed; delete it, and save "
             "the file as UTF-8"
         ) from None
+
+
+def redact(text: str, *path: str) -> str:
+    """Return YAML text with ``'***'`` for each value of the mapping at ``path``, and all else unchanged.
+
+    A value that another field shares through an alias stays, because it belongs to that field too.
+    """
+    root = _Loader(text).get_single_node()
+    values = [each for node in _find(root, path) for each in _scalars(node)]
+    uses = Counter(map(id, _scalars(root)))
+    for node in sorted(values, key=lambda each: -each.start_mark.index):
+        if uses[id(node)] > 1:
+            continue
+        start, end = node.start_mark.index, node.end_mark.index
+        value = text[start:end]
+        properties = re.match(r"(?:[&!]\S*\s+)*", value)
+        assert properties is not None
+        text = f"{text[:start]}{properties[0]}'***'{value[len(value.rstrip()) :]}{text[end:]}"
+    return text
+
+
+def _find(node: Node | None, path: tuple[str, ...]) -> Iterator[Node]:
+    if node is not None and not path:
+        yield node
+    elif isinstance(node, MappingNode):
+        for key, value in node.value:
+            if (
+                key.value == path[0] and value.start_mark.index >= key.end_mark.index
+            ):  # an alias refers to an earlier field
+                yield from _find(value, path[1:])
+
+
+def _scalars(node: Node | None) -> Iterator[ScalarNode]:
+    """Yield the values of a node, without the keys of its mappings."""
+    if isinstance(node, ScalarNode):
+        yield node
+    elif isinstance(node, MappingNode):
+        for _, value in node.value:
+            yield from _scalars(value)
+    elif isinstance(node, SequenceNode):
+        for value in node.value:
+            yield from _scalars(value)
 
 
 class _Loader(yaml.SafeLoader):
@@ -110,11 +153,17 @@ class _Loader(yaml.SafeLoader):
             raise _fault(node, f"not a valid value of type '{kind}'") from None
         if isinstance(value, int) and value not in _INT64:
             raise _fault(node, "the number needs more than 64 bits")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _fault(node, "the number is not finite")
         return value
 
 
-def _fault(at: Event | Node, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)  # type: ignore[arg-type]
+class _Fault(yaml.MarkedYAMLError):
+    """YAML that is not accepted."""
+
+
+def _fault(at: Event | Node, problem: str) -> _Fault:
+    return _Fault(problem=problem, problem_mark=at.start_mark)  # type: ignore[arg-type]
 
 
 def _check(node: Node, sizes: dict[Node, int], parents: set[Node]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.config.read_yaml import MAX_BYTES, parse_yaml
+from mobileclip2.config.read_yaml import MAX_BYTES, parse_yaml, redact
 from mobileclip2.errors import ProfileError
 
 START = "name: x\nstore: s\nsources: [{url: u}]\n"
@@ -78,6 +78,29 @@ def test_a_syntax_error_does_not_quote_the_line() -> None:
     with pytest.raises(ProfileError) as error:
         parse_yaml("store: [s3://me:hunter2@host/x\n", "x")
     assert "hunter2" not in str(error.value)
+
+
+def test_redacted_values_and_unchanged_fields() -> None:
+    text = """name: &n demo
+a:
+  b:
+    X: hunter2  # kept
+    Y: "two\\nwords"
+    Z: |
+      block
+      text
+    W: &w {deep: [secret, !!str 5]}
+    same: *n
+  c: *n
+d: {b: {X: stays}}
+e: *w
+"""
+    shown = redact(text, "a", "b")
+    hidden = parse_yaml(shown, "x")
+    assert hidden["a"]["b"] | {"W": None} == {"X": "***", "Y": "***", "Z": "***", "W": None, "same": "demo"}
+    assert "hunter2" not in shown and "block" not in shown and "# kept" in shown
+    assert {**hidden, "a": None} == {**parse_yaml(text, "x"), "a": None}
+    assert redact(text, "nowhere") == redact(text, "d", "e", "f") == text
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
