@@ -91,7 +91,7 @@ class Kubernetes(Settings):
     """resource name of one GPU"""
     claims: dict[str, str] = _undeclared({})
     """mount path of each PersistentVolumeClaim in every worker"""
-    env: dict[str, str] = _undeclared({})
+    env: dict[str, str] = _undeclared({}, repr=False)
     """environment variables of the workers; do not put secrets here"""
     secret: str | None = _undeclared(None)
     """name of a Secret that becomes environment variables of the workers, for pods without an identity of their own"""

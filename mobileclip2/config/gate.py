@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from mobileclip2.config.location import Baseline
 from mobileclip2.config.settings import Settings
 from mobileclip2.fingerprint import UNDECLARED
 
@@ -13,7 +14,7 @@ from mobileclip2.fingerprint import UNDECLARED
 class Gate(Settings):
     """Settings of the quality gate: see :mod:`mobileclip2.evaluation.gate`."""
 
-    baseline: str | None = Field(None, json_schema_extra=UNDECLARED)
+    baseline: Baseline | None = Field(None, json_schema_extra=UNDECLARED)
     """a student or teacher of the profile, a file or folder of results, or a git revision; None disables the gate"""
     tolerance: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {"main_metric": 0.005}, min_length=1, json_schema_extra=UNDECLARED

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from mobileclip2.config.location import Location
 from mobileclip2.config.settings import Settings
 from mobileclip2.fingerprint import UNDECLARED
 from mobileclip2.names import did_you_mean
@@ -29,7 +30,7 @@ class Weights(Settings):
 
     package: str | None = None
     file: str | None = None
-    path: str | None = Field(None, json_schema_extra=UNDECLARED)
+    path: Location | None = Field(None, json_schema_extra=UNDECLARED)
     tag: str | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 

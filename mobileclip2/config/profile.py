@@ -7,12 +7,10 @@ completely before any work starts. Every error names the field. Relative paths a
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from mobileclip2.config.captioner import Captioner
@@ -21,6 +19,8 @@ from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
+from mobileclip2.config.location import LocalPath, Location
+from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.sources import Corpus, EvaluationSource, Source
 from mobileclip2.config.student import Student, WiseFT
@@ -34,15 +34,6 @@ MAX_GROUPS = 99
 """maximum number of partitions; Dagster ignores edges with 100 or more upstream partitions when it computes staleness"""
 
 
-class _Yaml(yaml.SafeLoader):
-    """A YAML loader that parses ``1e-3`` as a number, as YAML 1.2 and DVC do. PyYAML parses it as a string."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)
-
-
 class _Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -52,7 +43,7 @@ class Profile(Settings):
     """A complete pipeline."""
 
     name: Name
-    store: str = Field(json_schema_extra=UNDECLARED)
+    store: Location = Field(json_schema_extra=UNDECLARED)
     groups: int = Field(16, ge=1)
     sources: tuple[Source, ...] = Field(min_length=1)
     filters: Filters = Filters()
@@ -71,7 +62,7 @@ class Profile(Settings):
     """batch size of teachers and captioners"""
     rates: dict[str, float] = Field({}, json_schema_extra=UNDECLARED)
     """samples per second by stage or asset; they set the cost of a plan and the chunk size until rates are measured"""
-    ledger: str | None = Field(None, json_schema_extra=UNDECLARED)
+    ledger: LocalPath | None = Field(None, json_schema_extra=UNDECLARED)
     """folder of ``dvc.yaml`` in a git repository; None disables the ledger"""
     compute: ComputeSettings = Field(ComputeSettings(), json_schema_extra=UNDECLARED)
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
@@ -121,9 +112,14 @@ class Profile(Settings):
         """Names of the partitions: ``g00``, ``g01`` and so on."""
         return [f"g{number:02d}" for number in range(self.groups)]
 
+    @property
+    def public_text(self) -> str:
+        """Text of the profile's file without the values of ``compute.kubernetes.env``, which can be secrets."""
+        return redact(self.text, "compute", "kubernetes", "env")
+
     def locate(self, url: str) -> str:
         """Resolve a relative path against the profile's folder. Return ``s3://`` URLs unchanged."""
-        return url if "://" in url else os.path.normpath(Path(self.folder) / url)
+        return url if url.startswith("s3://") else os.path.normpath(Path(self.folder) / url)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -230,16 +226,31 @@ class Profile(Settings):
                     )
 
 
+MAX_PROBLEMS = 20
+"""maximum number of problems in one message"""
+
+
 def parse(text: str, *, origin: Path) -> Profile:
     """Parse a profile from YAML text.
 
     Raises:
         ProfileError: the profile is invalid. The message names the file and each invalid field.
     """
-    try:
-        values = _Yaml(text).get_single_data()
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{origin}: not YAML: {error}") from error
+    return _validate(parse_yaml(text, str(origin)), text, origin)
+
+
+def load(path: str | Path) -> Profile:
+    """Read a profile from a YAML file.
+
+    Raises:
+        ProfileError: the file cannot be read or the profile is invalid.
+    """
+    path = Path(path)
+    text, values = read_yaml(path)
+    return _validate(values, text, path)
+
+
+def _validate(values: object, text: str, origin: Path) -> Profile:
     if not isinstance(values, dict):
         raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
     try:
@@ -250,18 +261,6 @@ def parse(text: str, *, origin: Path) -> Profile:
             f"  {'.'.join(map(str, problem['loc'])) or 'profile'}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors()
         ]
+        if len(lines) > MAX_PROBLEMS:
+            lines[MAX_PROBLEMS:] = [f"  and {len(lines) - MAX_PROBLEMS} more"]
         raise ProfileError(f"{origin}: the profile is invalid; nothing was run\n" + "\n".join(lines)) from None
-
-
-def load(path: str | Path) -> Profile:
-    """Read a profile from a YAML file.
-
-    Raises:
-        ProfileError: the file cannot be read or the profile is invalid.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text()
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot read the profile: {error.strerror}") from error
-    return parse(text, origin=path)

@@ -37,7 +37,7 @@ RENAMED_KEYS = {"licence": "license"}
 class Settings(BaseModel):
     """Base class of all sections. Unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from mobileclip2.config.location import Location
 from mobileclip2.config.settings import Name, SetName, Settings
 from mobileclip2.fingerprint import UNDECLARED
 
@@ -12,7 +13,7 @@ class Source(Settings):
     """A local folder or ``s3://bucket/prefix`` of WebDataset tars."""
 
     name: Name = "source"
-    url: str = Field(json_schema_extra=UNDECLARED)
+    url: Location = Field(json_schema_extra=UNDECLARED)
     pattern: str = "**/*.tar"
     license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """license of the images and texts; the model card of an export names every license"""
@@ -22,7 +23,7 @@ class Corpus(Settings):
     """A small, clean image-caption dataset for fine-tuning."""
 
     name: Name
-    url: str = Field(json_schema_extra=UNDECLARED)
+    url: Location = Field(json_schema_extra=UNDECLARED)
     pattern: str = "**/*.tar"
     license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """of the images and texts"""
@@ -32,4 +33,4 @@ class EvaluationSource(Settings):
     """An evaluation set in the published WebDataset layout. ``name`` is its key in DataComp's results."""
 
     name: SetName
-    url: str = Field(json_schema_extra=UNDECLARED)
+    url: Location = Field(json_schema_extra=UNDECLARED)

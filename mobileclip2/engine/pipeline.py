@@ -276,7 +276,7 @@ class Pipeline:
     @property
     def note(self) -> str:
         """Return the payload of this process's locks: the profile, from which gc derives the outputs to keep."""
-        return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
+        return json.dumps({"folder": self.profile.folder, "text": self.profile.public_text})
 
     def groups(self, asset: Asset) -> list[str | None]:
         """Return the partition keys of an asset: shard groups, part names, or None for an unpartitioned asset."""

@@ -63,7 +63,7 @@ class TaskSpec(BaseModel):
         by_shard = isinstance(load_stage(batch.asset.stage), ShardStage)
         return cls(
             store=batch.pipeline.storage.url,
-            profile=batch.profile.text,
+            profile=batch.profile.public_text,
             folder=batch.profile.folder,
             asset=batch.asset.key,
             code_version=batch.asset.code_version,

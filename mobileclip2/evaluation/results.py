@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ MAIN_METRIC = "main_metric"
 RESULTS = "results.jsonl"
 SAMPLES = "samples.parquet"
 """File name of the prediction table."""
+MAX_BYTES = 16 << 20
+"""maximum size of a file of results; a line has about 1 KiB"""
 
 Metrics = Mapping[str, float | None]
 
@@ -109,10 +112,10 @@ def loads(text: str, name: str) -> list[Result]:
         if not line.strip():
             continue
         try:
-            result = _result(json.loads(line, parse_constant=_constant))
+            result = _result(json.loads(line, parse_constant=_constant, object_pairs_hook=_object))
             if result.key in results:
                 raise ValueError(f"'{result.key}' already has a line")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{name}, line {number}: not a result in DataComp's format: {error}") from error
         results[result.key] = result
     return list(results.values())
@@ -140,9 +143,19 @@ def read_results(path: Path) -> list[Result]:
 
 def _read_file(path: Path) -> list[Result]:
     try:
-        return loads(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: larger than {MAX_BYTES:,} bytes; give a file of results")
+        return loads(path.read_text(encoding="utf-8-sig"), str(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: the results cannot be read: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"'{twice[:60]}' is there twice")
+    return dict(pairs)
 
 
 def _constant(name: str) -> None:
@@ -159,6 +172,8 @@ def _result(record: Any) -> Result:
     for name, value in record["metrics"].items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"metric '{name}' is not a number")
+        if value is not None and not abs(value) <= sys.float_info.max:
+            raise ValueError(f"metric '{name}' is not a finite number")
     protocol = record.get("protocol")
     if protocol is not None and not isinstance(protocol, str):
         raise ValueError("'protocol' is not a text")

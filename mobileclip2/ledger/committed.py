@@ -25,9 +25,14 @@ def committed_paths(profile: Profile) -> set[str]:
     listed = _git(folder, "rev-list", "--objects", "--all", "--", "ledger")
     names = [line.split(b" ", 1) for line in listed.splitlines() if line.endswith(b".json")]
     paths: set[str] = set()
-    for text in _blobs(folder, [name for name, _ in names]):
-        content = json.loads(text)
-        paths.update(output["path"] for output in content.get("outputs", []))
+    for text, (name, path) in zip(_blobs(folder, [name for name, _ in names]), names, strict=True):
+        try:
+            paths.update(str(output["path"]) for output in json.loads(text).get("outputs", []))
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise LedgerError(
+                f"{folder}: the committed file {path.decode(errors='replace')} (blob {name.decode()}) is not a ledger file "
+                f"({error}), so what its commit needs is not known; remove 'ledger' from the profile to delete regardless"
+            ) from None
     return paths
 
 

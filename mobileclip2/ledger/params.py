@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.read_yaml import parse_yaml
 from mobileclip2.engine.graph import Asset
 from mobileclip2.fingerprint import declared, declared_fields
 
@@ -21,7 +21,7 @@ def params(profile: Profile, asset: Asset) -> list[str]:
 
     A mapping whose fields are all declared is returned as one field, so that a field that is added later is included.
     """
-    written = yaml.safe_load(profile.text)
+    written = parse_yaml(profile.text, profile.file)
     fields = [field for path in _declared_by(profile, asset) for field in _declared_within(profile, written, path)]
     return [".".join(map(str, path)) for path in dict.fromkeys(fields)]
 

@@ -44,7 +44,8 @@ def record(pipeline: Pipeline) -> Recorded:
     _check_owner(pipeline, folder)
     pipeline.forget()
     text = pipeline_text(pipeline.profile, pipeline.graph)
-    removed = [name for name in _stages(folder) if name not in yaml.safe_load(text)["stages"]]
+    names = {stage_name(key) for key in pipeline.graph}
+    removed = [name for name in _stages(folder) if name not in names]
     if removed:
         dvc(folder, "remove", "--outs", *removed)
     write_text(folder / PIPELINE, text)
@@ -66,7 +67,7 @@ def write_files(pipeline: Pipeline, only: list[str] | None = None) -> None:
 
 def _check_owner(pipeline: Pipeline, folder: Path) -> None:
     path = folder / PIPELINE
-    if path.exists() and not path.read_text().startswith(header(pipeline.profile)):
+    if path.exists() and not path.read_bytes().startswith(header(pipeline.profile).encode()):
         raise LedgerError(
             f"{path}: it belongs to another profile or was written by hand; "
             f"set 'ledger' in {pipeline.profile.file} to another folder, or delete the file"
@@ -77,5 +78,5 @@ def _stages(folder: Path) -> list[str]:
     """Return the stages in ``dvc.yaml``. The list is empty if the file is missing or a merge left it unreadable."""
     try:
         return list(yaml.safe_load((folder / PIPELINE).read_text())["stages"])
-    except (FileNotFoundError, yaml.YAMLError):
+    except (FileNotFoundError, yaml.YAMLError, LookupError, RecursionError, TypeError, ValueError):
         return []

@@ -133,5 +133,5 @@ def _local_paths(profile: Profile, external: External) -> list[str]:
         case Pinned(weights):
             urls = [weights.path] if weights.path else []
     root = ledger_folder(profile)
-    local = [Path(profile.locate(url)) for url in urls if "://" not in url]
+    local = [Path(profile.locate(url)) for url in urls if not url.startswith("s3://")]
     return [path.relative_to(root).as_posix() for path in local if root in path.parents]

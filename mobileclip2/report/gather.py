@@ -42,7 +42,7 @@ def gather(pipeline: Pipeline) -> Report:
         samples=_samples(pipeline),
         skips=_skips(pipeline),
         stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],
-        profile=profile.text,
+        profile=profile.public_text,
         software=software(),
     )
 

@@ -47,6 +47,10 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     Raises:
         UserError: the baseline does not exist, its evaluation is missing, or it cannot be read.
     """
+    if "://" in baseline:  # not repeated, because a URL can contain a password
+        raise UserError(
+            "baseline: URLs are not supported; give a model, a file or folder of results, or a git revision"
+        )
     if f"evaluation/{baseline}" in pipeline.graph:
         return stored_results(pipeline, baseline)
     for path in (Path(baseline), Path(pipeline.profile.locate(baseline))):

@@ -60,12 +60,34 @@ def test_numbers_that_json_has_no_form_for_are_not_written(value: float) -> None
         ('{"key": "a", "dataset": "A", "metrics": {"acc1": true}}', "'acc1' is not a number"),
         ('{"key": "a", "dataset": "A", "metrics": {"acc1": Infinity}}', "Infinity is not a valid metric value"),
         ('{"key": "imagenet1k", "dataset": "A", "metrics": {}}', "'imagenet1k' already has a line"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": 1e400}}', "'acc1' is not a finite number"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": 1' + "0" * 400 + "}}", "'acc1' is not a finite number"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": 9' + "9" * 5000 + "}}", "not a result"),
+        ('{"key": "a", "dataset": "A", "metrics": {"acc1": 0.1, "acc1": 0.9}}', "'acc1' is there twice"),
+        ("[" * 100_000, "not a result"),
     ],
 )
 def test_other_files_name_the_line(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text(PUBLISHED + "\n" + line + "\n")
     with pytest.raises(UserError, match=rf"other\.jsonl, line 5: .*{message}"):
+        read_results(path)
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(PUBLISHED, encoding="utf-8-sig")
+    assert len(read_results(path)) == 3
+    path.write_text(PUBLISHED, encoding="utf-16")
+    with pytest.raises(UserError, match=r"results\.jsonl: the results cannot be read"):
+        read_results(path)
+
+
+def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(UserError, match=r"other\.jsonl: larger than"):
         read_results(path)
 
 

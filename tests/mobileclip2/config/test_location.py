@@ -1,0 +1,120 @@
+"""Every URL and path of a profile is local or ``s3://``. A message never repeats a secret."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mobileclip2.config.profile import Profile, parse
+from mobileclip2.engine.graph import build_graph
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import ProfileError
+from mobileclip2.report.gather import gather
+
+PROFILE = """
+name: places
+store: store
+sources: [{url: shards}]
+caption_corpora: [{name: clean, url: corpus}]
+evaluation: [{name: shapes, url: shapes}]
+students:
+  - {name: given, model: {open_clip: MobileCLIP2-S0, weights: {path: weights.pt}}}
+gate: {baseline: given}
+ledger: ledger
+"""
+
+FIELDS: dict[str, Callable[[dict[str, Any], str], None]] = {
+    "store": lambda values, url: values.update(store=url),
+    "sources.0.url": lambda values, url: values["sources"][0].update(url=url),
+    "caption_corpora.0.url": lambda values, url: values["caption_corpora"][0].update(url=url),
+    "evaluation.0.url": lambda values, url: values["evaluation"][0].update(url=url),
+    "students.0.model.weights.path": lambda values, url: values["students"][0]["model"]["weights"].update(path=url),
+    "gate.baseline": lambda values, url: values["gate"].update(baseline=url),
+    "ledger": lambda values, url: values.update(ledger=url),
+}
+
+
+def placed(field: str, url: str) -> Profile:
+    values = yaml.safe_load(PROFILE)
+    FIELDS[field](values, url)
+    return parse(yaml.safe_dump(values), origin=Path("/profiles/places.yaml"))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    "url",
+    ["gs://bucket/x", "https://host/x", "file:///data/x", "S3://bucket/x", "s3:/bucket/x", "s3a://bucket/x", "a\nb"],
+)
+def test_an_unknown_scheme_is_refused_at_every_field(field: str, url: str) -> None:
+    with pytest.raises(ProfileError, match=rf"\n  {field}: "):
+        placed(field, url)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://me:hunter2@bucket/x",
+        "s3://hunter2@bucket/x",
+        "https://me:hunter2@host/x",
+        "s3://bucket/x?X-Amz-Signature=hunter2",
+        "me:hunter2@host/x://",
+    ],
+)
+def test_a_secret_is_refused_and_not_repeated(field: str, url: str) -> None:
+    with pytest.raises(ProfileError, match=rf"\n  {field}: ") as error:
+        placed(field, url)
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["gs:bucket", "s3:", "s3://", "s3:///x", "s3://bucket/../other", "s3://b//x", "", " ", "~/x", "$DATA"]
+)
+def test_other_mistakes(url: str) -> None:
+    with pytest.raises(ProfileError, match=r"\n  sources\.0\.url: "):
+        placed("sources.0.url", url)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("shards", "/profiles/shards"),
+        ("../a b", "/a b"),
+        ("./gs:bucket", "/profiles/gs:bucket"),
+        ("/data/caf\u00e9", "/data/caf\u00e9"),
+        ("s3://my-bucket/a/b@c", "s3://my-bucket/a/b@c"),
+        ("s3://my-bucket", "s3://my-bucket"),
+    ],
+)
+def test_good_locations(url: str, path: str) -> None:
+    profile = placed("sources.0.url", url)
+    assert profile.locate(profile.sources[0].url) == path
+
+
+@pytest.mark.parametrize("baseline", ["given", "results.jsonl", "origin/main", "HEAD~2", "main@{yesterday}", "v1.0^{}"])
+def test_good_baselines(baseline: str) -> None:
+    assert placed("gate.baseline", baseline).gate.baseline == baseline
+
+
+@pytest.mark.parametrize("number", [".inf", ".nan", "1e400", "-.inf"])
+def test_a_number_that_is_not_finite(number: str) -> None:
+    with pytest.raises(ProfileError, match=r"line 11.*not finite"):
+        parse(PROFILE + f"rates: {{raw_shards: {number}}}\n", origin=Path("places.yaml"))
+
+
+def test_values_of_the_environment_stay_in_the_profile(tmp_path: Path) -> None:
+    for name in ("weights.pt", "shards/0.tar", "corpus/0.tar", "shapes/0.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    compute = "compute: {kubernetes: {image: i, env: {TOKEN: hunter2}}}\n"
+    pipeline = Pipeline(parse(PROFILE + compute, origin=tmp_path / "places.yaml"))
+    assert pipeline.profile.compute.kubernetes is not None
+    assert pipeline.profile.compute.kubernetes.env == {"TOKEN": "hunter2"}
+    assert "hunter2" not in pipeline.note + repr(pipeline.profile.compute) + gather(pipeline).profile
+    shown = parse(json.loads(pipeline.note)["text"], origin=tmp_path / "places.yaml")
+    assert build_graph(shown) == build_graph(pipeline.profile)
