@@ -19,6 +19,9 @@ from pydantic import BaseModel
 UNDECLARED: dict[str, Any] = {"undeclared": True}
 """Marker ``Field(json_schema_extra=UNDECLARED)`` of a field that does not change the bytes of an output."""
 
+DECLARED_IF_SET: dict[str, Any] = {"declared_if_set": True}
+"""Marker of an optional field that a fingerprint contains only if it is set, so that adding the field changes nothing."""
+
 
 def declared_fields(kind: type[BaseModel]) -> list[str]:
     """Return the names of the fields that are part of the fingerprint."""
@@ -32,7 +35,8 @@ def declared_fields(kind: type[BaseModel]) -> list[str]:
 def declared(value: Any) -> Any:
     """Convert settings to plain JSON values without the undeclared fields."""
     if isinstance(value, BaseModel):
-        return {name: declared(getattr(value, name)) for name in declared_fields(type(value))}
+        fields = {name: declared(getattr(value, name)) for name in declared_fields(type(value))}
+        return {name: item for name, item in fields.items() if item is not None or not _if_set(type(value), name)}
     if isinstance(value, Mapping):
         return {str(key): declared(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -40,6 +44,11 @@ def declared(value: Any) -> Any:
     if isinstance(value, PurePath):
         return value.as_posix()
     return value
+
+
+def _if_set(kind: type[BaseModel], name: str) -> bool:
+    extra = kind.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("declared_if_set"))
 
 
 def canonical(value: Any) -> str:
