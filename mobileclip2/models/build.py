@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.factory import get_model_config
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import SimpleTokenizer
@@ -26,6 +25,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.config.model import Model
+from mobileclip2.config.published import architecture
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
@@ -57,18 +57,22 @@ def _build(model: Model, weights_file: Path | None, seed: int) -> ImageText:
     torch.manual_seed(seed)
     if model.open_clip and model.open_clip.startswith("hf-hub:"):
         return _load_hub(model.open_clip)
-    weights = model.weights
-    if model.open_clip and weights and weights.tag:
-        return _load_tag(model.open_clip, weights.tag)
-    if model.open_clip:
-        preprocess_config = _preprocess_config(model.open_clip)
-        config = {"model_cfg": get_model_config(model.open_clip), "preprocess_cfg": preprocess_config}
-    else:
-        config = {"model_cfg": model.config, "preprocess_cfg": {}}
+    if model.open_clip and model.tag:
+        return _load_tag(model)
+    preprocess_config = _preprocess_config(model.open_clip) if model.open_clip else {}
+    config = {"model_cfg": _model_config(model), "preprocess_cfg": preprocess_config}
     image_text = from_config(config)
     if weights_file:
         load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text
+
+
+def _model_config(model: Model) -> dict[str, Any]:
+    """Return the configuration of an architecture with the activation of its weights."""
+    config = architecture(model.open_clip) if model.open_clip else dict(model.config or {})
+    if model.activation:
+        config["quick_gelu"] = model.activation == "quick_gelu"
+    return config
 
 
 def _preprocess_config(name: str) -> dict[str, Any]:
@@ -137,20 +141,16 @@ def _load_hub(name: str) -> ImageText:
     return _wrap(model, tokenize, config)
 
 
-def _load_tag(name: str, tag: str) -> ImageText:
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise WeightsError(
-            f"open_clip does not have weights '{tag}' for {name}; it has {', '.join(tags) or 'no weights'}"
-        )
+def _load_tag(model: Model) -> ImageText:
+    name, tag, config = model.open_clip or "", model.tag, _model_config(model)
     try:
-        model = open_clip.create_model(name, pretrained=tag)
+        built = open_clip.create_model(name, pretrained=tag, quick_gelu=config.get("quick_gelu", False))
     except Exception as error:
         raise WeightsError(
             f"{name}: the weights '{tag}' cannot be downloaded ({type(error).__name__}: {error}); "
             "check the network and HF_HUB_OFFLINE, or set 'weights: {path: ...}'"
         ) from error
-    return _wrap(model, open_clip.get_tokenizer(name), {"model_cfg": get_model_config(name)})
+    return _wrap(built, open_clip.get_tokenizer(name), {"model_cfg": config})
 
 
 def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:

@@ -1,12 +1,100 @@
+"""Weights fit their architecture, or the profile is refused with the choices."""
+
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
+import open_clip
 import pytest
+from open_clip.factory import get_model_config
+from open_clip.pretrained import _PRETRAINED
 from pydantic import ValidationError
 
-from mobileclip2.config.model import Model, Weights, open_clip_names
+from mobileclip2.config import published
+from mobileclip2.config.model import Model, Weights
 from mobileclip2.fingerprint import declared, fingerprint
+
+PAIRS = open_clip.list_pretrained()
+UNFIT = [
+    (name, tag)
+    for name, tag in PAIRS
+    if bool(get_model_config(name).get("quick_gelu")) != bool(_PRETRAINED[name][tag].get("quick_gelu"))
+]
+
+
+def refusal(**values):
+    with pytest.raises(ValidationError) as caught:
+        Model(**values)
+    return caught.value.errors()[0]["msg"]
+
+
+def with_path(name, **values):
+    return Model(open_clip=name, weights={"path": "ours.safetensors"}, **values)
+
+
+def test_the_tables_are_those_of_open_clip_and_do_not_import_torch():
+    assert published.open_clip_names() == set(open_clip.list_models())
+    for name in open_clip.list_models():
+        assert published.architecture(name) == get_model_config(name)
+        assert published.pretrained(name) == _PRETRAINED.get(name, {})
+    code = (
+        "import sys; from mobileclip2.config.model import Model; "
+        "Model(open_clip='ViT-B-32-quickgelu', weights={'tag': 'openai'}); "
+        "print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_every_pair_of_open_clip_fits_or_names_the_architecture_that_does():
+    assert len(UNFIT) == 28
+    for name, tag in PAIRS:
+        if (name, tag) not in UNFIT:
+            assert Model(open_clip=name, weights={"tag": tag}).published == _PRETRAINED[name][tag]
+            continue
+        message = refusal(open_clip=name, weights={"tag": tag})
+        if name == "roberta-ViT-B-32":  # no architecture of open_clip agrees with its tag
+            assert "set 'activation' to the one that is right" in message
+            for activation in ("gelu", "quick_gelu"):
+                Model(open_clip=name, weights={"tag": tag}, activation=activation)
+            continue
+        assert f"the weights '{tag}' were trained with 'quick_gelu', and {name} has 'gelu'" in message
+        assert message.endswith(f"set 'open_clip: {name}-quickgelu'")
+        Model(open_clip=f"{name}-quickgelu", weights={"tag": tag})
+        Model(open_clip=name, weights={"tag": tag}, activation="quick_gelu")
+        assert "remove 'activation'" in refusal(open_clip=name, weights={"tag": tag}, activation="gelu")
+
+
+def test_an_unknown_tag_lists_the_known_ones():
+    message = refusal(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"})
+    assert "open_clip does not have weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b" in message
+    assert "it has none" in refusal(open_clip="ViT-M-16", weights={"tag": "openai"})
+    assert "'weights.tag' goes with 'open_clip'" in refusal(config={"embed_dim": 8}, weights={"tag": "openai"})
+
+
+def test_a_file_for_an_architecture_whose_tags_differ_says_its_activation():
+    message = refusal(open_clip="ViT-B-16", weights={"path": "ours.safetensors"})
+    assert "'gelu' (laion400m_e31, laion400m_e32" in message and "'quick_gelu' (openai, dfn2b" in message
+    for activation in ("gelu", "quick_gelu"):
+        assert with_path("ViT-B-16", activation=activation).activation == activation
+    # every published weight of RN101 has another activation than the architecture
+    assert "'gelu' (none) or 'quick_gelu' (openai, yfcc15m)" in refusal(open_clip="RN101", weights={"path": "a.pt"})
+    for name in ("ViT-B-16-quickgelu", "MobileCLIP2-S0", "ViT-B-16-SigLIP", "EVA02-B-16"):
+        assert with_path(name).activation is None
+
+
+def test_an_activation_goes_where_the_weights_do_not_say_it():
+    assert "includes its activation" in refusal(open_clip="hf-hub:some/model", activation="gelu")
+    config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
+    assert Model(config=config, activation="quick_gelu").activation == "quick_gelu"
+    assert "remove 'activation'" in refusal(config={**config, "quick_gelu": True}, activation="quick_gelu")
+
+
+def test_an_activation_is_declared_only_if_it_is_set():
+    assert "activation" not in declared(with_path("MobileCLIP2-S0"))
+    assert declared(with_path("ViT-B-16", activation="gelu"))["activation"] == "gelu"
+
 
 SHA256 = "0" * 64
 
@@ -48,12 +136,6 @@ def test_moved_weights_keep_their_fingerprint() -> None:
 
 
 def test_models_with_weights_are_pretrained() -> None:
-    assert Model(open_clip="ViT-B-16", weights=Weights(tag="openai")).pretrained
+    assert Model(open_clip="ViT-B-16", weights=Weights(tag="datacomp_xl_s13b_b90k")).pretrained
     assert Model(open_clip="hf-hub:a/b").pretrained
     assert not Model(open_clip="ViT-B-16").pretrained
-
-
-def test_the_names_are_those_of_open_clip() -> None:
-    import open_clip
-
-    assert open_clip_names() == set(open_clip.list_models())

@@ -180,7 +180,7 @@ def others(value):
             yield {"wide": 31} if value != {"wide": 31} else {}
             yield {**value, "ops": 1}
         case None:
-            yield from (1, 2, 7, 0.5, ["first"], ["again"], "x", {"path": "weights/wide.safetensors"})
+            yield from (1, 2, 7, 0.5, ["first"], ["again"], "x", "quick_gelu", {"path": "weights/wide.safetensors"})
 
 
 def changed(rich, path):

@@ -1,4 +1,5 @@
 import errno
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -55,11 +56,6 @@ def test_weights_that_do_not_fit_name_the_tensors(tmp_path):
         build(Model(config=TINY), tmp_path / WEIGHTS)
 
 
-def test_an_unknown_tag_lists_the_known_ones():
-    with pytest.raises(WeightsError, match="does not have weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b"):
-        build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"}))
-
-
 def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path):
     class Payload:
         def __reduce__(self):
@@ -112,6 +108,22 @@ def test_every_model_name_is_an_architecture_of_the_published_size(name):
         assert math.isclose(images / 1e6, published[name.removeprefix("MobileCLIP2-")], rel_tol=0.02)
     else:
         assert images > 300e6
+
+
+def feature_of_a_gelu(model):
+    """Tell which activation the towers of a model have: their classes by module name."""
+    return {type(module).__name__ for name, module in model.named_modules() if name.endswith("mlp.gelu")}
+
+
+@pytest.mark.parametrize(("activation", "expected"), [("gelu", "GELU"), ("quick_gelu", "QuickGELU")])
+def test_the_activation_of_the_profile_is_in_both_towers_and_is_stored(tmp_path, activation, expected):
+    plain = {key: value for key, value in TINY.items() if key != "custom_text"}
+    model = build(Model(config=plain, activation=activation))
+    save(model, tmp_path)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}")
+    for each in (model.model, load(tmp_path / CONFIG, tmp_path / WEIGHTS).model, theirs):
+        assert feature_of_a_gelu(each.visual) == feature_of_a_gelu(each.transformer) == {expected}
+    assert json.loads((tmp_path / CONFIG).read_text())["model_cfg"]["quick_gelu"] == (activation == "quick_gelu")
 
 
 def test_released_conventions_hold_for_a_downloaded_checkpoint():
