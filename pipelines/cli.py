@@ -466,12 +466,13 @@ def report(pipeline: Pipeline, path: Path | None) -> int:
         from rich.table import Table
 
         from mobileclip2.report.gather import gather
-        from mobileclip2.report.pipeline import metric_rows, write_html
+        from mobileclip2.report.page import write_page
+        from mobileclip2.report.pipeline import metric_rows, render_pipeline
 
     path = path or Path("report.html")
     with doing("writing the report"):
         gathered = gather(pipeline)
-        write_html(gathered, path)
+        write_page(render_pipeline(gathered), path)
     table = Table(title=gathered.title)
     table.add_column("set")
     table.add_column("metric")

@@ -13,7 +13,7 @@ from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.store import ArtifactFolder
-from mobileclip2.store.lease import acquire, notes
+from mobileclip2.store.lease import acquire, payloads
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 
 _SCRATCH_KEY = re.compile(rf"^{re.escape(SCRATCH)}/(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{{16}})/")
@@ -78,7 +78,7 @@ def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
 def needed_by_runs(pipeline: Pipeline, found: Sequence[Stored]) -> set[str]:
     """Return the paths that the profiles of all running processes need."""
     paths: set[str] = set()
-    for payload in notes(pipeline.storage):
+    for payload in payloads(pipeline.storage):
         running = json.loads(payload)
         paths |= needed(Pipeline(parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")), found)
     return paths

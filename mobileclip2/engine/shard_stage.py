@@ -86,7 +86,7 @@ class ShardStage:
             names = task.output.names()
             for shard in batch.shards:
                 stored = [name for name in (self.file_of(shard), skipped_name(shard)) if name in names]
-                truncated = [name for name in stored if not task.output.storage.is_whole(task.output.key(name))]
+                truncated = [name for name in stored if not task.output.storage.is_complete(task.output.key(name))]
                 if truncated:
                     logger.warning(
                         "%s/%s: truncated; its shard is recomputed",

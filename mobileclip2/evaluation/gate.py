@@ -244,7 +244,7 @@ def _averages(
         if judged and name not in there:
             raise UserError(f"'{name}': the baseline lacks a set of this average; list the judged sets in 'gate.sets'")
         rows = [mains[key] for key in keys]
-        row = _Measured(name, AVERAGED, here[name], _mean([each.drawn for each in rows]))
+        row = _Measured(name, AVERAGED, here[name], np.mean([each.drawn for each in rows], axis=0))
         baseline_drawn = [each.baseline_drawn for each in rows if each.baseline_drawn is not None]
         if judged:
             for key in keys:
@@ -255,10 +255,5 @@ def _averages(
                     raise UserError(f"'{name}': the baseline lacks {each.metric} of '{each.set}'; evaluate it again")
             row.tolerance = gate.tolerance[MAIN_METRIC]
         if name in there and len(baseline_drawn) == len(rows):
-            row.baseline, row.baseline_drawn = there[name], _mean(baseline_drawn)
+            row.baseline, row.baseline_drawn = there[name], np.mean(baseline_drawn, axis=0)
         yield row
-
-
-def _mean(drawn: Sequence[np.ndarray]) -> np.ndarray:
-    mean: np.ndarray = np.mean(drawn, axis=0)
-    return mean

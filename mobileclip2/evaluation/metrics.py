@@ -56,8 +56,7 @@ def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray:
-    values: np.ndarray = table.column(name).to_numpy()
-    return values.astype(np.int64)
+    return np.asarray(table.column(name).to_numpy(), np.int64)
 
 
 def _top(k: int) -> Hit:
@@ -88,9 +87,7 @@ def _over_groups(hit: Hit, columns: tuple[str, ...], combine: Callable[..., np.n
         groups, hits = rows.T
         count = int(groups.max()) + 1
         with np.errstate(invalid="ignore"):
-            shares = _sums(weights * hits, groups, count) / _sums(weights, groups, count)
-            combined: np.ndarray = combine(shares, axis=1)
-        return combined
+            return combine(_sums(weights * hits, groups, count) / _sums(weights, groups, count), axis=1)
 
     return Metric(rows, value)
 
@@ -102,8 +99,7 @@ _worst_of = partial(_over_groups, combine=np.nanmin)
 def _ratio(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Divide hits by tries. Rows contain both."""
     with np.errstate(invalid="ignore"):
-        ratio: np.ndarray = (weights @ rows[:, 0]) / (weights @ rows[:, 1])
-    return ratio
+        return np.asarray((weights @ rows[:, 0]) / (weights @ rows[:, 1]))
 
 
 def _sums(weights: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
@@ -122,8 +118,7 @@ def _f1_macro(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     images, named = _sums(weights, targets, classes), _sums(weights, predicted, classes)
     right = _sums(weights * (targets == predicted), targets, classes)
     with np.errstate(invalid="ignore"):
-        mean: np.ndarray = np.nanmean(np.where(images > 0, 2 * right / (images + named), np.nan), 1)
-    return mean
+        return np.asarray(np.nanmean(np.where(images > 0, 2 * right / (images + named), np.nan), 1))
 
 
 def _confusion_rows(table: pa.Table) -> np.ndarray:
@@ -142,10 +137,6 @@ def _retrieval_rows(query: str, k: int) -> Callable[[pa.Table], np.ndarray]:
     return rows
 
 
-def _recall(query: str, k: int) -> Metric:
-    return Metric(_retrieval_rows(query, k), _ratio)
-
-
 def _jaccard(sizes: range) -> Metric:
     """Average the Jaccard index over the questions whose number of candidates is in ``sizes``."""
 
@@ -158,8 +149,7 @@ def _jaccard(sizes: range) -> Metric:
         weights = weights * counted
         with np.errstate(invalid="ignore"):
             # The number of choices equals the number of associations, which determines the size of the union.
-            mean: np.ndarray = (weights @ (found / (2 * associations - found))) / weights.sum(1)
-        return mean
+            return np.asarray((weights @ (found / (2 * associations - found))) / weights.sum(1))
 
     return Metric(rows, value)
 
@@ -170,7 +160,7 @@ CLASSIFICATION = {
     "mean_per_class_recall": _mean_over(_top(1), ("target",)),
 }
 RETRIEVAL = {
-    f"{wanted}_retrieval_recall@{k}": _recall(query, k)
+    f"{wanted}_retrieval_recall@{k}": Metric(_retrieval_rows(query, k), _ratio)
     for k in RECALLS
     for wanted, query in (("image", "text"), ("text", "image"))
 }
@@ -195,11 +185,11 @@ ASSOCIATION = {
 def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg") -> dict[str, Metric]:
     """Return the published shares of hits: of all samples, of each group, and of the worst group."""
     groups = np.unique(np.stack([_column(table, column) for column in columns], 1), axis=0)
-    found = {f"{name}_avg": _share(hit)}
+    metrics = {f"{name}_avg": _share(hit)}
     for group in groups.tolist():
         where = dict(zip(columns, group, strict=True))
-        found[f"{name}_" + "_".join(f"{column}:{value}" for column, value in where.items())] = _share(hit, **where)
-    return {**found, f"{name}_{worst}": _worst_of(hit, columns)}
+        metrics[f"{name}_" + "_".join(f"{column}:{value}" for column, value in where.items())] = _share(hit, **where)
+    return {**metrics, f"{name}_{worst}": _worst_of(hit, columns)}
 
 
 def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
@@ -229,23 +219,14 @@ CRIME, NONHUMAN = range(18, 1000), range(14, 18)
 
 def _faces(table: pa.Table) -> dict[str, Metric]:
     def named(column: str) -> Hit:
-        def hit(table: pa.Table) -> np.ndarray:
-            found: np.ndarray = _column(table, f"predicted_{column}") == _column(table, column)
-            return found
-
-        return hit
+        return lambda table: _column(table, f"predicted_{column}") == _column(table, column)
 
     def insulted(classes: range) -> Hit:
-        def hit(table: pa.Table) -> np.ndarray:
-            found: np.ndarray = np.isin(_column(table, "predicted_toxic"), classes)
-            return found
-
-        return hit
+        return lambda table: np.isin(_column(table, "predicted_toxic"), classes)
 
     def white(table: pa.Table) -> np.ndarray:
         # race 1 is "White", and race_binary is 0 for it and 1 for the others
-        found: np.ndarray = (_column(table, "predicted_race") != 1) == _column(table, "race_binary")
-        return found
+        return np.asarray((_column(table, "predicted_race") != 1) == _column(table, "race_binary"))
 
     return {
         **_split(table, "acc_race", white, "race_binary"),

@@ -32,10 +32,10 @@ def nearest(queries: Tensor, candidates: Tensor, count: int) -> Tensor:
 
     The choice among ties at the end of the list is arbitrary, so metrics must not use it.
     """
-    found = []
+    blocks = []
     for start in range(0, len(queries), ROWS):
         scores = queries[start : start + ROWS] @ candidates.T
         index = scores.topk(min(count, len(candidates))).indices.sort(1).values
         order = scores.gather(1, index).argsort(dim=1, descending=True, stable=True)
-        found.append(index.gather(1, order))
-    return torch.cat(found)
+        blocks.append(index.gather(1, order))
+    return torch.cat(blocks)

@@ -129,16 +129,16 @@ def read_results(path: Path) -> list[Result]:
     """
     if not path.is_dir():
         return _read_file(path)
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     for file in sorted(path.rglob(RESULTS)):
         table = file.with_name(SAMPLES)
         for result in _read_file(file):
-            if result.key in found:
+            if result.key in results:
                 raise UserError(f"{path}: two results of '{result.key}'; give the folder of one evaluation")
-            found[result.key] = replace(result, samples=sidecar.read(table) if table.exists() else None)
-    if not found:
+            results[result.key] = replace(result, samples=sidecar.read(table) if table.exists() else None)
+    if not results:
         raise UserError(f"{path}: no {RESULTS} in it; give a folder of evaluations or a file of JSON lines")
-    return list(found.values())
+    return list(results.values())
 
 
 def _read_file(path: Path) -> list[Result]:

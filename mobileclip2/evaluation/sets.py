@@ -116,20 +116,20 @@ class EvaluationSet:
     @cached_property
     def questions(self) -> dict[str, tuple[list[str], list[str]]]:
         """Class names and templates of a set of faces, by question."""
-        found: dict[str, tuple[list[str], list[str]]] = {question: ([], []) for question in QUESTIONS}
+        questions: dict[str, tuple[list[str], list[str]]] = {question: ([], []) for question in QUESTIONS}
         for column, (name, lines) in enumerate(((CLASSNAMES, self.classnames), (TEMPLATES, self.templates))):
             for number, line in enumerate(lines, 1):
                 question, colon, text = line.partition(":")
-                if question not in found or not colon:
+                if question not in questions or not colon:
                     expected = ", ".join(f"'{question}:'" for question in QUESTIONS)
                     raise UserError(
                         f"{self.path / name}, line {number}: '{line}' does not begin with one of {expected}"
                     )
-                found[question][column].append(text)
-            for question, texts in found.items():
+                questions[question][column].append(text)
+            for question, texts in questions.items():
                 if not texts[column]:
                     raise UserError(f"{self.path / name}: no line begins with '{question}:'; download the set again")
-        return found
+        return questions
 
     @cached_property
     def shards(self) -> list[Path]:

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mobileclip2.data.bad_sample import BadSample
@@ -102,33 +101,23 @@ def _texts(sets: Sequence[EvaluationSet]) -> Iterator[str]:
 
 
 @torch.inference_mode()
-def parity(before: Model, after: Model, found: Inputs, precision: str, batch: int) -> list[Parity]:
+def parity(before: Model, after: Model, data: Inputs, precision: str, batch: int) -> list[Parity]:
     """Compare both towers, each with its own preprocessing and tokenizer.
 
     Texts with different tokens are counted, but their features are not compared.
     """
-    images = _compare(before.image, after.image, _pixel_pairs(found.images, before, after), batch)
-    tokens = [*zip(before.tokens(found.texts), after.tokens(found.texts), strict=True)]
+    pixels = ((before.pixels(image), after.pixels(image)) for image in map(decode, data.images))
+    images = _compare(before.image, after.image, pixels, batch)
+    tokens = [*zip(before.tokens(data.texts), after.tokens(data.texts), strict=True)]
     same_tokens = (pair for pair in tokens if torch.equal(*pair))
     texts = _compare(before.text, after.text, same_tokens, batch)
     return [
-        _summary("image", precision, len(found.images), *images),
+        _summary("image", precision, len(data.images), *images),
         _summary("text", precision, len(tokens), *texts),
     ]
 
 
-def _pixel_pairs(images: Sequence[bytes], before: Model, after: Model) -> Iterator[tuple[Tensor, Tensor]]:
-    for image in images:
-        picture: Image.Image = decode(image)
-        yield before.pixels(picture), after.pixels(picture)
-
-
-def _compare(
-    before: Tower,
-    after: Tower,
-    pairs: Iterator[tuple[Tensor, Tensor]],
-    batch: int,
-) -> tuple[Tensor, int]:
+def _compare(before: Tower, after: Tower, pairs: Iterator[tuple[Tensor, Tensor]], batch: int) -> tuple[Tensor, int]:
     """Return the cosines of all pairs and the number of equal inputs."""
     cosines, same = [], 0
     while chunk := list(islice(pairs, batch)):

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -43,7 +43,7 @@ NEEDS = {"onnx": "onnxruntime", "torchscript": "torch", "coreml": "coremltools"}
 
 
 def write(
-    image_text: ImageText, found: Inputs, folder: Path, kind: Format, *, int8: bool = False, batch: int = 64
+    image_text: ImageText, data: Inputs, folder: Path, kind: Format, *, int8: bool = False, batch: int = 64
 ) -> list[Parity]:
     """Write everything except the card and the lineage into ``folder``, and return the parity with ``image_text``.
 
@@ -56,17 +56,18 @@ def write(
     if kind not in OF_OPEN_CLIP:
         settings["context"] = _clip_context(image_text)
         _write_runtime(image_text, folder, kind)
-    _write_json(folder / PREPROCESSING, {**settings, "channels": "RGB", "resize": "shorter side", "crop": "center"})
-    after = _write_towers(image_text, fused, found, folder, kind)
-    measured = parity(before, after, found, "handed to Core ML" if kind == "coreml" else "fp32", batch)
+    settings |= {"channels": "RGB", "resize": "shorter side", "crop": "center"}
+    (folder / PREPROCESSING).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    after = _write_towers(image_text, fused, data, folder, kind)
+    measured = parity(before, after, data, "handed to Core ML" if kind == "coreml" else "fp32", batch)
     demand(measured)
     if int8:
-        as_onnx.quantize(folder, _batches(image_text, found.calibration, 16))
-        measured += parity(before, _with_numpy(image_text, folder, as_onnx.read(folder)), found, "int8", batch)
+        as_onnx.quantize(folder, _batches(image_text, data.calibration, 16))
+        measured += parity(before, _with_numpy(image_text, folder, as_onnx.read(folder)), data, "int8", batch)
     return measured
 
 
-def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder: Path, kind: Format) -> Model:
+def _write_towers(image_text: ImageText, fused: nn.Module, data: Inputs, folder: Path, kind: Format) -> Model:
     """Write both towers and load them back. Core ML packages only load on Apple's systems."""
     if kind == "openclip":
         as_open_clip.write_folder(image_text, folder)
@@ -75,7 +76,7 @@ def _write_towers(image_text: ImageText, fused: nn.Module, found: Inputs, folder
         as_open_clip.write_towers(image_text, fused, folder)
         return as_open_clip.read_towers(folder)
     towers = ImageTower(fused), TextTower(fused)
-    examples = next(_batches(image_text, [found.images[0]] * 2, 2)), image_text.tokenize([found.texts[0]] * 2)
+    examples = next(_batches(image_text, [data.images[0]] * 2, 2)), image_text.tokenize([data.texts[0]] * 2)
     if kind == "coreml":
         programs = as_coreml.programs(*towers, *examples)
         as_coreml.write(programs, folder)
@@ -121,17 +122,9 @@ def _clip_context(image_text: ImageText) -> int:
     Raises:
         UserError: the tokenizer is not CLIP's.
     """
-    tokenizer = image_text.tokenize
-    plain = SimpleTokenizer()
-    if not isinstance(tokenizer, SimpleTokenizer) or (
-        tokenizer.clean_fn,
-        tokenizer.reduction_fn,
-        tokenizer.encoder,
-    ) != (
-        plain.clean_fn,
-        plain.reduction_fn,
-        plain.encoder,
-    ):
+    tokenizer, plain = image_text.tokenize, SimpleTokenizer()
+    parts = ("clean_fn", "reduction_fn", "encoder")
+    if not isinstance(tokenizer, SimpleTokenizer) or any(getattr(tokenizer, p) != getattr(plain, p) for p in parts):
         raise UserError(
             f"export: the tokenizer of the model is {type(tokenizer).__name__}, but exports support only CLIP's byte-pair "
             "encoding; export the student as openclip or safetensors"
@@ -145,7 +138,3 @@ def _batches(image_text: ImageText, images: Sequence[bytes], size: int) -> Itera
     pixels = (image_text.preprocess.whole(decode(image)) for image in images)
     while batch := list(islice(pixels, size)):
         yield torch.stack(batch)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")

@@ -65,7 +65,7 @@ def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
             low, high = (_percent(-bound) for bound in reversed(row.difference))
             yield f"- {row.set}, {row.metric}: by {low} to {high} points; the tolerance is {_percent(row.tolerance)}"
     else:
-        yield f"**The gate passes.** None of {len(comparison.judged)} metrics fell below its tolerance."
+        yield f"**The gate passes.** 0 of {len(comparison.judged)} metrics fell below their tolerance."
     yield ""
     tolerances = sorted({row.tolerance for row in comparison.judged if row.tolerance is not None})
     points = " or ".join(_percent(tolerance) for tolerance in tolerances)

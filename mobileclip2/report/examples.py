@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,16 +154,16 @@ def retrieved(set_: EvaluationSet, result: Result) -> list[Retrieved]:
         image_of_caption += [number] * len(sample.captions)
     image_of_row = {row: image_of_caption[row] if row < texts else row - texts for row in chosen}
     images = _images(set_, {*image_of_row.values(), *(near for row in chosen if row < texts for near in nearest[row])})
-    found: list[Retrieved] = []
+    queries: list[Retrieved] = []
     for row, image in image_of_row.items():
         if row < texts:
             pictures = [Candidate(images[near], near == image) for near in nearest[row]]
-            found.append(Retrieved(keys[row], captions[row], pictures, [images[image]], ranks[row]))
+            queries.append(Retrieved(keys[row], captions[row], pictures, [images[image]], ranks[row]))
         else:
             answers = [text for text, its in zip(captions, image_of_caption, strict=True) if its == image]
-            texts_found = [Candidate(captions[near], image_of_caption[near] == image) for near in nearest[row]]
-            found.append(Retrieved(keys[row], images[image], texts_found, answers, ranks[row]))
-    return found
+            texts_near = [Candidate(captions[near], image_of_caption[near] == image) for near in nearest[row]]
+            queries.append(Retrieved(keys[row], images[image], texts_near, answers, ranks[row]))
+    return queries
 
 
 def associations(set_: EvaluationSet, result: Result) -> list[Association]:
@@ -225,13 +225,8 @@ def _columns(result: Result, *names: str) -> Iterator[list[Any]]:
 
 def _images(set_: EvaluationSet, indices: set[int]) -> dict[int, Image.Image]:
     """Return images by their index in the set, which is also their row in the table. Keys can repeat."""
-    found: dict[int, Image.Image] = {}
-    for index, sample in enumerate(set_.samples()):
-        if len(found) == len(indices):
-            break
-        if index in indices:
-            found[index] = _small(sample)
-    return found
+    samples = islice(enumerate(set_.samples()), max(indices, default=-1) + 1)
+    return {index: _small(sample) for index, sample in samples if index in indices}
 
 
 def _small(sample: Sample) -> Image.Image:

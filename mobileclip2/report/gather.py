@@ -24,6 +24,7 @@ from mobileclip2.stages.stored_results import stored_results
 SAMPLES = 8
 SKIPS = 500
 SOFTWARE = ("torch", "open_clip_torch", "timm", "dagster", "pyarrow", "pillow")
+"""packages that results depend on"""
 
 
 def gather(pipeline: Pipeline) -> Report:
@@ -43,13 +44,8 @@ def gather(pipeline: Pipeline) -> Report:
         skips=_skips(pipeline),
         stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],
         profile=profile.public_text,
-        software=software(),
+        software=versions(SOFTWARE),
     )
-
-
-def software() -> dict[str, str]:
-    """Return the versions of the packages that results depend on."""
-    return versions(SOFTWARE)
 
 
 def _is_current(pipeline: Pipeline, key: str) -> bool:

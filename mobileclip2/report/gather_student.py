@@ -13,9 +13,10 @@ from mobileclip2.evaluation.gate import compare
 from mobileclip2.evaluation.latency import Latency, measure_latency
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
+from mobileclip2.extras import versions
 from mobileclip2.models.device import choose_device
 from mobileclip2.report import examples
-from mobileclip2.report.gather import evaluated_models, software
+from mobileclip2.report.gather import SOFTWARE, evaluated_models
 from mobileclip2.report.page import Training
 from mobileclip2.report.sheets import training_records
 from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
@@ -57,7 +58,7 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
         confidence=profile.gate.confidence,
         latencies={key: latency_of(pipeline, key) for key in [name, *(key for key in students if key != name)]},
         axis=axis,
-        mains={key: found[axis] for key, found in mains.items() if axis in found},
+        mains={key: metrics[axis] for key, metrics in mains.items() if axis in metrics},
         training=Training(
             name, training_records(pipeline, f"student/{name}"), student.train.batch if student.train else 0
         ),
@@ -66,7 +67,7 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
             _examples(open_set(profile, result.key), result, profile.gate.confidence, len(results))
             for result in results
         ],
-        software=software(),
+        software=versions(SOFTWARE),
     )
 
 

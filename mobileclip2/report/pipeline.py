@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from mobileclip2.evaluation.results import MAIN_METRIC
@@ -20,7 +19,6 @@ from mobileclip2.report.page import (
     duration,
     loss_plots,
     render,
-    write_page,
 )
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.study import StudyResult, figures, table
@@ -114,7 +112,7 @@ class MetricRow:
     """number of the set's rows in its first row, else 0"""
 
 
-def render_html(report: Report) -> str:
+def render_pipeline(report: Report) -> str:
     """Render the page."""
     return render(
         "pipeline.html.j2",
@@ -144,11 +142,6 @@ def render_html(report: Report) -> str:
             for outputs in (stage.outputs for stage in report.stages)
         ],
     )
-
-
-def write_html(report: Report, path: Path) -> None:
-    """Write the report atomically."""
-    write_page(render_html(report), path)
 
 
 def metric_rows(models: Sequence[EvaluatedModel]) -> list[MetricRow]:

@@ -82,6 +82,7 @@ def _column(artifact: Artifact, shard: Shard, name: str) -> dict[str, str]:
 
 
 def _rendered(image: Image.Image, view: str) -> Image.Image:
+    """Render a stored view as the teachers see it. ``training.views`` renders faster for training, but needs torch."""
     return render(image, View.from_json(view), VIEW_SIZE)
 
 

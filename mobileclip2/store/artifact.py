@@ -80,7 +80,7 @@ class ArtifactFolder:
             size, sha256 = self.storage.describe(self.key(name))
         except FileNotFoundError:
             raise self._missing(name) from None
-        if not self.storage.is_whole(self.key(name)):
+        if not self.storage.is_complete(self.key(name)):
             raise DamagedOutput(
                 f"{self.storage.url}/{self.key(name)}: the file is truncated; run again to recompute it"
             )

@@ -51,10 +51,10 @@ def acquire(storage: Storage, names: list[str], payload: str = "", waiting: Wait
         yield
 
 
-def notes(storage: Storage) -> list[str]:
+def payloads(storage: Storage) -> list[str]:
     """Return the payloads of all leases that are held, without duplicates."""
-    payloads = [_held_payload(storage, key) for key, _ in list(storage.list(f"{FOLDER}/"))]
-    return list(dict.fromkeys(payload for payload in payloads if payload is not None))
+    held = [_held_payload(storage, key) for key, _ in list(storage.list(f"{FOLDER}/"))]
+    return list(dict.fromkeys(payload for payload in held if payload is not None))
 
 
 def is_held(storage: Storage, name: str) -> bool:

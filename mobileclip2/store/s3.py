@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, TypeVar, Unpack
 
 from mobileclip2.errors import StoreError
 from mobileclip2.extras import needs
 from mobileclip2.store.storage import atomic_path, file_sha256
-from mobileclip2.store.truncation import is_whole
+from mobileclip2.store.truncation import is_complete
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -245,10 +245,10 @@ class S3Storage:
         head = self._head(key)
         return head["ContentLength"], head["Metadata"].get(_HASH) or file_sha256(self.fetch(key))
 
-    def is_whole(self, key: str) -> bool:
+    def is_complete(self, key: str) -> bool:
         """Return False if the object is truncated."""
         # Our uploads are atomic, so only objects of other programs can be truncated. These have no hash in their metadata.
-        return _HASH in self._head(key)["Metadata"] or is_whole(self.fetch(key))
+        return _HASH in self._head(key)["Metadata"] or is_complete(self.fetch(key))
 
     def _head(self, key: str) -> HeadObjectOutputTypeDef:
         return self._retry(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
@@ -301,17 +301,18 @@ class S3Storage:
             FileNotFoundError: the key does not exist.
         """
         with needs("aws"):
-            from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+            from botocore import exceptions as aws
             from s3transfer.exceptions import RetriesExceededError
             from urllib3.exceptions import HTTPError  # raised if the body of an error response breaks off
 
+        broken = aws.HTTPClientError, aws.IncompleteReadError, RetriesExceededError, HTTPError
         url, problem = f"{self.url}/{key}", ""
         pause, deadline = FIRST_PAUSE, time.monotonic() + PATIENCE_SECONDS
         renewed, altered = False, 0
         while True:
             try:
                 return request(self.client)
-            except ClientError as error:
+            except aws.ClientError as error:
                 code = self._code(error)
                 if code in NOT_FOUND:
                     raise FileNotFoundError(url) from None
@@ -320,9 +321,9 @@ class S3Storage:
                     renewed = True
                     continue
                 if code not in TRANSIENT and error.response["ResponseMetadata"]["HTTPStatusCode"] < 500:
-                    _raise_denied(url, code)
+                    raise StoreError(f"{url}: {_denial(code)}") from None
                 problem = f"the object store answered {code}"
-            except (_Altered, FlexibleChecksumError) as error:
+            except (_Altered, aws.FlexibleChecksumError) as error:
                 problem = str(error)
                 altered += 1
                 if altered == ALTERED_ATTEMPTS:
@@ -330,13 +331,13 @@ class S3Storage:
                         f"{url}: {problem}, {altered} times; the network changes bytes, or the object is damaged: "
                         "check the network, delete a damaged object, and run again"
                     ) from None
-            except (BotoCoreError, RetriesExceededError, HTTPError) as error:
+            except (*broken, aws.CredentialRetrievalError) as error:
                 problem = f"cannot reach the object store: {error}"
-                if not _is_transient(error):
-                    raise StoreError(
-                        f"{url}: {problem}; configure the endpoint and the credentials of this process: a service account, "
-                        "or AWS_... environment variables"
-                    ) from None
+            except aws.BotoCoreError as error:
+                raise StoreError(
+                    f"{url}: cannot reach the object store: {error}; configure the endpoint and the credentials of this "
+                    "process: a service account, or AWS_... environment variables"
+                ) from None
             if pause == FIRST_PAUSE:
                 logger.warning("%s: %s; trying again for up to %.0f s", url, problem, PATIENCE_SECONDS)
             if time.monotonic() + pause > deadline:
@@ -435,25 +436,10 @@ def _is_md5(response: Mapping[str, Any]) -> bool:
     return not encrypted and re.fullmatch(r"\"?[0-9a-f]{32}(-\d+)?\"?", response["ETag"]) is not None
 
 
-def _is_transient(error: Exception) -> bool:
-    """Return whether the network or the credential provider failed, and not the configuration of this process."""
-    from botocore.exceptions import CredentialRetrievalError, HTTPClientError, IncompleteReadError
-    from s3transfer.exceptions import RetriesExceededError
-    from urllib3.exceptions import HTTPError
-
-    transient = (HTTPClientError, IncompleteReadError, CredentialRetrievalError, RetriesExceededError, HTTPError)
-    return isinstance(error, transient)
-
-
-def _raise_denied(url: str, code: str) -> NoReturn:
+def _denial(code: str) -> str:
+    """Return what an error code means and what to do."""
     if code in EXPIRED:
-        raise StoreError(
-            f"{url}: the credentials have expired ({code}); renew them and run again, finished shards are kept"
-        ) from None
+        return f"the credentials have expired ({code}); renew them and run again, finished shards are kept"
     if code in SKEWED:
-        raise StoreError(
-            f"{url}: the clock of this machine differs too much from the object store's ({code}); set it and run again"
-        ) from None
-    raise StoreError(
-        f"{url}: the object store answered {code}; check the bucket and the permissions of this identity"
-    ) from None
+        return f"the clock of this machine differs too much from the object store's ({code}); set it and run again"
+    return f"the object store answered {code}; check the bucket and the permissions of this identity"

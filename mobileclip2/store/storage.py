@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store.truncation import is_whole
+from mobileclip2.store.truncation import is_complete
 
 
 class Storage(Protocol):
@@ -66,7 +66,7 @@ class Storage(Protocol):
             FileNotFoundError: the key does not exist.
         """
 
-    def is_whole(self, key: str) -> bool:
+    def is_complete(self, key: str) -> bool:
         """Return False if the file is truncated."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -231,9 +231,9 @@ class LocalStorage:
         path = self._path(key)
         return path.stat().st_size, file_sha256(path)
 
-    def is_whole(self, key: str) -> bool:
+    def is_complete(self, key: str) -> bool:
         """Return False if the file is truncated."""
-        return is_whole(self._path(key))
+        return is_complete(self._path(key))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield (key, size in bytes) for each complete file under ``prefix``, folder by folder."""

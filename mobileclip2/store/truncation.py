@@ -9,7 +9,7 @@ END_MARKERS = {".parquet": b"PAR1", ".tar": bytes(1024)}
 """last bytes of a complete file by suffix; a tar ends with two empty blocks"""
 
 
-def is_whole(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
     """Return whether a sidecar or tar has its end marker. Return True for other files."""
     end = END_MARKERS.get(path.suffix, b"")
     with path.open("rb") as file:

@@ -8,7 +8,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.plan import plan
 from mobileclip2.report.gather import gather
-from mobileclip2.report.pipeline import render_html
+from mobileclip2.report.pipeline import render_pipeline
 from mobileclip2.report.study import study_result
 from pipelines.definitions import definitions_of
 from pipelines.profiles import profile_path
@@ -102,7 +102,7 @@ def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
     for asset, group in pipeline.stale():
         pipeline.materialize(asset.key, group)
     assert not plan(pipeline).items
-    page = render_html(gather(pipeline))
+    page = render_pipeline(gather(pipeline))
     assert "<h2>Studies</h2>" in page and "2 of 2" in page and "study-0-0" in page
     retrained = edited(finished, lambda values: values["students"][0]["train"].update(learning_rate=0.5))
     assert {item.reasons for item in plan(retrained, ["study/ingredients"]).items} == {

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from mobileclip2.evaluation.results import Result, with_main
-from mobileclip2.report.page import EvaluatedModel, Tile, Training, duration
+from mobileclip2.report.page import EvaluatedModel, Tile, Training, duration, write_page
 from mobileclip2.report.pictures import SampleRow
-from mobileclip2.report.pipeline import Report, Skip, Stage, metric_rows, render_html, write_html
+from mobileclip2.report.pipeline import Report, Skip, Stage, metric_rows, render_pipeline
 from mobileclip2.store.manifest import ManifestSummary
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -97,19 +97,19 @@ class _Page(HTMLParser):
 
 
 def test_every_text_is_escaped() -> None:
-    page = render_html(_report(EVIL))
+    page = render_pipeline(_report(EVIL))
     parsed = _Page(page)
     assert "script" not in parsed.tags
     assert not [name for name, _ in parsed.attributes if name.startswith("on")]
     assert all(
         (value or "").startswith("data:image/webp;base64,") for name, value in parsed.attributes if name == "src"
     )
-    assert parsed.tags == _Page(render_html(_report("word"))).tags
+    assert parsed.tags == _Page(render_pipeline(_report("word"))).tags
     assert parsed.text.count(EVIL) > 20, "and shown as it is"
 
 
 def test_page_asks_nothing_of_the_network() -> None:
-    page = render_html(_report())
+    page = render_pipeline(_report())
     assert "http://" not in page and "https://" not in page and "@import" not in page
     for name, value in _Page(page).attributes:
         if name in {"src", "href", "xlink:href", "data", "action", "srcset"}:
@@ -118,7 +118,7 @@ def test_page_asks_nothing_of_the_network() -> None:
 
 
 def test_ids_are_unique_and_links_lead_somewhere() -> None:
-    attributes = _Page(render_html(_report())).attributes
+    attributes = _Page(render_pipeline(_report())).attributes
     ids = [value for name, value in attributes if name == "id"]
     assert len(ids) == len(set(ids))
     targets = {(value or "")[1:] for name, value in attributes if name in {"href", "xlink:href"}}
@@ -136,7 +136,7 @@ def test_headline_table() -> None:
     ]
     assert list(rows[0].values) == [0.611, 0.639, 0.473, 0.305]
     assert list(rows[0].best) == [False, True, True, False]
-    page = render_html(_report())
+    page = render_pipeline(_report())
     assert '<td class="number student best">47.3</td>' in page and '<td class="number student">30.5</td>' in page
 
 
@@ -146,33 +146,33 @@ def test_sets_that_not_every_model_has() -> None:
     rows = {(row.set, row.metric): row for row in metric_rows(models)}
     assert list(rows["winogavil", "main metric"].values) == [None, 0.5]
     assert list(rows["winogavil", "main metric"].best) == [False, False]
-    assert '<td class="number student">–</td>' in render_html(Report("t", "p", "d", models))
+    assert '<td class="number student">–</td>' in render_pipeline(Report("t", "p", "d", models))
 
 
 def test_accuracy_is_drawn_over_samples_seen_with_the_teachers_as_levels() -> None:
     records = [{"step": float(step), "loss": 1.0, "emoji-861/acc1": 0.1} for step in range(1, 21)]
     report = replace(_report(), trainings=[Training("reinforced", records, 1000)])
-    page = render_html(report)
+    page = render_pipeline(report)
     assert "20 k" in page and "reinforced  10.0 %" in page and "lite2  63.9 %" in page
 
 
 def test_what_was_skipped() -> None:
-    page = render_html(_report("odd"))
+    page = render_pipeline(_report("odd"))
     assert "Nothing was skipped" not in page and "one by one" in page
     many = replace(_report(), skips=[Skip("s", "0", f"key{n}", "r") for n in range(1000)])
-    page = render_html(many)
+    page = render_pipeline(many)
     assert "The first 200 of 1,000 samples" in page and "key199" in page and "key200" not in page
 
 
 def test_empty_report() -> None:
-    page = render_html(Report("nothing yet", "demo", "today"))
+    page = render_pipeline(Report("nothing yet", "demo", "today"))
     assert "Nothing was skipped" in page and "Results" not in page
     assert {field.name for field in fields(Report)} == set(_report().__dict__)
 
 
 def test_same_report_same_bytes(tmp_path: Path) -> None:
     for name in ("a.html", "b.html"):
-        write_html(_report(), tmp_path / name)
+        write_page(render_pipeline(_report()), tmp_path / name)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 

@@ -21,7 +21,7 @@ from mobileclip2.evaluation.wise_ft import CURVE, read_curve
 from mobileclip2.models.build import WEIGHTS as FILE
 from mobileclip2.models.interpolate import interpolated
 from mobileclip2.report.gather import gather
-from mobileclip2.report.pipeline import render_html
+from mobileclip2.report.pipeline import render_pipeline
 from mobileclip2.report.sheets import between_sheet
 from mobileclip2.stages import wise_ft as between
 from mobileclip2.stages.stored_results import stored_results
@@ -217,7 +217,7 @@ def test_the_ui_and_the_report_show_the_curve(profile):
     pipeline = Pipeline(load(profile))
     rows, picked, picture = between_sheet(pipeline, "between")
     assert len(rows) == 2 * len(WEIGHTS) and picture.startswith("![interpolated weights](data:image/png;base64,")
-    page = render_html(gather(pipeline))
+    page = render_pipeline(gather(pipeline))
     assert "Interpolated weights" in page and f"picked {picked:g}" in page
     assert f"weight {picked:g} of after" in page
 

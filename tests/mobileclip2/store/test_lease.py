@@ -10,7 +10,7 @@ import pytest
 
 from mobileclip2.errors import StoreError
 from mobileclip2.store import LocalStorage, S3Storage, lease
-from mobileclip2.store.lease import acquire, is_held, notes
+from mobileclip2.store.lease import acquire, is_held, payloads
 
 HOLD = """
 import sys, time
@@ -46,11 +46,11 @@ def test_a_second_holder_waits_until_the_first_is_done_or_dead(tmp_path, elsewhe
 def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
     with acquire(storage, ["b"], "from here"):
-        assert sorted(notes(storage)) == ["from afar", "from here"]
+        assert sorted(payloads(storage)) == ["from afar", "from here"]
         assert is_held(storage, "a") and is_held(storage, "b") and not is_held(storage, "c")
     os.kill(elsewhere.pid, signal.SIGKILL)
     elsewhere.wait()
-    assert notes(storage) == []
+    assert payloads(storage) == []
 
 
 def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
@@ -75,9 +75,9 @@ class TestBucket:
     def test_only_one_holds_it(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
         with acquire(storage, ["a"], "mine"):
-            assert notes(storage) == ["mine"]
+            assert payloads(storage) == ["mine"]
             assert lease._take(storage, lease._key("a"), "") is None
-        assert notes(storage) == []
+        assert payloads(storage) == []
         with acquire(storage, ["a"]):
             pass
 
@@ -85,13 +85,13 @@ class TestBucket:
         """Expiry uses the clock of the store, because the clock of a holder can be wrong."""
         body = {"holder": "gone", "renewed": time.time() - 2 * lease.VOID_SECONDS, "note": "old"}
         storage.write(lease._key("a"), json.dumps(body).encode())
-        assert notes(storage) == ["old"]
+        assert payloads(storage) == ["old"]
         monkeypatch.setattr(lease, "VOID_SECONDS", 1.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
         time.sleep(2.1)
-        assert notes(storage) == []
+        assert payloads(storage) == []
         with acquire(storage, ["a"], "new"):
-            assert notes(storage) == ["new"]
+            assert payloads(storage) == ["new"]
 
     def test_a_lease_is_renewed_while_its_holder_lives(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)

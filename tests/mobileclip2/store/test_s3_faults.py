@@ -12,7 +12,7 @@ from mobileclip2.data import sidecar
 from mobileclip2.errors import StoreError
 from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module
-from mobileclip2.store.lease import acquire, notes
+from mobileclip2.store.lease import acquire, payloads
 from mobileclip2.store.storage import file_sha256
 
 PART = 5 << 20
@@ -207,13 +207,13 @@ class TestLease:
     def test_one_whose_answer_was_lost_is_held(self, s3, storage):
         s3.reset(at_first("lost", 1, "PUT"))
         with acquire(storage, ["a"], "mine", waiting=lambda: pytest.fail("waits for itself")):
-            assert notes(storage) == ["mine"]
+            assert payloads(storage) == ["mine"]
 
     def test_one_that_was_altered_on_its_way_holds_up_nobody(self, s3, storage):
         s3.reset(at_first("altered upload", 2, "PUT"))
         with acquire(storage, ["a"], "mine"):
-            assert notes(storage) == ["mine"]
-        assert notes(storage) == []
+            assert payloads(storage) == ["mine"]
+        assert payloads(storage) == []
 
     def test_a_store_that_is_away_for_a_while_does_not_end_it(self, s3, storage, monkeypatch):
         monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
@@ -227,14 +227,14 @@ class TestLease:
                 pass
             s3.reset(lambda request: "503")
         s3.reset()
-        assert notes(storage) == ["mine"], "it could not be given back, which is no reason to fail"
+        assert payloads(storage) == ["mine"], "it could not be given back, which is no reason to fail"
 
     def test_one_that_was_lost_is_neither_renewed_nor_given_back(self, s3, storage, caplog):
         with acquire(storage, ["a"], "mine"):
             storage.write(lease._key("a"), b'{"holder": "other", "renewed": 0, "note": "theirs"}')
             while "this lease was lost" not in caplog.text:
                 pass
-        assert notes(storage) == ["theirs"]
+        assert payloads(storage) == ["theirs"]
 
 
 @pytest.mark.parametrize("fault", ["stalled", "cut by a reset", "reset", "silent"])
@@ -250,7 +250,9 @@ def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, par
     (tmp_path / "large").write_bytes(bytes(range(256)) * (LARGE // 256))
     storage.put("large.tar", tmp_path / "large")
     s3.reset()
-    assert storage.describe("large.tar") == (LARGE, file_sha256(tmp_path / "large")) and storage.is_whole("large.tar")
+    assert storage.describe("large.tar") == (LARGE, file_sha256(tmp_path / "large")) and storage.is_complete(
+        "large.tar"
+    )
     assert {request.method for request in s3.requests} == {"HEAD"}
     storage.client.put_object(Bucket=storage.bucket, Key="elsewhere", Body=b"12")
     assert storage.describe("elsewhere") == (2, hashlib.sha256(b"12").hexdigest())
@@ -261,12 +263,12 @@ def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, par
 def test_what_a_careless_hand_cut_is_not_whole(storage, tmp_path):
     side = sidecar.to_bytes(pa.table({"key": ["a", "b"]}))
     storage.write("side.parquet", side)
-    assert storage.is_whole("side.parquet")
+    assert storage.is_complete("side.parquet")
     for data in (side, side[: len(side) // 2]):
         storage.client.put_object(Bucket=storage.bucket, Key="side.parquet", Body=data)
-        assert storage.is_whole("side.parquet") == (data == side)
+        assert storage.is_complete("side.parquet") == (data == side)
     with pytest.raises(FileNotFoundError):
-        storage.is_whole("never.parquet")
+        storage.is_complete("never.parquet")
 
 
 @pytest.mark.parametrize("fault", ["503", "lost"])
