@@ -81,22 +81,22 @@ def define(
 
 def common_metadata(result: MaterializeResult) -> dict[str, Any]:
     """Return the metadata that every materialization has: counts, rates, skip reasons and hashes."""
-    computed = sum(result.heads[name].samples for name in result.computed)
-    size = sum(summary.size for summary in result.heads.values())
+    computed = sum(result.summaries[name].samples for name in result.computed)
+    size = sum(summary.size for summary in result.summaries.values())
     entries: dict[str, Any] = {
         "samples": result.samples,
         "skipped": sum(result.skip_reasons.values()),
         "bytes": size,
         "seconds": round(result.seconds, 2),
         "computed": ", ".join(result.computed) or "nothing, everything was already stored",
-        "fingerprints": {name: summary.fingerprint for name, summary in result.heads.items()},
+        "fingerprints": {name: summary.fingerprint for name, summary in result.summaries.items()},
         "data_version": result.data_version,
     }
     if computed:
         entries["samples_per_second"] = round(computed / max(result.seconds, 1e-3), 1)
     if result.skip_reasons:
         entries["skip_reasons"] = dg.MetadataValue.json(result.skip_reasons)
-    facts = {name: summary.facts for name, summary in result.heads.items() if summary.facts}
+    facts = {name: summary.facts for name, summary in result.summaries.items() if summary.facts}
     if facts:
         entries["facts"] = dg.MetadataValue.json(facts)
     return entries

@@ -94,7 +94,7 @@ def pretend(pipeline: Pipeline) -> None:
                 assert work is not None
                 work.output.write("side.txt", f"{asset.key} {part.name} {group}".encode())
                 described = work.output.describe(["side.txt"])
-                work.output.close(
+                work.output.commit(
                     Manifest(
                         asset=asset.key,
                         part=part.name,

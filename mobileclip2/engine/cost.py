@@ -67,7 +67,7 @@ class Costs:
         if asset.grouped:
             raw = self._pipeline.graph["raw_shards"]
             (raw_part,) = raw.parts.values()
-            current = self._pipeline.head(raw, raw_part, group)
+            current = self._pipeline.summary(raw, raw_part, group)
             earlier = [current] if current else history.of(raw, raw_part, group)
         return earlier[-1].samples if earlier else None
 

@@ -68,10 +68,9 @@ def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
     for each in found:
         stored_paths.setdefault((each.asset, each.group), []).append(each.path)
     for asset in pipeline.graph.values():
-        for group in pipeline.groups(asset):
-            for part in asset.parts_of(group).values():
-                task = pipeline.task_for(asset, part, group)
-                paths.update([task.output.prefix] if task else stored_paths.get((asset.key, group), []))
+        for part, group in pipeline.parts(asset):
+            task = pipeline.task_for(asset, part, group)
+            paths.update([task.output.prefix] if task else stored_paths.get((asset.key, group), []))
     return paths
 
 

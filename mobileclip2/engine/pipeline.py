@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress, silent
-from mobileclip2.store import ArtifactFolder, Manifest, ManifestSummary, Storage, open_storage
+from mobileclip2.store import Artifact, ArtifactFolder, Manifest, ManifestSummary, Storage, open_storage
 from mobileclip2.store.lease import acquire
 from mobileclip2.store.manifest import identify
 from mobileclip2.store.manifest_cache import ManifestCache
@@ -32,50 +33,6 @@ if TYPE_CHECKING:
     from mobileclip2.engine.lineage import Lineage
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Artifact:
-    """A finished output that a stage reads."""
-
-    head: ManifestSummary
-    output: ArtifactFolder
-
-    @property
-    def group(self) -> str | None:
-        """Return the group of the output, or None if the asset has no groups."""
-        return self.head.group
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """Return the manifest.
-
-        Raises:
-            DamagedOutput: the manifest is gone.
-        """
-        manifest = self.output.manifest()
-        if manifest is None:
-            raise DamagedOutput(f"{self.output.storage.url}/{self.output.prefix}: its manifest is gone; run again")
-        return manifest
-
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        return {file.name: file.size for file in self.manifest.files}
-
-    def fetch(self, name: str) -> Path:
-        """Return a local file with the bytes of ``name``.
-
-        Raises:
-            DamagedOutput: the file is gone, or its size differs from the manifest.
-        """
-        path = self.output.fetch(name)
-        size = path.stat().st_size
-        if size != self._sizes.get(name, size):
-            raise DamagedOutput(
-                f"{self.output.storage.url}/{self.output.key(name)}: it no longer matches its manifest; "
-                "run again to recompute it"
-            )
-        return path
 
 
 @dataclass(frozen=True)
@@ -143,7 +100,7 @@ class Task:
             facts=facts or {},
             files=self.output.describe(names),
         )
-        self.output.close(manifest)
+        self.output.commit(manifest)
         return manifest
 
 
@@ -185,7 +142,9 @@ class TaskBatch:
         """Return the scratch files from which a killed run continues. The batch must have exactly one task."""
         (task,) = self.tasks
         relative = f"{self.asset.key}/{task.fingerprint}"
-        return Scratch(self.pipeline.scratch / relative, self.pipeline.storage, relative)
+        scratch = Scratch(self.pipeline.scratch / relative, self.pipeline.storage, relative)
+        scratch.recall()
+        return scratch
 
     @property
     def scratch(self) -> Path:
@@ -220,8 +179,8 @@ class MaterializeResult:
 
     asset: Asset
     group: str | None
-    heads: dict[str, ManifestSummary]
-    """manifest summaries by part"""
+    summaries: dict[str, ManifestSummary]
+    """by part"""
     computed: list[str]
     """names of the parts that this materialization computed"""
     seconds: float
@@ -229,23 +188,21 @@ class MaterializeResult:
     @property
     def data_version(self) -> str:
         """Return the data version of the asset for the group, which covers all parts."""
-        if len(self.heads) == 1:
-            return next(iter(self.heads.values())).data_version
-        return fingerprint({name: head.data_version for name, head in self.heads.items()})
+        versions = {name: summary.data_version for name, summary in self.summaries.items()}
+        return fingerprint(versions) if len(versions) > 1 else next(iter(versions.values()))
 
     @property
     def samples(self) -> int:
         """Return the number of samples of all parts."""
-        return sum(head.samples for head in self.heads.values())
+        return sum(summary.samples for summary in self.summaries.values())
 
     @property
     def skip_reasons(self) -> dict[str, int]:
         """Count the skipped samples of all parts by reason."""
-        reasons: dict[str, int] = {}
-        for head in self.heads.values():
-            for reason, count in head.skip_reasons.items():
-                reasons[reason] = reasons.get(reason, 0) + count
-        return reasons
+        reasons = Counter[str]()
+        for summary in self.summaries.values():
+            reasons.update(summary.skip_reasons)
+        return dict(reasons)
 
 
 class Pipeline:
@@ -255,11 +212,7 @@ class Pipeline:
         self.profile = profile
         self.compute: Executor = compute or InProcessExecutor()
         self.graph: Graph = build_graph(profile)
-        self.contents = SourceInventory(profile, lambda: self.storage)
-        self.damaged: dict[SliceKey, str] = {}
-        """descriptions of the damage; a damaged part counts as missing"""
-        self._current: dict[SliceKey, ManifestSummary | None] = {}
-        self.summaries = ManifestCache()
+        self.forget()
 
     @cached_property
     def storage(self) -> Storage:
@@ -284,14 +237,26 @@ class Pipeline:
             return list(asset.parts)
         return list(self.profile.group_names) if asset.grouped else [None]
 
+    def parts(self, asset: Asset, group: str | None = None) -> Iterator[tuple[Slice, str | None]]:
+        """Yield each part with each group, or with one group."""
+        for each in [group] if group else self.groups(asset):
+            for part in asset.parts_of(each).values():
+                yield part, each
+
+    def is_current(self, key: str) -> bool:
+        """Return whether the store has every output of an asset."""
+        asset = self.graph[key]
+        return not any(self.missing(asset, group) for group in self.groups(asset))
+
     def forget(self, *, every_byte: bool = False) -> None:
         """Clear the caches of manifests and source files, so that changes by other processes are visible.
 
         With ``every_byte``, later reads of manifests hash every stored file.
         """
-        self._current.clear()
-        self.damaged.clear()
-        self.summaries = ManifestCache(every_byte=every_byte)
+        self.damaged: dict[SliceKey, str] = {}
+        """descriptions of the damage; a damaged part counts as missing"""
+        self._current: dict[SliceKey, ManifestSummary | None] = {}
+        self.manifest_cache = ManifestCache(every_byte=every_byte)
         self.contents = SourceInventory(self.profile, lambda: self.storage)
 
     def sources(self, asset: Asset, part: Slice, group: str | None) -> Iterator[Source]:
@@ -305,7 +270,7 @@ class Pipeline:
                     components = [role, name if len(names) > 1 else "", each if len(groups) > 1 else ""]
                     input_name = "/".join(filter(None, components))
                     read = upstream.parts[name]
-                    yield Source(role, input_name, upstream, read, each, self.head(upstream, read, each))
+                    yield Source(role, input_name, upstream, read, each, self.summary(upstream, read, each))
 
     def task_for(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
         """Return the task that computes a part, or None while an input is missing."""
@@ -314,18 +279,15 @@ class Pipeline:
         for source in self.sources(asset, part, group):
             if source.summary is None:
                 return None
-            output = self._output(source.asset, source.summary.fingerprint, source.group)
-            inputs[source.role].append(Artifact(source.summary, output))
+            inputs[source.role].append(Artifact(self.storage, source.summary))
             versions[source.name] = source.summary.data_version
         for role, external in part.externals.items():
             versions[role] = self.contents.digest(external, group)
         identity = identify(asset.key, asset.code_version, part.declared, versions)
-        return Task(asset, part, group, identity, self._output(asset, identity, group), inputs, versions)
+        output = ArtifactFolder(self.storage, asset.key, identity, group)
+        return Task(asset, part, group, identity, output, inputs, versions)
 
-    def _output(self, asset: Asset, identity: str, group: str | None) -> ArtifactFolder:
-        return ArtifactFolder(self.storage, asset.key, identity, group)
-
-    def head(self, asset: Asset, part: Slice, group: str | None) -> ManifestSummary | None:
+    def summary(self, asset: Asset, part: Slice, group: str | None) -> ManifestSummary | None:
         """Return the manifest summary of a part, or None if the part is missing.
 
         The profile, the code version and the inputs determine its fingerprint. Damaged outputs count as missing;
@@ -340,14 +302,14 @@ class Pipeline:
     def _read_summary(self, task: Task) -> ManifestSummary | None:
         self.damaged.pop(task.key, None)
         try:
-            return self.summaries.of(task.output)
+            return self.manifest_cache.of(task.output)
         except DamagedOutput as error:
             self.damaged[task.key] = str(error)
             return None
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
         """Return the names of the missing parts."""
-        return [name for name, part in asset.parts_of(group).items() if self.head(asset, part, group) is None]
+        return [name for name, part in asset.parts_of(group).items() if self.summary(asset, part, group) is None]
 
     def stale(self) -> Iterator[tuple[Asset, str | None]]:
         """Yield the (asset, group) pairs with missing parts in topological order."""
@@ -364,12 +326,11 @@ class Pipeline:
         """
         asset = self.graph[key]
         artifacts = []
-        for each in [group] if group else self.groups(asset):
-            for part in asset.parts_of(each).values():
-                head = self.head(asset, part, each)
-                if head is None:
-                    raise UserError(f"{Partition(asset.key, each)}: not materialized yet; run 'mobileclip2 run'")
-                artifacts.append(Artifact(head, self._output(asset, head.fingerprint, each)))
+        for part, each in self.parts(asset, group):
+            summary = self.summary(asset, part, each)
+            if summary is None:
+                raise UserError(f"{Partition(asset.key, each)}: not materialized yet; run 'mobileclip2 run'")
+            artifacts.append(Artifact(self.storage, summary))
         return artifacts
 
     def materialize(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
@@ -392,17 +353,16 @@ class Pipeline:
             tasks.append(task)
         self.contents.share()
         computed, device_seconds = self._compute(tasks, progress)
-        heads = {}
+        summaries = {}
         for task in tasks:
-            head = self._read_summary(task)
-            if head is None:
+            summary = self._read_summary(task)
+            if summary is None:
                 raise StoreError(f"{self.storage.url}/{task.output.prefix}: the stage ended without a manifest")
-            heads[task.part.name] = self._current[task.key] = head
-        seconds = time.monotonic() - started
-        done = MaterializeResult(asset, group, heads, computed, seconds)
+            summaries[task.part.name] = self._current[task.key] = summary
+        result = MaterializeResult(asset, group, summaries, computed, time.monotonic() - started)
         if computed:
-            self._log_time(done, device_seconds)
-        return done
+            self._log_time(result, device_seconds)
+        return result
 
     def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
         """Compute the missing parts of an asset, or wait for another run that computes them.
@@ -447,16 +407,11 @@ class Pipeline:
             if key.group == group or group is None or key.group is None:
                 del self._current[key]
 
-    def _log_time(self, done: MaterializeResult, seconds: float) -> None:
+    def _log_time(self, result: MaterializeResult, seconds: float) -> None:
         """Append the time to a log in the store. A manifest must not depend on it."""
-        samples = sum(done.heads[name].samples for name in done.computed)
-        record = {
-            "group": done.group,
-            "parts": done.computed,
-            "samples": samples,
-            "seconds": round(seconds, 3),
-        }
-        self.storage.append(_times(done.asset.key), f"{json.dumps(record)}\n".encode())
+        samples = sum(result.summaries[name].samples for name in result.computed)
+        record = {"group": result.group, "parts": result.computed, "samples": samples, "seconds": round(seconds, 3)}
+        self.storage.append(_times(result.asset.key), f"{json.dumps(record)}\n".encode())
 
     def times(self, key: str) -> list[dict[str, Any]]:
         """Return the logged times of an asset: group, parts, samples and device-seconds of each materialization."""

@@ -37,7 +37,9 @@ class History:
                 divided = asset.grouped or asset.by_part
                 for folder in storage.folders(f"{asset.key}/{fingerprint}") if divided else [None]:
                     try:
-                        summary = self._pipeline.summaries.of(ArtifactFolder(storage, asset.key, fingerprint, folder))
+                        summary = self._pipeline.manifest_cache.of(
+                            ArtifactFolder(storage, asset.key, fingerprint, folder)
+                        )
                     except DamagedOutput:
                         continue
                     if summary:

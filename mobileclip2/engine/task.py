@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import Lineage
-from mobileclip2.engine.pipeline import Artifact, Pipeline, Task, TaskBatch
+from mobileclip2.engine.pipeline import Pipeline, Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.engine.stage import load_stage
@@ -28,7 +28,7 @@ from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress, Step
-from mobileclip2.store import ArtifactFolder, ManifestSummary, Storage, open_storage
+from mobileclip2.store import Artifact, ArtifactFolder, ManifestSummary, Storage, open_storage
 
 FOLDER = ".orders"
 
@@ -52,7 +52,10 @@ class SliceSpec(BaseModel):
 
 
 class TaskSpec(BaseModel):
-    """The missing parts of one asset for one group. Equal batches have equal specs."""
+    """The missing parts of one asset for one group. Equal batches have equal specs.
+
+    A spec is a file. A :class:`~mobileclip2.engine.pipeline.TaskBatch` holds a store and a callback, which no file can hold.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -86,7 +89,9 @@ class TaskSpec(BaseModel):
                     name=task.part.name,
                     fingerprint=task.fingerprint,
                     versions=task.versions,
-                    inputs={role: [artifact.head for artifact in artifacts] for role, artifacts in task.inputs.items()},
+                    inputs={
+                        role: [artifact.summary for artifact in artifacts] for role, artifacts in task.inputs.items()
+                    },
                 )
                 for task in batch.tasks
             ],
@@ -144,13 +149,7 @@ class TaskSpec(BaseModel):
                 self.group,
                 part.fingerprint,
                 ArtifactFolder(storage, self.asset, part.fingerprint, self.group),
-                {
-                    role: [
-                        Artifact(summary, ArtifactFolder(storage, summary.asset, summary.fingerprint, summary.group))
-                        for summary in summaries
-                    ]
-                    for role, summaries in part.inputs.items()
-                },
+                {role: [Artifact(storage, summary) for summary in each] for role, each in part.inputs.items()},
                 part.versions,
             )
             for part in self.parts

@@ -28,13 +28,9 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
         UserError: the asset is not materialized.
     """
     asset = pipeline.graph[key]
-    if any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+    if not pipeline.is_current(key):
         raise UserError(f"{key}: not materialized yet; run 'mobileclip2 run'")
-    tasks = [
-        pipeline.task_for(asset, part, group)
-        for group in pipeline.groups(asset)
-        for part in asset.parts_of(group).values()
-    ]
+    tasks = [pipeline.task_for(asset, part, group) for part, group in pipeline.parts(asset)]
     return lineage(pipeline, [task for task in tasks if task])
 
 
@@ -50,13 +46,10 @@ def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
                 )
             _add(pipeline, upstream, nodes)
     made_from.update({role: task.versions[role] for role in task.part.externals})
-    node = Node(
-        asset=task.asset.key,
-        part=task.part.name,
-        group=task.group,
+    nodes[str(task.key)] = Node(
+        **task.key._asdict(),
         fingerprint=task.fingerprint,
         code_version=task.asset.code_version,
         path=task.output.prefix,
         made_from=made_from,
     )
-    nodes[node.id] = node

@@ -50,20 +50,15 @@ def software() -> dict[str, str]:
     return versions(SOFTWARE)
 
 
-def _is_current(pipeline: Pipeline, key: str) -> bool:
-    asset = pipeline.graph[key]
-    return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
-
-
 def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
     """Return the evaluated teachers and students, in the order of the profile, with their results."""
     profile = pipeline.profile
     models = []
     for teacher in profile.teachers:
-        if f"evaluation/{teacher.name}" in pipeline.graph and _is_current(pipeline, f"evaluation/{teacher.name}"):
+        if f"evaluation/{teacher.name}" in pipeline.graph and pipeline.is_current(f"evaluation/{teacher.name}"):
             models.append(EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher"))
     for student in profile.students:
-        if f"evaluation/{student.name}" in pipeline.graph and _is_current(pipeline, f"evaluation/{student.name}"):
+        if f"evaluation/{student.name}" in pipeline.graph and pipeline.is_current(f"evaluation/{student.name}"):
             (artifact,) = pipeline.read(f"student/{student.name}")
             facts = artifact.manifest.facts
             note, seen = _origin(student, facts), facts.get("samples")
@@ -105,15 +100,13 @@ def _trainings(pipeline: Pipeline) -> list[Training]:
     return [
         Training(key.name, training_records(pipeline, key), batch)
         for key, batch in batches.items()
-        if _is_current(pipeline, key)
+        if pipeline.is_current(key)
     ]
 
 
 def _curves(pipeline: Pipeline) -> list[Curve]:
     students = [student.name for student in pipeline.profile.students if student.between]
-    return [
-        Curve(name, *between_curve(pipeline, name)) for name in students if _is_current(pipeline, f"student/{name}")
-    ]
+    return [Curve(name, *between_curve(pipeline, name)) for name in students if pipeline.is_current(f"student/{name}")]
 
 
 def _samples(pipeline: Pipeline) -> list[SampleRow]:
@@ -128,7 +121,7 @@ def _samples(pipeline: Pipeline) -> list[SampleRow]:
 def _skips(pipeline: Pipeline) -> list[Skip]:
     found: list[Skip] = []
     for asset in pipeline.graph.values():
-        if not asset.grouped or not _is_current(pipeline, asset.key):
+        if not asset.grouped or not pipeline.is_current(asset.key):
             continue
         for artifact in pipeline.read(asset.key):
             for file in artifact.manifest.files:
@@ -141,12 +134,10 @@ def _skips(pipeline: Pipeline) -> list[Skip]:
 
 def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
     outputs = []
-    for group in pipeline.groups(asset):
-        for name, slice_ in asset.parts_of(group).items():
-            summary = pipeline.head(asset, slice_, group)
-            if summary:
-                reasons, samples = summary.skip_reasons, summary.samples
-                outputs.append(Output(name, group, summary.fingerprint, summary.data_version, samples, reasons))
+    for slice_, group in pipeline.parts(asset):
+        if summary := pipeline.summary(asset, slice_, group):
+            reasons, samples = summary.skip_reasons, summary.samples
+            outputs.append(Output(slice_.name, group, summary.fingerprint, summary.data_version, samples, reasons))
     times = [record["seconds"] for record in pipeline.times(asset.key)]
     seconds = sum(times) if times else None
     return Stage(asset.key, outputs, asset.description, asset.code_version, asset.upstream, seconds)

@@ -12,13 +12,14 @@ from PIL import Image
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
-from mobileclip2.engine.pipeline import Artifact, Pipeline
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report.pictures import SampleRow, between_plot, inline_markdown, loss_curve, metric_plot, sample_sheet
 from mobileclip2.stages.stored_results import results_so_far
+from mobileclip2.store import Artifact
 
 ROWS = 5
 VIEW_SIZE = 96

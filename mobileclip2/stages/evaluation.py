@@ -24,7 +24,7 @@ def run(batch: TaskBatch) -> None:
     stored = task.only("model")
     model = load_image_text(stored, batch.contents)
     evaluation_set = open_set(batch.profile, task.part.name)
-    model_key = f"{stored.head.data_version}-{batch.asset.code_version}-{device.type}"
+    model_key = f"{stored.summary.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key
     (result,) = evaluate(
         model,

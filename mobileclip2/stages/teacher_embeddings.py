@@ -37,7 +37,7 @@ def begin(batch: TaskBatch) -> WriteShard:
 def commit(batch: TaskBatch) -> None:
     """Commit the manifests. Their facts contain the dimension of the embeddings."""
     for task in batch.tasks:
-        commit_sidecars(task, batch.shards, {"embed_dim": task.only("teacher").head.facts["embed_dim"]})
+        commit_sidecars(task, batch.shards, {"embed_dim": task.only("teacher").summary.facts["embed_dim"]})
 
 
 run = ShardStage(begin, commit)

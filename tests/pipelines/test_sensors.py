@@ -45,7 +45,7 @@ def outputs(profile):
     """Data version of every part that is there."""
     pipeline = Pipeline(load(profile))
     return {
-        (asset.key, part.name, group): pipeline.head(asset, part, group).data_version
+        (asset.key, part.name, group): pipeline.summary(asset, part, group).data_version
         for asset in pipeline.graph.values()
         for part in asset.parts.values()
         for group in pipeline.groups(asset)

@@ -37,7 +37,7 @@ def profile(finished, tmp_path):
 
 
 def folder_of(pipeline, key):
-    return Path(pipeline.storage.url) / pipeline.read(key)[0].output.prefix
+    return Path(pipeline.storage.url) / pipeline.read(key)[0].prefix
 
 
 def edit(profile, before, after):
@@ -185,12 +185,12 @@ class TestGarbage:
             assert pipeline.graph[asset].parts
             (read,) = pipeline.read(asset, group)
             for name in ("resume.pt", "features/000000.safetensors"):
-                pipeline.storage.write(f".scratch/{asset}/{read.head.fingerprint}/{name}", b"1234")
-            (Path(pipeline.storage.url) / read.output.prefix / "manifest.json").rename(profile.parent / "aside")
-            assert f".scratch/{asset}/{read.head.fingerprint}" not in self.unneeded(Pipeline(load(profile)))
-            (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.output.prefix / "manifest.json")
+                pipeline.storage.write(f".scratch/{asset}/{read.summary.fingerprint}/{name}", b"1234")
+            (Path(pipeline.storage.url) / read.prefix / "manifest.json").rename(profile.parent / "aside")
+            assert f".scratch/{asset}/{read.summary.fingerprint}" not in self.unneeded(Pipeline(load(profile)))
+            (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.prefix / "manifest.json")
             pipeline = Pipeline(load(profile))
-            assert f".scratch/{asset}/{read.head.fingerprint}" in self.unneeded(pipeline), "it is finished"
+            assert f".scratch/{asset}/{read.summary.fingerprint}" in self.unneeded(pipeline), "it is finished"
         outputs = gc.unneeded([pipeline], set(), [])
         (stored,) = [each for each in outputs if each.path.startswith(".scratch/student")]
         assert (stored.files, stored.bytes, stored.finished) == (2, 8, False)

@@ -69,11 +69,11 @@ def test_a_second_materialization_computes_nothing(profile):
 def test_more_views_draw_only_the_new_ones(profile):
     pipeline = Pipeline(load(profile))
     pipeline.materialize("raw_shards", "g00")
-    before = pipeline.materialize("augmentations", "g00").heads
+    before = pipeline.materialize("augmentations", "g00").summaries
     pipeline = edited(profile, lambda values: values["views"].update(count=4))
     done = pipeline.materialize("augmentations", "g00")
     assert done.computed == ["view-2", "view-3"]
-    assert done.heads["view-0"] == before["view-0"]
+    assert done.summaries["view-0"] == before["view-0"]
 
 
 def test_a_changed_shard_affects_only_its_group(profile):
@@ -112,7 +112,7 @@ def test_groups_and_shards_may_be_empty(profile):
         done = {group: pipeline.materialize(key, group) for group in pipeline.profile.group_names}
     for group in ("g04", "g05"):
         assert done[group].samples == 0
-        assert len({head.fingerprint for head in done[group].heads.values()}) == 2
+        assert len({head.fingerprint for head in done[group].summaries.values()}) == 2
     assert {read.manifest.facts["embed_dim"] for read in pipeline.read("teacher_embeddings/narrow/image")} == {8}
 
 
@@ -234,7 +234,7 @@ class TestWholeGraph:
         pipeline = Pipeline(load(profile))
         for asset in pipeline.graph:
             for read in pipeline.read(asset):
-                assert read.output.verify(read.manifest) == []
+                assert read.verify(read.manifest) == []
 
     def test_a_logit_scale_touches_students_only(self, profile):
         pipeline = edited(profile, lambda values: values["teachers"][0].update(logit_scale=51))

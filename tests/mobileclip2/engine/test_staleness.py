@@ -156,7 +156,7 @@ def test_a_reason_names_the_upstream_asset_of_its_role(tiny: Path) -> None:
 
 def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
     (corpus,) = pipeline.read("caption_corpus/clean")
-    path = Path(pipeline.storage.url) / corpus.output.prefix / "manifest.json"
+    path = Path(pipeline.storage.url) / corpus.prefix / "manifest.json"
     path.write_text("{")
     ((key, (reason,)),) = why(pipeline).items()
     assert key == ("caption_corpus/clean", "whole", None)

@@ -20,13 +20,13 @@ def test_only_rank_0_publishes(tiny, monkeypatch):
     batch = work_on(tiny, "teacher/wide")
     monkeypatch.setenv("RANK", "1")
     publish(batch, None, lambda folder: pytest.fail(f"wrote into {folder}, which the first process clears"), [], {})
-    assert batch.tasks[0].output.manifest() is None
+    assert batch.tasks[0].output.read_manifest() is None
 
 
 def test_publish_stores_the_files_and_deletes_the_scratch_folder(tiny):
     batch = work_on(tiny, "teacher/wide")
     publish(batch, None, lambda folder: (folder / "a.txt").write_text("a"), ["a.txt"], {})
-    assert [file.name for file in batch.tasks[0].output.manifest().files] == ["a.txt"]
+    assert [file.name for file in batch.tasks[0].output.read_manifest().files] == ["a.txt"]
     assert not (batch.pipeline.scratch / "teacher/wide" / batch.tasks[0].fingerprint).exists()
 
 
