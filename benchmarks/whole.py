@@ -185,7 +185,7 @@ class Ours:
 
     @classmethod
     def of(cls, made: Pipeline) -> Ours:
-        (shard,) = made.contents.group_shards("g00")
+        (shard,) = made.inventory.group_shards("g00")
         stages = []
         for asset in made.graph.values():
             if asset.grouped:
@@ -231,8 +231,8 @@ class Twin:
 
     @classmethod
     def of(cls, made: Pipeline, size: Size, place: torch.device, tar: Path) -> Twin:
-        (shard,) = made.contents.group_shards("g00")
-        teachers = [load_image_text(made.read(f"teacher/{name}")[0], made.contents) for name in TEACHERS]
+        (shard,) = made.inventory.group_shards("g00")
+        teachers = [load_image_text(made.read(f"teacher/{name}")[0], made.inventory) for name in TEACHERS]
         stored_captioner = made.read("captioner/coca")[0]
         captioner = load_captioner(stored_captioner.fetch(CONFIG), stored_captioner.fetch(WEIGHTS))
         for model in (*teachers, captioner):

@@ -124,9 +124,9 @@ class TaskBatch:
         return self.pipeline.profile
 
     @property
-    def contents(self) -> SourceInventory:
+    def inventory(self) -> SourceInventory:
         """Return the inventory of the inputs outside the store."""
-        return self.pipeline.contents
+        return self.pipeline.inventory
 
     @property
     def shards(self) -> list[Shard]:
@@ -134,8 +134,8 @@ class TaskBatch:
         if self.listed is not None:
             return self.listed
         if self.group is not None:
-            return self.contents.group_shards(self.group)
-        return self.contents.corpus_shards(self.asset.name)
+            return self.inventory.group_shards(self.group)
+        return self.inventory.corpus_shards(self.asset.name)
 
     @cached_property
     def scratch_store(self) -> Scratch:
@@ -257,7 +257,7 @@ class Pipeline:
         """descriptions of the damage; a damaged part counts as missing"""
         self._current: dict[SliceKey, ManifestSummary | None] = {}
         self.manifest_cache = ManifestCache(every_byte=every_byte)
-        self.contents = SourceInventory(self.profile, lambda: self.storage)
+        self.inventory = SourceInventory(self.profile, lambda: self.storage)
 
     def sources(self, asset: Asset, part: Slice, group: str | None) -> Iterator[Source]:
         """Yield the outputs that a part reads for a group, in the order of its roles."""
@@ -282,7 +282,7 @@ class Pipeline:
             inputs[source.role].append(Artifact(self.storage, source.summary))
             versions[source.name] = source.summary.data_version
         for role, external in part.externals.items():
-            versions[role] = self.contents.digest(external, group)
+            versions[role] = self.inventory.digest(external, group)
         identity = identify(asset.key, asset.code_version, part.declared, versions)
         output = ArtifactFolder(self.storage, asset.key, identity, group)
         return Task(asset, part, group, identity, output, inputs, versions)
@@ -351,7 +351,7 @@ class Pipeline:
                 )
                 raise UserError(f"{Partition(asset.key, group)}: {', '.join(absent)} must be materialized first")
             tasks.append(task)
-        self.contents.share()
+        self.inventory.share()
         computed, device_seconds = self._compute(tasks, progress)
         summaries = {}
         for task in tasks:

@@ -52,7 +52,7 @@ def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Slice, gro
     if damage := pipeline.damaged.get(SliceKey(asset.key, part.name, group)):
         return [f"damaged: {damage}"]
     sources = list(pipeline.sources(asset, part, group))
-    outside = {role: pipeline.contents.digest(external, group) for role, external in part.externals.items()}
+    outside = {role: pipeline.inventory.digest(external, group) for role, external in part.externals.items()}
     to_run = dict.fromkeys(f"upstream {source.asset.key}" for source in sources if source.summary is None)
     candidates = [
         ([*_own_differences(summary, asset, part), *_input_differences(summary, sources, outside)], summary)

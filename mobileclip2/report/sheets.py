@@ -56,7 +56,7 @@ def rows(
     captions_stored = [
         (name, artifact) for name in captioners for artifact in pipeline.read(f"synthetic_captions/{name}", group)
     ]
-    for shard in pipeline.contents.group_shards(group):
+    for shard in pipeline.inventory.group_shards(group):
         table = raw_table(raw, shard)
         captions = dict(zip(*(table.column(name).to_pylist() for name in ("key", "caption")), strict=True))
         stored_views = [_column(artifact, shard, "view") for artifact in views_stored]

@@ -31,7 +31,7 @@ def run(batch: TaskBatch) -> None:
         base = task.only("base")
         captioner = load_captioner(base.fetch(CONFIG), base.fetch(WEIGHTS))
     else:
-        weights = batch.contents.captioner_weights(config)
+        weights = batch.inventory.captioner_weights(config)
         captioner = build_captioner(config, weights, seed=settings.seed if settings else 0)
     captioner.model.to(device)
     result = None
@@ -47,7 +47,7 @@ def training_source(
 ) -> SampleSource:
     """Return the training samples: images, or for a small captioner the features ``[n, C]`` of its frozen trunk."""
     (task,) = batch.tasks
-    tables = tables_of(task.inputs["data"], batch.contents)
+    tables = tables_of(task.inputs["data"], batch.inventory)
     if SMALL not in captioner.config:
         return RawSource(
             ((local_copy(shard.url), table) for shard, table in tables),

@@ -22,7 +22,7 @@ def run(batch: TaskBatch) -> None:
     (task,) = batch.tasks
     device = choose_device(batch.profile.device)
     stored = task.only("model")
-    model = load_image_text(stored, batch.contents)
+    model = load_image_text(stored, batch.inventory)
     evaluation_set = open_set(batch.profile, task.part.name)
     model_key = f"{stored.summary.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key

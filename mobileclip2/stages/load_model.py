@@ -9,10 +9,10 @@ from mobileclip2.store import Artifact
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
 
-def load_image_text(stored: Artifact, contents: SourceInventory) -> ImageText:
+def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
     """Load the model of a finished ``teacher/...`` or ``student/...``."""
     if SPEC in {file.name for file in stored.manifest.files}:
-        spec = contents.profile.teacher(stored.summary.asset.name).locked
+        spec = inventory.profile.teacher(stored.summary.asset.name).locked
         assert spec is not None
-        return load_locked(spec, stored.fetch(PROJECTIONS), *contents.tower_weights(spec))
+        return load_locked(spec, stored.fetch(PROJECTIONS), *inventory.tower_weights(spec))
     return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))

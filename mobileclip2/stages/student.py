@@ -39,7 +39,7 @@ def run(batch: TaskBatch) -> None:
         publish(batch, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.contents.model_weights(student.model))
+        image_text = build(student.model, batch.inventory.model_weights(student.model))
         publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
 
 
@@ -48,10 +48,10 @@ def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainR
     (task,) = batch.tasks
     device = choose_device(batch.profile.device)
     if student.base:
-        image_text = load_image_text(task.only("base"), batch.contents)
+        image_text = load_image_text(task.only("base"), batch.inventory)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.contents.model_weights(student.model), seed=student.training.seed)
+        image_text = build(student.model, batch.inventory.model_weights(student.model), seed=student.training.seed)
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
     evaluate = curve_evaluation(batch, student, image_text, device)
@@ -64,7 +64,7 @@ def objective_and_source(
     """Return the objective and the samples of a training."""
     seed, shards = student.training.seed, task.inputs["data"]
     if student.data == "raw":
-        tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.contents))
+        tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.inventory))
         augmentation = batch.profile.views.augmentation
         source = RawSource(tables, image_text.tokenize, image_text.preprocess, seed=seed, augmentation=augmentation)
         return Contrastive(), source
@@ -83,7 +83,9 @@ def reinforced_source(
 ) -> ReinforcedSource:
     """Open the DR tars of all groups. If the dataset has no images, read them from the source shards."""
     found = [
-        (artifact, shard) for artifact in task.inputs["data"] for shard in shards_of(artifact, batch.contents, tar_name)
+        (artifact, shard)
+        for artifact in task.inputs["data"]
+        for shard in shards_of(artifact, batch.inventory, tar_name)
     ]
     captioners = student.loss.captioners
     return ReinforcedSource(

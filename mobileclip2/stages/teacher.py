@@ -35,7 +35,7 @@ def run(batch: TaskBatch) -> None:
         train_locked(batch, teacher.locked)
         return
     assert teacher.model is not None
-    image_text = build(teacher.model, batch.contents.model_weights(teacher.model))
+    image_text = build(teacher.model, batch.inventory.model_weights(teacher.model))
     publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
 
 
@@ -43,7 +43,7 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
     """Train projections on the features of frozen towers (LiT, arXiv:2111.07991)."""
     (task,) = batch.tasks
     device = choose_device(batch.profile.device)
-    locked = build_locked(spec, *batch.contents.tower_weights(spec), seed=spec.train.seed)
+    locked = build_locked(spec, *batch.inventory.tower_weights(spec), seed=spec.train.seed)
     projections = Projections(locked.model)
     locked.model.to(device)
 
@@ -56,7 +56,9 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
             "text": each_text_once(partial(text_trunk_features, locked), texts, batch.profile.batch),
         }
 
-    shards = list(tables_of([artifact for artifacts in task.inputs.values() for artifact in artifacts], batch.contents))
+    shards = list(
+        tables_of([artifact for artifacts in task.inputs.values() for artifact in artifacts], batch.inventory)
+    )
     frozen = frozen_features(batch, shards, features)
     source = FeatureSource(frozen["image"], frozen["text"], seed=spec.train.seed)
     result = train_task(batch, projections, Contrastive(), source, spec.train, device)

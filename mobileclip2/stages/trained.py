@@ -31,7 +31,7 @@ from mobileclip2.training.trainer import METRICS, TrainResult, train
 
 
 def shards_of(
-    artifact: Artifact, contents: SourceInventory, file_of: Callable[[Shard], str] = side_name
+    artifact: Artifact, inventory: SourceInventory, file_of: Callable[[Shard], str] = side_name
 ) -> list[Shard]:
     """Return the source tars of a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
 
@@ -44,9 +44,9 @@ def shards_of(
         ShardError: a tar no longer exists.
     """
     if artifact.summary.group is not None:
-        shards = contents.group_shards(artifact.summary.group)
+        shards = inventory.group_shards(artifact.summary.group)
     else:
-        shards = contents.corpus_shards(artifact.summary.asset.name)
+        shards = inventory.corpus_shards(artifact.summary.asset.name)
     stored = {file.name for file in artifact.manifest.files if not file.name.endswith(SKIPPED)}
     if gone := stored.difference(map(file_of, shards)):
         partition = Partition(artifact.summary.asset, artifact.summary.group)
@@ -54,7 +54,7 @@ def shards_of(
     return [shard for shard in shards if file_of(shard) in stored]
 
 
-def tables_of(artifacts: list[Artifact], contents: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
+def tables_of(artifacts: list[Artifact], inventory: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield every shard with valid samples and its table of samples.
 
     Raises:
@@ -62,7 +62,7 @@ def tables_of(artifacts: list[Artifact], contents: SourceInventory) -> Iterator[
     """
     found = False
     for artifact in artifacts:
-        for shard in shards_of(artifact, contents):
+        for shard in shards_of(artifact, inventory):
             table = raw_table(artifact, shard)
             if table.num_rows:
                 found = True

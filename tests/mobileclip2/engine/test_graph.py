@@ -49,7 +49,7 @@ def identities(profile):
             {
                 "declared": part.declared,
                 "reads": {role: [source.asset, source.part] for role, source in part.inputs.items()},
-                "outside": {role: pipeline.contents.digest(each, group) for role, each in part.externals.items()},
+                "outside": {role: pipeline.inventory.digest(each, group) for role, each in part.externals.items()},
             }
         )
         for asset in pipeline.graph.values()

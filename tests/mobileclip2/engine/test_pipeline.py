@@ -99,7 +99,7 @@ def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
     shutil.copytree(profile.parent / "shards", profile.parent / "more")
     pipeline = edited(profile, lambda values: values["sources"].append({"name": "more", "url": "more"}))
     assert pipeline.materialize("raw_shards", "g01").samples == 2 * 12
-    assert len({shard.id for shard in pipeline.contents.shards}) == 8
+    assert len({shard.id for shard in pipeline.inventory.shards}) == 8
 
 
 def test_groups_and_shards_may_be_empty(profile):
@@ -150,7 +150,7 @@ def test_an_unreadable_source_folder_is_an_error(tiny, monkeypatch):
 
 def test_a_deleted_shard_is_named(profile):
     pipeline = Pipeline(load(profile))
-    assert pipeline.contents.shards
+    assert pipeline.inventory.shards
     (profile.parent / "shards" / "00000.tar").unlink()
     with pytest.raises(ShardError, match=r"00000\.tar: (cannot be read \(No such file|the shard is missing)"):
         pipeline.materialize("raw_shards", "g00")

@@ -81,7 +81,7 @@ def declarations(profile: Profile) -> dict[str, Any]:
 
     def digest(external: Any, group: str | None) -> str:
         try:
-            return pipeline.contents.digest(external, group)
+            return pipeline.inventory.digest(external, group)
         except UserError as error:
             return str(error)
 

@@ -34,15 +34,15 @@ def test_shards_of_ignores_added_and_rejects_deleted_shards(tiny):
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     pipeline = Pipeline(load(tiny))
     (read,) = pipeline.read("raw_shards", "g00")
-    before = shards_of(read, pipeline.contents)
-    assert before == pipeline.contents.group_shards("g00")
+    before = shards_of(read, pipeline.inventory)
+    assert before == pipeline.inventory.group_shards("g00")
     folder = tiny.parent / "shards"
     shutil.copy(folder / "00000.tar", folder / "00100.tar")
     pipeline = Pipeline(load(tiny))
-    assert len(pipeline.contents.group_shards("g00")) == len(before) + 1
-    assert shards_of(read, pipeline.contents) == before
+    assert len(pipeline.inventory.group_shards("g00")) == len(before) + 1
+    assert shards_of(read, pipeline.inventory) == before
     (folder / "00000.tar").unlink()
     with pytest.raises(
         ShardError, match=r"raw_shards \[g00\]: the source no longer has the shard of '00000-.*parquet'"
     ):
-        shards_of(read, Pipeline(load(tiny)).contents)
+        shards_of(read, Pipeline(load(tiny)).inventory)
