@@ -81,7 +81,7 @@ def _texts(pipeline: Pipeline, asset: Asset) -> dict[str, str]:
     """Return path -> content of the files in git for a current asset."""
     profile = pipeline.profile
     texts = {asset_file(profile, asset.key): _outputs(pipeline, asset)}
-    if trains(profile, asset):
+    if trains(asset):
         records = training_records(pipeline, asset.key)
         texts[loss_file(profile, asset.key)] = _losses(records)
         if sets := evaluated_on(profile, asset):
