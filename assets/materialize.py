@@ -25,8 +25,8 @@ Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
     """Return the partitions of an asset: its slices, the groups of shards, or None."""
-    if asset.by_part:
-        return dg.StaticPartitionsDefinition(list(asset.parts))
+    if asset.by_slice:
+        return dg.StaticPartitionsDefinition(list(asset.slices))
     return dg.StaticPartitionsDefinition(profile.group_names) if asset.grouped else None
 
 
@@ -50,7 +50,7 @@ def define(
         description=asset.description,
         kinds=kinds,
         owners=OWNERS,
-        metadata={"declared": {name: slice_.declared for name, slice_ in asset.parts.items()}},
+        metadata={"declared": {name: slice_.declared for name, slice_ in asset.slices.items()}},
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
         deps=[dg.AssetKey(upstream.path) for upstream in asset.upstream],

@@ -105,7 +105,7 @@ class Ready:
         teacher.model.to(place)
         (shard,) = made.inventory.group_shards("g00")
         asset = made.graph[f"teacher_embeddings/{name}/image"]
-        works = [made.task_for(asset, part, "g00") for part in asset.parts.values()]
+        works = [made.task_for(asset, part, "g00") for part in asset.slices.values()]
         parts = [work for work in works if work]
         tables = [sidecar.read(part.only("view").fetch(side_name(shard))) for part in parts]
         views = [[View.from_json(text) for text in table_.column("view").to_pylist()] for table_ in tables]

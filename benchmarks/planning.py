@@ -89,7 +89,7 @@ def pretend(pipeline: Pipeline) -> None:
     """Manifests for every part, without the work."""
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
-            for part in asset.parts_of(group).values():
+            for part in asset.slices_of(group).values():
                 work = pipeline.task_for(asset, part, group)
                 assert work is not None
                 work.output.write("side.txt", f"{asset.key} {part.name} {group}".encode())

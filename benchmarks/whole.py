@@ -189,7 +189,7 @@ class Ours:
         stages = []
         for asset in made.graph.values():
             if asset.grouped:
-                parts = [work for part in asset.parts.values() if (work := made.task_for(asset, part, "g00"))]
+                parts = [work for part in asset.slices.values() if (work := made.task_for(asset, part, "g00"))]
                 stage = load_stage(asset.stage)
                 assert isinstance(stage, ShardStage)
                 stages.append((counted_as(asset.key), stage.begin(TaskBatch(made, asset, "g00", parts, silent)), parts))

@@ -1,4 +1,4 @@
-"""A profile and its store: find the parts of each asset that exist or are missing, and compute the missing ones."""
+"""A profile and its store: find the slices of each asset that exist or are missing, and compute the missing ones."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One output, finished or missing, that a part reads."""
+    """One output, finished or missing, that a slice reads."""
 
     role: str
     name: str
-    """name in the manifest: the role, followed by the part and group where several outputs share the role"""
+    """name in the manifest: the role, followed by the slice and group where several outputs share the role"""
     asset: Asset
-    part: Slice
+    slice: Slice
     group: str | None
     summary: ManifestSummary | None
     """None if the output is missing"""
@@ -51,15 +51,15 @@ class Source:
     @property
     def key(self) -> SliceKey:
         """Return the identity of the output."""
-        return SliceKey(self.asset.key, self.part.name, self.group)
+        return SliceKey(self.asset.key, self.slice.name, self.group)
 
 
 @dataclass
 class Task:
-    """One missing part of an asset for one group, with its declared fields, its inputs and its output folder."""
+    """One missing slice of an asset for one group, with its declared fields, its inputs and its output folder."""
 
     asset: Asset
-    part: Slice
+    slice: Slice
     group: str | None
     fingerprint: str
     output: ArtifactFolder
@@ -68,8 +68,8 @@ class Task:
 
     @property
     def key(self) -> SliceKey:
-        """Return the identity of the part."""
-        return SliceKey(self.asset.key, self.part.name, self.group)
+        """Return the identity of the slice."""
+        return SliceKey(self.asset.key, self.slice.name, self.group)
 
     def only(self, role: str) -> Artifact:
         """Return the output of a role that has exactly one."""
@@ -88,11 +88,11 @@ class Task:
         reasons = dict(sorted((skip_reasons or {}).items()))
         manifest = Manifest(
             asset=self.asset.key,
-            part=self.part.name,
+            part=self.slice.name,
             group=self.group,
             fingerprint=self.fingerprint,
             code_version=self.asset.code_version,
-            declared=self.part.declared,
+            declared=self.slice.declared,
             inputs=self.versions,
             samples=samples,
             skipped=sum(reasons.values()),
@@ -106,7 +106,7 @@ class Task:
 
 @dataclass
 class TaskBatch:
-    """The missing parts of one asset for one group, which a stage computes together."""
+    """The missing slices of one asset for one group, which a stage computes together."""
 
     pipeline: Pipeline
     asset: Asset
@@ -116,7 +116,7 @@ class TaskBatch:
     listed: list[Shard] | None = None
     """the input shards, if the task spec lists them"""
     lineage: Lineage | None = None
-    """lineage of the parts, if the task spec contains it"""
+    """lineage of the slices, if the task spec contains it"""
 
     @property
     def profile(self) -> Profile:
@@ -180,25 +180,25 @@ class MaterializeResult:
     asset: Asset
     group: str | None
     summaries: dict[str, ManifestSummary]
-    """by part"""
+    """by slice"""
     computed: list[str]
-    """names of the parts that this materialization computed"""
+    """names of the slices that this materialization computed"""
     seconds: float
 
     @property
     def data_version(self) -> str:
-        """Return the data version of the asset for the group, which covers all parts."""
+        """Return the data version of the asset for the group, which covers all slices."""
         versions = {name: summary.data_version for name, summary in self.summaries.items()}
         return fingerprint(versions) if len(versions) > 1 else next(iter(versions.values()))
 
     @property
     def samples(self) -> int:
-        """Return the number of samples of all parts."""
+        """Return the number of samples of all slices."""
         return sum(summary.samples for summary in self.summaries.values())
 
     @property
     def skip_reasons(self) -> dict[str, int]:
-        """Count the skipped samples of all parts by reason."""
+        """Count the skipped samples of all slices by reason."""
         reasons = Counter[str]()
         for summary in self.summaries.values():
             reasons.update(summary.skip_reasons)
@@ -232,16 +232,16 @@ class Pipeline:
         return json.dumps({"folder": self.profile.folder, "text": self.profile.text})
 
     def groups(self, asset: Asset) -> list[str | None]:
-        """Return the partition keys of an asset: shard groups, part names, or None for an unpartitioned asset."""
-        if asset.by_part:
-            return list(asset.parts)
+        """Return the partition keys of an asset: shard groups, slice names, or None for an unpartitioned asset."""
+        if asset.by_slice:
+            return list(asset.slices)
         return list(self.profile.group_names) if asset.grouped else [None]
 
-    def parts(self, asset: Asset, group: str | None = None) -> Iterator[tuple[Slice, str | None]]:
-        """Yield each part with each group, or with one group."""
+    def slices(self, asset: Asset, group: str | None = None) -> Iterator[tuple[Slice, str | None]]:
+        """Yield each slice with each group, or with one group."""
         for each in [group] if group else self.groups(asset):
-            for part in asset.parts_of(each).values():
-                yield part, each
+            for slice_ in asset.slices_of(each).values():
+                yield slice_, each
 
     def is_current(self, key: str) -> bool:
         """Return whether the store has every output of an asset."""
@@ -254,48 +254,48 @@ class Pipeline:
         With ``every_byte``, later reads of manifests hash every stored file.
         """
         self.damaged: dict[SliceKey, str] = {}
-        """descriptions of the damage; a damaged part counts as missing"""
+        """descriptions of the damage; a damaged slice counts as missing"""
         self._current: dict[SliceKey, ManifestSummary | None] = {}
         self.manifest_cache = ManifestCache(every_byte=every_byte)
         self.inventory = SourceInventory(self.profile, lambda: self.storage)
 
-    def sources(self, asset: Asset, part: Slice, group: str | None) -> Iterator[Source]:
-        """Yield the outputs that a part reads for a group, in the order of its roles."""
-        for role, source in part.inputs.items():
+    def sources(self, asset: Asset, slice_: Slice, group: str | None) -> Iterator[Source]:
+        """Yield the outputs that a slice reads for a group, in the order of its roles."""
+        for role, source in slice_.inputs.items():
             upstream = self.graph[source.asset]
-            names = [source.part] if source.part else list(upstream.parts)
+            names = [source.slice] if source.slice else list(upstream.slices)
             groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
             for each in groups:
                 for name in names:
                     components = [role, name if len(names) > 1 else "", each if len(groups) > 1 else ""]
                     input_name = "/".join(filter(None, components))
-                    read = upstream.parts[name]
+                    read = upstream.slices[name]
                     yield Source(role, input_name, upstream, read, each, self.summary(upstream, read, each))
 
-    def task_for(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
-        """Return the task that computes a part, or None while an input is missing."""
-        inputs: dict[str, list[Artifact]] = {role: [] for role in part.inputs}
+    def task_for(self, asset: Asset, slice_: Slice, group: str | None) -> Task | None:
+        """Return the task that computes a slice, or None while an input is missing."""
+        inputs: dict[str, list[Artifact]] = {role: [] for role in slice_.inputs}
         versions: dict[str, str] = {}
-        for source in self.sources(asset, part, group):
+        for source in self.sources(asset, slice_, group):
             if source.summary is None:
                 return None
             inputs[source.role].append(Artifact(self.storage, source.summary))
             versions[source.name] = source.summary.data_version
-        for role, external in part.externals.items():
+        for role, external in slice_.externals.items():
             versions[role] = self.inventory.digest(external, group)
-        identity = identify(asset.key, asset.code_version, part.declared, versions)
+        identity = identify(asset.key, asset.code_version, slice_.declared, versions)
         output = ArtifactFolder(self.storage, asset.key, identity, group)
-        return Task(asset, part, group, identity, output, inputs, versions)
+        return Task(asset, slice_, group, identity, output, inputs, versions)
 
-    def summary(self, asset: Asset, part: Slice, group: str | None) -> ManifestSummary | None:
-        """Return the manifest summary of a part, or None if the part is missing.
+    def summary(self, asset: Asset, slice_: Slice, group: str | None) -> ManifestSummary | None:
+        """Return the manifest summary of a slice, or None if the slice is missing.
 
         The profile, the code version and the inputs determine its fingerprint. Damaged outputs count as missing;
         :attr:`damaged` describes them.
         """
-        key = SliceKey(asset.key, part.name, group)
+        key = SliceKey(asset.key, slice_.name, group)
         if key not in self._current:
-            task = self.task_for(asset, part, group)
+            task = self.task_for(asset, slice_, group)
             self._current[key] = self._read_summary(task) if task else None
         return self._current[key]
 
@@ -308,33 +308,33 @@ class Pipeline:
             return None
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
-        """Return the names of the missing parts."""
-        return [name for name, part in asset.parts_of(group).items() if self.summary(asset, part, group) is None]
+        """Return the names of the missing slices."""
+        return [name for name, slice_ in asset.slices_of(group).items() if self.summary(asset, slice_, group) is None]
 
     def stale(self) -> Iterator[tuple[Asset, str | None]]:
-        """Yield the (asset, group) pairs with missing parts in topological order."""
+        """Yield the (asset, group) pairs with missing slices in topological order."""
         for asset in self.graph.values():
             for group in self.groups(asset):
                 if self.missing(asset, group):
                     yield asset, group
 
     def read(self, key: str, group: str | None = None) -> list[Artifact]:
-        """Return every finished part of an asset, for one group or for all groups.
+        """Return every finished slice of an asset, for one group or for all groups.
 
         Raises:
-            UserError: a part is missing.
+            UserError: a slice is missing.
         """
         asset = self.graph[key]
         artifacts = []
-        for part, each in self.parts(asset, group):
-            summary = self.summary(asset, part, each)
+        for slice_, each in self.slices(asset, group):
+            summary = self.summary(asset, slice_, each)
             if summary is None:
                 raise UserError(f"{Partition(asset.key, each)}: not materialized yet; run 'mobileclip2 run'")
             artifacts.append(Artifact(self.storage, summary))
         return artifacts
 
     def materialize(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
-        """Compute the missing parts of an asset for one group, and return all parts.
+        """Compute the missing slices of an asset for one group, and return all slices.
 
         Raises:
             UserError: an input is missing, or the stage rejects its input.
@@ -343,11 +343,11 @@ class Pipeline:
         started = time.monotonic()
         self._invalidate_downstream(asset, group)
         tasks = []
-        for part in asset.parts_of(group).values():
-            task = self.task_for(asset, part, group)
+        for slice_ in asset.slices_of(group).values():
+            task = self.task_for(asset, slice_, group)
             if task is None:
                 absent = dict.fromkeys(
-                    source.asset.key for source in self.sources(asset, part, group) if source.summary is None
+                    source.asset.key for source in self.sources(asset, slice_, group) if source.summary is None
                 )
                 raise UserError(f"{Partition(asset.key, group)}: {', '.join(absent)} must be materialized first")
             tasks.append(task)
@@ -358,23 +358,23 @@ class Pipeline:
             summary = self._read_summary(task)
             if summary is None:
                 raise StoreError(f"{self.storage.url}/{task.output.prefix}: the stage ended without a manifest")
-            summaries[task.part.name] = self._current[task.key] = summary
+            summaries[task.slice.name] = self._current[task.key] = summary
         result = MaterializeResult(asset, group, summaries, computed, time.monotonic() - started)
         if computed:
             self._log_time(result, device_seconds)
         return result
 
     def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
-        """Compute the missing parts of an asset, or wait for another run that computes them.
+        """Compute the missing slices of an asset, or wait for another run that computes them.
 
         Returns:
-            Names of the parts that this run computed, and the device-seconds.
+            Names of the slices that this run computed, and the device-seconds.
         """
         todo = [task for task in tasks if self._read_summary(task) is None]
         if not todo:
             return [], 0.0
         label = Partition(todo[0].asset.key, todo[0].group)
-        logger.debug("%s: %s", label, ", ".join(task.part.name for task in todo))
+        logger.debug("%s: %s", label, ", ".join(task.slice.name for task in todo))
         with acquire(
             self.storage,
             [task.output.prefix for task in todo],
@@ -387,12 +387,12 @@ class Pipeline:
                     logger.warning("%s: recomputing a damaged output: %s", label, damage)
                     task.output.discard()
             seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
-        return [task.part.name for task in todo], seconds
+        return [task.slice.name for task in todo], seconds
 
     def take_part(self, key: str) -> None:
         """Train an ungrouped asset as a rank other than 0. Rank 0 writes the output."""
         asset = self.graph[key]
-        tasks = [self.task_for(asset, part, None) for part in asset.parts.values()]
+        tasks = [self.task_for(asset, slice_, None) for slice_ in asset.slices.values()]
         todo = [task for task in tasks if task and self._read_summary(task) is None]
         if todo:
             load_stage(asset.stage)(TaskBatch(self, asset, None, todo, silent))
@@ -414,7 +414,7 @@ class Pipeline:
         self.storage.append(_times(result.asset.key), f"{json.dumps(record)}\n".encode())
 
     def times(self, key: str) -> list[dict[str, Any]]:
-        """Return the logged times of an asset: group, parts, samples and device-seconds of each materialization."""
+        """Return the logged times of an asset: group, slices, samples and device-seconds of each materialization."""
         try:
             lines = self.storage.read(_times(self.graph[key].key)).decode(errors="replace").splitlines()
         except FileNotFoundError:

@@ -41,7 +41,7 @@ MAY_PASS = "mobileclip2, may pass: "
 
 
 class SliceSpec(BaseModel):
-    """One part of a task spec: its name, its fingerprint and its inputs."""
+    """One slice of a task spec: its name, its fingerprint and its inputs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +52,7 @@ class SliceSpec(BaseModel):
 
 
 class TaskSpec(BaseModel):
-    """The missing parts of one asset for one group. Equal batches have equal specs.
+    """The missing slices of one asset for one group. Equal batches have equal specs.
 
     A spec is a file. A :class:`~mobileclip2.engine.pipeline.TaskBatch` holds a store and a callback, which no file can hold.
     """
@@ -67,7 +67,7 @@ class TaskSpec(BaseModel):
     asset: AssetKey
     code_version: str
     group: str | None
-    parts: list[SliceSpec]
+    slices: list[SliceSpec]
     shards: list[Shard] | None
     """None if the stage does not process shard by shard"""
     lineage: Lineage | None
@@ -84,9 +84,9 @@ class TaskSpec(BaseModel):
             asset=batch.asset.key,
             code_version=batch.asset.code_version,
             group=batch.group,
-            parts=[
+            slices=[
                 SliceSpec(
-                    name=task.part.name,
+                    name=task.slice.name,
                     fingerprint=task.fingerprint,
                     versions=task.versions,
                     inputs={
@@ -102,8 +102,8 @@ class TaskSpec(BaseModel):
     @property
     def name(self) -> str:
         """Return a name that depends on the batch alone and is a valid DNS label."""
-        parts = sorted(part.fingerprint for part in self.parts)
-        identity = fingerprint([self.store, self.asset, self.group, parts])
+        slices = sorted(slice_.fingerprint for slice_ in self.slices)
+        identity = fingerprint([self.store, self.asset, self.group, slices])
         return f"{self.asset.stage.replace('_', '-')}-{identity}"
 
     @property
@@ -145,14 +145,14 @@ class TaskSpec(BaseModel):
         tasks = [
             Task(
                 asset,
-                asset.parts[part.name],
+                asset.slices[slice_.name],
                 self.group,
-                part.fingerprint,
-                ArtifactFolder(storage, self.asset, part.fingerprint, self.group),
-                {role: [Artifact(storage, summary) for summary in each] for role, each in part.inputs.items()},
-                part.versions,
+                slice_.fingerprint,
+                ArtifactFolder(storage, self.asset, slice_.fingerprint, self.group),
+                {role: [Artifact(storage, summary) for summary in each] for role, each in slice_.inputs.items()},
+                slice_.versions,
             )
-            for part in self.parts
+            for slice_ in self.slices
         ]
         return TaskBatch(pipeline, asset, self.group, tasks, progress, self.shards, self.lineage)
 

@@ -96,7 +96,7 @@ def _outputs(pipeline: Pipeline, asset: Asset) -> str:
     lines = []
     for artifact in pipeline.read(asset.key):
         summary = artifact.summary
-        external = {role: summary.inputs[role] for role in asset.parts[summary.part].externals}
+        external = {role: summary.inputs[role] for role in asset.slices[summary.part].externals}
         output = {
             **({"group": summary.group} if summary.group else {}),
             "part": summary.part,

@@ -112,7 +112,7 @@ def _plots(profile: Profile, asset: Asset) -> list[dict[str, Any]]:
 
 
 def _externals(asset: Asset) -> list[External]:
-    return [external for slice_ in asset.parts.values() for external in slice_.externals.values()]
+    return [external for slice_ in asset.slices.values() for external in slice_.externals.values()]
 
 
 def _local_paths(profile: Profile, external: External) -> list[str]:

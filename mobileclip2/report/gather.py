@@ -134,7 +134,7 @@ def _skips(pipeline: Pipeline) -> list[Skip]:
 
 def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
     outputs = []
-    for slice_, group in pipeline.parts(asset):
+    for slice_, group in pipeline.slices(asset):
         if summary := pipeline.summary(asset, slice_, group):
             reasons, samples = summary.skip_reasons, summary.samples
             outputs.append(Output(slice_.name, group, summary.fingerprint, summary.data_version, samples, reasons))

@@ -23,7 +23,7 @@ def run(batch: TaskBatch) -> None:
     device = choose_device(batch.profile.device)
     stored = task.only("model")
     model = load_image_text(stored, batch.inventory)
-    evaluation_set = open_set(batch.profile, task.part.name)
+    evaluation_set = open_set(batch.profile, task.slice.name)
     model_key = f"{stored.summary.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key
     (result,) = evaluate(

@@ -12,7 +12,7 @@ def run(batch: TaskBatch) -> None:
     """Train the trial and store its scores. Do not store its weights."""
     (task,) = batch.tasks
     study = batch.profile.study(batch.asset.name)
-    student = study.trials(batch.profile)[task.part.name]
+    student = study.trials(batch.profile)[task.slice.name]
     _, result = train_student(batch, student)
     scores = {name: value for name, value in result.numbers.items() if MetricName.parse(name).set in study.evaluate_on}
     samples = student.training.total_steps * student.training.batch

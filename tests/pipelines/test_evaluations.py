@@ -55,7 +55,7 @@ def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch)
         pipeline = Pipeline(load(finished))
         asset = pipeline.graph["evaluation/pupil"]
         pipeline.storage.delete_folder(asset.key)
-        for name in asset.parts:
+        for name in asset.slices:
             pipeline.materialize("evaluation/pupil", name)
         return sum(computed)
 

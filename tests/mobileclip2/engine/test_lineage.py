@@ -171,7 +171,7 @@ class TestGarbage:
     def test_unfinished_outputs_of_the_profile_are_kept(self, profile):
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         asset = pipeline.graph["augmentations"]
-        task = pipeline.task_for(asset, asset.parts["view-0"], "g00")
+        task = pipeline.task_for(asset, asset.slices["view-0"], "g00")
         task.output.write("half.parquet", b"half")
         assert task.output.prefix not in self.unneeded(pipeline)
         again = edit(profile, "count: 2, seed: 2", "count: 2, seed: 3")
@@ -182,7 +182,7 @@ class TestGarbage:
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         run(pipeline)
         for asset, group in [("student/pupil", None), ("evaluation/pupil", "shapes")]:
-            assert pipeline.graph[asset].parts
+            assert pipeline.graph[asset].slices
             (read,) = pipeline.read(asset, group)
             for name in ("resume.pt", "features/000000.safetensors"):
                 pipeline.storage.write(f".scratch/{asset}/{read.summary.fingerprint}/{name}", b"1234")
@@ -209,7 +209,7 @@ def test_lineage_contains_no_local_path_and_no_time(profile):
 def test_an_input_deleted_during_training_is_named(profile):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph["student/plain"]
-    task = pipeline.task_for(asset, asset.parts["whole"], None)
+    task = pipeline.task_for(asset, asset.slices["whole"], None)
     (folder_of(pipeline, "raw_shards") / "manifest.json").unlink()
     pipeline.forget()
     with pytest.raises(DamagedOutput, match="raw_shards: it was deleted or damaged after it was read; run again"):

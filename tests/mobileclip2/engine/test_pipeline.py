@@ -223,7 +223,7 @@ class TestWholeGraph:
                 f"{a.key}:{p}"
                 for a, g in pipeline.stale()
                 for p in pipeline.missing(a, g)
-                if pipeline.task_for(a, a.parts[p], g) is not None
+                if pipeline.task_for(a, a.slices[p], g) is not None
             }
         )
 

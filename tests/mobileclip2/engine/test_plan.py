@@ -71,7 +71,7 @@ def assets(computed):
 
 
 def planned(pipeline):
-    return {(item.asset, item.part, item.group) for item in plan(pipeline).items}
+    return {(item.asset, item.slice, item.group) for item in plan(pipeline).items}
 
 
 def rerun(pipeline):

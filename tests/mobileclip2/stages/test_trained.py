@@ -12,7 +12,7 @@ from mobileclip2.stages.trained import publish, shards_of
 def work_on(profile, key):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
-    (part,) = asset.parts.values()
+    (part,) = asset.slices.values()
     return TaskBatch(pipeline, asset, None, [pipeline.task_for(asset, part, None)], silent)
 
 

@@ -108,7 +108,7 @@ def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path
         pipeline = Pipeline(load(tiny))
         pipeline.materialize("caption_corpus/clean")
         asset = pipeline.graph["teacher/locked"]
-        return pipeline.task_for(asset, asset.parts["whole"], None).fingerprint
+        return pipeline.task_for(asset, asset.slices["whole"], None).fingerprint
 
     before = identity()
     (tmp_path / "text" / "tokenizer.json").write_text('{"other": 1}')
