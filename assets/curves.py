@@ -11,7 +11,7 @@ def training_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str
     """Return the last metrics of a training and its loss curve. The result is empty for a model that was not trained."""
     from mobileclip2.report.sheets import training_curve
 
-    (summary,) = result.heads.values()
+    (summary,) = result.summaries.values()
     if "metrics.jsonl" not in (summary.watched or []):
         return {}
     numbers, picture = training_curve(pipeline, result.asset.key, result.group)

@@ -25,8 +25,8 @@ Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
     """Return the partitions of an asset: its slices, the groups of shards, or None."""
-    if asset.by_part:
-        return dg.StaticPartitionsDefinition(list(asset.parts))
+    if asset.by_slice:
+        return dg.StaticPartitionsDefinition(list(asset.slices))
     return dg.StaticPartitionsDefinition(profile.group_names) if asset.grouped else None
 
 
@@ -50,7 +50,7 @@ def define(
         description=asset.description,
         kinds=kinds,
         owners=OWNERS,
-        metadata={"declared": {name: slice_.declared for name, slice_ in asset.parts.items()}},
+        metadata={"declared": {name: slice_.declared for name, slice_ in asset.slices.items()}},
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
         deps=[dg.AssetKey(upstream.path) for upstream in asset.upstream],
@@ -81,22 +81,22 @@ def define(
 
 def common_metadata(result: MaterializeResult) -> dict[str, Any]:
     """Return the metadata that every materialization has: counts, rates, skip reasons and hashes."""
-    computed = sum(result.heads[name].samples for name in result.computed)
-    size = sum(summary.size for summary in result.heads.values())
+    computed = sum(result.summaries[name].samples for name in result.computed)
+    size = sum(summary.size for summary in result.summaries.values())
     entries: dict[str, Any] = {
         "samples": result.samples,
         "skipped": sum(result.skip_reasons.values()),
         "bytes": size,
         "seconds": round(result.seconds, 2),
         "computed": ", ".join(result.computed) or "nothing, everything was already stored",
-        "fingerprints": {name: summary.fingerprint for name, summary in result.heads.items()},
+        "fingerprints": {name: summary.fingerprint for name, summary in result.summaries.items()},
         "data_version": result.data_version,
     }
     if computed:
         entries["samples_per_second"] = round(computed / max(result.seconds, 1e-3), 1)
     if result.skip_reasons:
         entries["skip_reasons"] = dg.MetadataValue.json(result.skip_reasons)
-    facts = {name: summary.facts for name, summary in result.heads.items() if summary.facts}
+    facts = {name: summary.facts for name, summary in result.summaries.items() if summary.facts}
     if facts:
         entries["facts"] = dg.MetadataValue.json(facts)
     return entries

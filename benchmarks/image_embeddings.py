@@ -101,11 +101,11 @@ class Ready:
     @classmethod
     def of(cls, made: Pipeline, name: str, place: torch.device) -> Ready:
         (stored,) = made.read(f"teacher/{name}")
-        teacher = load_image_text(stored, made.contents)
+        teacher = load_image_text(stored, made.inventory)
         teacher.model.to(place)
-        (shard,) = made.contents.group_shards("g00")
+        (shard,) = made.inventory.group_shards("g00")
         asset = made.graph[f"teacher_embeddings/{name}/image"]
-        works = [made.task_for(asset, part, "g00") for part in asset.parts.values()]
+        works = [made.task_for(asset, part, "g00") for part in asset.slices.values()]
         parts = [work for work in works if work]
         tables = [sidecar.read(part.only("view").fetch(side_name(shard))) for part in parts]
         views = [[View.from_json(text) for text in table_.column("view").to_pylist()] for table_ in tables]

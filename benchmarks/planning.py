@@ -89,12 +89,12 @@ def pretend(pipeline: Pipeline) -> None:
     """Manifests for every part, without the work."""
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
-            for part in asset.parts_of(group).values():
+            for part in asset.slices_of(group).values():
                 work = pipeline.task_for(asset, part, group)
                 assert work is not None
                 work.output.write("side.txt", f"{asset.key} {part.name} {group}".encode())
                 described = work.output.describe(["side.txt"])
-                work.output.close(
+                work.output.commit(
                     Manifest(
                         asset=asset.key,
                         part=part.name,

@@ -178,7 +178,7 @@ def storage_requests(folder: Path) -> tuple[float, float]:
     counts = []
     for of in (8, 4, 2):  # chunks of 1, 2 and 4 shards; the first also loads what is loaded once
         storage = Counting(Path(pipeline.storage.url))
-        works = [pipeline.task_for(asset, part, "g00") for part in asset.parts_of("g00").values()]
+        works = [pipeline.task_for(asset, part, "g00") for part in asset.slices_of("g00").values()]
         order = ordered(pipeline, [work for work in works if work])
         order.write(storage)
         storage.count = 0

@@ -43,7 +43,7 @@ from mobileclip2.data import reinforced_format
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.data.image import decode
 from mobileclip2.data.tar import read_samples
-from mobileclip2.engine.pipeline import Artifact, Pipeline, Task, TaskBatch
+from mobileclip2.engine.pipeline import Pipeline, Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard
 from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.engine.stage import load_stage
@@ -53,6 +53,7 @@ from mobileclip2.progress import silent
 from mobileclip2.stages import synthetic_captions, teacher_embeddings
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.reinforced_dataset import tar_name
+from mobileclip2.store import Artifact
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 6}
 VISION = {"image_size": 224, "patch_size": 32, "width": 384, "layers": 8, "head_width": 64}
@@ -159,7 +160,7 @@ def loaded_once() -> Iterator[None]:
 
     def once(load: Callable[..., ImageText]) -> Callable[..., ImageText]:
         def take(stored: Artifact | Path, *rest: Any) -> ImageText:
-            key = stored.head.data_version if isinstance(stored, Artifact) else str(stored)
+            key = stored.summary.data_version if isinstance(stored, Artifact) else str(stored)
             if key not in loaded:
                 loaded[key] = load(stored, *rest)
             return loaded[key]
@@ -184,11 +185,11 @@ class Ours:
 
     @classmethod
     def of(cls, made: Pipeline) -> Ours:
-        (shard,) = made.contents.group_shards("g00")
+        (shard,) = made.inventory.group_shards("g00")
         stages = []
         for asset in made.graph.values():
             if asset.grouped:
-                parts = [work for part in asset.parts.values() if (work := made.task_for(asset, part, "g00"))]
+                parts = [work for part in asset.slices.values() if (work := made.task_for(asset, part, "g00"))]
                 stage = load_stage(asset.stage)
                 assert isinstance(stage, ShardStage)
                 stages.append((counted_as(asset.key), stage.begin(TaskBatch(made, asset, "g00", parts, silent)), parts))
@@ -230,8 +231,8 @@ class Twin:
 
     @classmethod
     def of(cls, made: Pipeline, size: Size, place: torch.device, tar: Path) -> Twin:
-        (shard,) = made.contents.group_shards("g00")
-        teachers = [load_image_text(made.read(f"teacher/{name}")[0], made.contents) for name in TEACHERS]
+        (shard,) = made.inventory.group_shards("g00")
+        teachers = [load_image_text(made.read(f"teacher/{name}")[0], made.inventory) for name in TEACHERS]
         stored_captioner = made.read("captioner/coca")[0]
         captioner = load_captioner(stored_captioner.fetch(CONFIG), stored_captioner.fetch(WEIGHTS))
         for model in (*teachers, captioner):

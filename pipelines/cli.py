@@ -223,7 +223,7 @@ def check(chosen: argparse.Namespace) -> int:
     inventory = SourceInventory(pipeline.profile)  # not the pipeline's, which needs the store
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
-            for slice_ in asset.parts_of(group).values():
+            for slice_ in asset.slices_of(group).values():
                 for external in slice_.externals.values():
                     inventory.digest(external, group)
     stages = Counter(asset.stage for asset in pipeline.graph.values())

@@ -54,12 +54,12 @@ class Ready:
 def ready(pipeline: Pipeline) -> Iterator[Ready]:
     """Yield each asset and group of the plan that can be computed now."""
     for asset, group in pipeline.stale():
-        tasks = [pipeline.task_for(asset, slice_, group) for slice_ in asset.parts_of(group).values()]
+        tasks = [pipeline.task_for(asset, slice_, group) for slice_ in asset.slices_of(group).values()]
         known = [task for task in tasks if task]
         if len(known) == len(tasks):
-            identity = fingerprint({"group": group, "parts": {task.part.name: task.fingerprint for task in known}})
+            identity = fingerprint({"group": group, "parts": {task.slice.name: task.fingerprint for task in known}})
             missing = set(pipeline.missing(asset, group))
-            outputs = tuple(task.output.prefix for task in known if task.part.name in missing)
+            outputs = tuple(task.output.prefix for task in known if task.slice.name in missing)
             yield Ready(asset.key, group, identity, outputs)
 
 

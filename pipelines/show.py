@@ -90,7 +90,7 @@ def plan_as_json(plan: Plan) -> str:
     items = [
         {
             "asset": item.asset,
-            "part": item.part,
+            "part": item.slice,
             "group": item.group,
             "reasons": list(item.reasons),
             "cost": as_dict(item.cost),
@@ -169,7 +169,7 @@ def cells(cost: Cost) -> tuple[str, str, str]:
 def groups_and_slices(row: Row) -> tuple[str, str]:
     """Format the groups and slices of a row as spans such as ``g00..g03 (4)``. Empty if the asset has only one."""
     groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
-    return groups, "" if row.parts == (DEFAULT_SLICE,) else _span(list(row.parts))
+    return groups, "" if row.slices == (DEFAULT_SLICE,) else _span(list(row.slices))
 
 
 def why(row: Row) -> str:

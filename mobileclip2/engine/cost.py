@@ -1,4 +1,4 @@
-"""Estimate the samples, bytes and device-seconds of a part from logged times, or from the rates of the profile."""
+"""Estimate the samples, bytes and device-seconds of a slice from logged times, or from the rates of the profile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """A sum of estimates over parts. ``unknown`` names the fields that some part could not estimate."""
+    """A sum of estimates over slices. ``unknown`` names the fields that some slice could not estimate."""
 
     samples: int = 0
     bytes: int = 0
@@ -35,17 +35,17 @@ class Cost:
 
 
 class Costs:
-    """Estimates the costs of the parts of one pipeline."""
+    """Estimates the costs of the slices of one pipeline."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._rates: dict[str, float | None] = {}
         self._bytes: dict[str, float | None] = {}
 
-    def of(self, history: History, asset: Asset, part: Slice, group: str | None) -> Cost:
-        """Estimate the cost of one part of an asset for one group."""
-        earlier = history.of(asset, part, group)
-        samples = self._samples(history, earlier, asset, part, group)
+    def of(self, history: History, asset: Asset, slice_: Slice, group: str | None) -> Cost:
+        """Estimate the cost of one slice of an asset for one group."""
+        earlier = history.of(asset, slice_, group)
+        samples = self._samples(history, earlier, asset, slice_, group)
         rate = self.rate(asset)
         if asset.grouped:
             bytes_per_sample = self._bytes_per_sample(history, asset)
@@ -58,16 +58,16 @@ class Costs:
         return Cost(samples or 0, size or 0, seconds or 0.0, unknown)
 
     def _samples(
-        self, history: History, earlier: list[ManifestSummary], asset: Asset, part: Slice, group: str | None
+        self, history: History, earlier: list[ManifestSummary], asset: Asset, slice_: Slice, group: str | None
     ) -> int | None:
         """Return the samples that a training sees, or the latest sample count of the group."""
-        length = part.declared.get("train")
+        length = slice_.declared.get("train")
         if length:
             return int(length["samples"] or length["steps"] * length["batch"])
         if asset.grouped:
             raw = self._pipeline.graph["raw_shards"]
-            (raw_part,) = raw.parts.values()
-            current = self._pipeline.head(raw, raw_part, group)
+            (raw_part,) = raw.slices.values()
+            current = self._pipeline.summary(raw, raw_part, group)
             earlier = [current] if current else history.of(raw, raw_part, group)
         return earlier[-1].samples if earlier else None
 

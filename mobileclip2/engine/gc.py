@@ -60,18 +60,17 @@ def stored(pipeline: Pipeline) -> dict[str, Stored]:
 def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
     """Return the paths of the finished and unfinished outputs of a profile.
 
-    A part has no fingerprint while one of its inputs is missing. The recomputed input can have the same bytes, which makes
-    a stored output current again. For such a part, every output in ``found`` is needed.
+    A slice has no fingerprint while one of its inputs is missing. The recomputed input can have the same bytes, which makes
+    a stored output current again. For such a slice, every output in ``found`` is needed.
     """
     paths = set()
     stored_paths: dict[tuple[str, str | None], list[str]] = {}
     for each in found:
         stored_paths.setdefault((each.asset, each.group), []).append(each.path)
     for asset in pipeline.graph.values():
-        for group in pipeline.groups(asset):
-            for part in asset.parts_of(group).values():
-                task = pipeline.task_for(asset, part, group)
-                paths.update([task.output.prefix] if task else stored_paths.get((asset.key, group), []))
+        for slice_, group in pipeline.slices(asset):
+            task = pipeline.task_for(asset, slice_, group)
+            paths.update([task.output.prefix] if task else stored_paths.get((asset.key, group), []))
     return paths
 
 

@@ -1,6 +1,6 @@
-"""Build the asset graph of a profile: all assets, their parts, declared fields and inputs. This module computes no output.
+"""Build the asset graph of a profile: all assets, their slices, declared fields and inputs. This module computes no output.
 
-Users materialize assets. An asset has *parts* that are computed and reused independently: one per view, synthetic caption or
+Users materialize assets. An asset has *slices* that are computed and reused independently: one per view, synthetic caption or
 evaluation set. If a profile changes from two views to four, only the two new views are embedded.
 """
 
@@ -36,7 +36,7 @@ CODE_VERSIONS = {
 """versions by stage; raise a version when the code of the stage changes the bytes that it writes"""
 
 DEFAULT_SLICE = "whole"
-"""part name of an asset with a single part"""
+"""slice name of an asset with a single slice"""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Input:
     """An upstream asset. If both assets are grouped, it is read for the same group only; otherwise for all its groups."""
 
     asset: AssetKey
-    part: str | None = None
-    """name of the part to read; None reads every part"""
+    slice: str | None = None
+    """name of the slice to read; None reads every slice"""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of an asset: the unit that is computed and reused, with its declared fields and inputs."""
+    """A slice of an asset: the unit that is computed and reused, with its declared fields and inputs."""
 
     name: str
     declared: dict[str, Any]
@@ -60,21 +60,21 @@ class Slice:
 
 @dataclass(frozen=True)
 class Asset:
-    """One Dagster asset with its parts."""
+    """One Dagster asset with its slices."""
 
     key: AssetKey
     grouped: bool
-    parts: dict[str, Slice]
+    slices: dict[str, Slice]
     description: str
-    by_part: bool = False
-    """whether each part is a partition of its own, with the part name as its key"""
+    by_slice: bool = False
+    """whether each slice is a partition of its own, with the slice name as its key"""
 
-    def parts_of(self, group: str | None) -> dict[str, Slice]:
-        """Return the parts that one materialization of a group computes."""
-        if self.by_part:
+    def slices_of(self, group: str | None) -> dict[str, Slice]:
+        """Return the slices that one materialization of a group computes."""
+        if self.by_slice:
             assert group is not None
-            return {group: self.parts[group]}
-        return self.parts
+            return {group: self.slices[group]}
+        return self.slices
 
     @property
     def stage(self) -> str:
@@ -89,7 +89,7 @@ class Asset:
     @property
     def trains(self) -> bool:
         """Return whether the asset is a training, which torchrun can distribute."""
-        return any(part.declared.get("train") or part.declared.get("locked") for part in self.parts.values())
+        return any(slice_.declared.get("train") or slice_.declared.get("locked") for slice_ in self.slices.values())
 
     @property
     def code_version(self) -> str:
@@ -99,7 +99,7 @@ class Asset:
     @property
     def upstream(self) -> list[AssetKey]:
         """Return the keys of the assets that it reads, without duplicates."""
-        return list(dict.fromkeys(source.asset for part in self.parts.values() for source in part.inputs.values()))
+        return list(dict.fromkeys(source.asset for slice_ in self.slices.values() for source in slice_.inputs.values()))
 
 
 Graph = dict[str, Asset]
@@ -135,9 +135,9 @@ REINFORCED_DATASET = AssetKey.of("reinforced_dataset")
 
 
 def _asset(
-    key: AssetKey, description: str, parts: Sequence[Slice], *, grouped: bool = False, by_part: bool = False
+    key: AssetKey, description: str, slices: Sequence[Slice], *, grouped: bool = False, by_slice: bool = False
 ) -> Asset:
-    return Asset(key, grouped, {part.name: part for part in parts}, description, by_part)
+    return Asset(key, grouped, {slice_.name: slice_ for slice_ in slices}, description, by_slice)
 
 
 def _shards(profile: Profile) -> Iterator[Asset]:
@@ -305,7 +305,7 @@ def _students(profile: Profile) -> Iterator[Asset]:
                 Slice(source.name, {"set": source.name}, {"model": Input(model)}, {"set": Folder(source.url)})
                 for source in profile.evaluation
             ],
-            by_part=True,
+            by_slice=True,
         )
 
 
@@ -316,7 +316,7 @@ def _studies(profile: Profile) -> Iterator[Asset]:
             f"Variants of {study.student}, each trained with every seed and evaluated on "
             f"{' and '.join(study.evaluate_on)}.",
             [_student_part(profile, student, name) for name, student in profile.trials(study).items()],
-            by_part=True,
+            by_slice=True,
         )
 
 
@@ -324,13 +324,13 @@ def _student(profile: Profile, student: Student) -> Asset:
     if student.between:
         return _wise_ft(profile, student.name, student.between)
     if student.train:
-        part = _student_part(profile, student, DEFAULT_SLICE)
+        slice_ = _student_part(profile, student, DEFAULT_SLICE)
         origin = "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
         description = f"A small image-text model, {origin}."
     else:
-        part = Slice(DEFAULT_SLICE, {"model": declared(student.model)}, externals=_model_externals(student.model))
+        slice_ = Slice(DEFAULT_SLICE, {"model": declared(student.model)}, externals=_model_externals(student.model))
         description = "A small image-text model with pretrained weights."
-    return _asset(AssetKey.of("student", student.name), description, [part])
+    return _asset(AssetKey.of("student", student.name), description, [slice_])
 
 
 def _student_part(profile: Profile, student: Student, name: str) -> Slice:

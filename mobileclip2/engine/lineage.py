@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mobileclip2.asset_key import AssetKey, SliceKey
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.errors import UserError
 
 LINEAGE = "lineage.json"
@@ -30,11 +30,6 @@ class Node(BaseModel):
     made_from: dict[str, str]
     """input name -> id of another node, or content hash of an input outside the store"""
 
-    @property
-    def id(self) -> str:
-        """Return ``<asset>:<part>``, with ``@<group>`` for a grouped asset."""
-        return str(SliceKey(self.asset, self.part, self.group))
-
 
 class Lineage(BaseModel):
     """A directed acyclic graph. Each node comes after its inputs."""
@@ -44,6 +39,7 @@ class Lineage(BaseModel):
     asset: AssetKey
     """key of the asset whose lineage this is"""
     nodes: dict[str, Node]
+    """by :class:`~mobileclip2.asset_key.SliceKey`"""
 
     def to_bytes(self) -> bytes:
         """Serialize the lineage as JSON."""

@@ -1,10 +1,11 @@
-"""A profile and its store: find the parts of each asset that exist or are missing, and compute the missing ones."""
+"""A profile and its store: find the slices of each asset that exist or are missing, and compute the missing ones."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress, silent
-from mobileclip2.store import ArtifactFolder, Manifest, ManifestSummary, Storage, open_storage
+from mobileclip2.store import Artifact, ArtifactFolder, Manifest, ManifestSummary, Storage, open_storage
 from mobileclip2.store.lease import acquire
 from mobileclip2.store.manifest import identify
 from mobileclip2.store.manifest_cache import ManifestCache
@@ -34,59 +35,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Artifact:
-    """A finished output that a stage reads."""
-
-    head: ManifestSummary
-    output: ArtifactFolder
-
-    @property
-    def group(self) -> str | None:
-        """Return the group of the output, or None if the asset has no groups."""
-        return self.head.group
-
-    @cached_property
-    def manifest(self) -> Manifest:
-        """Return the manifest.
-
-        Raises:
-            DamagedOutput: the manifest is gone.
-        """
-        manifest = self.output.manifest()
-        if manifest is None:
-            raise DamagedOutput(f"{self.output.storage.url}/{self.output.prefix}: its manifest is gone; run again")
-        return manifest
-
-    @cached_property
-    def _sizes(self) -> dict[str, int]:
-        return {file.name: file.size for file in self.manifest.files}
-
-    def fetch(self, name: str) -> Path:
-        """Return a local file with the bytes of ``name``.
-
-        Raises:
-            DamagedOutput: the file is gone, or its size differs from the manifest.
-        """
-        path = self.output.fetch(name)
-        size = path.stat().st_size
-        if size != self._sizes.get(name, size):
-            raise DamagedOutput(
-                f"{self.output.storage.url}/{self.output.key(name)}: it no longer matches its manifest; "
-                "run again to recompute it"
-            )
-        return path
-
-
 @dataclass(frozen=True)
 class Source:
-    """One output, finished or missing, that a part reads."""
+    """One output, finished or missing, that a slice reads."""
 
     role: str
     name: str
-    """name in the manifest: the role, followed by the part and group where several outputs share the role"""
+    """name in the manifest: the role, followed by the slice and group where several outputs share the role"""
     asset: Asset
-    part: Slice
+    slice: Slice
     group: str | None
     summary: ManifestSummary | None
     """None if the output is missing"""
@@ -94,15 +51,15 @@ class Source:
     @property
     def key(self) -> SliceKey:
         """Return the identity of the output."""
-        return SliceKey(self.asset.key, self.part.name, self.group)
+        return SliceKey(self.asset.key, self.slice.name, self.group)
 
 
 @dataclass
 class Task:
-    """One missing part of an asset for one group, with its declared fields, its inputs and its output folder."""
+    """One missing slice of an asset for one group, with its declared fields, its inputs and its output folder."""
 
     asset: Asset
-    part: Slice
+    slice: Slice
     group: str | None
     fingerprint: str
     output: ArtifactFolder
@@ -111,8 +68,8 @@ class Task:
 
     @property
     def key(self) -> SliceKey:
-        """Return the identity of the part."""
-        return SliceKey(self.asset.key, self.part.name, self.group)
+        """Return the identity of the slice."""
+        return SliceKey(self.asset.key, self.slice.name, self.group)
 
     def only(self, role: str) -> Artifact:
         """Return the output of a role that has exactly one."""
@@ -131,11 +88,11 @@ class Task:
         reasons = dict(sorted((skip_reasons or {}).items()))
         manifest = Manifest(
             asset=self.asset.key,
-            part=self.part.name,
+            part=self.slice.name,
             group=self.group,
             fingerprint=self.fingerprint,
             code_version=self.asset.code_version,
-            declared=self.part.declared,
+            declared=self.slice.declared,
             inputs=self.versions,
             samples=samples,
             skipped=sum(reasons.values()),
@@ -143,13 +100,13 @@ class Task:
             facts=facts or {},
             files=self.output.describe(names),
         )
-        self.output.close(manifest)
+        self.output.commit(manifest)
         return manifest
 
 
 @dataclass
 class TaskBatch:
-    """The missing parts of one asset for one group, which a stage computes together."""
+    """The missing slices of one asset for one group, which a stage computes together."""
 
     pipeline: Pipeline
     asset: Asset
@@ -159,7 +116,7 @@ class TaskBatch:
     listed: list[Shard] | None = None
     """the input shards, if the task spec lists them"""
     lineage: Lineage | None = None
-    """lineage of the parts, if the task spec contains it"""
+    """lineage of the slices, if the task spec contains it"""
 
     @property
     def profile(self) -> Profile:
@@ -167,9 +124,9 @@ class TaskBatch:
         return self.pipeline.profile
 
     @property
-    def contents(self) -> SourceInventory:
+    def inventory(self) -> SourceInventory:
         """Return the inventory of the inputs outside the store."""
-        return self.pipeline.contents
+        return self.pipeline.inventory
 
     @property
     def shards(self) -> list[Shard]:
@@ -177,15 +134,17 @@ class TaskBatch:
         if self.listed is not None:
             return self.listed
         if self.group is not None:
-            return self.contents.group_shards(self.group)
-        return self.contents.corpus_shards(self.asset.name)
+            return self.inventory.group_shards(self.group)
+        return self.inventory.corpus_shards(self.asset.name)
 
     @cached_property
     def scratch_store(self) -> Scratch:
         """Return the scratch files from which a killed run continues. The batch must have exactly one task."""
         (task,) = self.tasks
         relative = f"{self.asset.key}/{task.fingerprint}"
-        return Scratch(self.pipeline.scratch / relative, self.pipeline.storage, relative)
+        scratch = Scratch(self.pipeline.scratch / relative, self.pipeline.storage, relative)
+        scratch.recall()
+        return scratch
 
     @property
     def scratch(self) -> Path:
@@ -220,32 +179,30 @@ class MaterializeResult:
 
     asset: Asset
     group: str | None
-    heads: dict[str, ManifestSummary]
-    """manifest summaries by part"""
+    summaries: dict[str, ManifestSummary]
+    """by slice"""
     computed: list[str]
-    """names of the parts that this materialization computed"""
+    """names of the slices that this materialization computed"""
     seconds: float
 
     @property
     def data_version(self) -> str:
-        """Return the data version of the asset for the group, which covers all parts."""
-        if len(self.heads) == 1:
-            return next(iter(self.heads.values())).data_version
-        return fingerprint({name: head.data_version for name, head in self.heads.items()})
+        """Return the data version of the asset for the group, which covers all slices."""
+        versions = {name: summary.data_version for name, summary in self.summaries.items()}
+        return fingerprint(versions) if len(versions) > 1 else next(iter(versions.values()))
 
     @property
     def samples(self) -> int:
-        """Return the number of samples of all parts."""
-        return sum(head.samples for head in self.heads.values())
+        """Return the number of samples of all slices."""
+        return sum(summary.samples for summary in self.summaries.values())
 
     @property
     def skip_reasons(self) -> dict[str, int]:
-        """Count the skipped samples of all parts by reason."""
-        reasons: dict[str, int] = {}
-        for head in self.heads.values():
-            for reason, count in head.skip_reasons.items():
-                reasons[reason] = reasons.get(reason, 0) + count
-        return reasons
+        """Count the skipped samples of all slices by reason."""
+        reasons = Counter[str]()
+        for summary in self.summaries.values():
+            reasons.update(summary.skip_reasons)
+        return dict(reasons)
 
 
 class Pipeline:
@@ -255,11 +212,7 @@ class Pipeline:
         self.profile = profile
         self.compute: Executor = compute or InProcessExecutor()
         self.graph: Graph = build_graph(profile)
-        self.contents = SourceInventory(profile, lambda: self.storage)
-        self.damaged: dict[SliceKey, str] = {}
-        """descriptions of the damage; a damaged part counts as missing"""
-        self._current: dict[SliceKey, ManifestSummary | None] = {}
-        self.summaries = ManifestCache()
+        self.forget()
 
     @cached_property
     def storage(self) -> Storage:
@@ -279,101 +232,109 @@ class Pipeline:
         return json.dumps({"folder": self.profile.folder, "text": self.profile.public_text})
 
     def groups(self, asset: Asset) -> list[str | None]:
-        """Return the partition keys of an asset: shard groups, part names, or None for an unpartitioned asset."""
-        if asset.by_part:
-            return list(asset.parts)
+        """Return the partition keys of an asset: shard groups, slice names, or None for an unpartitioned asset."""
+        if asset.by_slice:
+            return list(asset.slices)
         return list(self.profile.group_names) if asset.grouped else [None]
+
+    def slices(self, asset: Asset, group: str | None = None) -> Iterator[tuple[Slice, str | None]]:
+        """Yield each slice with each group, or with one group."""
+        for each in [group] if group else self.groups(asset):
+            for slice_ in asset.slices_of(each).values():
+                yield slice_, each
+
+    def is_current(self, key: str) -> bool:
+        """Return whether the store has every output of an asset."""
+        asset = self.graph[key]
+        return not any(self.missing(asset, group) for group in self.groups(asset))
 
     def forget(self, *, every_byte: bool = False) -> None:
         """Clear the caches of manifests and source files, so that changes by other processes are visible.
 
         With ``every_byte``, later reads of manifests hash every stored file.
         """
-        self._current.clear()
-        self.damaged.clear()
-        self.summaries = ManifestCache(every_byte=every_byte)
-        self.contents = SourceInventory(self.profile, lambda: self.storage)
+        self.damaged: dict[SliceKey, str] = {}
+        """descriptions of the damage; a damaged slice counts as missing"""
+        self._current: dict[SliceKey, ManifestSummary | None] = {}
+        self.manifest_cache = ManifestCache(every_byte=every_byte)
+        self.inventory = SourceInventory(self.profile, lambda: self.storage)
 
-    def sources(self, asset: Asset, part: Slice, group: str | None) -> Iterator[Source]:
-        """Yield the outputs that a part reads for a group, in the order of its roles."""
-        for role, source in part.inputs.items():
+    def sources(self, asset: Asset, slice_: Slice, group: str | None) -> Iterator[Source]:
+        """Yield the outputs that a slice reads for a group, in the order of its roles."""
+        for role, source in slice_.inputs.items():
             upstream = self.graph[source.asset]
-            names = [source.part] if source.part else list(upstream.parts)
+            names = [source.slice] if source.slice else list(upstream.slices)
             groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
             for each in groups:
                 for name in names:
                     components = [role, name if len(names) > 1 else "", each if len(groups) > 1 else ""]
                     input_name = "/".join(filter(None, components))
-                    read = upstream.parts[name]
-                    yield Source(role, input_name, upstream, read, each, self.head(upstream, read, each))
+                    read = upstream.slices[name]
+                    yield Source(role, input_name, upstream, read, each, self.summary(upstream, read, each))
 
-    def task_for(self, asset: Asset, part: Slice, group: str | None) -> Task | None:
-        """Return the task that computes a part, or None while an input is missing."""
-        inputs: dict[str, list[Artifact]] = {role: [] for role in part.inputs}
+    def task_for(self, asset: Asset, slice_: Slice, group: str | None) -> Task | None:
+        """Return the task that computes a slice, or None while an input is missing."""
+        inputs: dict[str, list[Artifact]] = {role: [] for role in slice_.inputs}
         versions: dict[str, str] = {}
-        for source in self.sources(asset, part, group):
+        for source in self.sources(asset, slice_, group):
             if source.summary is None:
                 return None
-            output = self._output(source.asset, source.summary.fingerprint, source.group)
-            inputs[source.role].append(Artifact(source.summary, output))
+            inputs[source.role].append(Artifact(self.storage, source.summary))
             versions[source.name] = source.summary.data_version
-        for role, external in part.externals.items():
-            versions[role] = self.contents.digest(external, group)
-        identity = identify(asset.key, asset.code_version, part.declared, versions)
-        return Task(asset, part, group, identity, self._output(asset, identity, group), inputs, versions)
+        for role, external in slice_.externals.items():
+            versions[role] = self.inventory.digest(external, group)
+        identity = identify(asset.key, asset.code_version, slice_.declared, versions)
+        output = ArtifactFolder(self.storage, asset.key, identity, group)
+        return Task(asset, slice_, group, identity, output, inputs, versions)
 
-    def _output(self, asset: Asset, identity: str, group: str | None) -> ArtifactFolder:
-        return ArtifactFolder(self.storage, asset.key, identity, group)
-
-    def head(self, asset: Asset, part: Slice, group: str | None) -> ManifestSummary | None:
-        """Return the manifest summary of a part, or None if the part is missing.
+    def summary(self, asset: Asset, slice_: Slice, group: str | None) -> ManifestSummary | None:
+        """Return the manifest summary of a slice, or None if the slice is missing.
 
         The profile, the code version and the inputs determine its fingerprint. Damaged outputs count as missing;
         :attr:`damaged` describes them.
         """
-        key = SliceKey(asset.key, part.name, group)
+        key = SliceKey(asset.key, slice_.name, group)
         if key not in self._current:
-            task = self.task_for(asset, part, group)
+            task = self.task_for(asset, slice_, group)
             self._current[key] = self._read_summary(task) if task else None
         return self._current[key]
 
     def _read_summary(self, task: Task) -> ManifestSummary | None:
         self.damaged.pop(task.key, None)
         try:
-            return self.summaries.of(task.output)
+            return self.manifest_cache.of(task.output)
         except DamagedOutput as error:
             self.damaged[task.key] = str(error)
             return None
 
     def missing(self, asset: Asset, group: str | None) -> list[str]:
-        """Return the names of the missing parts."""
-        return [name for name, part in asset.parts_of(group).items() if self.head(asset, part, group) is None]
+        """Return the names of the missing slices."""
+        return [name for name, slice_ in asset.slices_of(group).items() if self.summary(asset, slice_, group) is None]
 
     def stale(self) -> Iterator[tuple[Asset, str | None]]:
-        """Yield the (asset, group) pairs with missing parts in topological order."""
+        """Yield the (asset, group) pairs with missing slices in topological order."""
         for asset in self.graph.values():
             for group in self.groups(asset):
                 if self.missing(asset, group):
                     yield asset, group
 
     def read(self, key: str, group: str | None = None) -> list[Artifact]:
-        """Return every finished part of an asset, for one group or for all groups.
+        """Return every finished slice of an asset, for one group or for all groups.
 
         Raises:
-            UserError: a part is missing.
+            UserError: a slice is missing.
         """
         asset = self.graph[key]
         artifacts = []
-        for each in [group] if group else self.groups(asset):
-            for part in asset.parts_of(each).values():
-                head = self.head(asset, part, each)
-                if head is None:
-                    raise UserError(f"{Partition(asset.key, each)}: not materialized yet; run 'mobileclip2 run'")
-                artifacts.append(Artifact(head, self._output(asset, head.fingerprint, each)))
+        for slice_, each in self.slices(asset, group):
+            summary = self.summary(asset, slice_, each)
+            if summary is None:
+                raise UserError(f"{Partition(asset.key, each)}: not materialized yet; run 'mobileclip2 run'")
+            artifacts.append(Artifact(self.storage, summary))
         return artifacts
 
     def materialize(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
-        """Compute the missing parts of an asset for one group, and return all parts.
+        """Compute the missing slices of an asset for one group, and return all slices.
 
         Raises:
             UserError: an input is missing, or the stage rejects its input.
@@ -382,39 +343,38 @@ class Pipeline:
         started = time.monotonic()
         self.invalidate_downstream(asset, group)
         tasks = []
-        for part in asset.parts_of(group).values():
-            task = self.task_for(asset, part, group)
+        for slice_ in asset.slices_of(group).values():
+            task = self.task_for(asset, slice_, group)
             if task is None:
                 absent = dict.fromkeys(
-                    source.asset.key for source in self.sources(asset, part, group) if source.summary is None
+                    source.asset.key for source in self.sources(asset, slice_, group) if source.summary is None
                 )
                 raise UserError(f"{Partition(asset.key, group)}: {', '.join(absent)} must be materialized first")
             tasks.append(task)
-        self.contents.share()
+        self.inventory.share()
         computed, device_seconds = self._compute(tasks, progress)
-        heads = {}
+        summaries = {}
         for task in tasks:
-            head = self._read_summary(task)
-            if head is None:
+            summary = self._read_summary(task)
+            if summary is None:
                 raise StoreError(f"{self.storage.url}/{task.output.prefix}: the stage ended without a manifest")
-            heads[task.part.name] = self._current[task.key] = head
-        seconds = time.monotonic() - started
-        done = MaterializeResult(asset, group, heads, computed, seconds)
+            summaries[task.slice.name] = self._current[task.key] = summary
+        result = MaterializeResult(asset, group, summaries, computed, time.monotonic() - started)
         if computed:
-            self._log_time(done, device_seconds)
-        return done
+            self._log_time(result, device_seconds)
+        return result
 
     def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
-        """Compute the missing parts of an asset, or wait for another run that computes them.
+        """Compute the missing slices of an asset, or wait for another run that computes them.
 
         Returns:
-            Names of the parts that this run computed, and the device-seconds.
+            Names of the slices that this run computed, and the device-seconds.
         """
         todo = [task for task in tasks if self._read_summary(task) is None]
         if not todo:
             return [], 0.0
         label = Partition(todo[0].asset.key, todo[0].group)
-        logger.debug("%s: %s", label, ", ".join(task.part.name for task in todo))
+        logger.debug("%s: %s", label, ", ".join(task.slice.name for task in todo))
         with acquire(
             self.storage,
             [task.output.prefix for task in todo],
@@ -427,7 +387,7 @@ class Pipeline:
                     logger.warning("%s: recomputing a damaged output: %s", label, damage)
                     task.output.discard()
             seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
-        return [task.part.name for task in todo], seconds
+        return [task.slice.name for task in todo], seconds
 
     def invalidate_downstream(self, asset: Asset, group: str | None) -> None:
         """Remove an asset and everything downstream of it from the cache."""
@@ -439,19 +399,14 @@ class Pipeline:
             if key.group == group or group is None or key.group is None:
                 del self._current[key]
 
-    def _log_time(self, done: MaterializeResult, seconds: float) -> None:
+    def _log_time(self, result: MaterializeResult, seconds: float) -> None:
         """Append the time to a log in the store. A manifest must not depend on it."""
-        samples = sum(done.heads[name].samples for name in done.computed)
-        record = {
-            "group": done.group,
-            "parts": done.computed,
-            "samples": samples,
-            "seconds": round(seconds, 3),
-        }
-        self.storage.append(_times(done.asset.key), f"{json.dumps(record)}\n".encode())
+        samples = sum(result.summaries[name].samples for name in result.computed)
+        record = {"group": result.group, "parts": result.computed, "samples": samples, "seconds": round(seconds, 3)}
+        self.storage.append(_times(result.asset.key), f"{json.dumps(record)}\n".encode())
 
     def times(self, key: str) -> list[dict[str, Any]]:
-        """Return the logged times of an asset: group, parts, samples and device-seconds of each materialization."""
+        """Return the logged times of an asset: group, slices, samples and device-seconds of each materialization."""
         try:
             lines = self.storage.read(_times(self.graph[key].key)).decode(errors="replace").splitlines()
         except FileNotFoundError:

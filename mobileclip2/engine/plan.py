@@ -1,4 +1,4 @@
-"""Plan a run: the parts to compute, with reasons and costs. Planning compares fingerprints and computes no output."""
+"""Plan a run: the slices to compute, with reasons and costs. Planning compares fingerprints and computes no output."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mobileclip2.names import find
 
 @dataclass(frozen=True)
 class Item:
-    """One part of an asset for one group to compute."""
+    """One slice of an asset for one group to compute."""
 
     asset: AssetKey
-    part: str
+    slice: str
     group: str | None
     reasons: tuple[str, ...]
     cost: Cost
@@ -24,14 +24,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """All missing parts in topological order.
+    """All missing slices in topological order.
 
-    This is an upper bound: if a recomputed part has the same bytes as before, its downstream parts are not recomputed.
+    This is an upper bound: if a recomputed slice has the same bytes as before, its downstream slices are not recomputed.
     """
 
     items: tuple[Item, ...]
     reused: int
-    """number of (part, group) pairs that are finished"""
+    """number of (slice, group) pairs that are finished"""
 
     @property
     def pairs(self) -> list[Partition]:
@@ -50,7 +50,7 @@ class Row:
 
     asset: AssetKey
     groups: tuple[str | None, ...]
-    parts: tuple[str, ...]
+    slices: tuple[str, ...]
     reasons: tuple[str, ...]
     cost: Cost
 
@@ -69,11 +69,11 @@ def plan(pipeline: Pipeline, only: list[str] | None = None, *, every_byte: bool 
     for key in selected(pipeline, only):
         asset = pipeline.graph[key]
         for group in pipeline.groups(asset):
-            total += len(asset.parts_of(group))
+            total += len(asset.slices_of(group))
             for name in pipeline.missing(asset, group):
-                part = asset.parts[name]
-                why = tuple(reasons(pipeline, history, asset, part, group))
-                items.append(Item(asset.key, name, group, why, costs.of(history, asset, part, group)))
+                slice_ = asset.slices[name]
+                why = tuple(reasons(pipeline, history, asset, slice_, group))
+                items.append(Item(asset.key, name, group, why, costs.of(history, asset, slice_, group)))
     return Plan(tuple(items), total - len(items))
 
 
@@ -102,7 +102,7 @@ def rows(plan: Plan) -> list[Row]:
         Row(
             asset,
             tuple(dict.fromkeys(item.group for item in items)),
-            tuple(dict.fromkeys(item.part for item in items)),
+            tuple(dict.fromkeys(item.slice for item in items)),
             why,
             sum((item.cost for item in items), Cost()),
         )

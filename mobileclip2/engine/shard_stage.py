@@ -16,10 +16,11 @@ from PIL import Image
 from mobileclip2.data import sidecar
 from mobileclip2.data.image import decode
 from mobileclip2.data.validate import iter_valid
-from mobileclip2.engine.pipeline import Artifact, Task, TaskBatch
+from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.errors import ShardError
 from mobileclip2.progress import Step
+from mobileclip2.store import Artifact
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Explain why a part is missing: list its differences from the most similar output in the store."""
+"""Explain why a slice is missing: list its differences from the most similar output in the store."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class History:
         self._pipeline = pipeline
         self._found: dict[str, dict[tuple[str, str | None], list[ManifestSummary]]] = {}
 
-    def of(self, asset: Asset, part: Slice, group: str | None) -> list[ManifestSummary]:
-        """Return the manifest summaries of a part for a group, for all fingerprints."""
-        return self._all(asset).get((part.name, group), [])
+    def of(self, asset: Asset, slice_: Slice, group: str | None) -> list[ManifestSummary]:
+        """Return the manifest summaries of a slice for a group, for all fingerprints."""
+        return self._all(asset).get((slice_.name, group), [])
 
     def of_any_group(self, asset: Asset) -> list[ManifestSummary]:
-        """Return the manifest summaries of an asset for all parts, groups and fingerprints."""
+        """Return the manifest summaries of an asset for all slices, groups and fingerprints."""
         return [summary for summaries in self._all(asset).values() for summary in summaries]
 
     def _all(self, asset: Asset) -> dict[tuple[str, str | None], list[ManifestSummary]]:
@@ -34,10 +34,12 @@ class History:
             self._found[asset.key] = {}
             storage = self._pipeline.storage
             for fingerprint in storage.folders(asset.key):
-                divided = asset.grouped or asset.by_part
+                divided = asset.grouped or asset.by_slice
                 for folder in storage.folders(f"{asset.key}/{fingerprint}") if divided else [None]:
                     try:
-                        summary = self._pipeline.summaries.of(ArtifactFolder(storage, asset.key, fingerprint, folder))
+                        summary = self._pipeline.manifest_cache.of(
+                            ArtifactFolder(storage, asset.key, fingerprint, folder)
+                        )
                     except DamagedOutput:
                         continue
                     if summary:
@@ -45,16 +47,16 @@ class History:
         return self._found[asset.key]
 
 
-def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Slice, group: str | None) -> list[str]:
-    """Return the reasons why a part is missing; ``new`` if the store has no earlier output of it."""
-    if damage := pipeline.damaged.get(SliceKey(asset.key, part.name, group)):
+def reasons(pipeline: Pipeline, history: History, asset: Asset, slice_: Slice, group: str | None) -> list[str]:
+    """Return the reasons why a slice is missing; ``new`` if the store has no earlier output of it."""
+    if damage := pipeline.damaged.get(SliceKey(asset.key, slice_.name, group)):
         return [f"damaged: {damage}"]
-    sources = list(pipeline.sources(asset, part, group))
-    outside = {role: pipeline.contents.digest(external, group) for role, external in part.externals.items()}
+    sources = list(pipeline.sources(asset, slice_, group))
+    outside = {role: pipeline.inventory.digest(external, group) for role, external in slice_.externals.items()}
     to_run = dict.fromkeys(f"upstream {source.asset.key}" for source in sources if source.summary is None)
     candidates = [
-        ([*_own_differences(summary, asset, part), *_input_differences(summary, sources, outside)], summary)
-        for summary in history.of(asset, part, group)
+        ([*_own_differences(summary, asset, slice_), *_input_differences(summary, sources, outside)], summary)
+        for summary in history.of(asset, slice_, group)
     ]
     if not candidates:
         return [NEW, *to_run]
@@ -62,15 +64,15 @@ def reasons(pipeline: Pipeline, history: History, asset: Asset, part: Slice, gro
     return list(dict.fromkeys([*nearest, *to_run])) or ["its output was deleted"]
 
 
-def _own_differences(summary: ManifestSummary, asset: Asset, part: Slice) -> list[str]:
-    changes = field_changes(summary.declared, part.declared)
+def _own_differences(summary: ManifestSummary, asset: Asset, slice_: Slice) -> list[str]:
+    changes = field_changes(summary.declared, slice_.declared)
     if summary.code_version != asset.code_version:
         return [f"code version {summary.code_version} -> {asset.code_version}", *changes]
     return changes
 
 
 def _input_differences(summary: ManifestSummary, sources: Sequence[Source], outside: Mapping[str, str]) -> list[str]:
-    """Compare the inputs of an earlier output with those of a part. Missing inputs have no version to compare."""
+    """Compare the inputs of an earlier output with those of a slice. Missing inputs have no version to compare."""
     changes = []
     for source in sources:
         if source.summary is None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import Lineage
-from mobileclip2.engine.pipeline import Artifact, Pipeline, Task, TaskBatch
+from mobileclip2.engine.pipeline import Pipeline, Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.engine.stage import load_stage
@@ -22,13 +22,13 @@ from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress
-from mobileclip2.store import ArtifactFolder, ManifestSummary, Storage
+from mobileclip2.store import Artifact, ArtifactFolder, ManifestSummary, Storage
 
 FOLDER = ".orders"
 
 
 class SliceSpec(BaseModel):
-    """One part of a task spec: its name, its fingerprint and its inputs."""
+    """One slice of a task spec: its name, its fingerprint and its inputs."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +39,10 @@ class SliceSpec(BaseModel):
 
 
 class TaskSpec(BaseModel):
-    """The missing parts of one asset for one group. Equal batches have equal specs."""
+    """The missing slices of one asset for one group. Equal batches have equal specs.
+
+    A spec is a file. A :class:`~mobileclip2.engine.pipeline.TaskBatch` holds a store and a callback, which no file can hold.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +54,7 @@ class TaskSpec(BaseModel):
     asset: AssetKey
     code_version: str
     group: str | None
-    parts: list[SliceSpec]
+    slices: list[SliceSpec]
     shards: list[Shard] | None
     """None if the stage does not process shard by shard"""
     lineage: Lineage | None
@@ -68,12 +71,14 @@ class TaskSpec(BaseModel):
             asset=batch.asset.key,
             code_version=batch.asset.code_version,
             group=batch.group,
-            parts=[
+            slices=[
                 SliceSpec(
-                    name=task.part.name,
+                    name=task.slice.name,
                     fingerprint=task.fingerprint,
                     versions=task.versions,
-                    inputs={role: [artifact.head for artifact in artifacts] for role, artifacts in task.inputs.items()},
+                    inputs={
+                        role: [artifact.summary for artifact in artifacts] for role, artifacts in task.inputs.items()
+                    },
                 )
                 for task in batch.tasks
             ],
@@ -84,8 +89,8 @@ class TaskSpec(BaseModel):
     @property
     def name(self) -> str:
         """Return a name that depends on the batch alone and is a valid DNS label."""
-        parts = sorted(part.fingerprint for part in self.parts)
-        identity = fingerprint([self.store, self.asset, self.group, parts])
+        slices = sorted(slice_.fingerprint for slice_ in self.slices)
+        identity = fingerprint([self.store, self.asset, self.group, slices])
         return f"{self.asset.stage.replace('_', '-')}-{identity}"
 
     @property
@@ -127,20 +132,14 @@ class TaskSpec(BaseModel):
         tasks = [
             Task(
                 asset,
-                asset.parts[part.name],
+                asset.slices[slice_.name],
                 self.group,
-                part.fingerprint,
-                ArtifactFolder(storage, self.asset, part.fingerprint, self.group),
-                {
-                    role: [
-                        Artifact(summary, ArtifactFolder(storage, summary.asset, summary.fingerprint, summary.group))
-                        for summary in summaries
-                    ]
-                    for role, summaries in part.inputs.items()
-                },
-                part.versions,
+                slice_.fingerprint,
+                ArtifactFolder(storage, self.asset, slice_.fingerprint, self.group),
+                {role: [Artifact(storage, summary) for summary in each] for role, each in slice_.inputs.items()},
+                slice_.versions,
             )
-            for part in self.parts
+            for slice_ in self.slices
         ]
         return TaskBatch(pipeline, asset, self.group, tasks, progress, self.shards, self.lineage)
 

@@ -22,41 +22,34 @@ def lineage(pipeline: Pipeline, tasks: Sequence[Task]) -> Lineage:
 
 
 def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
-    """Trace a finished asset with all its parts and groups.
+    """Trace a finished asset with all its slices and groups.
 
     Raises:
         UserError: the asset is not materialized.
     """
     asset = pipeline.graph[key]
-    if any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+    if not pipeline.is_current(key):
         raise UserError(f"{key}: not materialized yet; run 'mobileclip2 run'")
-    tasks = [
-        pipeline.task_for(asset, part, group)
-        for group in pipeline.groups(asset)
-        for part in asset.parts_of(group).values()
-    ]
+    tasks = [pipeline.task_for(asset, slice_, group) for slice_, group in pipeline.slices(asset)]
     return lineage(pipeline, [task for task in tasks if task])
 
 
 def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
     made_from: dict[str, str] = {}
-    for source in pipeline.sources(task.asset, task.part, task.group):
+    for source in pipeline.sources(task.asset, task.slice, task.group):
         made_from[source.name] = str(source.key)
         if made_from[source.name] not in nodes:
-            upstream = pipeline.task_for(source.asset, source.part, source.group) if source.summary else None
+            upstream = pipeline.task_for(source.asset, source.slice, source.group) if source.summary else None
             if upstream is None:
                 raise DamagedOutput(
                     f"{source.asset.key}: it was deleted or damaged after it was read; run again to recompute it"
                 )
             _add(pipeline, upstream, nodes)
-    made_from.update({role: task.versions[role] for role in task.part.externals})
-    node = Node(
-        asset=task.asset.key,
-        part=task.part.name,
-        group=task.group,
+    made_from.update({role: task.versions[role] for role in task.slice.externals})
+    nodes[str(task.key)] = Node(
+        **task.key._asdict(),
         fingerprint=task.fingerprint,
         code_version=task.asset.code_version,
         path=task.output.prefix,
         made_from=made_from,
     )
-    nodes[node.id] = node

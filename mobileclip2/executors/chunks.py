@@ -33,7 +33,9 @@ def count_chunks(shards: int, seconds_a_shard: float | None, processes: int) -> 
 
 def group_samples(batch: TaskBatch) -> int:
     """Return the samples of the batch's group from the manifests of its inputs, or 0 if unknown."""
-    summaries = [artifact.head for task in batch.tasks for artifacts in task.inputs.values() for artifact in artifacts]
+    summaries = [
+        artifact.summary for task in batch.tasks for artifacts in task.inputs.values() for artifact in artifacts
+    ]
     return max((summary.samples for summary in summaries if summary.group == batch.group and batch.group), default=0)
 
 

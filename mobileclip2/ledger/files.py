@@ -12,7 +12,7 @@ from typing import Any
 
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.lineage import LINEAGE
-from mobileclip2.engine.pipeline import Artifact, Pipeline
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.results import MetricName, main_name
 from mobileclip2.ledger.params import declared_by_name
 from mobileclip2.ledger.paths import (
@@ -27,6 +27,7 @@ from mobileclip2.ledger.paths import (
 from mobileclip2.ledger.stages import evaluated_on, files_in_git, ledger_folder, trains
 from mobileclip2.report.sheets import training_records
 from mobileclip2.stages.stored_results import stored_results
+from mobileclip2.store import Artifact
 from mobileclip2.store.storage import atomic_path, file_sha256
 
 MAX_ROWS = 200
@@ -36,15 +37,10 @@ CHECKPOINT = "open_clip_"
 """prefix of the files that plain open_clip reads"""
 
 
-def is_current(pipeline: Pipeline, asset: Asset) -> bool:
-    """Return whether the store has every output of an asset for the present profile."""
-    return not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
-
-
 def write_asset(pipeline: Pipeline, asset: Asset) -> None:
     """Write the ledger's files of an asset. Delete them, except a checkpoint, if the asset is not current."""
     folder = ledger_folder(pipeline.profile)
-    texts = _texts(pipeline, asset) if is_current(pipeline, asset) else {}
+    texts = _texts(pipeline, asset) if pipeline.is_current(asset.key) else {}
     for path in files_in_git(pipeline.profile, asset):
         if path in texts:
             write_text(folder / path, texts[path])
@@ -85,7 +81,7 @@ def _texts(pipeline: Pipeline, asset: Asset) -> dict[str, str]:
     """Return path -> content of the files in git for a current asset."""
     profile = pipeline.profile
     texts = {asset_file(profile, asset.key): _outputs(pipeline, asset)}
-    if trains(profile, asset):
+    if trains(asset):
         records = training_records(pipeline, asset.key)
         texts[loss_file(profile, asset.key)] = _losses(records)
         if sets := evaluated_on(profile, asset):
@@ -99,8 +95,8 @@ def _outputs(pipeline: Pipeline, asset: Asset) -> str:
     """Format one line for each output, so that a diff shows which group and slice changed."""
     lines = []
     for artifact in pipeline.read(asset.key):
-        summary = artifact.head
-        external = {role: summary.inputs[role] for role in asset.parts[summary.part].externals}
+        summary = artifact.summary
+        external = {role: summary.inputs[role] for role in asset.slices[summary.part].externals}
         output = {
             **({"group": summary.group} if summary.group else {}),
             "part": summary.part,
@@ -109,7 +105,7 @@ def _outputs(pipeline: Pipeline, asset: Asset) -> str:
             "samples": summary.samples,
             "skipped": summary.skipped,
             "bytes": summary.size,
-            "path": artifact.output.prefix,
+            "path": artifact.prefix,
             **({"outside": external} if external else {}),
         }
         lines.append(f"  {json.dumps(output)}")
@@ -160,7 +156,7 @@ def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
 def _copy_checkpoint(student: Artifact, folder: Path) -> None:
     """Copy a checkpoint. With a link, a user's changes to the copy would change the store."""
     files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
-    lineage = [LINEAGE] if student.output.has(LINEAGE) else []
+    lineage = [LINEAGE] if student.has(LINEAGE) else []
     for path in folder.iterdir() if folder.is_dir() else []:
         if path.name not in [*lineage, *(file.name for file in files)]:
             path.unlink()
@@ -170,4 +166,4 @@ def _copy_checkpoint(student: Artifact, folder: Path) -> None:
             with atomic_path(path) as temporary:
                 shutil.copyfile(student.fetch(file.name), temporary)
     for name in lineage:
-        write_text(folder / name, student.output.read(name).decode())
+        write_text(folder / name, student.read(name).decode())

@@ -12,7 +12,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
 from mobileclip2.errors import LedgerError
 from mobileclip2.ledger.dvc import check_repository, dvc
-from mobileclip2.ledger.files import delete_unknown, is_current, write_asset, write_params, write_text
+from mobileclip2.ledger.files import delete_unknown, write_asset, write_params, write_text
 from mobileclip2.ledger.paths import PIPELINE, stage_name
 from mobileclip2.ledger.stages import header, ledger_folder, pipeline_text
 
@@ -51,7 +51,7 @@ def record(pipeline: Pipeline) -> Recorded:
     write_text(folder / PIPELINE, text)
     write_files(pipeline)
     delete_unknown(pipeline)
-    current = [asset.key for asset in pipeline.graph.values() if is_current(pipeline, asset)]
+    current = [asset.key for asset in pipeline.graph.values() if pipeline.is_current(asset.key)]
     missing = [asset.key for asset in pipeline.graph.values() if asset.key not in current]
     if current:
         dvc(folder, "commit", "--force", *(map(stage_name, current) if missing else []))

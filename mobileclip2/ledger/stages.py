@@ -57,16 +57,9 @@ def pipeline_text(profile: Profile, graph: Graph) -> str:
     return header(profile) + yaml.safe_dump(content, sort_keys=False, width=1000, allow_unicode=True)
 
 
-def trains(profile: Profile, asset: Asset) -> bool:
-    """Return whether an asset is trained, so that it has a loss curve."""
-    match asset.stage:
-        case "student":
-            return profile.student(asset.name).train is not None
-        case "captioner":
-            return profile.captioner(asset.name).train is not None
-        case "teacher":
-            return profile.teacher(asset.name).locked is not None
-    return False
+def trains(asset: Asset) -> bool:
+    """Return whether an asset is a trained model, so that it has a loss curve. A study stores scores only."""
+    return asset.trains and asset.stage != "study"
 
 
 def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
@@ -77,7 +70,7 @@ def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
 def files_in_git(profile: Profile, asset: Asset) -> list[str]:
     """Return the ledger's files of an asset."""
     files = [asset_file(profile, asset.key)]
-    if trains(profile, asset):
+    if trains(asset):
         files.append(loss_file(profile, asset.key))
     if evaluated_on(profile, asset):
         files.append(accuracy_file(profile, asset.key))
@@ -111,7 +104,7 @@ def _in_git(path: str) -> dict[str, Any]:
 
 def _plots(profile: Profile, asset: Asset) -> list[dict[str, Any]]:
     plots = []
-    if trains(profile, asset):
+    if trains(asset):
         plots.append({f"{asset.key} loss": {"x": "step", "y": {loss_file(profile, asset.key): "loss"}}})
     if sets := evaluated_on(profile, asset):
         plots.append({f"{asset.key} accuracy": {"x": "step", "y": {accuracy_file(profile, asset.key): sets}}})
@@ -119,7 +112,7 @@ def _plots(profile: Profile, asset: Asset) -> list[dict[str, Any]]:
 
 
 def _externals(asset: Asset) -> list[External]:
-    return [external for slice_ in asset.parts.values() for external in slice_.externals.values()]
+    return [external for slice_ in asset.slices.values() for external in slice_.externals.values()]
 
 
 def _local_paths(profile: Profile, external: External) -> list[str]:

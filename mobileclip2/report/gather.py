@@ -48,20 +48,15 @@ def gather(pipeline: Pipeline) -> Report:
     )
 
 
-def _is_current(pipeline: Pipeline, key: str) -> bool:
-    asset = pipeline.graph.get(key)
-    return asset is not None and not any(pipeline.missing(asset, group) for group in pipeline.groups(asset))
-
-
 def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
     """Return the evaluated teachers and students, in the order of the profile, with their results."""
-    models = [
-        EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher")
-        for teacher in pipeline.profile.teachers
-        if _is_current(pipeline, f"evaluation/{teacher.name}")
-    ]
-    for student in pipeline.profile.students:
-        if _is_current(pipeline, f"evaluation/{student.name}"):
+    profile = pipeline.profile
+    models = []
+    for teacher in profile.teachers:
+        if f"evaluation/{teacher.name}" in pipeline.graph and pipeline.is_current(f"evaluation/{teacher.name}"):
+            models.append(EvaluatedModel(teacher.name, "teacher", stored_results(pipeline, teacher.name), "teacher"))
+    for student in profile.students:
+        if f"evaluation/{student.name}" in pipeline.graph and pipeline.is_current(f"evaluation/{student.name}"):
             (artifact,) = pipeline.read(f"student/{student.name}")
             facts = artifact.manifest.facts
             note, seen = _origin(student, facts), facts.get("samples")
@@ -104,16 +99,13 @@ def _trainings(pipeline: Pipeline) -> list[Training]:
     return [
         Training(key.name, training_records(pipeline, key), train.batch)
         for key, train in trained.items()
-        if train and _is_current(pipeline, key)
+        if train and pipeline.is_current(key)
     ]
 
 
 def _curves(pipeline: Pipeline) -> list[Curve]:
-    return [
-        Curve(student.name, *between_curve(pipeline, student.name))
-        for student in pipeline.profile.students
-        if student.between and _is_current(pipeline, f"student/{student.name}")
-    ]
+    students = [student.name for student in pipeline.profile.students if student.between]
+    return [Curve(name, *between_curve(pipeline, name)) for name in students if pipeline.is_current(f"student/{name}")]
 
 
 def _samples(pipeline: Pipeline) -> list[SampleRow]:
@@ -128,7 +120,7 @@ def _samples(pipeline: Pipeline) -> list[SampleRow]:
 def _skips(pipeline: Pipeline) -> list[Skip]:
     skips: list[Skip] = []
     for asset in pipeline.graph.values():
-        if not asset.grouped or not _is_current(pipeline, asset.key):
+        if not asset.grouped or not pipeline.is_current(asset.key):
             continue
         for artifact in pipeline.read(asset.key):
             for file in artifact.manifest.files:
@@ -140,11 +132,7 @@ def _skips(pipeline: Pipeline) -> list[Skip]:
 
 
 def _stage(pipeline: Pipeline, asset: Asset) -> Stage:
-    summaries = [
-        pipeline.head(asset, slice_, group)
-        for group in pipeline.groups(asset)
-        for slice_ in asset.parts_of(group).values()
-    ]
+    summaries = [pipeline.summary(asset, slice_, group) for slice_, group in pipeline.slices(asset)]
     times = [record["seconds"] for record in pipeline.times(asset.key)]
     return Stage(
         asset.key,

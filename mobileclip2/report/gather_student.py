@@ -88,7 +88,7 @@ def latency_of(pipeline: Pipeline, name: str) -> Latency:
     """
     check_student(pipeline, name)
     (artifact,) = pipeline.read(f"student/{name}")
-    return measure_latency(load_image_text(artifact, pipeline.contents), choose_device(pipeline.profile.device))
+    return measure_latency(load_image_text(artifact, pipeline.inventory), choose_device(pipeline.profile.device))
 
 
 def _mains(results: Sequence[Result]) -> dict[str, float]:

@@ -12,13 +12,14 @@ from PIL import Image
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
-from mobileclip2.engine.pipeline import Artifact, Pipeline
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow, inline_markdown, sample_sheet
 from mobileclip2.stages.stored_results import results_so_far
+from mobileclip2.store import Artifact
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,7 +62,7 @@ def rows(
     captions_stored = [
         (name, artifact) for name in captioners for artifact in pipeline.read(f"synthetic_captions/{name}", group)
     ]
-    for shard in pipeline.contents.group_shards(group):
+    for shard in pipeline.inventory.group_shards(group):
         table = raw_table(raw, shard)
         captions = dict(zip(*(table.column(name).to_pylist() for name in ("key", "caption")), strict=True))
         stored_views = [_column(artifact, shard, "view") for artifact in views_stored]

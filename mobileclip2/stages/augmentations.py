@@ -19,7 +19,7 @@ def begin(batch: TaskBatch) -> WriteShard:
         raw = raw_table(tasks[0].only("raw_shards"), shard)
         keys, widths, heights = (raw.column(name).to_pylist() for name in ("key", "width", "height"))
         for task in tasks:
-            view = task.part.declared["view"]
+            view = task.slice.declared["view"]
             drawn = [
                 sample_view(views.augmentation, views.seed, key, view, width, height).to_json()
                 for key, width, height in zip(keys, widths, heights, strict=True)

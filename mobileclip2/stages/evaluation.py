@@ -22,9 +22,9 @@ def run(batch: TaskBatch) -> None:
     (task,) = batch.tasks
     device = choose_device(batch.profile.device)
     stored = task.only("model")
-    model = load_image_text(stored, batch.contents)
-    evaluation_set = open_set(batch.profile, task.part.name)
-    model_key = f"{stored.head.data_version}-{batch.asset.code_version}-{device.type}"
+    model = load_image_text(stored, batch.inventory)
+    evaluation_set = open_set(batch.profile, task.slice.name)
+    model_key = f"{stored.summary.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key
     (result,) = evaluate(
         model,

@@ -50,7 +50,7 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
     if key not in students:
         raise UserError(f"export: there is no student '{key}'; the profile has {listed(students)}")
     (stored,) = pipeline.read(key)
-    image_text = load_image_text(stored, pipeline.contents)
+    image_text = load_image_text(stored, pipeline.inventory)
     sets = [
         EvaluationSet(source.name, Path(local_folder(pipeline.profile.locate(source.url))))
         for source in pipeline.profile.evaluation

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mobileclip2.engine.pipeline import Artifact
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.models.build import CONFIG, WEIGHTS, load
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.store import Artifact
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
 
-def load_image_text(stored: Artifact, contents: SourceInventory) -> ImageText:
+def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
     """Load the model of a finished ``teacher/...`` or ``student/...``."""
     if SPEC in {file.name for file in stored.manifest.files}:
-        spec = contents.profile.teacher(stored.head.asset.name).locked
+        spec = inventory.profile.teacher(stored.summary.asset.name).locked
         assert spec is not None
-        return load_locked(spec, stored.fetch(PROJECTIONS), *contents.tower_weights(spec))
+        return load_locked(spec, stored.fetch(PROJECTIONS), *inventory.tower_weights(spec))
     return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))

@@ -67,7 +67,7 @@ def card(pipeline: Pipeline, name: str, exported: Exported) -> str:
             needs=NEEDS.get(exported.kind),
             model=_origin(student),
             embed_dim=exported.image_text.embed_dim,
-            parameters=stored.head.facts.get("parameters"),
+            parameters=stored.summary.facts.get("parameters"),
             context=getattr(exported.image_text.tokenize, "context_length", None),
             samples=_samples(pipeline, found),
             ingredients=_ingredients(pipeline.profile, found),
@@ -93,7 +93,7 @@ def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
     """Count the validated pairs of the shards and corpora in a lineage."""
     keys = dict.fromkeys(node.asset for node in found.nodes.values())
     return {
-        key: sum(artifact.head.samples for artifact in pipeline.read(key))
+        key: sum(artifact.summary.samples for artifact in pipeline.read(key))
         for key in keys
         if key.stage in {"raw_shards", "caption_corpus"}
     }

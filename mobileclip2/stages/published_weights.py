@@ -18,9 +18,8 @@ def check_published_weights(pipeline: Pipeline, keys: Sequence[str]) -> None:
         WeightsError: weights are unavailable.
     """
     for key in keys:
-        asset = pipeline.graph[key]
-        model, field = _model(pipeline.profile, asset)
-        if model and is_published(model) and any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+        model, field = _model(pipeline.profile, pipeline.graph[key])
+        if model and is_published(model) and not pipeline.is_current(key):
             check_published(model, field)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mobileclip2.config.profile import parse
 from mobileclip2.data import sidecar
-from mobileclip2.engine.pipeline import Artifact, Pipeline
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, loads, read_results
+from mobileclip2.store import Artifact
 
 
 def stored_results(pipeline: Pipeline, model: str) -> list[Result]:
@@ -34,7 +35,7 @@ def results_so_far(pipeline: Pipeline, model: str) -> list[Result]:
 
 
 def _results(artifact: Artifact) -> list[Result]:
-    return loads(artifact.fetch(RESULTS).read_text(), artifact.output.key(RESULTS))
+    return loads(artifact.fetch(RESULTS).read_text(), artifact.key(RESULTS))
 
 
 def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Result]:
@@ -65,8 +66,7 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     earlier, key = Pipeline(parse(text, origin=Path(pipeline.profile.file))), f"evaluation/{model}"
     if key not in earlier.graph:
         raise UserError(f"baseline '{baseline}': the profile of that revision has no '{model}'; name another baseline")
-    asset = earlier.graph[key]
-    if any(earlier.missing(asset, name) for name in earlier.groups(asset)):
+    if not earlier.is_current(key):
         raise UserError(
             f"baseline '{baseline}': the store has no evaluation of '{model}' as that revision makes it; "
             f"run 'mobileclip2 evaluate --student {model}' there with this store, or pass a folder of its results"

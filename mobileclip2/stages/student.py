@@ -22,52 +22,40 @@ from mobileclip2.stages import wise_ft
 from mobileclip2.stages.evaluation import open_set
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.reinforced_dataset import tar_name
-from mobileclip2.stages.trained import publish, shards_of, size, tables_of
+from mobileclip2.stages.trained import publish, shards_of, size, tables_of, train_task
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
-from mobileclip2.training.trainer import TrainResult, train
+from mobileclip2.training.trainer import TrainResult
 
 
 def run(batch: TaskBatch) -> None:
     """Train the student, interpolate it with WiSE-FT, or load its pretrained weights, and store it."""
-    (task,) = batch.tasks
-    batch.scratch_store.recall()
     student = batch.profile.student(batch.asset.name)
     if student.between:
         wise_ft.run(batch, student.between)
     elif student.train:
-        image_text, result = train_student(batch, task, student)
+        image_text, result = train_student(batch, student)
         facts = {**size(image_text), "samples": student.train.total_steps * student.train.batch}
         publish(batch, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.contents.model_weights(student.model))
+        image_text = build(student.model, batch.inventory.model_weights(student.model))
         publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
 
 
-def train_student(batch: TaskBatch, task: Task, student: Student) -> tuple[ImageText, TrainResult]:
+def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainResult]:
     """Train a student and return the model and the training result."""
+    (task,) = batch.tasks
     device = choose_device(batch.profile.device)
     if student.base:
-        image_text = load_image_text(task.only("base"), batch.contents)
+        image_text = load_image_text(task.only("base"), batch.inventory)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.contents.model_weights(student.model), seed=student.training.seed)
+        image_text = build(student.model, batch.inventory.model_weights(student.model), seed=student.training.seed)
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
-    result = train(
-        image_text.model,
-        objective,
-        source,
-        student.training,
-        batch.scratch,
-        device=device,
-        fingerprint=task.fingerprint,
-        evaluate=curve_evaluation(batch, student, image_text, device),
-        progress=batch.progress,
-        upload=batch.scratch_store.keep,
-    )
-    return image_text, result
+    evaluate = curve_evaluation(batch, student, image_text, device)
+    return image_text, train_task(batch, image_text.model, objective, source, student.training, device, evaluate)
 
 
 def objective_and_source(
@@ -76,7 +64,7 @@ def objective_and_source(
     """Return the objective and the samples of a training."""
     seed, shards = student.training.seed, task.inputs["data"]
     if student.data == "raw":
-        tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.contents))
+        tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.inventory))
         augmentation = batch.profile.views.augmentation
         source = RawSource(tables, image_text.tokenize, image_text.preprocess, seed=seed, augmentation=augmentation)
         return Contrastive(), source
@@ -95,7 +83,9 @@ def reinforced_source(
 ) -> ReinforcedSource:
     """Open the DR tars of all groups. If the dataset has no images, read them from the source shards."""
     found = [
-        (artifact, shard) for artifact in task.inputs["data"] for shard in shards_of(artifact, batch.contents, tar_name)
+        (artifact, shard)
+        for artifact in task.inputs["data"]
+        for shard in shards_of(artifact, batch.inventory, tar_name)
     ]
     captioners = student.loss.captioners
     return ReinforcedSource(

@@ -11,10 +11,9 @@ from mobileclip2.stages.trained import publish
 def run(batch: TaskBatch) -> None:
     """Train the trial and store its scores. Do not store its weights."""
     (task,) = batch.tasks
-    batch.scratch_store.recall()
     study = batch.profile.study(batch.asset.name)
-    student = batch.profile.trials(study)[task.part.name]
-    _, result = train_student(batch, task, student)
+    student = batch.profile.trials(study)[task.slice.name]
+    _, result = train_student(batch, student)
     scores = {name: value for name, value in result.numbers.items() if MetricName.parse(name).set in study.evaluate_on}
     samples = student.training.total_steps * student.training.batch
     publish(batch, result, lambda folder: None, [], {"samples": samples, "scores": scores})

@@ -25,7 +25,7 @@ def begin(batch: TaskBatch) -> WriteShard:
 
     def write(shard: Shard, tasks: list[Task]) -> None:
         raw = raw_table(tasks[0].only("raw_shards"), shard)
-        numbers = [task.part.declared["caption"] for task in tasks]
+        numbers = [task.slice.declared["caption"] for task in tasks]
         keys = raw.column("key").to_pylist()
         images = preprocessed_images(shard, raw, captioner.preprocess, batch.profile.batch, device)
         texts: dict[int, list[str]] = {number: [] for number in numbers}

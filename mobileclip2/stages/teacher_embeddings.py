@@ -24,7 +24,7 @@ from mobileclip2.stages.prefetch import prepared, to_device
 def begin(batch: TaskBatch) -> WriteShard:
     """Return the function that embeds the missing views or texts of a shard."""
     device = choose_device(batch.profile.device)
-    teacher = load_image_text(batch.tasks[0].only("teacher"), batch.contents)
+    teacher = load_image_text(batch.tasks[0].only("teacher"), batch.inventory)
     teacher.model.to(device)
     embed = embed_views if batch.asset.key.kind == "image" else embed_texts
 
@@ -37,7 +37,7 @@ def begin(batch: TaskBatch) -> WriteShard:
 def commit(batch: TaskBatch) -> None:
     """Commit the manifests. Their facts contain the dimension of the embeddings."""
     for task in batch.tasks:
-        commit_sidecars(task, batch.shards, {"embed_dim": task.only("teacher").head.facts["embed_dim"]})
+        commit_sidecars(task, batch.shards, {"embed_dim": task.only("teacher").summary.facts["embed_dim"]})
 
 
 run = ShardStage(begin, commit)

@@ -1,28 +1,37 @@
-"""Read training samples from all shards, and publish the files of a trained model."""
+"""Train a model on the samples of all shards, and publish its files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from mobileclip2.asset_key import Partition
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.engine.lineage import LINEAGE
-from mobileclip2.engine.pipeline import Artifact, TaskBatch
+from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.shard_stage import SKIPPED, raw_table, side_name
 from mobileclip2.engine.source_inventory import Shard, SourceInventory
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import ShardError
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.tensors import write_tensors
+from mobileclip2.progress import Step
+from mobileclip2.store import Artifact
 from mobileclip2.store.storage import explain
-from mobileclip2.training.trainer import METRICS, TrainResult
+from mobileclip2.training.data import SampleSource
+from mobileclip2.training.objectives import Objective
+from mobileclip2.training.trainer import METRICS, TrainResult, train
 
 
 def shards_of(
-    artifact: Artifact, contents: SourceInventory, file_of: Callable[[Shard], str] = side_name
+    artifact: Artifact, inventory: SourceInventory, file_of: Callable[[Shard], str] = side_name
 ) -> list[Shard]:
     """Return the source tars of a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
 
@@ -34,18 +43,18 @@ def shards_of(
     Raises:
         ShardError: a tar no longer exists.
     """
-    if artifact.group is not None:
-        shards = contents.group_shards(artifact.group)
+    if artifact.summary.group is not None:
+        shards = inventory.group_shards(artifact.summary.group)
     else:
-        shards = contents.corpus_shards(artifact.head.asset.name)
+        shards = inventory.corpus_shards(artifact.summary.asset.name)
     stored = {file.name for file in artifact.manifest.files if not file.name.endswith(SKIPPED)}
     if gone := stored.difference(map(file_of, shards)):
-        partition = Partition(artifact.head.asset, artifact.group)
+        partition = Partition(artifact.summary.asset, artifact.summary.group)
         raise ShardError(f"{partition}: the source no longer has the shard of '{min(gone)}'; restore it, or plan again")
     return [shard for shard in shards if file_of(shard) in stored]
 
 
-def tables_of(artifacts: list[Artifact], contents: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
+def tables_of(artifacts: list[Artifact], inventory: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
     """Yield every shard with valid samples and its table of samples.
 
     Raises:
@@ -53,17 +62,59 @@ def tables_of(artifacts: list[Artifact], contents: SourceInventory) -> Iterator[
     """
     found = False
     for artifact in artifacts:
-        for shard in shards_of(artifact, contents):
+        for shard in shards_of(artifact, inventory):
             table = raw_table(artifact, shard)
             if table.num_rows:
                 found = True
                 yield shard, table
     if not found:
-        assets = dict.fromkeys(artifact.head.asset for artifact in artifacts)
+        assets = dict.fromkeys(artifact.summary.asset for artifact in artifacts)
         raise ShardError(
             f"{', '.join(assets)}: no shard has a valid sample to train on; "
             "check its skipped samples, and 'sources' and 'filters' in the profile"
         )
+
+
+def frozen_features(
+    batch: TaskBatch,
+    tables: Sequence[tuple[Shard, pa.Table]],
+    compute: Callable[[Shard, pa.Table], dict[str, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    """Return features of the samples of all shards, by name. The features of a shard are cached until the training ends."""
+    features = []
+    for number, (shard, table) in enumerate(tables):
+        # by number, because shards of different corpora can have the same name
+        cached = batch.scratch / "features" / f"{number:06d}.safetensors"
+        if not cached.exists():
+            write_tensors(cached, compute(shard, table))
+        features.append(load_file(cached))
+        batch.progress(Step(number + 1, len(tables), "shards of frozen features"))
+    return {name: torch.cat([each[name] for each in features]) for name in features[0]}
+
+
+def train_task(
+    batch: TaskBatch,
+    model: nn.Module,
+    objective: Objective,
+    source: SampleSource,
+    settings: TrainSettings,
+    device: torch.device,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> TrainResult:
+    """Train the model of a batch. A killed training continues from its last checkpoint."""
+    (task,) = batch.tasks
+    return train(
+        model,
+        objective,
+        source,
+        settings,
+        batch.scratch,
+        device=device,
+        fingerprint=task.fingerprint,
+        evaluate=evaluate,
+        progress=batch.progress,
+        upload=batch.scratch_store.keep,
+    )
 
 
 def size(image_text: ImageText) -> dict[str, int]:

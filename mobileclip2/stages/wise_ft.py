@@ -21,7 +21,7 @@ from mobileclip2.stages.trained import publish, size
 def run(batch: TaskBatch, wise_ft: WiseFT) -> None:
     """Evaluate the curve and store the picked student. A killed run continues after the last evaluated point."""
     (task,) = batch.tasks
-    model = load_image_text(task.only("end"), batch.contents)
+    model = load_image_text(task.only("end"), batch.inventory)
     end = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     start = _start(batch, task, wise_ft).model.state_dict()
     device = choose_device(batch.profile.device)
@@ -43,7 +43,7 @@ def run(batch: TaskBatch, wise_ft: WiseFT) -> None:
 def _start(batch: TaskBatch, task: Task, wise_ft: WiseFT) -> ImageText:
     """Return the model from which the end was trained: another student, or its pretrained weights."""
     if "start" in task.inputs:
-        return load_image_text(task.only("start"), batch.contents)
+        return load_image_text(task.only("start"), batch.inventory)
     end = batch.profile.student(wise_ft.to)
     assert end.model is not None
-    return build(end.model, batch.contents.model_weights(end.model))
+    return build(end.model, batch.inventory.model_weights(end.model))

@@ -1,11 +1,12 @@
 """Storage of artifacts: one folder per asset, fingerprint and partition, with one manifest each."""
 
-from mobileclip2.store.artifact import ArtifactFolder
+from mobileclip2.store.artifact import Artifact, ArtifactFolder
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
 from mobileclip2.store.s3 import S3Storage
 from mobileclip2.store.storage import LocalStorage, Storage
 
 __all__ = [
+    "Artifact",
     "ArtifactFolder",
     "File",
     "LocalStorage",

@@ -1,11 +1,12 @@
-"""The folder of one artifact: one slice of an asset for one partition."""
+"""Artifacts: one slice of an asset for one group, in a folder of the store."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store.manifest import File, Manifest
+from mobileclip2.store.manifest import File, Manifest, ManifestSummary
 from mobileclip2.store.storage import Storage, file_sha256
 
 
@@ -18,7 +19,7 @@ def artifact_prefix(asset: str, fingerprint: str, group: str | None) -> str:
 class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
-    Files can be added and deleted until :meth:`close` writes the manifest. Then the folder is immutable.
+    Files can be added and deleted until :meth:`commit` writes the manifest. Then the folder is immutable.
     """
 
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
@@ -64,7 +65,7 @@ class ArtifactFolder:
         except FileNotFoundError:
             path = Path()
         if not path.is_file():
-            raise self._missing(name)
+            raise self._damaged(name, "stored file is gone")
         return path
 
     def describe(self, names: list[str]) -> list[File]:
@@ -73,28 +74,26 @@ class ArtifactFolder:
         Raises:
             DamagedOutput: a file is missing or truncated.
         """
-        return [self._describe(name) for name in sorted(names)]
+        files = []
+        for name in sorted(names):
+            try:
+                size, sha256 = self.storage.describe(self.key(name))
+            except FileNotFoundError:
+                raise self._damaged(name, "stored file is gone") from None
+            if not self.storage.is_complete(self.key(name)):
+                raise self._damaged(name, "the file is truncated")
+            files.append(File(name=name, size=size, sha256=sha256))
+        return files
 
-    def _describe(self, name: str) -> File:
-        try:
-            size, sha256 = self.storage.describe(self.key(name))
-        except FileNotFoundError:
-            raise self._missing(name) from None
-        if not self.storage.is_complete(self.key(name)):
-            raise DamagedOutput(
-                f"{self.storage.url}/{self.key(name)}: the file is truncated; run again to recompute it"
-            )
-        return File(name=name, size=size, sha256=sha256)
+    def _damaged(self, name: str, damage: str) -> DamagedOutput:
+        return DamagedOutput(f"{self.storage.url}/{self.key(name)}: {damage}; run again to recompute it")
 
-    def _missing(self, name: str) -> DamagedOutput:
-        return DamagedOutput(f"{self.storage.url}/{self.key(name)}: stored file is gone; run again to recompute it")
-
-    def close(self, manifest: Manifest) -> None:
+    def commit(self, manifest: Manifest) -> None:
         """Delete leftovers of killed writers and write the manifest."""
         self.storage.delete_temporary(self.prefix)
         self.write("manifest.json", manifest.to_bytes())
 
-    def manifest(self) -> Manifest | None:
+    def read_manifest(self) -> Manifest | None:
         """Return the manifest, or None if it does not exist.
 
         Raises:
@@ -110,10 +109,7 @@ class ArtifactFolder:
                 raise ValueError(f"it belongs to {prefix}")
             return manifest
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise DamagedOutput(
-                f"{self.storage.url}/{self.key('manifest.json')}: not a valid manifest ({error}); "
-                "run again to recompute it"
-            ) from error
+            raise self._damaged("manifest.json", f"not a valid manifest ({error})") from error
 
     def verify(self, manifest: Manifest, *, every_byte: bool = True) -> list[str]:
         """Return a message for each file that is missing or differs from the manifest.
@@ -135,3 +131,39 @@ class ArtifactFolder:
         # The manifest goes first, so that an interrupted deletion leaves no artifact that looks complete.
         self.storage.delete(self.key("manifest.json"))
         self.storage.delete_folder(self.prefix)
+
+
+class Artifact(ArtifactFolder):
+    """A finished artifact. It is immutable, and :meth:`fetch` compares the sizes of its files with the manifest."""
+
+    def __init__(self, storage: Storage, summary: ManifestSummary) -> None:
+        super().__init__(storage, summary.asset, summary.fingerprint, summary.group)
+        self.summary = summary
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Return the manifest.
+
+        Raises:
+            DamagedOutput: the manifest is gone.
+        """
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise DamagedOutput(f"{self.storage.url}/{self.prefix}: its manifest is gone; run again")
+        return manifest
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {file.name: file.size for file in self.manifest.files}
+
+    def fetch(self, name: str) -> Path:
+        """Return the path of a local copy of ``name``.
+
+        Raises:
+            DamagedOutput: the file is gone, or its size differs from the manifest.
+        """
+        path = super().fetch(name)
+        size = path.stat().st_size
+        if size != self._sizes.get(name, size):
+            raise self._damaged(name, "it no longer matches its manifest")
+        return path

@@ -36,7 +36,7 @@ class ManifestCache:
             summary = ManifestSummary.model_validate_json(text)
             if tokens == self._tokens(output, summary):
                 return summary
-        manifest = output.manifest()
+        manifest = output.read_manifest()
         if manifest is None:
             return None
         summary = manifest.summary()

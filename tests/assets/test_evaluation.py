@@ -55,7 +55,7 @@ def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch)
         pipeline = Pipeline(load(finished))
         asset = pipeline.graph["evaluation/pupil"]
         pipeline.storage.delete_folder(asset.key)
-        for name in asset.parts:
+        for name in asset.slices:
             pipeline.materialize("evaluation/pupil", name)
         return sum(computed)
 
@@ -91,7 +91,7 @@ def test_a_changed_set_runs_alone_again_and_what_it_gave_before_is_not_needed(pi
     for asset, name in list(pipeline.stale()):
         pipeline.materialize(asset.key, name)
     assert garbage.unneeded([pipeline], set(), []) == []
-    before = {read.head.part: read.output.prefix for read in pipeline.read("evaluation/pupil")}
+    before = {read.summary.part: read.prefix for read in pipeline.read("evaluation/pupil")}
     assert sorted(before) == sorted(SETS) and len(set(before.values())) == 3
 
     profile = Path(pipeline.profile.file)

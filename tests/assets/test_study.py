@@ -81,7 +81,7 @@ def test_a_search_distils_from_one_teacher_at_a_time_and_a_new_scale_trains_only
     }
     edited(tiny, lambda values: values["students"][0].update(loss={"distill": 0.25}))
     before = edited(tiny, with_studies(search))
-    parts = before.graph["study/scales"].parts
+    parts = before.graph["study/scales"].slices
     assert {part.declared["loss"]["distill"] for part in parts.values()} == {0.25}, "all else is the student's"
     assert {name: part.declared["logit_scales"] for name, part in parts.items()} == {
         "wide_20-seed0": [20, None],
@@ -89,13 +89,13 @@ def test_a_search_distils_from_one_teacher_at_a_time_and_a_new_scale_trains_only
         "narrow_30-seed0": [None, 30],
     }
     after = edited(tiny, with_studies({**search, "scales": {"wide": [20, 0.5, 90], "narrow": [30]}}))
-    added = after.graph["study/scales"].parts
+    added = after.graph["study/scales"].slices
     assert {name for name, part in added.items() if part != parts.get(name)} == {"wide_90-seed0"}
 
 
 def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
     pipeline = edited(finished, with_studies(INGREDIENTS))
-    assert [(item.asset, item.part, item.reasons) for item in plan(pipeline).items][:2] == [
+    assert [(item.asset, item.slice, item.reasons) for item in plan(pipeline).items][:2] == [
         ("study/ingredients", "base-seed0", ("new",)),
         ("study/ingredients", "base-seed3", ("new",)),
     ]
@@ -119,5 +119,5 @@ def test_a_job_asks_for_the_studies_alone(finished):
 
 def test_the_ablation_takes_from_the_demo_what_it_can():
     demo, ablation = (build_graph(load(profile_path(name))) for name in ("demo", "ablation"))
-    shared = {key for key in demo if key in ablation and demo[key].parts == ablation[key].parts}
+    shared = {key for key in demo if key in ablation and demo[key].slices == ablation[key].slices}
     assert set(demo) - shared == {"reinforced_dataset", "student/plain", "evaluation/plain", "student/reinforced"}

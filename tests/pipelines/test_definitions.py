@@ -26,7 +26,7 @@ def test_dagster_sees_the_graph_of_the_profile(pipeline):
         node = graph.get(dg.AssetKey(asset.key.split("/")))
         assert {key.to_user_string() for key in node.parent_keys} == set(asset.upstream)
         assert node.description and node.owners and node.kinds and node.code_version
-        assert node.is_partitioned == (asset.grouped or asset.by_part)
+        assert node.is_partitioned == (asset.grouped or asset.by_slice)
 
 
 def test_a_selection_string_is_parsed(pipeline):

@@ -25,7 +25,7 @@ def test_the_names_of_the_profile_resolve():
     assert graph["student/s0_between"].upstream == ["student/s0_tuned", "student/s0"]
     assert graph["student/s0_tuned"].upstream == ["student/s0", "reinforced_dataset"]
     assert graph["student/s0"].upstream == []
-    (part,) = graph["student/s0_between"].parts.values()
+    (part,) = graph["student/s0_between"].slices.values()
     assert part.externals == {
         "curve/mine-dev": Folder("evaluation/mine-dev"),
         "curve/imagenet1k": Folder("evaluation/imagenet1k"),

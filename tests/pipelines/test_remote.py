@@ -197,7 +197,7 @@ def hanging(profile: Path) -> Iterator[None]:
     """As long as somebody else holds the lease of ``teacher/slow`` a run of it waits."""
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph["evaluation/slow"]
-    work = pipeline.task_for(asset, asset.parts["shapes"], "shapes")
+    work = pipeline.task_for(asset, asset.slices["shapes"], "shapes")
     assert work
     with acquire(pipeline.storage, [work.output.prefix]):
         yield

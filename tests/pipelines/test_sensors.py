@@ -45,9 +45,9 @@ def outputs(profile):
     """Data version of every part that is there."""
     pipeline = Pipeline(load(profile))
     return {
-        (asset.key, part.name, group): pipeline.head(asset, part, group).data_version
+        (asset.key, part.name, group): pipeline.summary(asset, part, group).data_version
         for asset in pipeline.graph.values()
-        for part in asset.parts.values()
+        for part in asset.slices.values()
         for group in pipeline.groups(asset)
     }
 
@@ -143,7 +143,7 @@ def test_what_is_being_computed_is_not_asked_for(smallest, instance):
     daemon = Daemon(smallest, instance)
     pipeline = Pipeline(load(smallest))
     asset = pipeline.graph["raw_shards"]
-    work = pipeline.task_for(asset, asset.parts["whole"], "g01")
+    work = pipeline.task_for(asset, asset.slices["whole"], "g01")
     with acquire(pipeline.storage, [work.output.prefix]):
         wanted = daemon.tick().run_requests
         assert ("raw_shards", "g01") not in [(each.asset_selection[0].path[0], each.partition_key) for each in wanted]

@@ -43,7 +43,7 @@ def other_seed(pipeline: Pipeline, **options: str) -> Pipeline:
 
 
 def views_of(pipeline: Pipeline) -> set[str]:
-    return {each.output.prefix for each in pipeline.read("augmentations")}
+    return {each.prefix for each in pipeline.read("augmentations")}
 
 
 def lineage_file(folder: Path, *places: str) -> Path:
@@ -82,9 +82,7 @@ def test_outputs_are_found_with_their_sizes(pipeline: Pipeline) -> None:
     assert found[f".scratch/student/pupil/{OLD}"] == Stored("student/pupil", OLD, None, 1, 5, scratch=True)
     rest = set(found) - {f"student/pupil/{OLD}", f"augmentations/{OLD}/g00", f".scratch/student/pupil/{OLD}"}
     assert rest == {
-        each.output.prefix
-        for key in ("raw_shards", "augmentations", "caption_corpus/clean")
-        for each in pipeline.read(key)
+        each.prefix for key in ("raw_shards", "augmentations", "caption_corpus/clean") for each in pipeline.read(key)
     }
     assert all(found[path].finished for path in rest)
 
@@ -117,7 +115,7 @@ def test_commits_runs_and_checkpoints_keep_outputs(pipeline: Pipeline, tmp_path:
 def test_outputs_of_a_missing_input_are_kept(pipeline: Pipeline) -> None:
     (raw, _) = pipeline.read("raw_shards")
     views = views_of(pipeline)
-    raw.output.delete("manifest.json")
+    raw.delete("manifest.json")
     changed = Pipeline(pipeline.profile)
     found = stored(changed)
     assert views <= needed(changed, found.values())
@@ -127,11 +125,11 @@ def test_outputs_of_a_missing_input_are_kept(pipeline: Pipeline) -> None:
 
 def test_scratch_is_kept_until_its_output_is_finished(pipeline: Pipeline) -> None:
     (corpus,) = pipeline.read("caption_corpus/clean")
-    own, old = f".scratch/{corpus.output.prefix}", f".scratch/caption_corpus/clean/{OLD}"
+    own, old = f".scratch/{corpus.prefix}", f".scratch/caption_corpus/clean/{OLD}"
     for place in (own, old):
         pipeline.storage.write(f"{place}/resume.pt", b"1")
     assert paths(unneeded([pipeline], set(), [])) == {own, old}
-    corpus.output.delete("manifest.json")
+    corpus.delete("manifest.json")
     assert paths(unneeded([Pipeline(pipeline.profile)], set(), [])) == {old}
 
 

@@ -48,13 +48,13 @@ def identities(profile):
         (asset.key, part.name, group): canonical(
             {
                 "declared": part.declared,
-                "reads": {role: [source.asset, source.part] for role, source in part.inputs.items()},
-                "outside": {role: pipeline.contents.digest(each, group) for role, each in part.externals.items()},
+                "reads": {role: [source.asset, source.slice] for role, source in part.inputs.items()},
+                "outside": {role: pipeline.inventory.digest(each, group) for role, each in part.externals.items()},
             }
         )
         for asset in pipeline.graph.values()
         for group in pipeline.groups(asset)
-        for part in asset.parts_of(group).values()
+        for part in asset.slices_of(group).values()
     }
 
 
@@ -87,7 +87,7 @@ def test_defaults_made_explicit_do_not_matter(name):
         [
             canonical([asset.key, part.declared])
             for asset in Pipeline(each).graph.values()
-            for part in asset.parts.values()
+            for part in asset.slices.values()
         ]
         for each in (profile, explicit)
     ]

@@ -37,7 +37,7 @@ def profile(finished, tmp_path):
 
 
 def folder_of(pipeline, key):
-    return Path(pipeline.storage.url) / pipeline.read(key)[0].output.prefix
+    return Path(pipeline.storage.url) / pipeline.read(key)[0].prefix
 
 
 def edit(profile, before, after):
@@ -59,7 +59,7 @@ class TestLineage:
         assert {"raw_shards", "teacher/wide", "captioner/first", "captioner/second", "reinforced_dataset"} <= assets
         outside = {value for node in found.nodes.values() for value in node.made_from.values()} - set(found.nodes)
         weights = load(profile).teachers[0].model.weights
-        assert pipeline.contents.weights_digest(weights) in outside
+        assert pipeline.inventory.weights_digest(weights) in outside
         assert {f"raw_shards:whole@{group}" for group in ("g00", "g01")} <= set(found.nodes)
         for node in found.nodes.values():
             assert (Path(pipeline.storage.url) / node.path / "manifest.json").is_file()
@@ -171,7 +171,7 @@ class TestGarbage:
     def test_unfinished_outputs_of_the_profile_are_kept(self, profile):
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         asset = pipeline.graph["augmentations"]
-        task = pipeline.task_for(asset, asset.parts["view-0"], "g00")
+        task = pipeline.task_for(asset, asset.slices["view-0"], "g00")
         task.output.write("half.parquet", b"half")
         assert task.output.prefix not in self.unneeded(pipeline)
         again = edit(profile, "count: 2, seed: 2", "count: 2, seed: 3")
@@ -182,15 +182,15 @@ class TestGarbage:
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         run(pipeline)
         for asset, group in [("student/pupil", None), ("evaluation/pupil", "shapes")]:
-            assert pipeline.graph[asset].parts
+            assert pipeline.graph[asset].slices
             (read,) = pipeline.read(asset, group)
             for name in ("resume.pt", "features/000000.safetensors"):
-                pipeline.storage.write(f".scratch/{asset}/{read.head.fingerprint}/{name}", b"1234")
-            (Path(pipeline.storage.url) / read.output.prefix / "manifest.json").rename(profile.parent / "aside")
-            assert f".scratch/{asset}/{read.head.fingerprint}" not in self.unneeded(Pipeline(load(profile)))
-            (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.output.prefix / "manifest.json")
+                pipeline.storage.write(f".scratch/{asset}/{read.summary.fingerprint}/{name}", b"1234")
+            (Path(pipeline.storage.url) / read.prefix / "manifest.json").rename(profile.parent / "aside")
+            assert f".scratch/{asset}/{read.summary.fingerprint}" not in self.unneeded(Pipeline(load(profile)))
+            (profile.parent / "aside").rename(Path(pipeline.storage.url) / read.prefix / "manifest.json")
             pipeline = Pipeline(load(profile))
-            assert f".scratch/{asset}/{read.head.fingerprint}" in self.unneeded(pipeline), "it is finished"
+            assert f".scratch/{asset}/{read.summary.fingerprint}" in self.unneeded(pipeline), "it is finished"
         outputs = gc.unneeded([pipeline], set(), [])
         (stored,) = [each for each in outputs if each.path.startswith(".scratch/student")]
         assert (stored.files, stored.bytes, stored.finished) == (2, 8, False)
@@ -209,7 +209,7 @@ def test_lineage_contains_no_local_path_and_no_time(profile):
 def test_an_input_deleted_during_training_is_named(profile):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph["student/plain"]
-    task = pipeline.task_for(asset, asset.parts["whole"], None)
+    task = pipeline.task_for(asset, asset.slices["whole"], None)
     (folder_of(pipeline, "raw_shards") / "manifest.json").unlink()
     pipeline.forget()
     with pytest.raises(DamagedOutput, match="raw_shards: it was deleted or damaged after it was read; run again"):

@@ -69,11 +69,11 @@ def test_a_second_materialization_computes_nothing(profile):
 def test_more_views_draw_only_the_new_ones(profile):
     pipeline = Pipeline(load(profile))
     pipeline.materialize("raw_shards", "g00")
-    before = pipeline.materialize("augmentations", "g00").heads
+    before = pipeline.materialize("augmentations", "g00").summaries
     pipeline = edited(profile, lambda values: values["views"].update(count=4))
     done = pipeline.materialize("augmentations", "g00")
     assert done.computed == ["view-2", "view-3"]
-    assert done.heads["view-0"] == before["view-0"]
+    assert done.summaries["view-0"] == before["view-0"]
 
 
 def test_a_changed_shard_affects_only_its_group(profile):
@@ -99,7 +99,7 @@ def test_two_sources_with_equal_names_do_not_overwrite_each_other(profile):
     shutil.copytree(profile.parent / "shards", profile.parent / "more")
     pipeline = edited(profile, lambda values: values["sources"].append({"name": "more", "url": "more"}))
     assert pipeline.materialize("raw_shards", "g01").samples == 2 * 12
-    assert len({shard.id for shard in pipeline.contents.shards}) == 8
+    assert len({shard.id for shard in pipeline.inventory.shards}) == 8
 
 
 def test_groups_and_shards_may_be_empty(profile):
@@ -112,7 +112,7 @@ def test_groups_and_shards_may_be_empty(profile):
         done = {group: pipeline.materialize(key, group) for group in pipeline.profile.group_names}
     for group in ("g04", "g05"):
         assert done[group].samples == 0
-        assert len({head.fingerprint for head in done[group].heads.values()}) == 2
+        assert len({head.fingerprint for head in done[group].summaries.values()}) == 2
     assert {read.manifest.facts["embed_dim"] for read in pipeline.read("teacher_embeddings/narrow/image")} == {8}
 
 
@@ -150,7 +150,7 @@ def test_an_unreadable_source_folder_is_an_error(tiny, monkeypatch):
 
 def test_a_deleted_shard_is_named(profile):
     pipeline = Pipeline(load(profile))
-    assert pipeline.contents.shards
+    assert pipeline.inventory.shards
     (profile.parent / "shards" / "00000.tar").unlink()
     with pytest.raises(ShardError, match=r"00000\.tar: (cannot be read \(No such file|the shard is missing)"):
         pipeline.materialize("raw_shards", "g00")
@@ -223,7 +223,7 @@ class TestWholeGraph:
                 f"{a.key}:{p}"
                 for a, g in pipeline.stale()
                 for p in pipeline.missing(a, g)
-                if pipeline.task_for(a, a.parts[p], g) is not None
+                if pipeline.task_for(a, a.slices[p], g) is not None
             }
         )
 
@@ -234,7 +234,7 @@ class TestWholeGraph:
         pipeline = Pipeline(load(profile))
         for asset in pipeline.graph:
             for read in pipeline.read(asset):
-                assert read.output.verify(read.manifest) == []
+                assert read.verify(read.manifest) == []
 
     def test_a_logit_scale_touches_students_only(self, profile):
         pipeline = edited(profile, lambda values: values["teachers"][0].update(logit_scale=51))

@@ -71,7 +71,7 @@ def assets(computed):
 
 
 def planned(pipeline):
-    return {(item.asset, item.part, item.group) for item in plan(pipeline).items}
+    return {(item.asset, item.slice, item.group) for item in plan(pipeline).items}
 
 
 def rerun(pipeline):
@@ -241,7 +241,7 @@ def test_a_plan_of_some_assets_includes_their_upstream(profile):
 def test_costs_come_from_logged_times(profile):
     pipeline = change(profile, lambda values: values["views"].update(seed=9))
     item = next(item for item in plan(pipeline).items if item.asset == "teacher_embeddings/wide/image")
-    assert item.cost.samples == pipeline.read("raw_shards", item.group)[0].head.samples
+    assert item.cost.samples == pipeline.read("raw_shards", item.group)[0].summary.samples
     assert item.cost.seconds > 0 and item.cost.bytes > 0 and not item.cost.unknown
 
 
@@ -295,7 +295,7 @@ class TestDamage:
 
 
 def manifest_of(pipeline, key):
-    return Path(pipeline.storage.url) / pipeline.read(key)[0].output.prefix / "manifest.json"
+    return Path(pipeline.storage.url) / pipeline.read(key)[0].prefix / "manifest.json"
 
 
 RUN = """
@@ -327,7 +327,7 @@ def test_two_runs_at_once_share_the_work(profile):
     assert planned(pipeline) == set()
     for key in pipeline.graph:
         for each in pipeline.read(key):
-            assert each.output.verify(each.manifest) == []
+            assert each.verify(each.manifest) == []
 
 
 def test_a_killed_run_leaves_a_correct_plan(profile):

@@ -68,4 +68,4 @@ def test_repeated_kills_give_the_manifests_of_an_undisturbed_run(tmp_path, undis
     assert not list(pipeline.stale())
     for asset in pipeline.graph:
         for read in pipeline.read(asset):
-            assert read.output.verify(read.manifest) == []
+            assert read.verify(read.manifest) == []

@@ -34,7 +34,7 @@ def test_a_truncated_file_of_an_unfinished_group_is_recomputed(tiny, monkeypatch
 
 def test_commit_deletes_partial_files_of_killed_writers(tiny):
     pipeline = Pipeline(load(tiny))
-    task = pipeline.task_for(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].parts["whole"], "g00")
+    task = pipeline.task_for(pipeline.graph["raw_shards"], pipeline.graph["raw_shards"].slices["whole"], "g00")
     left = Path(pipeline.storage.url, task.output.key(".00000.parquet.123.partial"))
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")

@@ -26,7 +26,7 @@ def pod(profile, monkeypatch, number):
 
 
 def digest(pipeline):
-    return pipeline.contents.digest(GroupShards(), "g00")
+    return pipeline.inventory.digest(GroupShards(), "g00")
 
 
 def test_pods_share_the_hashes_of_one_volume(tiny, monkeypatch, hashed):

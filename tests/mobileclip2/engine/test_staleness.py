@@ -42,7 +42,7 @@ def with_views(pipeline: Pipeline, views: str) -> Pipeline:
 
 
 def why(pipeline: Pipeline, only: list[str] = CHEAP) -> dict[tuple[str, str, str | None], tuple[str, ...]]:
-    return {(item.asset, item.part, item.group): item.reasons for item in plan(pipeline, only).items}
+    return {(item.asset, item.slice, item.group): item.reasons for item in plan(pipeline, only).items}
 
 
 def test_an_empty_store_makes_everything_new(tiny: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_is_there_is_reused_and_counted(pipeline: Pipeline) -> None:
     assert plan(changed, CHEAP).reused == 2 + 4 + 1
     assert plan(changed, CHEAP).pairs == [("augmentations", "g00"), ("augmentations", "g01")]
     (row,) = rows(plan(changed, CHEAP))
-    assert (row.asset, row.groups, row.parts, row.reasons) == ("augmentations", ("g00", "g01"), ("view-2",), ("new",))
+    assert (row.asset, row.groups, row.slices, row.reasons) == ("augmentations", ("g00", "g01"), ("view-2",), ("new",))
     assert row.cost == plan(changed, CHEAP).cost and row.cost.samples == 11 + 12
 
 
@@ -95,7 +95,7 @@ def close_empty(pipeline: Pipeline, prefix: str = "") -> None:
     """Write a manifest over no files for every part of the assets whose keys begin with ``prefix``."""
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset) if asset.key.startswith(prefix) else []:
-            for part in asset.parts_of(group).values():
+            for part in asset.slices_of(group).values():
                 task = pipeline.task_for(asset, part, group)
                 assert task is not None
                 task.commit([], samples=1)
@@ -140,15 +140,15 @@ def test_a_reason_names_the_upstream_asset_of_its_role(tiny: Path) -> None:
         pipeline = Pipeline(load(tiny))
         asset = pipeline.graph[captioner]
         inputs = {"data": Input("raw_shards"), "data/extra": Input(corpus)}
-        parts = {name: replace(part, inputs=inputs) for name, part in asset.parts.items()}
-        pipeline.graph[captioner] = replace(asset, parts=parts)
+        parts = {name: replace(part, inputs=inputs) for name, part in asset.slices.items()}
+        pipeline.graph[captioner] = replace(asset, slices=parts)
         return pipeline
 
     close_empty(with_roles())
     (tiny.parent / "corpus" / "00000.tar").write_bytes(b"other bytes")
     changed = with_roles()
     asset = changed.graph[corpus]
-    task = changed.task_for(asset, asset.parts["whole"], None)
+    task = changed.task_for(asset, asset.slices["whole"], None)
     assert task is not None
     task.commit([], samples=2)
     assert why(changed, [captioner]) == {(captioner, "whole", None): (f"upstream {corpus} has changed",)}
@@ -156,7 +156,7 @@ def test_a_reason_names_the_upstream_asset_of_its_role(tiny: Path) -> None:
 
 def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
     (corpus,) = pipeline.read("caption_corpus/clean")
-    path = Path(pipeline.storage.url) / corpus.output.prefix / "manifest.json"
+    path = Path(pipeline.storage.url) / corpus.prefix / "manifest.json"
     path.write_text("{")
     ((key, (reason,)),) = why(pipeline).items()
     assert key == ("caption_corpus/clean", "whole", None)

@@ -52,7 +52,7 @@ def task_batch(profile, key, group="g00"):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
     return TaskBatch(
-        pipeline, asset, group, [pipeline.task_for(asset, part, group) for part in asset.parts.values()], silent
+        pipeline, asset, group, [pipeline.task_for(asset, part, group) for part in asset.slices.values()], silent
     )
 
 
@@ -144,7 +144,7 @@ def test_the_name_depends_on_the_batch_alone(raw):
     first, again = TaskSpec.of(task_batch(raw, "augmentations")), TaskSpec.of(task_batch(raw, "augmentations"))
     assert first == again and first.name == again.name
     assert first.name.startswith("augmentations-") and len(first.name) == len("augmentations-") + 16
-    fewer = first.model_copy(update={"parts": first.parts[:1]})
+    fewer = first.model_copy(update={"slices": first.slices[:1]})
     assert fewer.name != first.name
 
 

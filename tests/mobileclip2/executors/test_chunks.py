@@ -30,7 +30,7 @@ def test_the_rate_of_the_profile_gives_seconds_a_shard(tiny):
     pipeline = Pipeline(load(tiny))
     done = pipeline.materialize("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
-    parts = [pipeline.task_for(asset, part, "g00") for part in asset.parts.values()]
+    parts = [pipeline.task_for(asset, part, "g00") for part in asset.slices.values()]
     batch = TaskBatch(pipeline, asset, "g00", parts, silent)
     assert len(batch.shards) == len(parts) == 2
     assert seconds_a_shard(batch) == pytest.approx(2 * done.samples / 5 / 2)
@@ -39,5 +39,5 @@ def test_the_rate_of_the_profile_gives_seconds_a_shard(tiny):
 def test_uncounted_shards_have_unknown_seconds(tiny):
     pipeline = Pipeline(load(tiny))
     asset = pipeline.graph["raw_shards"]
-    batch = TaskBatch(pipeline, asset, "g00", [pipeline.task_for(asset, asset.parts["whole"], "g00")], silent)
+    batch = TaskBatch(pipeline, asset, "g00", [pipeline.task_for(asset, asset.slices["whole"], "g00")], silent)
     assert seconds_a_shard(batch) is None

@@ -28,7 +28,7 @@ def test_torchrun_trains_the_weights_of_one_process(tmp_path):
         pipeline.compute = LocalExecutor(processes)
         pipeline.materialize("student/plain")
         (read,) = pipeline.read("student/plain")
-        assert read.output.verify(read.manifest) == []
+        assert read.verify(read.manifest) == []
         weights.append(load_file(read.fetch(WEIGHTS)))
     for name, alone in weights[0].items():
         torch.testing.assert_close(learned(name, weights[1][name]), learned(name, alone), atol=1e-4, rtol=1e-3)

@@ -11,7 +11,7 @@ def test_the_exit_status_separates_temporary_from_permanent_errors(tiny, monkeyp
     pipeline = Pipeline(load(tiny))
     pipeline.materialize("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
-    tasks = [pipeline.task_for(asset, part, "g00") for part in asset.parts.values()]
+    tasks = [pipeline.task_for(asset, slice_, "g00") for slice_ in asset.slices.values()]
     spec = TaskSpec.of(TaskBatch(pipeline, asset, "g00", tasks, silent))
     assert main([spec.store, spec.key, "--of", "1"]) == PERMANENT
     (failure,), _ = parse_output(capfd.readouterr().out)

@@ -81,7 +81,7 @@ def declarations(profile: Profile) -> dict[str, Any]:
 
     def digest(external: Any, group: str | None) -> str:
         try:
-            return pipeline.contents.digest(external, group)
+            return pipeline.inventory.digest(external, group)
         except UserError as error:
             return str(error)
 
@@ -92,7 +92,7 @@ def declarations(profile: Profile) -> dict[str, Any]:
                 part.inputs,
                 {role: [digest(e, group) for group in pipeline.groups(asset)] for role, e in part.externals.items()},
             )
-            for part in asset.parts.values()
+            for part in asset.slices.values()
         }
         for asset in pipeline.graph.values()
     }

@@ -144,7 +144,7 @@ def test_dvc_runs_a_stage_and_two_commits_compare(repository):
     first = (repository.folder / "checkpoints/plain/open_clip_model.safetensors").read_bytes()
     assert "mobileclip2 run student/plain --profile tiny.yaml" in repository.dvc("repro", "student-plain")
     pipeline = Pipeline(load(repository.profile))
-    assert {(item.asset, item.part) for item in plan(pipeline).items} == {("evaluation/plain", "shapes")}
+    assert {(item.asset, item.slice) for item in plan(pipeline).items} == {("evaluation/plain", "shapes")}
     (read,) = pipeline.read("student/plain")
     second = (repository.folder / "checkpoints/plain/open_clip_model.safetensors").read_bytes()
     assert first != second == read.fetch("open_clip_model.safetensors").read_bytes()

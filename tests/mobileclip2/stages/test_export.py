@@ -76,7 +76,7 @@ def picture() -> Image.Image:
 def expected(pipeline, texts: list[str]) -> torch.Tensor:
     """Return the cosines of the trained model."""
     (stored,) = pipeline.read(STUDENT)
-    model = trained(load_image_text(stored, pipeline.contents))
+    model = trained(load_image_text(stored, pipeline.inventory))
     with torch.inference_mode():
         return model.image(model.pixels(picture())[None])[0] @ model.text(model.tokens(texts)).T
 
@@ -266,7 +266,7 @@ def test_an_export_requires_an_evaluation_set(profile, tmp_path):
 def test_other_preprocessing_is_exported_only_as_openclip(pipeline, tmp_path):
     (stored,) = pipeline.read(STUDENT)
     found = Inputs([encode(picture())], ["a cat"], [encode(picture())])
-    image_text = load_image_text(stored, pipeline.contents)
+    image_text = load_image_text(stored, pipeline.inventory)
     image_text.preprocess = type(image_text.preprocess)(32, interpolation="nearest")
     with pytest.raises(UserError, match="does not support the interpolation 'nearest'"):
         write(image_text, found, tmp_path, "onnx")

@@ -13,7 +13,7 @@ from mobileclip2.stages.load_model import load_image_text
 def test_a_stored_model_knows_its_sizes(materialized: Callable[..., Pipeline], key: str, dim: int, size: int) -> None:
     pipeline = materialized(key)
     (stored,) = pipeline.read(key)
-    model = load_image_text(stored, pipeline.contents)
+    model = load_image_text(stored, pipeline.inventory)
     assert (model.embed_dim, model.preprocess.size) == (dim, size)
     assert model.embed_images(torch.zeros(2, 3, size, size)).shape == (2, dim)
     assert model.embed_texts(["a red square"]).shape == (1, dim)

@@ -21,7 +21,7 @@ def pipeline(materialized: Callable[..., Pipeline]) -> Pipeline:
 @pytest.fixture
 def image_text(pipeline: Pipeline) -> ImageText:
     (stored,) = pipeline.read("student/pupil")
-    return load_image_text(stored, pipeline.contents)
+    return load_image_text(stored, pipeline.inventory)
 
 
 def test_the_card_names_every_ingredient_with_its_license(pipeline: Pipeline, image_text: ImageText) -> None:

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def stored(tmp_path_factory):
     pipeline = Pipeline(load(make_tiny(tmp_path_factory.mktemp("tiny"), shards=1, samples=9)))
     pipeline.materialize("raw_shards", "g00")
-    (shard,) = pipeline.contents.group_shards("g00")
+    (shard,) = pipeline.inventory.group_shards("g00")
     (raw,) = pipeline.read("raw_shards", "g00")
     return shard, raw_table(raw, shard)
 

@@ -36,7 +36,7 @@ def pipeline(tmp_path_factory):
 @pytest.mark.parametrize("name", ["wide", "narrow"])
 def test_each_teacher_embeds_the_stored_crop_at_its_own_size(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
-    teacher = load_image_text(stored, pipeline.contents)
+    teacher = load_image_text(stored, pipeline.inventory)
     (raw,) = pipeline.read("raw_shards", "g00")
     compared = 0
     for view, (views, embeddings) in enumerate(
@@ -47,7 +47,7 @@ def test_each_teacher_embeds_the_stored_crop_at_its_own_size(pipeline, name):
         )
     ):
         assert embeddings.manifest.part == f"view-{view}"
-        for shard in pipeline.contents.group_shards("g00"):
+        for shard in pipeline.inventory.group_shards("g00"):
             table = raw_table(raw, shard)
             drawn = sidecar.read(views.fetch(side_name(shard)), sidecar.VIEWS).to_pylist()
             keys, bits = sidecar.read_embeddings(embeddings.fetch(side_name(shard)))
@@ -64,10 +64,10 @@ def test_each_teacher_embeds_the_stored_crop_at_its_own_size(pipeline, name):
 @pytest.mark.parametrize("name", ["wide", "narrow"])
 def test_text_embeddings_are_normalized_and_in_order(pipeline, name):
     (stored,) = pipeline.read(f"teacher/{name}")
-    teacher = load_image_text(stored, pipeline.contents)
+    teacher = load_image_text(stored, pipeline.inventory)
     (raw,) = pipeline.read("raw_shards", "g00")
     (texts,) = pipeline.read(f"teacher_embeddings/{name}/text", "g00")
-    for shard in pipeline.contents.group_shards("g00"):
+    for shard in pipeline.inventory.group_shards("g00"):
         table = raw_table(raw, shard)
         keys, bits = sidecar.read_embeddings(texts.fetch(side_name(shard)))
         assert keys == table.column("key").to_pylist()

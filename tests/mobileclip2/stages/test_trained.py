@@ -12,7 +12,7 @@ from mobileclip2.stages.trained import publish, shards_of
 def work_on(profile, key):
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph[key]
-    (part,) = asset.parts.values()
+    (part,) = asset.slices.values()
     return TaskBatch(pipeline, asset, None, [pipeline.task_for(asset, part, None)], silent)
 
 
@@ -20,13 +20,13 @@ def test_only_rank_0_publishes(tiny, monkeypatch):
     batch = work_on(tiny, "teacher/wide")
     monkeypatch.setenv("RANK", "1")
     publish(batch, None, lambda folder: pytest.fail(f"wrote into {folder}, which the first process clears"), [], {})
-    assert batch.tasks[0].output.manifest() is None
+    assert batch.tasks[0].output.read_manifest() is None
 
 
 def test_publish_stores_the_files_and_deletes_the_scratch_folder(tiny):
     batch = work_on(tiny, "teacher/wide")
     publish(batch, None, lambda folder: (folder / "a.txt").write_text("a"), ["a.txt"], {})
-    assert [file.name for file in batch.tasks[0].output.manifest().files] == ["a.txt"]
+    assert [file.name for file in batch.tasks[0].output.read_manifest().files] == ["a.txt"]
     assert not (batch.pipeline.scratch / "teacher/wide" / batch.tasks[0].fingerprint).exists()
 
 
@@ -34,15 +34,15 @@ def test_shards_of_ignores_added_and_rejects_deleted_shards(tiny):
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     pipeline = Pipeline(load(tiny))
     (read,) = pipeline.read("raw_shards", "g00")
-    before = shards_of(read, pipeline.contents)
-    assert before == pipeline.contents.group_shards("g00")
+    before = shards_of(read, pipeline.inventory)
+    assert before == pipeline.inventory.group_shards("g00")
     folder = tiny.parent / "shards"
     shutil.copy(folder / "00000.tar", folder / "00100.tar")
     pipeline = Pipeline(load(tiny))
-    assert len(pipeline.contents.group_shards("g00")) == len(before) + 1
-    assert shards_of(read, pipeline.contents) == before
+    assert len(pipeline.inventory.group_shards("g00")) == len(before) + 1
+    assert shards_of(read, pipeline.inventory) == before
     (folder / "00000.tar").unlink()
     with pytest.raises(
         ShardError, match=r"raw_shards \[g00\]: the source no longer has the shard of '00000-.*parquet'"
     ):
-        shards_of(read, Pipeline(load(tiny)).contents)
+        shards_of(read, Pipeline(load(tiny)).inventory)

@@ -21,11 +21,11 @@ EVERY = 11
 def content(pipeline):
     """Return the content of every artifact without versions of sources, which differ between ETags and hashes."""
     return {
-        (read.head.asset, read.head.part, read.group): (
+        (read.summary.asset, read.summary.part, read.summary.group): (
             [file for file in read.manifest.files if file.name != LINEAGE],
-            read.head.samples,
-            read.head.skip_reasons,
-            read.head.facts,
+            read.summary.samples,
+            read.summary.skip_reasons,
+            read.summary.facts,
         )
         for key in pipeline.graph
         for read in pipeline.read(key)

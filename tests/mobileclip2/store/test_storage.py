@@ -75,8 +75,8 @@ def test_the_data_version_is_that_of_the_content():
 
 def test_a_manifest_that_was_changed_is_refused(tmp_path):
     output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
-    output.close(manifest())
-    assert output.manifest() == manifest()
+    output.commit(manifest())
+    assert output.read_manifest() == manifest()
     text = output.read("manifest.json").decode()
     for before, after in (
         ('"samples": 1', '"samples": 7'),
@@ -87,15 +87,15 @@ def test_a_manifest_that_was_changed_is_refused(tmp_path):
         assert before in text
         output.write("manifest.json", text.replace(before, after).encode())
         with pytest.raises(DamagedOutput, match=rf"a/{F}/g00/manifest\.json: .* but it says"):
-            output.manifest()
+            output.read_manifest()
 
 
 def test_a_manifest_of_another_place_is_refused(tmp_path):
     store = LocalStorage(tmp_path)
-    ArtifactFolder(store, "a", F, "g00").close(manifest())
+    ArtifactFolder(store, "a", F, "g00").commit(manifest())
     store.write(f"a/{F}/g01/manifest.json", store.read(f"a/{F}/g00/manifest.json"))
     with pytest.raises(DamagedOutput, match=rf"g01/manifest\.json: .*it belongs to a/{F}/g00"):
-        ArtifactFolder(store, "a", F, "g01").manifest()
+        ArtifactFolder(store, "a", F, "g01").read_manifest()
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
@@ -103,7 +103,7 @@ def test_a_damaged_manifest_is_named(tmp_path, damage):
     output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     output.write("manifest.json", damage)
     with pytest.raises(DamagedOutput, match=r"manifest\.json"):
-        output.manifest()
+        output.read_manifest()
 
 
 def test_gone_and_changed_files_are_named(tmp_path):

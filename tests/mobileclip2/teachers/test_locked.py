@@ -38,14 +38,14 @@ def spec() -> Locked:
 
 
 @pytest.fixture(scope="module")
-def contents(tmp_path_factory) -> SourceInventory:
+def inventory(tmp_path_factory) -> SourceInventory:
     return SourceInventory(load(make_tiny(tmp_path_factory.mktemp("tiny"))))
 
 
 @pytest.fixture(scope="module")
-def locked(spec, contents):
+def locked(spec, inventory):
     torch.set_num_threads(1)
-    return build_locked(spec, *contents.tower_weights(spec), seed=0)
+    return build_locked(spec, *inventory.tower_weights(spec), seed=0)
 
 
 def test_projections_on_cached_features_are_the_whole_model(locked):
@@ -75,9 +75,9 @@ def test_the_towers_are_frozen_and_pretrained(locked):
     assert trainable == {"logit_scale", "visual.head.proj.weight", "text.proj.weight"}
 
 
-def test_a_stored_teacher_comes_back(locked, spec, contents, tmp_path):
+def test_a_stored_teacher_comes_back(locked, spec, inventory, tmp_path):
     save_projections(Projections(locked.model), spec, tmp_path)
-    again = load_locked(spec, tmp_path / PROJECTIONS, *contents.tower_weights(spec))
+    again = load_locked(spec, tmp_path / PROJECTIONS, *inventory.tower_weights(spec))
     assert torch.equal(again.embed_texts(["cat"]), locked.embed_texts(["cat"]))
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(again.embed_images(images), locked.embed_images(images))
@@ -110,7 +110,7 @@ def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path
         pipeline = Pipeline(load(tiny))
         pipeline.materialize("caption_corpus/clean")
         asset = pipeline.graph["teacher/locked"]
-        return pipeline.task_for(asset, asset.parts["whole"], None).fingerprint
+        return pipeline.task_for(asset, asset.slices["whole"], None).fingerprint
 
     before = identity()
     (tmp_path / "text" / "tokenizer.json").write_text('{"other": 1}')
@@ -151,12 +151,12 @@ def other_captions(tar: Path) -> list[tuple[str, bytes]]:
         ]
 
 
-def test_a_trunk_that_timm_does_not_know(spec, contents):
+def test_a_trunk_that_timm_does_not_know(spec, inventory):
     with pytest.raises(WeightsError, match=r"timm has no model 'tf_efficientnet_lite99'.*; set 'locked\.trunk'"):
-        build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), *contents.tower_weights(spec))
+        build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), *inventory.tower_weights(spec))
 
 
-def test_weights_that_are_not_installed(spec, contents):
+def test_weights_that_are_not_installed(spec, inventory):
     gone = spec.model_copy(update={"trunk_weights": spec.trunk_weights.model_copy(update={"package": "not-here"})})
     with pytest.raises(WeightsError, match="'not-here' is not installed; run 'make setup'"):
-        contents.tower_weights(gone)
+        inventory.tower_weights(gone)
