@@ -96,13 +96,12 @@ def refresh(
     if not (pipeline.profile.compute.kubernetes and parent and is_launched(parent)):
         parent = None
     runs = 0
+    lease = f"run/{socket.gethostname()}/{os.getpid()}"  # gc keeps the outputs of a profile that runs
     keys = selected(pipeline, only)
     if parent is None:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
     try:
-        with acquire(
-            pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note
-        ):  # gc keeps its outputs
+        with acquire(pipeline.storage, [lease], pipeline.note):
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
                     label = label_of(asset.key, group)
