@@ -157,8 +157,7 @@ def _execute_here(
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         tags={**tags, PROCESS_TAG: this_process()},
     )
-    errors = [failure.error for failure in _failures(dagster, result.run_id)]
-    if any(error and error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"} for error in errors):
+    if not result.success and any(map(_is_interruption, _failures(dagster, result.run_id))):
         dagster.report_run_canceled(result.dagster_run, f"Stopped; {KEPT}.")
         raise KeyboardInterrupt
     run = dagster.get_run_by_id(result.run_id)
@@ -169,6 +168,10 @@ def _execute_here(
 def _failures(dagster: dg.DagsterInstance, run_id: str) -> list[Any]:
     entries = dagster.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     return [entry.get_dagster_event().step_failure_data for entry in entries]
+
+
+def _is_interruption(failure: Any) -> bool:
+    return getattr(failure.error, "cls_name", None) in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 
 
 def _cause(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> str:
