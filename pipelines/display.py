@@ -54,7 +54,7 @@ class Display:
         """Finish a pair. A pair that was already stored ends without :meth:`begin`."""
         self.finished += 1
         if self.label and not self.console.is_terminal:
-            self._line(f"[{self.finished}/{self.total}] {label} in {self.clock() - self.label_began:.1f} s")
+            self.say(f"[{self.finished}/{self.total}] {label} in {self.clock() - self.label_began:.1f} s")
         self.label, self.last_step, self.activity = "", None, self.name
 
     def doing(self, activity: str) -> None:
@@ -63,10 +63,6 @@ class Display:
         if activity.split(" ")[0] != self.activity.split(" ")[0]:
             self.activity_began = self.clock()
         self.activity = activity
-
-    def say(self, text: str) -> None:
-        """Write a permanent line."""
-        self._line(text)
 
     def hide(self) -> None:
         """Clear the bars, so that something else can write to the terminal."""
@@ -80,7 +76,7 @@ class Display:
         if self.console.is_terminal:
             self._draw()
         elif self.clock() - self.last_line >= LINE_SECONDS and (self.label or self.activity):
-            self._line(self.now())
+            self.say(self.now())
 
     def now(self) -> str:
         """Return the current asset, progress, activity and elapsed time as one line."""
@@ -89,7 +85,8 @@ class Display:
         words = [self.label, str(self.last_step or ""), self.activity]
         return f"{number}{': '.join(filter(None, words))}, {self.clock() - began:.0f} s"
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Write a permanent line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self.last_line = self.clock()
 

@@ -69,8 +69,8 @@ def apply_gate(
         # report an unusable baseline before the training, which can take hours
         baseline_results(pipeline, baseline, model)
     materialize(keys)
-    baseline_found = baseline_results(pipeline, baseline, model) if baseline else None
-    comparison = compare(stored_results(pipeline, model), baseline_found, pipeline.profile.gate)
+    reference = baseline_results(pipeline, baseline, model) if baseline else None
+    comparison = compare(stored_results(pipeline, model), reference, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
     return GateResult(table, bool(comparison.failed))
 

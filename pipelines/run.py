@@ -96,13 +96,12 @@ def refresh(
     if not (pipeline.profile.compute.kubernetes and parent and is_launched(parent)):
         parent = None
     runs = 0
+    lease = f"run/{socket.gethostname()}/{os.getpid()}"  # gc keeps the outputs of a profile that runs
     keys = selected(pipeline, only)
     if parent is None:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
     try:
-        with acquire(
-            pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note
-        ):  # gc keeps its outputs
+        with acquire(pipeline.storage, [lease], pipeline.note):
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
                     label = label_of(asset.key, group)
@@ -158,8 +157,7 @@ def _execute_here(
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         tags={**tags, PROCESS_TAG: this_process()},
     )
-    errors = [failure.error for failure in _failures(dagster, result.run_id)]
-    if any(error and error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"} for error in errors):
+    if not result.success and any(map(_is_interruption, _failures(dagster, result.run_id))):
         dagster.report_run_canceled(result.dagster_run, f"Stopped; {KEPT}.")
         raise KeyboardInterrupt
     run = dagster.get_run_by_id(result.run_id)
@@ -170,6 +168,10 @@ def _execute_here(
 def _failures(dagster: dg.DagsterInstance, run_id: str) -> list[Any]:
     entries = dagster.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
     return [entry.get_dagster_event().step_failure_data for entry in entries]
+
+
+def _is_interruption(failure: Any) -> bool:
+    return getattr(failure.error, "cls_name", None) in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 
 
 def _cause(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> str:

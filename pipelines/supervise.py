@@ -207,8 +207,8 @@ class Supervisor:
             self._forward_signals()
             if not self.signals.received:
                 self.display.tick()
-            ended, found = os.waitpid(self.child, os.WNOHANG)
-            status = found if ended else None
+            ended, wait_status = os.waitpid(self.child, os.WNOHANG)
+            status = wait_status if ended else None
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         stopped = self.signals.received[0] if self.signals.received else None
         if stopped or died:

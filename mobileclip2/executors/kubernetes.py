@@ -33,11 +33,6 @@ RESTARTS = 3
 """restarts of a training; restarts after lost nodes do not count"""
 
 
-def connect(settings: Kubernetes) -> KubernetesExecutor:
-    """Return the executor for the cluster of this pod or of the kubeconfig. It connects on first use."""
-    return KubernetesExecutor(settings)
-
-
 @dataclass
 class _Failed(Exception):
     """A Job failed."""
@@ -50,7 +45,7 @@ class _Failed(Exception):
 
 
 class KubernetesExecutor:
-    """Runs task batches as Jobs."""
+    """Runs task batches as Jobs in the cluster of this pod or of the kubeconfig."""
 
     def __init__(self, settings: Kubernetes, cluster: Cluster | None = None) -> None:
         self.settings = settings

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from mobileclip2.progress import Step
 
@@ -45,25 +45,31 @@ class Failure(_Message):
     permanent: bool
     """whether another attempt fails in the same way"""
 
+    @field_validator("message", mode="before")
+    @classmethod
+    def _escape_surrogates(cls, message: str) -> str:
+        """Escape the bytes of a file name that is not UTF-8, which JSON cannot represent."""
+        return message.encode(errors="backslashreplace").decode()
 
-Message = Annotated[StepReport | Failure, Field(discriminator="kind")]
 
-_MESSAGE: TypeAdapter[StepReport | Failure] = TypeAdapter(Message)
+Message = StepReport | Failure
+
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 
-def send(message: StepReport | Failure) -> None:
+def send(message: Message) -> None:
     """Write a message to stdout."""
     sys.stdout.flush()
     # one call, because the ranks of a training share their stdout
     os.write(sys.stdout.fileno(), f"{format_message(message)}\n".encode())
 
 
-def format_message(message: StepReport | Failure) -> str:
+def format_message(message: Message) -> str:
     """Return a message as a line without its end."""
     return f"{MARKER}{message.model_dump_json()}"
 
 
-def parse_message(line: str) -> tuple[StepReport | Failure | None, str]:
+def parse_message(line: str) -> tuple[Message | None, str]:
     """Split a line into the message at its end, if there is one, and the text before it.
 
     A library may print text without a line end before the message.
@@ -76,14 +82,14 @@ def parse_message(line: str) -> tuple[StepReport | Failure | None, str]:
     return None, line
 
 
-def parse_output(output: str) -> tuple[list[StepReport | Failure], list[str]]:
+def parse_output(output: str) -> tuple[list[Message], list[str]]:
     """Return the messages in the output of a worker, and the other lines."""
     # not splitlines(), which also splits at characters that JSON does not escape
     parsed = [parse_message(line) for line in output.split("\n")]
     return [message for message, _ in parsed if message], [text for _, text in parsed if text.strip()]
 
 
-def first_failure(messages: Iterable[StepReport | Failure]) -> Failure | None:
+def first_failure(messages: Iterable[Message]) -> Failure | None:
     """Return the first permanent failure, else the first failure, else None."""
     failures = [message for message in messages if isinstance(message, Failure)]
     return next((failure for failure in failures if failure.permanent), failures[0] if failures else None)

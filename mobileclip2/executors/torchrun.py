@@ -1,7 +1,4 @@
-"""Run the ranks of a training with torchrun, and report how a rank died.
-
-python -m mobileclip2.executors.torchrun TORCHRUN-OPTIONS -m mobileclip2.executors.worker STORE KEY
-"""
+"""Run the ranks of a training with torchrun, and report how a rank died. The arguments are those of torchrun."""
 
 from __future__ import annotations
 

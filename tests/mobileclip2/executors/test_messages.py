@@ -62,6 +62,11 @@ def test_other_lines_are_not_messages(line):
     assert parse_message(line) == (None, line)
 
 
+def test_a_file_name_that_is_not_utf8_is_escaped():
+    message, _ = parse_message(format_message(Failure(message="shard-\udcff.tar: too bad", permanent=True)))
+    assert message.message == "shard-\\udcff.tar: too bad"
+
+
 def test_a_false_marker_hides_no_message():
     message = Failure(message="the disk is full", permanent=False)
     assert parse_message(f"{MARKER}garbage {format_message(message)}") == (message, f"{MARKER}garbage ")
