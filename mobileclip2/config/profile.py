@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Protocol, Self
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.config.augmentation import RELEASED_RENDERING, Augmentation, Rendering
 from mobileclip2.config.captioner import CoCaConfig, GenerationSettings
 from mobileclip2.config.compute import ComputeSettings
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
@@ -314,6 +314,7 @@ class Student(Settings):
     between: WiseFT | None = None
     data: Literal["reinforced", "raw"] = "reinforced"
     loss: Loss = Loss()
+    render: Rendering = RELEASED_RENDERING
     train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
     """evaluation sets for evaluations during training"""
@@ -329,7 +330,9 @@ class Student(Settings):
         if self.between or not self.train:
             fields = type(self).model_fields
             unused = [
-                name for name in ("data", "evaluate_on", "loss", "train") if getattr(self, name) != fields[name].default
+                name
+                for name in ("data", "evaluate_on", "loss", "render", "train")
+                if getattr(self, name) != fields[name].default
             ]
             if unused:
                 raise ValueError(f"student '{self.name}' is not trained; remove {', '.join(unused)}")

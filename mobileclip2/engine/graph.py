@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from mobileclip2.config.augmentation import EARLIER_RENDERING
 from mobileclip2.config.profile import Captioner, Model, Profile, Student, Teacher, WiseFT
 from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
 from mobileclip2.fingerprint import declared
@@ -340,6 +341,8 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
         "data": student.data,
         "train": declared(student.train),
     }
+    if student.render != EARLIER_RENDERING:
+        fields["render"] = declared(student.render)
     inputs = {"base": Input(f"student/{student.base}")} if student.base else {}
     if student.data == "raw":
         fields["augmentation"] = declared(profile.views.augmentation)

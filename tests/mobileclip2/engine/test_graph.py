@@ -156,6 +156,7 @@ def others(value):
             yield from (value + 1, value - 1, value + 1e-4, value * 0.9, value * 2)
         case str():
             yield from (f"{value}x", "raw", "reinforced", "real", "synthetic", "npz", "pth.gz", "bf16")
+            yield from ("bicubic", "model", "pixels", "scaled")
             yield from (
                 "raw_shards",
                 "caption_corpus/clean",
