@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from mobileclip2 import errors
 from mobileclip2.config import compute, profile
-from mobileclip2.config.augmentation import Augmentation, RandAugment
+from mobileclip2.config.augmentation import Augmentation, RandAugment, Rendering
 from mobileclip2.config.captioner import CoCaConfig, GenerationSettings
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.training import TrainSettings
@@ -41,6 +41,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Weights": profile.Weights,
     "Dataset": profile.Dataset,
     "Students": profile.Student,
+    "Render": Rendering,
     "Between": profile.WiseFT,
     "Pick": profile.Pick,
     "Loss": profile.Loss,

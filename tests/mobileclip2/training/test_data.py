@@ -339,7 +339,7 @@ def photo() -> Image.Image:
 def released_view(image: Image.Image, view: View) -> Image.Image:
     """Replay a view for a 256-pixel student as the released training describes it, written without this project's code."""
     top, left, height, width = view.crop
-    image = image.resize((256, 256), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+    image = image.crop((left, top, left + width, top + height)).resize((256, 256), Image.Resampling.BICUBIC)
     for op, magnitude in view.ops or ():
         moved = Image.new("RGB", (256, 256))
         if op == 3:  # TranslateX
