@@ -1,9 +1,9 @@
 """Render views for training with torch's vectorized resize.
 
 :func:`mobileclip2.data.augmentation.render` resizes with Pillow and takes three times as long. torch's kernel has weights
-of fewer bits, and it always resizes rows first, while Pillow begins with the longer side. For photographs 3 in 100 values
-differ by one of 255 levels and 1 in 100,000 by more, which is less than the loss of JPEG. Pillow applies RandAugment to
-the resized crop.
+of fewer bits, and it always resizes rows first, while Pillow 13 begins with the height if it loses many more pixels. For
+photographs 3 in 100 values differ by one of 255 levels and 1 in 100,000 by more, which is less than the loss of JPEG.
+Pillow applies RandAugment to the resized crop.
 """
 
 from __future__ import annotations
