@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from mobileclip2 import errors
 from mobileclip2.config import compute, profile
-from mobileclip2.config.augmentation import Augmentation, RandAugment
+from mobileclip2.config.augmentation import Augmentation, RandAugment, Rendering
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
 from mobileclip2.config.dataset import Dataset, Views
@@ -49,6 +49,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Weights": Weights,
     "Dataset": Dataset,
     "Students": Student,
+    "Render": Rendering,
     "Between": WiseFT,
     "Pick": Pick,
     "Loss": Loss,

@@ -1,9 +1,9 @@
-"""The ``augmentation`` section of a profile."""
+"""The sections of a profile that draw views (``augmentation``) and render them for a student (``render``)."""
 
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,3 +41,28 @@ class Augmentation(Settings):
         if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
             raise ValueError(f"ratio {self.ratio}: two positive width-to-height ratios, the lower first")
         return self
+
+
+Translation = Literal["pixels", "scaled"]
+"""TranslateX and TranslateY move a view by the stored number of pixels at every size, or in proportion to its size"""
+
+
+class Rendering(BaseModel):
+    """How the views of a student are rendered. The defaults are those of the released training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    interpolation: Literal["bicubic", "model"] = "bicubic"
+    """resize of the crop: bicubic for every student, or the interpolation of the student's preprocessing"""
+    translation: Translation = "pixels"
+    """the stored amount is for 224 pixels: ``pixels`` keeps it at every size, ``scaled`` moves small and large views alike"""
+
+    def interpolation_of(self, model: str) -> str:
+        """Return the interpolation for a model whose preprocessing has the interpolation ``model``."""
+        return model if self.interpolation == "model" else self.interpolation
+
+
+RELEASED_RENDERING = Rendering()
+
+EARLIER_RENDERING = Rendering(interpolation="model", translation="scaled")
+"""how views were rendered before this was a setting; neither fingerprint nor model name it, so that such students stay fresh"""

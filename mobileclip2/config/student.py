@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mobileclip2.config.augmentation import RELEASED_RENDERING, Rendering
 from mobileclip2.config.model import Model
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.training import TrainSettings
@@ -68,6 +69,7 @@ class Student(Settings):
     between: WiseFT | None = None
     data: Literal["reinforced", "raw"] = "reinforced"
     loss: Loss = Loss()
+    render: Rendering = RELEASED_RENDERING
     train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
     """evaluation sets for evaluations during training"""
@@ -83,7 +85,9 @@ class Student(Settings):
         if self.between or not self.train:
             fields = type(self).model_fields
             unused = [
-                name for name in ("data", "evaluate_on", "loss", "train") if getattr(self, name) != fields[name].default
+                name
+                for name in ("data", "evaluate_on", "loss", "render", "train")
+                if getattr(self, name) != fields[name].default
             ]
             if unused:
                 raise ValueError(f"student '{self.name}' is not trained; remove {', '.join(unused)}")

@@ -2,7 +2,7 @@
 
 A view is ``[[top, left, height, width], [[op, magnitude], [op, magnitude]]]``. The operations are ``null`` if RandAugment
 is off. The crop is in pixels of the original image, so that a view can be rendered at any size. Translations are in pixels
-of a view of 224 pixels and scale with the size.
+of a view of 224 pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from PIL import Image, ImageEnhance, ImageOps
 
-from mobileclip2.config.augmentation import Augmentation, RandAugment
+from mobileclip2.config.augmentation import Augmentation, RandAugment, Translation
 from mobileclip2.errors import ShardError
 
 REFERENCE_SIZE = 224
@@ -122,8 +122,12 @@ def sample_view(augmentation: Augmentation, seed: int, key: str, view: int, widt
     return View(crop, tuple(_operation(randaugment, draw) for _ in range(randaugment.ops)))
 
 
-def render(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> Image.Image:
+def render(
+    image: Image.Image, view: View, size: int, interpolation: str = "bicubic", translation: Translation = "scaled"
+) -> Image.Image:
     """Render a view of the original RGB image at ``size`` x ``size`` pixels.
+
+    Scaled translations give the same view at every size, so teachers of different sizes see the same.
 
     Raises:
         ShardError: the crop does not fit the image.
@@ -131,7 +135,7 @@ def render(image: Image.Image, view: View, size: int, interpolation: str = "bicu
     check_crop(view, image.width, image.height)
     top, left, height, width = view.crop
     image = image.crop((left, top, left + width, top + height))
-    return operate(image.resize((size, size), Image.Resampling[interpolation.upper()]), view)
+    return operate(image.resize((size, size), Image.Resampling[interpolation.upper()]), view, translation)
 
 
 def check_crop(view: View, width: int, height: int) -> None:
@@ -143,10 +147,13 @@ def check_crop(view: View, width: int, height: int) -> None:
         )
 
 
-def operate(image: Image.Image, view: View) -> Image.Image:
+def operate(image: Image.Image, view: View, translation: Translation = "scaled") -> Image.Image:
     """Apply the operations of a view to its resized crop."""
     for op, magnitude in view.ops or ():
-        image = _APPLY[OPERATIONS[op]](image, magnitude)
+        name = OPERATIONS[op]
+        if translation == "scaled" and name in ("TranslateX", "TranslateY"):
+            magnitude = magnitude * image.width / REFERENCE_SIZE
+        image = _APPLY[name](image, magnitude)
     return image
 
 
@@ -207,16 +214,12 @@ def _affine(image: Image.Image, *matrix: float) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=0)
 
 
-def _pixels(magnitude: float, image: Image.Image) -> int:
-    return int(magnitude * image.width / REFERENCE_SIZE)
-
-
 _APPLY: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "Identity": lambda image, _: image,
     "ShearX": lambda image, magnitude: _affine(image, 1, magnitude, 0, 0, 1, 0),
     "ShearY": lambda image, magnitude: _affine(image, 1, 0, 0, magnitude, 1, 0),
-    "TranslateX": lambda image, magnitude: _affine(image, 1, 0, -_pixels(magnitude, image), 0, 1, 0),
-    "TranslateY": lambda image, magnitude: _affine(image, 1, 0, 0, 0, 1, -_pixels(magnitude, image)),
+    "TranslateX": lambda image, magnitude: _affine(image, 1, 0, -int(magnitude), 0, 1, 0),
+    "TranslateY": lambda image, magnitude: _affine(image, 1, 0, 0, 0, 1, -int(magnitude)),
     "Rotate": lambda image, magnitude: image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=0),
     "Brightness": lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1 + magnitude),
     "Color": lambda image, magnitude: ImageEnhance.Color(image).enhance(1 + magnitude),

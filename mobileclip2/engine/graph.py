@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mobileclip2.asset_key import AssetKey
+from mobileclip2.config.augmentation import EARLIER_RENDERING
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
@@ -339,6 +340,8 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
         "data": student.data,
         "train": declared(student.train),
     }
+    if student.render != EARLIER_RENDERING:
+        fields["render"] = declared(student.render)
     inputs = {"base": Input(AssetKey.of("student", student.base))} if student.base else {}
     if student.data == "raw":
         fields["augmentation"] = declared(profile.views.augmentation)

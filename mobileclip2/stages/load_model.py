@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.models.build import CONFIG, WEIGHTS, load
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.store import Artifact
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
+
+VIEWS = "view_cfg"
+"""key of a stored configuration that says how the views of the training were rendered; open_clip ignores it"""
 
 
 def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
@@ -15,4 +20,8 @@ def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
         spec = inventory.profile.teacher(stored.summary.asset.name).locked
         assert spec is not None
         return load_locked(spec, stored.fetch(PROJECTIONS), *inventory.tower_weights(spec))
-    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
+    image_text = load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
+    config = json.loads(stored.fetch(CONFIG).read_text())
+    if VIEWS in config:
+        image_text.config[VIEWS] = config[VIEWS]
+    return image_text

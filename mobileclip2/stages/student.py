@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from mobileclip2.config.augmentation import EARLIER_RENDERING, Rendering
 from mobileclip2.config.student import Student
+from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
@@ -20,7 +23,7 @@ from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
 from mobileclip2.stages.evaluation import open_set
-from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.stages.load_model import VIEWS, load_image_text
 from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.stages.trained import publish, shards_of, size, tables_of, train_task
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
@@ -55,7 +58,20 @@ def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainR
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
     evaluate = curve_evaluation(batch, student, image_text, device)
-    return image_text, train_task(batch, image_text.model, objective, source, student.training, device, evaluate)
+    result = train_task(batch, image_text.model, objective, source, student.training, device, evaluate)
+    image_text.config.pop(VIEWS, None)
+    if student.render != EARLIER_RENDERING:
+        image_text.config[VIEWS] = rendered_views(image_text.preprocess, student.render)
+    return image_text, result
+
+
+def rendered_views(preprocess: Preprocess, render: Rendering) -> dict[str, Any]:
+    """Return how a student's views were rendered, for the configuration of the stored model."""
+    return {
+        "size": preprocess.size,
+        "interpolation": render.interpolation_of(preprocess.interpolation),
+        "translation": render.translation,
+    }
 
 
 def objective_and_source(
@@ -66,7 +82,14 @@ def objective_and_source(
     if student.data == "raw":
         tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.inventory))
         augmentation = batch.profile.views.augmentation
-        source = RawSource(tables, image_text.tokenize, image_text.preprocess, seed=seed, augmentation=augmentation)
+        source = RawSource(
+            tables,
+            image_text.tokenize,
+            image_text.preprocess,
+            seed=seed,
+            augmentation=augmentation,
+            rendering=student.render,
+        )
         return Contrastive(), source
     dims = shards[0].manifest.facts["teacher_dims"]
     objective = Reinforced(
@@ -96,6 +119,7 @@ def reinforced_source(
         captions=f"^syn_text_({'|'.join(captioners)})$" if captioners else "^syn_text.*$",
         needs=needs,
         images=None if batch.profile.dataset.images else [local_copy(shard.url) for _, shard in found],
+        rendering=student.render,
     )
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from mobileclip2.config.augmentation import Augmentation
+from mobileclip2.config.augmentation import RELEASED_RENDERING, Augmentation, Rendering
 from mobileclip2.data.augmentation import View, sample_view
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode as decode_image
@@ -102,11 +102,12 @@ class ReinforcedSource:
         captions: str = f"^{CAPTIONS}.*$",
         needs: Sequence[str] = KEYS,
         images: Sequence[Path] | None = None,
+        rendering: Rendering = RELEASED_RENDERING,
     ) -> None:
         self.needs = tuple(needs)
         if unknown := set(needs).difference(KEYS):
             raise UserError(f"training data: unknown keys {', '.join(sorted(unknown))}; the keys are {', '.join(KEYS)}")
-        self._preprocess, self._seed = preprocess, seed
+        self._preprocess, self._seed, self._rendering = preprocess, seed, rendering
         self._tokens = _TokenCache(tokenize)
         self._captions = _compile(captions)
         file = RowFile()
@@ -207,7 +208,7 @@ class ReinforcedSource:
         name = self._name(shard, sample)
         image = _decode_valid(self._image_bytes(shard, row, sample), name)
         try:
-            return render_view(image, view, self._preprocess.size, self._preprocess.interpolation)
+            return _rendered(image, view, self._preprocess, self._rendering)
         except ShardError as error:
             raise ShardError(f"{name}: {error}") from error
 
@@ -250,8 +251,10 @@ class RawSource:
         *,
         seed: int,
         augmentation: Augmentation | None = None,
+        rendering: Rendering = RELEASED_RENDERING,
     ) -> None:
-        self._preprocess, self._seed, self._augmentation = preprocess, seed, augmentation
+        self._preprocess, self._seed = preprocess, seed
+        self._augmentation, self._rendering = augmentation, rendering
         self._tokens = _TokenCache(tokenize)
         self._file = RowFile()
         self._shards = [_RawShard(path, table, self._file) for path, table in shards]
@@ -279,7 +282,7 @@ class RawSource:
         if self._augmentation is None:
             return self._preprocess.pixels(self._preprocess.center(image))
         view = sample_view(self._augmentation, self._seed, key, epoch, *image.size)
-        return render_view(image, view, self._preprocess.size, self._preprocess.interpolation)
+        return _rendered(image, view, self._preprocess, self._rendering)
 
 
 class FeatureSource:
@@ -382,6 +385,11 @@ class _TokenCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _TokenCache, (self._tokenize,)
+
+
+def _rendered(image: Image.Image, view: View, preprocess: Preprocess, rendering: Rendering) -> torch.Tensor:
+    interpolation = rendering.interpolation_of(preprocess.interpolation)
+    return render_view(image, view, preprocess.size, interpolation, rendering.translation)
 
 
 def _decode_valid(data: bytes, name: str) -> Image.Image:

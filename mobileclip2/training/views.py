@@ -1,9 +1,9 @@
 """Render views for training with torch's vectorized resize.
 
 :func:`mobileclip2.data.augmentation.render` resizes with Pillow and takes three times as long. torch's kernel has weights
-of fewer bits, and it always resizes rows first, while Pillow begins with the longer side. For photographs 3 in 100 values
-differ by one of 255 levels and 1 in 100,000 by more, which is less than the loss of JPEG. Pillow applies RandAugment to
-the resized crop.
+of fewer bits, and it always resizes rows first, while Pillow 13 begins with the height if it loses many more pixels. For
+photographs 3 in 100 values differ by one of 255 levels and 1 in 100,000 by more, which is less than the loss of JPEG.
+Pillow applies RandAugment to the resized crop.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.dlpack import from_dlpack
 
+from mobileclip2.config.augmentation import Translation
 from mobileclip2.data.augmentation import View, check_crop, operate, render
 
 _KERNELS = ("bicubic", "bilinear")
 
 
-def render_view(image: Image.Image, view: View, size: int, interpolation: str = "bicubic") -> torch.Tensor:
+def render_view(
+    image: Image.Image, view: View, size: int, interpolation: str = "bicubic", translation: Translation = "scaled"
+) -> torch.Tensor:
     """Render a view of an RGB image as uint8 ``[size, size, 3]``.
 
     Raises:
         ShardError: the crop does not fit into the image.
     """
     if interpolation not in _KERNELS:
-        return _tensor(render(image, view, size, interpolation))
+        return _tensor(render(image, view, size, interpolation, translation))
     check_crop(view, *image.size)
     top, left, height, width = view.crop
     crop = _pixels(image.crop((left, top, left + width, top + height)))
     planes = F.interpolate(crop.permute(2, 0, 1)[None], (size, size), mode=interpolation, antialias=True)[0]
     resized = Image.merge("RGB", [Image.fromarray(plane) for plane in planes[:3].numpy()])
-    return _tensor(operate(resized, view))
+    return _tensor(operate(resized, view, translation))
 
 
 def _pixels(image: Image.Image) -> torch.Tensor:

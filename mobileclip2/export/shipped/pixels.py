@@ -1,4 +1,4 @@
-"""Preprocess images with numpy. The pixels equal those of Pillow and torchvision bit for bit."""
+"""Preprocess images with numpy. The pixels equal those of Pillow 13 and torchvision bit for bit."""
 
 from __future__ import annotations
 
@@ -31,32 +31,34 @@ def center(image: np.ndarray, size: int, interpolation: str) -> np.ndarray:
     """
     shorter = min(image.shape[:2])
     height, width = (int(size * side / shorter) for side in image.shape[:2])
-    across = resample(image.swapaxes(0, 1), width, _central(width, size), interpolation).swapaxes(0, 1)
-    return resample(across, height, _central(height, size), interpolation)
+    # Each pass rounds, so the order counts. Pillow begins with the height if it loses more than twice as many pixels.
+    if image.shape[0] - height > 2 * max(0, image.shape[1] - width):
+        return _columns(resample(image, height, size, interpolation), width, size, interpolation)
+    return resample(_columns(image, width, size, interpolation), height, size, interpolation)
 
 
-def _central(length: int, size: int) -> range:
-    first = round((length - size) / 2)
-    return range(first, first + size)
+def _columns(image: np.ndarray, width: int, size: int, interpolation: str) -> np.ndarray:
+    return resample(image.swapaxes(0, 1), width, size, interpolation).swapaxes(0, 1)
 
 
-def resample(image: np.ndarray, length: int, rows: range, interpolation: str) -> np.ndarray:
-    """Return the ``rows`` of uint8 ``[n, ...]`` resampled along the first axis to ``[length, ...]``."""
+def resample(image: np.ndarray, length: int, size: int, interpolation: str) -> np.ndarray:
+    """Resample uint8 ``[n, ...]`` along the first axis to ``[length, ...]`` and return the ``size`` central rows."""
+    start = round((length - size) / 2)
     if image.shape[0] == length:
-        return image[rows.start : rows.stop]
+        return image[start : start + size]
     scale = image.shape[0] / length
     stretch = max(scale, 1.0)
     reach = SUPPORT[interpolation] * stretch
-    resampled = []
-    for row in rows:
+    rows = []
+    for row in range(start, start + size):
         middle = (row + 0.5) * scale
         first, end = max(int(middle - reach + 0.5), 0), min(int(middle + reach + 0.5), image.shape[0])
         weights = [_weight((source - middle + 0.5) / stretch, interpolation) for source in range(first, end)]
         total = sum(weights)
         fixed = [math.floor(weight / total * (1 << FRACTION) + 0.5) for weight in weights]
         summed = np.tensordot(np.array(fixed, np.int64), image[first:end].astype(np.int64), 1)
-        resampled.append((summed + (1 << (FRACTION - 1))) >> FRACTION)
-    return np.stack(resampled).clip(0, 255).astype(np.uint8)
+        rows.append((summed + (1 << (FRACTION - 1))) >> FRACTION)
+    return np.stack(rows).clip(0, 255).astype(np.uint8)
 
 
 def _weight(distance: float, interpolation: str) -> float:

@@ -9,10 +9,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mobileclip2.config.profile import Profile, load, parse
+from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import canonical, declared_fields
-from pipelines.profiles import PROFILES
+from pipelines.profiles import PROFILES, profile_path
 
 
 @pytest.fixture
@@ -156,6 +157,7 @@ def others(value):
             yield from (value + 1, value - 1, value + 1e-4, value * 0.9, value * 2)
         case str():
             yield from (f"{value}x", "raw", "reinforced", "real", "synthetic", "npz", "pth.gz", "bf16")
+            yield from ("bicubic", "model", "pixels", "scaled")
             yield from (
                 "raw_shards",
                 "caption_corpus/clean",
@@ -247,3 +249,23 @@ def test_exactly_the_declared_fields_change_fingerprints(rich):
     # other sections refer to these fields, or they require a section that is absent
     assert len(compared) > 170
     assert without.difference(compared) == ALONE
+
+
+@pytest.mark.parametrize("name", ["dfndr-12m", "dfndr-2b", "fine-tune"])
+def test_recipes_of_the_paper_render_views_as_the_released_training_does(name):
+    trained = [
+        asset for asset in build_graph(load(profile_path(name))).values() if asset.stage == "student" and asset.trains
+    ]
+    assert trained
+    for asset in trained:
+        (part,) = asset.parts.values()
+        assert part.declared["render"] == {"interpolation": "bicubic", "translation": "pixels"}
+
+
+@pytest.mark.parametrize("name", ["demo", "ablation", "tiny"])
+def test_small_students_keep_the_fingerprints_from_before_the_setting(name):
+    students = [
+        asset for asset in build_graph(load(profile_path(name))).values() if asset.stage in ("student", "study")
+    ]
+    parts = [part for asset in students for part in asset.parts.values()]
+    assert parts and not any("render" in part.declared for part in parts)

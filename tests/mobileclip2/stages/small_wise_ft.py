@@ -42,11 +42,18 @@ def add_tuning(profile: Path) -> None:
     # YAML anchors share objects
     values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
     train = {"steps": 12, "batch": 8, "learning_rate": 3.0e-3}
+    render = values["students"][0]["render"]
     values["captioners"] = values["captioners"][:1]
     values["teachers"] = values["teachers"][1:]
     values["students"] = [
-        {"name": "before", "model": {"config": PUPIL}, "data": "raw", "train": train},
-        {"name": "after", "base": "before", "loss": {"captions": "synthetic"}, "train": {**train, "seed": 1}},
+        {"name": "before", "model": {"config": PUPIL}, "data": "raw", "train": train, "render": render},
+        {
+            "name": "after",
+            "base": "before",
+            "loss": {"captions": "synthetic"},
+            "train": {**train, "seed": 1},
+            "render": render,
+        },
         {
             "name": "between",
             "between": {"to": "after", "weights": WEIGHTS, "pick": {"best": "own", "within": 0.1, "of": ["shapes"]}},

@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from mobileclip2.config.profile import load
@@ -13,6 +15,7 @@ from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.build import load as load_model
+from mobileclip2.stages.load_model import VIEWS, load_image_text
 
 
 @pytest.mark.parametrize("name", ["pupil", "plain"])
@@ -44,3 +47,28 @@ def test_a_pretrained_student_keeps_its_weights(tiny: Path) -> None:
     found = load_file(stored.fetch(WEIGHTS))
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     assert "samples" not in stored.manifest.facts and stored.manifest.facts["embed_dim"] == 24
+
+
+@pytest.mark.parametrize(
+    ("render", "recorded"),
+    [
+        ({}, {"size": 32, "interpolation": "bicubic", "translation": "pixels"}),
+        ({"translation": "scaled"}, {"size": 32, "interpolation": "bicubic", "translation": "scaled"}),
+        ({"interpolation": "model", "translation": "scaled"}, None),  # as it was before the setting
+    ],
+)
+def test_a_stored_student_says_how_its_views_were_rendered(tiny, tmp_path, render, recorded):
+    values = yaml.safe_load(tiny.read_text())
+    (plain,) = (student for student in values["students"] if student["name"] == "plain")
+    plain["render"] = render
+    tiny.write_text(yaml.safe_dump(values))
+    pipeline = Pipeline(load(tiny))
+    for group in pipeline.profile.group_names:
+        pipeline.materialize("raw_shards", group)
+    pipeline.materialize("student/plain")
+    (stored,) = pipeline.read("student/plain")
+    assert json.loads(stored.fetch(CONFIG).read_text()).get(VIEWS) == recorded
+    assert load_image_text(stored, pipeline.inventory).config.get(VIEWS) == recorded
+    for name in (CONFIG, WEIGHTS):
+        (tmp_path / name).write_bytes(stored.fetch(name).read_bytes())
+    assert open_clip.create_model(f"local-dir:{tmp_path}").visual.image_size == (32, 32)

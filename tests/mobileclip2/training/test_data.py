@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mobileclip2.config.augmentation import Augmentation
-from mobileclip2.data.augmentation import View, sample_view
+from mobileclip2.config.augmentation import EARLIER_RENDERING, RELEASED_RENDERING, Augmentation
+from mobileclip2.data.augmentation import View, render, sample_view
 from mobileclip2.data.image import decode as decode_image
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.data.reinforced_format import ReinforcedSample, encode
@@ -52,7 +52,7 @@ def pixels(key: str, form: str = "PNG") -> bytes:
 
 
 def drawn(key: str, view: View) -> torch.Tensor:
-    return render_view(decode_image(pixels(key)), view, 16)
+    return render_view(decode_image(pixels(key)), view, 16, translation="pixels")
 
 
 def vector(*about: object) -> torch.Tensor:
@@ -327,6 +327,80 @@ def test_raw_pairs_get_a_fresh_view_each_epoch(tmp_path):
             assert words(found["text"]) == f"caption {key}" and list(found) == ["image", "text"]
     again = pickle.loads(pickle.dumps(reader))  # noqa: S301
     assert equal(again.sample(1, 4), reader.sample(1, 4))
+
+
+def photo() -> Image.Image:
+    """Return a smooth image, of which every resize agrees to a level or two."""
+    down, across = np.mgrid[:300, :400]
+    waves = [np.sin(down / 31 + color) + np.cos(across / 23 - color) for color in range(3)]
+    return Image.fromarray((np.stack(waves, 2) * 60 + 128).astype(np.uint8))
+
+
+def released_view(image: Image.Image, view: View) -> Image.Image:
+    """Replay a view for a 256-pixel student as the released training describes it, written without this project's code."""
+    top, left, height, width = view.crop
+    image = image.crop((left, top, left + width, top + height)).resize((256, 256), Image.Resampling.BICUBIC)
+    for op, magnitude in view.ops or ():
+        moved = Image.new("RGB", (256, 256))
+        if op == 3:  # TranslateX
+            moved.paste(image, (int(magnitude), 0))
+            image = moved
+        elif op == 4:  # TranslateY
+            moved.paste(image, (0, int(magnitude)))
+            image = moved
+        elif op == 6:  # Brightness
+            image = Image.blend(Image.new("RGB", (256, 256)), image, 1 + magnitude)
+        elif op == 11:  # Solarize
+            image = image.point(lambda level, at=magnitude: level if level < at else 255 - level)
+        else:
+            assert op == 0
+    return image
+
+
+REPLAYED = [
+    View((0, 0, 300, 400), ((3, 60.81), (0, 0.0))),
+    View((20, 30, 210, 250), ((4, -30.45), (3, -30.45))),
+    View((20, 30, 210, 250), ((6, -0.27), (4, 45.6))),
+    View((40, 10, 200, 240), ((3, 30.45), (11, 178.5))),
+    View((40, 10, 200, 240), None),
+]
+
+
+@pytest.mark.parametrize("view", REPLAYED)
+@pytest.mark.parametrize("kind", ["reinforced", "raw"])
+def test_a_256_pixel_student_sees_the_views_of_the_released_training(tmp_path, monkeypatch, view, kind):
+    image, file = photo(), io.BytesIO()
+    image.save(file, "PNG")
+    student = Preprocess(256, interpolation="bilinear")  # as MobileCLIP2-S0 is evaluated
+    if kind == "reinforced":
+        sample = reinforced("a-0", image=file.getvalue(), views=[view], image_emb=rows(1, "view"))
+        reader = ReinforcedSource([write(tmp_path / "a.tar", [sample])], tokenize, student, seed=0)
+    else:
+        monkeypatch.setattr(data, "sample_view", lambda *_: view)
+        monkeypatch.setattr(data._RawShard, "sample", lambda *_: ("a-0", "caption", file.getvalue()))
+        pairs = [raw_shard(tmp_path, "a", 1)]
+        reader = RawSource(pairs, tokenize, student, seed=0, augmentation=Augmentation())
+    released = np.asarray(released_view(image, view)).astype(int)
+    found = reader.sample(0, 0)["image"].numpy().astype(int)
+    # a level of rounding crosses the threshold of Solarize here and there
+    assert (np.abs(found - released) > 2).mean() < (0.01 if view.ops and view.ops[1][0] == 11 else 1e-9)
+    assert np.array_equal(np.asarray(render(image, view, 256, "bicubic", "pixels")), released)
+    earlier = render_view(image, view, 256, "bilinear", "scaled").numpy().astype(int)
+    if view.ops and view.ops[0][0] != 0:
+        assert (np.abs(earlier - released) > 2).mean() > 0.01
+
+
+def test_the_earlier_rendering_is_a_setting(tmp_path):
+    view = View((0, 0, 30, 40), ((3, 60.81), (0, 0.0)))
+    sample = reinforced("a-0", views=[view], image_emb=rows(1, "view"))
+    paths, student = [write(tmp_path / "a.tar", [sample])], Preprocess(64, interpolation="bilinear")
+    image = decode_image(pixels("a-0"))
+    for rendering in (EARLIER_RENDERING, RELEASED_RENDERING):
+        found = ReinforcedSource(paths, tokenize, student, seed=0, rendering=rendering).sample(0, 0)["image"]
+        interpolation = "bilinear" if rendering == EARLIER_RENDERING else "bicubic"
+        assert torch.equal(found, render_view(image, view, 64, interpolation, rendering.translation))
+        moved = 17 if rendering == EARLIER_RENDERING else 60  # 60.81 of 224 pixels are 17.4 of 64
+        assert not found[:, :moved].any() and found[:, moved:].any(2).float().mean() > 0.9
 
 
 def test_without_augmentation_raw_pairs_show_the_whole_image(tmp_path):

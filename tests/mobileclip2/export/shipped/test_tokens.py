@@ -58,7 +58,10 @@ def test_text_that_was_decoded_wrongly_is_left_alone():
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(
     ("height", "width", "size"),
-    [(96, 96, 48), (48, 48, 48), (31, 57, 48), (300, 233, 64), (48, 200, 48), (2, 90, 16), (65, 64, 64)],
+    [
+        *[(96, 96, 48), (48, 48, 48), (31, 57, 48), (300, 233, 64), (48, 200, 48), (2, 90, 16), (65, 64, 64)],
+        *[(364, 161, 64), (381, 34, 32), (141, 34, 16)],  # Pillow resizes their height first
+    ],
 )
 def test_pixels_are_torchvisions_to_the_bit(height, width, size, interpolation):
     image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
