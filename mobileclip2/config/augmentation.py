@@ -47,10 +47,8 @@ Translation = Literal["pixels", "scaled"]
 """TranslateX and TranslateY move a view by the stored number of pixels at every size, or in proportion to its size"""
 
 
-class Rendering(BaseModel):
+class Rendering(Settings):
     """How the views of a student are rendered. The defaults are those of the released training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     interpolation: Literal["bicubic", "model"] = "bicubic"
     """resize of the crop: bicubic for every student, or the interpolation of the student's preprocessing"""

@@ -13,7 +13,6 @@ from mobileclip2.engine.trace import lineage, lineage_of
 from mobileclip2.errors import DamagedOutput, UserError
 from mobileclip2.store.lease import acquire
 from pipelines.cli import main
-from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.slow
 
@@ -23,17 +22,11 @@ def run(pipeline):
         pipeline.materialize(asset.key, group)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    torch.set_num_threads(1)
-    profile = make_tiny(tmp_path_factory.mktemp("lineage") / "tiny")
-    run(Pipeline(load(profile)))
-    return profile.parent
-
-
 @pytest.fixture
-def profile(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "tiny") / "tiny.yaml"
+def profile(undisturbed, tmp_path):
+    """Return a copy of the materialized tiny profile."""
+    torch.set_num_threads(1)
+    return shutil.copytree(undisturbed.parent, tmp_path / "tiny") / "tiny.yaml"
 
 
 def folder_of(pipeline, key):

@@ -1,8 +1,15 @@
-"""A bucket on an S3 server over HTTP on loopback."""
+"""A bucket on an S3 server over HTTP on loopback, and manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from mobileclip2.store import File, Manifest
 from mobileclip2.store import s3 as s3_module
+from mobileclip2.store.manifest import identify
 from tests.s3 import FaultyS3
 
 
@@ -33,3 +40,27 @@ def bucket(s3, tmp_path):
     name = f"bucket-{abs(hash(str(tmp_path)))}"
     s3.create_bucket(name)
     return name
+
+
+@pytest.fixture
+def manifest() -> Callable[..., Manifest]:
+    """Return a function that builds a manifest of the folder ``a/<fingerprint>/g00`` with some fields replaced."""
+
+    def build(**changes: Any) -> Manifest:
+        fields: dict[str, Any] = {
+            "asset": "a",
+            "part": "whole",
+            "group": "g00",
+            "fingerprint": identify("a", "1", {}, {}),
+            "code_version": "1",
+            "declared": {},
+            "inputs": {},
+            "samples": 1,
+            "skipped": 0,
+            "skip_reasons": {},
+            "facts": {},
+            "files": [File(name="x", size=1, sha256="0")],
+        }
+        return Manifest(**{**fields, **changes})
+
+    return build

@@ -1,0 +1,117 @@
+"""Requests to an API server on loopback that fails in turn. Whole Jobs are in ``test_kubernetes.py``."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from kubernetes import client
+
+from mobileclip2.errors import ComputeError
+from mobileclip2.executors.cluster import Cluster
+
+JOB: dict[str, Any] = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}}
+
+
+class Api(ThreadingHTTPServer):
+    """Answers requests with ``statuses`` in turn, and repeats the last one."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.statuses = [200]
+        self.requests: list[str] = []
+        self.body = json.dumps(JOB).encode()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        statuses = self.server.statuses
+        self.server.requests.append(f"{self.command} {self.path.partition('?')[0]}")
+        self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with Api() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def cluster(api: Api) -> Cluster:
+    configuration = client.Configuration(host=f"http://127.0.0.1:{api.server_address[1]}")
+    configuration.retries = False
+    return Cluster(client.ApiClient(configuration), "ours", patience=5, pause=0.001)
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
+def test_a_temporary_error_is_retried(cluster: Cluster, api: Api, status: int) -> None:
+    api.statuses = [status, status, 200]
+    job = cluster.job("j")
+    assert job is not None and job.metadata.name == "j"
+    assert api.requests == ["GET /apis/batch/v1/namespaces/ours/jobs/j"] * 3
+
+
+def test_an_object_that_does_not_exist_is_none(cluster: Cluster, api: Api) -> None:
+    api.statuses = [404]
+    assert cluster.job("j") is None and cluster.pods("j") == []
+    cluster.delete_job("j")
+    cluster.delete_service("s")
+
+
+def test_a_job_that_exists_is_not_created_again(cluster: Cluster, api: Api) -> None:
+    api.statuses = [503, 409]
+    assert cluster.create_job(JOB) is False
+    api.statuses = [201]
+    assert cluster.create_job(JOB) is True
+    assert api.requests == ["POST /apis/batch/v1/namespaces/ours/jobs"] * 3
+
+
+def test_a_refusal_names_the_namespace_and_is_not_retried(cluster: Cluster, api: Api) -> None:
+    api.statuses = [403]
+    with pytest.raises(ComputeError, match=r"refused a request in namespace 'ours': it answered 403: .*check 'compute"):
+        cluster.job("j")
+    assert len(api.requests) == 1
+
+
+def test_patience_ends(cluster: Cluster, api: Api) -> None:
+    api.statuses = [503]
+    cluster.patience = 0.01
+    with pytest.raises(ComputeError, match=r"API server was unreachable for 0 s: it answered 503"):
+        cluster.job("j")
+    assert len(api.requests) > 1
+
+
+def test_the_log_is_not_worth_a_retry(cluster: Cluster, api: Api) -> None:
+    api.statuses = [500]
+    assert cluster.log_tail("p") == "" and len(api.requests) == 1
+    api.statuses, api.body = [200], b"caf\xc3\xa9 \xff\n"
+    assert cluster.log_tail("p") == "café �\n"
+
+
+def test_without_a_configured_cluster_the_error_says_how_to_name_one(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    with pytest.raises(ComputeError, match=r"no cluster is configured here.*run inside a cluster, or set KUBECONFIG"):
+        Cluster.connect("ours")

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from open_clip.tokenizer import default_bpe
+from PIL import Image
+
+from mobileclip2.data.preprocess import Preprocess
+from mobileclip2.export.model import ImageTower, TextTower, conventions, trained, with_numpy
+from mobileclip2.export.shipped.tokens import Tokenizer
+from mobileclip2.models.image_text import ImageText
+from tests.tiny import draw
+
+
+def test_towers_return_normalized_features(
+    towers: tuple[ImageTower, TextTower], pixels: torch.Tensor, tokens: torch.Tensor, image_text: ImageText
+) -> None:
+    for features, expected in (
+        (towers[0](pixels), image_text.embed_images(pixels)),
+        (towers[1](tokens), image_text.embed_texts(["a cat", "two dogs", ""])),
+    ):
+        torch.testing.assert_close(features.detach(), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+
+
+def test_the_exported_preprocessing_gives_the_pixels_and_tokens_of_the_training(image_text: ImageText) -> None:
+    tokenizer = Tokenizer(default_bpe(), image_text.tokenize.context_length)
+    plain = trained(image_text)
+    numpy = with_numpy(image_text.preprocess, tokenizer, plain.image, plain.text)
+    picture = draw("red circle", "export").resize((50, 37))
+    assert torch.equal(numpy.pixels(picture), plain.pixels(picture))
+    assert torch.equal(numpy.tokens(["A cat", "zwei Hunde"]), plain.tokens(["A cat", "zwei Hunde"]))
+
+
+def test_pictures_of_other_modes_become_rgb(image_text: ImageText) -> None:
+    numpy = with_numpy(image_text.preprocess, Tokenizer(default_bpe(), 12), torch.relu, torch.relu)
+    assert numpy.pixels(Image.new("L", (40, 40))).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_conventions_are_plain_json(interpolation: str) -> None:
+    assert conventions(Preprocess(48, mean=(0.1, 0.2, 0.3), interpolation=interpolation)) == {
+        "size": 48,
+        "mean": [0.1, 0.2, 0.3],
+        "std": list(Preprocess(48).std),
+        "interpolation": interpolation,
+    }

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from mobileclip2.models.batched import each_text_once, in_batches
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
+def test_batches_keep_the_order_of_the_items(batch: int) -> None:
+    sizes: list[int] = []
+
+    def embed(items: Sequence[int]) -> torch.Tensor:
+        sizes.append(len(items))
+        return torch.tensor(items)[:, None]
+
+    assert in_batches(embed, range(7), batch).squeeze(1).tolist() == list(range(7))
+    assert max(sizes) <= batch and sum(sizes) == 7
+
+
+def test_equal_texts_are_embedded_once_and_short_texts_share_a_batch() -> None:
+    batches: list[list[str]] = []
+
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        batches.append(list(texts))
+        return torch.tensor([[float(len(text)), float(ord(text[0]))] for text in texts])
+
+    texts = ["ccc", "a", "bb", "a", "d", "ccc"]
+    found = each_text_once(embed, texts, 2)
+    assert found.tolist() == [[len(text), ord(text[0])] for text in texts]
+    assert batches == [["a", "d"], ["bb", "ccc"]]

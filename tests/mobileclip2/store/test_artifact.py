@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mobileclip2.errors import DamagedOutput
+from mobileclip2.store import ArtifactFolder, LocalStorage, Manifest
+from mobileclip2.store.artifact import artifact_prefix
+from mobileclip2.store.manifest import identify
+
+F = identify("a", "1", {}, {})
+
+
+def test_a_changed_manifest_is_rejected(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
+    output.commit(manifest())
+    assert output.read_manifest() == manifest()
+    text = output.read("manifest.json").decode()
+    for before, after in (
+        ('"samples": 1', '"samples": 7'),
+        ('"declared": {}', '"declared": {"seed": 1}'),
+        ('"inputs": {}', '"inputs": {"raw_shards": "0"}'),
+        ('"code_version": "1"', '"code_version": "2"'),
+    ):
+        assert before in text
+        output.write("manifest.json", text.replace(before, after).encode())
+        with pytest.raises(DamagedOutput, match=rf"a/{F}/g00/manifest\.json: .* but it says"):
+            output.read_manifest()
+
+
+def test_a_manifest_of_another_folder_is_rejected(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    store = LocalStorage(tmp_path)
+    ArtifactFolder(store, "a", F, "g00").commit(manifest())
+    store.write(f"a/{F}/g01/manifest.json", store.read(f"a/{F}/g00/manifest.json"))
+    with pytest.raises(DamagedOutput, match=rf"g01/manifest\.json: .*it belongs to a/{F}/g00"):
+        ArtifactFolder(store, "a", F, "g01").read_manifest()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"{}", b"\xff"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, damage: bytes) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
+    output.write("manifest.json", damage)
+    with pytest.raises(DamagedOutput, match=r"manifest\.json"):
+        output.read_manifest()
+
+
+def test_missing_and_changed_files_are_named(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
+    output.write("x", b"1")
+    output.write("y", b"2")
+    closed = manifest(files=output.describe(["x", "y"]))
+    assert output.verify(closed) == []
+    output.write("x", b"3")
+    (tmp_path / "a/f/g00/y").unlink()
+    assert output.verify(closed) == ["a/f/g00/x differs from its manifest", "a/f/g00/y is gone"]
+
+
+def test_names_of_evaluation_sets_make_no_folders() -> None:
+    assert artifact_prefix("evaluation/s0", "f", "vtab/pets") == "evaluation/s0/f/vtab-pets"
+    assert artifact_prefix("student/s0", "f", None) == "student/s0/f"
+
+
+def test_only_a_manifest_makes_an_artifact(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
+    output.write("x", b"1")
+    assert output.read_manifest() is None and output.names() == {"x"}
+    output.commit(manifest(files=output.describe(["x"])))
+    assert output.read_manifest() is not None and output.has("manifest.json")
+
+
+def test_a_discarded_folder_is_gone(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
+    output.write("x", b"1")
+    output.commit(manifest())
+    output.discard()
+    assert output.read_manifest() is None and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("act", [lambda output: output.fetch("x"), lambda output: output.describe(["x"])])
+def test_a_missing_file_is_named(tmp_path: Path, act: Callable[[ArtifactFolder], object]) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
+    with pytest.raises(DamagedOutput, match=r"a/f/g00/x: stored file is gone; run again to recompute it"):
+        act(output)
