@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -45,6 +46,8 @@ class Model(Settings):
     weights: Weights | None = None
     activation: Literal["gelu", "quick_gelu"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """activation that the weights were trained with; by default, that of the architecture"""
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", json_schema_extra=UNDECLARED)
+    """commit of the repository on the hub; the commit itself is an input of the stage"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -60,6 +63,8 @@ class Model(Settings):
         if self.from_hub:
             if unused := [name for name in ("weights", "activation") if getattr(self, name) is not None]:
                 raise ValueError(f"an 'hf-hub:' model includes its {' and '.join(unused)}; remove it")
+        elif self.revision and not self.published.get("hf_hub"):
+            raise ValueError("'revision' is a commit of an 'hf-hub:' model or of a tag on the hub; remove it")
         elif self.tag:
             self._check_tag(self.tag)
         elif self.open_clip and self.weights and not self.activation:
@@ -123,6 +128,32 @@ class Model(Settings):
         """Origin and conventions of the weights of a tag, as open_clip lists them. Empty for other weights."""
         known = published.pretrained(self.open_clip) if self.open_clip and self.tag else {}
         return known.get(published.clean_tag(self.tag or ""), {})
+
+    @property
+    def hub(self) -> dict[str, str]:
+        """Names of the hub that the model is built from: of the weights, of the tokenizer and of the text tower.
+
+        A model of the hub can name a tokenizer and a text tower in its own configuration.
+        """
+        if self.from_hub:
+            return {"weights": (self.open_clip or "").removeprefix("hf-hub:")}
+        text = self.architecture.get("text_cfg") or {}
+        names = {
+            "weights": self.published.get("hf_hub", ""),
+            "tokenizer": text.get("hf_tokenizer_name"),
+            "text_config": text.get("hf_model_name"),
+        }
+        return {role: name for role, name in names.items() if name and not Path(name).is_dir()}
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Copy of the ``model_cfg``, with the activation of the weights. Empty for a model of the hub, which has its own."""
+        config = dict(self.config or {})
+        if self.open_clip and not self.from_hub:
+            config = published.architecture(self.open_clip)
+        if self.activation:
+            config["quick_gelu"] = self.activation == "quick_gelu"
+        return config
 
     @property
     def pretrained(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mobileclip2.engine.pipeline import Artifact
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.models.build import CONFIG, WEIGHTS, load
+from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
@@ -15,4 +16,5 @@ def load_image_text(stored: Artifact, contents: SourceInventory) -> ImageText:
         spec = contents.profile.teacher(stored.head.asset.partition("/")[2]).locked
         assert spec is not None
         return load_locked(spec, stored.fetch(PROJECTIONS), *contents.tower_weights(spec))
-    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
+    tokenizer = [stored.fetch(file.name) for file in stored.manifest.files if file.name in TOKENIZER_FILES]
+    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS), tokenizer)

@@ -213,6 +213,7 @@ ALONE = {
         "model",
         "open_clip",
         "package",
+        "revision",
         "rows",
         "samples",
         "scales",

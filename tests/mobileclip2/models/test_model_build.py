@@ -78,8 +78,8 @@ def test_a_weight_file_that_is_none_is_named(tmp_path, name):
 
 
 def test_a_model_that_squashes_its_images_is_stored_as_one(tmp_path):
-    assert _preprocess_config("ViT-B-16-SigLIP")["resize_mode"] == "squash"
-    assert "resize_mode" not in _preprocess_config("MobileCLIP2-S0")
+    assert _preprocess_config(Model(open_clip="ViT-B-16-SigLIP"))["resize_mode"] == "squash"
+    assert "resize_mode" not in _preprocess_config(Model(open_clip="MobileCLIP2-S0"))
     save(from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}), tmp_path)
     assert load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess.resize == "squash"
     wide = Image.effect_noise((80, 48), 90).convert("RGB")
