@@ -38,6 +38,25 @@ class Weights(Settings):
         return self
 
 
+Color = tuple[float, float, float]
+
+
+class PreprocessSettings(Settings):
+    """How images were prepared when the weights were trained. The size is the architecture's."""
+
+    mean: Color
+    std: Color
+    interpolation: Literal["bicubic", "bilinear"]
+    resize_mode: Literal["shortest", "squash"] = "shortest"
+    """``shortest`` resizes the shorter side and crops the center; ``squash`` resizes both sides"""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if min(self.std) <= 0:
+            raise ValueError(f"std: {list(self.std)} must be positive; pixels are divided by it")
+        return self
+
+
 class Model(Settings):
     """An architecture: an open_clip name, an ``hf-hub:`` name, or an inline open_clip configuration."""
 
@@ -46,6 +65,8 @@ class Model(Settings):
     weights: Weights | None = None
     activation: Literal["gelu", "quick_gelu"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """activation that the weights were trained with; by default, that of the architecture"""
+    preprocess: PreprocessSettings | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """by default, that of the architecture's published weights, or open_clip's default for a ``config``"""
     revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", json_schema_extra=UNDECLARED)
     """commit of the repository on the hub; the commit itself is an input of the stage"""
 
@@ -61,14 +82,17 @@ class Model(Settings):
         if self.activation and self.config and "quick_gelu" in self.config:
             raise ValueError("'config' already has 'quick_gelu'; remove 'activation'")
         if self.from_hub:
-            if unused := [name for name in ("weights", "activation") if getattr(self, name) is not None]:
+            if unused := [name for name in ("weights", "activation", "preprocess") if getattr(self, name) is not None]:
                 raise ValueError(f"an 'hf-hub:' model includes its {' and '.join(unused)}; remove it")
         elif self.revision and not self.published.get("hf_hub"):
             raise ValueError("'revision' is a commit of an 'hf-hub:' model or of a tag on the hub; remove it")
         elif self.tag:
             self._check_tag(self.tag)
-        elif self.open_clip and self.weights and not self.activation:
-            self._check_activation_is_known()
+        elif self.open_clip and self.weights:
+            if not self.activation:
+                self._check_activation_is_known()
+            if not self.preprocess:
+                self._check_preprocess_is_known()
         return self
 
     def _check_tag(self, tag: str) -> None:
@@ -78,6 +102,8 @@ class Model(Settings):
         if not (trained := self.published):
             tags = listed(published.pretrained(self.open_clip))
             raise ValueError(f"open_clip does not have weights '{tag}' for {self.open_clip}; it has {tags}")
+        if self.preprocess:
+            raise ValueError(f"the weights '{tag}' include their 'preprocess'; remove it")
         ours, theirs = self._activation(), published.activation(trained)
         if ours == theirs:
             return
@@ -111,6 +137,23 @@ class Model(Settings):
             raise ValueError(
                 f"weights of {self.open_clip} have different activations, and a file does not say which; set "
                 f"'activation' to that of the weights from which these were trained: {choices}"
+            )
+
+    def _check_preprocess_is_known(self) -> None:
+        """Raise ``ValueError`` if published weights of the architecture take differently prepared images."""
+        assert self.open_clip
+        tags: dict[str, list[str]] = {}
+        for tag, trained in published.pretrained(self.open_clip).items():
+            given = {name: trained[name] for name in published.CONVENTIONS}
+            values = ", ".join(
+                f"{name}: {list(value) if isinstance(value, tuple) else value}" for name, value in given.items()
+            )
+            tags.setdefault(f"{{{values}}}", []).append(tag)
+        if len(tags) > 1:
+            choices = " or ".join(f"{values} ({listed(names)})" for values, names in tags.items())
+            raise ValueError(
+                f"weights of {self.open_clip} take differently prepared images, and a file does not say which; set "
+                f"'preprocess' to that of the weights from which these were trained: {choices}"
             )
 
     @property

@@ -72,7 +72,10 @@ def _build(model: Model, files: Files, seed: int) -> ImageText:
 
 
 def _preprocess_config(model: Model) -> dict[str, Any]:
-    """Return the preprocessing of published weights. Copies of the weights use that of the first ones."""
+    """Return the preprocessing of the profile, of the tag, or else of the first published weights."""
+    if model.preprocess:
+        given = model.preprocess.model_dump(mode="json")
+        return {name: value for name, value in given.items() if value != "shortest"}
     tags = pretrained(model.open_clip) if model.open_clip else {}
     published = model.published or next(iter(tags.values()), {})
     return {key: published[key] for key in CONVENTIONS if published.get(key) not in (None, "shortest")}

@@ -126,7 +126,9 @@ def test_the_tokenizer_of_another_repository_is_part_of_the_model(hub, tmp_path)
 
 def test_a_missing_tokenizer_is_an_error_before_the_run(hub, tmp_path, monkeypatch):
     model = Model(config=write("SigLIP", tmp_path / "tokenizer", "somebody/tokenizer"))
-    with pytest.raises(WeightsError, match=r"students\.a\.model: the files of the tokenizer somebody/tokenizer cannot be"):
+    with pytest.raises(
+        WeightsError, match=r"students\.a\.model: the files of the tokenizer somebody/tokenizer cannot be"
+    ):
         hub_module.find(model, "students.a.model", {})
     point_to(monkeypatch, hub.url, tmp_path / "cache", offline=True)
     with pytest.raises(
