@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,6 +39,25 @@ class Weights(Settings):
         return self
 
 
+Color = tuple[float, float, float]
+
+
+class PreprocessSettings(Settings):
+    """How images were prepared when the weights were trained. The size is the architecture's."""
+
+    mean: Color
+    std: Color
+    interpolation: Literal["bicubic", "bilinear"]
+    resize_mode: Literal["shortest", "squash"] = "shortest"
+    """``shortest`` resizes the shorter side and crops the center; ``squash`` resizes both sides"""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if min(self.std) <= 0:
+            raise ValueError(f"std: {list(self.std)} must be positive; pixels are divided by it")
+        return self
+
+
 class Model(Settings):
     """An architecture: an open_clip name, an ``hf-hub:`` name, or an inline open_clip configuration."""
 
@@ -46,6 +66,10 @@ class Model(Settings):
     weights: Weights | None = None
     activation: Literal["gelu", "quick_gelu"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """activation that the weights were trained with; by default, that of the architecture"""
+    preprocess: PreprocessSettings | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """by default, that of the architecture's published weights, or open_clip's default for a ``config``"""
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", json_schema_extra=UNDECLARED)
+    """commit of the repository on the hub; the commit itself is an input of the stage"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -59,12 +83,17 @@ class Model(Settings):
         if self.activation and self.config and "quick_gelu" in self.config:
             raise ValueError("'config' already has 'quick_gelu'; remove 'activation'")
         if self.from_hub:
-            if unused := [name for name in ("weights", "activation") if getattr(self, name) is not None]:
+            if unused := [name for name in ("weights", "activation", "preprocess") if getattr(self, name) is not None]:
                 raise ValueError(f"an 'hf-hub:' model includes its {' and '.join(unused)}; remove it")
+        elif self.revision and not self.published.get("hf_hub"):
+            raise ValueError("'revision' is a commit of an 'hf-hub:' model or of a tag on the hub; remove it")
         elif self.tag:
             self._check_tag(self.tag)
-        elif self.open_clip and self.weights and not self.activation:
-            self._check_activation_is_known()
+        elif self.open_clip and self.weights:
+            if not self.activation:
+                self._check_activation_is_known()
+            if not self.preprocess:
+                self._check_preprocess_is_known()
         return self
 
     def _check_tag(self, tag: str) -> None:
@@ -74,6 +103,8 @@ class Model(Settings):
         if not (trained := self.published):
             tags = listed(published.pretrained(self.open_clip))
             raise ValueError(f"open_clip does not have weights '{tag}' for {self.open_clip}; it has {tags}")
+        if self.preprocess:
+            raise ValueError(f"the weights '{tag}' include their 'preprocess'; remove it")
         ours, theirs = self._activation(), published.activation(trained)
         if ours == theirs:
             return
@@ -109,6 +140,23 @@ class Model(Settings):
                 f"'activation' to that of the weights from which these were trained: {choices}"
             )
 
+    def _check_preprocess_is_known(self) -> None:
+        """Raise ``ValueError`` if published weights of the architecture take differently prepared images."""
+        assert self.open_clip
+        tags: dict[str, list[str]] = {}
+        for tag, trained in published.pretrained(self.open_clip).items():
+            given = {name: trained[name] for name in published.CONVENTIONS}
+            values = ", ".join(
+                f"{name}: {list(value) if isinstance(value, tuple) else value}" for name, value in given.items()
+            )
+            tags.setdefault(f"{{{values}}}", []).append(tag)
+        if len(tags) > 1:
+            choices = " or ".join(f"{values} ({listed(names)})" for values, names in tags.items())
+            raise ValueError(
+                f"weights of {self.open_clip} take differently prepared images, and a file does not say which; set "
+                f"'preprocess' to that of the weights from which these were trained: {choices}"
+            )
+
     @property
     def from_hub(self) -> bool:
         """True if the model is a repository of the hub in open_clip's layout."""
@@ -124,6 +172,32 @@ class Model(Settings):
         """Origin and conventions of the weights of a tag, as open_clip lists them. Empty for other weights."""
         known = published.pretrained(self.open_clip) if self.open_clip and self.tag else {}
         return known.get(published.clean_tag(self.tag or ""), {})
+
+    @property
+    def hub(self) -> dict[str, str]:
+        """Names of the hub that the model is built from: of the weights, of the tokenizer and of the text tower.
+
+        A model of the hub can name a tokenizer and a text tower in its own configuration.
+        """
+        if self.from_hub:
+            return {"weights": (self.open_clip or "").removeprefix("hf-hub:")}
+        text = self.architecture.get("text_cfg") or {}
+        names = {
+            "weights": self.published.get("hf_hub", ""),
+            "tokenizer": text.get("hf_tokenizer_name"),
+            "text_config": text.get("hf_model_name"),
+        }
+        return {role: name for role, name in names.items() if name and not Path(name).is_dir()}
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Copy of the ``model_cfg``, with the activation of the weights. Empty for a model of the hub, which has its own."""
+        config = dict(self.config or {})
+        if self.open_clip and not self.from_hub:
+            config = published.architecture(self.open_clip)
+        if self.activation:
+            config["quick_gelu"] = self.activation == "quick_gelu"
+        return config
 
     @property
     def pretrained(self) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from mobileclip2.asset_key import AssetKey, Partition, SliceKey
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset, Graph, Slice, build_graph
-from mobileclip2.engine.source_inventory import Shard, SourceInventory
+from mobileclip2.engine.source_inventory import HubModel, Shard, SourceInventory
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
@@ -344,6 +344,7 @@ class Pipeline:
         self.invalidate_downstream(asset, group)
         tasks = []
         for slice_ in asset.slices_of(group).values():
+            self._resolve_models(asset, slice_)
             task = self.task_for(asset, slice_, group)
             if task is None:
                 absent = dict.fromkeys(
@@ -363,6 +364,12 @@ class Pipeline:
         if computed:
             self._log_time(result, device_seconds)
         return result
+
+    def _resolve_models(self, asset: Asset, slice_: Slice) -> None:
+        """Find the commits of hub models that are not recorded yet, because fingerprints contain them."""
+        for external in slice_.externals.values():
+            if isinstance(external, HubModel) and not self.inventory.hub.recorded(external.model):
+                self.inventory.hub.resolve(external.model, asset.key)
 
     def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
         """Compute the missing slices of an asset, or wait for another run that computes them.

@@ -6,6 +6,7 @@ import json
 
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.models.build import CONFIG, WEIGHTS, load
+from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.store import Artifact
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
@@ -20,7 +21,8 @@ def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
         spec = inventory.profile.teacher(stored.summary.asset.name).locked
         assert spec is not None
         return load_locked(spec, stored.fetch(PROJECTIONS), *inventory.tower_weights(spec))
-    image_text = load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
+    tokenizer = [stored.fetch(file.name) for file in stored.manifest.files if file.name in TOKENIZER_FILES]
+    image_text = load(stored.fetch(CONFIG), stored.fetch(WEIGHTS), tokenizer)
     config = json.loads(stored.fetch(CONFIG).read_text())
     if VIEWS in config:
         image_text.config[VIEWS] = config[VIEWS]

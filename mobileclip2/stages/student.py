@@ -18,7 +18,7 @@ from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
@@ -38,12 +38,15 @@ def run(batch: TaskBatch) -> None:
         wise_ft.run(batch, student.between)
     elif student.train:
         image_text, result = train_student(batch, student)
-        facts = {**size(image_text), "samples": student.train.total_steps * student.train.batch}
-        publish(batch, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
+        samples = student.train.total_steps * student.train.batch
+        facts = {**size(image_text), **image_text.provenance, "samples": samples}
+        publish(batch, result, partial(save, image_text), stored_files(image_text), facts)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.inventory.model_weights(student.model))
-        publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
+        weights, commits = batch.inventory.model_weights(student.model), batch.inventory.model_commits(student.model)
+        image_text = build(student.model, weights, commits=commits)
+        facts = {**size(image_text), **image_text.provenance}
+        publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
 
 
 def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainResult]:
@@ -54,7 +57,8 @@ def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainR
         image_text = load_image_text(task.only("base"), batch.inventory)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.inventory.model_weights(student.model), seed=student.training.seed)
+        weights, commits = batch.inventory.model_weights(student.model), batch.inventory.model_commits(student.model)
+        image_text = build(student.model, weights, commits=commits, seed=student.training.seed)
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
     evaluate = curve_evaluation(batch, student, image_text, device)

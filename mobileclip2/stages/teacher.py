@@ -11,7 +11,7 @@ from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.batched import each_text_once
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.stages.prefetch import preprocessed_images
 from mobileclip2.stages.trained import frozen_features, publish, tables_of, train_task
@@ -35,8 +35,10 @@ def run(batch: TaskBatch) -> None:
         train_locked(batch, teacher.locked)
         return
     assert teacher.model is not None
-    image_text = build(teacher.model, batch.inventory.model_weights(teacher.model))
-    publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
+    weights, commits = batch.inventory.model_weights(teacher.model), batch.inventory.model_commits(teacher.model)
+    image_text = build(teacher.model, weights, commits=commits)
+    facts = {"embed_dim": image_text.embed_dim, **image_text.provenance}
+    publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
 
 
 def train_locked(batch: TaskBatch, spec: Locked) -> None:

@@ -96,6 +96,37 @@ def test_an_activation_is_declared_only_if_it_is_set():
     assert declared(with_path("ViT-B-16", activation="gelu"))["activation"] == "gelu"
 
 
+LAION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic"}
+
+
+def test_a_file_for_an_architecture_whose_tags_differ_says_its_preprocessing():
+    differ = set()
+    for name in open_clip.list_models():
+        tags = published.pretrained(name).values()
+        if len({tuple(trained[field] for field in published.CONVENTIONS) for trained in tags}) > 1:
+            differ.add(name)
+            message = refusal(open_clip=name, weights={"path": "a.pt"}, activation="gelu")
+            assert ("take differently prepared images" in message and "squash" in message) or "0.5, 0.5" in message
+        else:
+            assert with_path(name, activation="gelu").preprocess is None
+    assert differ == {"ViT-L-14", "ViT-H-14", "ViT-H-14-quickgelu"}
+    message = refusal(open_clip="ViT-L-14", weights={"path": "a.pt"}, activation="gelu")
+    assert (
+        "{mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], interpolation: bicubic, resize_mode: shortest} (laion2b_s32b_b82k)"
+        in message
+    )
+    assert with_path("ViT-L-14", activation="gelu", preprocess=LAION).preprocess.mean == (0.5, 0.5, 0.5)
+
+
+def test_preprocessing_goes_where_the_weights_do_not_say_it():
+    assert "includes its preprocess; remove it" in refusal(open_clip="hf-hub:some/model", preprocess=LAION)
+    message = refusal(open_clip="MobileCLIP2-S0", weights={"tag": "dfndr2b"}, preprocess=LAION)
+    assert "the weights 'dfndr2b' include their 'preprocess'" in message
+    assert "must be positive" in refusal(config={"embed_dim": 8}, preprocess={**LAION, "std": (0, 1, 1)})
+    assert "preprocess" not in declared(with_path("MobileCLIP2-S0"))
+    assert declared(with_path("MobileCLIP2-S0", preprocess=LAION))["preprocess"]["std"] == [0.5, 0.5, 0.5]
+
+
 SHA256 = "0" * 64
 
 
