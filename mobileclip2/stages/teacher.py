@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -20,6 +21,7 @@ from mobileclip2.models.tensors import write_tensors
 from mobileclip2.progress import Step
 from mobileclip2.stages.prefetch import preprocessed_images
 from mobileclip2.stages.trained import publish, tables_of
+from mobileclip2.teachers.hub_towers import download_towers
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
     SPEC,
@@ -50,7 +52,8 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
     (task,) = batch.tasks
     batch.scratch_store.recall()
     device = choose_device(batch.profile.device)
-    locked = build_locked(spec, *batch.contents.tower_weights(spec), seed=spec.train.seed)
+    towers = download_towers(spec, *batch.contents.tower_weights(spec))
+    locked = build_locked(spec, towers.trunk, towers.text, seed=spec.train.seed)
     projections = Projections(locked.model)
     locked.model.to(device)
     shards = list(tables_of([artifact for artifacts in task.inputs.values() for artifact in artifacts], batch.contents))
@@ -74,8 +77,11 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
         progress=batch.progress,
         upload=batch.scratch_store.keep,
     )
-    facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
-    publish(batch, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)
+    facts: dict[str, Any] = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
+    if towers.commits:
+        facts["commits"] = towers.commits
+    save_teacher = partial(save_projections, projections, spec, towers.stored)
+    publish(batch, result, save_teacher, [SPEC, PROJECTIONS, *towers.stored], facts)
 
 
 def shard_features(
