@@ -83,6 +83,15 @@ def write_cache(folder: Path, architectures: Iterable[str]) -> None:
                 small_tokenizer(repository).save_pretrained(snapshot)
                 if "hf_model_name" in text:
                     small_text_config(repository).save_pretrained(snapshot)
+                else:
+                    _mark_absent(folder, repository, "config.json")
+
+
+def _mark_absent(cache: Path, repository: str, name: str) -> None:
+    """Record that a repository does not have a file, as the hub's library does."""
+    absent = snapshot_folder(cache, repository).parents[1] / ".no_exist" / REVISION / name
+    absent.parent.mkdir(parents=True, exist_ok=True)
+    absent.touch()
 
 
 def on_meta(config: dict[str, Any]) -> Any:

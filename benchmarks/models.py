@@ -109,9 +109,9 @@ def _store(name: str, folder: Path, reader: subprocess.Popen[str]) -> Row:
         save(image_text, folder)
         row["stored"] = "yes"
         expected = embeddings(image_text)
+        published = open_clip.get_tokenizer(name)(list(TEXTS))
     except Exception as error:
         return {**row, "stored": _line(error)}
-    published = open_clip.get_tokenizer(name)(list(TEXTS))
     assert reader.stdin and reader.stdout
     print(folder, file=reader.stdin, flush=True)
     answer = json.loads(reader.stdout.readline())

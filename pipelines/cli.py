@@ -210,10 +210,11 @@ def minutes(text: str) -> float:
 
 @command("check", "check a profile and its inputs, and show its graph", examples=("check --profile my.yaml",))
 def check(chosen: argparse.Namespace) -> int:
-    """Hash every external input, and print the number of assets of each stage."""
+    """Hash every external input, find every model on the hub, and print the number of assets of each stage."""
     from collections import Counter
 
     from mobileclip2.engine.source_inventory import SourceInventory
+    from mobileclip2.stages.published_weights import check_published_weights
 
     pipeline = pipeline_of(chosen)
     inventory = SourceInventory(pipeline.profile)  # not the pipeline's, which needs the store
@@ -222,10 +223,14 @@ def check(chosen: argparse.Namespace) -> int:
             for slice_ in asset.parts_of(group).values():
                 for external in slice_.externals.values():
                     inventory.digest(external, group)
+    commits = check_published_weights(pipeline, list(pipeline.graph))
     stages = Counter(asset.stage for asset in pipeline.graph.values())
     print(f"{pipeline.profile.name}: {len(inventory.shards)} shards in {pipeline.profile.groups} groups")
     for stage, count in stages.items():
         print(f"  {stage:20} {count} asset{'s' if count > 1 else ''}")
+    for field, found in commits.items():
+        for repository, commit in found.items():
+            print(f"  {field}: {repository} at revision {commit}")
     return 0
 
 

@@ -18,7 +18,7 @@ from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
 from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
-from mobileclip2.config.model import Model, Weights
+from mobileclip2.config.model import Model, PreprocessSettings, Weights
 from mobileclip2.config.sources import Corpus, EvaluationSource, Source
 from mobileclip2.config.student import Loss, Pick, Student, WiseFT
 from mobileclip2.config.study import Row, Study
@@ -46,6 +46,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Teachers": Teacher,
     "Locked": Locked,
     "Model": Model,
+    "Preprocess": PreprocessSettings,
     "Weights": Weights,
     "Dataset": Dataset,
     "Students": Student,

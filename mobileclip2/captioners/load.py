@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from mobileclip2.captioners.coca import coca_of, initialize_decoder, small_coca
@@ -16,7 +17,9 @@ from mobileclip2.models.tensors import write_tensors
 SMALL = "small_coca"
 
 
-def build_captioner(captioner: Captioner, weights_file: Path | None = None, *, seed: int) -> ImageText:
+def build_captioner(
+    captioner: Captioner, weights_file: Path | None = None, *, commits: Mapping[str, str] | None = None, seed: int
+) -> ImageText:
     """Build the captioner of a profile with random or published weights.
 
     Raises:
@@ -24,7 +27,7 @@ def build_captioner(captioner: Captioner, weights_file: Path | None = None, *, s
     """
     if captioner.small is None:
         assert captioner.model is not None
-        built = build(captioner.model, weights_file, seed=seed)
+        built = build(captioner.model, weights_file, commits=commits, seed=seed)
         if not captioner.model.weights and not (captioner.model.open_clip or "").startswith("hf-hub:"):
             initialize_decoder(coca_of(built)[0])
         return built

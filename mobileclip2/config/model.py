@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mobileclip2.config import published
+from mobileclip2.config.published import open_clip_names
 from mobileclip2.config.settings import Settings
-from mobileclip2.fingerprint import UNDECLARED
-from mobileclip2.names import did_you_mean
-
-
-def open_clip_names() -> set[str]:
-    """Return the architecture names of open_clip. They are read from its files, so that torch is not imported."""
-    spec = importlib.util.find_spec("open_clip")
-    assert spec and spec.submodule_search_locations
-    return {file.stem for file in (Path(spec.submodule_search_locations[0]) / "model_configs").glob("*.json")}
+from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
+from mobileclip2.names import did_you_mean, listed
 
 
 class Weights(Settings):
@@ -44,27 +38,167 @@ class Weights(Settings):
         return self
 
 
+Color = tuple[float, float, float]
+
+
+class PreprocessSettings(Settings):
+    """How images were prepared when the weights were trained. The size is the architecture's."""
+
+    mean: Color
+    std: Color
+    interpolation: Literal["bicubic", "bilinear"]
+    resize_mode: Literal["shortest", "squash"] = "shortest"
+    """``shortest`` resizes the shorter side and crops the center; ``squash`` resizes both sides"""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if min(self.std) <= 0:
+            raise ValueError(f"std: {list(self.std)} must be positive; pixels are divided by it")
+        return self
+
+
 class Model(Settings):
     """An architecture: an open_clip name, an ``hf-hub:`` name, or an inline open_clip configuration."""
 
     open_clip: str | None = None
     config: dict[str, Any] | None = None
     weights: Weights | None = None
+    activation: Literal["gelu", "quick_gelu"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """activation that the weights were trained with; by default, that of the architecture"""
+    preprocess: PreprocessSettings | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """by default, that of the architecture's published weights, or open_clip's default for a ``config``"""
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", json_schema_extra=UNDECLARED)
+    """commit of the repository on the hub; the commit itself is an input of the stage"""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if (self.open_clip is None) == (self.config is None):
             raise ValueError("name exactly one of 'open_clip' and 'config'")
-        if self.open_clip and not self.open_clip.startswith("hf-hub:") and self.open_clip not in open_clip_names():
+        if self.open_clip and not self.from_hub and self.open_clip not in open_clip_names():
             raise ValueError(
                 f"open_clip has no model '{self.open_clip}'{did_you_mean(self.open_clip, open_clip_names())}; "
                 "see open_clip.list_models(), or give an 'hf-hub:' name"
             )
-        if self.weights and (self.open_clip or "").startswith("hf-hub:"):
-            raise ValueError("an 'hf-hub:' model includes its weights; remove 'weights'")
+        if self.activation and self.config and "quick_gelu" in self.config:
+            raise ValueError("'config' already has 'quick_gelu'; remove 'activation'")
+        if self.from_hub:
+            if unused := [name for name in ("weights", "activation", "preprocess") if getattr(self, name) is not None]:
+                raise ValueError(f"an 'hf-hub:' model includes its {' and '.join(unused)}; remove it")
+        elif self.revision and not self.published.get("hf_hub"):
+            raise ValueError("'revision' is a commit of an 'hf-hub:' model or of a tag on the hub; remove it")
+        elif self.tag:
+            self._check_tag(self.tag)
+        elif self.open_clip and self.weights:
+            if not self.activation:
+                self._check_activation_is_known()
+            if not self.preprocess:
+                self._check_preprocess_is_known()
         return self
+
+    def _check_tag(self, tag: str) -> None:
+        """Raise ``ValueError`` if the architecture does not have the tag, or has another activation than its weights."""
+        if not self.open_clip:
+            raise ValueError("'weights.tag' goes with 'open_clip'; for a 'config', set 'weights.path'")
+        if not (trained := self.published):
+            tags = listed(published.pretrained(self.open_clip))
+            raise ValueError(f"open_clip does not have weights '{tag}' for {self.open_clip}; it has {tags}")
+        if self.preprocess:
+            raise ValueError(f"the weights '{tag}' include their 'preprocess'; remove it")
+        ours, theirs = self._activation(), published.activation(trained)
+        if ours == theirs:
+            return
+        message = f"the weights '{tag}' were trained with '{theirs}', and {self.open_clip} has '{ours}'"
+        if self.activation:
+            if not self._fitting(tag):
+                return  # open_clip's two tables disagree, and the profile decides
+            raise ValueError(f"{message} with this 'activation'; remove 'activation', or set '{theirs}'")
+        if fitting := self._fitting(tag):
+            raise ValueError(f"{message}; set 'open_clip: {fitting}'")
+        raise ValueError(f"{message}, according to open_clip; set 'activation' to the one that is right")
+
+    def _fitting(self, tag: str) -> str:
+        """Return the architecture of the same weights that has their activation, or an empty string."""
+        name = f"{self.open_clip}-quickgelu"
+        known = name in open_clip_names() and published.clean_tag(tag) in published.pretrained(name)
+        return name if known else ""
+
+    def _activation(self) -> str:
+        assert self.open_clip
+        return self.activation or published.activation(published.architecture(self.open_clip))
+
+    def _check_activation_is_known(self) -> None:
+        """Raise ``ValueError`` if published weights of the architecture have different activations."""
+        assert self.open_clip
+        tags: dict[str, list[str]] = {self._activation(): []}
+        for tag, trained in published.pretrained(self.open_clip).items():
+            tags.setdefault(published.activation(trained), []).append(tag)
+        if len(tags) > 1:
+            choices = " or ".join(f"'{name}' ({listed(tags[name])})" for name in sorted(tags))
+            raise ValueError(
+                f"weights of {self.open_clip} have different activations, and a file does not say which; set "
+                f"'activation' to that of the weights from which these were trained: {choices}"
+            )
+
+    def _check_preprocess_is_known(self) -> None:
+        """Raise ``ValueError`` if published weights of the architecture take differently prepared images."""
+        assert self.open_clip
+        tags: dict[str, list[str]] = {}
+        for tag, trained in published.pretrained(self.open_clip).items():
+            given = {name: trained[name] for name in published.CONVENTIONS}
+            values = ", ".join(
+                f"{name}: {list(value) if isinstance(value, tuple) else value}" for name, value in given.items()
+            )
+            tags.setdefault(f"{{{values}}}", []).append(tag)
+        if len(tags) > 1:
+            choices = " or ".join(f"{values} ({listed(names)})" for values, names in tags.items())
+            raise ValueError(
+                f"weights of {self.open_clip} take differently prepared images, and a file does not say which; set "
+                f"'preprocess' to that of the weights from which these were trained: {choices}"
+            )
+
+    @property
+    def from_hub(self) -> bool:
+        """True if the model is a repository of the hub in open_clip's layout."""
+        return (self.open_clip or "").startswith("hf-hub:")
+
+    @property
+    def tag(self) -> str | None:
+        """Pretrained tag of open_clip, or None."""
+        return self.weights.tag if self.weights else None
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """Origin and conventions of the weights of a tag, as open_clip lists them. Empty for other weights."""
+        known = published.pretrained(self.open_clip) if self.open_clip and self.tag else {}
+        return known.get(published.clean_tag(self.tag or ""), {})
+
+    @property
+    def hub(self) -> dict[str, str]:
+        """Names of the hub that the model is built from: of the weights, of the tokenizer and of the text tower.
+
+        A model of the hub can name a tokenizer and a text tower in its own configuration.
+        """
+        if self.from_hub:
+            return {"weights": (self.open_clip or "").removeprefix("hf-hub:")}
+        text = self.architecture.get("text_cfg") or {}
+        names = {
+            "weights": self.published.get("hf_hub", ""),
+            "tokenizer": text.get("hf_tokenizer_name"),
+            "text_config": text.get("hf_model_name"),
+        }
+        return {role: name for role, name in names.items() if name and not Path(name).is_dir()}
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Copy of the ``model_cfg``, with the activation of the weights. Empty for a model of the hub, which has its own."""
+        config = dict(self.config or {})
+        if self.open_clip and not self.from_hub:
+            config = published.architecture(self.open_clip)
+        if self.activation:
+            config["quick_gelu"] = self.activation == "quick_gelu"
+        return config
 
     @property
     def pretrained(self) -> bool:
         """True if the model has pretrained weights."""
-        return self.weights is not None or (self.open_clip or "").startswith("hf-hub:")
+        return self.weights is not None or self.from_hub

@@ -16,7 +16,7 @@ from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.teacher import Teacher
-from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
+from mobileclip2.engine.source_inventory import External, Folder, GroupShards, HubModel, Pinned
 from mobileclip2.fingerprint import declared
 
 CODE_VERSIONS = {
@@ -153,7 +153,13 @@ def _shards(profile: Profile) -> Iterator[Asset]:
 
 
 def _model_externals(model: Model | None) -> dict[str, External]:
-    return {"weights": Pinned(model.weights)} if model and model.weights else {}
+    """Return the file of a model's weights, and the repositories of the hub that it is built from."""
+    externals: dict[str, External] = {}
+    if model and model.weights and not model.published.get("hf_hub"):
+        externals["weights"] = Pinned(model.weights)
+    if model and model.hub:
+        externals["hub"] = HubModel(model)
+    return externals
 
 
 def _captioners(profile: Profile) -> Iterator[Asset]:

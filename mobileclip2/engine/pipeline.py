@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset, Graph, Input, Slice, build_graph
-from mobileclip2.engine.source_inventory import Shard, SourceInventory
+from mobileclip2.engine.source_inventory import HubModel, Shard, SourceInventory
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
@@ -364,6 +364,7 @@ class Pipeline:
         self._invalidate_downstream(asset, group)
         tasks = []
         for part in asset.parts_of(group).values():
+            self._resolve_models(asset, part)
             task = self.task_for(asset, part, group)
             if task is None:
                 absent = [up for up in asset.upstream if self._is_missing(up, asset, group)]
@@ -384,6 +385,12 @@ class Pipeline:
         if computed:
             self._log_time(done, device_seconds)
         return done
+
+    def _resolve_models(self, asset: Asset, part: Slice) -> None:
+        """Find the commits of hub models that are not recorded yet, because fingerprints contain them."""
+        for external in part.externals.values():
+            if isinstance(external, HubModel) and not self.contents.hub.recorded(external.model):
+                self.contents.hub.resolve(external.model, asset.key)
 
     def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
         """Compute the missing parts of an asset, or wait for another run that computes them.

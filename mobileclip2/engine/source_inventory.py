@@ -25,8 +25,9 @@ from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.teacher import Locked
+from mobileclip2.engine.hub_commits import HubCommits
 from mobileclip2.errors import ShardError, StoreError, WeightsError
-from mobileclip2.fingerprint import fingerprint
+from mobileclip2.fingerprint import canonical, declared, fingerprint
 from mobileclip2.progress import counted, doing
 from mobileclip2.store import Storage
 from mobileclip2.store.s3 import S3Storage
@@ -86,7 +87,17 @@ class Pinned:
     weights: Weights
 
 
-External = GroupShards | Folder | Pinned
+@dataclass(frozen=True)
+class HubModel:
+    """External input: the repositories of a model on the hub."""
+
+    model: Model
+
+    def __hash__(self) -> int:
+        return hash(canonical(declared(self.model)))
+
+
+External = GroupShards | Folder | Pinned | HubModel
 
 
 class SourceInventory:
@@ -101,6 +112,7 @@ class SourceInventory:
         self._hashed: dict[str, str] = {}
         self._stat_cache = StatCache()
         self._digests: dict[tuple[External, str | None], str] = {}
+        self.hub = HubCommits(storage)
 
     @cached_property
     def shards(self) -> list[Shard]:
@@ -150,12 +162,14 @@ class SourceInventory:
 
     def digest(self, external: External, group: str | None) -> str:
         """Return the content hash of an external input. Only ``GroupShards`` depends on the group."""
+        if isinstance(external, HubModel):  # not cached here, because a stage can resolve it
+            return self.hub.digest(external.model)
         key = (external, group if isinstance(external, GroupShards) else None)
         if key not in self._digests:
             self._digests[key] = self._compute_digest(external, group)
         return self._digests[key]
 
-    def _compute_digest(self, external: External, group: str | None) -> str:
+    def _compute_digest(self, external: GroupShards | Folder | Pinned, group: str | None) -> str:
         match external:
             case GroupShards():
                 assert group is not None
@@ -242,6 +256,10 @@ class SourceInventory:
             WeightsError: the file is missing, or its hash differs from the pinned one.
         """
         return self.weights_path(model.weights) if model.weights and not model.weights.tag else None
+
+    def model_commits(self, model: Model) -> dict[str, str]:
+        """Return the recorded commit of each repository of a model on the hub."""
+        return self.hub.recorded(model) if model.hub else {}
 
     def captioner_weights(self, captioner: Captioner) -> Path | None:
         """Return the local weights of a captioner's model, or of the trunk of a small captioner.

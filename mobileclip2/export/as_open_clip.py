@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 
 import open_clip
@@ -14,7 +13,7 @@ from torch import nn
 
 from mobileclip2.export.model import Model, of_open_clip
 from mobileclip2.export.quiet import quiet
-from mobileclip2.models.build import CONFIG, save
+from mobileclip2.models.build import save, save_architecture
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.reparameterize import reparameterize
 
@@ -38,7 +37,7 @@ def read_folder(folder: Path) -> Model:
 
 def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
     """Write the fused weights of the image tower (``visual.``) and of the text tower to one file each."""
-    (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
+    save_architecture(image_text, folder)
     state = {name: tensor.detach().contiguous().clone() for name, tensor in fused.state_dict().items()}
     save_file({name: state[name] for name in state if name.startswith(VISUAL)}, folder / IMAGE)
     save_file({name: state[name] for name in state if not name.startswith(VISUAL)}, folder / TEXT)

@@ -25,6 +25,7 @@ from mobileclip2.ledger.paths import (
     root,
 )
 from mobileclip2.ledger.stages import evaluated_on, files_in_git, ledger_folder, trains
+from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.report.sheets import training_records
 from mobileclip2.stages.stored_results import stored_results
 from mobileclip2.store.storage import atomic_path, file_sha256
@@ -33,7 +34,7 @@ MAX_ROWS = 200
 """maximum rows of a curve; a longer training is sampled at every n-th step"""
 
 CHECKPOINT = "open_clip_"
-"""prefix of the files that plain open_clip reads"""
+"""prefix of the files that plain open_clip reads, besides those of the tokenizer"""
 
 
 def is_current(pipeline: Pipeline, asset: Asset) -> bool:
@@ -158,7 +159,9 @@ def _csv(names: list[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def _copy_checkpoint(student: Artifact, folder: Path) -> None:
     """Copy a checkpoint. With a link, a user's changes to the copy would change the store."""
-    files = [file for file in student.manifest.files if file.name.startswith(CHECKPOINT)]
+    files = [
+        file for file in student.manifest.files if file.name.startswith(CHECKPOINT) or file.name in TOKENIZER_FILES
+    ]
     lineage = [LINEAGE] if student.output.has(LINEAGE) else []
     for path in folder.iterdir() if folder.is_dir() else []:
         if path.name not in [*lineage, *(file.name for file in files)]:

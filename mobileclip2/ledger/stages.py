@@ -11,7 +11,7 @@ import yaml
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset, Graph
-from mobileclip2.engine.source_inventory import External, Folder, GroupShards, Pinned
+from mobileclip2.engine.source_inventory import External, Folder, GroupShards, HubModel, Pinned
 from mobileclip2.ledger.params import params
 from mobileclip2.ledger.paths import (
     CHECKPOINTS,
@@ -132,6 +132,8 @@ def _local_paths(profile: Profile, external: External) -> list[str]:
             urls = [url]
         case Pinned(weights):
             urls = [weights.path] if weights.path else []
+        case HubModel():
+            urls = []
     root = ledger_folder(profile)
     local = [Path(profile.locate(url)) for url in urls if "://" not in url]
     return [path.relative_to(root).as_posix() for path in local if root in path.parents]

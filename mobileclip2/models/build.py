@@ -1,7 +1,7 @@
 """Build, save and load models with open_clip.
 
-A stored model is a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``. Plain ``open_clip``
-reads it with the prefix ``local-dir:``.
+A stored model is a folder with ``open_clip_config.json``, ``open_clip_model.safetensors`` and, unless the tokenizer is
+CLIP's, the files of the tokenizer. Plain ``open_clip`` reads it with the prefix ``local-dir:``.
 """
 
 from __future__ import annotations
@@ -11,96 +11,115 @@ import json
 import logging
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import open_clip
 import torch
-from open_clip.factory import get_model_config
 from open_clip.model import get_model_preprocess_cfg
-from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.config.model import Model
+from mobileclip2.config.published import CONVENTIONS, pretrained
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
+from mobileclip2.models.hub import CONFIG as CONFIG
+from mobileclip2.models.hub import TEXT_CONFIG, Files, download
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import mismatch, write_tensors
 from mobileclip2.models.words import cache_tokens
 from mobileclip2.progress import doing
-from mobileclip2.store.storage import temporary_files
+from mobileclip2.store.storage import file_sha256, temporary_files
 
-CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 RESIZE_MODES = ("shortest", "squash")
 
+TEXT_TOWER = "text_tower"
+"""key of a stored configuration with the ``config.json`` of a text tower of transformers; open_clip ignores it"""
 
-def build(model: Model, weights_file: Path | None = None, *, seed: int = 0) -> ImageText:
+
+def build(
+    model: Model, weights_file: Path | None = None, *, commits: Mapping[str, str] | None = None, seed: int = 0
+) -> ImageText:
     """Build a model with its weights, or initialize it from ``seed``.
 
-    ``weights_file`` contains the weights that ``model`` names by path or package. open_clip downloads the weights of a
-    tag or a hub.
+    ``weights_file`` contains the weights that ``model`` names by path or package. Files of the hub are downloaded at
+    ``commits``, the commit of each repository. Other repositories are read at their newest commit.
 
     Raises:
-        WeightsError: the weights cannot be downloaded or do not fit the architecture.
+        WeightsError: files cannot be downloaded, or the weights do not fit the architecture.
     """
     with doing(f"loading {model.open_clip or 'a model'}"):
-        return _build(model, weights_file, seed)
+        return _build(model, download(model, weights_file, commits), seed)
 
 
-def _build(model: Model, weights_file: Path | None, seed: int) -> ImageText:
+def _build(model: Model, files: Files, seed: int) -> ImageText:
     torch.manual_seed(seed)
-    if model.open_clip and model.open_clip.startswith("hf-hub:"):
-        return _load_hub(model.open_clip)
-    weights = model.weights
-    if model.open_clip and weights and weights.tag:
-        return _load_tag(model.open_clip, weights.tag)
-    if model.open_clip:
-        preprocess_config = _preprocess_config(model.open_clip)
-        config = {"model_cfg": get_model_config(model.open_clip), "preprocess_cfg": preprocess_config}
-    else:
-        config = {"model_cfg": model.config, "preprocess_cfg": {}}
-    image_text = from_config(config)
-    if weights_file:
-        load_weights(image_text.model, read_state(weights_file), str(weights_file))
+    config = files.config or {"model_cfg": model.architecture, "preprocess_cfg": _preprocess_config(model)}
+    if files.text_config:
+        config[TEXT_TOWER] = files.text_config
+    image_text = from_config(config, files.tokenizer)
+    if files.weights:
+        load_weights(image_text.model, read_state(files.weights), str(files.weights))
+    if files.origins:
+        image_text.provenance = {"hub_files": {name: file_sha256(path) for name, path in files.origins.items()}}
     return image_text
 
 
-def _preprocess_config(name: str) -> dict[str, Any]:
-    """Return the preprocessing of the first published weights of an architecture. Copies of the weights use the same."""
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    published = get_pretrained_cfg(name, tags[0]) if tags else {}
-    config = {key: published[key] for key in ("mean", "std", "interpolation") if published.get(key)}
-    if published.get("resize_mode", "shortest") != "shortest":
-        config["resize_mode"] = published["resize_mode"]
-    return config
+def _preprocess_config(model: Model) -> dict[str, Any]:
+    """Return the preprocessing of the profile, of the tag, or else of the first published weights."""
+    if model.preprocess:
+        given = model.preprocess.model_dump(mode="json")
+        return {name: value for name, value in given.items() if value != "shortest"}
+    tags = pretrained(model.open_clip) if model.open_clip else {}
+    published = model.published or next(iter(tags.values()), {})
+    return {key: published[key] for key in CONVENTIONS if published.get(key) not in (None, "shortest")}
 
 
-def from_config(config: dict[str, Any]) -> ImageText:
+def from_config(config: dict[str, Any], tokenizer: Mapping[str, bytes] | None = None) -> ImageText:
     """Build a model from the content of an ``open_clip_config.json``. Initialize it from torch's current seed.
+
+    ``tokenizer`` contains the files of the tokenizer by name. It is empty for CLIP's tokenizer. No file is downloaded.
 
     Raises:
         UserError: open_clip cannot build the model, or the image tower takes images of another size.
         StoreError: temporary files cannot be written.
     """
+    tokenizer = tokenizer or {}
     with temporary_files(), tempfile.TemporaryDirectory() as folder, _without_warnings():
-        (Path(folder) / CONFIG).write_text(json.dumps(config))
+        (Path(folder) / CONFIG).write_text(json.dumps(_with_local_text_tower(config, Path(folder))))
+        for name, content in tokenizer.items():
+            (Path(folder) / name).write_bytes(content)
         name = f"local-dir:{folder}"
         try:
-            model, tokenize = open_clip.create_model(name, load_weights=False), open_clip.get_tokenizer(name)
-        except Exception as error:  # open_clip and timm raise exceptions of many types
+            model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+            tokenize = open_clip.get_tokenizer(name)
+        except Exception as error:  # open_clip, timm and transformers raise exceptions of many types
             raise UserError(
                 f"model: open_clip cannot build a model from this 'config' ({type(error).__name__}: {error}): "
                 f"{config.get('model_cfg')}"
             ) from error
-    image_text = _wrap(model, tokenize, config)
+    image_text = _wrap(model, tokenize, config, dict(tokenizer))
     _check_image_size(model, image_text.preprocess.size)
     return image_text
+
+
+def _with_local_text_tower(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the configuration of a text tower of transformers, and return ``config`` with its path."""
+    model_cfg = dict(config["model_cfg"])
+    if TEXT_TOWER in config:
+        path = folder / TEXT_TOWER / TEXT_CONFIG
+        path.parent.mkdir()
+        # the towers of open_clip are fp32, whatever the precision of the published weights is
+        text_tower = {key: value for key, value in config[TEXT_TOWER].items() if key not in ("dtype", "torch_dtype")}
+        path.write_text(json.dumps(text_tower))
+        model_cfg["text_cfg"] = {**model_cfg["text_cfg"], "hf_model_name": str(path.parent)}
+    return {"model_cfg": model_cfg, "preprocess_cfg": config.get("preprocess_cfg", {})}
 
 
 def _check_image_size(model: nn.Module, size: int) -> None:
@@ -124,36 +143,7 @@ def _without_warnings() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def _load_hub(name: str) -> ImageText:
-    try:
-        model = open_clip.create_model(name, require_pretrained=True)
-        config = open_clip.factory._get_hf_config(name.removeprefix("hf-hub:"))
-        tokenize = open_clip.get_tokenizer(name)
-    except Exception as error:
-        raise WeightsError(
-            f"{name}: cannot be loaded from the hub ({type(error).__name__}); check the name and the network, "
-            "or download it once and set 'open_clip' and 'weights: {path: ...}'"
-        ) from error
-    return _wrap(model, tokenize, config)
-
-
-def _load_tag(name: str, tag: str) -> ImageText:
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise WeightsError(
-            f"open_clip does not have weights '{tag}' for {name}; it has {', '.join(tags) or 'no weights'}"
-        )
-    try:
-        model = open_clip.create_model(name, pretrained=tag)
-    except Exception as error:
-        raise WeightsError(
-            f"{name}: the weights '{tag}' cannot be downloaded ({type(error).__name__}: {error}); "
-            "check the network and HF_HUB_OFFLINE, or set 'weights: {path: ...}'"
-        ) from error
-    return _wrap(model, open_clip.get_tokenizer(name), {"model_cfg": get_model_config(name)})
-
-
-def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
+def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any], tokenizer: dict[str, bytes]) -> ImageText:
     cfg = {**get_model_preprocess_cfg(model), **config.get("preprocess_cfg", {})}
     size, resize = cfg.get("size", 224), cfg.get("resize_mode") or "shortest"
     if resize not in RESIZE_MODES:
@@ -177,8 +167,9 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any]) -> ImageText:
             **({"resize_mode": resize} if resize != "shortest" else {}),
             **config.get("preprocess_cfg", {}),
         },
+        **({TEXT_TOWER: config[TEXT_TOWER]} if TEXT_TOWER in config else {}),
     }
-    return ImageText(model.eval(), tokenize, preprocess, int(config["model_cfg"]["embed_dim"]), stored)
+    return ImageText(model.eval(), tokenize, preprocess, int(config["model_cfg"]["embed_dim"]), stored, tokenizer)
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -213,15 +204,28 @@ def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) 
 
 
 def save(image_text: ImageText, folder: Path) -> None:
-    """Write the two files of a stored model into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
+    """Write the files of a stored model into ``folder``."""
+    save_architecture(image_text, folder)
     write_tensors(folder / WEIGHTS, image_text.model.state_dict())
 
 
-def load(config_file: Path, weights_file: Path) -> ImageText:
-    """Load a stored model."""
+def save_architecture(image_text: ImageText, folder: Path) -> None:
+    """Write the configuration and the tokenizer of a model into ``folder``, without weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(image_text.config, indent=1, sort_keys=True) + "\n")
+    for name, content in image_text.tokenizer_files.items():
+        (folder / name).write_bytes(content)
+
+
+def stored_files(image_text: ImageText) -> list[str]:
+    """Return the names of the files that :func:`save` writes."""
+    return [CONFIG, WEIGHTS, *sorted(image_text.tokenizer_files)]
+
+
+def load(config_file: Path, weights_file: Path, tokenizer_files: Sequence[Path] = ()) -> ImageText:
+    """Load a stored model from its files. Ask neither the network nor a cache."""
     with doing("loading a model"):
-        image_text = from_config(json.loads(config_file.read_text()))
+        tokenizer = {path.name: path.read_bytes() for path in tokenizer_files}
+        image_text = from_config(json.loads(config_file.read_text()), tokenizer)
         load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text

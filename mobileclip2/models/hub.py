@@ -1,126 +1,400 @@
-"""Check that published weights are on this machine or on the hub. Only tags import torch."""
+"""Find and download the files of published models. This module does not import torch.
+
+A repository is a Git repository of the Hugging Face hub. A *commit* of it always has the same files, and a branch moves.
+"""
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mobileclip2.config.model import Model
 from mobileclip2.errors import WeightsError
 from mobileclip2.progress import doing
+from mobileclip2.store.storage import file_sha256
 
 TIMEOUT_SECONDS = 5.0
 HUB = "hf-hub:"
 
+CONFIG = "open_clip_config.json"
+TEXT_CONFIG = "config.json"
+"""configuration of a text tower of transformers"""
+
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 """File names that open_clip looks for in a repository."""
+
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+"""Files with the vocabulary of a tokenizer. One is enough."""
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+    TEXT_CONFIG,
+)
+"""Files from which transformers builds a tokenizer. The last one names its class if no other file does."""
 
 REMEDY = (
     "Connect this machine to the network, or download them elsewhere and copy the folder that HF_HOME names, "
     "or set a file: 'weights: {path: ...}'"
 )
+TOKENIZER_REMEDY = "Connect this machine to the network, or copy the folder that HF_HOME names from one that has them"
 NOT_FOUND = "does not show this repository. Correct the name, or set HF_TOKEN to a token that can read it"
 
 
+class Unavailable(Exception):
+    """The hub cannot be reached, and this machine does not have the files."""
+
+
+class Inaccessible(Exception):
+    """The hub answers that a repository, a commit or a file does not exist or may not be read."""
+
+
 @dataclass(frozen=True)
-class Published:
-    """Weights that open_clip downloads."""
+class Listing:
+    """The names of the files of a commit."""
 
-    field: str
-    """Field of the profile."""
-    name: str
     repository: str
-    files: tuple[str, ...]
-    """Alternative file names. One of them is enough."""
-    url: str = ""
-    """Address of the weights if they are not in a repository."""
+    commit: str
+    names: frozenset[str]
+    cached: bool
+    """True if the hub could not be asked, so that only the files on this machine are listed"""
+
+    def first(self, names: Iterable[str]) -> str | None:
+        """Return the first of ``names`` that the commit has."""
+        return next((name for name in names if name in self.names), None)
+
+    def file(self, name: str) -> Path:
+        """Download a file, or return it from the cache of huggingface_hub.
+
+        Raises:
+            Unavailable: the hub cannot be reached, or the download was cut off repeatedly.
+            Inaccessible: the hub refuses the file.
+        """
+        from huggingface_hub import hf_hub_download
+
+        with _translated():
+            return Path(
+                hf_hub_download(self.repository, name, revision=self.commit, etag_timeout=TIMEOUT_SECONDS),
+            )
 
 
-def is_published(model: Model) -> bool:
-    """Return whether open_clip downloads the weights of the model."""
-    return bool(model.open_clip and (model.open_clip.startswith(HUB) or (model.weights and model.weights.tag)))
-
-
-def check_published(model: Model, field: str) -> None:
-    """Check that the weights of a model are on this machine or on the hub.
-
-    Args:
-        model: a model for which :func:`is_published` is true.
-        field: the field of the profile. Error messages name it.
+def listing(repository: str, commit: str | None = None) -> Listing:
+    """List the files of a commit, by default of the newest one. Without a network, list the files in the cache.
 
     Raises:
-        WeightsError: the weights cannot be downloaded.
+        Unavailable: the hub cannot be reached, and the cache does not have the commit.
+        Inaccessible: the hub does not show the repository or the commit.
     """
-    with doing(f"looking for {model.open_clip} on the hub"):
-        published = _published(field, model)
-        if published.repository:
-            _check_repository(published)
-        elif published.url:
-            _check_url(published)
-
-
-def _published(field: str, model: Model) -> Published:
-    assert model.open_clip
-    if model.open_clip.startswith(HUB):
-        return Published(f"{field}.open_clip", model.open_clip, model.open_clip.removeprefix(HUB), WEIGHTS)
-    assert model.weights and model.weights.tag
-    with doing("importing"):
-        from open_clip.pretrained import get_pretrained_cfg
-    name, config = f"{model.open_clip} '{model.weights.tag}'", get_pretrained_cfg(model.open_clip, model.weights.tag)
-    repository, _, file = config.get("hf_hub", "").rpartition("/")
-    files = (f"{file.rpartition('.')[0]}.safetensors", file) if file else WEIGHTS
-    return Published(f"{field}.weights.tag", name, repository, files, "" if repository else config.get("url", ""))
-
-
-def _check_url(published: Published) -> None:
-    # open_clip stores files that have an address here, outside the hub's cache.
-    if (Path.home() / ".cache" / "clip" / Path(published.url).name).exists():
-        return
-    request = urllib.request.Request(published.url, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
-    except (urllib.error.URLError, OSError) as error:
-        raise _unavailable(published, f"{published.url} cannot be reached ({error})") from None
-
-
-def _check_repository(published: Published) -> None:
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
-    from huggingface_hub import errors as hub_errors
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError
-
-    HTTPError = hub_errors.HTTPError  # type: ignore[attr-defined]  # the exception of the HTTP client that the library uses
+    from huggingface_hub import HfApi
 
     try:
-        if any(isinstance(try_to_load_from_cache(published.repository, file), str) for file in published.files):
-            return
-        if constants.HF_HUB_OFFLINE:
-            raise _unavailable(published, "HF_HUB_OFFLINE is set")
-        HfApi().model_info(published.repository, timeout=TIMEOUT_SECONDS)
-    except GatedRepoError:
-        raise _inaccessible(
-            published, "requires consent. Accept the conditions on its page, and set HF_TOKEN"
-        ) from None
-    except HFValidationError:
-        raise _inaccessible(published, NOT_FOUND) from None
-    except HfHubHTTPError as error:
+        with _translated():
+            info = HfApi().model_info(repository, revision=commit, timeout=TIMEOUT_SECONDS)
+    except Unavailable:
+        if cached := _cached(repository, commit):
+            return cached
+        raise
+    if not info.sha:
+        raise Inaccessible("does not state the commit of this repository. It is not a mirror of the hub")
+    return Listing(repository, info.sha, frozenset(each.rfilename for each in info.siblings or ()), False)
+
+
+def _cached(repository: str, commit: str | None) -> Listing | None:
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    if commit is None and (main := folder / "refs" / "main").is_file():
+        commit = main.read_text().strip()
+    elif commit is None:  # a download of a commit does not record that it is the newest one
+        commits = list((folder / "snapshots").glob("*"))
+        commit = commits[0].name if len(commits) == 1 else None
+    snapshot = folder / "snapshots" / (commit or "none")
+    if not snapshot.is_dir():
+        return None
+    # an interrupted copy of a cache leaves links without their target
+    names = frozenset(path.name for path in snapshot.iterdir() if path.exists())
+    return Listing(repository, snapshot.name, names, True)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Translate the exceptions of huggingface_hub to :class:`Unavailable` and :class:`Inaccessible`."""
+    from huggingface_hub import constants, errors
+
+    HTTPError = errors.HTTPError  # type: ignore[attr-defined]  # the exception of the HTTP client that the library uses
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise Inaccessible("requires consent. Accept the conditions on its page, and set HF_TOKEN") from None
+    except errors.RevisionNotFoundError:
+        raise Inaccessible("does not have this commit. Correct 'revision', or remove it") from None
+    except errors.HFValidationError:
+        raise Inaccessible(NOT_FOUND) from None
+    except errors.OfflineModeIsEnabled:
+        raise Unavailable("HF_HUB_OFFLINE is set") from None
+    except errors.LocalEntryNotFoundError as error:
+        cause = error.__cause__
+        if constants.HF_HUB_OFFLINE or cause is None:
+            raise Unavailable("HF_HUB_OFFLINE is set") from None
+        raise Unavailable(_reason(cause)) from None
+    except errors.HfHubHTTPError as error:
         if error.response.status_code in {401, 403, 404}:  # a mirror does not distinguish them
-            raise _inaccessible(published, NOT_FOUND) from None
-        raise _unavailable(published, f"{constants.ENDPOINT} answers HTTP {error.response.status_code}") from None
+            raise Inaccessible(NOT_FOUND) from None
+        raise Unavailable(_reason(error)) from None
     except (HTTPError, OSError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise _unavailable(published, f"{constants.ENDPOINT} cannot be reached ({reason})") from None
+        raise Unavailable(_reason(error)) from None
 
 
-def _unavailable(published: Published, reason: str) -> WeightsError:
-    return WeightsError(
-        f"{published.field}: the weights {published.name} are not on this machine, and {reason}. The run did not start. "
-        f"{REMEDY}"
-    )
+def _reason(error: BaseException) -> str:
+    from huggingface_hub import constants
+
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"{constants.ENDPOINT} answers HTTP {response.status_code}"
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    return f"{constants.ENDPOINT} cannot be reached ({lines[0]})"
 
 
-def _inaccessible(published: Published, reason: str) -> WeightsError:
-    return WeightsError(
-        f"{published.field}: the weights {published.name} cannot be downloaded: the hub {reason}. The run did not start"
-    )
+@dataclass(frozen=True)
+class Repositories:
+    """The repositories that a model is built from. ``weights`` is empty if they come from a file."""
+
+    weights: str = ""
+    files: tuple[str, ...] = ()
+    """Alternative names of the file with the weights."""
+    config: bool = False
+    """True if the repository of the weights also has the configuration."""
+    tokenizer: str = ""
+    text_config: str = ""
+
+    def names(self) -> list[str]:
+        """Return the names without duplicates."""
+        return list(dict.fromkeys(filter(None, (self.weights, self.tokenizer, self.text_config))))
+
+
+def repositories(model: Model) -> Repositories:
+    """Return the repositories of a model that its profile names. The configuration of a hub model can name others."""
+    names = model.hub
+    if model.from_hub:
+        return Repositories(names["weights"], WEIGHTS, True)
+    # open_clip writes 'owner/name/file', or 'owner/name/' for the default file
+    repository, _, file = names.get("weights", "").rpartition("/")
+    files = (f"{file.rpartition('.')[0]}.safetensors", file) if file else WEIGHTS
+    return Repositories(repository, files, False, names.get("tokenizer", ""), names.get("text_config", ""))
+
+
+def text_repositories(config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the repositories of the tokenizer and of the text tower that a ``model_cfg`` names, or empty strings."""
+    text = config.get("text_cfg") or {}
+    names = (text.get("hf_tokenizer_name") or "", text.get("hf_model_name") or "")
+    tokenizer, text_config = ("" if Path(name).is_dir() else name for name in names)
+    return tokenizer, text_config
+
+
+@dataclass
+class Found:
+    """The commits of the repositories of a model, and which of its files exist."""
+
+    commits: dict[str, str] = field(default_factory=dict)
+    """commit by repository"""
+    moved: dict[str, str] = field(default_factory=dict)
+    """newest commit of each repository whose recorded commit is an older one"""
+
+
+def find(model: Model, name: str, recorded: Mapping[str, str]) -> Found:
+    """Find the commit of every repository of a model, and check that it has the files. Download no weights.
+
+    Args:
+        model: a model for which :func:`repositories` is not empty.
+        name: the field of the profile. Error messages name it.
+        recorded: known commits by repository. Other repositories get their newest commit.
+
+    Raises:
+        WeightsError: a file cannot be downloaded.
+    """
+    needed, found = repositories(model), Found()
+    label = f"{model.open_clip} '{model.tag}'" if model.tag else model.open_clip
+    with doing(f"looking for {model.open_clip or 'a tokenizer'} on the hub"):
+        if needed.weights:
+            known = model.revision or recorded.get(needed.weights)
+            described = f"{name}.{'open_clip' if needed.config else 'weights.tag'}: the weights {label}"
+            with explained(described, REMEDY):
+                files = _find(needed.weights, known, needed.files, found, may_move=not model.revision)
+                if needed.config:
+                    config = json.loads(_have(files, (CONFIG,)).read_text())
+                    tokenizer, text_config = text_repositories(config.get("model_cfg", config))
+                    needed = Repositories(needed.weights, needed.files, True, tokenizer, text_config)
+        elif url := model.published.get("url"):
+            _check_url(url, f"{name}.weights.tag: the weights {label}")
+        for repository, kind, files_of in (
+            (needed.tokenizer, "tokenizer", VOCABULARIES),
+            (needed.text_config, "text tower", (TEXT_CONFIG,)),
+        ):
+            if repository:
+                known = found.commits.get(repository) or recorded.get(repository)
+                described = f"{name}: the files of the {kind} {repository}"
+                with explained(described, TOKENIZER_REMEDY):
+                    _find(repository, known, files_of, found, may_move=repository not in found.commits)
+    return found
+
+
+def _find(repository: str, known: str | None, files: Iterable[str], found: Found, *, may_move: bool) -> Listing:
+    listed = listing(repository, known)
+    found.commits[repository] = listed.commit
+    if not listed.first(files):
+        if listed.cached:
+            raise Unavailable("the hub cannot be reached")
+        raise Inaccessible(f"lists none of {', '.join(files)} in {repository}; choose another repository")
+    if known and may_move and not listed.cached:
+        newest = listing(repository)
+        if newest.commit != known and not newest.cached:
+            found.moved[repository] = newest.commit
+    return listed
+
+
+def _have(listed: Listing, names: Iterable[str]) -> Path:
+    """Return the first of the alternative files.
+
+    Raises:
+        Inaccessible: the commit has none of them.
+        Unavailable: the cache has none of them.
+    """
+    name = listed.first(names)
+    if name:
+        return listed.file(name)
+    if listed.cached:
+        raise Unavailable("the hub cannot be reached")
+    raise Inaccessible(f"lists none of {', '.join(names)} in {listed.repository}; choose another repository")
+
+
+@contextmanager
+def explained(described: str, remedy: str) -> Iterator[None]:
+    """Raise ``WeightsError`` for :class:`Unavailable` and :class:`Inaccessible`. The message starts with ``described``."""
+    try:
+        yield
+    except Unavailable as error:
+        raise WeightsError(f"{described} are not on this machine, and {error}. {remedy}") from None
+    except Inaccessible as error:
+        raise WeightsError(f"{described} cannot be downloaded: the hub {error}") from None
+
+
+def _check_url(url: str, described: str) -> None:
+    # open_clip stores files that have an address here, outside the hub's cache
+    if (Path.home() / ".cache" / "clip" / Path(url).name).exists():
+        return
+    request = urllib.request.Request(url, method="HEAD")
+    with explained(described, REMEDY):
+        try:
+            urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
+        except (urllib.error.URLError, OSError) as error:
+            raise Unavailable(f"{url} cannot be reached ({error})") from None
+
+
+@dataclass
+class Files:
+    """Local files from which a model is built."""
+
+    weights: Path | None = None
+    config: dict[str, Any] | None = None
+    """content of the ``open_clip_config.json`` of a hub model"""
+    tokenizer: dict[str, bytes] = field(default_factory=dict)
+    """content of the files of the tokenizer by name; empty for CLIP's tokenizer"""
+    text_config: dict[str, Any] | None = None
+    """configuration of a text tower of transformers"""
+    origins: dict[str, Path] = field(default_factory=dict)
+    """every downloaded file by ``repository@commit/name``"""
+
+    def add(self, listed: Listing, name: str) -> Path:
+        """Download a file and record its origin."""
+        path = listed.file(name)
+        self.origins[f"{listed.repository}@{listed.commit}/{name}"] = path
+        return path
+
+
+def download(model: Model, weights: Path | None = None, commits: Mapping[str, str] | None = None) -> Files:
+    """Download the files of a model that are not on this machine.
+
+    Args:
+        model: any model.
+        weights: the file of weights that have a path or come from a package.
+        commits: commit by repository. Other repositories are read at their newest commit.
+
+    Raises:
+        WeightsError: a file cannot be downloaded.
+    """
+    known, needed, files = commits or {}, repositories(model), Files(weights)
+    label = f"{model.open_clip} '{model.tag}'" if model.tag else f"{model.open_clip}"
+    config = model.architecture
+    if needed.weights:
+        with explained(f"the weights {label}", REMEDY):
+            listed = listing(needed.weights, model.revision or known.get(needed.weights))
+            if needed.config:
+                if CONFIG not in listed.names:
+                    _have(listed, (CONFIG,))
+                files.config = json.loads(files.add(listed, CONFIG).read_text())
+                config = files.config.get("model_cfg", files.config)
+            _have(listed, needed.files)
+            files.weights = files.add(listed, listed.first(needed.files) or "")
+    elif model.tag:
+        files.weights = _download_url(model, label)
+    if files.weights and model.tag and model.weights and model.weights.sha256:
+        _check_hash(files.weights, model.weights.sha256, label)
+    _download_text(config, known, files)
+    return files
+
+
+def _check_hash(path: Path, pinned: str, label: str) -> None:
+    found = file_sha256(path)
+    if found != pinned:
+        raise WeightsError(
+            f"weights: {label} has sha256 {found}, the profile pins {pinned}; correct 'sha256' in the profile"
+        )
+
+
+def _download_url(model: Model, label: str) -> Path:
+    from open_clip.pretrained import download_pretrained
+
+    with explained(f"the weights {label}", REMEDY):
+        try:
+            return Path(download_pretrained(model.published))
+        except (OSError, RuntimeError) as error:
+            raise Unavailable(f"{model.published['url']} cannot be read ({error})") from None
+
+
+def _download_text(config: Mapping[str, Any], commits: Mapping[str, str], files: Files) -> None:
+    """Read the files of the tokenizer and of the text tower from a local folder or a repository."""
+    text = config.get("text_cfg") or {}
+    if name := text.get("hf_tokenizer_name"):
+        if Path(name).is_dir():
+            found = [Path(name) / each for each in TOKENIZER_FILES if (Path(name) / each).is_file()]
+        else:
+            with explained(f"the files of the tokenizer {name}", TOKENIZER_REMEDY):
+                listed = listing(name, commits.get(name))
+                _have(listed, VOCABULARIES)
+                found = [files.add(listed, each) for each in TOKENIZER_FILES if each in listed.names]
+        files.tokenizer = {path.name: path.read_bytes() for path in found}
+    if name := text.get("hf_model_name"):
+        if Path(name).is_dir():
+            path = Path(name) / TEXT_CONFIG
+        else:
+            with explained(f"the files of the text tower {name}", TOKENIZER_REMEDY):
+                listed = listing(name, commits.get(name))
+                _have(listed, (TEXT_CONFIG,))
+                path = files.add(listed, TEXT_CONFIG)
+        files.text_config = json.loads(path.read_text())

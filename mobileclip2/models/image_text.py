@@ -29,6 +29,10 @@ class ImageText:
     embed_dim: int
     config: dict[str, Any] = field(default_factory=dict)
     """Content of the model's ``open_clip_config.json``: ``model_cfg`` and ``preprocess_cfg``."""
+    tokenizer_files: dict[str, bytes] = field(default_factory=dict)
+    """Content of the files of a tokenizer of transformers, by name. Empty for CLIP's tokenizer."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """Facts for the manifest: ``{"hub_files": {"repository@commit/file": sha256}}`` of a model of the hub."""
 
     @torch.inference_mode()
     def embed_images(self, images: torch.Tensor) -> torch.Tensor:

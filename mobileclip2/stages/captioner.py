@@ -14,7 +14,7 @@ from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import Shard, local_copy
-from mobileclip2.models.build import CONFIG, WEIGHTS
+from mobileclip2.models.build import CONFIG, WEIGHTS, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
@@ -38,7 +38,8 @@ def run(batch: TaskBatch) -> None:
         captioner = load_captioner(base.fetch(CONFIG), base.fetch(WEIGHTS))
     else:
         weights = batch.contents.captioner_weights(config)
-        captioner = build_captioner(config, weights, seed=settings.seed if settings else 0)
+        commits = batch.contents.model_commits(config.model) if config.model else {}
+        captioner = build_captioner(config, weights, commits=commits, seed=settings.seed if settings else 0)
     captioner.model.to(device)
     result = None
     if settings:
@@ -53,8 +54,9 @@ def run(batch: TaskBatch) -> None:
             progress=batch.progress,
             upload=batch.scratch_store.keep,
         )
-    facts = {"embed_dim": captioner.embed_dim, "samples": settings.total_steps * settings.batch if settings else 0}
-    publish(batch, result, partial(save_captioner, captioner), [CONFIG, WEIGHTS], facts)
+    samples = settings.total_steps * settings.batch if settings else 0
+    facts = {"embed_dim": captioner.embed_dim, **captioner.provenance, "samples": samples}
+    publish(batch, result, partial(save_captioner, captioner), stored_files(captioner), facts)
 
 
 def training_source(

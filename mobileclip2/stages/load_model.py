@@ -9,6 +9,7 @@ from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.pipeline import Artifact
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.models.build import CONFIG, WEIGHTS, load
+from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.store.storage import temporary_files
 from mobileclip2.teachers.hub_towers import TEXT_FILES
@@ -21,7 +22,8 @@ def load_image_text(stored: Artifact, contents: SourceInventory) -> ImageText:
         spec = contents.profile.teacher(stored.head.asset.partition("/")[2]).locked
         assert spec is not None
         return _load_locked(spec, stored, contents)
-    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
+    tokenizer = [stored.fetch(file.name) for file in stored.manifest.files if file.name in TOKENIZER_FILES]
+    return load(stored.fetch(CONFIG), stored.fetch(WEIGHTS), tokenizer)
 
 
 def _load_locked(spec: Locked, stored: Artifact, contents: SourceInventory) -> ImageText:

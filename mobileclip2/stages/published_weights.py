@@ -1,4 +1,4 @@
-"""Check before a run that the published weights of its stages are available."""
+"""Check before a run that the published models of its stages are available, and record their commits."""
 
 from __future__ import annotations
 
@@ -6,20 +6,35 @@ from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.models.hub import check_published, is_published
+from mobileclip2.models.hub import find
 
 
-def check_published_weights(pipeline: Pipeline, keys: list[str]) -> None:
-    """Check that the weights of missing assets are on this machine or on the hub.
+def check_published_weights(pipeline: Pipeline, keys: list[str]) -> dict[str, dict[str, str]]:
+    """Check that the published models of missing assets are on this machine or on the hub. Download no weights.
+
+    Returns:
+        Commit by repository, for each field of the profile that names a model of the hub.
 
     Raises:
-        WeightsError: weights are unavailable.
+        WeightsError: a weight file, a tokenizer or a configuration is unavailable. The run did not start.
     """
+    commits: dict[str, dict[str, str]] = {}
+    resolved = False
     for key in keys:
         asset = pipeline.graph[key]
         model, field = _model(pipeline.profile, asset)
-        if model and is_published(model) and any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
-            check_published(model, field)
+        if not model or not (model.hub or model.tag) or field in commits:
+            continue
+        if not any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+            continue
+        if model.hub:
+            resolved |= not pipeline.contents.hub.recorded(model)
+            commits[field] = pipeline.contents.hub.resolve(model, field)
+        else:
+            find(model, field, {})
+    if resolved:  # fingerprints contain the commits
+        pipeline.forget()
+    return commits
 
 
 def _model(profile: Profile, asset: Asset) -> tuple[Model | None, str]:

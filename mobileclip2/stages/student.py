@@ -15,7 +15,7 @@ from mobileclip2.config.student import Student
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
@@ -37,12 +37,21 @@ def run(batch: TaskBatch) -> None:
         wise_ft.run(batch, student.between)
     elif student.train:
         image_text, result = train_student(batch, task, student)
-        facts = {**size(image_text), "samples": student.train.total_steps * student.train.batch}
-        publish(batch, result, partial(save, image_text), [CONFIG, WEIGHTS], facts)
+        facts = {
+            **size(image_text),
+            **image_text.provenance,
+            "samples": student.train.total_steps * student.train.batch,
+        }
+        publish(batch, result, partial(save, image_text), stored_files(image_text), facts)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.contents.model_weights(student.model))
-        publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], size(image_text))
+        image_text = build(
+            student.model,
+            batch.contents.model_weights(student.model),
+            commits=batch.contents.model_commits(student.model),
+        )
+        facts = {**size(image_text), **image_text.provenance}
+        publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
 
 
 def train_student(batch: TaskBatch, task: Task, student: Student) -> tuple[ImageText, TrainResult]:
@@ -52,7 +61,12 @@ def train_student(batch: TaskBatch, task: Task, student: Student) -> tuple[Image
         image_text = load_image_text(task.only("base"), batch.contents)
     else:
         assert student.model is not None
-        image_text = build(student.model, batch.contents.model_weights(student.model), seed=student.training.seed)
+        image_text = build(
+            student.model,
+            batch.contents.model_weights(student.model),
+            commits=batch.contents.model_commits(student.model),
+            seed=student.training.seed,
+        )
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
     result = train(

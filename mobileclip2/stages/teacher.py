@@ -14,7 +14,7 @@ from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.batched import each_text_once
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
@@ -43,8 +43,13 @@ def run(batch: TaskBatch) -> None:
         train_locked(batch, teacher.locked)
         return
     assert teacher.model is not None
-    image_text = build(teacher.model, batch.contents.model_weights(teacher.model))
-    publish(batch, None, partial(save, image_text), [CONFIG, WEIGHTS], {"embed_dim": image_text.embed_dim})
+    image_text = build(
+        teacher.model,
+        batch.contents.model_weights(teacher.model),
+        commits=batch.contents.model_commits(teacher.model),
+    )
+    facts = {"embed_dim": image_text.embed_dim, **image_text.provenance}
+    publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
 
 
 def train_locked(batch: TaskBatch, spec: Locked) -> None:

@@ -8,7 +8,7 @@ from mobileclip2.config.student import WiseFT
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.wise_ft import CURVE, Point, pick, read_curve, write_curve
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, save
+from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.interpolate import interpolated
@@ -37,7 +37,7 @@ def run(batch: TaskBatch, wise_ft: WiseFT) -> None:
         batch.progress(Step(len(curve), len(wise_ft.weights), "points", numbers))
     picked = pick(curve, wise_ft.pick)
     model.model.load_state_dict(interpolated(start, end, picked.weight))
-    publish(batch, None, partial(save, model), [CONFIG, WEIGHTS, CURVE], {**size(model), "weight": picked.weight})
+    publish(batch, None, partial(save, model), [*stored_files(model), CURVE], {**size(model), "weight": picked.weight})
 
 
 def _start(batch: TaskBatch, task: Task, wise_ft: WiseFT) -> ImageText:
@@ -46,4 +46,4 @@ def _start(batch: TaskBatch, task: Task, wise_ft: WiseFT) -> ImageText:
         return load_image_text(task.only("start"), batch.contents)
     end = batch.profile.student(wise_ft.to)
     assert end.model is not None
-    return build(end.model, batch.contents.model_weights(end.model))
+    return build(end.model, batch.contents.model_weights(end.model), commits=batch.contents.model_commits(end.model))

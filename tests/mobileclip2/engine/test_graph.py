@@ -147,6 +147,9 @@ def _below(value, path, counts):
     yield path, counts
 
 
+CONVENTIONS = {"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bilinear"}
+
+
 def others(value):
     """Yield other values for a field. Values that are more likely to be valid come first."""
     match value:
@@ -180,7 +183,18 @@ def others(value):
             yield {"wide": 31} if value != {"wide": 31} else {}
             yield {**value, "ops": 1}
         case None:
-            yield from (1, 2, 7, 0.5, ["first"], ["again"], "x", {"path": "weights/wide.safetensors"})
+            yield from (
+                1,
+                2,
+                7,
+                0.5,
+                ["first"],
+                ["again"],
+                "x",
+                "quick_gelu",
+                CONVENTIONS,
+                {"path": "weights/wide.safetensors"},
+            )
 
 
 def changed(rich, path):
@@ -213,6 +227,7 @@ ALONE = {
         "model",
         "open_clip",
         "package",
+        "revision",
         "rows",
         "samples",
         "scales",

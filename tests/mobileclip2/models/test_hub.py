@@ -1,4 +1,4 @@
-"""Check published weights against a local server that refuses, is slow or is down."""
+"""Published models against a stand-in of the hub: names, commits, refusals, cuts, and no network."""
 
 from __future__ import annotations
 
@@ -7,43 +7,39 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+
+from mobileclip2.config.model import Model
+from mobileclip2.config.profile import load as load_profile
+from mobileclip2.engine.hub_commits import FOLDER
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import WeightsError
+from mobileclip2.models import hub as hub_module
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, save
+from mobileclip2.stages.published_weights import check_published_weights
+from tests.hub import Hub, point_to, serving
+from tests.mobileclip2.models.small_towers import write
 
 ROOT = Path(__file__).parents[3]
 NAME = "hf-hub:somebody/some-model"
+REPOSITORY = "somebody/some-model"
+TINY = {
+    "embed_dim": 8,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture
-def hub():
-    """Run a server that answers every request with ``status`` and records the requests."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            server.asked.append(self.path)
-            body = json.dumps({"id": "somebody/some-model", "siblings": []}).encode()
-            self.send_response(server.status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.status = [], 200
-    server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def hub(monkeypatch, tmp_path):
+    with serving(monkeypatch, tmp_path / "cache") as served:
+        yield served
 
 
 @pytest.fixture
@@ -54,84 +50,221 @@ def profile(tiny):
     return tiny
 
 
-CODE = """
-import sys
-from pathlib import Path
-from mobileclip2.errors import UserError
-from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.models import hub
-from mobileclip2.stages.published_weights import check_published_weights
-hub.TIMEOUT_SECONDS = float(sys.argv[2])
-pipeline = Pipeline(load(Path(sys.argv[1])))
-try:
-    check_published_weights(pipeline, list(pipeline.graph))
-except UserError as error:
-    sys.exit(str(error))
-"""
+def tiny_files(folder, seed=0, config=None):
+    """Return the files of a small model, as a repository has them."""
+    torch.manual_seed(seed)
+    save(from_config({"model_cfg": config or TINY, "preprocess_cfg": {"interpolation": "bilinear"}}), folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def check(profile, endpoint, timeout=60.0, **environment):
-    """Run the check in a new process, because huggingface_hub reads its settings on import. Return its stderr."""
-    home = profile.parent / "hub"
-    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", **environment}
-    command = [sys.executable, "-c", CODE, str(profile), str(timeout)]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True).stderr.strip()
+def check(profile):
+    pipeline = Pipeline(load_profile(profile))
+    return check_published_weights(pipeline, list(pipeline.graph))
 
 
-def is_one_line(message):
+def refusal(profile):
+    with pytest.raises(WeightsError) as caught:
+        check(profile)
+    message = str(caught.value)
     assert message.startswith(f"teachers.wide.model.open_clip: the weights {NAME} "), message
-    return len(message.splitlines()) == 1 and "The run did not start" in message
+    assert len(message.splitlines()) == 1
+    return message
 
 
-def test_a_hub_that_refuses_the_connection(profile):
+def closed_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
-    message = check(profile, endpoint)
-    assert is_one_line(message) and f"{endpoint} cannot be reached (ConnectError" in message
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_a_model_of_the_hub_is_built_from_its_commit(hub, tmp_path):
+    first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
+    second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
+    image = torch.rand(1, 3, 32, 32)
+    newest, pinned, recorded = (
+        build(Model(open_clip=NAME)),
+        build(Model(open_clip=NAME, revision=first)),
+        build(Model(open_clip=NAME), commits={REPOSITORY: first}),
+    )
+    assert newest.preprocess.interpolation == "bilinear"
+    assert torch.equal(pinned.embed_images(image), recorded.embed_images(image))
+    assert not torch.equal(newest.embed_images(image), pinned.embed_images(image))
+    files = pinned.provenance["hub_files"]
+    assert set(files) == {f"{REPOSITORY}@{first}/{name}" for name in (CONFIG, WEIGHTS)}
+    assert all(len(digest) == 64 for digest in files.values())
+    assert set(newest.provenance["hub_files"]) == {f"{REPOSITORY}@{second}/{name}" for name in (CONFIG, WEIGHTS)}
+
+
+def test_a_tag_is_built_from_the_hub(hub, tmp_path):
+    torch.manual_seed(0)
+    released = build(Model(open_clip="MobileCLIP2-S0"))
+    save(released, tmp_path / "released")
+    hub.push_folder("timm/MobileCLIP2-S0-OpenCLIP", tmp_path / "released")
+    model = build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "dfndr2b"}), seed=9)
+    assert model.preprocess == released.preprocess and model.preprocess.std == (1.0, 1.0, 1.0)
+    texts = ["a cat", "a dog"]
+    assert torch.equal(model.embed_texts(texts), released.embed_texts(texts))
+    with pytest.raises(WeightsError, match=r"MobileCLIP2-S0 'dfndr2b' has sha256 \w{64}, the profile pins 0000"):
+        build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "dfndr2b", "sha256": "0" * 64}))
+
+
+def test_the_tokenizer_of_another_repository_is_part_of_the_model(hub, tmp_path):
+    config = write("SigLIP", tmp_path / "tokenizer", "somebody/tokenizer")
+    tokenizer = hub.push_folder("somebody/tokenizer", tmp_path / "tokenizer")
+    given = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    torch.manual_seed(0)
+    save(from_config({"model_cfg": config}, given), tmp_path / "model")
+    only = {name: (tmp_path / "model" / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    commit = hub.push(REPOSITORY, only)
+    model = build(Model(open_clip=NAME))
+    assert model.tokenizer_files == given
+    origins = {name.rpartition("/")[0] for name in model.provenance["hub_files"]}
+    assert origins == {f"{REPOSITORY}@{commit}", f"somebody/tokenizer@{tokenizer}"}
+    found = hub_module.find(Model(open_clip=NAME), "teachers.a.model", {})
+    assert found.commits == {REPOSITORY: commit, "somebody/tokenizer": tokenizer}
+
+
+def test_a_missing_tokenizer_is_an_error_before_the_run(hub, tmp_path, monkeypatch):
+    model = Model(config=write("SigLIP", tmp_path / "tokenizer", "somebody/tokenizer"))
+    with pytest.raises(
+        WeightsError, match=r"students\.a\.model: the files of the tokenizer somebody/tokenizer cannot be"
+    ):
+        hub_module.find(model, "students.a.model", {})
+    point_to(monkeypatch, hub.url, tmp_path / "cache", offline=True)
+    with pytest.raises(
+        WeightsError, match=r"tokenizer somebody/tokenizer are not on .*OFFLINE is set. Connect.*HF_HOME"
+    ):
+        hub_module.find(model, "students.a.model", {})
+    with pytest.raises(WeightsError, match="the files of the tokenizer somebody/tokenizer are not on this machine"):
+        build(model)
+
+
+def test_the_commit_of_a_name_is_recorded_once_and_a_move_is_told(hub, profile, tmp_path, caplog):
+    first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
+    assert check(profile) == {"teachers.wide.model": {REPOSITORY: first}}
+    second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
+    assert check(profile) == {"teachers.wide.model": {REPOSITORY: first}}
+    assert f"has moved from the commit {first} to {second}" in caplog.text
+    (record,) = (profile.parent / "store" / FOLDER).iterdir()
+    assert json.loads(record.read_text()) == {
+        "weights": REPOSITORY,
+        "revision": None,
+        "commits": {REPOSITORY: first},
+    }
+    text = profile.read_text().replace(f"open_clip: {NAME}", f"open_clip: {NAME}\n    revision: '{second}'")
+    profile.write_text(text)
+    caplog.clear()
+    assert check(profile) == {"teachers.wide.model": {REPOSITORY: second}}
+    assert not caplog.text
+
+
+def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tmp_path):
+    first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
+    pipeline = Pipeline(load_profile(profile))
+    assert pipeline.missing(pipeline.graph["teacher/wide"], None) and not hub.asked  # planning asks no network
+    done = pipeline.materialize("teacher/wide")
+    (stored,) = pipeline.read("teacher/wide")
+    assert stored.manifest.inputs == {"hub": f"{REPOSITORY}@{first}"}
+    assert f"{REPOSITORY}@{first}/{WEIGHTS}" in stored.manifest.facts["hub_files"]
+    second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
+    again = Pipeline(load_profile(profile))
+    assert not again.missing(again.graph["teacher/wide"], None)
+    profile.write_text(
+        profile.read_text().replace(f"open_clip: {NAME}", f"open_clip: {NAME}\n    revision: '{second}'")
+    )
+    changed = Pipeline(load_profile(profile))
+    assert changed.missing(changed.graph["teacher/wide"], None)
+    assert changed.materialize("teacher/wide").data_version != done.data_version
+
+
+def test_a_hub_that_refuses_the_connection(profile, monkeypatch, tmp_path):
+    endpoint = closed_port()
+    point_to(monkeypatch, endpoint, tmp_path / "cache")
+    message = refusal(profile)
+    assert f"{endpoint} cannot be reached (ConnectError" in message
     assert "HF_HOME" in message and "'weights: {path: ...}'" in message
 
 
-def test_a_hub_that_does_not_answer(profile):
+def test_a_hub_that_does_not_answer(profile, monkeypatch, tmp_path):
+    monkeypatch.setattr(hub_module, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection and never answers
-        message = check(profile, f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
-    assert is_one_line(message) and "cannot be reached (ReadTimeout" in message
+        point_to(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "cache")
+        assert "cannot be reached (ReadTimeout" in refusal(profile)
 
 
 @pytest.mark.parametrize(
     ("status", "expected"),
-    [(401, "does not show this repository"), (404, "does not show this repository"), (503, "answers HTTP 503")],
+    [
+        (401, "does not show this repository"),
+        (404, "does not show this repository"),
+        (429, "answers HTTP 429"),
+        (503, "answers HTTP 503"),
+    ],
 )
-def test_a_hub_without_the_repository(profile, hub, status, expected):
+def test_a_hub_that_refuses(profile, hub, status, expected):
     hub.status = status
-    message = check(profile, hub.url)
-    assert is_one_line(message) and expected in message and hub.asked
+    assert expected in refusal(profile) and len(hub.asked) == 1  # no retries that take minutes
 
 
-def test_a_hub_with_the_repository(profile, hub):
-    assert check(profile, hub.url) == ""
-    assert "/api/models/somebody/some-model" in hub.asked
+def test_a_repository_that_is_private_or_misspelt(profile, hub):
+    assert "does not show this repository" in refusal(profile)
 
 
-def test_without_a_network_the_cache_is_enough(profile, hub):
-    message = check(profile, hub.url, HF_HUB_OFFLINE="1")
-    assert is_one_line(message) and "HF_HUB_OFFLINE is set" in message
-    folder = profile.parent / "hub" / "hub" / "models--somebody--some-model"
-    snapshot = folder / "snapshots" / ("0" * 40)
-    snapshot.mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("0" * 40)
-    (snapshot / "open_clip_model.safetensors").touch()
-    assert check(profile, hub.url, HF_HUB_OFFLINE="1") == ""
-    assert not hub.asked
+def test_a_commit_that_does_not_exist(hub, tmp_path):
+    hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
+    with pytest.raises(WeightsError, match=r"does not have this commit\. Correct 'revision', or remove it"):
+        hub_module.find(Model(open_clip=NAME, revision="0" * 40), "teachers.a.model", {})
+
+
+def test_a_repository_in_another_layout(profile, hub):
+    hub.push(REPOSITORY, {"model.safetensors": b"", "config.json": b"{}"})
+    assert f"lists none of {', '.join(hub_module.WEIGHTS)} in {REPOSITORY}" in refusal(profile)
+
+
+def test_a_download_that_is_cut_continues(hub, tmp_path):
+    hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
+    hub.cuts = 2
+    assert build(Model(open_clip=NAME)).embed_dim == 8
+    assert sum("GET" in each and "resolve" in each for each in hub.asked) == 4 and hub.cuts == 0
+
+
+def test_without_a_network_the_cache_is_enough(profile, hub, monkeypatch, tmp_path):
+    point_to(monkeypatch, hub.url, tmp_path / "cache", offline=True)
+    assert "HF_HUB_OFFLINE is set" in refusal(profile) and not hub.asked
+    point_to(monkeypatch, hub.url, tmp_path / "cache")
+    commit = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
+    expected = build(Model(open_clip=NAME)).embed_texts(["a cat"])
+    for url, offline in ((hub.url, True), (closed_port(), False)):
+        point_to(monkeypatch, url, tmp_path / "cache", offline=offline)
+        assert check(profile) == {"teachers.wide.model": {REPOSITORY: commit}}
+        assert torch.equal(build(Model(open_clip=NAME)).embed_texts(["a cat"]), expected)
 
 
 @pytest.mark.slow
-def test_a_run_fails_before_its_first_stage(profile, hub):
-    home = profile.parent / "hub"
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "DAGSTER_HOME": str(home / "dagster")}
-    command = [sys.executable, "-m", "pipelines.cli", "run", "--profile", str(profile)]
-    run = subprocess.run(command, cwd=ROOT, env={**os.environ, **own}, capture_output=True, text=True)
-    assert run.returncode == 1 and is_one_line(run.stderr.removeprefix("mobileclip2: ").strip())
+def test_check_and_run_fail_before_the_first_stage(profile, hub, tmp_path):
+    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
+    own["DAGSTER_HOME"] = str(tmp_path / "dagster")
+    for command in ("check", "run"):
+        started = time.monotonic()
+        run = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", command, "--profile", str(profile)],
+            cwd=ROOT,
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+        )
+        message = run.stderr.removeprefix("mobileclip2: ").strip()
+        assert run.returncode == 1 and message.startswith(f"teachers.wide.model.open_clip: the weights {NAME} "), (
+            message
+        )
+        assert time.monotonic() - started < 120
     assert not list(profile.parent.rglob("manifest.json"))
+
+
+def test_the_stand_in_answers_like_the_hub(hub):
+    assert isinstance(hub, Hub)
+    from huggingface_hub import HfApi, hf_hub_download
+
+    commit = hub.push("a/b", {"x.txt": b"hello"})
+    assert HfApi().model_info("a/b").sha == commit
+    assert Path(hf_hub_download("a/b", "x.txt", revision=commit)).read_bytes() == b"hello"

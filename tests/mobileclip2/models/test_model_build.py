@@ -1,4 +1,5 @@
 import errno
+import json
 import math
 import tempfile
 from pathlib import Path
@@ -7,6 +8,7 @@ import open_clip
 import pytest
 import torch
 import yaml
+from open_clip.pretrained import get_pretrained_cfg
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -55,11 +57,6 @@ def test_weights_that_do_not_fit_name_the_tensors(tmp_path):
         build(Model(config=TINY), tmp_path / WEIGHTS)
 
 
-def test_an_unknown_tag_lists_the_known_ones():
-    with pytest.raises(WeightsError, match="does not have weights 'nonsense' for MobileCLIP2-S0; it has dfndr2b"):
-        build(Model(open_clip="MobileCLIP2-S0", weights={"tag": "nonsense"}))
-
-
 def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path):
     class Payload:
         def __reduce__(self):
@@ -82,8 +79,8 @@ def test_a_weight_file_that_is_none_is_named(tmp_path, name):
 
 
 def test_a_model_that_squashes_its_images_is_stored_as_one(tmp_path):
-    assert _preprocess_config("ViT-B-16-SigLIP")["resize_mode"] == "squash"
-    assert "resize_mode" not in _preprocess_config("MobileCLIP2-S0")
+    assert _preprocess_config(Model(open_clip="ViT-B-16-SigLIP"))["resize_mode"] == "squash"
+    assert "resize_mode" not in _preprocess_config(Model(open_clip="MobileCLIP2-S0"))
     save(from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}), tmp_path)
     assert load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess.resize == "squash"
     wide = Image.effect_noise((80, 48), 90).convert("RGB")
@@ -112,6 +109,48 @@ def test_every_model_name_is_an_architecture_of_the_published_size(name):
         assert math.isclose(images / 1e6, published[name.removeprefix("MobileCLIP2-")], rel_tol=0.02)
     else:
         assert images > 300e6
+
+
+def feature_of_a_gelu(model):
+    """Tell which activation the towers of a model have: their classes by module name."""
+    return {type(module).__name__ for name, module in model.named_modules() if name.endswith("mlp.gelu")}
+
+
+@pytest.mark.parametrize(("activation", "expected"), [("gelu", "GELU"), ("quick_gelu", "QuickGELU")])
+def test_the_activation_of_the_profile_is_in_both_towers_and_is_stored(tmp_path, activation, expected):
+    plain = {key: value for key, value in TINY.items() if key != "custom_text"}
+    model = build(Model(config=plain, activation=activation))
+    save(model, tmp_path)
+    theirs = open_clip.create_model(f"local-dir:{tmp_path}")
+    for each in (model.model, load(tmp_path / CONFIG, tmp_path / WEIGHTS).model, theirs):
+        assert feature_of_a_gelu(each.visual) == feature_of_a_gelu(each.transformer) == {expected}
+    assert json.loads((tmp_path / CONFIG).read_text())["model_cfg"]["quick_gelu"] == (activation == "quick_gelu")
+
+
+@pytest.mark.parametrize("resize", ["shortest", "squash"])
+def test_the_preprocessing_of_the_profile_is_used_and_stored(tmp_path, resize):
+    given = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "interpolation": "bilinear", "resize_mode": resize}
+    model = build(Model(config=TINY, preprocess=given))
+    assert (model.preprocess.mean, model.preprocess.std) == (given["mean"], given["std"])
+    save(model, tmp_path)
+    stored = json.loads((tmp_path / CONFIG).read_text())["preprocess_cfg"]
+    assert stored["mean"] == [0.1, 0.2, 0.3] and stored["interpolation"] == "bilinear"
+    assert load(tmp_path / CONFIG, tmp_path / WEIGHTS).preprocess == model.preprocess
+    picture = Image.effect_noise((80, 48), 90).convert("RGB")
+    _, _, theirs = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}")
+    torch.testing.assert_close(model.preprocess.whole(picture), theirs(picture))
+
+
+@pytest.mark.parametrize(
+    "pair", [("ViT-L-14", "laion2b_s32b_b82k"), ("ViT-H-14-quickgelu", "dfn5b"), ("ViT-B-16-SigLIP", "webli")]
+)
+def test_a_tag_has_its_own_preprocessing(pair):
+    name, tag = pair
+    published = get_pretrained_cfg(name, tag)
+    config = _preprocess_config(Model(open_clip=name, weights={"tag": tag}))
+    assert {**config, "resize_mode": config.get("resize_mode", "shortest")} == {
+        field: published[field] for field in ("mean", "std", "interpolation", "resize_mode")
+    }
 
 
 def test_released_conventions_hold_for_a_downloaded_checkpoint():
