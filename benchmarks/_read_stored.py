@@ -35,13 +35,15 @@ def _no_network(*_: object) -> None:
 def main() -> None:
     """Answer for each folder of standard input."""
     from mobileclip2.models.build import CONFIG, WEIGHTS, load
+    from mobileclip2.models.hub import TOKENIZER_FILES
 
     socket.socket.connect = _no_network
     socket.getaddrinfo = _no_network
     for line in sys.stdin:
         folder = Path(line.strip())
         try:
-            image_text = load(folder / CONFIG, folder / WEIGHTS)
+            tokenizer = [path for path in folder.iterdir() if path.name in TOKENIZER_FILES]
+            image_text = load(folder / CONFIG, folder / WEIGHTS, tokenizer)
             save_file(embeddings(image_text), folder.with_suffix(".safetensors"))
             answer = {"error": "", "preprocess": str(image_text.preprocess)}
         except Exception as error:  # the table lists errors of every type

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,11 @@ def _native_size(trunk: str) -> int:
     return int(config.input_size[-1])
 
 
-def write_cache(folder: Path) -> None:
-    """Write the repositories that open_clip's text configurations name into ``folder``, a cache of the hub."""
-    from open_clip.factory import get_model_config, list_models
+def write_cache(folder: Path, architectures: Iterable[str]) -> None:
+    """Write the repositories of tokenizers and text towers that architectures name into ``folder``, a cache of the hub."""
+    from open_clip.factory import get_model_config
 
-    for name in list_models():
+    for name in architectures:
         text = get_model_config(name)["text_cfg"]
         for repository in {text.get("hf_tokenizer_name"), text.get("hf_model_name")} - {None}:
             snapshot = snapshot_folder(folder, repository)
@@ -82,6 +83,66 @@ def write_cache(folder: Path) -> None:
                 small_tokenizer(repository).save_pretrained(snapshot)
                 if "hf_model_name" in text:
                     small_text_config(repository).save_pretrained(snapshot)
+                else:
+                    _mark_absent(folder, repository, "config.json")
+
+
+def _mark_absent(cache: Path, repository: str, name: str) -> None:
+    """Record that a repository does not have a file, as the hub's library does."""
+    absent = snapshot_folder(cache, repository).parents[1] / ".no_exist" / REVISION / name
+    absent.parent.mkdir(parents=True, exist_ok=True)
+    absent.touch()
+
+
+def on_meta(config: dict[str, Any]) -> Any:
+    """Build an architecture at full size on the meta device, which computes shapes and allocates nothing.
+
+    A text tower of transformers has the size of its repository in the cache.
+    """
+    import torch
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+
+    config = copy.deepcopy(config)
+    of_transformers = "hf_model_name" in config["text_cfg"]
+    custom = config.pop("custom_text", False) or of_transformers
+    if of_transformers:
+        config["text_cfg"]["hf_model_pretrained"] = False
+    with torch.device("meta"):
+        return (CoCa if "multimodal_cfg" in config else CustomTextCLIP if custom else CLIP)(**config)
+
+
+def use_small_config(name: str) -> dict[str, Any]:
+    """Replace the architecture ``name`` by a small one, in the tables of open_clip and in ours."""
+    from open_clip.factory import _MODEL_CONFIGS
+
+    from mobileclip2.config import published
+
+    small = small_config(_MODEL_CONFIGS[name])
+    original = published.architecture
+
+    def architecture(asked: str) -> dict[str, Any]:
+        return copy.deepcopy(small) if asked == name else original(asked)
+
+    _MODEL_CONFIGS[name] = small
+    published.architecture = architecture
+    return small
+
+
+def publish(cache: Path, name: str, tag: str, weights: Path) -> None:
+    """Let a file be the published weights of a tag, in the cache of the hub or at their address."""
+    from mobileclip2.config import published
+
+    entry = published.pretrained(name)[tag]
+    repository, _, file = entry.get("hf_hub", "").rpartition("/")
+    if not repository:
+        entry["file"] = str(weights)
+        return
+    folder = snapshot_folder(cache, repository)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = file.rpartition(".")[0] or "open_clip_model"
+    link = folder / f"{stem}.safetensors"
+    link.unlink(missing_ok=True)
+    link.symlink_to(weights)
 
 
 def snapshot_folder(cache: Path, repository: str) -> Path:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks._small_models import small_config, write_cache
+from benchmarks._small_models import on_meta, publish, use_small_config, write_cache
 
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
@@ -46,7 +46,7 @@ def measure(full_size: float, only: str) -> dict[str, Any]:
         from open_clip.factory import get_model_config
         from open_clip.pretrained import list_pretrained_tags_by_model
 
-        write_cache(folder / "hub")
+        write_cache(folder / "hub", list_models())
         architectures, pairs = [], []
         results: dict[str, tuple[Path, Row]] = {}
         with _reader(folder / "nothing") as reader:
@@ -54,7 +54,7 @@ def measure(full_size: float, only: str) -> dict[str, Any]:
                 print(f"\r\x1b[K{name}", end="", file=sys.stderr, flush=True)
                 row = _parameters(name)
                 if not 0 < row["million"] <= full_size:
-                    _replace(name)
+                    use_small_config(name)
                     row["size"] = "small"
                 model = json.dumps(get_model_config(name), sort_keys=True)
                 if model not in results:
@@ -62,7 +62,7 @@ def measure(full_size: float, only: str) -> dict[str, Any]:
                     results[model] = (stored, _store(name, stored, reader))
                 stored, result = results[model]
                 architectures.append(row | result)
-                pairs += [_pair(name, tag, stored) for tag in list_pretrained_tags_by_model(name)]
+                pairs += [_pair(name, tag, stored, folder / "hub") for tag in list_pretrained_tags_by_model(name)]
                 if row["size"] == "full":
                     shutil.rmtree(stored, ignore_errors=True)
                 gc.collect()
@@ -71,9 +71,7 @@ def measure(full_size: float, only: str) -> dict[str, Any]:
 
 
 def _parameters(name: str) -> Row:
-    """Build an architecture on the meta device, which computes shapes and allocates nothing."""
-    import torch
-    from open_clip import CLIP, CoCa, CustomTextCLIP
+    """Count the parameters of an architecture."""
     from open_clip.factory import get_model_config
 
     config = get_model_config(name)
@@ -88,22 +86,11 @@ def _parameters(name: str) -> Row:
         "tokenizer": text.get("hf_tokenizer_name") or "CLIP",
         "decoder": "multimodal_cfg" in config,
     }
-    custom = config.pop("custom_text", False) or "hf_model_name" in text
-    # the towers of transformers come from the small configurations
-    text.update({"hf_model_pretrained": False} if "hf_model_name" in text else {})
     try:
-        with torch.device("meta"):
-            model = (CoCa if row["decoder"] else CustomTextCLIP if custom else CLIP)(**config)
+        model = on_meta(config)
     except Exception as error:
         return {**row, "million": 0.0, "built": _line(error)}
     return {**row, "million": sum(each.numel() for each in model.parameters()) / 1e6, "built": "yes"}
-
-
-def _replace(name: str) -> None:
-    """Let open_clip build a small model under this name."""
-    from open_clip.factory import _MODEL_CONFIGS
-
-    _MODEL_CONFIGS[name] = small_config(_MODEL_CONFIGS[name])
 
 
 def _store(name: str, folder: Path, reader: subprocess.Popen[str]) -> Row:
@@ -122,9 +109,9 @@ def _store(name: str, folder: Path, reader: subprocess.Popen[str]) -> Row:
         save(image_text, folder)
         row["stored"] = "yes"
         expected = embeddings(image_text)
+        published = open_clip.get_tokenizer(name)(list(TEXTS))
     except Exception as error:
         return {**row, "stored": _line(error)}
-    published = open_clip.get_tokenizer(name)(list(TEXTS))
     assert reader.stdin and reader.stdout
     print(folder, file=reader.stdin, flush=True)
     answer = json.loads(reader.stdout.readline())
@@ -148,20 +135,20 @@ def _store(name: str, folder: Path, reader: subprocess.Popen[str]) -> Row:
     return row
 
 
-def _pair(name: str, tag: str, stored: Path) -> Row:
+def _pair(name: str, tag: str, stored: Path, cache: Path) -> Row:
     """Load weights under a tag and as a file, and compare activation and preprocessing with the published ones."""
     from open_clip.factory import get_model_config
-    from open_clip.pretrained import _PRETRAINED
+    from open_clip.pretrained import get_pretrained_cfg
 
     from mobileclip2.config.model import Model, Weights
 
-    published = _PRETRAINED[name][tag]
+    published = get_pretrained_cfg(name, tag)
     fits = bool(published.get("quick_gelu")) == bool(get_model_config(name).get("quick_gelu"))
     row: Row = {"name": name, "tag": tag, "fits": fits, "by_tag": "–", "by_path": "–"}
     files = list(stored.glob("*.safetensors"))
     if not files:
         return row
-    published["file"] = str(files[0])
+    publish(cache, name, tag, files[0])
     for field, weights in (("by_tag", {"tag": tag}), ("by_path", {"path": str(files[0])})):
         row[field] = _compare(lambda weights=weights: Model(open_clip=name, weights=Weights(**weights)), published)
     return row

@@ -16,11 +16,18 @@ class Locked(Settings):
     """A locked-image teacher (LiT): frozen pretrained towers with two trained projections."""
 
     trunk: str
-    """timm name of the image tower"""
+    """timm name of the image tower, with the tag of its weights if tags differ in preprocessing"""
     size: int = 96
     trunk_weights: Weights
-    text_weights: Weights
-    """safetensors file of a transformers text encoder, with config and tokenizer in the same folder"""
+    """a state dict, or the ``tag`` of weights that timm publishes on the hub"""
+    trunk_revision: str | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """commit of the repository of the ``tag``"""
+    text: str | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """repository of a transformers text encoder on the hub"""
+    text_revision: str | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    """commit of ``text``"""
+    text_weights: Weights | None = None
+    """weights of a transformers text encoder, with config and tokenizer in the same folder"""
     embed_dim: int = 256
     context: int = 32
     text_pooling: Literal["mean", "cls"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
@@ -29,11 +36,22 @@ class Locked(Settings):
     train: TrainSettings
 
     @model_validator(mode="after")
-    def _text_tower_is_a_folder(self) -> Self:
-        if self.text_weights.tag or (self.text_weights.path or "").startswith("s3://"):
+    def _one_text_tower(self) -> Self:
+        if (self.text is None) == (self.text_weights is None):
+            raise ValueError("name exactly one of 'text' (a repository of the hub) and 'text_weights' (a file)")
+        weights = self.text_weights
+        if weights and (weights.tag or (weights.path or "").startswith("s3://")):
             raise ValueError(
-                "'text_weights' must be a local file or a file of a package, with config and tokenizer in its folder"
+                "'text_weights' must be a local file or a file of a package, with config and tokenizer in its folder; "
+                "for a repository of the hub, set 'text'"
             )
+        if self.text_revision and not self.text:
+            raise ValueError("'text_revision' is a commit of the repository 'text'; set 'text', or remove it")
+        if self.trunk_revision and not self.trunk_weights.tag:
+            raise ValueError("'trunk_revision' goes with 'trunk_weights.tag'; set the tag, or remove it")
+        tag = self.trunk.partition(".")[2]
+        if tag and self.trunk_weights.tag and tag != self.trunk_weights.tag:
+            raise ValueError(f"'trunk' has the tag '{tag}' and 'trunk_weights' the tag '{self.trunk_weights.tag}'")
         return self
 
 

@@ -260,12 +260,11 @@ def _teacher(teacher: Teacher) -> Asset:
     externals = _model_externals(teacher.model)
     fields: dict[str, Any] = {"model": declared(teacher.model), "locked": declared(teacher.locked)}
     if teacher.locked:
-        externals = {
-            "trunk": Pinned(teacher.locked.trunk_weights),
-            "text": Pinned(teacher.locked.text_weights),
-        }
-        if path := teacher.locked.text_weights.path:
-            externals["text_config"] = Folder(str(PurePosixPath(path).parent), "/*.json")
+        externals = {"trunk": Pinned(teacher.locked.trunk_weights)}
+        if text := teacher.locked.text_weights:
+            externals["text"] = Pinned(text)
+            if text.path:
+                externals["text_config"] = Folder(str(PurePosixPath(text.path).parent), "/*.json")
         inputs = {f"data-{number}": Input(AssetKey(key)) for number, key in enumerate(teacher.locked.train_on)}
     return _asset(
         AssetKey.of("teacher", teacher.name),

@@ -271,13 +271,15 @@ class SourceInventory:
             return self.model_weights(captioner.model)
         return self.weights_path(captioner.trunk_weights) if captioner.trunk_weights else None
 
-    def tower_weights(self, locked: Locked) -> tuple[Path, Path]:
-        """Return the local weights of the image trunk and the text tower of a locked teacher.
+    def tower_weights(self, locked: Locked) -> tuple[Path | None, Path | None]:
+        """Return the local weights of the image trunk and the text tower of a locked teacher, or None for the hub's.
 
         Raises:
             WeightsError: a file is missing, or its hash differs from the pinned one.
         """
-        return self.weights_path(locked.trunk_weights), self.weights_path(locked.text_weights)
+        files = (locked.trunk_weights, locked.text_weights)
+        trunk, text = (self.weights_path(each) if each and not each.tag else None for each in files)
+        return trunk, text
 
     def weights_path(self, weights: Weights) -> Path:
         """Return the local file of weights from a package or path, and check its pinned hash.

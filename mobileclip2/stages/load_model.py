@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from pathlib import Path
 
+from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.models.build import CONFIG, WEIGHTS, load
 from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.store import Artifact
+from mobileclip2.store.storage import temporary_files
+from mobileclip2.teachers.hub_towers import TEXT_FILES
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
 VIEWS = "view_cfg"
@@ -20,10 +25,29 @@ def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
     if SPEC in {file.name for file in stored.manifest.files}:
         spec = inventory.profile.teacher(stored.summary.asset.name).locked
         assert spec is not None
-        return load_locked(spec, stored.fetch(PROJECTIONS), *inventory.tower_weights(spec))
+        return _load_locked(spec, stored, inventory)
     tokenizer = [stored.fetch(file.name) for file in stored.manifest.files if file.name in TOKENIZER_FILES]
     image_text = load(stored.fetch(CONFIG), stored.fetch(WEIGHTS), tokenizer)
     config = json.loads(stored.fetch(CONFIG).read_text())
     if VIEWS in config:
         image_text.config[VIEWS] = config[VIEWS]
     return image_text
+
+
+def _load_locked(spec: Locked, stored: Artifact, inventory: SourceInventory) -> ImageText:
+    """Load a locked teacher. Towers from the hub are files of the artifact, and others are where the profile says."""
+    trunk, text = inventory.tower_weights(spec)
+    names = [file.name for file in stored.manifest.files]
+    with temporary_files(), tempfile.TemporaryDirectory() as temporary:
+        for name in names:
+            if Path(name).stem == "trunk":
+                trunk = stored.fetch(name)
+            elif name.startswith("text/"):
+                copy = Path(temporary) / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                # a bucket's files have a folder each
+                copy.symlink_to(stored.fetch(name).resolve())
+                if copy.name in TEXT_FILES:
+                    text = copy
+        assert trunk and text
+        return load_locked(spec, stored.fetch(PROJECTIONS), trunk, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -15,6 +16,7 @@ from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.stages.prefetch import preprocessed_images
 from mobileclip2.stages.trained import frozen_features, publish, tables_of, train_task
+from mobileclip2.teachers.hub_towers import download_towers
 from mobileclip2.teachers.locked import (
     PROJECTIONS,
     SPEC,
@@ -45,7 +47,8 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
     """Train projections on the features of frozen towers (LiT, arXiv:2111.07991)."""
     (task,) = batch.tasks
     device = choose_device(batch.profile.device)
-    locked = build_locked(spec, *batch.inventory.tower_weights(spec), seed=spec.train.seed)
+    towers = download_towers(spec, *batch.inventory.tower_weights(spec))
+    locked = build_locked(spec, towers.trunk, towers.text, seed=spec.train.seed)
     projections = Projections(locked.model)
     locked.model.to(device)
 
@@ -64,5 +67,8 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
     frozen = frozen_features(batch, shards, features)
     source = FeatureSource(frozen["image"], frozen["text"], seed=spec.train.seed)
     result = train_task(batch, projections, Contrastive(), source, spec.train, device)
-    facts = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
-    publish(batch, result, partial(save_projections, projections, spec), [SPEC, PROJECTIONS], facts)
+    facts: dict[str, Any] = {"embed_dim": locked.embed_dim, "samples": sum(table.num_rows for _, table in shards)}
+    if towers.commits:
+        facts["commits"] = towers.commits
+    save_teacher = partial(save_projections, projections, spec, towers.stored)
+    publish(batch, result, save_teacher, [SPEC, PROJECTIONS, *towers.stored], facts)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,15 @@ def text_trunk_features(locked: ImageText, texts: Sequence[str]) -> torch.Tensor
     return features
 
 
-def save_projections(projections: nn.Module, spec: Locked, folder: Path) -> None:
-    """Write the projections and ``locked.json``, which pins the weights of the frozen towers by hash."""
+def save_projections(projections: nn.Module, spec: Locked, towers: Mapping[str, Path], folder: Path) -> None:
+    """Write the projections, ``locked.json`` and copies of ``towers``, the downloaded files.
+
+    ``locked.json`` pins the weights of the other towers by hash.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for name, file in towers.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / name)
     (folder / SPEC).write_text(json.dumps(declared(spec), indent=1, sort_keys=True) + "\n")
     write_tensors(folder / PROJECTIONS, projections.state_dict())
 

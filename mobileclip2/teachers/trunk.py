@@ -19,9 +19,6 @@ from mobileclip2.models.build import load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.names import did_you_mean
 
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""Weight files of a timm repository on the hub. The first that exists is used."""
-
 
 def build_trunk(spec: Locked, weights: Path) -> nn.Module:
     """Build a frozen timm model without its classifier and load its weights.

@@ -76,7 +76,7 @@ def test_the_towers_are_frozen_and_pretrained(locked):
 
 
 def test_a_stored_teacher_comes_back(locked, spec, inventory, tmp_path):
-    save_projections(Projections(locked.model), spec, tmp_path)
+    save_projections(Projections(locked.model), spec, {}, tmp_path)
     again = load_locked(spec, tmp_path / PROJECTIONS, *inventory.tower_weights(spec))
     assert torch.equal(again.embed_texts(["cat"]), locked.embed_texts(["cat"]))
     images = torch.rand(1, 3, 64, 64)
@@ -90,7 +90,7 @@ def test_what_changes_no_byte_of_a_teacher_is_not_stored_with_it(locked, spec, t
     )
     here = spec.model_copy(update={"text_weights": Weights(path="/here", sha256=spec.text_weights.sha256)})
     for number, each in enumerate((here, elsewhere)):
-        save_projections(Projections(locked.model), each, tmp_path / str(number))
+        save_projections(Projections(locked.model), each, {}, tmp_path / str(number))
     assert (tmp_path / "0" / SPEC).read_bytes() == (tmp_path / "1" / SPEC).read_bytes()
 
 
