@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def _published(field: str, model: Model) -> Published:
 
 def _check_url(published: Published) -> None:
     # open_clip stores files that have an address here, outside the hub's cache.
-    if (Path.home() / ".cache" / "clip" / Path(published.url).name).exists():
+    if Path(os.path.expanduser("~/.cache/clip"), Path(published.url).name).exists():  # noqa: PTH111 - works without a home
         return
     request = urllib.request.Request(published.url, method="HEAD")
     try:
