@@ -43,7 +43,7 @@ coverage: COVERAGE = --cov
 coverage: test ## the same as test, and how much of the code the tests run
 
 ui: setup ## the web interface on loopback
-	mkdir -p $(DAGSTER_HOME) && cp pipelines/dagster.yaml $(DAGSTER_HOME)/
+	$(VENV)/bin/python -m pipelines.instance
 	$(VENV)/bin/dagster dev --host 127.0.0.1 --port $(PORT) --module-name pipelines.definitions
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header

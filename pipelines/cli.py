@@ -394,6 +394,7 @@ def collect_garbage(chosen: argparse.Namespace) -> int:
     from mobileclip2.engine.pipeline import Pipeline
     from mobileclip2.ledger.committed import committed_paths
     from mobileclip2.ledger.stages import checkpoints_folder
+    from mobileclip2.store.user_cache import UNUSED_SECONDS, cache_folder, sweep
     from pipelines.show import unneeded_as_table
 
     pipeline = pipeline_of(chosen)
@@ -407,6 +408,8 @@ def collect_garbage(chosen: argparse.Namespace) -> int:
     outputs = garbage.unneeded(sharing, committed, lineages)
     if chosen.delete:
         garbage.delete(pipeline, outputs)
+        if swept := sweep(unused_seconds=UNUSED_SECONDS):
+            print(f"{swept / 2**20:,.1f} MiB deleted from the cache in {cache_folder()}")
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
     return 0
 

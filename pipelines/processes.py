@@ -16,8 +16,9 @@ from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobileclip2.errors import StoreError
 from mobileclip2.executors.signals import death
-from mobileclip2.store.stat_cache import cache_folder
+from mobileclip2.store.user_cache import cache_folder
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -64,11 +65,11 @@ def _write_crashes() -> None:
     if _writes_crashes == os.getpid():
         return
     _writes_crashes = os.getpid()
-    path = _crash_file(this_process())
     try:
+        path = _crash_file(this_process())
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
-    except OSError:  # without the file, the crash is reported without the Python line
+    except (OSError, StoreError):  # without the file, the crash is reported without the Python line
         return
     faulthandler.enable(file, all_threads=False)
     # processes of Dagster's launcher skip atexit handlers
@@ -93,10 +94,10 @@ def crash_report(process: str, number: int | None = None) -> str | None:
     Returns:
         None if the process ended normally, or was reported before.
     """
-    path = _crash_file(process)
     try:
+        path = _crash_file(process)
         text = path.read_text(errors="replace")
-    except OSError:
+    except (OSError, StoreError):
         return death(number) if number else None
     path.unlink(missing_ok=True)
     fault = next(
@@ -151,7 +152,11 @@ def _is_reported(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 def _dead_processes() -> Iterator[tuple[str, str]]:
     """Yield (process, cause of death) for the processes of this machine that left a crash file."""
-    for path in (cache_folder() / "crashes").glob("*"):
+    try:
+        paths = list((cache_folder() / "crashes").glob("*"))
+    except StoreError:  # then no process has left a file
+        return
+    for path in paths:
         process = "/".join(path.name.rsplit("_", 2))
         if _is_gone(process) and (cause := crash_report(process)):
             yield process, cause

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mobileclip2.data.row_file import RowFile, Rows
-from mobileclip2.data.tar import StrictTar, clear_headers, path_fault, split_path
+from mobileclip2.data.tar import StrictTar, clear_headers, file_end, path_fault, split_path
 from mobileclip2.errors import ShardError
 
 OPEN_FILES = 128
@@ -79,6 +79,17 @@ class IndexedTar:
         return members
 
 
+def member_names(path: Path) -> Iterator[str]:
+    """Yield the names of the regular files of a tar, from its headers.
+
+    Raises:
+        ShardError: the file is missing, truncated, damaged or not a tar.
+    """
+    with _guard(path):
+        for name, _, _ in _files(path):
+            yield name
+
+
 @lru_cache
 def _row_dtype(longest_key: int, extensions: int) -> np.dtype:
     return np.dtype([("key", f"S{longest_key}"), ("spans", np.int64, (extensions, 2))])
@@ -112,6 +123,7 @@ def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
     """Yield name, offset and size of every regular file. A missing end marker is an error, as in truncated tars."""
     with path.open("rb") as file, StrictTar.open(fileobj=file, mode="r:") as tar:
+        tar.end = file_end(file)
         _rewind(tar)
         while True:
             file.seek(tar.offset)
@@ -126,8 +138,10 @@ def _files(path: Path) -> Iterator[tuple[str, int, int]]:
                     return
                 clear_headers(tar)
                 if not info.isreg():
+                    tar.check(info.name, info.offset_data, info.size)
                     continue
                 name, start, size = info.name, info.offset_data, info.size
+            tar.check(name, start, size)
             yield name, start, size
 
 

@@ -20,7 +20,7 @@ from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import opaque_copy
 from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
 from mobileclip2.data.tar import TarWriter
-from mobileclip2.data.validate import KEPT, SKIPPED, iter_valid
+from mobileclip2.data.validate import KEPT, MAX_TEXT_BYTES, SKIPPED, iter_valid
 from mobileclip2.errors import DamagedOutput, ShardError
 from mobileclip2.store.storage import atomic_path
 
@@ -293,8 +293,9 @@ def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> byte
 
 def _rest(members: dict[str, bytes], sha256: str, dims: dict[str, int]) -> dict[str, Any]:
     """Return the content of ``json``: the fields of the source, the hash of the image, and the teachers."""
+    data = members.get("json", b"{}")
     try:
-        fields = json.loads(members.get("json", b"{}"))
+        fields = json.loads(data) if len(data) <= MAX_TEXT_BYTES else {}
     except (ValueError, RecursionError):
         fields = {}
     teachers = [{"name": name, "dim": dim} for name, dim in dims.items()]

@@ -27,7 +27,7 @@ import torch
 from isal import igzip
 
 from mobileclip2.data.augmentation import View, parse_views
-from mobileclip2.data.validate import IMAGE_EXTENSIONS
+from mobileclip2.data.validate import IMAGE_EXTENSIONS, MAX_TEXT_BYTES
 from mobileclip2.errors import ShardError
 
 Storage = Literal["pth.gz", "npz"]
@@ -311,6 +311,8 @@ def _json(value: Any) -> bytes:
 
 
 def _object(members: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    if len(members[name]) > MAX_TEXT_BYTES:
+        raise ValueError(f"'{name}' has {len(members[name]):,} bytes; at most {MAX_TEXT_BYTES:,}")
     try:
         value = json.loads(members[name])
     except (ValueError, RecursionError) as error:

@@ -19,6 +19,10 @@ from mobileclip2.errors import ShardError
 
 MAX_SAMPLE_BYTES = 256 << 20
 """maximum size of a sample, which bounds the memory of a worker"""
+MAX_PATH_BYTES = 4096
+"""maximum length of a member path, as in Linux"""
+MAX_HEADER_BYTES = 256 << 10
+"""maximum size of an extended header, which ``tarfile`` reads into memory"""
 
 
 @dataclass
@@ -44,15 +48,17 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
         ShardError: the file is truncated, damaged or not a tar. The message has ``name``, the byte and the last complete
             sample. All complete samples before the damage are yielded first.
     """
-    tar: tarfile.TarFile | None = None
+    tar: StrictTar | None = None
     last = None
     try:
+        end = file_end(file)
         tar = StrictTar.open(fileobj=file, mode="r|")
+        tar.end = end
         for sample in _group(tar, Counter() if ignored is None else ignored):
             yield sample
             last = sample.key
         _check_end(tar)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, UnicodeError) as error:
         raise ShardError(f"{name}: {_damage(error, tar, last)}") from error
     except OSError as error:
         raise ShardError(f"{name}: cannot be read: {error}") from error
@@ -112,6 +118,15 @@ class TarWriter:
             self._temporary.replace(self._path)
 
 
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
 class _StrictHeader(tarfile.TarInfo):
     """A header whose damage is an error. ``tarfile`` treats damaged headers as the end of the archive."""
 
@@ -121,8 +136,13 @@ class _StrictHeader(tarfile.TarInfo):
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # not in typeshed
             raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(str(error)) from error
+        except (tarfile.HeaderError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise tarfile.ReadError(f"damaged header: {error}") from error
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Self:
+        if self.type in _EXTENDED and not 0 <= self.size <= MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes; at most {MAX_HEADER_BYTES:,}")
+        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]  # not in typeshed
 
 
 class _Utf8Tar(tarfile.TarFile):
@@ -130,12 +150,39 @@ class _Utf8Tar(tarfile.TarFile):
 
 
 class StrictTar(_Utf8Tar):
-    """A ``TarFile`` that raises ``ReadError`` for a damaged header."""
+    """A ``TarFile`` that raises ``ReadError`` for a damaged header, and for a member that cannot lie in the file."""
 
     tarinfo = _StrictHeader
+    end: int | None = None
+    """size of the file, or None if it is not known"""
+
+    def check(self, name: str, start: int, size: int) -> None:
+        """Compare what a header declares with the file. ``offset`` is then the start of the next header.
+
+        Raises:
+            ReadError: the member has a negative size or ends behind the file.
+        """
+        if size < 0 or self.offset < start:
+            self.offset = start - tarfile.BLOCKSIZE
+            raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes")
+        if self.end is not None and self.offset > self.end:
+            raise tarfile.ReadError(f"'{name[:200]}' ends at byte {self.offset:,}, behind the file")
 
 
-def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
+def file_end(file: BinaryIO) -> int | None:
+    """Return the number of bytes from the position of a file to its end, or None for a pipe."""
+    try:
+        if not file.seekable():
+            return None
+        position = file.tell()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(position)
+    except (AttributeError, OSError):
+        return None
+    return end - position
+
+
+def _group(tar: StrictTar, ignored: Counter[str]) -> Iterator[RawSample]:
     seen: set[str] = set()
     sample: RawSample | None = None
     extensions: set[str] = set()
@@ -144,6 +191,7 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
         clear_headers(tar)
         parts = split_path(info.name)
         if not info.isreg() or parts is None:
+            tar.check(info.name, info.offset_data, info.size)
             if not info.isdir():
                 ignored[_kind(info)] += 1
             continue
@@ -155,6 +203,7 @@ def _group(tar: tarfile.TarFile, ignored: Counter[str]) -> Iterator[RawSample]:
             if key in seen:
                 sample.fault = BadSample("duplicate-key", "the key came earlier; members must lie side by side")
             seen.add(key)
+        tar.check(info.name, info.offset_data, info.size)
         extensions.add(extension)
         size += info.size
         if size > MAX_SAMPLE_BYTES and not sample.fault:
@@ -190,6 +239,8 @@ def split_path(path: str) -> tuple[str, str] | None:
 
 def path_fault(path: str) -> BadSample | None:
     """Return the fault of an unsafe or unreadable member path, or None."""
+    if len(path) > MAX_PATH_BYTES // 4 and len(path.encode(errors="backslashreplace")) > MAX_PATH_BYTES:
+        return BadSample("bad-key", f"the member path has {len(path):,} characters; at most {MAX_PATH_BYTES:,} bytes")
     if path.startswith("/") or ".." in path.split("/"):
         return BadSample("bad-path", f"the member path '{path}' leaves the folder of the shard")
     if not path.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in path):
@@ -211,10 +262,10 @@ def _check_end(tar: tarfile.TarFile) -> None:
             raise tarfile.ReadError("more data follows the end-of-archive marker")
 
 
-def _damage(error: Exception, tar: tarfile.TarFile | None, last: str | None) -> str:
+def _damage(error: Exception, tar: StrictTar | None, last: str | None) -> str:
     if tar is None:
         return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"
     assert tar.fileobj is not None
-    byte = min(tar.offset, tar.fileobj.tell())
+    byte = min(tar.offset, tar.fileobj.tell() if tar.end is None else tar.end)
     position = f"the last complete sample is '{last}'" if last else "no complete sample precedes it"
     return f"cut off or damaged at byte {byte:,} ({error}); {position}. Fetch the shard again"

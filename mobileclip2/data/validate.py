@@ -16,6 +16,8 @@ from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError
 
+MAX_TEXT_BYTES = 4 << 20
+"""maximum size of a caption or JSON member; parsed JSON needs 30 times its size"""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
 KEPT = pa.schema(
@@ -48,7 +50,7 @@ def validate_shard(samples: Iterable[RawSample], filters: Filters) -> ValidatedS
 
     Reasons in addition to those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
     ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
-    ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``, ``bad-json`` (only without ``txt``).
+    ``text-too-large``, ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``, ``bad-json`` (only without ``txt``).
     """
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -157,7 +159,13 @@ def _json_caption(members: dict[str, bytes]) -> str:
     return caption
 
 
+def _check_length(data: bytes, member: str) -> None:
+    if len(data) > MAX_TEXT_BYTES:
+        raise BadSample("text-too-large", f"'{member}' has {len(data):,} bytes; at most {MAX_TEXT_BYTES:,}")
+
+
 def _text(data: bytes, member: str) -> str:
+    _check_length(data, member)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,6 +173,7 @@ def _text(data: bytes, member: str) -> str:
 
 
 def _fields(data: bytes) -> dict[str, Any]:
+    _check_length(data, "json")
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:

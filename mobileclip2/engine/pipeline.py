@@ -27,7 +27,7 @@ from mobileclip2.store.manifest import identify
 from mobileclip2.store.manifest_cache import ManifestCache
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 from mobileclip2.store.scratch import Scratch
-from mobileclip2.store.stat_cache import cache_folder
+from mobileclip2.store.user_cache import cache_folder
 
 if TYPE_CHECKING:
     from mobileclip2.engine.lineage import Lineage

@@ -31,8 +31,9 @@ from mobileclip2.fingerprint import canonical, declared, fingerprint
 from mobileclip2.progress import counted, doing
 from mobileclip2.store import Storage
 from mobileclip2.store.s3 import S3Storage
-from mobileclip2.store.stat_cache import StatCache, cache_folder
+from mobileclip2.store.stat_cache import StatCache
 from mobileclip2.store.storage import atomic_path, file_sha256
+from mobileclip2.store.user_cache import begin_use, cache_folder, use
 
 logger = logging.getLogger(__name__)
 
@@ -401,8 +402,11 @@ def local_folder(url: str) -> Path:
     storage = S3Storage(url)
     files = [(file.relative, file.version_token) for file in list_files(url, "**/*")]
     target = cache_folder() / "folders" / fingerprint([url, files])
+    begin_use()
     for relative, _ in files:
-        if not (target / relative).exists():
+        if (target / relative).exists():
+            use(target / relative)
+        else:
             with atomic_path(target / relative) as temporary:
                 shutil.copyfile(storage.fetch(relative), temporary)
     return target

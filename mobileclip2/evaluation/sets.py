@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +29,7 @@ import pyarrow.parquet as pq
 
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.indexed_tar import member_names
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.store.storage import file_sha256
@@ -302,7 +302,6 @@ def _captions(raw: RawSample) -> tuple[str, ...]:
 
 def _count_images(shard: Path) -> int:
     try:
-        with tarfile.open(shard, "r:") as tar:
-            return sum(Path(member.name).suffix.lower().lstrip(".") in IMAGES for member in tar)
-    except tarfile.TarError:
+        return sum(Path(name).suffix.lower().lstrip(".") in IMAGES for name in member_names(shard))
+    except ShardError:
         return 0

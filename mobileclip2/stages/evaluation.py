@@ -14,7 +14,7 @@ from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.models.device import choose_device
 from mobileclip2.stages.load_model import load_image_text
-from mobileclip2.store.stat_cache import cache_folder
+from mobileclip2.store.user_cache import cache_folder
 
 
 def run(batch: TaskBatch) -> None:

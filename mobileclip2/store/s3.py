@@ -10,11 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
 import random
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, TypeVar, Unpack
 
 from mobileclip2.errors import StoreError
 from mobileclip2.extras import needs
+from mobileclip2.store import user_cache
 from mobileclip2.store.storage import atomic_path, file_sha256
 from mobileclip2.store.truncation import is_complete
 
@@ -79,7 +78,7 @@ class S3Storage:
         self.url = url.rstrip("/")
         bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
-        self.cache = cache or Path(tempfile.gettempdir()) / f"mobileclip2-cache-{os.getuid()}"
+        self._cache = cache
         self._client: S3Client | None = None
 
     @property
@@ -97,6 +96,15 @@ class S3Storage:
             )
             self._client = boto3.client("s3", config=config)
         return self._client
+
+    @property
+    def cache(self) -> Path:
+        """Folder of the downloaded objects.
+
+        Raises:
+            StoreError: this user has no usable cache folder.
+        """
+        return self._cache or user_cache.cache_folder() / "s3"
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_client": None}
@@ -213,6 +221,9 @@ class S3Storage:
             head = client.head_object(Bucket=self.bucket, Key=self.prefix + key)
             identity = hashlib.sha256(f"{self.url}/{key}:{head['ETag']}".encode()).hexdigest()[:32]
             local = self.cache / identity / Path(key).name
+            if self._cache is None:
+                user_cache.begin_use()
+                user_cache.use(local)
             if not local.is_file() or local.stat().st_size != head["ContentLength"]:
                 with atomic_path(local) as temporary:
                     with temporary.open("wb") as file:
@@ -223,6 +234,8 @@ class S3Storage:
                             shutil.copyfileobj(body, file)
                     with temporary.open("rb") as file:
                         _check(head, file)
+                if self._cache is None:
+                    _sweep_after(head["ContentLength"])
             return local
 
         return self._retry(key, request)
@@ -377,6 +390,18 @@ class ObjectVersion:
     etag: str
     age: float
     """seconds since the last write, measured with the clock of the store"""
+
+
+_downloaded = 0.0
+
+
+def _sweep_after(size: int) -> None:
+    """Sweep the cache after the first download of a process, and then whenever a twentieth of its limit is downloaded."""
+    global _downloaded
+    first, _downloaded = _downloaded == 0, _downloaded + size
+    if first or _downloaded > user_cache.limit_bytes(user_cache.cache_folder()) / 20:
+        user_cache.sweep()
+        _downloaded = 1
 
 
 class _Altered(Exception):

@@ -6,18 +6,14 @@ The cache can be deleted at any time. Its values are then recomputed.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
+
+from mobileclip2.errors import StoreError
+from mobileclip2.store.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """Return the cache folder: ``MOBILECLIP2_CACHE``, or a folder in the user's home."""
-    return Path(os.environ.get("MOBILECLIP2_CACHE", Path.home() / ".cache" / "mobileclip2"))
 
 
 class StatCache:
@@ -28,12 +24,10 @@ class StatCache:
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
-        path = cache_folder() / "remembered.sqlite"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return _open(str(path))
-        except (sqlite3.DatabaseError, OSError) as error:
-            logger.warning("%s: the cache cannot be used (%s), so the next run hashes files again", path, error)
+            return _open(str(cache_folder() / "remembered.sqlite"))
+        except (sqlite3.DatabaseError, OSError, StoreError) as error:
+            logger.warning("the cache of hashes cannot be used, so the next run hashes files again: %s", error)
             return _open(":memory:")
 
     def recall(self, url: str, version_token: str) -> str | None:

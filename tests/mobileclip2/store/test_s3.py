@@ -83,3 +83,21 @@ def test_an_empty_source_is_named(bucket, tmp_path):
     profile.write_text(yaml.safe_dump(values))
     with pytest.raises(ShardError, match=f"no shard matches .* in s3://{bucket}/nowhere"):
         _ = SourceInventory(load(profile)).shards
+
+
+def test_downloads_sweep_what_no_process_uses(s3, bucket, monkeypatch, tmp_path):
+    import os
+
+    from mobileclip2.store import s3 as s3_module
+
+    monkeypatch.setattr(s3_module, "_downloaded", 0.0)
+    monkeypatch.setenv("MOBILECLIP2_CACHE_GIB", str(1 / (1 << 20)))
+    storage = S3Storage(f"s3://{bucket}")
+    left = storage.cache / "left" / "0.tar"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(5000))
+    os.utime(left, (1, 1))
+    storage.write("a.tar", bytes(3000))
+    path = storage.fetch("a.tar")
+    assert path.read_bytes() == bytes(3000) and path.is_relative_to(tmp_path / "cache" / "s3")
+    assert not left.exists()

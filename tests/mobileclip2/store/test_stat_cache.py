@@ -14,7 +14,7 @@ def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
     cache = StatCache()
     cache.keep("place", "look", "value")
     assert cache.recall("place", "look") == "value"
-    assert "remembered.sqlite: the cache cannot be used (" in caplog.text
+    assert "the cache of hashes cannot be used" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"no database" * 100, None])

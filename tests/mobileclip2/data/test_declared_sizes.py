@@ -1,0 +1,137 @@
+"""What a tar declares is compared with the file, so that no header costs time or memory that the file does not have."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mobileclip2.config.filters import Filters
+from mobileclip2.data.indexed_tar import IndexedTar
+from mobileclip2.data.tar import MAX_PATH_BYTES, RawSample, read_samples
+from mobileclip2.data.validate import MAX_TEXT_BYTES, validate_shard
+from mobileclip2.errors import ShardError
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    """A header with a number in base 256, as GNU tar writes sizes from 8 GiB and negative ones."""
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    data = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    data[124:136] = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=True)
+    return checked(data)
+
+
+def checked(data: bytearray) -> bytes:
+    data[148:156] = b" " * 8
+    data[148:156] = f"{sum(data):06o}\0 ".encode()
+    return bytes(data)
+
+
+def octal(name: str, size: bytes) -> bytes:
+    data = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    data[124:136] = size.ljust(12, b"\0")
+    return checked(data)
+
+
+def pax(fields: dict[str, str], name: str = "b.jpg") -> bytes:
+    records = b""
+    for key, value in fields.items():
+        record = f" {key}={value}\n".encode()
+        length = len(record) + len(str(len(record) + 2))
+        records += str(length).encode() + record
+    padded = records.ljust(-(-len(records) // 512) * 512, b"\0")
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    return info.tobuf(tarfile.USTAR_FORMAT) + padded + header(name, 5) + b"hello".ljust(512, b"\0")
+
+
+GOOD = header("a.jpg", 5) + b"hello".ljust(512, b"\0")
+END = bytes(1024)
+
+ATTACKS: dict[str, bytes] = {
+    "2^62 bytes": header("b.jpg", 1 << 62),
+    "2^62 bytes of a name without a key": header(".hidden", 1 << 62),
+    "2^62 bytes of an unknown type": header("b.jpg", 1 << 62, b"Z"),
+    "2^87 bytes": header("b.jpg", (1 << 87) - 1),
+    "a negative size": header("b.jpg", -1),
+    "a size that leads back to its own header": header("b.jpg", -512),
+    "a size that leads back to the start": header("b.jpg", -1536),
+    "a negative size without a key": header(".hidden", -1024),
+    "a negative octal size": octal("b.jpg", b"-1000"),
+    "a long name of 3 GB": header("././@LongLink", 3 << 30, tarfile.GNUTYPE_LONGNAME),
+    "a long name of negative length": header("././@LongLink", -512, tarfile.GNUTYPE_LONGNAME),
+    "extended fields of 3 GB": header("pax", 3 << 30, tarfile.XHDTYPE),
+    "global fields of 3 GB": header("pax", 3 << 30, tarfile.XGLTYPE),
+    "extended fields of negative length": header("pax", -512, tarfile.XHDTYPE),
+    "an extended size of 2^62": pax({"size": str(1 << 62)}),
+    "a negative extended size": pax({"size": "-1024"}),
+    "a sparse map without numbers": pax({"GNU.sparse.map": "a,b", "GNU.sparse.size": "x"}),
+    "a negative sparse size": pax({"GNU.sparse.map": "0,5", "GNU.sparse.size": "-5"}),
+    "2,000 long names for one member": (header("././@LongLink", 2, tarfile.GNUTYPE_LONGNAME) + b"a\0".ljust(512, b"\0"))
+    * 2000,
+}
+
+
+def stream(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        return [sample.key for sample in read_samples(file, str(path))]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("reader", [stream, IndexedTar])
+def test_a_header_that_lies_is_damage(reader: Callable[[Path], object], attack: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(GOOD + ATTACKS[attack] + END)
+    tracemalloc.start()
+    with pytest.raises(ShardError, match=r"s\.tar"):
+        reader(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_the_first_member_can_lie_too(attack: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(ATTACKS[attack] + END)
+    for reader in (stream, IndexedTar):
+        with pytest.raises(ShardError, match=r"s\.tar"):
+            reader(path)
+
+
+def test_a_long_path_is_a_bad_sample_and_not_in_the_index(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("a.jpg", "x" * 2 * MAX_PATH_BYTES + ".jpg", "é" * (MAX_PATH_BYTES // 2) + ".jpg", "b.jpg"):
+            tar.addfile(tarfile.TarInfo(name))
+    with path.open("rb") as file:
+        found = [(sample.key[:1], sample.fault and sample.fault.reason) for sample in read_samples(file, "s")]
+    assert found == [("a", None), ("x", "bad-key"), ("é", "bad-key"), ("b", None)]
+    assert IndexedTar(path).keys() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("member", "text"),
+    [
+        ("json", b"[" + b"[]," * (MAX_TEXT_BYTES // 3) + b"[]]"),
+        ("txt", b"a " * MAX_TEXT_BYTES),
+        ("json", b'{"caption": "a", "n": 1%s}' % (b"0" * 5000)),
+    ],
+)
+def test_a_text_is_read_up_to_its_limit(member: str, text: bytes) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "png")
+    sample = RawSample("a", {"png": buffer.getvalue(), member: text})
+    tracemalloc.start()
+    skipped = validate_shard([sample], Filters()).skipped.to_pylist()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [row["reason"] for row in skipped] == ["bad-json" if len(text) < MAX_TEXT_BYTES else "text-too-large"]
+    assert peak < 4 << 20
