@@ -28,7 +28,7 @@ class HuggingFaceDataset:
 
     @cached_property
     def _data(self) -> Any:
-        with needs("import"):
+        with needs("datasets"):
             import datasets
         loaded = datasets.load_from_disk(str(self.path))
         if isinstance(loaded, datasets.DatasetDict):

@@ -14,6 +14,7 @@ from typing import Any
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.importing.row import Row, Rows, read_picture
 from mobileclip2.errors import UserError
+from mobileclip2.extras import needs
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.store.storage import atomic_path
 
@@ -149,7 +150,8 @@ def _write_shard(
 @contextmanager
 def open_tar(path: Path) -> Iterator[Any]:
     """Open webdataset's writer for a tar that appears if the block succeeds. Equal samples give equal bytes."""
-    import webdataset  # its import takes a second
+    with needs("pipeline"):
+        import webdataset  # its import takes a second
 
     with (
         atomic_path(path) as temporary,
