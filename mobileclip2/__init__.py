@@ -9,24 +9,34 @@ Use a model::
     model.classify(["a.jpg"], ["bicycle", "car"])               # classes with probabilities
     model.embed_images(["a.jpg"]), model.embed_texts(["a car"]) # normalized embeddings
 
+Train one::
+
+    pipeline = mobileclip2.Pipeline.open("mobileclip2.yaml")    # 'mobileclip2 init' writes this file
+    pipeline.plan()                                             # what would be computed, and why
+    pipeline.run("student/mine")                                # a student and what it needs
+    pipeline.read("evaluation/mine")                            # its metrics by evaluation set
+
 ``docs/python.md`` lists the names that stay stable. All other names are private and can change.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mobileclip2.inference.load import load
-    from mobileclip2.inference.model import ImageTextModel, Match, Prediction
+    from mobileclip2.api.load import load
+    from mobileclip2.api.model import ImageTextModel, Match, Prediction
+    from mobileclip2.api.pipeline import Pipeline, Planned
 
 __version__ = "0.1.0"
 
-__all__ = ["ImageTextModel", "Match", "Prediction", "__version__", "load"]
+__all__ = ["ImageTextModel", "Match", "Pipeline", "Planned", "Prediction", "__version__", "load"]
 
 _MODULES = {
-    "load": "mobileclip2.inference.load",
-    "ImageTextModel": "mobileclip2.inference.model",
-    "Match": "mobileclip2.inference.model",
-    "Prediction": "mobileclip2.inference.model",
+    "load": "mobileclip2.api.load",
+    "ImageTextModel": "mobileclip2.api.model",
+    "Match": "mobileclip2.api.model",
+    "Pipeline": "mobileclip2.api.pipeline",
+    "Planned": "mobileclip2.api.pipeline",
+    "Prediction": "mobileclip2.api.model",
 }
 
 

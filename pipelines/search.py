@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mobileclip2.inference.load import load
-from mobileclip2.inference.search import index, search
+from mobileclip2.api.load import load
+from mobileclip2.api.search import index, search
 from mobileclip2.progress import counted, doing
 from mobileclip2.report.search import Found, write_search
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from mobileclip2.api.model import open_picture
+from mobileclip2.api.search import Ranked
 from mobileclip2.extras import versions
-from mobileclip2.inference.model import open_picture
-from mobileclip2.inference.search import Ranked
 from mobileclip2.report.html import render, write_page
 
 SIDE = 320

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
+from mobileclip2.api.model import ImageTextModel, open_picture
 from mobileclip2.data.importing.folders import pictures
 from mobileclip2.errors import UserError
-from mobileclip2.inference.model import ImageTextModel, open_picture
 
 KNOWN = 20
 """number of unreadable files that a message names"""

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mobileclip2.api.model import ImageTextModel
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.errors import UserError
-from mobileclip2.inference.model import ImageTextModel
 from mobileclip2.models import build
 from mobileclip2.models.device import choose_device
 from mobileclip2.names import find
