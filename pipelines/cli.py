@@ -92,7 +92,7 @@ def complete_students(prefix: str, parsed_args: argparse.Namespace, **_: Any) ->
 PROFILE = argument(
     "--profile",
     complete=complete_profiles,
-    help=f"file, or built in: {', '.join(built_in())}; by default MOBILECLIP2_PROFILE, else demo",
+    help=f"file, or built in: {', '.join(built_in())}; by default MOBILECLIP2_PROFILE, mobileclip2.yaml or demo",
 )
 ASSETS = argument(
     "assets",
@@ -181,9 +181,15 @@ def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
         from mobileclip2.config.profile import load
         from mobileclip2.engine.pipeline import Pipeline
 
-        path = profile_path(chosen.profile or os.environ.get("MOBILECLIP2_PROFILE") or "demo")
+        path = profile_path(chosen_profile(chosen))
         os.environ["MOBILECLIP2_PROFILE"] = str(path)
         return Pipeline(load(path))
+
+
+def chosen_profile(chosen: argparse.Namespace) -> str:
+    """Return the profile of the command, of the environment or of the current folder; by default, the demo."""
+    in_folder = "mobileclip2.yaml" if Path("mobileclip2.yaml").is_file() else "demo"
+    return chosen.profile or os.environ.get("MOBILECLIP2_PROFILE") or in_folder
 
 
 def student_of(pipeline: Pipeline, name: str) -> AssetKey:
@@ -202,6 +208,104 @@ def minutes(text: str) -> float:
     if not 0 < (value := float(text)) < float("inf"):
         raise ValueError(text)
     return value
+
+
+@command(
+    "import",
+    "write a folder, a table or a data set of pictures as shards, or as an evaluation set",
+    argument("path", type=Path, help="folder of pictures, table (csv, tsv, jsonl, parquet), or Hugging Face data set"),
+    argument("-o", "--output", type=Path, required=True, help="the new folder"),
+    argument(
+        "--captions", type=Path, metavar="TABLE", help="table of the captions or classes of the folder's pictures"
+    ),
+    argument(
+        "--as-evaluation", action="store_true", help="write a zero-shot set (classes) or a retrieval set (captions)"
+    ),
+    argument("--image-column", metavar="NAME", help="column of the pictures; by default, guessed from its name"),
+    argument(
+        "--caption-column", metavar="NAME", action="append", default=[], help="column of captions; can be repeated"
+    ),
+    argument("--label-column", metavar="NAME", help="column of the classes"),
+    argument(
+        "--template",
+        action="append",
+        default=[],
+        help="caption of a class, such as 'a photo of a {c}'; can be repeated",
+    ),
+    argument("--delimiter", help="delimiter of a text table; by default, detected"),
+    argument("--encoding", help="encoding of a text table; by default, detected"),
+    argument("--split", help="split of a Hugging Face data set"),
+    examples=(
+        "import photos/ --captions captions.csv -o shards/",
+        "import pairs.parquet -o shards/",
+        "import classes/ --as-evaluation -o evaluation/mine/",
+    ),
+)
+def import_data(chosen: argparse.Namespace) -> int:
+    """Import pictures."""
+    with doing("importing modules"):
+        from mobileclip2.data.importing.open import open_rows
+        from mobileclip2.data.importing.tables import Columns
+        from pipelines.import_pictures import import_pictures
+
+    columns = Columns(chosen.image_column, tuple(chosen.caption_column), chosen.label_column)
+    rows = open_rows(
+        chosen.path,
+        chosen.captions,
+        columns,
+        encoding=chosen.encoding,
+        delimiter=chosen.delimiter,
+        split=chosen.split,
+    )
+    return import_pictures(rows, chosen.output, chosen.template, as_evaluation=chosen.as_evaluation)
+
+
+@command(
+    "init",
+    "write a profile for your own shards that runs as it is",
+    argument("--images", type=Path, required=True, help="folder of shards, such as 'mobileclip2 import' writes"),
+    argument(
+        "--evaluate", type=Path, action="append", default=[], metavar="SET", help="evaluation set; can be repeated"
+    ),
+    argument("--output", type=Path, default=Path("mobileclip2.yaml"), help="by default mobileclip2.yaml"),
+    argument("--start", choices=("small", "released"), help="train a small student, or fine-tune the released S0"),
+    examples=("init --images shards/ --evaluate evaluation/mine/",),
+)
+def init(chosen: argparse.Namespace) -> int:
+    """Write a profile."""
+    from pipelines.init import STARTS, Start, ask, profile_name, write_profile
+
+    question = "Train a small student, or fine-tune the released MobileCLIP2-S0?"
+    start: Start = chosen.start or ask(question, STARTS, "small")
+    name = profile_name(chosen.output.resolve().parent)
+    write_profile(chosen.images, chosen.evaluate, chosen.output, name, start)
+    print(f"{chosen.output}: written; 'mobileclip2 plan' shows what would run, 'mobileclip2 run' runs it")
+    return 0
+
+
+@command(
+    "search",
+    "rank the pictures of a folder by a text, and write a page that shows them",
+    argument(
+        "model", complete=complete_students, help="student/x of the profile, a folder, architecture:tag or hf-hub:name"
+    ),
+    argument("query", nargs="+", help="texts (or a picture), then the folder of pictures"),
+    argument("--top", type=int, default=12, help="pictures for each query, by default 12"),
+    argument("--page", type=Path, default=Path("search.html"), help="by default search.html"),
+    examples=('search student/mine "a red bicycle" photos/',),
+)
+def search_folder(chosen: argparse.Namespace) -> int:
+    """Search the pictures of a folder."""
+    *queries, folder = chosen.query
+    if not queries:
+        chosen.error('give a query and a folder: mobileclip2 search student/mine "a red bicycle" photos/')
+    if chosen.top < 1:
+        chosen.error("--top must be at least 1")
+    os.environ["MOBILECLIP2_PROFILE"] = chosen_profile(chosen)
+    with doing("importing modules"):
+        from pipelines.search import search_pictures
+
+    return search_pictures(chosen.model, queries, Path(folder), chosen.page, chosen.top, terminal_width())
 
 
 @command("check", "check a profile and its inputs, and show its graph", examples=("check --profile my.yaml",))

@@ -1,0 +1,85 @@
+"""Load a model by the name that a user knows: a folder, an open_clip model, or a model of the profile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobileclip2.api.model import ImageTextModel
+from mobileclip2.config.model import Model, Weights
+from mobileclip2.errors import UserError
+from mobileclip2.models import build
+from mobileclip2.models.device import choose_device
+from mobileclip2.names import find
+
+if TYPE_CHECKING:
+    from mobileclip2.engine.pipeline import Pipeline
+
+PROFILE = "mobileclip2.yaml"
+"""name of the profile in the current folder"""
+
+
+def load(name: str | os.PathLike[str], *, device: str = "auto") -> ImageTextModel:
+    """Load an image-text model.
+
+    Args:
+        name: one of
+
+            - a folder of a stored model: a student's output, or ``mobileclip2 export --format openclip``,
+            - an open_clip architecture and tag, ``MobileCLIP2-S0:dfndr2b``,
+            - a model of the hub, ``hf-hub:apple/MobileCLIP-S1-OpenCLIP``,
+            - a student or teacher of the profile in the current folder (or of ``MOBILECLIP2_PROFILE``), ``student/mine``.
+        device: ``auto``, ``cpu``, ``cuda`` or another device of torch.
+
+    Raises:
+        UserError: no such model exists. The message says what was tried.
+    """
+    text, chosen = os.fspath(name), choose_device(device)
+    folder = Path(text)
+    if folder.is_dir():
+        config, weights = folder / build.CONFIG, folder / build.WEIGHTS
+        if not config.is_file() or not weights.is_file():
+            raise UserError(f"{folder}: no stored model; the folder must hold {build.CONFIG} and {build.WEIGHTS}")
+        return ImageTextModel(build.load(config, weights), folder.resolve().name, chosen)
+    if text.startswith("hf-hub:"):
+        return ImageTextModel(build.build(Model(open_clip=text)), text, chosen)
+    if ":" in text:
+        architecture, _, tag = text.partition(":")
+        try:
+            model = Model(open_clip=architecture, weights=Weights(tag=tag))
+        except ValueError as error:
+            raise UserError(f"{text}: {_reason(error)}") from error
+        return ImageTextModel(build.build(model), text, chosen)
+    profile = os.environ.get("MOBILECLIP2_PROFILE") or PROFILE
+    if not Path(profile).is_file():
+        raise UserError(
+            f"{text}: neither a folder nor 'architecture:tag' nor 'hf-hub:...'; for a model of a profile, change to the "
+            f"folder of {PROFILE} or set MOBILECLIP2_PROFILE"
+        )
+    from mobileclip2.config.profile import load as load_profile
+    from mobileclip2.engine.pipeline import Pipeline
+
+    return load_from_pipeline(Pipeline(load_profile(profile)), text, device=device)
+
+
+def load_from_pipeline(pipeline: Pipeline, name: str, *, device: str = "auto") -> ImageTextModel:
+    """Load a student or teacher that the pipeline has computed.
+
+    Raises:
+        UserError: the profile has no such model, or it is not materialized.
+    """
+    from mobileclip2.stages.load_model import load_image_text
+
+    models = [asset.key for asset in pipeline.graph.values() if asset.stage in {"student", "teacher"}]
+    key = find(name, models, "model")
+    (stored,) = pipeline.read(key)
+    return ImageTextModel(load_image_text(stored, pipeline.inventory), key, choose_device(device))
+
+
+def _reason(error: ValueError) -> str:
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        return "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+    return str(error)

@@ -1,0 +1,117 @@
+"""Rows of a folder: pictures beside their captions, class folders, or WebDataset tars."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.importing.row import PICTURES, Row
+
+CAPTIONS = (".txt", ".caption", ".json")
+"""endings of caption files beside a picture, in the order in which they are tried"""
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Return all picture files of a folder and its subfolders in the order of their paths.
+
+    Hidden files and folders are left out. Links to folders are not followed.
+    """
+    found = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(root, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in PICTURES
+        ]
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _listing(folder: Path, paths: list[Path]) -> str:
+    content = hashlib.sha256()
+    for path in paths:
+        content.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode(errors="surrogateescape"))
+    return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class CaptionedFolder:
+    """Pictures of a folder, each with a ``.txt``, ``.caption`` or ``.json`` file of the same name beside it.
+
+    img2dataset writes this layout with ``--output_format files``.
+    """
+
+    folder: Path
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        return pictures(self.folder)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return a hash of the names and sizes of the pictures."""
+        return {"captioned": _listing(self.folder, self._paths)}
+
+    def __iter__(self) -> Iterator[Row]:
+        for path in self._paths:
+            try:
+                yield Row(str(path), path, _caption_beside(path))
+            except BadSample as fault:
+                yield Row(str(path), path, fault=fault)
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Pictures of a folder whose subfolders are classes. The name of the first subfolder is the class."""
+
+    folder: Path
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        return pictures(self.folder)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return a hash of the names and sizes of the pictures."""
+        return {"classes": _listing(self.folder, self._paths)}
+
+    def __iter__(self) -> Iterator[Row]:
+        for path in self._paths:
+            parts = path.relative_to(self.folder).parts
+            if len(parts) == 1:
+                yield Row(str(path), path, fault=BadSample("no-class", "the picture lies in no class folder"))
+            else:
+                yield Row(str(path), path, label=class_name(parts[0]))
+
+
+def class_name(folder: str) -> str:
+    """Return the class that a folder name stands for: ``golden_retriever`` is ``golden retriever``."""
+    return " ".join(folder.replace("_", " ").split())
+
+
+def has_captions(paths: list[Path]) -> bool:
+    """Return whether one of the first pictures has a caption file beside it."""
+    return any(path.with_suffix(ending).is_file() for path in paths[:100] for ending in CAPTIONS)
+
+
+def _caption_beside(path: Path) -> tuple[str, ...]:
+    for ending in CAPTIONS:
+        beside = path.with_suffix(ending)
+        try:
+            data = beside.read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BadSample("missing-caption", f"{beside}: {error.strerror}") from error
+        try:
+            text = data.decode("utf-8-sig")
+            captions = [json.loads(text).get("caption")] if ending == ".json" else text.splitlines()
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise BadSample("invalid-caption", f"{beside}: {error}") from error
+        return tuple(caption for caption in captions if isinstance(caption, str) and caption.strip())
+    raise BadSample("missing-caption", f"no {' or '.join(CAPTIONS)} file lies beside the picture")

@@ -1,0 +1,80 @@
+"""Rows of a Hugging Face data set on this machine: a folder of ``save_to_disk``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mobileclip2.data.importing.row import Row
+from mobileclip2.data.importing.tables import GUESSED, Columns, Table
+from mobileclip2.errors import UserError
+from mobileclip2.extras import needs
+from mobileclip2.names import listed
+
+MARKERS = ("dataset_info.json", "dataset_dict.json")
+"""files of a folder that ``save_to_disk`` wrote"""
+
+
+@dataclass(frozen=True)
+class HuggingFaceDataset:
+    """Rows of a data set that ``datasets.Dataset.save_to_disk`` wrote. ``split`` is needed if it has several."""
+
+    path: Path
+    columns: Columns = GUESSED
+    split: str | None = None
+
+    @cached_property
+    def _data(self) -> Any:
+        with needs("datasets"):
+            import datasets
+        loaded = datasets.load_from_disk(str(self.path))
+        if isinstance(loaded, datasets.DatasetDict):
+            names = list(loaded)
+            if self.split is None and len(names) > 1:
+                raise UserError(f"{self.path}: it has the splits {listed(names)}; choose one with --split")
+            chosen = self.split or names[0]
+            if chosen not in loaded:
+                raise UserError(f"{self.path}: there is no split '{chosen}'; it has {listed(names)}")
+            loaded = loaded[chosen]
+        for name, feature in loaded.features.items():
+            if isinstance(feature, datasets.Image):
+                loaded = loaded.cast_column(name, datasets.Image(decode=False))
+        return loaded
+
+    @cached_property
+    def _table(self) -> Table:
+        import datasets
+
+        data = self._data
+        images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
+        columns = replace(self.columns, image=self.columns.image or (images[0] if images else None))
+        table = Table(self.path / "data", self.path, columns)
+        table.__dict__["_names"] = data.column_names
+        return table
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return the fingerprint of the data set and its columns."""
+        chosen = self._table.chosen
+        return {
+            "dataset": self._data._fingerprint,
+            "split": self.split,
+            "image": chosen.image,
+            "captions": list(chosen.captions),
+            "label": chosen.label,
+        }
+
+    def __iter__(self) -> Iterator[Row]:
+        import datasets
+
+        data, table = self._data, self._table
+        chosen = table.chosen
+        feature = data.features.get(chosen.label) if chosen.label else None
+        classes = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        for number, record in enumerate(data, 1):
+            row = table.row(f"{self.path}, row {number}", record, chosen)
+            named = classes and row.label is not None and 0 <= int(row.label) < len(classes)
+            yield replace(row, label=classes[int(row.label)]) if named and classes and row.label else row

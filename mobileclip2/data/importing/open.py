@@ -1,0 +1,101 @@
+"""Find out what a path holds, and return its rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobileclip2.data.importing.folders import CaptionedFolder, ClassFolders, has_captions, pictures
+from mobileclip2.data.importing.hugging_face import MARKERS, HuggingFaceDataset
+from mobileclip2.data.importing.row import Row, Rows
+from mobileclip2.data.importing.tables import ENDINGS, GUESSED, Columns, Table
+from mobileclip2.errors import UserError
+
+METADATA = ("metadata", "captions", "labels")
+"""names of a table inside a folder of pictures, without ending"""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The rows of several tables, one after the other."""
+
+    tables: tuple[Table, ...]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return the identities of the tables."""
+        return {"tables": [table.identity for table in self.tables]}
+
+    def __iter__(self) -> Iterator[Row]:
+        return itertools.chain.from_iterable(self.tables)
+
+
+def open_rows(
+    path: Path,
+    captions: Path | None = None,
+    columns: Columns = GUESSED,
+    *,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    split: str | None = None,
+) -> Rows:
+    """Return the rows of a table, a folder of pictures, or a Hugging Face data set on this machine.
+
+    Args:
+        captions: a table whose pictures lie in the folder ``path``.
+        split: the split of a Hugging Face data set.
+
+    Raises:
+        UserError: the path does not exist, or holds nothing that can be imported. The message says what can be.
+    """
+
+    def table(file: Path, folder: Path | None = None) -> Table:
+        return Table(file, folder, columns, encoding, delimiter)
+
+    for each in filter(None, (path, captions)):
+        if not each.exists():
+            raise UserError(f"{each}: there is no such file or folder")
+    if captions:
+        if not path.is_dir():
+            raise UserError(f"{path}: not a folder; '--captions' describes the pictures of a folder")
+        return table(captions, path)
+    if path.is_file():
+        return table(_checked_table(path))
+    if any((path / marker).is_file() for marker in MARKERS):
+        return HuggingFaceDataset(path, columns, split)
+    beside = [path / f"{name}{ending}" for name in METADATA for ending in ENDINGS]
+    if found := [file for file in beside if file.is_file()]:
+        return table(found[0], path)
+    found_pictures = pictures(path)
+    if found_pictures:
+        if has_captions(found_pictures):
+            return CaptionedFolder(path)
+        if any(picture.parent != path for picture in found_pictures):
+            return ClassFolders(path)
+        raise UserError(
+            f"{path}: {len(found_pictures)} pictures and no captions. Give a table with --captions, put a .txt file beside "
+            "each picture, or sort the pictures into a folder for each class"
+        )
+    if tables := sorted(file for file in path.rglob("*.parquet")):
+        return Chain(tuple(map(table, tables)))
+    if any(path.rglob("*.tar")):
+        raise UserError(f"{path}: these tars are shards already; use them with: mobileclip2 init --images {path}")
+    if compressed := [file for ending in ("tar.gz", "tgz", "tar.zst", "zip") for file in path.rglob(f"*.{ending}")]:
+        raise UserError(f"{compressed[0]}: compressed archives are not read; unpack them and import the folder")
+    raise UserError(f"{path}: no pictures and no table; a table ends with {', '.join(ENDINGS)}")
+
+
+def _checked_table(path: Path) -> Path:
+    name = path.name.lower()
+    if name.endswith(".tar"):
+        raise UserError(
+            f"{path}: a tar of samples is a shard already; use it with: mobileclip2 init --images {path.parent}"
+        )
+    if name.endswith((".gz", ".zst", ".zip", ".tgz", ".xz", ".bz2")):
+        raise UserError(f"{path}: compressed files are not read; unpack it first")
+    if not name.endswith(ENDINGS):
+        raise UserError(f"{path}: not a table that can be imported; tables end with {', '.join(ENDINGS)}")
+    return path

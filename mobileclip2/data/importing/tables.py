@@ -1,0 +1,305 @@
+"""Rows of a table: CSV, TSV, JSON lines or Parquet with a column of pictures and columns of captions or classes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.importing.row import PICTURES, Row
+from mobileclip2.errors import UserError
+from mobileclip2.names import did_you_mean, listed
+
+IMAGE_COLUMNS = (
+    "filepath", "file_path", "image_path", "image", "file_name", "filename", "file", "path", "img", "picture", "photo",
+    "jpg", "url", "image_url",
+)  # fmt: skip
+CAPTION_COLUMNS = (
+    "caption", "captions", "text", "texts", "title", "sentence", "sentences", "description", "alt_text", "alt", "raw",
+    "txt", "prompt",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "class", "class_name", "classname", "category")
+
+ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+"""endings of tables, in lower case"""
+
+SAMPLE_CHARACTERS = 65_536
+MAX_FIELD = 1 << 24
+"""maximum number of characters of one field, so that a missing quote does not read the whole table"""
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns; empty ones are guessed."""
+
+    image: str | None = None
+    captions: tuple[str, ...] = ()
+    label: str | None = None
+
+
+GUESSED = Columns()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a table.
+
+    Relative paths of pictures are looked up in ``folder``, then in the folder of the table.
+    """
+
+    path: Path
+    folder: Path | None = None
+    columns: Columns = GUESSED
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return the hash of the table and its columns."""
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        chosen = self.chosen
+        return {"table": digest, "image": chosen.image, "captions": list(chosen.captions), "label": chosen.label}
+
+    def __iter__(self) -> Iterator[Row]:
+        chosen = self.chosen
+        for number, record in enumerate(self._records(), 1):
+            yield self.row(f"{self.path}, row {number}", record, chosen)
+
+    @cached_property
+    def chosen(self) -> Columns:
+        """Columns to read.
+
+        Raises:
+            UserError: a named column does not exist, or none can be guessed.
+        """
+        names = list(self._names)
+        wanted = (self.columns.image, *self.columns.captions, self.columns.label)
+        for name in filter(None, wanted):
+            if name not in names:
+                raise UserError(
+                    f"{self.path}: there is no column '{name}'{did_you_mean(name, names)}; it has {listed(names)}"
+                )
+        image = self.columns.image or _first(names, IMAGE_COLUMNS)
+        captions = self.columns.captions or _captions(names)
+        label = self.columns.label or _first(names, LABEL_COLUMNS)
+        if image is None:
+            raise UserError(
+                f"{self.path}: no column looks like pictures; it has {listed(names)}. Name it with --image-column"
+            )
+        if not captions and label is None:
+            raise UserError(
+                f"{self.path}: no column looks like captions or classes; it has {listed(names)}. Name it with "
+                "--caption-column or --label-column"
+            )
+        return Columns(image, captions, label)
+
+    @cached_property
+    def _names(self) -> Sequence[str]:
+        if self._kind == "parquet":
+            try:
+                return list(pq.read_schema(self.path).names)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{self.path}: not a Parquet file ({error})") from error
+        if self._kind == "csv":
+            return self._header
+        names: dict[str, None] = {}
+        for record in itertools.islice(self._records(), 100):
+            names |= dict.fromkeys(record)
+        if not names:
+            raise UserError(f"{self.path}: the table has no row")
+        return list(names)
+
+    @property
+    def _kind(self) -> str:
+        suffix = self.path.suffix.lower()
+        return "parquet" if suffix == ".parquet" else "json" if suffix in (".jsonl", ".ndjson", ".json") else "csv"
+
+    def _records(self) -> Iterator[Record]:
+        if self._kind == "parquet":
+            yield from self._parquet()
+        elif self._kind == "json":
+            yield from self._json_lines()
+        else:
+            yield from self._csv()
+
+    def _parquet(self) -> Iterator[Record]:
+        wanted = self.chosen if "_names" in self.__dict__ else None
+        columns = None if wanted is None else [c for c in (wanted.image, *wanted.captions, wanted.label) if c]
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(256, columns=columns):
+                yield from batch.to_pylist()
+
+    @cached_property
+    def _encoding(self) -> str:
+        if self.encoding:
+            return self.encoding
+        with self.path.open("rb") as file:
+            start = file.read(4)
+            if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+                return "utf-16"
+            file.seek(0)
+            try:
+                for line in io.TextIOWrapper(file, encoding="utf-8-sig", newline=""):
+                    del line
+            except UnicodeDecodeError:
+                return "cp1252"
+        return "utf-8-sig"
+
+    def _open(self) -> io.TextIOWrapper:
+        try:
+            return self.path.open(encoding=self._encoding, newline="", errors="replace")
+        except LookupError as error:
+            raise UserError(f"--encoding: {error}") from None
+
+    def _json_lines(self) -> Iterator[Record]:
+        with self._open() as file:
+            if file.read(1) == "[":
+                raise UserError(
+                    f"{self.path}: a JSON array; write one object per line (JSON lines), for example with: jq -c '.[]'"
+                )
+            file.seek(0)
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    record = {"": BadSample("bad-json", f"line {number}: {error}")}
+                yield record if isinstance(record, dict) else {"": BadSample("bad-json", f"line {number}: no object")}
+
+    @cached_property
+    def _dialect(self) -> tuple[str, bool]:
+        """The delimiter, and whether the first line has the names of the columns."""
+        with self._open() as file:
+            sample = file.read(SAMPLE_CHARACTERS)
+        if not sample.strip():
+            raise UserError(f"{self.path}: the table is empty")
+        lines = sample.splitlines()
+        delimiter = self.delimiter or _delimiter(lines, self.path.suffix.lower())
+        first = next(csv.reader(lines[:1], delimiter=delimiter), [])
+        return delimiter, not any(Path(field.strip()).suffix.lower() in PICTURES for field in first)
+
+    @cached_property
+    def _header(self) -> list[str]:
+        delimiter, has_header = self._dialect
+        with self._open() as file:
+            first = next(csv.reader(file, delimiter=delimiter), [])
+        if has_header:
+            return [name.strip() for name in first]
+        names = ["image" if Path(field.strip()).suffix.lower() in PICTURES else "" for field in first]
+        rest = itertools.chain(["caption"], (f"caption_{number}" for number in itertools.count(2)))
+        return [name or next(rest) for name in names]
+
+    def _csv(self) -> Iterator[Record]:
+        header = self._header
+        delimiter, has_header = self._dialect
+        csv.field_size_limit(MAX_FIELD)
+        with self._open() as file:
+            reader = csv.reader(file, delimiter=delimiter)
+            if has_header:
+                next(reader, None)
+            try:
+                for fields in reader:
+                    if not fields:
+                        continue
+                    if len(fields) > len(header):
+                        detail = f"line {reader.line_num}: {len(fields)} fields, but {len(header)} columns"
+                        yield {"": BadSample("bad-row", f"{detail}; quote fields that contain '{delimiter}'")}
+                    else:
+                        yield dict(zip(header, fields, strict=False))
+            except csv.Error as error:
+                raise UserError(
+                    f"{self.path}, line {reader.line_num}: {error}; a quote may be open in an earlier line"
+                ) from error
+
+    def row(self, source: str, record: Record, columns: Columns) -> Row:
+        """Return the row of a record. ``source`` names it in messages."""
+        if isinstance(fault := record.get(""), BadSample):
+            return Row(source, None, fault=fault)
+        captions = tuple(
+            text for name in columns.captions for text in _texts(record.get(name)) if isinstance(text, str)
+        )
+        label = record.get(columns.label) if columns.label else None
+        value = record.get(columns.image or "")
+        try:
+            image = self._image(value)
+        except BadSample as fault:
+            return Row(source, None, captions, None if label is None else str(label), fault)
+        shown = f" ({value})" if isinstance(value, str) else ""
+        return Row(f"{source}{shown}", image, captions, None if label is None else str(label))
+
+    def _image(self, value: Any) -> Path | bytes | None:
+        if isinstance(value, dict):  # a picture of the Hugging Face library
+            return value["bytes"] if value.get("bytes") else self._image(value.get("path"))
+        if isinstance(value, bytes) or value is None:
+            return value
+        name = str(value).strip()
+        if name.startswith(("http://", "https://")):
+            raise BadSample("image-is-url", f"{name}: download the pictures first, for example with img2dataset")
+        if not name:
+            return None
+        return self._find(name)
+
+    def _find(self, name: str) -> Path:
+        folders = [folder for folder in (self.folder, self.path.parent) if folder is not None]
+        for folder in folders:
+            if (path := folder / name).is_file():
+                return path
+        return self._by_name.get(Path(name).name) or self._by_name.get(name) or folders[0] / name
+
+    @cached_property
+    def _by_name(self) -> dict[str, Path]:
+        """Pictures of the folder by name, with and without ending, for tables that give no folders."""
+        found: dict[str, Path] = {}
+        for path in sorted((self.folder or self.path.parent).rglob("*"), reverse=True):
+            if path.suffix.lower() in PICTURES:
+                found[path.stem] = found[path.name] = path
+        return found
+
+
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    by_lower = {name.lower().strip().replace(" ", "_"): name for name in reversed(names)}
+    return next((by_lower[name] for name in wanted if name in by_lower), None)
+
+
+def _captions(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the first known caption column, and those that continue it, such as ``caption_2``."""
+    first = _first(
+        names, [*CAPTION_COLUMNS, *(f"{name}{n}" for name in CAPTION_COLUMNS for n in ("_0", "_1", "0", "1"))]
+    )
+    if first is None:
+        return ()
+    stem = first.rstrip("01").rstrip("_")
+    more = [
+        name for name in names if name != first and name.startswith(stem) and name[len(stem) :].strip("_").isdigit()
+    ]
+    return (first, *more)
+
+
+def _texts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _delimiter(lines: Sequence[str], suffix: str) -> str:
+    """Return the delimiter that splits the first lines into the same number of fields, at least two."""
+    if suffix == ".tsv":
+        return "\t"
+    for delimiter in ("\t", ";", "|", ","):
+        counts = {len(fields) for fields in csv.reader(lines[:20], delimiter=delimiter)}
+        if len(counts) == 1 and counts != {1}:
+            return delimiter
+    return max(",;\t|", key=lines[0].count)

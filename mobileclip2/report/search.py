@@ -1,0 +1,48 @@
+"""A page of search results: each query with its ranked pictures."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mobileclip2.api.model import open_picture
+from mobileclip2.api.search import Ranked
+from mobileclip2.extras import versions
+from mobileclip2.report.page import render, write_page
+
+SIDE = 320
+"""largest side of a picture on the page in pixels"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A query with its pictures, the best first."""
+
+    query: str
+    pictures: Sequence[Ranked]
+
+
+def write_search(found: Sequence[Found], model: str, folder: Path, count: int, path: Path) -> None:
+    """Write the page atomically. The pictures are in it, so that it can be sent to others."""
+    now = datetime.datetime.now(datetime.UTC)
+    page = render(
+        "search.html.j2",
+        {"results": "Results"},
+        title=f"Search in {folder.name}",
+        subtitle=f"{count:,} pictures of {folder} · {model} · {now:%Y-%m-%d %H:%M} UTC",
+        tiles=(),
+        software=versions(("mobileclip2", "torch")),
+        results_by_query=[(each, [(ranked, _thumbnail(ranked.path)) for ranked in each.pictures]) for each in found],
+        side=SIDE,
+    )
+    write_page(page, path)
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    image = open_picture(path)
+    image.thumbnail((SIDE, SIDE))
+    return image

@@ -1,0 +1,45 @@
+"""``mobileclip2 search``: rank the pictures of a folder by a text or a picture, and show them on a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mobileclip2.api.load import load
+from mobileclip2.api.search import index, search
+from mobileclip2.progress import counted, doing
+from mobileclip2.report.search import Found, write_search
+
+
+def search_pictures(model: str, queries: Sequence[str], folder: Path, page: Path, top: int, width: int) -> int:
+    """Rank the pictures for each query, print the best ones, and write a page that shows them.
+
+    Raises:
+        UserError: the model or the folder cannot be read.
+    """
+    with doing(f"loading {model}"):
+        loaded = load(model)
+    with doing(f"embedding the pictures of {folder}"):
+        indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
+    found = [Found(query, search(loaded, _query(query), indexed, top)) for query in queries]
+    console = Console(width=width)
+    for each in found:
+        table = Table(title=f'"{each.query}"', title_justify="left", box=None, header_style="bold")
+        table.add_column("similarity", justify="right")
+        table.add_column("picture", overflow="fold")
+        for ranked in each.pictures:
+            table.add_row(f"{ranked.score:.3f}", str(ranked.path))
+        console.print(table)
+    for message in indexed.unreadable:
+        console.print(f"left out: {message}", markup=False, highlight=False)
+    write_search(found, loaded.name, folder, len(indexed.paths), page)
+    console.print(f"page: {page}", markup=False, highlight=False)
+    return 0
+
+
+def _query(text: str) -> str | Path:
+    """Return a path if the query is a file, so that pictures are found that look like it."""
+    return Path(text) if Path(text).is_file() else text

@@ -1,0 +1,70 @@
+"""What a path holds is found out, and what cannot be imported is refused with the way to go on."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mobileclip2.data.importing.open import open_rows
+from mobileclip2.data.tar import TarWriter
+from mobileclip2.errors import UserError
+from tests.pictures import jpeg
+
+
+def test_pictures_beside_captions_as_img2dataset_writes_files(tmp_path):
+    (tmp_path / "00000").mkdir()
+    for number in range(2):
+        (tmp_path / "00000" / f"{number:09d}.jpg").write_bytes(jpeg(number))
+        (tmp_path / "00000" / f"{number:09d}.txt").write_text(f"caption {number}")
+    (tmp_path / "00000" / "000000002.jpg").write_bytes(jpeg(2))
+    (tmp_path / "00000" / "000000002.json").write_text(json.dumps({"caption": "from json"}))
+    (tmp_path / "00000" / "000000003.jpg").write_bytes(jpeg(3))
+    rows = list(open_rows(tmp_path))
+    assert [row.captions for row in rows] == [("caption 0",), ("caption 1",), ("from json",), ()]
+    assert rows[3].fault.reason == "missing-caption"
+
+
+def test_a_table_inside_the_folder_describes_its_pictures(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "a.jpg", "text": "x"}))
+    assert [row.captions for row in open_rows(tmp_path)] == [("x",)]
+
+
+def test_parquet_files_of_a_folder_follow_each_other(tmp_path):
+    for number in range(2):
+        pq.write_table(pa.table({"jpg": [jpeg(number)], "caption": [str(number)]}), tmp_path / f"{number}.parquet")
+    assert [row.captions for row in open_rows(tmp_path)] == [("0",), ("1",)]
+
+
+def tar(folder):
+    with TarWriter(folder / "0.tar") as writer:
+        writer.write("a", {"jpg": jpeg(0), "txt": b"x"})
+    return folder
+
+
+def lone_picture(folder):
+    (folder / "a.jpg").write_bytes(jpeg(0))
+    return folder
+
+
+def compressed(folder):
+    (folder / "a.tar.gz").write_bytes(b"x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (tar, "these tars are shards already"),
+        (lone_picture, "1 pictures and no captions"),
+        (compressed, "compressed archives are not read"),
+        (lambda folder: folder, "no pictures and no table"),
+        (lambda folder: folder / "gone", "there is no such file or folder"),
+    ],
+)
+def test_what_cannot_be_imported_says_how_to_go_on(tmp_path, make, message):
+    with pytest.raises(UserError, match=message):
+        open_rows(make(tmp_path))

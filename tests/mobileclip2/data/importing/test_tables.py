@@ -1,0 +1,106 @@
+"""Tables of every kind that people have give the same rows."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mobileclip2.data.importing.tables import Columns, Table
+from mobileclip2.errors import UserError
+from tests.pictures import jpeg
+
+ROWS = [("a.jpg", "a red, round bicycle"), ("b.jpg", 'she said "hello"'), ("c.jpg", "müde Straße")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, (name, _) in enumerate(ROWS):
+        (tmp_path / name).write_bytes(jpeg(number))
+    return tmp_path
+
+
+def quoted(delimiter: str) -> str:
+    lines = [delimiter.join(("filepath", "title"))]
+    for name, caption in ROWS:
+        escaped = caption.replace('"', '""')
+        lines.append(f'{name}{delimiter}"{escaped}"')
+    return "\n".join(lines)
+
+
+def write(folder, kind):
+    records = [{"image": name, "caption": caption} for name, caption in ROWS]
+    path = folder / f"table.{kind.partition('-')[0]}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, records)))
+    else:
+        delimiter = {"csv": ",", "csv-semicolon": ";", "tsv": "\t", "csv-pipe": "|"}.get(kind, ",")
+        encoding = {"csv-bom": "utf-8-sig", "csv-latin": "cp1252", "csv-utf16": "utf-16"}.get(kind, "utf-8")
+        path.write_bytes(quoted(delimiter).encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["csv", "csv-semicolon", "csv-pipe", "csv-bom", "csv-latin", "csv-utf16", "tsv", "jsonl", "parquet"]
+)
+def test_each_kind_of_table_gives_the_same_rows(folder, kind):
+    rows = list(Table(write(folder, kind), folder))
+    assert [(row.image, row.captions) for row in rows] == [(folder / name, (caption,)) for name, caption in ROWS]
+
+
+def test_a_table_without_header_is_recognized_by_its_picture_names(folder):
+    (folder / "t.csv").write_text("a.jpg,first\nb.jpg,second\n")
+    assert [row.captions for row in Table(folder / "t.csv")] == [("first",), ("second",)]
+
+
+def test_lists_and_numbered_columns_are_several_captions(folder):
+    pq.write_table(pa.table({"image": ["a.jpg"], "captions": [["one", "two"]]}), folder / "t.parquet")
+    (folder / "t.csv").write_text("image,caption_1,caption_2\na.jpg,one,two\n")
+    for name in ("t.parquet", "t.csv"):
+        assert [row.captions for row in Table(folder / name)] == [("one", "two")]
+
+
+def test_bytes_of_parquet_are_pictures(folder):
+    pq.write_table(pa.table({"jpg": [jpeg(0)], "caption": ["x"]}), folder / "t.parquet")
+    assert [row.image for row in Table(folder / "t.parquet")] == [jpeg(0)]
+
+
+def test_bad_lines_are_rows_with_a_reason(folder):
+    (folder / "t.jsonl").write_text('{"image": "a.jpg", "caption": "x"}\n{broken\n[1]\n')
+    assert [row.fault and row.fault.reason for row in Table(folder / "t.jsonl")] == [None, "bad-json", "bad-json"]
+    (folder / "t.csv").write_text("image,caption\na.jpg,x\nb.jpg,one, two\n")
+    assert [row.fault and row.fault.reason for row in Table(folder / "t.csv")] == [None, "bad-row"]
+
+
+def test_urls_are_refused_with_the_tool_that_downloads_them(folder):
+    (folder / "t.csv").write_text("url,caption\nhttps://example.org/a.jpg,x\n")
+    (row,) = Table(folder / "t.csv")
+    assert row.fault.reason == "image-is-url"
+    assert "img2dataset" in row.fault.detail
+
+
+def test_names_without_folder_or_ending_are_found_in_subfolders(folder):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "d.jpg").write_bytes(jpeg(4))
+    (folder / "t.csv").write_text("image,caption\nd,x\nd.jpg,y\n")
+    assert [row.image for row in Table(folder / "t.csv", folder)] == [folder / "deep" / "d.jpg"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "message"),
+    [
+        ("a,b\n1,2\n", Columns(), "no column looks like pictures; it has a, b"),
+        ("image,b\n1,2\n", Columns(), "no column looks like captions or classes"),
+        ("image,caption\n1,2\n", Columns(image="imag"), "there is no column 'imag'; did you mean 'image'"),
+        ("", Columns(), "the table is empty"),
+    ],
+)
+def test_columns_that_cannot_be_found_are_named(folder, text, columns, message):
+    (folder / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=r"t\.csv") as raised:
+        list(Table(folder / "t.csv", folder, columns))
+    assert message in str(raised.value)
