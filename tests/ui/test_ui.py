@@ -52,6 +52,7 @@ def materialize(page: Page, asset: str, group: str | None = None) -> None:
     before = runs(page)
     page.open(f"/assets/{asset}")
     if group is None:
+        page.see("Latest materialization")  # until the page has loaded the asset, the button does nothing
         page.click(button("Materialize"))
     else:
         page.click(button("Materialize…"))
