@@ -59,7 +59,7 @@ def lineage_file(folder: Path, *places: str) -> Path:
             path=place,
             made_from={},
         )
-        nodes[node.id] = node
+        nodes[place] = node
     folder.mkdir(parents=True)
     (folder / LINEAGE).write_bytes(Lineage(asset="augmentations", nodes=nodes).to_bytes())
     return folder / LINEAGE
@@ -119,7 +119,7 @@ def test_outputs_of_a_missing_input_are_kept(pipeline: Pipeline) -> None:
     changed = Pipeline(pipeline.profile)
     found = stored(changed)
     assert views <= needed(changed, found.values())
-    assert not {path for path in views if path.endswith(f"/{raw.group}")} & needed(changed)
+    assert not {path for path in views if path.endswith(f"/{raw.summary.group}")} & needed(changed)
     assert unneeded([changed], set(), []) == []
 
 
