@@ -38,9 +38,7 @@ def test_inputs_come_before_the_outputs_made_from_them(materialized: Callable[..
 def test_the_file_beside_a_checkpoint_is_the_traced_lineage(materialized: Callable[..., Pipeline]) -> None:
     pipeline = materialized("teacher/wide")
     (stored,) = pipeline.read("teacher/wide")
-    assert read_lineage(Path(pipeline.storage.url) / stored.output.prefix / LINEAGE) == lineage_of(
-        pipeline, "teacher/wide"
-    )
+    assert read_lineage(stored.fetch(LINEAGE)) == lineage_of(pipeline, "teacher/wide")
 
 
 def test_an_asset_that_is_not_materialized_has_no_lineage(tiny: Path) -> None:

@@ -36,7 +36,9 @@ def test_an_asset_has_a_line_for_each_output(pipeline: Pipeline) -> None:
     assert len(text.splitlines()) == 2 + len(outputs)
     stored = pipeline.read("augmentations", "g00")
     assert [output["data_version"] for output in outputs] == [each.manifest.data_version for each in stored]
-    assert [output["path"] for output in outputs] == [each.output.prefix for each in stored]
+    for output, each in zip(outputs, stored, strict=True):
+        folder = Path(pipeline.storage.url) / output["path"]
+        assert all((folder / file.name).read_bytes() for file in each.manifest.files)
 
 
 def test_a_student_has_curves_and_a_copy_of_its_checkpoint(pipeline: Pipeline) -> None:

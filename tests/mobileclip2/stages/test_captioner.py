@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mobileclip2.captioners.load import SMALL, load_captioner
-from mobileclip2.engine.lineage import LINEAGE
+from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.build import CONFIG, WEIGHTS
 
@@ -15,7 +15,7 @@ from mobileclip2.models.build import CONFIG, WEIGHTS
 def test_a_small_captioner_is_trained_and_stored_complete(materialized: Callable[..., Pipeline]) -> None:
     (stored,) = materialized("captioner/first").read("captioner/first")
     assert {file.name for file in stored.manifest.files} == {CONFIG, WEIGHTS, "metrics.jsonl"}
-    assert stored.output.has(LINEAGE)
+    assert read_lineage(stored.fetch(LINEAGE)).asset == "captioner/first"
     assert stored.manifest.facts == {"embed_dim": 16, "samples": 4 * 8}
     steps = [json.loads(line)["step"] for line in stored.fetch("metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]

@@ -9,6 +9,7 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
+from mobileclip2.evaluation.results import RESULTS
 from mobileclip2.stages.stored_results import baseline_results, results_so_far, stored_results
 from tests.tiny import CLASSES
 
@@ -32,7 +33,7 @@ def test_a_baseline_is_a_model_or_a_folder_of_results(materialized: Callable[...
     pipeline = materialized("evaluation/wide")
     (expected,) = baseline_results(pipeline, "wide", "pupil")
     (stored,) = pipeline.read("evaluation/wide", "shapes")
-    folder = shutil.copytree(Path(pipeline.storage.url) / stored.output.prefix, tmp_path / "results")
+    folder = shutil.copytree(stored.fetch(RESULTS).parent, tmp_path / "results")
     (found,) = baseline_results(pipeline, str(folder), "pupil")
     assert found.metrics == expected.metrics and found.samples.equals(expected.samples)
 

@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine.lineage import LINEAGE
+from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.build import load as load_model
@@ -22,7 +22,7 @@ from mobileclip2.stages.load_model import VIEWS, load_image_text
 def test_a_trained_student_is_stored_complete(materialized: Callable[..., Pipeline], name: str) -> None:
     (stored,) = materialized(f"student/{name}").read(f"student/{name}")
     assert {file.name for file in stored.manifest.files} == {CONFIG, WEIGHTS, "metrics.jsonl"}
-    assert stored.output.has(LINEAGE)
+    assert read_lineage(stored.fetch(LINEAGE)).asset == f"student/{name}"
     model = load_model(stored.fetch(CONFIG), stored.fetch(WEIGHTS))
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     assert stored.manifest.facts == {"embed_dim": 16, "parameters": parameters, "samples": 4 * 8}
