@@ -273,8 +273,8 @@ def test_recipes_of_the_paper_render_views_as_the_released_training_does(name):
     ]
     assert trained
     for asset in trained:
-        (part,) = asset.parts.values()
-        assert part.declared["render"] == {"interpolation": "bicubic", "translation": "pixels"}
+        (slice_,) = asset.slices.values()
+        assert slice_.declared["render"] == {"interpolation": "bicubic", "translation": "pixels"}
 
 
 @pytest.mark.parametrize("name", ["demo", "ablation", "tiny"])
@@ -282,5 +282,5 @@ def test_small_students_keep_the_fingerprints_from_before_the_setting(name):
     students = [
         asset for asset in build_graph(load(profile_path(name))).values() if asset.stage in ("student", "study")
     ]
-    parts = [part for asset in students for part in asset.parts.values()]
-    assert parts and not any("render" in part.declared for part in parts)
+    slices = [slice_ for asset in students for slice_ in asset.slices.values()]
+    assert slices and not any("render" in slice_.declared for slice_ in slices)

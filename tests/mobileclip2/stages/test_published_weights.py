@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.config.profile import load
+from mobileclip2.engine.hub_commits import HubCommits
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.stages import published_weights
 from mobileclip2.stages.published_weights import check_published_weights
 
 GIVEN = "  - {name: given, model: {open_clip: MobileCLIP2-S0, weights: {tag: dfndr2b}}}\n"
@@ -16,7 +16,7 @@ GIVEN = "  - {name: given, model: {open_clip: MobileCLIP2-S0, weights: {tag: dfn
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the fields whose weights are checked. No hub is asked."""
     fields: list[str] = []
-    monkeypatch.setattr(published_weights, "check_published", lambda model, field: fields.append(field))
+    monkeypatch.setattr(HubCommits, "resolve", lambda self, model, field: fields.append(field) or {})
     return fields
 
 
