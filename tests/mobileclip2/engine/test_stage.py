@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from mobileclip2 import progress
 from mobileclip2.engine.graph import CODE_VERSIONS
 from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.engine.stage import load_stage
+from mobileclip2.progress import show_activities
 
 BY_SHARD = {
     "raw_shards",
@@ -23,8 +23,8 @@ def test_every_stage_of_the_graph_has_code(stage: str) -> None:
     assert callable(run) and isinstance(run, ShardStage) == (stage in BY_SHARD)
 
 
-def test_the_import_is_announced_because_it_takes_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_import_is_announced_because_it_takes_seconds() -> None:
     heard: list[str] = []
-    monkeypatch.setattr(progress, "ACTIVITY_LISTENERS", [heard.append])
-    load_stage("raw_shards")
+    with show_activities(heard.append):
+        load_stage("raw_shards")
     assert heard == ["importing", ""]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mobileclip2.config.study import Study
-from mobileclip2.report.study import Found, Line, figures, table
+from mobileclip2.report.study import StudyResult, TrialScores, figures, table
 
 ROWS = Study.model_validate(
     {
@@ -14,14 +14,18 @@ ROWS = Study.model_validate(
         "rows": [{"name": "base", "data": "raw"}, {"name": "distillation"}, {"name": "later"}],
     }
 )
-FOUND = Found(
+RESULT = StudyResult(
     ROWS,
-    [Line("base", {"shapes/acc1": [0.1, 0.3]}), Line("distillation", {"shapes/acc1": [0.5]}), Line("later", {})],
+    [
+        TrialScores("base", {"shapes/acc1": [0.1, 0.3]}),
+        TrialScores("distillation", {"shapes/acc1": [0.5]}),
+        TrialScores("later", {}),
+    ],
 )
 
 
 def test_the_table_has_the_mean_and_the_range_over_the_seeds() -> None:
-    assert table(FOUND) == [
+    assert table(RESULT) == [
         ["s", "seeds", "shapes/acc1"],
         ["base", "2 of 2", "20.0 (20.0)"],
         ["distillation", "1 of 2", "50.0"],
@@ -29,22 +33,15 @@ def test_the_table_has_the_mean_and_the_range_over_the_seeds() -> None:
     ]
 
 
-def test_the_best_row_has_the_highest_mean() -> None:
-    assert FOUND.best("shapes/acc1") == "distillation"
-    assert FOUND.lines[0].mean("shapes/acc1") == pytest.approx(0.2) and FOUND.lines[2].mean("shapes/acc1") is None
-
-
-def test_ties_go_to_the_first_row() -> None:
-    assert Found(ROWS, [Line("a", {"m": [0.5]}), Line("b", {"m": [0.5]})]).best("m") == "a"
-
-
 def test_a_search_is_drawn_over_its_scales() -> None:
     search = Study(name="s", student="pupil", evaluate_on=("shapes",), scales={"wide": (20, 0.5)})
-    found = Found(search, [Line("wide_20", {"shapes/acc1": [0.2]}), Line("wide_0_5", {"shapes/acc1": [0.4]})])
+    found = StudyResult(
+        search, [TrialScores("wide_20", {"shapes/acc1": [0.2]}), TrialScores("wide_0_5", {"shapes/acc1": [0.4]})]
+    )
     (figure,) = figures(found)
     means = figure.axes[0].lines[1]
     assert list(means.get_xdata()) == [0.5, 20] and list(means.get_ydata()) == pytest.approx([40, 20])
 
 
 def test_each_metric_has_a_figure() -> None:
-    assert len(figures(FOUND)) == 1
+    assert len(figures(RESULT)) == 1

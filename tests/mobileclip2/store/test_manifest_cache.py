@@ -18,7 +18,7 @@ def output(tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytes
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     folder = ArtifactFolder(LocalStorage(tmp_path / "store"), "a", identify("a", "1", {}, {}), "g00")
     folder.write("x", b"1234")
-    folder.close(manifest(files=folder.describe(["x"])))
+    folder.commit(manifest(files=folder.describe(["x"])))
     return folder
 
 
