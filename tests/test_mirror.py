@@ -11,17 +11,22 @@ PACKAGES = ("mobileclip2", "assets", "pipelines")
 MODULES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py")) if path.name != "__init__.py"]
 
 ACROSS_MODULES = {
+    "mobileclip2/data/test_declared_sizes.py": "reads headers that declare more than the file has",
     "mobileclip2/engine/test_recovery.py": "kills the whole graph at any moment",
     "mobileclip2/evaluation/test_clip_benchmark.py": "compares all metrics with those of clip-benchmark",
     "mobileclip2/evaluation/test_evaluation_tasks.py": "evaluates each task of the suite in its published layout",
     "mobileclip2/executors/test_dagster.py": "runs the whole graph on Kubernetes from Dagster's API",
     "mobileclip2/executors/test_throttled.py": "runs a group on Kubernetes with a throttled bucket",
+    "mobileclip2/models/test_round_trip.py": "stores and reads every tower family and tokenizer of open_clip",
     "mobileclip2/store/test_full_disk.py": "runs every stage on a full disk",
     "mobileclip2/store/test_s3_faults.py": "reads, writes and locks in a bucket with faults",
     "mobileclip2/store/test_s3_graph.py": "runs the whole graph in a bucket with faults",
+    "mobileclip2/teachers/test_towers.py": "builds locked teachers from towers of several families",
     "pipelines/test_dg.py": "runs Dagster's own command line",
     "pipelines/test_fine_tune.py": "follows docs/fine-tune.md",
+    "pipelines/test_own_pictures.py": "follows a new user from pictures to a search page",
     "pipelines/test_postgres.py": "records a refresh in PostgreSQL",
+    "pipelines/test_whole_profiles.py": "runs the profiles of the documentation",
 }
 """test files without a module of their name, and what they test"""
 

@@ -6,13 +6,12 @@ import dagster as dg
 import pytest
 
 from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import Pipeline
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.remote import FAILED_ENTRY, OP, TABLE_ENTRY
 
 
 def evaluate(profile: Path, instance: dg.DagsterInstance, **config: str) -> dg.ExecuteInProcessResult:
-    job = definitions(Pipeline(load(profile))).resolve_job_def("evaluate")
+    job = definitions_of(load(profile)).resolve_job_def("evaluate")
     run_config = {"ops": {OP: {"config": config}}}
     return job.execute_in_process(instance=instance, run_config=run_config, raise_on_error=False)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -15,42 +14,38 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.errors import UserError
 from pipelines import launched
-from pipelines.definitions import definitions
-from pipelines.launched import is_launched, materialize
+from pipelines.definitions import definitions_of
+from pipelines.launched import execute_launched, is_launched
 
 CODE = RepositoryPythonOrigin(sys.executable, ModuleCodePointer("pipelines.definitions", "defs"), container_image="i")
 LOCATION = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("location"), "__repository__")
 
 
 @pytest.fixture
-def pipeline(tiny: Path) -> Pipeline:
-    return Pipeline(load(tiny))
+def job(tiny: Path) -> dg.JobDefinition:
+    """Return the job of all assets of the tiny profile."""
+    return definitions_of(load(tiny)).get_repository_def().get_implicit_global_asset_job_def()
+
+
+@dg.job
+def refresh() -> None: ...
 
 
 @pytest.fixture
 def parent(instance: dg.DagsterInstance) -> dg.DagsterRun:
     """Return the run of a refresh, as the launcher starts it."""
     return instance.create_run_for_job(
-        definitions_job(),
+        refresh,
         remote_job_origin=RemoteJobOrigin(LOCATION, "refresh"),
         job_code_origin=JobPythonOrigin("refresh", CODE),
     )
 
 
-def definitions_job() -> dg.JobDefinition:
-    @dg.job
-    def refresh() -> None: ...
-
-    return refresh
-
-
 @pytest.fixture
-def runs(instance: dg.DagsterInstance, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[dg.DagsterRun]:
+def runs(instance: dg.DagsterInstance, job: dg.JobDefinition, monkeypatch: pytest.MonkeyPatch) -> list[dg.DagsterRun]:
     """Return the launched runs. Each is executed at once in this process."""
     found: list[dg.DagsterRun] = []
-    job = definitions(pipeline).get_repository_def().get_implicit_global_asset_job_def()
 
     def launch(run_id: str, workspace: object) -> dg.DagsterRun:
         run = instance.get_run_by_id(run_id)
@@ -71,39 +66,34 @@ def runs(instance: dg.DagsterInstance, pipeline: Pipeline, monkeypatch: pytest.M
     return found
 
 
-def start(parent: dg.DagsterRun, pipeline: Pipeline, instance: dg.DagsterInstance, *what: Any) -> None:
-    materialize(
-        parent, definitions(pipeline).get_repository_def(), instance, pipeline.graph[what[0]], what[1], {"tag": "t"}
-    )
-
-
 def test_only_runs_of_a_launcher_can_launch_others(parent: dg.DagsterRun, instance: dg.DagsterInstance) -> None:
     assert is_launched(parent)
-    assert not is_launched(instance.create_run_for_job(definitions_job()))
+    assert not is_launched(instance.create_run_for_job(refresh))
 
 
 def test_a_run_has_one_asset_and_group_and_the_image_of_its_parent(
-    parent: dg.DagsterRun, pipeline: Pipeline, instance: dg.DagsterInstance, runs: list[dg.DagsterRun]
+    parent: dg.DagsterRun, job: dg.JobDefinition, instance: dg.DagsterInstance, runs: list[dg.DagsterRun], tiny: Path
 ) -> None:
-    start(parent, pipeline, instance, "raw_shards", "g01")
+    ended = execute_launched(parent, job, instance, dg.AssetKey("raw_shards"), "g01", {"tag": "t"})
     (run,) = runs
+    assert ended.is_success
     assert run.asset_selection == {dg.AssetKey("raw_shards")}
-    assert run.tags["dagster/partition"] == "g01" and run.tags["dagster/max_retries"] == "0" and run.tags["tag"] == "t"
+    assert run.tags["dagster/partition"] == "g01" and run.tags["tag"] == "t"
     assert run.job_code_origin is not None and run.job_code_origin.repository_origin == CODE
     assert run.remote_job_origin is not None and run.remote_job_origin.repository_origin == LOCATION
-    assert pipeline.read("raw_shards", "g01")
+    assert Pipeline(load(tiny)).read("raw_shards", "g01")
 
 
-def test_a_failed_run_says_its_cause(
-    parent: dg.DagsterRun, pipeline: Pipeline, instance: dg.DagsterInstance, runs: list[dg.DagsterRun]
+def test_a_failed_run_is_returned(
+    parent: dg.DagsterRun, job: dg.JobDefinition, instance: dg.DagsterInstance, runs: list[dg.DagsterRun], tiny: Path
 ) -> None:
-    shutil.rmtree(pipeline.profile.locate("corpus"))
-    with pytest.raises(UserError, match=r"^caption_corpus/clean: .*corpus: no such folder"):
-        start(parent, pipeline, instance, "caption_corpus/clean", None)
+    shutil.rmtree(tiny.parent / "corpus")
+    ended = execute_launched(parent, job, instance, dg.AssetKey(["caption_corpus", "clean"]), None, {})
+    assert ended.status == dg.DagsterRunStatus.FAILURE and "dagster/partition" not in runs[0].tags
 
 
 def test_an_interrupted_refresh_ends_the_run_that_it_waits_for(
-    parent: dg.DagsterRun, pipeline: Pipeline, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    parent: dg.DagsterRun, job: dg.JobDefinition, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[str] = []
 
@@ -114,6 +104,6 @@ def test_an_interrupted_refresh_ends_the_run_that_it_waits_for(
     monkeypatch.setattr(type(instance.run_launcher), "terminate", lambda self, run_id: ended.append(run_id))
     monkeypatch.setattr(launched.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        start(parent, pipeline, instance, "raw_shards", "g00")
+        execute_launched(parent, job, instance, dg.AssetKey("raw_shards"), "g00", {})
     (run_id,) = ended
     assert run_id != parent.run_id

@@ -46,9 +46,9 @@ class HuggingFaceDataset:
 
     @cached_property
     def _table(self) -> Table:
+        data = self._data  # first, because it names the extra if the package is missing
         import datasets
 
-        data = self._data
         images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
         columns = replace(self.columns, image=self.columns.image or (images[0] if images else None))
         table = Table(self.path / "data", self.path, columns)
@@ -68,9 +68,9 @@ class HuggingFaceDataset:
         }
 
     def __iter__(self) -> Iterator[Row]:
+        data, table = self._data, self._table
         import datasets
 
-        data, table = self._data, self._table
         chosen = table.chosen
         feature = data.features.get(chosen.label) if chosen.label else None
         classes = feature.names if isinstance(feature, datasets.ClassLabel) else None

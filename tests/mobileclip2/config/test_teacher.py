@@ -13,7 +13,7 @@ LOCKED = {
     "text_weights": {"path": "text/model.safetensors"},
     "train": {"steps": 1, "batch": 2, "learning_rate": 1e-3},
 }
-MODEL = {"open_clip": "ViT-B-16", "weights": {"tag": "datacomp_xl_s13b_b90k"}}
+MODEL = {"open_clip": "ViT-B-16", "weights": {"tag": "laion2b_s34b_b88k"}}
 
 
 @pytest.mark.parametrize(

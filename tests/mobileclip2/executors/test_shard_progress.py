@@ -23,7 +23,7 @@ def batch(tiny: Path, steps: list[Step]) -> TaskBatch:
     pipeline = Pipeline(load(tiny))
     pipeline.materialize("raw_shards", "g00")
     asset = pipeline.graph["augmentations"]
-    tasks = [task for part in asset.parts.values() if (task := pipeline.task_for(asset, part, "g00"))]
+    tasks = [task for part in asset.slices.values() if (task := pipeline.task_for(asset, part, "g00"))]
     return TaskBatch(pipeline, asset, "g00", tasks, steps.append)
 
 

@@ -11,7 +11,7 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.ledger import files
-from mobileclip2.ledger.files import delete_unknown, is_current, write_asset, write_params, write_text
+from mobileclip2.ledger.files import delete_unknown, write_asset, write_params, write_text
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def test_an_evaluation_has_the_metrics_of_each_set(pipeline: Pipeline) -> None:
 
 def test_files_of_an_asset_that_is_not_current_are_deleted(pipeline: Pipeline) -> None:
     folder = written(pipeline, "evaluation/pupil")
-    assert is_current(pipeline, pipeline.graph["evaluation/pupil"])
+    assert pipeline.is_current("evaluation/pupil")
     pipeline.storage.delete_folder("evaluation/pupil")
     pipeline.forget()
-    assert not is_current(pipeline, pipeline.graph["evaluation/pupil"])
+    assert not pipeline.is_current("evaluation/pupil")
     written(pipeline, "evaluation/pupil")
     assert not list(folder.rglob("pupil.json"))
 

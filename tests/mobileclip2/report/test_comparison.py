@@ -58,4 +58,4 @@ def test_the_published_model_has_the_architecture_of_the_origin(fine_tune: Profi
     assert first.model is not None
     larger = first.model_copy(update={"model": first.model.model_copy(update={"open_clip": "MobileCLIP2-B"})})
     profile = fine_tune.model_copy(update={"students": (larger, *others)})
-    assert published_like(profile, "s0_tuned") is MODELS["MobileCLIP2-B"]
+    assert published_like(profile, "s0_between") is MODELS["MobileCLIP2-B"]

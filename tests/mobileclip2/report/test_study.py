@@ -35,10 +35,10 @@ def test_the_table_has_the_mean_and_the_range_over_the_seeds() -> None:
 
 def test_a_search_is_drawn_over_its_scales() -> None:
     search = Study(name="s", student="pupil", evaluate_on=("shapes",), scales={"wide": (20, 0.5)})
-    result = StudyResult(
+    found = StudyResult(
         search, [TrialScores("wide_20", {"shapes/acc1": [0.2]}), TrialScores("wide_0_5", {"shapes/acc1": [0.4]})]
     )
-    (figure,) = figures(result)
+    (figure,) = figures(found)
     means = figure.axes[0].lines[1]
     assert list(means.get_xdata()) == [0.5, 20] and list(means.get_ydata()) == pytest.approx([40, 20])
 

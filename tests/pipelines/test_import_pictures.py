@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mobileclip2.data.importing.folders import ClassFolders
+from mobileclip2.data.importing.write import Imported
+from mobileclip2.data.tar import read_samples
+from mobileclip2.errors import UserError
+from mobileclip2.evaluation.sets import EvaluationSet
+from pipelines.import_pictures import CAPTION_TEMPLATES, import_pictures, summary
+from tests.pictures import jpeg
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> ClassFolders:
+    """Return two pictures of each of two classes, and one picture without a class."""
+    for number, name in enumerate(("cat/0.jpg", "cat/1.jpg", "dog/2.jpg", "dog/3.jpg", "4.jpg")):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(jpeg(number))
+    return ClassFolders(tmp_path / "photos")
+
+
+def test_shards_are_written_and_bad_rows_are_listed(
+    rows: ClassFolders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert import_pictures(rows, tmp_path / "shards", (), as_evaluation=False) == 0
+    printed = capsys.readouterr()
+    assert "4 samples from 5 rows in 1 shard, " in printed.out and "1 rows were left out:\n  no-class: 1" in printed.err
+    (tar,) = (tmp_path / "shards").glob("*.tar")
+    with tar.open("rb") as file:
+        captions = [sample.members["txt"].decode() for sample in read_samples(file, tar.name)]
+    assert set(captions) <= {template.format(c=name) for template in CAPTION_TEMPLATES for name in ("cat", "dog")}
+
+
+def test_an_evaluation_set_is_written_on_request(rows: ClassFolders, tmp_path: Path) -> None:
+    import_pictures(rows, tmp_path / "mine", ("one {c}",), as_evaluation=True)
+    written = EvaluationSet("mine", tmp_path / "mine")
+    assert (written.size, list(written.classnames), list(written.templates)) == (4, ["cat", "dog"], ["one {c}"])
+
+
+def test_a_template_needs_a_placeholder(rows: ClassFolders, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--template 'a cat': no placeholder"):
+        import_pictures(rows, tmp_path / "shards", ("a cat",), as_evaluation=False)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_the_summary_counts_shards_of_an_earlier_import() -> None:
+    imported = Imported(Path("shards"), shards=2, rows=1500, samples=1200, reused=1)
+    assert summary(imported, 1.25) == (
+        "shards: 1,200 samples from 1,500 rows in 2 shards, 1 of them written before, 1.2 s"
+    )
