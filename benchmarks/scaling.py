@@ -28,7 +28,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.task import TaskSpec, run_shard_task
 from mobileclip2.executors.chunks import CHUNK_SECONDS, count_chunks
-from mobileclip2.executors.kubernetes import POLL_SECONDS, connect
+from mobileclip2.executors.kubernetes import POLL_SECONDS, KubernetesExecutor
 from mobileclip2.progress import silent
 from mobileclip2.store import LocalStorage
 from tests.cluster import FakeCluster, Object
@@ -131,7 +131,7 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
                 profile.write_text(f"{text}\nrates: {{{STAGE}: {rate}}}\ncompute: {{kubernetes: {settings}}}\n")
                 loaded = load(profile)
                 assert loaded.compute.kubernetes
-                compute = connect(loaded.compute.kubernetes)
+                compute = KubernetesExecutor(loaded.compute.kubernetes)
                 compute.poll = 0.1
                 pipeline = Pipeline(loaded, compute)
                 pipeline.storage.delete_folder(f"{STAGE}/")

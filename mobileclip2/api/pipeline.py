@@ -39,7 +39,7 @@ class Pipeline:
         Raises:
             ProfileError: the file cannot be read or is invalid. The message names each invalid field.
         """
-        loaded = load_profile(profile)
+        loaded = load_profile(Path(profile))
         return cls(engine.Pipeline(loaded, executor_of(loaded)))
 
     def __repr__(self) -> str:

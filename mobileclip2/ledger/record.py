@@ -44,7 +44,7 @@ def record(pipeline: Pipeline) -> Recorded:
     _check_owner(pipeline, folder)
     pipeline.forget()
     text = pipeline_text(pipeline.profile, pipeline.graph)
-    names = {stage_name(key) for key in pipeline.graph}
+    names = {stage_name(asset.key) for asset in pipeline.graph.values()}
     removed = [name for name in _stages(folder) if name not in names]
     if removed:
         dvc(folder, "remove", "--outs", *removed)
