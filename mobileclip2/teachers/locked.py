@@ -21,7 +21,7 @@ from mobileclip2.config.teacher import Locked
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import WeightsError
 from mobileclip2.fingerprint import declared
-from mobileclip2.models.build import read_state
+from mobileclip2.models.checkpoint import read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
