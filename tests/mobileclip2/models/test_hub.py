@@ -159,7 +159,7 @@ def test_the_commit_of_a_name_is_recorded_once_and_a_move_is_told(hub, profile, 
     assert not caplog.text
 
 
-def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tmp_path):
+def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tmp_path, caplog):
     first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     pipeline = Pipeline(load_profile(profile))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) and not hub.asked  # planning asks no network
@@ -170,6 +170,12 @@ def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tm
     second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
     again = Pipeline(load_profile(profile))
     assert not again.missing(again.graph["teacher/wide"], None)
+    assert check_published_weights(again, list(again.graph)) == {} and not caplog.text
+    found = check_published_weights(again, list(again.graph), stored=True)
+    assert found == {"teachers.wide.model": {REPOSITORY: first}} and f"to {second}" in caplog.text
+    hub.status = 503
+    assert check_published_weights(again, list(again.graph), stored=True) == found  # the store has all that is needed
+    hub.status = 200
     profile.write_text(
         profile.read_text().replace(f"open_clip: {NAME}", f"open_clip: {NAME}\n    revision: '{second}'")
     )
