@@ -64,7 +64,7 @@ def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str,
     compute_of, compute.executor_of = compute.executor_of, lambda profile: timed
     rows = []
     try:
-        repository = stages(pipeline).get_repository_def()
+        repository = stages(pipeline.profile).get_repository_def()
         for asset in pipeline.graph.values():
             for group in pipeline.groups(asset):
                 timed.seconds = 0.0

@@ -198,7 +198,7 @@ def ordered(pipeline: Pipeline, parts: list[Any]) -> TaskSpec:
 def import_seconds() -> float:
     """Of processor time that a worker spends before it has its order."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    imports = "import mobileclip2.engine.task, mobileclip2.stages.teacher_embeddings"
+    imports = "import mobileclip2.executors.worker, mobileclip2.stages.teacher_embeddings"
     subprocess.run([sys.executable, "-c", imports], check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,24 +19,10 @@ class Step:
     unit: str
     numbers: dict[str, float] = field(default_factory=dict)
 
-    def to_line(self) -> str:
-        """Format as one line of a worker's output: ``12/40 steps  loss 2.31  lr 0.001``."""
+    def __str__(self) -> str:
+        """Format as one line: ``12/40 steps  loss 2.31  lr 0.001``."""
         numbers = "".join(f"  {name} {value:.4g}" for name, value in self.numbers.items())
         return f"{self.done}/{self.total} {self.unit}{numbers}"
-
-    @classmethod
-    def from_line(cls, line: str) -> Step | None:
-        """Parse a line that :meth:`to_line` wrote. Return None for any other line."""
-        head, *numbers = line.strip().split("  ")
-        found = re.fullmatch(r"(\d+)/(\d+) (.+)", head)
-        if not found:
-            return None
-        pairs = [number.rpartition(" ") for number in numbers]
-        try:
-            values = {name: float(value) for name, _, value in pairs}
-        except ValueError:
-            return None
-        return cls(int(found[1]), int(found[2]), found[3], values)
 
 
 class Progress(Protocol):
@@ -50,37 +36,61 @@ def silent(step: Step) -> None:
     """Ignore the report."""
 
 
-ACTIVITY_LISTENERS: list[Callable[[str], None]] = []
-"""Callbacks for the current activity. They receive an empty string when it ends."""
+class Activities:
+    """The nested activities of this context, and the callback that shows the innermost one."""
 
-_activities: list[str] = []
+    COUNT_SECONDS = 0.2
+
+    def __init__(self, show: Callable[[str], object]) -> None:
+        self._show = show
+        self._names: list[str] = []
+        self._last_count = 0.0
+
+    def enter(self, activity: str) -> None:
+        """Start an activity."""
+        self._names.append(activity)
+        self._show(activity)
+
+    def leave(self) -> None:
+        """End the innermost activity, and show the one around it or an empty string."""
+        self._names.pop()
+        self._show(self._names[-1] if self._names else "")
+
+    def count(self, done: int, total: int, unit: str) -> None:
+        """Show the progress of the innermost activity, at most once per ``COUNT_SECONDS``."""
+        now = time.monotonic()
+        if self._names and now - self._last_count >= self.COUNT_SECONDS:
+            self._last_count = now
+            self._show(f"{self._names[-1]} {done}/{total} {unit}")
+
+
+_activities: ContextVar[Activities | None] = ContextVar("activities", default=None)
+
+
+@contextmanager
+def show_activities(show: Callable[[str], object]) -> Iterator[None]:
+    """Pass the activities of the block to a callback. It receives an empty string when they end."""
+    token = _activities.set(Activities(show))
+    try:
+        yield
+    finally:
+        _activities.reset(token)
 
 
 @contextmanager
 def doing(activity: str) -> Iterator[None]:
     """Announce the activity of the block, such as ``importing`` or ``hashing``. Blocks can be nested."""
-    _activities.append(activity)
-    _notify(activity)
+    activities = _activities.get()
+    if activities:
+        activities.enter(activity)
     try:
         yield
     finally:
-        _activities.pop()
-        _notify(_activities[-1] if _activities else "")
-
-
-COUNT_SECONDS = 0.2
-_last_count = 0.0
+        if activities:
+            activities.leave()
 
 
 def counted(done: int, total: int, unit: str) -> None:
-    """Announce the progress of the innermost :func:`doing` block, at most once per ``COUNT_SECONDS``."""
-    global _last_count
-    now = time.monotonic()
-    if _activities and now - _last_count >= COUNT_SECONDS:
-        _last_count = now
-        _notify(f"{_activities[-1]} {done}/{total} {unit}")
-
-
-def _notify(activity: str) -> None:
-    for listener in ACTIVITY_LISTENERS:
-        listener(activity)
+    """Announce the progress of the innermost :func:`doing` block."""
+    if activities := _activities.get():
+        activities.count(done, total, unit)

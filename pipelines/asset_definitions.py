@@ -15,9 +15,10 @@ from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.extras import needs
-from mobileclip2.progress import Progress, Step
+from mobileclip2.progress import Progress, silent
 from pipelines.processes import mark
 
 STAGES = (
@@ -34,16 +35,16 @@ STAGES = (
 )
 
 
-def stages(pipeline: Pipeline, on_step: Progress | None = None) -> dg.Definitions:
-    """Define all assets of a pipeline. Their resources are the pipeline and ``on_step``, which receives their progress."""
-    listener = on_step or _ignore
+def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
+    """Define all assets of a profile. Their resources are the pipeline and ``on_step``, which receives their progress."""
+    graph = build_graph(profile)
     return dg.Definitions(
-        assets=[asset for stage in STAGES for asset in stage(pipeline.profile, pipeline.graph)],
+        assets=[asset for stage in STAGES for asset in stage(profile, graph)],
         resources={
-            "pipeline": dg.ResourceDefinition(lambda context: _pipeline_for_run(pipeline, context)),
-            "on_step": dg.ResourceDefinition(lambda _: listener),
+            "pipeline": dg.ResourceDefinition(lambda context: _pipeline_for_run(profile, context)),
+            "on_step": dg.ResourceDefinition(lambda _: on_step),
         },
-        executor=executor(pipeline.profile),
+        executor=executor(profile),
     )
 
 
@@ -57,17 +58,11 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
     return k8s_job_executor
 
 
-def _pipeline_for_run(pipeline: Pipeline, context: dg.InitResourceContext) -> Pipeline:
-    """Return the pipeline with empty caches, so that the run reads the store and external inputs as they are at its start."""
+def _pipeline_for_run(profile: Profile, context: dg.InitResourceContext) -> Pipeline:
+    """Return a new pipeline, so that the run reads the store and external inputs as they are at its start."""
     from mobileclip2.executors import executor_of  # only runs need it, and loading the definitions must stay fast
 
     # in a cluster, the run launcher monitors the pods of a run
-    if context.instance and context.run and pipeline.profile.compute.kubernetes is None:
+    if context.instance and context.run and profile.compute.kubernetes is None:
         mark(context.instance, context.run.run_id)
-    pipeline.forget()
-    pipeline.compute = executor_of(pipeline.profile)
-    return pipeline
-
-
-def _ignore(step: Step) -> None:
-    """Discard a step: only a refresh in this process shows it."""
+    return Pipeline(profile, executor_of(profile))

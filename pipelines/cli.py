@@ -22,21 +22,14 @@ from pipelines.profiles import built_in, profile_path
 if TYPE_CHECKING:
     # `evaluate --dagster` runs where only Python is installed
     from mobileclip2.engine.pipeline import Pipeline
+    from pipelines.run import RunDisplay
 
 
 Action = Callable[[argparse.Namespace], int]
 """runs a command and returns its exit status"""
 
-
-@dataclass(frozen=True)
-class Argument:
-    """An argument of a command."""
-
-    names: tuple[str, ...]
-    options: dict[str, Any]
-    """keyword arguments of argparse's ``add_argument``"""
-    assets: str | None = None
-    """prefix of the asset keys that complete the argument"""
+Argument = Callable[[argparse.ArgumentParser], None]
+"""adds an argument to the parser of a command"""
 
 
 @dataclass(frozen=True)
@@ -52,9 +45,13 @@ class Command:
 COMMANDS: dict[str, Command] = {}
 
 
-def argument(*names: str, assets: str | None = None, **options: Any) -> Argument:
-    """Declare an argument of a command."""
-    return Argument(names, options, assets)
+def argument(*names: str, complete: Callable[..., list[str]] | None = None, **options: Any) -> Argument:
+    """Declare an argument of a command. ``complete`` returns the words that complete it."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(*names, **options).completer = complete  # type: ignore[attr-defined]
+
+    return add
 
 
 def command(name: str, help: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Action], Action]:
@@ -71,14 +68,39 @@ def _examples(*examples: str) -> str:
     return "\n".join(["examples:", *(f"  mobileclip2 {example}" for example in examples)]) if examples else ""
 
 
+def complete_profiles(prefix: str, **_: Any) -> list[str]:
+    """Complete built-in profiles and YAML files."""
+    from argcomplete.completers import FilesCompleter
+
+    return [*built_in(), *FilesCompleter(["yaml", "yml"])(prefix)]
+
+
+def complete_assets(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Complete assets of the profile. There are none if the profile has an error."""
+    try:
+        return [key for key in pipeline_of(parsed_args).graph if key.startswith(prefix)]
+    except UserError:
+        return []
+
+
+def complete_students(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Complete students of the profile."""
+    return [key for key in complete_assets(prefix, parsed_args) if key.startswith("student/")]
+
+
+PROFILE = argument(
+    "--profile",
+    complete=complete_profiles,
+    help=f"file, or built in: {', '.join(built_in())}; by default MOBILECLIP2_PROFILE, else demo",
+)
 ASSETS = argument(
     "assets",
     nargs="*",
-    assets="",
+    complete=complete_assets,
     help="only these and their upstream assets, such as student/reinforced, or its last part if it is unique",
 )
 REPORT = argument("--report", type=Path, help="path of the report; by default report[-STUDENT].html")
-STUDENT = {"assets": "student/", "help": "such as student/reinforced or reinforced"}
+STUDENT = argument("student", complete=complete_students, help="such as student/reinforced or reinforced")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,11 +127,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     from pipelines.supervise import supervise
 
-    return supervise(chosen.command, lambda: run_action(chosen))
+    return supervise(chosen.command, lambda display: run_action(chosen, display))
 
 
-def run_action(chosen: argparse.Namespace) -> int:
+def run_action(chosen: argparse.Namespace, display: RunDisplay | None = None) -> int:
     """Run the chosen command. Print a user error without a traceback."""
+    chosen.display = display
     try:
         status: int = chosen.action(chosen)
         return status
@@ -141,43 +164,14 @@ def make_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(
             name, help=registered.help, description=registered.help, epilog=registered.examples, formatter_class=plain
         )
-        profile = added.add_argument(
-            "--profile",
-            help=f"file, or built in: {', '.join(built_in())}; by default MOBILECLIP2_PROFILE, else demo",
-        )
-        profile.completer = complete_profiles  # type: ignore[attr-defined]
-        for argument in registered.arguments:
-            added_argument = added.add_argument(*argument.names, **argument.options)
-            if argument.assets is not None:
-                added_argument.completer = Completer(argument.assets)  # type: ignore[attr-defined]
+        for add in (PROFILE, *registered.arguments):
+            add(added)
         added.set_defaults(action=registered.action, error=added.error)
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
         argcomplete.autocomplete(parser)
     return parser
-
-
-def complete_profiles(prefix: str, **_: Any) -> list[str]:
-    """Complete built-in profiles and YAML files."""
-    from argcomplete.completers import FilesCompleter
-
-    return [*built_in(), *FilesCompleter(["yaml", "yml"])(prefix)]
-
-
-@dataclass(frozen=True)
-class Completer:
-    """Completes assets of the profile on the command line."""
-
-    key_prefix: str
-
-    def __call__(self, prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-        """Return the matching asset keys, or none if the profile has an error."""
-        try:
-            keys = pipeline_of(parsed_args).graph
-        except UserError:
-            return []
-        return [key for key in keys if key.startswith(self.key_prefix)]
 
 
 def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
@@ -263,7 +257,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
     with doing("importing"):
         from pipelines.run import run
 
-    run(pipeline, chosen.assets)
+    run(pipeline, chosen.assets, chosen.display)
     ledger_line = update_ledger(pipeline, chosen.assets) if pipeline.profile.ledger else ""
     if not chosen.assets:
         report(pipeline, chosen.report)
@@ -274,7 +268,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
 @command(
     "evaluate",
     "compare a student with a baseline and the published models; fails if it is worse",
-    argument("--student", required=True, assets="student/", help="student or teacher to evaluate"),
+    argument("--student", required=True, complete=complete_students, help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
     argument("--markdown", type=Path, help="also write the table to this file"),
     argument("--dagster", metavar="ADDRESS", help="evaluate on this Dagster server, with the server's profile"),
@@ -297,7 +291,7 @@ def evaluate_student(chosen: argparse.Namespace) -> int:
     with doing("importing"):
         from pipelines.evaluate import evaluate
 
-    return evaluate(pipeline_of(chosen), chosen.student, chosen.baseline, chosen.markdown)
+    return evaluate(pipeline_of(chosen), chosen.student, chosen.baseline, chosen.markdown, chosen.display)
 
 
 def evaluate_on_server(chosen: argparse.Namespace) -> int:
@@ -314,7 +308,7 @@ def evaluate_on_server(chosen: argparse.Namespace) -> int:
 @command(
     "export",
     "write a trained student as files that run without this project, and compare their outputs with it",
-    argument("student", **STUDENT),
+    STUDENT,
     argument("--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")),
     argument("--to", type=Path, required=True, help="the new folder"),
     argument("--int8", action="store_true", help="quantize to int8; onnx only"),
@@ -325,16 +319,15 @@ def export_student(chosen: argparse.Namespace) -> int:
     pipeline = pipeline_of(chosen)
     student = student_of(pipeline, chosen.student)
     with doing("importing"):
-        from pipelines.export import export_and_show
+        from pipelines.student import export_and_show
 
-    width = terminal_width()
-    return export_and_show(pipeline, student, chosen.to, chosen.format, int8=chosen.int8, width=width)
+    return export_and_show(pipeline, student, chosen.to, chosen.format, int8=chosen.int8)
 
 
 @command(
     "latency",
     "measure the latency of a student's towers on this machine",
-    argument("student", **STUDENT),
+    STUDENT,
     argument("--json", action="store_true", help="print JSON"),
     examples=("latency reinforced",),
 )
@@ -351,7 +344,11 @@ def show_latency(chosen: argparse.Namespace) -> int:
 @command(
     "lineage",
     "show what a checkpoint was made from, down to shards and weights",
-    argument("of", assets="", help="an asset such as student/reinforced, or a lineage.json beside a checkpoint"),
+    argument(
+        "of",
+        complete=complete_assets,
+        help="an asset such as student/reinforced, or a lineage.json beside a checkpoint",
+    ),
     examples=("lineage student/reinforced", "lineage some/folder/lineage.json"),
 )
 def show_lineage(chosen: argparse.Namespace) -> int:
@@ -420,7 +417,7 @@ def write_ledger(chosen: argparse.Namespace) -> int:
 @command(
     "report",
     "write the HTML report of the materialized assets, or of one student, and print the results",
-    argument("student", nargs="?", assets="student/", help="write the report of this student"),
+    argument("student", nargs="?", complete=complete_students, help="write the report of this student"),
     REPORT,
     examples=("report", "report reinforced --report reinforced.html"),
 )

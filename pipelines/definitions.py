@@ -1,4 +1,4 @@
-"""The code location: the graph of the profile in ``MOBILECLIP2_PROFILE``, by default the demo."""
+"""The code location of Dagster. :func:`definitions_of` defines the same for any profile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import dagster as dg
 
-from mobileclip2.config.profile import load
+from mobileclip2.config.profile import Profile, load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.asset_definitions import stages
 from pipelines.current import current
@@ -16,16 +16,17 @@ from pipelines.refresh import refresh_job, studies_job
 from pipelines.sensors import refresh_when_changed, show_what_is_current
 
 
-def definitions(pipeline: Pipeline) -> dg.Definitions:
-    """Define the assets, checks, jobs and sensors of a pipeline."""
+def definitions_of(profile: Profile) -> dg.Definitions:
+    """Define the assets, checks, jobs and sensors of a profile."""
+    pipeline = Pipeline(profile)
     check = current(pipeline)
     return dg.Definitions.merge(
-        stages(pipeline),
+        stages(profile),
         dg.Definitions(
             asset_checks=[check],
             jobs=[
                 refresh_job,
-                *([studies_job(pipeline.profile)] if pipeline.profile.studies else []),
+                *([studies_job(profile)] if profile.studies else []),
                 evaluate_job,
                 dg.define_asset_job(
                     "check_current",
@@ -38,4 +39,8 @@ def definitions(pipeline: Pipeline) -> dg.Definitions:
     )
 
 
-defs = definitions(Pipeline(load(profile_path(os.environ.get("MOBILECLIP2_PROFILE", "demo")))))
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Define the profile in ``MOBILECLIP2_PROFILE``, by default the demo."""
+    # Dagster loads a module by its name, so only the environment can tell it the profile
+    return definitions_of(load(profile_path(os.environ.get("MOBILECLIP2_PROFILE", "demo"))))

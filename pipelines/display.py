@@ -32,7 +32,7 @@ class Display:
         self.label = ""
         """label of the asset and group that are being computed"""
         self.activity = "starting" if name else ""
-        self.step: Step | None = None
+        self.last_step: Step | None = None
         self.began = self.label_began = self.activity_began = self.last_line = clock()
         self.bars: Bars | None = None
 
@@ -42,19 +42,19 @@ class Display:
 
     def begin(self, label: str) -> None:
         """Start an asset-group pair."""
-        self.label, self.step, self.activity = label, None, ""
+        self.label, self.last_step, self.activity = label, None, ""
         self.label_began = self.clock()
 
-    def advance(self, done: int, total: int, unit: str, numbers: dict[str, float]) -> None:
+    def step(self, step: Step) -> None:
         """Set the progress of the current pair."""
-        self.step = Step(done, total, unit, numbers)
+        self.last_step = step
 
     def end(self, label: str) -> None:
         """Finish a pair. A pair that was already stored ends without :meth:`begin`."""
         self.finished += 1
         if self.label and not self.console.is_terminal:
-            self._line(f"[{self.finished}/{self.total}] {label} in {self.clock() - self.label_began:.1f} s")
-        self.label, self.step, self.activity = "", None, self.name
+            self.say(f"[{self.finished}/{self.total}] {label} in {self.clock() - self.label_began:.1f} s")
+        self.label, self.last_step, self.activity = "", None, self.name
 
     def doing(self, activity: str) -> None:
         """Set the current activity."""
@@ -62,10 +62,6 @@ class Display:
         if activity.split(" ")[0] != self.activity.split(" ")[0]:
             self.activity_began = self.clock()
         self.activity = activity
-
-    def say(self, text: str) -> None:
-        """Write a permanent line."""
-        self._line(text)
 
     def hide(self) -> None:
         """Clear the bars, so that something else can write to the terminal."""
@@ -79,16 +75,17 @@ class Display:
         if self.console.is_terminal:
             self._draw()
         elif self.clock() - self.last_line >= LINE_SECONDS and (self.label or self.activity):
-            self._line(self.now())
+            self.say(self.now())
 
     def now(self) -> str:
         """Return the current asset, progress, activity and elapsed time as one line."""
         began = self.label_began if self.label else self.activity_began
         number = f"[{self.finished + 1}/{self.total}] " if self.label and self.total else ""
-        words = [self.label, self.step.to_line() if self.step else "", self.activity]
+        words = [self.label, str(self.last_step or ""), self.activity]
         return f"{number}{': '.join(filter(None, words))}, {self.clock() - began:.0f} s"
 
-    def _line(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Write a permanent line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
         self.last_line = self.clock()
 
@@ -109,7 +106,7 @@ class Display:
             self.all = self.bars.add_task("", total=None, numbers="", seconds=0)
             self.current = self.bars.add_task("", total=None, numbers="", seconds=0)
             self.bars.start()
-        now = self.clock()
+        now, step = self.clock(), self.last_step
         self.bars.update(
             self.all,
             description="all assets and groups",
@@ -119,13 +116,13 @@ class Display:
             visible=bool(self.total),
         )
         numbers = (
-            f"{self.step.unit}  " + "  ".join(f"{k} {v:.3g}" for k, v in self.step.numbers.items()) if self.step else ""
+            f"{step.unit}  " + "  ".join(f"{name} {value:.3g}" for name, value in step.numbers.items()) if step else ""
         )
         self.bars.update(
             self.current,
             description=": ".join(filter(None, (self.label, self.activity))),
-            total=self.step.total if self.step else None,
-            completed=self.step.done if self.step else 0,
+            total=step.total if step else None,
+            completed=step.done if step else 0,
             numbers=numbers,
             seconds=now - (self.label_began if self.label else self.activity_began),
             visible=bool(self.label or self.activity),

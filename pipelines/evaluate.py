@@ -13,7 +13,7 @@ from mobileclip2.names import did_you_mean
 from mobileclip2.report.comparison import as_markdown, published_like
 from mobileclip2.stages.stored_results import baseline_results, stored_results
 from mobileclip2.store.storage import atomic_path
-from pipelines.run import run
+from pipelines.run import RunDisplay, run
 
 PASSED, FAILED = 0, 3
 """exit statuses of the gate; 1 is a user error, 2 a usage error"""
@@ -28,13 +28,15 @@ class GateResult:
     failed: bool
 
 
-def evaluate(pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None) -> int:
+def evaluate(
+    pipeline: Pipeline, model: str, baseline: str | None, markdown: Path | None, display: RunDisplay | None = None
+) -> int:
     """Materialize the evaluations of a model and its baseline, print the comparison, and return the exit status.
 
     Raises:
         UserError: The evaluation failed, or the baseline has no comparable results.
     """
-    result = apply_gate(pipeline, model, baseline, lambda keys: run(pipeline, keys))
+    result = apply_gate(pipeline, model, baseline, lambda keys: run(pipeline, keys, display))
     print(result.table, end="")
     if markdown:
         with atomic_path(markdown) as temporary:
@@ -66,8 +68,8 @@ def apply_gate(
         # report an unusable baseline before the training, which can take hours
         baseline_results(pipeline, baseline, model)
     materialize(keys)
-    baseline_found = baseline_results(pipeline, baseline, model) if baseline else None
-    comparison = compare(stored_results(pipeline, model), baseline_found, pipeline.profile.gate)
+    reference = baseline_results(pipeline, baseline, model) if baseline else None
+    comparison = compare(stored_results(pipeline, model), reference, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
     return GateResult(table, bool(comparison.failed))
 

@@ -9,12 +9,10 @@ from pydantic import Field
 
 from assets.materialize import LOG_EVERY_SECONDS
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import Plan, plan, rows
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step
-from pipelines.display import label_of
 from pipelines.show import cells, groups_and_slices, why
 
 COLUMNS = ("asset", "groups", "slices", "why", "samples", "bytes", "time")
@@ -98,10 +96,10 @@ class Log:
         self._label = ""
         self._started = self._last = 0.0
 
-    def begin(self, asset: Asset, group: str | None) -> None:
+    def begin(self, label: str) -> None:
         """Log that an asset and group begins."""
         self._count += 1
-        self._label = f"[{self._count}/{self._total}] {label_of(asset.key, group)}"
+        self._label = f"[{self._count}/{self._total}] {label}"
         self._started = self._last = time.monotonic()
         self._log.info(self._label)
 
@@ -112,7 +110,7 @@ class Log:
             self._last = now
             self._log.info(f"{self._label}: {step.done}/{step.total} {step.unit}")
 
-    def end(self, asset: Asset, group: str | None) -> None:
+    def end(self, label: str) -> None:
         """Log the time of the asset and group."""
         if self._label:
             self._log.info(f"{self._label}: {time.monotonic() - self._started:.1f} s")

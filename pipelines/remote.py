@@ -166,26 +166,26 @@ def find_job(server: Server, location: str | None) -> Job:
         raise RemoteError(
             f"{server.address} has no code location '{location}', it has {_listed(names)}; deploy it or correct --location"
         )
-    found, broken = [], []
+    jobs, broken = [], []
     for name, entry in zip(names, entries, strict=True):
         loaded = entry.get("locationOrLoadError")
         if location not in {None, name}:
             continue
         if isinstance(loaded, dict) and loaded.get("__typename") == "RepositoryLocation":
             for repository in server.take(loaded, "repositories", list):
-                jobs = [server.take(each, "name", str) for each in server.take(repository, "jobs", list)]
-                if JOB in jobs:
-                    found.append(Job(name, server.take(repository, "name", str)))
+                names_of_jobs = [server.take(each, "name", str) for each in server.take(repository, "jobs", list)]
+                if JOB in names_of_jobs:
+                    jobs.append(Job(name, server.take(repository, "name", str)))
         else:
             broken.append(f"'{name}' ({_first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})")
-    if broken and not found:
+    if broken and not jobs:
         raise RemoteError(f"{server.address}: code location does not load: {', '.join(broken)}; fix it and reload it")
-    if not found:
+    if not jobs:
         raise RemoteError(f"{server.address}: no code location has the job '{JOB}'; deploy this version there")
-    if len(found) > 1:
-        several = _listed([job.location for job in found])
+    if len(jobs) > 1:
+        several = _listed([job.location for job in jobs])
         raise RemoteError(f"{server.address}: the job '{JOB}' is in {several}; choose one with --location")
-    return found[0]
+    return jobs[0]
 
 
 def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
@@ -249,10 +249,10 @@ def poll(server: Server, run: str, state: RunState, seconds: float) -> None:
     """Update ``state`` with the run's status and its new events."""
     before = state.status
     answer = server.ask(POLL, seconds, run=run, after=state.cursor)
-    found = server.take(answer, "runOrError", dict)
-    if found.get("__typename") == "RunNotFoundError":
+    polled = server.take(answer, "runOrError", dict)
+    if polled.get("__typename") == "RunNotFoundError":
         raise RemoteError(f"{server.address}: the run {run} was deleted; call again")
-    status = server.take(found, "status", str)
+    status = server.take(polled, "status", str)
     events = server.take(answer, "logsForRun", dict)
     # poll once more when the run has ended: its last events may be newer than this answer
     state.more = server.take(events, "hasMore", bool) or (status in FINISHED and before != status)

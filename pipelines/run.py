@@ -6,9 +6,8 @@ import logging
 import os
 import socket
 import sys
-from contextlib import AbstractContextManager, suppress
-from functools import partial
-from typing import Protocol
+from contextlib import suppress
+from typing import Any, Protocol
 
 from rich.console import Console
 
@@ -24,91 +23,56 @@ from mobileclip2.errors import UserError
 from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
 from mobileclip2.store.lease import acquire
-from pipelines import launched, supervise
 from pipelines.asset_definitions import stages
 from pipelines.current import report_current
 from pipelines.display import Display, label_of
 from pipelines.instance import instance
+from pipelines.launched import execute_launched, is_launched
 from pipelines.processes import PROCESS_TAG, this_process
+from pipelines.supervise import KEPT
 
 
 class RunObserver(Protocol):
-    """Receives the progress of a refresh."""
+    """Receives the progress of a refresh. A label names an asset and its group."""
 
-    def begin(self, asset: Asset, group: str | None) -> None:
-        """Receive the start of a pair."""
+    def begin(self, label: str) -> None:
+        """Receive the start of a run."""
 
     def step(self, step: Step) -> None:
-        """Receive the progress within a pair."""
+        """Receive the progress within a run."""
 
-    def end(self, asset: Asset, group: str | None) -> None:
-        """Receive the end of a pair. A pair that was already stored has no ``begin``."""
+    def end(self, label: str) -> None:
+        """Receive the end of a run. An asset and group that was already stored has no ``begin``."""
 
 
-def run(pipeline: Pipeline, only: list[str] | None = None) -> int:
-    """Call :func:`refresh` with the instance of this checkout, and show the progress on the terminal or in the log."""
+class RunDisplay(RunObserver, Protocol):
+    """Shows a refresh: a :class:`~pipelines.display.Display`, or the channel to the one of the parent process."""
+
+    def plan(self, total: int) -> None:
+        """Set the number of asset-group pairs."""
+
+    def say(self, text: str) -> None:
+        """Write a permanent line."""
+
+
+def run(pipeline: Pipeline, only: list[str] | None = None, display: RunDisplay | None = None) -> int:
+    """Call :func:`refresh` with the instance of this checkout, and show its progress, by default as lines of a log."""
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    observer = DisplayObserver(supervise.channel or LogDisplay())
+    display = display or Display(Console(file=sys.stderr, force_terminal=False))
     with doing("planning"):
         keys = selected(pipeline, only)
-        observer.plan(sum(len(pipeline.groups(pipeline.graph[key])) for key in keys))
+        total = sum(len(pipeline.groups(pipeline.graph[key])) for key in keys)
+        display.plan(total)
     with doing("opening Dagster's history"):
         dagster = instance()
     with dagster:
-        runs = refresh(pipeline, dagster, only, observer)
-    observer.finish(runs)
+        runs = refresh(pipeline, dagster, only, display)
+    if runs:
+        stored = f"; {total - runs} were already stored" if runs < total else ""
+        display.say(f"computed {runs} asset-group pairs{stored}")
+    else:
+        display.say(f"nothing to compute: all {total} asset-group pairs are stored")
     return runs
-
-
-class LogDisplay:
-    """Shows the progress of an unsupervised process as lines of a log."""
-
-    def __init__(self) -> None:
-        self._display = Display(Console(file=sys.stderr, force_terminal=False))
-
-    def send(self, name: str, *arguments: object) -> None:
-        """Call a method of the display."""
-        getattr(self._display, name)(*arguments)
-
-
-class DisplayChannel(Protocol):
-    """Calls the methods of a :class:`~pipelines.display.Display`, here or in the parent process."""
-
-    def send(self, name: str, *arguments: object) -> None:
-        """Call a method of the display."""
-
-
-class DisplayObserver:
-    """A :class:`RunObserver` that shows a refresh on the terminal or in the log."""
-
-    def __init__(self, channel: DisplayChannel) -> None:
-        self._channel = channel
-        self._total = 0
-
-    def plan(self, total: int) -> None:
-        """Send the number of pairs."""
-        self._total = total
-        self._channel.send("plan", total)
-
-    def begin(self, asset: Asset, group: str | None) -> None:
-        """Send the start of a pair."""
-        self._channel.send("begin", label_of(asset.key, group))
-
-    def step(self, step: Step) -> None:
-        """Send the progress within a pair."""
-        self._channel.send("advance", step.done, step.total, step.unit, step.numbers)
-
-    def end(self, asset: Asset, group: str | None) -> None:
-        """Send the end of a pair."""
-        self._channel.send("end", label_of(asset.key, group))
-
-    def finish(self, runs: int) -> None:
-        """Show a summary of the runs."""
-        if runs:
-            stored = f"; {self._total - runs} were already stored" if runs < self._total else ""
-            self._channel.send("say", f"computed {runs} asset-group pairs{stored}")
-        else:
-            self._channel.send("say", f"nothing to compute: all {self._total} asset-group pairs are stored")
 
 
 def refresh(
@@ -117,46 +81,43 @@ def refresh(
     only: list[str] | None,
     observer: RunObserver,
     tags: dict[str, str] | None = None,
-    within: dg.DagsterRun | None = None,
+    parent: dg.DagsterRun | None = None,
 ) -> int:
     """Materialize every missing slice in order, update the check ``current`` of every asset, and return the number of runs.
 
     Args:
         only: Keys of the assets to compute, with their upstream assets. Default: all.
-        within: The run that this refresh is part of. In a cluster, it launches a run for each pair.
+        parent: The run that this refresh is part of. In a cluster, it launches a run for each pair.
 
     Raises:
         UserError: A stage failed. Finished shards are kept.
     """
-    repository = stages(pipeline, observer.step).get_repository_def()
-    run_pair = materialize
-    if pipeline.profile.compute.kubernetes and within and launched.is_launched(within):
-        run_pair = partial(launched.materialize, within)
+    repository = stages(pipeline.profile, observer.step).get_repository_def()
+    if not (pipeline.profile.compute.kubernetes and parent and is_launched(parent)):
+        parent = None
     runs = 0
+    lease = f"run/{socket.gethostname()}/{os.getpid()}"  # gc keeps the outputs of a profile that runs
     keys = selected(pipeline, only)
-    if run_pair is materialize:  # in a cluster, the weights are in the image of the runs
+    if parent is None:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
     try:
-        with run_lease(pipeline):
+        with acquire(pipeline.storage, [lease], pipeline.note):
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
+                    label = label_of(asset.key, group)
                     with doing("reading the store"):
                         missing = pipeline.missing(asset, group)
                     if missing:
-                        observer.begin(asset, group)
-                        run_pair(repository, dagster, asset, group, tags)
+                        observer.begin(label)
+                        materialize(repository, dagster, asset, group, tags, parent)
+                        pipeline.invalidate_downstream(asset, group)
                         runs += 1
-                    observer.end(asset, group)
+                    observer.end(label)
     finally:
         # the failed stage has already reported a missing external input
         with suppress(UserError), doing("updating the check 'current'"):
             report_current(pipeline, dagster)
     return runs
-
-
-def run_lease(pipeline: Pipeline) -> AbstractContextManager[None]:
-    """Hold a lease in the store while this process runs the profile, so that gc keeps its outputs."""
-    return acquire(pipeline.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], pipeline.note)
 
 
 def materialize(
@@ -165,48 +126,58 @@ def materialize(
     asset: Asset,
     group: str | None,
     tags: dict[str, str] | None = None,
+    parent: dg.DagsterRun | None = None,
 ) -> None:
-    """Execute one Dagster run for an asset and group in this process.
+    """Execute one Dagster run for an asset and group: in this process, or launched from the origin of ``parent``.
 
     Raises:
-        UserError: The stage failed with an error that the user can fix.
-        KeyboardInterrupt: The run was interrupted; Dagster records it as canceled.
+        UserError: The run failed or was canceled. The message contains the cause.
+        KeyboardInterrupt: The run was interrupted in this process. Dagster records it as canceled.
     """
     key = dg.AssetKey(asset.key.split("/"))
-    result = repository.get_implicit_global_asset_job_def().execute_in_process(
+    job = repository.get_implicit_global_asset_job_def()
+    # the caller shows the failure, and would not wait for a retry
+    tags = {**(tags or {}), "dagster/max_retries": "0"}
+    if parent:
+        run = execute_launched(parent, job, dagster, key, group, tags)
+    else:
+        run = _execute_here(job, dagster, key, group, tags)
+    if run.status != dg.DagsterRunStatus.SUCCESS:
+        raise UserError(f"{label_of(asset.key, group)}: {_cause(dagster, run)}")
+
+
+def _execute_here(
+    job: dg.JobDefinition, dagster: dg.DagsterInstance, key: dg.AssetKey, group: str | None, tags: dict[str, str]
+) -> dg.DagsterRun:
+    result = job.execute_in_process(
         instance=dagster,
         asset_selection=[key],
         partition_key=group,
         raise_on_error=False,
-        run_config={"loggers": {"console": QUIET}},
-        # Dagster can retry only runs that it launched
-        tags={**(tags or {}), "dagster/max_retries": "0", PROCESS_TAG: this_process()},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags={**tags, PROCESS_TAG: this_process()},
     )
-    if not result.success:
-        if _was_interrupted(result):
-            dagster.report_run_canceled(result.dagster_run, f"Stopped; {supervise.KEPT}.")
-            raise KeyboardInterrupt
-        raise _cause(result, asset, group)
+    if not result.success and any(map(_is_interruption, _failures(dagster, result.run_id))):
+        dagster.report_run_canceled(result.dagster_run, f"Stopped; {KEPT}.")
+        raise KeyboardInterrupt
+    run = dagster.get_run_by_id(result.run_id)
+    assert run
+    return run
 
 
-QUIET = {"config": {"log_level": "CRITICAL"}}
+def _failures(dagster: dg.DagsterInstance, run_id: str) -> list[Any]:
+    entries = dagster.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return [entry.get_dagster_event().step_failure_data for entry in entries]
 
 
-def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Return whether a signal to this process ended the run."""
-    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-    return any(
-        error and error.cls_name in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"} for error in errors
-    )
+def _is_interruption(failure: Any) -> bool:
+    return getattr(failure.error, "cls_name", None) in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 
 
-def _cause(result: dg.ExecuteInProcessResult, asset: Asset, group: str | None) -> UserError:
-    label = label_of(asset.key, group)
-    for event in result.all_events:
-        if event.is_step_failure:
-            failure = event.step_failure_data
-            if failure.user_failure_data:
-                return UserError(f"{label}: {failure.user_failure_data.description}")
-            if failure.error:
-                return UserError(f"{label}: {(failure.error.cause or failure.error).to_string()}")
-    return UserError(f"{label}: the run failed; see the Dagster UI")
+def _cause(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    for failure in _failures(dagster, run.run_id):
+        if failure.user_failure_data and failure.user_failure_data.description:
+            return str(failure.user_failure_data.description)
+        if failure.error:
+            return str((failure.error.cause or failure.error).to_string())
+    return f"the run {run.run_id} {'was canceled' if run.status == dg.DagsterRunStatus.CANCELED else 'failed'}; see its page"

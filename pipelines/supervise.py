@@ -23,8 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobileclip2 import progress
-from mobileclip2.progress import Step
+from mobileclip2.progress import Step, show_activities
 
 if TYPE_CHECKING:
     from pipelines.display import Display
@@ -39,24 +38,43 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Channel:
-    """The child's end of the pipes to the parent's display."""
+    """The child's end of the pipes: a :class:`~pipelines.run.RunDisplay` that the parent shows."""
 
     def __init__(self, messages: int, answers: int) -> None:
         self._messages, self._answers = messages, answers
 
-    def send(self, name: str, *arguments: Any) -> None:
-        """Call a method of the parent's display by its name."""
-        with suppress(OSError):  # the parent is gone
-            os.write(self._messages, f"{json.dumps([name, *arguments])}\n".encode())
+    def plan(self, total: int) -> None:
+        """Set the number of asset-group pairs."""
+        self._call("plan", total)
+
+    def begin(self, label: str) -> None:
+        """Start an asset-group pair."""
+        self._call("begin", label)
 
     def step(self, step: Step) -> None:
-        """Show a step."""
-        self.send("advance", step.done, step.total, step.unit, step.numbers)
+        """Show the progress of the current pair."""
+        self._call("step", step.done, step.total, step.unit, step.numbers)
+
+    def end(self, label: str) -> None:
+        """Finish a pair."""
+        self._call("end", label)
+
+    def say(self, text: str) -> None:
+        """Write a permanent line."""
+        self._call("say", text)
+
+    def doing(self, activity: str) -> None:
+        """Show the current activity."""
+        self._call("doing", activity)
 
     def hide(self) -> None:
         """Wait until the parent has cleared the terminal."""
-        self.send("hide")
+        self._call("hide")
         os.read(self._answers, 1)
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        with suppress(OSError):  # the parent is gone
+            os.write(self._messages, f"{json.dumps([name, *arguments])}\n".encode())
 
 
 class Results(io.TextIOWrapper):
@@ -70,12 +88,8 @@ class Results(io.TextIOWrapper):
         return super().write(text)
 
 
-channel: Channel | None = None
-"""channel of this process if it is a supervised child"""
-
-
-def supervise(name: str, target: Callable[[], int]) -> int:
-    """Run ``target`` in a child process and return its exit status. Both processes return.
+def supervise(name: str, target: Callable[[Channel], int]) -> int:
+    """Run ``target`` in a child process and return its exit status. Both processes return. ``target`` receives the display.
 
     An interrupted command and a killed child return 128 + the number of the signal.
 
@@ -114,8 +128,7 @@ class Pipes:
             os.close(fd)
 
 
-def _in_child(fds: Pipes, parent: int, target: Callable[[], int]) -> int:
-    global channel
+def _in_child(fds: Pipes, parent: int, target: Callable[[Channel], int]) -> int:
     # in its own process group, the child gets Ctrl-C only from the parent
     os.setpgid(0, 0)
     for number in Signals.ENDING:
@@ -136,8 +149,8 @@ def _in_child(fds: Pipes, parent: int, target: Callable[[], int]) -> int:
         results = Results(os.fdopen(1, "wb", closefd=False), encoding=sys.stdout.encoding, line_buffering=True)
         results.channel = channel
         sys.stdout = results
-    progress.ACTIVITY_LISTENERS.append(lambda activity: channel.send("doing", activity) if channel else None)
-    return target()
+    with show_activities(channel.doing):
+        return target(channel)
 
 
 class Signals:
@@ -194,8 +207,8 @@ class Supervisor:
             self._forward_signals()
             if not self.signals.received:
                 self.display.tick()
-            ended, found = os.waitpid(self.child, os.WNOHANG)
-            status = found if ended else None
+            ended, wait_status = os.waitpid(self.child, os.WNOHANG)
+            status = wait_status if ended else None
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         stopped = self.signals.received[0] if self.signals.received else None
         if stopped or died:
@@ -230,6 +243,8 @@ class Supervisor:
         return bool(data)
 
     def _call_display(self, name: str, *arguments: Any) -> None:
+        if name == "step":
+            arguments = (Step(*arguments),)
         getattr(self.display, name)(*arguments)
         if name == "hide":
             os.write(self.fds.answers, b".")

@@ -6,6 +6,7 @@ the same strike meets the same work, however fast the machine is.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 What = Literal["kill", "full disk", "truncate", "vanish", "clock"]
 BALLAST = "ballast"
+ARMED = "TESTS_FAULTS"
+"""environment variable with the arguments of :func:`arm`"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Strike:
 
     name: str
     who: Literal["run", "worker", "pod"]
-    """a worker is a process that a run forked"""
+    """a worker is a process of a run's pool"""
     what: What
     moment: int
     """counted from 1, by each process for itself"""
@@ -42,16 +45,18 @@ def gate(strikes: list[Strike], folder: Path, store: str) -> dict[str, Any]:
     return {"strikes": [asdict(strike) for strike in strikes], "folder": str(folder), "store": store}
 
 
-def arm(strikes: list[dict[str, Any]], folder: str, store: str) -> None:
-    """Makes this process, and those that it forks, meet its strikes; ``folder`` is where those that struck are noted.
+def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) -> None:
+    """Makes this process and its workers meet its strikes; ``folder`` is where those that struck are noted.
 
-    The file system of ``folder`` is the one that fills up, by a file beside it.
+    The file system of ``folder`` is the one that fills up, by a file beside it. ``owner`` is the process that runs; the server
+    that forks its workers imports this module, which arms it.
     """
     from mobileclip2.store.s3 import S3Storage
 
     hasten()
     waiting = [Strike(**strike) for strike in strikes]
-    owner = os.getpid()
+    owner = owner or os.getpid()
+    os.environ[ARMED] = json.dumps({"strikes": strikes, "folder": folder, "store": store, "owner": owner})
     passed: dict[int, int] = {}
     number: dict[int, int] = {}
     clock = Clock()
@@ -169,3 +174,7 @@ def _next(folder: Path) -> int:
             number += 1
         else:
             return number
+
+
+if ARMED in os.environ:
+    arm(**json.loads(os.environ[ARMED]))

@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mobileclip2.executors.commands import TORCHRUN
 from tests.faults import arm
 
 POD = "FAKE_CLUSTER_POD"
@@ -156,7 +157,7 @@ def become(order: dict[str, Any]) -> None:
         if program != "python":
             os.execvpe(program, order["command"], os.environ)
         assert arguments[0] == "-m"
-        if arguments[1].startswith("torch."):
+        if arguments[1] == TORCHRUN:
             os.execvpe(sys.executable, [sys.executable, *arguments], os.environ)
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)

@@ -1,6 +1,6 @@
 """A run of everything that a profile lacks, as a process of its own: ``python -m tests.run PROFILE``.
 
-What is divided by shards is shared out over the workers that the profile wants, forked because importing torch takes seconds.
+What is divided by shards is shared out over the workers that the profile wants, from a server that has imported torch already.
 Training stays in one process: sums over two are rounded otherwise.
 """
 
@@ -27,8 +27,10 @@ class Shared(LocalExecutor):
 
 def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
-        local.get_context = lambda _: multiprocessing.get_context("fork")
-        local.LOOK_SECONDS = 0.2
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(["tests.faults", "tests.warm", "mobileclip2.stages.teacher_embeddings"])
+        local.get_context = lambda _: server
+        local.POLL_SECONDS = 0.2
         return Shared(profile.compute.processes)
     from mobileclip2.executors import kubernetes
 

@@ -361,7 +361,7 @@ class Pipeline:
         """
         asset = self.graph[key]
         started = time.monotonic()
-        self._invalidate_downstream(asset, group)
+        self.invalidate_downstream(asset, group)
         tasks = []
         for part in asset.parts_of(group).values():
             task = self.task_for(asset, part, group)
@@ -410,20 +410,12 @@ class Pipeline:
             seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
         return [task.part.name for task in todo], seconds
 
-    def take_part(self, key: str) -> None:
-        """Train an ungrouped asset as a rank other than 0. Rank 0 writes the output."""
-        asset = self.graph[key]
-        tasks = [self.task_for(asset, part, None) for part in asset.parts.values()]
-        todo = [task for task in tasks if task and self._read_summary(task) is None]
-        if todo:
-            load_stage(asset.stage)(TaskBatch(self, asset, None, todo, silent))
-
     def _is_missing(self, upstream_key: str, asset: Asset, group: str | None) -> bool:
         upstream = self.graph[upstream_key]
         groups = [group] if upstream.grouped and asset.grouped else self.groups(upstream)
         return any(self.missing(upstream, each) for each in groups)
 
-    def _invalidate_downstream(self, asset: Asset, group: str | None) -> None:
+    def invalidate_downstream(self, asset: Asset, group: str | None) -> None:
         """Remove an asset and everything downstream of it from the cache."""
         downstream = {asset.key}
         for other in self.graph.values():

@@ -3,16 +3,10 @@
 The process that materializes an asset locks its outputs, lists the shards and computes the fingerprints. It writes all of this to
 a *task spec* in the store. Workers read only the spec: they do not list and hash the sources again, and they cannot compute a
 different fingerprint.
-
-    python -m mobileclip2.engine.task s3://bucket/store .orders/name.json --of 40   # chunk number JOB_COMPLETION_INDEX of 40
-    python -m mobileclip2.engine.task s3://bucket/store .orders/name.json           # the whole batch; under torchrun, one rank
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -24,19 +18,12 @@ from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.engine.trace import lineage
-from mobileclip2.errors import DamagedOutput, StoreError, UserError
+from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import fingerprint
-from mobileclip2.progress import Progress, Step
-from mobileclip2.store import ArtifactFolder, ManifestSummary, Storage, open_storage
+from mobileclip2.progress import Progress
+from mobileclip2.store import ArtifactFolder, ManifestSummary, Storage
 
 FOLDER = ".orders"
-
-REFUSED = 65
-"""exit status of a permanent error, such as a bad profile, shard or checkpoint; an unreachable store gives 1"""
-
-REFUSES = "mobileclip2: "
-MAY_PASS = "mobileclip2, may pass: "
-"""prefixes of permanent and temporary error messages in a worker's output, because torchrun hides the exit status"""
 
 
 class SliceSpec(BaseModel):
@@ -184,32 +171,3 @@ def run_task(storage: Storage, key: str, progress: Progress) -> None:
     if all(task.output.has("manifest.json") for task in batch.tasks):
         return  # an earlier pod was killed after it wrote the manifests
     load_stage(batch.asset.stage)(batch)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run a spec. Return 0, 1 for a temporary error such as an unreachable store, or :data:`REFUSED` for a permanent one."""
-    parser = argparse.ArgumentParser(prog="python -m mobileclip2.engine.task", description="run a task spec")
-    parser.add_argument("store", help="store: folder or s3:// URL")
-    parser.add_argument("key", help="key of the task spec in the store")
-    parser.add_argument("--of", type=int, help="number of chunks; without it, run the whole batch")
-    options = parser.parse_args(arguments)
-    storage = open_storage(options.store)
-    try:
-        if options.of is None:
-            run_task(storage, options.key, _print_step)
-        else:
-            run_shard_task(storage, options.key, int(os.environ["JOB_COMPLETION_INDEX"]), options.of, _print_step)
-    except UserError as error:
-        temporary = isinstance(error, StoreError) and not isinstance(error, DamagedOutput)
-        print(f"{MAY_PASS if temporary else REFUSES}{error}", file=sys.stderr, flush=True)
-        return 1 if temporary else REFUSED
-    return 0
-
-
-def _print_step(step: Step) -> None:
-    if int(os.environ.get("RANK", "0")) == 0:
-        print(step.to_line(), flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

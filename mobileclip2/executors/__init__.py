@@ -11,6 +11,6 @@ def executor_of(profile: Profile) -> Executor:
     """Return the executor that the profile configures."""
     if profile.compute.kubernetes is None:
         return LocalExecutor(profile.compute.processes)
-    from mobileclip2.executors.kubernetes import connect  # importing its client takes a second
+    from mobileclip2.executors.kubernetes import KubernetesExecutor  # importing its client takes a second
 
-    return connect(profile.compute.kubernetes)
+    return KubernetesExecutor(profile.compute.kubernetes)

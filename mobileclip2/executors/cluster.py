@@ -84,12 +84,12 @@ class Cluster:
     def pods(self, job: str, index: int | None = None) -> list[Any]:
         """Return the ``V1Pod`` list of a Job, or of one of its indexes."""
         selector = f"{JOB_LABEL}={job}" + (f",{INDEX_LABEL}={index}" if index is not None else "")
-        found = self._with_retries(
+        listed = self._with_retries(
             lambda: self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _request_timeout=REQUEST_SECONDS
             )
         )
-        return list(found.items) if found else []
+        return list(listed.items) if listed else []
 
     def log_tail(self, pod: str, lines: int = 50) -> str:
         """Return the end of a pod's log, or an empty string if the log is unavailable."""

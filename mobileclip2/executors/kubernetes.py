@@ -21,10 +21,9 @@ from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.cluster import Cluster
-from mobileclip2.executors.local import refusal
-from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, whole_job
+from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, unsharded_job
+from mobileclip2.executors.messages import StepReport, first_failure, parse_output
 from mobileclip2.executors.shard_progress import ShardProgress
-from mobileclip2.progress import Step
 
 logger = logging.getLogger(__name__)
 
@@ -34,24 +33,19 @@ RESTARTS = 3
 """restarts of a training; restarts after lost nodes do not count"""
 
 
-def connect(settings: Kubernetes) -> KubernetesExecutor:
-    """Return the executor for the cluster of this pod or of the kubeconfig. It connects on first use."""
-    return KubernetesExecutor(settings)
-
-
 @dataclass
 class _Failed(Exception):
     """A Job failed."""
 
     message: str
-    refused: bool
+    permanent: bool
     """whether a worker reported a permanent error"""
     disrupted: bool
     """whether a pod was evicted or its node was lost"""
 
 
 class KubernetesExecutor:
-    """Runs task batches as Jobs."""
+    """Runs task batches as Jobs in the cluster of this pod or of the kubeconfig."""
 
     def __init__(self, settings: Kubernetes, cluster: Cluster | None = None) -> None:
         self.settings = settings
@@ -83,7 +77,7 @@ class KubernetesExecutor:
                 else self._run_unsharded(batch, spec)
             )
         except _Failed as failed:
-            if failed.refused:
+            if failed.permanent:
                 raise UserError(failed.message) from None
             raise ComputeError(
                 f"{batch.asset.key}: the Job {spec.name} failed: {failed.message}\n"
@@ -108,7 +102,7 @@ class KubernetesExecutor:
         untrained = batch.asset.stage == "student" and not batch.asset.trains
         stage, name = "evaluation" if untrained else batch.asset.stage, spec.name
         pods = self.settings.pods(stage)
-        job = whole_job(self.settings, stage, name, spec.store, spec.key, trains=batch.asset.trains)
+        job = unsharded_job(self.settings, stage, name, spec.store, spec.key, trains=batch.asset.trains)
         distributed = job["spec"]["completions"] > 1
         if distributed:
             self.cluster.create_service(rendezvous_service(self.settings, stage, name))
@@ -119,7 +113,7 @@ class KubernetesExecutor:
                     return self._wait(job, lambda _: self._report_step(batch, name)) * max(1, pods.gpus)
                 except _Failed as failed:
                     restarts += not failed.disrupted
-                    if failed.refused or restarts > RESTARTS:
+                    if failed.permanent or restarts > RESTARTS:
                         raise
                     logger.warning("%s: restarting from the last checkpoint: %s", batch.asset.key, failed.message)
         finally:
@@ -186,21 +180,22 @@ class KubernetesExecutor:
     def _report_step(self, batch: TaskBatch, name: str) -> None:
         """Report the latest step that the first pod of a training logged."""
         for pod in self.cluster.pods(name, index=0):
-            steps = map(Step.from_line, self.cluster.log_tail(pod.metadata.name, lines=5).splitlines())
-            for step in [step for step in steps if step][-1:]:
-                batch.progress(step)
+            messages, _ = parse_output(self.cluster.log_tail(pod.metadata.name))
+            for report in [message for message in messages if isinstance(message, StepReport)][-1:]:
+                batch.progress(report.step)
 
     def _failed(self, name: str, end: Any) -> _Failed:
         failed = [pod for pod in self.cluster.pods(name) if pod.status.phase == "Failed"]
         evicted = [pod for pod in failed if _has_condition(pod, "DisruptionTarget")]
         details = ""
         for pod in [pod for pod in failed if pod not in evicted][:5]:
-            lines = self.cluster.log_tail(pod.metadata.name).splitlines(keepends=True)
-            message = refusal(lines)
-            if message:
-                return _Failed(message, refused=True, disrupted=False)
-            details = details or f"\n  {pod.metadata.name}{_exit_status(pod)}\n    " + "    ".join(lines[-15:])
-        return _Failed(f"{end.message or end.reason}{details}", refused=False, disrupted=bool(evicted))
+            messages, printed = parse_output(self.cluster.log_tail(pod.metadata.name))
+            failure = first_failure(messages)
+            if failure and failure.permanent:
+                return _Failed(failure.message, permanent=True, disrupted=False)
+            lines = [failure.message] if failure else printed[-15:]
+            details = details or "\n    ".join([f"\n  {pod.metadata.name}{_exit_status(pod)}", *lines])
+        return _Failed(f"{end.message or end.reason}{details}", permanent=False, disrupted=bool(evicted))
 
     def _pending_reason(self, name: str) -> str:
         for pod in self.cluster.pods(name):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import re
 import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import takewhile
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -19,17 +18,22 @@ from multiprocessing.synchronize import Event
 from mobileclip2.engine.pipeline import InProcessExecutor, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.engine.stage import load_stage
-from mobileclip2.engine.task import REFUSES, TaskSpec, run_shard_task
+from mobileclip2.engine.task import TaskSpec, run_shard_task
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
+from mobileclip2.executors.commands import torchrun_command
+from mobileclip2.executors.messages import Message, StepReport, first_failure, parse_message
 from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.executors.signals import death
 from mobileclip2.progress import Step
 from mobileclip2.store import open_storage
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 JOIN_SECONDS = 10.0
 """wait for each worker of a broken pool to exit"""
+
+PRINTED_LINES = 30
+"""last lines of a training's output in the message of an error without a known cause"""
 
 
 class LocalExecutor:
@@ -75,7 +79,7 @@ class LocalExecutor:
             try:
                 waiting = set(futures)
                 while waiting:
-                    done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+                    done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
                     for future in done:
                         future.result()
                     progress.report(processes=min(len(waiting), self.processes))
@@ -96,28 +100,33 @@ class LocalExecutor:
 
     def _run_torchrun(self, batch: TaskBatch, spec: TaskSpec) -> float:
         started = time.monotonic()
-        torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}"]
-        command = [sys.executable, "-m", *torchrun, "-m", "mobileclip2.engine.task", spec.store, spec.key]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        command = torchrun_command(sys.executable, spec.store, spec.key, self.processes, ["--standalone"])
+        messages: list[Message] = []
+        printed: deque[str] = deque(maxlen=PRINTED_LINES)
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process:
             assert process.stdout
             try:
-                output = [line for line in process.stdout if not report_step(line, batch)]
+                for line in process.stdout:
+                    message, text = parse_message(line.rstrip("\n"))
+                    if text:
+                        printed.append(text)
+                        print(text, file=sys.stderr, flush=True)
+                    if isinstance(message, StepReport):
+                        batch.progress(message.step)
+                    elif message:
+                        messages.append(message)
             except BaseException:
                 process.terminate()
                 raise
         if process.returncode:
-            raise UserError(
-                refusal(output)
-                or killed(output, batch)
-                or f"{batch.asset.key}: torchrun failed\n{''.join(output[-30:])}"
-            )
+            failure = first_failure(messages)
+            if failure and failure.permanent:
+                raise UserError(failure.message)
+            cause = failure.message if failure else "\n".join(["torchrun failed", *printed])
+            raise ComputeError(f"{batch.asset.key}: {cause}")
         return (time.monotonic() - started) * self.processes
-
-
-def killed(output: list[str], batch: TaskBatch) -> str | None:
-    """Name the signal that killed a rank. torchrun's report lists it as ``exitcode : -11``."""
-    found = re.search(r"Root Cause.*?exitcode\s*: -(\d+)", "".join(output), re.DOTALL)
-    return f"{batch.asset.key}: a training process died by {death(int(found[1]))}" if found else None
 
 
 def _death_of(workers: list[BaseProcess]) -> str:
@@ -126,23 +135,6 @@ def _death_of(workers: list[BaseProcess]) -> str:
         worker.join(JOIN_SECONDS)
     codes = [-worker.exitcode for worker in workers if worker.exitcode and worker.exitcode < 0]
     return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
-
-
-def report_step(line: str, batch: TaskBatch) -> bool:
-    """Report the step in a line of a worker's output. Return False if the line has no step."""
-    step = Step.from_line(line)
-    if step:
-        batch.progress(step)
-    return step is not None
-
-
-def refusal(output: list[str]) -> str | None:
-    """Return the permanent error message in a worker's output, or None. Its continuation lines are indented."""
-    for number, line in enumerate(output):
-        if line.startswith(REFUSES):
-            more = takewhile(lambda each: each.startswith("  "), output[number + 1 :])
-            return "".join([line.removeprefix(REFUSES), *more]).strip()
-    return None
 
 
 _stop: Event

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes, Pods
-from mobileclip2.engine.task import REFUSED
+from mobileclip2.executors.commands import torchrun_command, worker_command
+from mobileclip2.executors.messages import PERMANENT
 
 Manifest = dict[str, Any]
 
@@ -43,16 +44,16 @@ def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str,
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": "work", "operator": "In", "values": [REFUSED]},
+                    "onExitCodes": {"containerName": "work", "operator": "In", "values": [PERMANENT]},
                 },
             ]
         },
     }
-    command = ["python", "-m", "mobileclip2.engine.task", store, key, "--of", str(chunks)]
+    command = [*worker_command("python", store, key), "--of", str(chunks)]
     return _job(cluster, pods, stage, name, spec, _pod(cluster, pods, command))
 
 
-def whole_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, *, trains: bool) -> Manifest:
+def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, *, trains: bool) -> Manifest:
     """Describe a Job for a batch without shards: one pod, or torchrun on all pods of the stage.
 
     A lost pod of a training fails the whole Job, because a restarted pod would wait at a rendezvous that has ended. The executor
@@ -60,18 +61,16 @@ def whole_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, 
     """
     pods = cluster.pods(stage)
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
-    arguments = ["-m", "mobileclip2.engine.task", store, key]
     if nodes * processes == 1:
-        pod = _pod(cluster, pods, ["python", *arguments])
+        pod = _pod(cluster, pods, worker_command("python", store, key))
     else:
-        rendezvous = [f"--nnodes={nodes}", f"--nproc-per-node={processes}", f"--master-port={PORT}"]
-        torchrun = ["python", "-m", "torch.distributed.run", *rendezvous, f"--master-addr={name}-0.{name}", *arguments]
+        rendezvous = [f"--nnodes={nodes}", f"--master-port={PORT}", f"--master-addr={name}-0.{name}"]
         # torchrun also reads its options from PET_ variables
         rank = {
             "name": "PET_NODE_RANK",
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX_LABEL}']"}},
         }
-        pod = _pod(cluster, pods, torchrun, [rank])
+        pod = _pod(cluster, pods, torchrun_command("python", store, key, processes, rendezvous), [rank])
         pod["subdomain"] = name
     spec = {"completionMode": "Indexed", "completions": nodes, "parallelism": nodes, "backoffLimit": 0}
     return _job(cluster, pods, stage, name, spec, pod)

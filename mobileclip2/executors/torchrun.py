@@ -1,41 +1,42 @@
-"""Train one asset with torchrun.
-
-    torchrun --nproc-per-node 8 -m mobileclip2.executors.torchrun my-profile.yaml student/s0
-
-Every rank reads the same profile and computes its share of each batch. Rank 0 stores the result. The fingerprint does not depend
-on the number of processes.
-"""
+"""Run the ranks of a training with torchrun, and report how a rank died. The arguments are those of torchrun."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from typing import TYPE_CHECKING
 
-from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.errors import UserError
-from mobileclip2.progress import Step
+from mobileclip2.executors.messages import Failure, send
+from mobileclip2.executors.signals import death
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
-def main(profile: str, asset: str) -> int:
-    """Train an asset. Return exit status 0, or 1 after a user error."""
+def main(arguments: list[str]) -> int:
+    """Run torchrun. Return 0, or 1 if a rank failed."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    options = parse_args(arguments)
+    if options.nproc_per_node != "1":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it announces on every start
     try:
-        pipeline = Pipeline(load(profile))
-        if asset not in pipeline.graph:
-            raise UserError(f"{profile}: there is no asset '{asset}'; the profile has {', '.join(pipeline.graph)}")
-        if int(os.environ.get("RANK", "0")) == 0:
-            pipeline.materialize(asset, progress=_print_step)
-        else:
-            pipeline.take_part(asset)
-    except UserError as error:
-        print(f"mobileclip2: {error}", file=sys.stderr)
+        run(options)
+    except ChildFailedError as error:
+        if number := deadly_signal(error):
+            send(Failure(message=f"a training process died by {death(number)}", permanent=False))
         return 1
     return 0
 
 
-def _print_step(step: Step) -> None:
-    print(step.to_line(), flush=True)
+def deadly_signal(error: ChildFailedError) -> int | None:
+    """Return the signal that killed a rank, or None. torchrun ends the ranks that remain with SIGTERM."""
+    codes = {failure.exitcode for failure in error.failures.values()}
+    causes = codes - {-signal.SIGTERM} or codes
+    return next((-code for code in causes if code < 0), None)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

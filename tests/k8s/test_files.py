@@ -9,7 +9,7 @@ import yaml
 
 from mobileclip2.config.compute import ComputeSettings, Kubernetes
 from mobileclip2.config.profile import Profile, parse
-from mobileclip2.executors.manifests import USER, chunks_job, whole_job
+from mobileclip2.executors.manifests import USER, chunks_job, unsharded_job
 from tests.k8s.helm import CHART, manifests, values_of
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_the_examples_hold_a_profile_that_goes_with_the_rest(example):
             job = chunks_job(settings, stage, "a", "s3://bucket", "key", 8)
             kubernetes_validate.validate(job, version, strict=True)
             kubernetes_validate.validate(
-                whole_job(settings, stage, "a", "s3://bucket", "key", trains=True), version, strict=True
+                unsharded_job(settings, stage, "a", "s3://bucket", "key", trains=True), version, strict=True
             )
     values, made = values_of(K8S / "dagster.yaml", example), manifests(example)
     claims = {each["metadata"]["name"] for each in made if each["kind"] == "PersistentVolumeClaim"}
@@ -110,7 +110,7 @@ def test_workers_have_no_token_and_their_account_exists():
 
 def test_policies_and_budgets_select_the_pods_that_are_made():
     settings = ComputeSettings.model_validate({"kubernetes": {"image": "i"}}).kubernetes
-    labels = whole_job(settings, "student", "a", "s", "k", trains=True)["spec"]["template"]["metadata"]["labels"]
+    labels = unsharded_job(settings, "student", "a", "s", "k", trains=True)["spec"]["template"]["metadata"]["labels"]
     (work,) = [policy for policy in kind("NetworkPolicy") if policy["metadata"]["name"] == "work"]
     assert work["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     (budget,) = kind("PodDisruptionBudget")

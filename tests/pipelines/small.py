@@ -12,7 +12,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -48,7 +48,7 @@ class Daemon:
 
     def __init__(self, profile: Path, instance: dg.DagsterInstance) -> None:
         self.profile, self.instance = profile, instance
-        self.definitions = definitions(Pipeline(load(profile)))
+        self.definitions = definitions_of(load(profile))
         self.sensor = self.definitions.resolve_sensor_def("refresh_when_changed")
         self.cursor: str | None = None
         self.launched: list[tuple[str, str | None]] = []
@@ -64,7 +64,7 @@ class Daemon:
         assert request.asset_selection
         (key,) = request.asset_selection
         self.launched.append((key.to_user_string(), request.partition_key))
-        job = definitions(Pipeline(load(self.profile))).get_repository_def().get_implicit_global_asset_job_def()
+        job = definitions_of(load(self.profile)).get_repository_def().get_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=self.instance,
             asset_selection=[key],

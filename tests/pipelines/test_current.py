@@ -6,12 +6,12 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.current import report_current
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from tests.pipelines.small import edited
 
 
 def check_all(pipeline, instance):
-    result = definitions(pipeline).resolve_job_def("check_current").execute_in_process(instance=instance)
+    result = definitions_of(pipeline.profile).resolve_job_def("check_current").execute_in_process(instance=instance)
     return {each.asset_key.to_user_string(): each for each in result.get_asset_check_evaluations()}
 
 
@@ -45,7 +45,7 @@ def test_an_edited_field_is_the_reason(finished, instance):
 
 def test_a_materialization_says_of_its_asset_whether_it_is_current(smallest, instance):
     pipeline = Pipeline(load(smallest))
-    job = definitions(pipeline).get_repository_def().get_implicit_global_asset_job_def()
+    job = definitions_of(pipeline.profile).get_repository_def().get_implicit_global_asset_job_def()
     said = []
     for group in pipeline.profile.group_names:
         result = job.execute_in_process(
@@ -58,7 +58,7 @@ def test_a_materialization_says_of_its_asset_whether_it_is_current(smallest, ins
 
 def test_a_missing_input_is_said_in_its_own_words(smallest, instance):
     shutil.rmtree(smallest.parent / "corpus")
-    job = definitions(Pipeline(load(smallest))).resolve_job_def("check_current")
+    job = definitions_of(load(smallest)).resolve_job_def("check_current")
     result = job.execute_in_process(instance=instance, raise_on_error=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert "no such folder, or it is empty" in failure.step_failure_data.user_failure_data.description
@@ -81,7 +81,7 @@ def test_only_what_has_changed_is_written(smallest, instance):
 
 @pytest.mark.parametrize("edit", [None, lambda values: values["views"].update(count=3)], ids=["as loaded", "edited"])
 def test_the_sensor_that_shows_what_is_current_reads_the_profile_anew(smallest, instance, edit):
-    repository = definitions(Pipeline(load(smallest)))
+    repository = definitions_of(load(smallest))
     pipeline = Pipeline(load(smallest))
     for asset, group in pipeline.stale():
         pipeline.materialize(asset.key, group)

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -5,7 +8,7 @@ import pytest
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.profiles import PROFILES
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -17,7 +20,7 @@ def pipeline(request) -> Pipeline:
 
 
 def test_dagster_sees_the_graph_of_the_profile(pipeline):
-    graph = definitions(pipeline).resolve_asset_graph()
+    graph = definitions_of(pipeline.profile).resolve_asset_graph()
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(pipeline.graph)
     for asset in pipeline.graph.values():
         node = graph.get(dg.AssetKey(asset.key.split("/")))
@@ -28,7 +31,7 @@ def test_dagster_sees_the_graph_of_the_profile(pipeline):
 
 def test_a_selection_string_is_parsed(pipeline):
     """Dagster's parser is generated for one version of antlr, and an older one that another package asks for breaks it."""
-    graph = definitions(pipeline).resolve_asset_graph()
+    graph = definitions_of(pipeline.profile).resolve_asset_graph()
     selected = dg.AssetSelection.from_string('key:"raw_shards" or +key:"augmentations"').resolve(graph)
     assert {key.to_user_string() for key in selected} == {"raw_shards", "augmentations"}
 
@@ -36,12 +39,23 @@ def test_a_selection_string_is_parsed(pipeline):
 def test_in_a_cluster_a_step_has_a_pod_of_its_own_and_may_lose_it(tmp_path):
     profile = tmp_path / "profile.yaml"
     profile.write_text((PROFILES / "tiny.yaml").read_text() + "\ncompute: {kubernetes: {image: i}}\n")
-    found = definitions(Pipeline(load(profile)))
+    found = definitions_of(load(profile))
     assert found.executor.name == "k8s"
     policies = {op.retry_policy.max_retries for asset in found.assets for op in [asset.op]}
     assert policies == {3}
-    here = definitions(Pipeline(load(PROFILES / "tiny.yaml")))
+    here = definitions_of(load(PROFILES / "tiny.yaml"))
     assert here.executor.name == "in_process" and not any(asset.op.retry_policy for asset in here.assets)
+
+
+def test_an_import_of_the_code_location_reads_no_profile():
+    environment = {**os.environ, "MOBILECLIP2_PROFILE": "nothing.yaml"}
+    load_it = "import pipelines.definitions as location; location.defs()"
+    imported = subprocess.run([sys.executable, "-c", load_it.partition(";")[0]], env=environment, check=False)
+    assert imported.returncode == 0
+    loaded = subprocess.run(
+        [sys.executable, "-c", load_it], env=environment, capture_output=True, text=True, check=False
+    )
+    assert loaded.returncode and "nothing.yaml" in loaded.stderr
 
 
 def test_profiles_are_where_the_readme_says():

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from mobileclip2 import progress
+from mobileclip2.progress import Activities, Step, counted, doing, show_activities
 from pipelines.display import LINE_SECONDS, Display
 
 
@@ -65,7 +65,7 @@ def test_a_command_that_says_nothing_is_named(display, clock, log):
 def test_a_stage_says_how_far_it_is(display, clock, log):
     display.plan(3)
     display.begin("student/x")
-    display.advance(30, 200, "steps", {"loss": 2.125})
+    display.step(Step(30, 200, "steps", {"loss": 2.125}))
     pass_time(display, clock, LINE_SECONDS)
     display.end("student/x")
     assert log.getvalue().splitlines() == [
@@ -90,8 +90,7 @@ def test_the_clock_of_a_terminal_moves_with_every_tick(clock):
 
 def test_blocks_of_activities_nest(monkeypatch):
     heard = []
-    monkeypatch.setattr(progress, "ACTIVITY_LISTENERS", [heard.append])
-    monkeypatch.setattr(progress, "COUNT_SECONDS", 0.0)
-    with progress.doing("planning"), progress.doing("hashing"):
-        progress.counted(3, 9, "files")
+    monkeypatch.setattr(Activities, "COUNT_SECONDS", 0.0)
+    with show_activities(heard.append), doing("planning"), doing("hashing"):
+        counted(3, 9, "files")
     assert heard == ["planning", "hashing", "hashing 3/9 files", "planning", ""]

@@ -132,7 +132,7 @@ def test_a_git_revision_is_what_the_store_has_of_its_profile(profile, capsys):
 
 def test_the_asset_check_has_the_verdict(profile):
     from assets.evaluation import no_worse
-    from pipelines.definitions import definitions
+    from pipelines.definitions import definitions_of
 
     folder = baseline(profile, right=True)
     values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
@@ -143,7 +143,7 @@ def test_the_asset_check_has_the_verdict(profile):
     assert done.computed == []
     check = no_worse(pipeline, done)
     assert not check.passed and check.severity.value == "ERROR" and "**The gate fails.**" in check.description
-    names = {key.name for key in definitions(pipeline).get_repository_def().asset_graph.asset_check_keys}
+    names = {key.name for key in definitions_of(pipeline.profile).get_repository_def().asset_graph.asset_check_keys}
     assert "no_worse_than_baseline" in names
     shutil.rmtree(folder)
     check = no_worse(pipeline, done)

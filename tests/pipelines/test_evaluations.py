@@ -14,7 +14,7 @@ from mobileclip2.engine import graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 from mobileclip2.models.image_text import ImageText
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 from tests.pipelines.small import edited
 
@@ -66,7 +66,7 @@ def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch)
 
 
 def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
-    repository = definitions(pipeline).get_repository_def()
+    repository = definitions_of(pipeline.profile).get_repository_def()
     assert repository.assets_defs_by_key[KEY].partitions_def.get_partition_keys() == SETS
     assert plan(pipeline).pairs == [(f"evaluation/{model}", name) for model in ("pupil", "wide") for name in SETS[1:]]
 

@@ -13,7 +13,7 @@ from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.source_inventory import Folder
 from mobileclip2.report.comparison import published_like
 from pipelines.cli import main
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.profiles import PROFILES
 from pipelines.run import materialize
 from tests.pipelines.small import edited
@@ -56,7 +56,7 @@ def test_the_interface_shows_the_curve_and_the_gate(finished, instance):
         values["gate"] = {"baseline": "pupil"}
 
     pipeline = edited(finished, change)
-    repository = definitions(pipeline).get_repository_def()
+    repository = definitions_of(pipeline.profile).get_repository_def()
     for key, group in (("student/tuned", None), ("student/middle", None), ("evaluation/middle", "shapes")):
         materialize(repository, instance, pipeline.graph[key], group)
     event = instance.get_latest_materialization_event(dg.AssetKey(["student", "middle"]))

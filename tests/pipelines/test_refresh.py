@@ -6,13 +6,13 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.refresh import REFRESH_TAG
 from tests.pipelines.small import edited
 
 
 def refresh(pipeline, instance, *assets):
-    job = definitions(pipeline).resolve_job_def("refresh")
+    job = definitions_of(pipeline.profile).resolve_job_def("refresh")
     config = {"ops": {"materialize_missing": {"config": {"assets": list(assets)}}}} if assets else None
     return job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 
@@ -38,6 +38,7 @@ def test_refresh_computes_the_plan_and_then_there_is_none(small, instance):
     assert result.success
     assert computed(result, instance) == planned.pairs
     assert plan(Pipeline(load(small))).items == ()
+    pipeline.forget()
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             event = instance.fetch_materializations(

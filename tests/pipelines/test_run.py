@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 
 
@@ -17,7 +18,7 @@ def pipeline(tiny) -> Pipeline:
 
 def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
     asset = pipeline.graph["raw_shards"]
-    materialize(definitions(pipeline).get_repository_def(), instance, asset, "g00")
+    materialize(definitions_of(pipeline.profile).get_repository_def(), instance, asset, "g00")
     (run,) = instance.get_runs()
     assert run.asset_selection == {dg.AssetKey("raw_shards")}
     assert run.tags["dagster/partition"] == "g00"
@@ -29,7 +30,7 @@ def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instanc
 def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
     corpus = pipeline.profile.locate("corpus")
     shutil.rmtree(corpus)
-    repository = definitions(pipeline).get_repository_def()
+    repository = definitions_of(pipeline.profile).get_repository_def()
     with pytest.raises(UserError) as raised:
         materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
     assert str(raised.value).startswith(f"caption_corpus/clean: {corpus}: no such folder")
@@ -40,7 +41,23 @@ def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypa
     def broken(*_):
         raise ZeroDivisionError("a fault")
 
-    monkeypatch.setattr(pipeline, "materialize", broken)
-    repository = definitions(pipeline).get_repository_def()
+    monkeypatch.setattr(Pipeline, "materialize", broken)
+    repository = definitions_of(pipeline.profile).get_repository_def()
     with pytest.raises(UserError, match=r"caption_corpus/clean: ZeroDivisionError: a fault(.|\n)*in broken"):
         materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
+
+
+def test_each_run_has_a_pipeline_of_its_own(pipeline, instance):
+    """A run sees the store as it is at its start, and leaves the pipeline of its caller alone."""
+    asset = pipeline.graph["raw_shards"]
+    assert pipeline.missing(asset, "g00")
+    repository = definitions_of(pipeline.profile).get_repository_def()
+    key = dg.AssetKey("raw_shards")
+    for computed in ("whole", "nothing, everything was already stored"):
+        materialize(repository, instance, asset, "g00")
+        event = instance.get_latest_materialization_event(key)
+        assert event.asset_materialization.metadata["computed"].value == computed
+    shutil.rmtree(Path(pipeline.storage.url) / "raw_shards")
+    materialize(repository, instance, asset, "g00")
+    assert instance.get_latest_materialization_event(key).asset_materialization.metadata["computed"].value == "whole"
+    assert pipeline.missing(asset, "g00"), "the pipeline of the caller is another one"

@@ -13,7 +13,7 @@ from mobileclip2.engine.plan import plan
 from mobileclip2.errors import ShardError
 from mobileclip2.stages import augmentations, raw_shards
 from mobileclip2.store.lease import acquire
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.sensors import ATTEMPTS, FINGERPRINT_TAG
 from tests.pipelines.small import Daemon, edited
 
@@ -53,7 +53,7 @@ def outputs(profile):
 
 
 def test_it_is_stopped_until_somebody_starts_it(smallest):
-    sensors = {sensor.name: sensor for sensor in definitions(Pipeline(load(smallest))).sensors}
+    sensors = {sensor.name: sensor for sensor in definitions_of(load(smallest)).sensors}
     assert sensors["refresh_when_changed"].default_status == dg.DefaultSensorStatus.STOPPED
     assert set(sensors) == {"refresh_when_changed", "show_what_is_current"}
 

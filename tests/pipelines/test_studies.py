@@ -13,7 +13,7 @@ from mobileclip2.errors import ProfileError
 from mobileclip2.report.gather import gather
 from mobileclip2.report.html import render_html
 from mobileclip2.report.study import Found, Line, found, table
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
 from pipelines.profiles import profile_path
 from pipelines.refresh import materialize_missing
 from pipelines.run import materialize
@@ -37,6 +37,7 @@ def with_studies(*studies):
 
 
 def missing(pipeline):
+    pipeline.forget()
     return [(asset.key, group) for asset, group in pipeline.stale()]
 
 
@@ -44,7 +45,7 @@ def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
     pipeline = edited(finished, with_studies(INGREDIENTS))
     trials = ["base-seed0", "base-seed3", "distillation-seed0", "distillation-seed3", "half-seed0", "half-seed3"]
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials]
-    defs = definitions(pipeline)
+    defs = definitions_of(pipeline.profile)
     asset = defs.resolve_assets_def(dg.AssetKey(["study", "ingredients"]))
     assert asset.partitions_def.get_partition_keys() == trials
 
@@ -114,9 +115,9 @@ def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
 
 def test_a_job_asks_for_the_studies_alone(finished):
     pipeline = edited(finished, with_studies(INGREDIENTS))
-    job = definitions(pipeline).resolve_job_def("studies")
+    job = definitions_of(pipeline.profile).resolve_job_def("studies")
     assert job.run_config["ops"][materialize_missing.name]["config"] == {"assets": ["study/ingredients"]}
-    assert not definitions(edited(finished, with_studies())).get_repository_def().has_job("studies")
+    assert not definitions_of(edited(finished, with_studies()).profile).get_repository_def().has_job("studies")
 
 
 def test_the_table_says_how_far_seeds_lie_apart():

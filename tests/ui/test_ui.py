@@ -12,7 +12,8 @@ import pytest
 
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
-from pipelines.definitions import definitions
+from pipelines.definitions import definitions_of
+from pipelines.graphql import Server
 from tests.ui.page import Page
 
 pytestmark = pytest.mark.ui
@@ -40,10 +41,18 @@ def button(text: str) -> str:
     return f"//button[normalize-space()='{text}']"
 
 
+def runs(page: Page) -> set[str]:
+    """The ids of all runs."""
+    answer = Server(page.url).ask("query Runs { runsOrError { ... on Runs { results { runId } } } }")
+    return {run["runId"] for run in answer["runsOrError"]["results"]}
+
+
 def materialize(page: Page, asset: str, group: str | None = None) -> None:
     """Clicks through 'Materialize' on an asset's page and waits until the run has succeeded."""
+    before = runs(page)
     page.open(f"/assets/{asset}")
     if group is None:
+        page.see("Latest materialization")  # until the page has loaded the asset, the button does nothing
         page.click(button("Materialize"))
     else:
         page.click(button("Materialize…"))
@@ -51,8 +60,9 @@ def materialize(page: Page, asset: str, group: str | None = None) -> None:
         page.click(f"//*[@role='menuitem']//*[@title='{group}']")
         page.see("1 partition")
         page.click(button("Launch 1 run"))
-    page.see("Launched run")
-    page.click("//*[self::a or self::button][normalize-space()='View']")
+    # the notice of a launched run can be gone before a slow page is read
+    (run,) = page.until(lambda: runs(page) - before, "a launched run")
+    page.open(f"/runs/{run}")
     page.see("Success", but_not="Failure")
 
 
@@ -99,7 +109,7 @@ def test_the_graph_page_shows_every_asset_by_stage(page: Page, pipeline: Pipelin
 
 def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) -> None:
     asset = pipeline.graph["teacher_embeddings/wide/image"]
-    node = definitions(pipeline).resolve_asset_graph().get(dg.AssetKey(asset.key.split("/")))
+    node = definitions_of(pipeline.profile).resolve_asset_graph().get(dg.AssetKey(asset.key.split("/")))
     page.open(f"/assets/{asset.key}")
     page.click("//*[text()='Compute details']")
     page.see(asset.description, "Owners\nmobileclip2", f"Code version\n{asset.code_version}", '"view": 1')

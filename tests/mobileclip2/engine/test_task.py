@@ -8,7 +8,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.lineage import LINEAGE, Lineage
 from mobileclip2.engine.pipeline import Pipeline, TaskBatch
 from mobileclip2.engine.stage import load_stage
-from mobileclip2.engine.task import REFUSED, TaskSpec, chunk, main, run_shard_task, run_task
+from mobileclip2.engine.task import TaskSpec, chunk, run_shard_task, run_task
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import UserError
 from mobileclip2.progress import silent
@@ -156,22 +156,3 @@ def test_another_code_version_is_rejected(raw):
         UserError, match=r"augmentations: the task spec needs version 0 .* start workers from the same image"
     ):
         run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
-
-
-def test_the_exit_status_separates_temporary_from_permanent_errors(raw, monkeypatch, capsys):
-    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")
-    batch = task_batch(raw, "augmentations")
-    spec = TaskSpec.of(batch)
-    store = batch.pipeline.storage.url
-    assert main([store, spec.key, "--of", "1"]) == REFUSED
-    assert "the task spec was deleted" in capsys.readouterr().err
-    spec.write(batch.pipeline.storage)
-    assert main([store, spec.key, "--of", "1"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2/2 shards"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "nowhere")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    assert main(["s3://bucket/store", spec.key, "--of", "1"]) == 1

@@ -15,8 +15,8 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, ShardError, UserError
 from mobileclip2.executors import executor_of
-from mobileclip2.progress import Step
-from pipelines.definitions import definitions
+from mobileclip2.executors.messages import StepReport, parse_output
+from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 from tests.cluster import FakeCluster, Faults
 from tests.mobileclip2.executors.gate import Gate, manifests, until
@@ -358,7 +358,7 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
     home = tmp_path / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        materialize(definitions(pipeline).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
+        materialize(definitions_of(pipeline.profile).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
         event = instance.get_latest_materialization_event(dg.AssetKey(ASSET.split("/")))
     assert event.asset_materialization.metadata["computed"].value == "view-0, view-1"
     assert stored(pipeline) == expected
@@ -413,7 +413,8 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     run.end()
     assert len(cluster.everything) == 4
     (log,) = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:3]]
-    first = next(step for step in map(Step.from_line, log.read_text().splitlines()) if step)
+    messages, _ = parse_output(log.read_text())
+    first = next(message.step for message in messages if isinstance(message, StepReport))
     print(
         f"a node lost at step {reached} of 60 or a little later, went on at {first.done}; {logs.total()} looks at logs"
     )

@@ -8,7 +8,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline
 from mobileclip2.errors import ComputeError, ShardError
 from mobileclip2.executors import executor_of
-from mobileclip2.executors.local import LocalExecutor, refusal
+from mobileclip2.executors.local import LocalExecutor
 
 
 def manifests(profile):
@@ -77,9 +77,3 @@ def test_training_runs_under_torchrun(tiny):
     done = pipeline.materialize("student/plain", progress=steps.append)
     assert done.computed == ["whole"]
     assert steps[-1].unit == "steps" and steps[-1].done == steps[-1].total == 4 and steps[-1].numbers["loss"] > 0
-
-
-def test_refusal_finds_the_error_in_worker_output():
-    output = ["warning\n", "mobileclip2: shard: too bad\n", "  truncated-image: 1\n", "other\n", "  indented\n"]
-    assert refusal(output) == "shard: too bad\n  truncated-image: 1"
-    assert refusal(["mobileclip2, may pass: the store is away\n"]) is None

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from mobileclip2.config.compute import SANE, Kubernetes, Pods, Stage
 from mobileclip2.engine.graph import CODE_VERSIONS
-from mobileclip2.engine.task import REFUSED
-from mobileclip2.executors.manifests import chunks_job, rendezvous_service, whole_job
+from mobileclip2.executors.manifests import chunks_job, rendezvous_service, unsharded_job
+from mobileclip2.executors.messages import PERMANENT
 
 VERSIONS = ("1.33", "1.37")
 
@@ -38,13 +38,13 @@ def chunks(settings=SETTINGS, stage="teacher_embeddings", count=40):
     return chunks_job(settings, stage, "job-0123", "s3://bucket/store", ".orders/job-0123.json", count)
 
 
-def whole(settings=SETTINGS, stage="student", trains=True):
-    return whole_job(settings, stage, "job-0123", "s3://bucket/store", ".orders/job-0123.json", trains=trains)
+def unsharded(settings=SETTINGS, stage="student", trains=True):
+    return unsharded_job(settings, stage, "job-0123", "s3://bucket/store", ".orders/job-0123.json", trains=trains)
 
 
 def every_job():
     for settings in (SETTINGS, PLAIN):
-        yield from (chunks(settings), whole(settings), whole(settings, "evaluation", trains=False))
+        yield from (chunks(settings), unsharded(settings), unsharded(settings, "evaluation", trains=False))
 
 
 def pod_of(job):
@@ -106,10 +106,10 @@ def test_evictions_and_permanent_errors_use_no_retry():
     spec = chunks()["spec"]
     ignore, fail = spec["podFailurePolicy"]["rules"]
     assert ignore["action"] == "Ignore" and ignore["onPodConditions"][0]["type"] == "DisruptionTarget"
-    assert fail["action"] == "FailJob" and fail["onExitCodes"]["values"] == [REFUSED]
+    assert fail["action"] == "FailJob" and fail["onExitCodes"]["values"] == [PERMANENT]
     assert fail["onExitCodes"]["containerName"] == pod_of(chunks())["containers"][0]["name"]
     assert spec["backoffLimitPerIndex"] > 0
-    assert whole()["spec"]["backoffLimit"] == 0
+    assert unsharded()["spec"]["backoffLimit"] == 0
 
 
 def test_a_stage_gets_the_pods_of_the_profile():
@@ -146,7 +146,7 @@ def test_kueue_labels_require_a_queue():
 
 
 def test_a_training_has_its_rendezvous_at_the_first_pod():
-    job, service = whole(), rendezvous_service(SETTINGS, "student", "job-0123")
+    job, service = unsharded(), rendezvous_service(SETTINGS, "student", "job-0123")
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
     pod = pod_of(job)
     (container,) = pod["containers"]
@@ -161,8 +161,8 @@ def test_a_training_has_its_rendezvous_at_the_first_pod():
 
 
 def test_a_stage_without_training_is_one_process():
-    command = pod_of(whole(stage="evaluation", trains=False))["containers"][0]["command"]
-    assert command[:3] == ["python", "-m", "mobileclip2.engine.task"]
+    command = pod_of(unsharded(stage="evaluation", trains=False))["containers"][0]["command"]
+    assert command[:3] == ["python", "-m", "mobileclip2.executors.worker"]
 
 
 @pytest.mark.parametrize(

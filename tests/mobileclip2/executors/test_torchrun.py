@@ -1,5 +1,7 @@
-import subprocess
+"""Real torchruns: the weights that they train, and the ways in which their ranks end."""
+
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,31 +9,24 @@ from safetensors.torch import load_file
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import ComputeError, UserError
+from mobileclip2.executors.commands import TORCHRUN
+from mobileclip2.executors.local import LocalExecutor
 from mobileclip2.models.build import WEIGHTS
+from mobileclip2.progress import Step
 from tests.tiny import make_tiny
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_torchrun_trains_the_weights_of_one_process(tmp_path):
     weights = []
     for processes in (1, 2):
-        profile = make_tiny(tmp_path / str(processes))
-        pipeline = Pipeline(load(profile))
+        pipeline = Pipeline(load(make_tiny(tmp_path / str(processes))))
         for group in pipeline.profile.group_names:
             pipeline.materialize("raw_shards", group)
-        command = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        launched = [
-            sys.executable,
-            "-m",
-            *command,
-            "-m",
-            "mobileclip2.executors.torchrun",
-            str(profile),
-            "student/plain",
-        ]
-        finished = subprocess.run(launched, capture_output=True, text=True, timeout=300, check=False)
-        assert finished.returncode == 0, finished.stderr[-2000:]
-        pipeline.forget()
+        pipeline.compute = LocalExecutor(processes)
+        pipeline.materialize("student/plain")
         (read,) = pipeline.read("student/plain")
         assert read.output.verify(read.manifest) == []
         weights.append(load_file(read.fetch(WEIGHTS)))
@@ -47,8 +42,47 @@ def learned(name, weight):
     return weight
 
 
-def test_an_unknown_asset_lists_the_known_ones(tmp_path, capsys):
-    from mobileclip2.executors.torchrun import main
+PROLOGUE = """
+import os, signal, sys, time
+from mobileclip2.executors.messages import Failure, StepReport, send
+from mobileclip2.progress import Step
+rank = int(os.environ["RANK"])
+if rank == 0:
+    print("a library says hello")
+    print('::mobileclip2:: {"kind": "failure", "message": 7}', flush=True)
+    print("without an end ", end="", flush=True)
+    send(StepReport(step=Step(3, 4, "steps", {"loss": 0.5})))
+    time.sleep(60)
+time.sleep(1)  # the output of rank 0 comes first
+"""
+ENDS = {
+    "refuses": "send(Failure(message='bad shard:\\n  truncated-image: 1', permanent=True)); sys.exit(65)",
+    "cannot reach the store": "send(Failure(message='the store is away', permanent=False)); sys.exit(1)",
+    "crashes": "os.kill(os.getpid(), signal.SIGSEGV)",
+    "raises": "raise ZeroDivisionError('a fault')",
+}
 
-    assert main(str(make_tiny(tmp_path)), "student/nobody") == 1
-    assert "there is no asset 'student/nobody'; the profile has raw_shards" in capsys.readouterr().err
+
+@pytest.mark.parametrize(
+    ("end", "error", "words"),
+    [
+        ("refuses", UserError, r"^bad shard:\n  truncated-image: 1$"),
+        ("cannot reach the store", ComputeError, "^student/x: the store is away$"),
+        ("crashes", ComputeError, "^student/x: a training process died by SIGSEGV: it crashed in native code"),
+        ("raises", ComputeError, r"^student/x: torchrun failed\n(.|\n)*ZeroDivisionError: a fault"),
+    ],
+)
+def test_the_end_of_a_rank_is_the_cause(end, error, words, tmp_path, monkeypatch, capfd):
+    script = tmp_path / "rank.py"
+    script.write_text(f"{PROLOGUE}{ENDS[end]}\n")
+    command = [sys.executable, "-m", TORCHRUN, "--standalone", "--nproc-per-node=2", str(script)]
+    monkeypatch.setattr("mobileclip2.executors.local.torchrun_command", lambda *_: command)
+    steps = []
+    batch = SimpleNamespace(asset=SimpleNamespace(key="student/x"), progress=steps.append)
+    with pytest.raises(error, match=words) as raised:
+        LocalExecutor(2)._run_torchrun(batch, SimpleNamespace(store="", key=""))
+    assert type(raised.value) is error
+    assert steps == [Step(3, 4, "steps", {"loss": 0.5})]
+    shown = capfd.readouterr().err.splitlines()
+    assert "a library says hello" in shown and "without an end " in shown
+    assert '::mobileclip2:: {"kind": "failure", "message": 7}' in shown, "an invalid message is text"

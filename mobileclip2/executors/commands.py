@@ -1,0 +1,21 @@
+"""The command lines of worker processes, on this machine and in pods."""
+
+from __future__ import annotations
+
+WORKER = "mobileclip2.executors.worker"
+TORCHRUN = "mobileclip2.executors.torchrun"
+
+
+def worker_command(python: str, store: str, key: str) -> list[str]:
+    """Return the command that runs the task spec ``key`` of a store."""
+    return [python, "-m", WORKER, store, key]
+
+
+def torchrun_command(python: str, store: str, key: str, processes: int, rendezvous: list[str]) -> list[str]:
+    """Return the command that runs a task spec in ``processes`` ranks on each node.
+
+    Args:
+        rendezvous: torchrun's options for the nodes and the place where they meet.
+    """
+    interpreter, *worker = worker_command(python, store, key)
+    return [interpreter, "-m", TORCHRUN, *rendezvous, f"--nproc-per-node={processes}", *worker]
