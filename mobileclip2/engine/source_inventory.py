@@ -359,17 +359,17 @@ def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = froz
     for entry in entries:
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
-            status = entry.stat() if is_file else None
+            found = entry.stat() if is_file else None
         except OSError as error:
             raise ShardError(f"{entry.path!a}: cannot be read ({error.strerror}); repair it, or remove it") from error
         if is_folder:
             yield from _walk(entry.path, f"{relative}{entry.name}/", parents | {identity})
-        elif status is not None:
+        elif found is not None:
             try:
                 entry.name.encode()
             except UnicodeEncodeError:
                 raise ShardError(f"{entry.path!a}: the file name is not UTF-8; rename it") from None
-            yield ListedFile(relative + entry.name, entry.path, _version_token(status))
+            yield ListedFile(relative + entry.name, entry.path, _version_token(found))
 
 
 def _version_token(stat: os.stat_result) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
 TIMEOUT = timedelta(hours=2)
 """Longest time that processes wait while the main process evaluates."""
@@ -87,7 +88,7 @@ def join(device: str | torch.device) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _loopback_store(rank: int, size: int) -> dist.TCPStore | None:
+def _loopback_store(rank: int, size: int) -> TCPStore | None:
     """Return a store that only this machine can reach, or None if the ranks meet elsewhere.
 
     A ``TCPStore`` of torch listens on every interface, and it has no authentication.
@@ -97,9 +98,9 @@ def _loopback_store(rank: int, size: int) -> dist.TCPStore | None:
         return None
     port = int(os.environ["MASTER_PORT"])
     if rank:
-        return dist.TCPStore(host, port, size, timeout=TIMEOUT)
+        return TCPStore(host, port, size, timeout=TIMEOUT)
     listener = socket.create_server((host, port))
-    return dist.TCPStore(host, port, size, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
+    return TCPStore(host, port, size, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
 
 
 class _Gather(torch.autograd.Function):
