@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mobileclip2.data.row_file import RowFile, Rows
-from mobileclip2.data.tar import StrictTar, clear_headers, file_end, path_fault, split_path
+from mobileclip2.data.tar import StrictTar, clear_headers, path_fault, split_path
 from mobileclip2.errors import ShardError
 
 OPEN_FILES = 128
@@ -123,7 +123,7 @@ def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
     """Yield name, offset and size of every regular file. A missing end marker is an error, as in truncated tars."""
     with path.open("rb") as file, StrictTar.open(fileobj=file, mode="r:") as tar:
-        tar.end = file_end(file)
+        tar.end = os.fstat(file.fileno()).st_size
         _rewind(tar)
         while True:
             file.seek(tar.offset)

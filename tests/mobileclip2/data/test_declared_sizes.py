@@ -107,6 +107,20 @@ def test_the_first_member_can_lie_too(attack: str, tmp_path: Path) -> None:
             reader(path)
 
 
+@pytest.mark.parametrize("names", [["é.jpg"], ["x" * 3000 + ".jpg"], ["a.jpg", "é.jpg"], ["é.jpg", "a.jpg"]])
+@pytest.mark.parametrize("flavor", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_file_without_padding_is_read_to_its_last_byte(names: list[str], flavor: int, tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=flavor) as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 600
+            tar.addfile(info, io.BytesIO(bytes(600)))
+        end = tar.offset
+    path.write_bytes(path.read_bytes()[:end] + END)
+    assert len(stream(path)) == len(IndexedTar(path)) == len(names)
+
+
 def test_a_long_path_is_a_bad_sample_and_not_in_the_index(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
