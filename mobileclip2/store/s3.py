@@ -344,7 +344,8 @@ class S3Storage:
                         "check the network, delete a damaged object, and run again"
                     ) from None
             except (BotoCoreError, RetriesExceededError, HTTPError) as error:
-                problem = f"cannot reach the object store: {error}"
+                # the endpoint of the environment can contain a password
+                problem = "cannot reach the object store: " + re.sub(r"://[^/@\s]*@", "://***@", str(error))
                 if not _is_transient(error):
                     raise StoreError(
                         f"{url}: {problem}; configure the endpoint and the credentials of this process: a service account, "
