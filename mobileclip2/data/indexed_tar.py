@@ -123,7 +123,7 @@ def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
 def _files(path: Path) -> Iterator[tuple[str, int, int]]:
     """Yield name, offset and size of every regular file. A missing end marker is an error, as in truncated tars."""
     with path.open("rb") as file, StrictTar.open(fileobj=file, mode="r:") as tar:
-        tar.end = os.fstat(file.fileno()).st_size
+        tar.end = path.stat().st_size  # opening the tar has moved the position of the file
         _rewind(tar)
         while True:
             file.seek(tar.offset)

@@ -94,7 +94,13 @@ class S3Storage:
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=READ_SECONDS,
             )
-            self._client = boto3.client("s3", config=config)
+            client = boto3.client("s3", config=config)
+            if "@" in client.meta.endpoint_url:  # errors of botocore repeat the URL
+                raise StoreError(
+                    f"{self.url}: the endpoint of the object store contains a password or key; remove it from AWS_ENDPOINT_URL, "
+                    "and give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                )
+            self._client = client
         return self._client
 
     @property
@@ -344,8 +350,7 @@ class S3Storage:
                         "check the network, delete a damaged object, and run again"
                     ) from None
             except (BotoCoreError, RetriesExceededError, HTTPError) as error:
-                # the endpoint of the environment can contain a password
-                problem = "cannot reach the object store: " + re.sub(r"://[^/@\s]*@", "://***@", str(error))
+                problem = f"cannot reach the object store: {error}"
                 if not _is_transient(error):
                     raise StoreError(
                         f"{url}: {problem}; configure the endpoint and the credentials of this process: a service account, "

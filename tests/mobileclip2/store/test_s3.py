@@ -104,11 +104,8 @@ def test_downloads_sweep_what_no_process_uses(s3, bucket, monkeypatch, tmp_path)
 
 
 def test_a_password_of_the_endpoint_is_not_repeated(s3, bucket, monkeypatch, caplog):
-    from mobileclip2.store import s3 as s3_module
-
-    monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.01)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hunter2@127.0.0.1:1")
     monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-    with pytest.raises(StoreError, match="cannot reach the object store") as error:
+    with pytest.raises(StoreError, match="the endpoint of the object store contains a password") as error:
         S3Storage(f"s3://{bucket}").read("x")
     assert "hunter2" not in str(error.value) + caplog.text
