@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
+import threading
 import time
 import unicodedata
+from collections.abc import Callable
+from concurrent.futures import Future
 from email.message import Message
 from http.client import HTTPException
 from typing import IO, Any, TypeVar
@@ -19,6 +23,8 @@ TOKEN = "MOBILECLIP2_DAGSTER_TOKEN"
 """environment variable that holds the server's token"""
 
 REQUEST_SECONDS = 30.0
+LAST_SECONDS = 2.0
+"""time limit of a request that begins after the deadline, which withdraws a run"""
 LARGEST_ANSWER = 16 * 2**20
 AWAY = {429, 502, 503, 504}
 """HTTP statuses of a proxy while the server behind it restarts"""
@@ -59,6 +65,8 @@ class Server:
             self._headers["Dagster-Cloud-Api-Token"] = token
         elif token:
             self._headers["Authorization"] = f"Bearer {token}"
+        self.deadline = math.inf
+        """time of the monotonic clock after which requests get only :data:`LAST_SECONDS`"""
         self._opener = build_opener(_NoRedirects, *([ProxyHandler({})] if local else []))
 
     def run_page(self, run: str) -> str:
@@ -73,6 +81,7 @@ class Server:
             RemoteError: The server refused, or the answer is not from Dagster.
         """
         body = json.dumps({"query": query, "variables": variables}).encode()
+        seconds = min(seconds, max(LAST_SECONDS, self.deadline - time.monotonic()))
         answer = self._post(Request(f"{self.address}/graphql", body, self._headers), seconds)
         try:
             record = json.loads(answer)
@@ -98,19 +107,8 @@ class Server:
         return value
 
     def _post(self, request: Request, seconds: float) -> bytes:
-        until = time.monotonic() + seconds
         try:
-            with self._opener.open(request, timeout=seconds) as response:
-                body = bytearray()
-                while chunk := response.read1(65536):
-                    body += chunk
-                    if len(body) > LARGEST_ANSWER:
-                        raise RemoteError(
-                            f"{self.address}: the answer is larger than any answer of Dagster; correct --dagster"
-                        )
-                    if time.monotonic() > until:
-                        raise TimeoutError(f"the answer was not complete after {seconds:.0f} s")
-                return bytes(body)
+            return _within(seconds, lambda: self._exchange(request, seconds))
         except HTTPError as error:
             error.close()
             raise self._refusal(error) from None
@@ -118,6 +116,20 @@ class Server:
             raise self._away(error.reason) from None
         except (OSError, HTTPException) as error:
             raise self._away(error) from None
+
+    def _exchange(self, request: Request, seconds: float) -> bytes:
+        until = time.monotonic() + seconds
+        with self._opener.open(request, timeout=seconds) as response:
+            body = bytearray()
+            while chunk := response.read1(65536):
+                body += chunk
+                if len(body) > LARGEST_ANSWER:
+                    raise RemoteError(
+                        f"{self.address}: the answer is larger than any answer of Dagster; correct --dagster"
+                    )
+                if time.monotonic() > until:
+                    break  # the caller has left
+            return bytes(body)
 
     def _away(self, reason: object) -> Away:
         cause = clean(str(reason)) or type(reason).__name__
@@ -139,6 +151,27 @@ class Server:
                 "if that is a login page"
             )
         return RemoteError(f"{self.address}: no Dagster server there (HTTP {error.code}); correct --dagster")
+
+
+def _within(seconds: float, exchange: Callable[[], bytes]) -> bytes:
+    """Call ``exchange`` in a thread, because a socket's timeout begins again with each byte.
+
+    Raises:
+        TimeoutError: It has not returned in time. The thread ends with the process.
+    """
+    future: Future[bytes] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(exchange())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"timed out: the answer was not complete after {seconds:.1f} s") from None
 
 
 class _NoRedirects(HTTPRedirectHandler):

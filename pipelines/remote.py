@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip2.errors import RemoteError, UserError
-from pipelines.graphql import REQUEST_SECONDS, Away, Server, clean
+from pipelines.graphql import LAST_SECONDS, REQUEST_SECONDS, Away, Server, clean
 
 JOB = "evaluate"
 OP = "evaluate_student"
@@ -131,7 +131,7 @@ def evaluate_remotely(
     Raises:
         RemoteError: There is no verdict. The message says why and what happens to the run.
     """
-    until = time.monotonic() + 60 * minutes
+    until = server.deadline = time.monotonic() + 60 * minutes
     job = find_job(server, location)
     run = launch(server, job, student, baseline)
     log(f"launched in '{job.location}': {server.run_page(run)}")
@@ -236,7 +236,7 @@ def wait(server: Server, run: str, until: float) -> RunState:
                 ) from None
         else:
             answered = time.monotonic()
-            if state.more and left > -REQUEST_SECONDS:
+            if state.more and left > -LAST_SECONDS:
                 continue
             if state.status in FINISHED:
                 return state

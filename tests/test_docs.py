@@ -160,6 +160,14 @@ def test_every_kind_of_error_is_named():
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
+def test_every_line_about_security_names_a_test():
+    page = (ROOT / "docs" / "security.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what holds")]
+    named = [re.fullmatch(r"\| .+ \| `(tests/[\w/]+\.py)` \|", row) for row in rows]
+    assert len(rows) > 15 and all(named)
+    assert [match[1] for match in named if match and not (ROOT / match[1]).is_file()] == []
+
+
 def test_every_quoted_message_exists():
     """Messages are quoted with ``…`` where the code fills something in."""
     joined = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text) for text in SOURCES.values())

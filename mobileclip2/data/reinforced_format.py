@@ -24,9 +24,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from isal import igzip
+from isal import isal_zlib
 
 from mobileclip2.data.augmentation import View, parse_views
+from mobileclip2.data.tar import MAX_SAMPLE_BYTES
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, MAX_TEXT_BYTES
 from mobileclip2.errors import ShardError
 
@@ -212,11 +213,24 @@ def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
 
 def _read_npz(data: bytes) -> dict[str, torch.Tensor]:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files if arrays[name].dtype.kind == "f"}
+        _check_unpacked(sum(entry.file_size for entry in arrays.zip.infolist()))
+        try:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files if arrays[name].dtype.kind == "f"}
+        except MemoryError as error:  # a header declares more than its member holds
+            raise ValueError(str(error)) from None
+
+
+def _check_unpacked(size: int) -> None:
+    if size > MAX_SAMPLE_BYTES:
+        raise ValueError(f"more than {MAX_SAMPLE_BYTES:,} bytes after decompression")
 
 
 def _read_pth_gz(data: bytes) -> Any:
-    archive = bytearray(igzip.decompress(data))
+    stream = isal_zlib.decompressobj(wbits=_GZIP)
+    archive = bytearray(stream.decompress(data, MAX_SAMPLE_BYTES + 1))
+    _check_unpacked(len(archive))
+    if not stream.eof:
+        raise EOFError("the compressed data ends early")
     layouts = _LAYOUTS.setdefault(len(archive), [])
     layout = next((layout for layout in layouts if archive.startswith(layout.head)), None)
     if layout is None:

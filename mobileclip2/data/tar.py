@@ -51,7 +51,7 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
     tar: StrictTar | None = None
     last = None
     try:
-        end = file_end(file)
+        end = _file_end(file)
         tar = StrictTar.open(fileobj=file, mode="r|")
         tar.end = end
         for sample in _group(tar, Counter() if ignored is None else ignored):
@@ -169,7 +169,7 @@ class StrictTar(_Utf8Tar):
             raise tarfile.ReadError(f"'{name[:200]}' ends at byte {self.offset:,}, behind the file")
 
 
-def file_end(file: BinaryIO) -> int | None:
+def _file_end(file: BinaryIO) -> int | None:
     """Return the number of bytes from the position of a file to its end, or None for a pipe."""
     try:
         if not file.seekable():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ import pyarrow as pa
 from mobileclip2.config.filters import Filters
 from mobileclip2.data import image
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError
 
@@ -43,6 +45,8 @@ class ValidatedShard:
 
     table: pa.Table
     skipped: pa.Table
+    ignored: Counter[str]
+    """number of members that no sample uses, by extension"""
 
 
 def validate_shard(samples: Iterable[RawSample], filters: Filters) -> ValidatedShard:
@@ -50,16 +54,45 @@ def validate_shard(samples: Iterable[RawSample], filters: Filters) -> ValidatedS
 
     Reasons in addition to those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
     ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
-    ``text-too-large``, ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``, ``bad-json`` (only without ``txt``).
+    ``text-too-large``, ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``,
+    ``placeholder-caption``, ``literal-caption``, ``dotted-key``, ``bad-json`` (only without ``txt``).
     """
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
+    ignored: Counter[str] = Counter()
     for sample in samples:
+        pairs = _other_pairs(sample)
+        has_image = any(name in sample.members for name in IMAGE_EXTENSIONS)
         try:
-            rows.append(_validate(sample, filters))
+            if has_image or not pairs:
+                rows.append(_validate(sample, filters))
         except BadSample as bad:
             skipped.append({"key": sample.key, "reason": bad.reason, "detail": bad.detail})
-    return ValidatedShard(pa.Table.from_pylist(rows, KEPT), pa.Table.from_pylist(skipped, SKIPPED))
+        for stem in pairs:
+            skipped.append({"key": f"{sample.key}.{stem}", "reason": _DOTTED.reason, "detail": _DOTTED.detail})
+        ignored.update(_unused(sample, pairs))
+    return ValidatedShard(pa.Table.from_pylist(rows, KEPT), pa.Table.from_pylist(skipped, SKIPPED), ignored)
+
+
+_DOTTED = BadSample(
+    "dotted-key",
+    "a key ends at the first '.' of the file name, so this pair is part of another sample; rename both files",
+)
+
+
+def _other_pairs(sample: RawSample) -> list[str]:
+    """Return what follows the key in the names of further images that have a text of their own, such as ``v2``."""
+    names = [extension.rpartition(".") for extension in sample.members]
+    stems = sorted({stem for stem, _, kind in names if stem and kind in IMAGE_EXTENSIONS})
+    return [stem for stem in stems if not {f"{stem}.txt", f"{stem}.json"}.isdisjoint(sample.members)]
+
+
+def _unused(sample: RawSample, pairs: list[str]) -> set[str]:
+    """Return the extensions of the members that validation neither reads nor counts as a pair."""
+    image = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
+    used = {image, "txt", "json", "url.txt"}
+    used |= {f"{stem}.{kind}" for stem in pairs for kind in ("txt", "json", *IMAGE_EXTENSIONS)}
+    return set(sample.members) - used
 
 
 def check_share(skipped: pa.Table, total: int, limit: float, shard: str) -> None:
@@ -137,14 +170,18 @@ def _size(data: bytes, filters: Filters) -> tuple[int, int]:
 def _caption(members: dict[str, bytes], filters: Filters) -> str:
     caption = _text(members["txt"], "txt") if "txt" in members else _json_caption(members)
     caption = caption.strip()
-    if not caption:
-        raise BadSample("empty-caption", "the caption is empty or white space")
     if "\0" in caption:
         raise BadSample("nul-in-caption", "the caption holds NUL characters")
+    if not is_visible(caption):
+        raise BadSample("empty-caption", "the caption is empty or white space, or no character is visible")
     if len(caption) < filters.min_caption_chars:
         raise BadSample("caption-too-short", f"{len(caption)} characters; at least {filters.min_caption_chars}")
     if len(caption) > filters.max_caption_chars:
         raise BadSample("caption-too-long", f"{len(caption)} characters; at most {filters.max_caption_chars}")
+    if is_placeholder(caption):
+        raise BadSample("placeholder-caption", f"the caption is '{caption}', a missing value that a program printed")
+    if is_literal(caption):
+        raise BadSample("literal-caption", f"the caption is a printed list or mapping: {caption[:80]}")
     return caption
 
 

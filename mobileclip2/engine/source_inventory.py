@@ -41,6 +41,10 @@ DIGESTS = ".digests"
 """folder of the store with hashes of whole listings, named by the hash of their paths and version tokens"""
 
 
+MAX_STEM_BYTES = 220
+"""maximum length of the part of a sidecar's name that comes from the shard"""
+
+
 class Shard(NamedTuple):
     """One input tar."""
 
@@ -54,6 +58,8 @@ class Shard(NamedTuple):
     def id(self) -> str:
         """Return the stem of its sidecar names, which is unique even if two folders have tars of the same name."""
         stem = posixpath.splitext(posixpath.basename(self.relative))[0]
+        if len(stem.encode()) > MAX_STEM_BYTES:  # file systems allow names of 255 bytes, with our hash and suffixes
+            stem = stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
         return f"{stem}-{hashlib.sha256(self.relative.encode()).hexdigest()[:8]}"
 
     def number(self) -> int:
@@ -358,19 +364,32 @@ def _matcher(pattern: str) -> Callable[[str], object]:
     return next(searches, lambda path: None)
 
 
-def _walk(folder: str, relative: str) -> Iterator[ListedFile]:
+def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ListedFile]:
     # plain strings, because Path objects of hundreds of thousands of shards take most of a plan's time
     try:
+        status = os.stat(folder)  # noqa: PTH116
+        identity = status.st_dev, status.st_ino
+        if identity in parents:
+            raise ShardError(f"{folder}: a symbolic link leads back to a folder that contains it; remove the link")
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:  # skipping the folder would silently drop its data
         raise ShardError(f"{folder}: cannot be listed ({error.strerror}); make it readable, or remove it") from error
     for entry in entries:
-        if entry.is_dir():
-            yield from _walk(entry.path, f"{relative}{entry.name}/")
-        elif entry.is_file():
-            yield ListedFile(relative + entry.name, entry.path, _version_token(entry.stat()))
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+            found = entry.stat() if is_file else None
+        except OSError as error:
+            raise ShardError(f"{entry.path!a}: cannot be read ({error.strerror}); repair it, or remove it") from error
+        if is_folder:
+            yield from _walk(entry.path, f"{relative}{entry.name}/", parents | {identity})
+        elif found is not None:
+            try:
+                entry.name.encode()
+            except UnicodeEncodeError:
+                raise ShardError(f"{entry.path!a}: the file name is not UTF-8; rename it") from None
+            yield ListedFile(relative + entry.name, entry.path, _version_token(found))
 
 
 def _version_token(stat: os.stat_result) -> str:

@@ -17,10 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import Formatter
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,7 @@ import pyarrow.parquet as pq
 
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.caption_text import is_visible
 from mobileclip2.data.indexed_tar import member_names
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError, UserError
@@ -42,6 +47,8 @@ NSHARDS = "test/nshards.txt"
 QUESTIONS = ("race", "gender", "age", "toxic")
 """Questions about each face."""
 ASSOCIATION_COLUMNS = ("candidates", "candidate_images", "cue", "associations")
+MAX_TEXT_BYTES = 4 << 20
+"""maximum size of a text file of a set"""
 STATED: tuple[Kind, ...] = ("classification", "retrieval")
 """Kinds of custom sets. Only sets of the suite have other kinds."""
 
@@ -95,18 +102,30 @@ class EvaluationSet:
     @cached_property
     def classnames(self) -> list[str]:
         """Return the class names in the order of their indices."""
-        return self._lines(CLASSNAMES)
+        names = self._lines(CLASSNAMES)
+        if self.name in TASKS:
+            return names  # published sets have equal names; ImageNet has two "missile"
+        lines: dict[str, int] = {}
+        for line, name in enumerate(names, 1):
+            if name in lines:
+                raise UserError(
+                    f"{self.path / CLASSNAMES}, line {line}: '{name}' is also the name in line {lines[name]}; a model cannot "
+                    "tell them apart, so give each class a name of its own"
+                )
+            lines[name] = line
+        return names
 
     @cached_property
     def templates(self) -> list[str]:
         """Prompts with ``{c}`` as the placeholder of the class name."""
         templates = self._lines(TEMPLATES)
         for line, template in enumerate(templates, 1):
-            try:
-                has_placeholder = template.format(c="a") != template.format(c="b")
-            except (IndexError, KeyError, ValueError, AttributeError):
-                has_placeholder = False
-            if not has_placeholder:
+            if _CODE.match(template):
+                raise UserError(
+                    f"{self.path / TEMPLATES}, line {line}: '{template[:80]}' is Python code; write the text alone, such as "
+                    "a photo of a {c}."
+                )
+            if not _has_placeholder(template):
                 raise UserError(
                     f"{self.path / TEMPLATES}, line {line}: '{template}' has no placeholder for the class name; write "
                     "{c}, and double other braces"
@@ -142,7 +161,7 @@ class EvaluationSet:
                 )
             return files
         stated = "".join(self._lines(NSHARDS))
-        if not stated.isdecimal() or int(stated) < 1:
+        if not re.fullmatch("[0-9]{1,6}", stated) or int(stated) < 1:
             raise UserError(f"{self.path / NSHARDS}: '{stated}' is not a number of shards")
         shards = [self.path / "test" / f"{number}.tar" for number in range(int(stated))]
         for shard in shards:
@@ -247,7 +266,9 @@ class EvaluationSet:
     def _lines(self, name: str) -> list[str]:
         path = self.path / name
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            if path.stat().st_size > MAX_TEXT_BYTES:
+                raise UserError(f"{path}: larger than {MAX_TEXT_BYTES:,} bytes; it must hold one short text per line")
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except OSError as error:
             raise UserError(
                 f"evaluation set '{self.name}': {path} cannot be read ({error.strerror}); the folder must contain "
@@ -257,16 +278,35 @@ class EvaluationSet:
             raise UserError(f"{path}: not UTF-8 at byte {error.start:,}; save it as UTF-8") from error
         if not lines:
             raise UserError(f"{path}: empty")
-        if "" in lines:
-            raise UserError(f"{path}, line {lines.index('') + 1}: blank; remove the line or fill it in")
+        for number, line in enumerate(lines, 1):
+            if not is_visible(line):
+                raise UserError(f"{path}, line {number}: blank; remove the line or fill it in")
+            if "\ufeff" in line or any(unicodedata.category(each) == "Cc" for each in line):
+                raise UserError(
+                    f"{path}, line {number}: a byte order mark or control character within the text; delete it"
+                )
         return lines
+
+
+_CODE = re.compile(
+    r"""lambda\b|def |return\b|import |[frbu]{0,2}(["']).*\1,?$|[\[\]()]+,?$|\w+ *= *[\[(]""", re.IGNORECASE
+)
+
+
+def _has_placeholder(template: str) -> bool:
+    """Return whether the only fields of a format string are plain ``{c}``, and there is one."""
+    try:
+        fields = [field[1:] for field in Formatter().parse(template) if field[1] is not None]
+    except ValueError:
+        return False
+    return bool(fields) and all(field == ("c", "", None) for field in fields)
 
 
 def _target(raw: RawSample, classes: int) -> int:
     if "cls" not in raw.members:
         raise BadSample("no-class", f"it has {', '.join(sorted(raw.members))} but no cls")
     text = raw.members["cls"].decode(errors="replace").strip()
-    if not text.isdecimal():
+    if not re.fullmatch("[0-9]{1,18}", text):
         raise BadSample("bad-class", f"cls holds '{text[:40]}', not a class index")
     if int(text) >= classes:
         raise BadSample("class-out-of-range", f"class index {int(text)}, but {CLASSNAMES} has {classes} lines")
@@ -280,9 +320,20 @@ def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
         raise BadSample("no-fields", f"it has {', '.join(sorted(raw.members))} but no npy with {', '.join(names)}")
     try:
         values = np.load(io.BytesIO(raw.members["npy"]), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadSample("bad-fields", f"npy cannot be read: {error}") from error
-    if values.shape != (len(names),) or not np.all(values == np.round(values)):
+    except (
+        ArithmeticError,
+        EOFError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TokenError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise BadSample("bad-fields", f"npy cannot be read: {str(error)[:200]}") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        raise BadSample("bad-fields", f"npy holds no numbers but {str(getattr(values, 'dtype', 'an archive'))[:200]}")
+    if values.shape != (len(names),) or not np.all(np.isfinite(values) & (values == np.round(values))):
         raise BadSample("bad-fields", f"npy has the shape {values.shape}, not {len(names)} integers")
     return tuple(int(value) for value in values)
 

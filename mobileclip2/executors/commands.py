@@ -11,6 +11,11 @@ def worker_command(python: str, store: str, key: str) -> list[str]:
     return [python, "-m", WORKER, store, key]
 
 
+LOOPBACK = "127.0.0.1"
+ON_THIS_MACHINE = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-conf=store_type=file", f"--local-addr={LOOPBACK}"]
+"""torchrun's options for ranks that meet in a private temporary file; ``--standalone`` listens on every interface"""
+
+
 def torchrun_command(python: str, store: str, key: str, processes: int, rendezvous: list[str]) -> list[str]:
     """Return the command that runs a task spec in ``processes`` ranks on each node.
 

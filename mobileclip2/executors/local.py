@@ -21,7 +21,7 @@ from mobileclip2.engine.stage import load_stage
 from mobileclip2.engine.task import TaskSpec, run_shard_task
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
-from mobileclip2.executors.commands import torchrun_command
+from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command
 from mobileclip2.executors.messages import Message, StepReport, first_failure, parse_message
 from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.executors.signals import death
@@ -100,7 +100,7 @@ class LocalExecutor:
 
     def _run_torchrun(self, batch: TaskBatch, spec: TaskSpec) -> float:
         started = time.monotonic()
-        command = torchrun_command(sys.executable, spec.store, spec.key, self.processes, ["--standalone"])
+        command = torchrun_command(sys.executable, spec.store, spec.key, self.processes, ON_THIS_MACHINE)
         messages: list[Message] = []
         printed: deque[str] = deque(maxlen=PRINTED_LINES)
         with subprocess.Popen(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes, Pods
-from mobileclip2.executors.commands import torchrun_command, worker_command
+from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command, worker_command
 from mobileclip2.executors.messages import PERMANENT
 
 Manifest = dict[str, Any]
@@ -63,6 +63,8 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
     if nodes * processes == 1:
         pod = _pod(cluster, pods, worker_command("python", store, key))
+    elif nodes == 1:  # without the Service of a training on several nodes, so nothing else reaches the ranks
+        pod = _pod(cluster, pods, torchrun_command("python", store, key, processes, ON_THIS_MACHINE))
     else:
         rendezvous = [f"--nnodes={nodes}", f"--master-port={PORT}", f"--master-addr={name}-0.{name}"]
         # torchrun also reads its options from PET_ variables

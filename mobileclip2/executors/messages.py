@@ -47,9 +47,9 @@ class Failure(_Message):
 
     @field_validator("message", mode="before")
     @classmethod
-    def _escape_surrogates(cls, message: str) -> str:
+    def _escape_surrogates(cls, message: object) -> object:
         """Escape the bytes of a file name that is not UTF-8, which JSON cannot represent."""
-        return message.encode(errors="backslashreplace").decode()
+        return message.encode(errors="backslashreplace").decode() if isinstance(message, str) else message
 
 
 Message = StepReport | Failure

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
+from mobileclip2.executors.commands import LOOPBACK
 from mobileclip2.executors.messages import Failure, send
 from mobileclip2.executors.signals import death
 
@@ -22,13 +25,25 @@ def main(arguments: list[str]) -> int:
     options = parse_args(arguments)
     if options.nproc_per_node != "1":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it announces on every start
+    folder = tempfile.TemporaryDirectory()
+    if options.local_addr == LOOPBACK:
+        options.rdzv_endpoint = f"{folder.name}/rendezvous"
+        os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_interface()))
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks make a store of their own
     try:
         run(options)
     except ChildFailedError as error:
         if number := deadly_signal(error):
             send(Failure(message=f"a training process died by {death(number)}", permanent=False))
         return 1
+    finally:
+        folder.cleanup()
     return 0
+
+
+def _loopback_interface() -> str:
+    names = [name for _, name in socket.if_nameindex()]
+    return next((name for name in names if name in {"lo", "lo0"}), names[0])
 
 
 def deadly_signal(error: ChildFailedError) -> int | None:

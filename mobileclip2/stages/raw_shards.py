@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share, validate_shard
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, write_sidecar
 from mobileclip2.engine.source_inventory import Shard, local_copy
+
+logger = logging.getLogger(__name__)
 
 
 def begin(batch: TaskBatch) -> WriteShard:
@@ -15,7 +20,12 @@ def begin(batch: TaskBatch) -> WriteShard:
 
     def write(shard: Shard, tasks: list[Task]) -> None:
         with local_copy(shard.url).open("rb") as file:
-            validated = validate_shard(read_samples(file, shard.url), batch.profile.filters)
+            ignored: Counter[str] = Counter()
+            validated = validate_shard(read_samples(file, shard.url, ignored), batch.profile.filters)
+        ignored += validated.ignored
+        if ignored:
+            found = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
+            logger.info("%s: ignored members by type: %s", shard.url, found)
         total = validated.table.num_rows + validated.skipped.num_rows
         check_share(validated.skipped, total, batch.profile.max_bad_share, shard.url)
         write_sidecar(task, shard, validated.table, validated.skipped)

@@ -94,7 +94,13 @@ class S3Storage:
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=READ_SECONDS,
             )
-            self._client = boto3.client("s3", config=config)
+            client = boto3.client("s3", config=config)
+            if "@" in client.meta.endpoint_url:  # errors of botocore repeat the URL
+                raise StoreError(
+                    f"{self.url}: the endpoint of the object store contains a password or key; remove it from AWS_ENDPOINT_URL, "
+                    "and give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                )
+            self._client = client
         return self._client
 
     @property

@@ -100,6 +100,8 @@ def explain(error: OSError, path: str) -> NoReturn:
         errno.EROFS: "the file system is read-only; point 'store' in the profile to a writable folder",
         errno.EACCES: "permission denied; point 'store' in the profile to a writable folder",
         errno.ENOTDIR: "a file lies where a folder is needed; point 'store' in the profile to a folder",
+        errno.ENAMETOOLONG: "the name is too long for the file system; shorten it",
+        errno.ELOOP: "too many symbolic links; point 'store' in the profile to a folder without a loop",
         errno.EEXIST: "a file lies where a folder is needed; point 'store' in the profile to a folder",
     }
     if error.errno in causes:

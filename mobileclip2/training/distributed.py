@@ -7,6 +7,7 @@ Each process computes the loss of its own rows against the gathered columns of a
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
 TIMEOUT = timedelta(hours=2)
 """Longest time that processes wait while the main process evaluates."""
@@ -71,11 +73,34 @@ def join(device: str | torch.device) -> Iterator[World]:
         if gpu:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT, device_id=device if gpu else None)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            store=_loopback_store(rank, size),
+            rank=rank,
+            world_size=size,
+            timeout=TIMEOUT,
+            device_id=device if gpu else None,
+        )
         try:
             yield World(dist.get_rank(), dist.get_world_size(), device)
         finally:
             dist.destroy_process_group()
+
+
+def _loopback_store(rank: int, size: int) -> TCPStore | None:
+    """Return a store that only this machine can reach, or None if the ranks meet elsewhere.
+
+    A ``TCPStore`` of torch listens on every interface, and it has no authentication.
+    """
+    host = os.environ["MASTER_ADDR"]
+    if host != "127.0.0.1" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return None
+    port = int(os.environ["MASTER_PORT"])
+    if rank:
+        return TCPStore(host, port, size, timeout=TIMEOUT)
+    listener = socket.create_server((host, port))
+    return TCPStore(host, port, size, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
 
 
 class _Gather(torch.autograd.Function):

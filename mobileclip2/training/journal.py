@@ -40,18 +40,54 @@ class Journal:
                 os.fsync(file.fileno())
 
     def truncate(self, step: int) -> None:
-        """Drop records after ``step`` and an incomplete last line."""
-        lines = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        """Drop records after ``step``, and damaged lines after the last record that is kept.
+
+        Raises:
+            StoreError: a line that must be kept is damaged.
+        """
+        lines: list[str] = []
+        last, damaged = 0.0, 0
+        for number, line in enumerate(self._lines(), 1):
+            record = _parse(line)
+            if record is None:
+                damaged = damaged or number
+            elif record["step"] <= step:
+                if damaged:
+                    raise self._damaged(damaged)
+                lines.append(line)
+                last = record["step"]
+        if damaged and last < step:
+            raise self._damaged(damaged)
         with atomic_path(self.path) as temporary:
             temporary.write_text("".join(lines))
 
     def last(self) -> dict[str, float]:
         """Return the latest value of every metric."""
         latest: dict[str, float] = {}
-        for line in self._lines():
-            latest.update(json.loads(line))
+        for number, line in enumerate(self._lines(), 1):
+            record = _parse(line)
+            if record is None:
+                raise self._damaged(number)
+            latest.update(record)
         return latest
 
+    def _damaged(self, line: int) -> StoreError:
+        return StoreError(
+            f"{self.path}, line {line}: damaged, not a record of a step; delete the folder {self.path.parent} to train again "
+            "from the start"
+        )
+
     def _lines(self) -> list[str]:
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
         return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    """Return a record, or None if the line is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
+    is_numbers = is_record and all(isinstance(value, int | float) for value in record.values())
+    return record if is_numbers else None

@@ -252,3 +252,54 @@ def test_a_run_of_another_version_has_no_verdict(monkeypatch, capsys):
     with answering(answer) as (address, _), pytest.raises(RemoteError, match="the run ended without a verdict"):
         evaluate_remotely(Server(address), "plain", None, None, 1, None)
     assert not capsys.readouterr().out
+
+
+@contextmanager
+def dripping(start: bytes, drop: bytes) -> Iterator[str]:
+    """The address of a server that begins an answer and never completes it, but sends a byte whenever a client would give up."""
+    ended = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with client:
+            try:
+                client.recv(65536)
+                client.sendall(start)
+                while not ended.wait(0.02):
+                    client.sendall(drop)
+            except OSError:
+                pass
+
+    def accept() -> None:
+        while not ended.is_set():
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        ended.set()
+
+
+DRIPS = {
+    "status line": (b"HTTP/1.1 2", b"0"),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+    "length": (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b" "),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "chunk size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "silence": (b"", b""),
+}
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_a_request_ends_where_a_server_drips(drip):
+    with dripping(*DRIPS[drip]) as address, pytest.raises(Away, match="timed out"):
+        Server(address).ask("", seconds=0.5)
+
+
+def test_the_whole_call_ends_at_its_deadline_where_a_server_drips(monkeypatch):
+    monkeypatch.setattr(graphql, "LAST_SECONDS", 0.2)
+    with dripping(*DRIPS["header"]) as address, pytest.raises(Away, match="timed out"):
+        evaluate_remotely(Server(address), "pupil", None, None, 0.01, None)

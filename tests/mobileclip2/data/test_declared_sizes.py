@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import tarfile
 import tracemalloc
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from mobileclip2.config.filters import Filters
 from mobileclip2.data.indexed_tar import IndexedTar
+from mobileclip2.data.reinforced_format import unpack
 from mobileclip2.data.tar import MAX_PATH_BYTES, RawSample, read_samples
 from mobileclip2.data.validate import MAX_TEXT_BYTES, validate_shard
 from mobileclip2.errors import ShardError
@@ -104,6 +107,20 @@ def test_the_first_member_can_lie_too(attack: str, tmp_path: Path) -> None:
             reader(path)
 
 
+@pytest.mark.parametrize("names", [["é.jpg"], ["x" * 3000 + ".jpg"], ["a.jpg", "é.jpg"], ["é.jpg", "a.jpg"]])
+@pytest.mark.parametrize("flavor", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_file_without_padding_is_read_to_its_last_byte(names: list[str], flavor: int, tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w", format=flavor) as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = 600
+            tar.addfile(info, io.BytesIO(bytes(600)))
+        end = tar.offset
+    path.write_bytes(path.read_bytes()[:end] + END)
+    assert len(stream(path)) == len(IndexedTar(path)) == len(names)
+
+
 def test_a_long_path_is_a_bad_sample_and_not_in_the_index(tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
@@ -135,3 +152,41 @@ def test_a_text_is_read_up_to_its_limit(member: str, text: bytes) -> None:
     tracemalloc.stop()
     assert [row["reason"] for row in skipped] == ["bad-json" if len(text) < MAX_TEXT_BYTES else "text-too-large"]
     assert peak < 4 << 20
+
+
+def npz(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("image_emb.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16))
+    return buffer.getvalue()
+
+
+def zip_bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file, file.open("image_emb.npy", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+    return buffer.getvalue()
+
+
+def gzip_bomb() -> bytes:
+    compressor = zlib.compressobj(9, wbits=31)
+    return b"".join(compressor.compress(bytes(1 << 20)) for _ in range(300)) + compressor.flush()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"npz": npz("(1000000000000000,)")},
+        {"npz": npz("(4611686018427387904, 4)")},
+        {"npz": npz("(-1,)")},
+        {"npz": zip_bomb()},
+        {"pth.gz": gzip_bomb()},
+        {"pth.gz": gzip_bomb()[:1000]},
+    ],
+    ids=["npz-huge", "npz-overflow", "npz-negative", "npz-bomb", "gz-bomb", "gz-cut"],
+)
+def test_embeddings_that_declare_too_much(members: dict[str, bytes]) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        unpack(members)

@@ -227,3 +227,63 @@ def test_the_same_shard_gives_the_same_tables():
     data = shard(("a", {"jpg": GOOD, "txt": b"x"}), ("b", {"jpg": b"", "txt": b"x"}))
     one, two = (validate_shard(read_samples(io.BytesIO(data), "x.tar"), Filters()) for _ in range(2))
     assert one.table.equals(two.table) and one.skipped.equals(two.skipped)
+
+
+@pytest.mark.parametrize("caption", ["nan", "NaN", "None", "null", " NULL ", "'nan'", "N/A", "<NA>"])
+def test_a_printed_missing_value_is_no_caption(caption):
+    assert reason({"jpg": GOOD, "txt": caption.encode()})[0] == "placeholder-caption"
+    assert reason({"jpg": GOOD, "json": json.dumps({"caption": caption}).encode()})[0] == "placeholder-caption"
+
+
+@pytest.mark.parametrize(
+    "caption", ["['a cat', 'a dog']", "[]", '["a cat"]', "{'caption': 'a cat'}", "('a', 'b')", "b'a cat'", "[['a']]"]
+)
+def test_a_printed_list_is_no_caption(caption):
+    assert reason({"jpg": GOOD, "txt": caption.encode()})[0] == "literal-caption"
+
+
+@pytest.mark.parametrize(
+    "caption", ["\u200b\u200d\ufeff", "\u2060 \u00ad", "\u3164", "\u2800\u2800", "\ufe0f", "\x01\x02", "\u034f"]
+)
+def test_an_invisible_text_is_no_caption(caption):
+    assert reason({"jpg": GOOD, "txt": caption.encode()})[0] == "empty-caption"
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "nan bread",
+        "None of us",
+        "(c) 2010 (all)",
+        "[AP Photo]",
+        "(a cat)",
+        "[2010]x",
+        "👍🏽",
+        "猫",
+        "!",
+        "Null Island",
+        "(2010)",
+        "b'",
+        "({[" * 900,
+    ],
+)
+def test_unusual_captions_that_stay(caption):
+    result = validated(("a", {"jpg": GOOD, "txt": caption.encode()}))
+    assert result.table["caption"].to_pylist() == [caption]
+
+
+def test_pairs_that_differ_only_after_the_first_dot_are_counted():
+    data = io.BytesIO()
+    with TarWriter(data) as tar:
+        tar.write(
+            "photo", {"jpg": GOOD, "txt": b"one", "v2.jpg": GOOD, "v2.txt": b"two", "v3.png": GOOD, "v3.json": b"{}"}
+        )
+        tar.write("img", {"1.jpg": GOOD, "1.txt": b"one", "2.jpg": GOOD, "2.txt": b"two"})
+        tar.write("plain", {"jpg": GOOD, "txt": b"x", "url.txt": b"u", "thumb.jpg": GOOD, "cls": b"1", "png": GOOD})
+    data.seek(0)
+    result = validate_shard(read_samples(data, "s.tar"), Filters())
+    assert result.table["key"].to_pylist() == ["photo", "plain"]
+    assert [(row["key"], row["reason"]) for row in result.skipped.to_pylist()] == [
+        (key, "dotted-key") for key in ("photo.v2", "photo.v3", "img.1", "img.2")
+    ]
+    assert result.ignored == {"thumb.jpg": 1, "cls": 1, "png": 1}

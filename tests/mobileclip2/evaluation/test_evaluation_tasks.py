@@ -17,6 +17,12 @@ from mobileclip2.models.image_text import ImageText
 from tests.mobileclip2.evaluation.small_sets import RETRIEVAL, WriteSet, captioned, labeled, picture
 
 
+def impossible(shape: str, kind: str = "<i8") -> bytes:
+    """An array of another shape and type than its 16 bytes."""
+    header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
+
+
 def npy(*values: int) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.array(values))
@@ -117,6 +123,12 @@ def evaluate_images(model: ImageText, images: list[bytes]) -> list:
         ({}, r"no-fields: it has .* but no npy with region, country"),
         ({"npy": npy(1, 2, 3)}, r"bad-fields: npy has the shape \(3,\), not 2 integers"),
         ({"npy": b"no array"}, "bad-fields: npy cannot be read"),
+        ({"npy": impossible("(1000000000000000,)")}, "bad-fields: npy cannot be read"),
+        ({"npy": impossible("(4611686018427387904, 9)")}, "bad-fields: npy cannot be read"),
+        ({"npy": impossible("(-1,)")}, "bad-fields: npy cannot be read"),
+        ({"npy": impossible("(" * 3000)}, "bad-fields: npy cannot be read"),
+        ({"npy": impossible("(2,)", "<U1")}, "bad-fields: npy"),
+        ({"npy": impossible("(2,)", "|O")}, "bad-fields: npy cannot be read"),
     ],
 )
 def test_fields_that_are_missing_fail_the_set(

@@ -46,6 +46,19 @@ def test_kind_without_dataset_type_follows_the_samples(write_set: WriteSet) -> N
         ("zeroshot_classification_templates.txt", "a {}\n", r"line 1: 'a \{\}' has no place"),
         ("zeroshot_classification_templates.txt", "a {c\n", r"line 1: .* has no place"),
         ("zeroshot_classification_templates.txt", "{{c}}\n", r"line 1: .* has no place"),
+        ("classnames.txt", "dog\ncat\n dog \n", r"classnames\.txt, line 3: 'dog' is also the name in line 1"),
+        ("classnames.txt", "dog\n\u200b\u200d\n", r"classnames\.txt, line 2: blank"),
+        ("classnames.txt", "dog\n\ufeffcat\n", r"classnames\.txt, line 2: a byte order mark"),
+        ("classnames.txt", "dog\nc\0at\n", r"classnames\.txt, line 2: .* control character"),
+        ("zeroshot_classification_templates.txt", "lambda c: f'a photo of a {c}.',\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "'a photo of a {c}.',\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", 'f"a photo of a {c}."\n', r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "a {c}\n[\n", r"line 2: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "templates = [\na {c}\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "a {c:>1000000000}\n", r"line 1: .* has no place"),
+        ("zeroshot_classification_templates.txt", "a {c!r}\n", r"line 1: .* has no place"),
+        ("zeroshot_classification_templates.txt", "a {c} {c.__class__}\n", r"line 1: .* has no place"),
+        ("test/nshards.txt", "9" * 5000, r"is not a number of shards"),
         ("test/nshards.txt", None, r"nshards\.txt cannot be read"),
         ("test/nshards.txt", "two", r"'two' is not a number of shards"),
         ("test/nshards.txt", "0", r"'0' is not a number of shards"),
@@ -64,6 +77,20 @@ def test_text_that_is_not_utf8(write_set: WriteSet) -> None:
     (each.path / "classnames.txt").write_bytes(b"dog\nchat noir\xe9\n")
     with pytest.raises(UserError, match=r"classnames\.txt: not UTF-8 at byte 13"):
         each.check()
+
+
+def test_a_byte_order_mark_is_not_part_of_a_text(write_set: WriteSet) -> None:
+    each = write_set([("a", labeled(0, 0))])
+    for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
+        file = each.path / name
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert each.classnames == list(CLASSES)
+    assert not each.templates[0].startswith("\ufeff")
+
+
+def test_templates_with_quotes_are_text(write_set: WriteSet) -> None:
+    lines = "a 'photo' of a {c}.\n'{c}' on a sign\nDefinition: {c}\n({c})\n"
+    assert len(write_set([("a", labeled(0, 0))], files={"zeroshot_classification_templates.txt": lines}).templates) == 4
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -103,6 +130,8 @@ def test_damaged_tar(write_set: WriteSet, keep: int, message: str) -> None:
         ({"png": b"", "cls": b"6"}, "class-out-of-range"),
         ({"png": b"", "cls": b"-1"}, "bad-class"),
         ({"png": b"", "cls": b"dog"}, "bad-class"),
+        ({"png": b"", "cls": b"9" * 5000}, "bad-class"),
+        ({"png": b"", "cls": "٣".encode()}, "bad-class"),
         ({"png": b"", "txt": b"dog"}, "no-class"),
         ({"gif": b"", "cls": b"0"}, "no-image"),
     ],

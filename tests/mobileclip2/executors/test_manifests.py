@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from mobileclip2.config.compute import SANE, Kubernetes, Pods, Stage
 from mobileclip2.engine.graph import CODE_VERSIONS
+from mobileclip2.executors.commands import ON_THIS_MACHINE
 from mobileclip2.executors.manifests import chunks_job, rendezvous_service, unsharded_job
 from mobileclip2.executors.messages import PERMANENT
 
@@ -158,6 +159,13 @@ def test_a_training_has_its_rendezvous_at_the_first_pod():
     assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
     (rank,) = [entry for entry in container["env"] if entry["name"] == "PET_NODE_RANK"]
     assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
+
+
+def test_a_training_on_one_node_meets_on_loopback():
+    pod = pod_of(unsharded(Kubernetes(image="i", stages={"student": {"pods": 1, "gpus": 8}})))
+    command = pod["containers"][0]["command"]
+    assert set(ON_THIS_MACHINE) <= set(command) and "--nproc-per-node=8" in command
+    assert "subdomain" not in pod and not [word for word in command if "master" in word]
 
 
 def test_a_stage_without_training_is_one_process():

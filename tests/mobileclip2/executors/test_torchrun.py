@@ -1,6 +1,10 @@
 """Real torchruns: the weights that they train, and the ways in which their ranks end."""
 
+import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +14,7 @@ from safetensors.torch import load_file
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, UserError
-from mobileclip2.executors.commands import TORCHRUN
+from mobileclip2.executors.commands import ON_THIS_MACHINE, TORCHRUN, torchrun_command
 from mobileclip2.executors.local import LocalExecutor
 from mobileclip2.models.build import WEIGHTS
 from mobileclip2.progress import Step
@@ -40,6 +44,47 @@ def learned(name, weight):
         queries, _, values = weight.chunk(3)
         return torch.cat([queries, values])
     return weight
+
+
+MEET = """
+import time, torch
+from mobileclip2.training.distributed import join
+with join("cpu") as world:
+    assert world.mean(torch.ones(1)).item() == 1 and world.size == 2
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+def descendants(process: int) -> list[int]:
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(each for child in children for each in descendants(int(child)))]
+
+
+def listening(process: int) -> set[str]:
+    """Return the addresses on which a process and its descendants listen, as the kernel writes them."""
+    links = (link for each in descendants(process) for link in Path(f"/proc/{each}/fd").iterdir())
+    inodes = {str(link.readlink()) for link in links if link.is_symlink()}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in inodes:
+                found.add(local.partition(":")[0])
+    return found
+
+
+def test_ranks_on_one_machine_listen_on_loopback_alone(tmp_path):
+    script = tmp_path / "meet.py"
+    script.write_text(MEET)
+    command = torchrun_command(sys.executable, "store", "key", 2, ON_THIS_MACHINE)
+    command = [*command[: command.index("--nproc-per-node=2") + 1], str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+            assert listening(process.pid) == {"0100007F"}
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 PROLOGUE = """

@@ -101,3 +101,11 @@ def test_downloads_sweep_what_no_process_uses(s3, bucket, monkeypatch, tmp_path)
     path = storage.fetch("a.tar")
     assert path.read_bytes() == bytes(3000) and path.is_relative_to(tmp_path / "cache" / "s3")
     assert not left.exists()
+
+
+def test_a_password_of_the_endpoint_is_not_repeated(s3, bucket, monkeypatch, caplog):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:hunter2@127.0.0.1:1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    with pytest.raises(StoreError, match="the endpoint of the object store contains a password") as error:
+        S3Storage(f"s3://{bucket}").read("x")
+    assert "hunter2" not in str(error.value) + caplog.text
