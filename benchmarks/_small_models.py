@@ -145,12 +145,12 @@ def publish(cache: Path, name: str, tag: str, weights: Path) -> None:
     link.symlink_to(weights)
 
 
-def snapshot_folder(cache: Path, repository: str) -> Path:
-    """Return the folder of a repository's files in a cache of the hub, and point the branch ``main`` to it."""
+def snapshot_folder(cache: Path, repository: str, commit: str = REVISION) -> Path:
+    """Return the folder of a commit's files in a cache of the hub, and point the branch ``main`` to it."""
     root = cache / f"models--{repository.replace('/', '--')}"
     (root / "refs").mkdir(parents=True, exist_ok=True)
-    (root / "refs" / "main").write_text(REVISION)
-    return root / "snapshots" / REVISION
+    (root / "refs" / "main").write_text(commit)
+    return root / "snapshots" / commit
 
 
 def small_tokenizer(repository: str) -> Any:

@@ -116,7 +116,10 @@ def whole(values: dict[str, Any], folder: Path, hub: Hub, real: Collection[str] 
             _trunk("tf_efficientnet_lite0", Path(loaded.locate(captioner.trunk_weights.path)))
     for repository in cache.glob("models--*"):
         (snapshot,) = (repository / "snapshots").iterdir()
-        hub.push_folder(repository.name.removeprefix("models--").replace("--", "/"), snapshot)
+        name = repository.name.removeprefix("models--").replace("--", "/")
+        commits, pushed = hub.commits, hub.push_folder(name, snapshot)
+        # a commit that the profile names
+        commits[name][snapshot.name] = commits[name][pushed]
     return Pipeline(loaded)
 
 
