@@ -29,8 +29,11 @@ class Towers:
     """commit by repository"""
 
 
-def find_towers(spec: Locked) -> list[tuple[str, Listing]]:
+def find_towers(spec: Locked, name: str = "locked") -> list[tuple[str, Listing]]:
     """Find the repositories of the towers that come from the hub, and check that they have weights. Download no weights.
+
+    Args:
+        name: the field of the profile. Error messages name it.
 
     Returns:
         ``trunk`` and ``text``, each with the files of its commit.
@@ -44,8 +47,8 @@ def find_towers(spec: Locked) -> list[tuple[str, Listing]]:
     if spec.text:
         wanted.append(("text", "text", spec.text, spec.text_revision, TEXT_FILES))
     found = []
-    for tower, name, repository, commit, files in wanted:
-        with explained(f"teacher: locked.{name}: the weights {repository}", REMEDY):
+    for tower, origin, repository, commit, files in wanted:
+        with explained(f"{name}.{origin}: the weights {repository}", REMEDY):
             listed = listing(repository, commit)
             if not listed.first(files):
                 raise Inaccessible(f"lists none of {', '.join(files)} in {repository}; choose another repository")
