@@ -259,7 +259,8 @@ def show(numbers: dict[str, Any]) -> str:
 
 
 def _tokenizer(name: str) -> str:
-    return re.sub(r"SigLIP2.*", "SigLIP2", re.sub(r"-(\d{3})$|-\d\.\dB$|-\d+M$", "", name.rpartition("/")[2]))
+    kind = name.rpartition("/")[2]
+    return "SigLIP2" if "SigLIP2" in kind else re.sub(r"-\d{3}$|-\d\.\dB$|-\d+M$", "", kind)
 
 
 def _reasons(title: str, problems: list[tuple[str, str]]) -> list[str]:
