@@ -174,7 +174,7 @@ def small_tokenizer(repository: str) -> Any:
         return transformers.NllbTokenizer(vocab=_numbered(["<s>", "<pad>", "</s>", "<unk>", *pieces]), merges=[])
     if "SigLIP2" in kind:
         tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *pieces]
-        ends = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+        ends: dict[str, Any] = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
         return transformers.GemmaTokenizer(vocab=_numbered(tokens), merges=[], **ends)
     if kind.startswith("mt5") or "SigLIP" in kind:
         return transformers.T5Tokenizer(vocab=_scored(["<pad>", "</s>", "<unk>", *pieces]), extra_ids=0)
