@@ -223,7 +223,7 @@ def check(chosen: argparse.Namespace) -> int:
             for slice_ in asset.parts_of(group).values():
                 for external in slice_.externals.values():
                     inventory.digest(external, group)
-    commits = check_published_weights(pipeline, list(pipeline.graph))
+    commits = check_published_weights(pipeline, list(pipeline.graph), stored=True)
     stages = Counter(asset.stage for asset in pipeline.graph.values())
     print(f"{pipeline.profile.name}: {len(inventory.shards)} shards in {pipeline.profile.groups} groups")
     for stage, count in stages.items():

@@ -114,7 +114,11 @@ def with_small_weights(model: Model, cache: Path, folder: Path) -> Path | None:
     else:
         config = small_config(published.architecture(name))
     torch.manual_seed(1)
-    save(from_config({"model_cfg": dict(config)}), folder)
+    image_text = from_config({"model_cfg": dict(config)})
+    if "multimodal_cfg" in config:
+        # open_clip leaves a tensor of the decoder uninitialized
+        image_text.model.text_decoder.init_parameters()
+    save(image_text, folder)
     if model.weights and model.weights.tag:
         publish(cache, name, model.weights.tag, folder / WEIGHTS)
     elif name and model.open_clip != name:

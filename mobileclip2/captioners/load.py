@@ -9,7 +9,8 @@ from pathlib import Path
 from mobileclip2.captioners.coca import coca_of, initialize_decoder, small_coca
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.captioner_model import CoCaConfig
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config, load_weights, read_state
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config
+from mobileclip2.models.checkpoint import load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors

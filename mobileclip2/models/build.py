@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import pickle
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,6 @@ import open_clip
 import torch
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.config.model import Model
@@ -28,10 +25,11 @@ from mobileclip2.config.published import CONVENTIONS, pretrained
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
+from mobileclip2.models.checkpoint import load_foreign_weights, load_weights, read_state
 from mobileclip2.models.hub import CONFIG as CONFIG
 from mobileclip2.models.hub import TEXT_CONFIG, Files, download
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.tensors import mismatch, write_tensors
+from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import cache_tokens
 from mobileclip2.progress import doing
 from mobileclip2.store.storage import file_sha256, temporary_files
@@ -65,7 +63,7 @@ def _build(model: Model, files: Files, seed: int) -> ImageText:
         config[TEXT_TOWER] = files.text_config
     image_text = from_config(config, files.tokenizer)
     if files.weights:
-        load_weights(image_text.model, read_state(files.weights), str(files.weights))
+        load_foreign_weights(image_text.model, read_state(files.weights), str(files.weights))
     if files.origins:
         image_text.provenance = {"hub_files": {name: file_sha256(path) for name, path in files.origins.items()}}
     return image_text
@@ -170,37 +168,6 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any], tokenizer: di
         **({TEXT_TOWER: config[TEXT_TOWER]} if TEXT_TOWER in config else {}),
     }
     return ImageText(model.eval(), tokenize, preprocess, int(config["model_cfg"]["embed_dim"]), stored, tokenizer)
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a weight file without unpickling other objects.
-
-    Raises:
-        WeightsError: the file is truncated, is not a weight file, or contains other objects than tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(
-            f"weights: {path} cannot be read: {reason}; it must be a complete .safetensors file or a checkpoint that "
-            "contains only tensors. Download it again or save it again"
-        ) from error
-
-
-def load_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> None:
-    """Load a complete state dict.
-
-    Raises:
-        WeightsError: tensors are missing, unknown or of another shape. The message names the first three.
-    """
-    if problems := mismatch(state, model.state_dict()):
-        raise WeightsError(f"{origin}: does not fit the architecture: {problems}")
-    model.load_state_dict(state)
 
 
 def save(image_text: ImageText, folder: Path) -> None:

@@ -39,14 +39,17 @@ VOCABULARIES = (
 )
 """Files with the vocabulary of a tokenizer. One is enough."""
 TOKENIZER_FILES = (
-    *VOCABULARIES,
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
     TEXT_CONFIG,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    *reversed(VOCABULARIES),
 )
-"""Files from which transformers builds a tokenizer. The last one names its class if no other file does."""
+"""Files from which transformers builds a tokenizer. The first one names its class if the second does not.
+
+They are downloaded in this order, so that a vocabulary in the cache means that the other files are there.
+"""
 
 REMEDY = (
     "Connect this machine to the network, or download them elsewhere and copy the folder that HF_HOME names, "
@@ -71,8 +74,8 @@ class Listing:
     repository: str
     commit: str
     names: frozenset[str]
-    cached: bool
-    """True if the hub could not be asked, so that only the files on this machine are listed"""
+    unavailable: str = ""
+    """why the hub could not be asked, so that only the files on this machine are listed"""
 
     def first(self, names: Iterable[str]) -> str | None:
         """Return the first of ``names`` that the commit has."""
@@ -105,16 +108,16 @@ def listing(repository: str, commit: str | None = None) -> Listing:
     try:
         with _translated():
             info = HfApi().model_info(repository, revision=commit, timeout=TIMEOUT_SECONDS)
-    except Unavailable:
-        if cached := _cached(repository, commit):
+    except Unavailable as error:
+        if cached := _cached(repository, commit, str(error)):
             return cached
         raise
     if not info.sha:
         raise Inaccessible("does not state the commit of this repository. It is not a mirror of the hub")
-    return Listing(repository, info.sha, frozenset(each.rfilename for each in info.siblings or ()), False)
+    return Listing(repository, info.sha, frozenset(each.rfilename for each in info.siblings or ()))
 
 
-def _cached(repository: str, commit: str | None) -> Listing | None:
+def _cached(repository: str, commit: str | None, unavailable: str) -> Listing | None:
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -129,7 +132,7 @@ def _cached(repository: str, commit: str | None) -> Listing | None:
         return None
     # an interrupted copy of a cache leaves links without their target
     names = frozenset(path.name for path in snapshot.iterdir() if path.exists())
-    return Listing(repository, snapshot.name, names, True)
+    return Listing(repository, snapshot.name, names, unavailable)
 
 
 @contextmanager
@@ -237,7 +240,7 @@ def find(model: Model, name: str, recorded: Mapping[str, str]) -> Found:
             with explained(described, REMEDY):
                 files = _find(needed.weights, known, needed.files, found, may_move=not model.revision)
                 if needed.config:
-                    config = json.loads(_have(files, (CONFIG,)).read_text())
+                    config = json.loads(files.file(_name_in(files, (CONFIG,))).read_text())
                     tokenizer, text_config = text_repositories(config.get("model_cfg", config))
                     needed = Repositories(needed.weights, needed.files, True, tokenizer, text_config)
         elif url := model.published.get("url"):
@@ -257,29 +260,25 @@ def find(model: Model, name: str, recorded: Mapping[str, str]) -> Found:
 def _find(repository: str, known: str | None, files: Iterable[str], found: Found, *, may_move: bool) -> Listing:
     listed = listing(repository, known)
     found.commits[repository] = listed.commit
-    if not listed.first(files):
-        if listed.cached:
-            raise Unavailable("the hub cannot be reached")
-        raise Inaccessible(f"lists none of {', '.join(files)} in {repository}; choose another repository")
-    if known and may_move and not listed.cached:
+    _name_in(listed, files)
+    if known and may_move and not listed.unavailable:
         newest = listing(repository)
-        if newest.commit != known and not newest.cached:
+        if newest.commit != known and not newest.unavailable:
             found.moved[repository] = newest.commit
     return listed
 
 
-def _have(listed: Listing, names: Iterable[str]) -> Path:
-    """Return the first of the alternative files.
+def _name_in(listed: Listing, names: Iterable[str]) -> str:
+    """Return the first of the alternative names.
 
     Raises:
-        Inaccessible: the commit has none of them.
-        Unavailable: the cache has none of them.
+        Inaccessible: the commit has none of the files.
+        Unavailable: the cache has none of the files.
     """
-    name = listed.first(names)
-    if name:
-        return listed.file(name)
-    if listed.cached:
-        raise Unavailable("the hub cannot be reached")
+    if name := listed.first(names):
+        return name
+    if listed.unavailable:
+        raise Unavailable(listed.unavailable)
     raise Inaccessible(f"lists none of {', '.join(names)} in {listed.repository}; choose another repository")
 
 
@@ -320,8 +319,14 @@ class Files:
     origins: dict[str, Path] = field(default_factory=dict)
     """every downloaded file by ``repository@commit/name``"""
 
-    def add(self, listed: Listing, name: str) -> Path:
-        """Download a file and record its origin."""
+    def add(self, listed: Listing, names: Iterable[str]) -> Path:
+        """Download the first of the alternative files and record its origin.
+
+        Raises:
+            Unavailable: the hub cannot be reached.
+            Inaccessible: the hub refuses the file, or the commit has none of them.
+        """
+        name = _name_in(listed, names)
         path = listed.file(name)
         self.origins[f"{listed.repository}@{listed.commit}/{name}"] = path
         return path
@@ -345,12 +350,9 @@ def download(model: Model, weights: Path | None = None, commits: Mapping[str, st
         with explained(f"the weights {label}", REMEDY):
             listed = listing(needed.weights, model.revision or known.get(needed.weights))
             if needed.config:
-                if CONFIG not in listed.names:
-                    _have(listed, (CONFIG,))
-                files.config = json.loads(files.add(listed, CONFIG).read_text())
+                files.config = json.loads(files.add(listed, (CONFIG,)).read_text())
                 config = files.config.get("model_cfg", files.config)
-            _have(listed, needed.files)
-            files.weights = files.add(listed, listed.first(needed.files) or "")
+            files.weights = files.add(listed, needed.files)
     elif model.tag:
         files.weights = _download_url(model, label)
     if files.weights and model.tag and model.weights and model.weights.sha256:
@@ -386,8 +388,8 @@ def _download_text(config: Mapping[str, Any], commits: Mapping[str, str], files:
         else:
             with explained(f"the files of the tokenizer {name}", TOKENIZER_REMEDY):
                 listed = listing(name, commits.get(name))
-                _have(listed, VOCABULARIES)
-                found = [files.add(listed, each) for each in TOKENIZER_FILES if each in listed.names]
+                _name_in(listed, VOCABULARIES)
+                found = [files.add(listed, (each,)) for each in TOKENIZER_FILES if each in listed.names]
         files.tokenizer = {path.name: path.read_bytes() for path in found}
     if name := text.get("hf_model_name"):
         if Path(name).is_dir():
@@ -395,6 +397,5 @@ def _download_text(config: Mapping[str, Any], commits: Mapping[str, str], files:
         else:
             with explained(f"the files of the text tower {name}", TOKENIZER_REMEDY):
                 listed = listing(name, commits.get(name))
-                _have(listed, (TEXT_CONFIG,))
-                path = files.add(listed, TEXT_CONFIG)
+                path = files.add(listed, (TEXT_CONFIG,))
         files.text_config = json.loads(path.read_text())

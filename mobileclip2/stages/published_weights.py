@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.errors import WeightsError
 from mobileclip2.models.hub import find
 
 
-def check_published_weights(pipeline: Pipeline, keys: list[str]) -> dict[str, dict[str, str]]:
+def check_published_weights(pipeline: Pipeline, keys: list[str], *, stored: bool = False) -> dict[str, dict[str, str]]:
     """Check that the published models of missing assets are on this machine or on the hub. Download no weights.
+
+    Args:
+        stored: also look up the models of stored assets, to warn if their names have moved. They need not be available.
 
     Returns:
         Commit by repository, for each field of the profile that names a model of the hub.
@@ -35,6 +41,10 @@ def check_published_weights(pipeline: Pipeline, keys: list[str]) -> dict[str, di
         if not model or not (model.hub or model.tag) or field in commits:
             continue
         if not any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+            if stored and model.hub:
+                commits[field] = pipeline.contents.hub.recorded(model)
+                with suppress(WeightsError):
+                    pipeline.contents.hub.resolve(model, field)
             continue
         if model.hub:
             resolved |= not pipeline.contents.hub.recorded(model)

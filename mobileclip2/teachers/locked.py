@@ -18,7 +18,7 @@ from torch import nn
 
 from mobileclip2.config.teacher import Locked
 from mobileclip2.fingerprint import declared
-from mobileclip2.models.build import read_state
+from mobileclip2.models.checkpoint import read_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.teachers.text_encoder import TextEncoder, build_text_encoder, build_tokenizer

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.build import read_state
+from mobileclip2.models.checkpoint import read_state
 
 Pooling = Literal["mean", "cls"]
 POOLING = "1_Pooling/config.json"

@@ -14,7 +14,7 @@ from torch import nn
 from mobileclip2.config.teacher import Locked
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.build import load_weights, read_state
+from mobileclip2.models.checkpoint import load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.names import did_you_mean
 

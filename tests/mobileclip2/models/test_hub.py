@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_the_commit_of_a_name_is_recorded_once_and_a_move_is_told(hub, profile, 
     assert not caplog.text
 
 
-def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tmp_path):
+def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tmp_path, caplog):
     first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     pipeline = Pipeline(load_profile(profile))
     assert pipeline.missing(pipeline.graph["teacher/wide"], None) and not hub.asked  # planning asks no network
@@ -169,6 +170,12 @@ def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tm
     second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
     again = Pipeline(load_profile(profile))
     assert not again.missing(again.graph["teacher/wide"], None)
+    assert check_published_weights(again, list(again.graph)) == {} and not caplog.text
+    found = check_published_weights(again, list(again.graph), stored=True)
+    assert found == {"teachers.wide.model": {REPOSITORY: first}} and f"to {second}" in caplog.text
+    hub.status = 503
+    assert check_published_weights(again, list(again.graph), stored=True) == found  # the store has all that is needed
+    hub.status = 200
     profile.write_text(
         profile.read_text().replace(f"open_clip: {NAME}", f"open_clip: {NAME}\n    revision: '{second}'")
     )
@@ -268,3 +275,53 @@ def test_the_stand_in_answers_like_the_hub(hub):
     commit = hub.push("a/b", {"x.txt": b"hello"})
     assert HfApi().model_info("a/b").sha == commit
     assert Path(hf_hub_download("a/b", "x.txt", revision=commit)).read_bytes() == b"hello"
+
+
+def test_after_its_stage_a_model_needs_no_network(hub, tiny, tmp_path, monkeypatch):
+    config = write("SigLIP", tmp_path / "tokenizer", "somebody/tokenizer")
+    hub.push_folder("somebody/tokenizer", tmp_path / "tokenizer")
+    given = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    save(from_config({"model_cfg": config}, given), tmp_path / "model")
+    hub.push(REPOSITORY, {name: (tmp_path / "model" / name).read_bytes() for name in (CONFIG, WEIGHTS)})
+    values = yaml.safe_load(tiny.read_text())
+    values["teachers"][0]["model"] = {"open_clip": NAME}
+    values["students"][1]["model"] = {"config": config}  # trained from scratch, with the same tokenizer
+    tiny.write_text(yaml.safe_dump(values, sort_keys=False))
+    pipeline = Pipeline(load_profile(tiny))
+    first = check_published_weights(pipeline, list(pipeline.graph))
+    assert set(first) == {"teachers.wide.model", "students.plain.model"}
+    assert set(first["students.plain.model"]) == {"somebody/tokenizer"}
+    for group in pipeline.profile.group_names:
+        pipeline.materialize("raw_shards", group)
+    pipeline.materialize("teacher/wide")
+    pipeline.materialize("student/plain")
+    shutil.rmtree(tmp_path / "cache")
+    point_to(monkeypatch, closed_port(), tmp_path / "cache", offline=True)
+    later = Pipeline(load_profile(tiny))
+    assert check_published_weights(later, ["teacher/wide", "student/plain"]) == {}
+    assert later.materialize("teacher_embeddings/wide/text", later.profile.group_names[0]).samples > 0
+    for name in ("wide", "plain"):
+        later.materialize(f"evaluation/{name}", "shapes")
+    (stored,) = later.read("student/plain")
+    assert {*given, CONFIG, WEIGHTS} < {file.name for file in stored.manifest.files}
+
+
+def test_an_interrupted_download_of_a_tokenizer_is_not_taken_for_a_whole_one(hub, tmp_path, monkeypatch):
+    model = Model(config=write("CLIPA", tmp_path / "tokenizer", "somebody/tokenizer"))
+    hub.push_folder("somebody/tokenizer", tmp_path / "tokenizer")
+    real = hub_module.Listing.file
+
+    def dying(listed, name):
+        if name == "vocab.txt":
+            hub.status = 503
+        return real(listed, name)
+
+    monkeypatch.setattr(hub_module.Listing, "file", dying)
+    for _ in range(2):  # the second time, the cache has a part of the files
+        with pytest.raises(
+            WeightsError, match=r"tokenizer somebody/tokenizer are not on this machine.*answers HTTP 503"
+        ):
+            build(model)
+    hub.status = 200
+    monkeypatch.setattr(hub_module.Listing, "file", real)
+    assert set(build(model).tokenizer_files) == {"config.json", "tokenizer_config.json", "vocab.txt"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -89,3 +90,10 @@ def test_a_text_tower_is_fp32_whatever_its_published_precision(tmp_path):
     tower = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**tower, "torch_dtype": "bfloat16"}))
     assert {tensor.dtype for tensor in build(Model(config=config)).model.text.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", [family for family, (_, tokenizer, _) in FAMILIES.items() if tokenizer])
+def test_a_tokenizer_can_be_sent_to_a_loader_process(tmp_path, family):
+    tokenize = build(Model(config=write(family, tmp_path / "files", str(tmp_path / "files")))).tokenize
+    shutil.rmtree(tmp_path / "files")
+    assert torch.equal(copy.deepcopy(tokenize)(TEXTS), tokenize(TEXTS))
