@@ -117,7 +117,8 @@ def with_small_weights(model: Model, cache: Path, folder: Path) -> Path | None:
     image_text = from_config({"model_cfg": dict(config)})
     if "multimodal_cfg" in config:
         # open_clip leaves a tensor of the decoder uninitialized
-        image_text.model.text_decoder.init_parameters()
+        decoder = image_text.model.text_decoder
+        torch.nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
     save(image_text, folder)
     if model.weights and model.weights.tag:
         publish(cache, name, model.weights.tag, folder / WEIGHTS)

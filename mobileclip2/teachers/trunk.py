@@ -14,7 +14,7 @@ from torch import nn
 from mobileclip2.config.teacher import Locked
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.checkpoint import load_weights, read_state
+from mobileclip2.models.checkpoint import check_finite, load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.names import did_you_mean
 
@@ -41,6 +41,7 @@ def build_trunk(spec: Locked, weights: Path) -> nn.Module:
         ) from error
     _check_size(trunk, spec)
     load_weights(trunk, _timm_state(read_state(weights), trunk, config, weights), str(weights))
+    check_finite(trunk.state_dict(), str(weights))
     return cast(nn.Module, trunk.requires_grad_(False).eval())
 
 

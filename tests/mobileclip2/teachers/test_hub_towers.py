@@ -79,6 +79,11 @@ def test_the_towers_are_checked_before_a_run(tiny, cache):
 
 
 def test_what_is_not_there_is_named(cache):
+    (cache / "models--org--encoder" / "snapshots" / REVISION / "model.safetensors").unlink()
+    with pytest.raises(
+        WeightsError, match=r"locked\.text: the weights org/encoder are not on this machine, and HF_HUB_OFFL"
+    ):
+        find_towers(spec(**FROM_HUB))
     shutil.rmtree(cache / "models--org--encoder")
     with pytest.raises(WeightsError, match=r"locked\.text: the weights org/encoder are not on this machine"):
         find_towers(spec(**FROM_HUB))
