@@ -180,13 +180,19 @@ class Model(Settings):
         """
         if self.from_hub:
             return {"weights": (self.open_clip or "").removeprefix("hf-hub:")}
-        text = self.architecture.get("text_cfg") or {}
-        names = {
-            "weights": self.published.get("hf_hub", ""),
-            "tokenizer": text.get("hf_tokenizer_name"),
-            "text_config": text.get("hf_model_name"),
-        }
+        names = {"weights": self.published.get("hf_hub", ""), **self._text_files}
         return {role: name for role, name in names.items() if name and not Path(name).is_dir()}
+
+    @property
+    def text_folders(self) -> dict[str, str]:
+        """Local folders with the files of the tokenizer and the configuration of the text tower."""
+        return {role: str(Path(name).resolve()) for role, name in self._text_files.items() if Path(name).is_dir()}
+
+    @property
+    def _text_files(self) -> dict[str, str]:
+        text = self.architecture.get("text_cfg") or {}
+        names = {"tokenizer": text.get("hf_tokenizer_name"), "text_config": text.get("hf_model_name")}
+        return {role: name for role, name in names.items() if name}
 
     @property
     def architecture(self) -> dict[str, Any]:

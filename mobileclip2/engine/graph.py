@@ -153,12 +153,14 @@ def _shards(profile: Profile) -> Iterator[Asset]:
 
 
 def _model_externals(model: Model | None) -> dict[str, External]:
-    """Return the file of a model's weights, and the repositories of the hub that it is built from."""
+    """Return the file of a model's weights, and the repositories or folders with its other files."""
     externals: dict[str, External] = {}
     if model and model.weights and not model.published.get("hf_hub"):
         externals["weights"] = Pinned(model.weights)
     if model and model.hub:
         externals["hub"] = HubModel(model)
+    if model:
+        externals |= {role: Folder(folder, "/*") for role, folder in model.text_folders.items()}
     return externals
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import timm
@@ -13,7 +15,7 @@ from torch import nn
 
 from mobileclip2.export.model import Model, of_open_clip
 from mobileclip2.export.quiet import quiet
-from mobileclip2.models.build import save, save_architecture
+from mobileclip2.models.build import CONFIG, save, save_architecture
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.reparameterize import reparameterize
 
@@ -31,7 +33,7 @@ def read_folder(folder: Path) -> Model:
     """Load the folder with plain ``open_clip`` and fuse the model."""
     name = f"local-dir:{folder}"
     with quiet():
-        model, preprocess = open_clip.create_model_from_pretrained(name)
+        model, preprocess = open_clip.create_model_from_pretrained(name, **_local_text_tower(folder))
     return of_open_clip(reparameterize(model), preprocess, open_clip.get_tokenizer(name))
 
 
@@ -48,10 +50,20 @@ def read_towers(folder: Path) -> Model:
     """Load the fused weights of both towers."""
     name = f"local-dir:{folder}"
     with torch.random.fork_rng(devices=[]), quiet():
-        model, _, preprocess = open_clip.create_model_and_transforms(name, load_weights=False)
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name, load_weights=False, pretrained_text=False, **_local_text_tower(folder)
+        )
     fused = reparameterize(model)
     fused.load_state_dict({**load_file(folder / IMAGE), **load_file(folder / TEXT)})
     return of_open_clip(fused, preprocess, open_clip.get_tokenizer(name))
+
+
+def _local_text_tower(folder: Path) -> dict[str, Any]:
+    """Return the arguments with which open_clip reads a text tower of transformers from the folder, not from the hub."""
+    text = json.loads((folder / CONFIG).read_text())["model_cfg"]["text_cfg"]
+    if "hf_model_name" not in text:
+        return {}
+    return {"text_cfg": {**text, "hf_model_name": str(folder), "hf_model_pretrained": False}}
 
 
 def architecture(image_text: ImageText) -> Path | None:

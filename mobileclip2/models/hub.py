@@ -399,3 +399,5 @@ def _download_text(config: Mapping[str, Any], commits: Mapping[str, str], files:
                 listed = listing(name, commits.get(name))
                 path = files.add(listed, (TEXT_CONFIG,))
         files.text_config = json.loads(path.read_text())
+        # plain open_clip reads it from the folder of a stored model
+        files.tokenizer.setdefault(TEXT_CONFIG, path.read_bytes())

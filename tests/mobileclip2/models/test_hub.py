@@ -325,3 +325,21 @@ def test_an_interrupted_download_of_a_tokenizer_is_not_taken_for_a_whole_one(hub
     hub.status = 200
     monkeypatch.setattr(hub_module.Listing, "file", real)
     assert set(build(model).tokenizer_files) == {"config.json", "tokenizer_config.json", "vocab.txt"}
+
+
+def test_a_tokenizer_of_a_local_folder_is_identified_by_its_content(tiny, tmp_path):
+    folder = tmp_path / "tokenizer"
+    values = yaml.safe_load(tiny.read_text())
+    values["students"][1]["model"] = {"config": write("SigLIP", folder, str(folder))}
+    tiny.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def digest():
+        pipeline = Pipeline(load_profile(tiny))
+        (part,) = pipeline.graph["student/plain"].parts.values()
+        assert set(part.externals) == {"tokenizer"} and check_published_weights(pipeline, ["student/plain"]) == {}
+        return pipeline.contents.digest(part.externals["tokenizer"], None)
+
+    before = digest()
+    assert digest() == before
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    assert digest() != before
