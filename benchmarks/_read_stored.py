@@ -37,8 +37,8 @@ def main() -> None:
     from mobileclip2.models.build import CONFIG, WEIGHTS, load
     from mobileclip2.models.hub import TOKENIZER_FILES
 
-    socket.socket.connect = _no_network
-    socket.getaddrinfo = _no_network
+    for owner, name in ((socket.socket, "connect"), (socket, "getaddrinfo")):
+        setattr(owner, name, _no_network)
     for line in sys.stdin:
         folder = Path(line.strip())
         try:

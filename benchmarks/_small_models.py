@@ -117,11 +117,11 @@ def use_small_config(name: str) -> dict[str, Any]:
 
     from mobileclip2.config import published
 
-    small = small_config(_MODEL_CONFIGS[name])
+    replaced, small = name, small_config(_MODEL_CONFIGS[name])
     original = published.architecture
 
-    def architecture(asked: str) -> dict[str, Any]:
-        return copy.deepcopy(small) if asked == name else original(asked)
+    def architecture(name: str) -> dict[str, Any]:
+        return copy.deepcopy(small) if name == replaced else original(name)
 
     _MODEL_CONFIGS[name] = small
     published.architecture = architecture
@@ -145,12 +145,12 @@ def publish(cache: Path, name: str, tag: str, weights: Path) -> None:
     link.symlink_to(weights)
 
 
-def snapshot_folder(cache: Path, repository: str) -> Path:
-    """Return the folder of a repository's files in a cache of the hub, and point the branch ``main`` to it."""
+def snapshot_folder(cache: Path, repository: str, commit: str = REVISION) -> Path:
+    """Return the folder of a commit's files in a cache of the hub, and point the branch ``main`` to it."""
     root = cache / f"models--{repository.replace('/', '--')}"
     (root / "refs").mkdir(parents=True, exist_ok=True)
-    (root / "refs" / "main").write_text(REVISION)
-    return root / "snapshots" / REVISION
+    (root / "refs" / "main").write_text(commit)
+    return root / "snapshots" / commit
 
 
 def small_tokenizer(repository: str) -> Any:
@@ -161,24 +161,23 @@ def small_tokenizer(repository: str) -> Any:
     kind = repository.partition("/")[2] or repository
     if kind.startswith("bert"):
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + each for each in letters), *WORDS]
-        return transformers.BertTokenizerFast(vocab=_numbered(tokens))
+        return transformers.BertTokenizer(vocab=_numbered(tokens))
     if kind.startswith("roberta"):
         from tokenizers.pre_tokenizers import ByteLevel
 
         tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(ByteLevel.alphabet())]
-        return transformers.RobertaTokenizerFast(vocab=_numbered(tokens), merges=[])
+        return transformers.RobertaTokenizer(vocab=_numbered(tokens), merges=[])
     pieces = ["▁", *letters, *("▁" + each for each in [*letters, *WORDS])]
     if kind.startswith("xlm"):
-        return transformers.XLMRobertaTokenizerFast(vocab=_scored(["<s>", "<pad>", "</s>", "<unk>", *pieces, "<mask>"]))
+        return transformers.XLMRobertaTokenizer(vocab=_scored(["<s>", "<pad>", "</s>", "<unk>", *pieces, "<mask>"]))
     if kind.startswith("nllb"):
-        return transformers.NllbTokenizerFast(vocab=_numbered(["<s>", "<pad>", "</s>", "<unk>", *pieces]), merges=[])
+        return transformers.NllbTokenizer(vocab=_numbered(["<s>", "<pad>", "</s>", "<unk>", *pieces]), merges=[])
     if "SigLIP2" in kind:
         tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *pieces]
-        tokenizer = transformers.GemmaTokenizerFast(vocab=_numbered(tokens), merges=[], padding_side="right")
-        tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
-        return tokenizer
+        ends: dict[str, Any] = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+        return transformers.GemmaTokenizer(vocab=_numbered(tokens), merges=[], **ends)
     if kind.startswith("mt5") or "SigLIP" in kind:
-        return transformers.T5TokenizerFast(vocab=_scored(["<pad>", "</s>", "<unk>", *pieces]), extra_ids=0)
+        return transformers.T5Tokenizer(vocab=_scored(["<pad>", "</s>", "<unk>", *pieces]), extra_ids=0)
     raise ValueError(f"no tokenizer stands for {repository}")
 
 
@@ -195,7 +194,7 @@ def small_text_config(repository: str) -> Any:
     import transformers
 
     kind = repository.partition("/")[2] or repository
-    encoder = {
+    encoder: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
         "num_hidden_layers": 2,
@@ -210,7 +209,12 @@ def small_text_config(repository: str) -> Any:
     if kind.startswith("mt5"):
         return transformers.MT5Config(vocab_size=VOCABULARY, d_model=64, d_kv=32, d_ff=128, num_layers=2, num_heads=2)
     if kind.startswith("nllb"):
-        layers = {"encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
+        layers: dict[str, Any] = {
+            "encoder_layers": 2,
+            "decoder_layers": 1,
+            "encoder_ffn_dim": 128,
+            "decoder_ffn_dim": 128,
+        }
         return transformers.M2M100Config(
             vocab_size=VOCABULARY, d_model=64, encoder_attention_heads=2, decoder_attention_heads=2, **layers
         )

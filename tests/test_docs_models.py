@@ -17,7 +17,15 @@ import timm
 import torch
 import yaml
 
-from benchmarks._small_models import on_meta, publish, small_config, snapshot_folder, use_small_config, write_cache
+from benchmarks._small_models import (
+    REVISION,
+    on_meta,
+    publish,
+    small_config,
+    snapshot_folder,
+    use_small_config,
+    write_cache,
+)
 from mobileclip2.config import profile, published
 from mobileclip2.config.model import Model
 from mobileclip2.config.teacher import Locked
@@ -106,11 +114,16 @@ def with_small_weights(model: Model, cache: Path, folder: Path) -> Path | None:
     else:
         config = small_config(published.architecture(name))
     torch.manual_seed(1)
-    save(from_config({"model_cfg": dict(config)}), folder)
+    image_text = from_config({"model_cfg": dict(config)})
+    if "multimodal_cfg" in config:
+        # open_clip leaves a tensor of the decoder uninitialized
+        decoder = image_text.model.text_decoder
+        torch.nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
+    save(image_text, folder)
     if model.weights and model.weights.tag:
         publish(cache, name, model.weights.tag, folder / WEIGHTS)
     elif name and model.open_clip != name:
-        repository = snapshot_folder(cache, model.open_clip.removeprefix("hf-hub:"))
+        repository = snapshot_folder(cache, model.open_clip.removeprefix("hf-hub:"), model.revision or REVISION)
         repository.mkdir(parents=True)
         described = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "interpolation": "bilinear"}}
         (repository / "open_clip_config.json").write_text(json.dumps(described))

@@ -117,7 +117,7 @@ def load_foreign_weights(model: nn.Module, state: State, origin: str) -> None:
         WeightsError: the weights do not fit after the conversion, or contain values that are not finite.
     """
     load_weights(model, convert(model, state, origin), origin)
-    _check_finite(model.state_dict(), origin)
+    check_finite(model.state_dict(), origin)
 
 
 def convert(model: Any, state: State, origin: str) -> State:
@@ -176,7 +176,8 @@ def _cause(state: Mapping[str, torch.Tensor]) -> str:
     return ""
 
 
-def _check_finite(state: Mapping[str, torch.Tensor], origin: str) -> None:
+def check_finite(state: Mapping[str, torch.Tensor], origin: str) -> None:
+    """Raise ``WeightsError`` if a tensor contains NaN or infinity."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise WeightsError(

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import WeightsError
@@ -31,6 +32,14 @@ def check_published_weights(
     resolved = False
     for key in keys:
         asset = pipeline.graph[key]
+        if spec := _hub_towers(pipeline.profile, asset):
+            if any(pipeline.missing(asset, group) for group in pipeline.groups(asset)):
+                # timm, which knows the repositories, imports torch
+                from mobileclip2.teachers.hub_towers import find_towers
+
+                field = f"teachers.{asset.name}.locked"
+                commits[field] = {listed.repository: listed.commit for _, listed in find_towers(spec, field)}
+            continue
         model, field = _model(pipeline.profile, asset)
         if not model or not (model.hub or model.tag) or field in commits:
             continue
@@ -48,6 +57,12 @@ def check_published_weights(
     if resolved:  # fingerprints contain the commits
         pipeline.forget()
     return commits
+
+
+def _hub_towers(profile: Profile, asset: Asset) -> Locked | None:
+    """Return a locked teacher that has a tower from the hub, or None."""
+    spec = profile.teacher(asset.name).locked if asset.stage == "teacher" else None
+    return spec if spec and (spec.text or spec.trunk_weights.tag) else None
 
 
 def _model(profile: Profile, asset: Asset) -> tuple[Model | None, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mobileclip2.config.teacher import Locked
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.hub import REMEDY, TOKENIZER_FILES, Inaccessible, Listing, explained, listing
+from mobileclip2.models.hub import REMEDY, TOKENIZER_FILES, Inaccessible, Listing, Unavailable, explained, listing
 from mobileclip2.teachers.text_encoder import POOLING
 from mobileclip2.teachers.trunk import trunk_config
 
@@ -29,8 +29,11 @@ class Towers:
     """commit by repository"""
 
 
-def find_towers(spec: Locked) -> list[tuple[str, Listing]]:
+def find_towers(spec: Locked, name: str = "locked") -> list[tuple[str, Listing]]:
     """Find the repositories of the towers that come from the hub, and check that they have weights. Download no weights.
+
+    Args:
+        name: the field of the profile. Error messages name it.
 
     Returns:
         ``trunk`` and ``text``, each with the files of its commit.
@@ -44,10 +47,12 @@ def find_towers(spec: Locked) -> list[tuple[str, Listing]]:
     if spec.text:
         wanted.append(("text", "text", spec.text, spec.text_revision, TEXT_FILES))
     found = []
-    for tower, name, repository, commit, files in wanted:
-        with explained(f"teacher: locked.{name}: the weights {repository}", REMEDY):
+    for tower, origin, repository, commit, files in wanted:
+        with explained(f"{name}.{origin}: the weights {repository}", REMEDY):
             listed = listing(repository, commit)
             if not listed.first(files):
+                if listed.unavailable:
+                    raise Unavailable(listed.unavailable)
                 raise Inaccessible(f"lists none of {', '.join(files)} in {repository}; choose another repository")
         found.append((tower, listed))
     return found
@@ -70,7 +75,8 @@ def download_towers(spec: Locked, trunk: Path | None, text: Path | None) -> Towe
             else:
                 text = listed.file(listed.first(TEXT_FILES) or "")
                 names = [text.name, *(name for name in TOKENIZER_FILES if name in listed.names)]
-                if POOLING in listed.names or (listed.cached and Path(POOLING).parent.name in listed.names):
+                # the listing of a cache has the names of folders
+                if {POOLING, Path(POOLING).parent.name} & listed.names:
                     names.append(POOLING)
                 stored |= {f"text/{name}": listed.file(name) for name in names}
     assert trunk and text

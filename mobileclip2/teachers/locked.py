@@ -11,7 +11,7 @@ import shutil
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -68,10 +68,11 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
 class Projections(nn.Module):
     """The trainable projections of a locked model, which take features of its frozen towers."""
 
-    def __init__(self, locked: LockedTowers) -> None:
+    def __init__(self, locked: nn.Module) -> None:
         super().__init__()
-        self.image, self.text = locked.visual["head"], locked.text.proj
-        self.logit_scale = locked.logit_scale
+        towers = cast(LockedTowers, locked)
+        self.image, self.text = towers.visual["head"], towers.text.proj
+        self.logit_scale = towers.logit_scale
 
     def encode_image(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
         """Project image-tower features ``[b, F]`` to ``[b, embed_dim]``."""

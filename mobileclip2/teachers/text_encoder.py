@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.build import read_state
+from mobileclip2.models.checkpoint import check_finite, read_state
 
 Pooling = Literal["mean", "cls"]
 POOLING = "1_Pooling/config.json"
@@ -117,6 +117,7 @@ def build_text_encoder(weights: Path, embed_dim: int, context: int, pooling: Poo
         ) from error
     problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
     problems += [f"{each[0]} has another shape" for each in sorted(report["mismatched_keys"])]
+    check_finite(transformer.state_dict(), str(weights))
     if config.is_encoder_decoder:
         transformer = transformer.get_encoder()
         problems = [each for each in problems if not each.startswith("decoder.")]

@@ -8,14 +8,13 @@ from typing import Any, cast
 
 import timm
 import torch
-from timm.data.config import resolve_data_config
 from timm.models import PretrainedCfg
 from torch import nn
 
 from mobileclip2.config.teacher import Locked
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.build import load_weights, read_state
+from mobileclip2.models.checkpoint import check_finite, load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.names import did_you_mean
 
@@ -31,7 +30,7 @@ def build_trunk(spec: Locked, weights: Path) -> nn.Module:
     """
     config = trunk_config(spec)
     name, _, _ = spec.trunk.partition(".")
-    size = {"img_size": spec.size} if config.fixed_input_size else {}
+    size: dict[str, Any] = {"img_size": spec.size} if config.fixed_input_size else {}
     try:
         trunk: Any = timm.create_model(name, **size)
         trunk.reset_classifier(0)
@@ -42,6 +41,7 @@ def build_trunk(spec: Locked, weights: Path) -> nn.Module:
         ) from error
     _check_size(trunk, spec)
     load_weights(trunk, _timm_state(read_state(weights), trunk, config, weights), str(weights))
+    check_finite(trunk.state_dict(), str(weights))
     return cast(nn.Module, trunk.requires_grad_(False).eval())
 
 
@@ -86,13 +86,12 @@ def _conventions(config: PretrainedCfg) -> tuple[object, ...]:
 def trunk_preprocess(spec: Locked) -> Preprocess:
     """Return the preprocessing that timm publishes for the weights, at ``spec.size``."""
     config = trunk_config(spec)
-    resolved = resolve_data_config({}, pretrained_cfg=config.to_dict())
     return Preprocess(
         spec.size,
-        cast(Color, tuple(resolved["mean"])),
-        cast(Color, tuple(resolved["std"])),
-        resolved["interpolation"],
-        "squash" if resolved["crop_mode"] == "squash" else "shortest",
+        cast(Color, tuple(config.mean)),
+        cast(Color, tuple(config.std)),
+        config.interpolation,
+        "squash" if config.crop_mode == "squash" else "shortest",
     )
 
 

@@ -75,11 +75,15 @@ def scaled(values: dict[str, Any]) -> dict[str, Any]:
     entries += [teacher["locked"] for teacher in values.get("teachers", []) if "locked" in teacher]
     for entry in entries:
         if "train" in entry:
-            entry["train"] = {**entry["train"], **TRAINING}
+            entry["train"] = _short(entry["train"])
     for row in (row for study in values.get("studies", []) for row in study.get("rows", [])):
         if "train" in row:
-            row["train"] = {**row["train"], **TRAINING}
+            row["train"] = _short(row["train"])
     return values
+
+
+def _short(train: dict[str, Any]) -> dict[str, Any]:
+    return {**{name: value for name, value in train.items() if name != "samples"}, **TRAINING}
 
 
 def whole(values: dict[str, Any], folder: Path, hub: Hub, real: Collection[str] = ()) -> Pipeline:
@@ -116,7 +120,10 @@ def whole(values: dict[str, Any], folder: Path, hub: Hub, real: Collection[str] 
             _trunk("tf_efficientnet_lite0", Path(loaded.locate(captioner.trunk_weights.path)))
     for repository in cache.glob("models--*"):
         (snapshot,) = (repository / "snapshots").iterdir()
-        hub.push_folder(repository.name.removeprefix("models--").replace("--", "/"), snapshot)
+        name = repository.name.removeprefix("models--").replace("--", "/")
+        commits, pushed = hub.commits, hub.push_folder(name, snapshot)
+        # a commit that the profile names
+        commits[name][snapshot.name] = commits[name][pushed]
     return Pipeline(loaded)
 
 

@@ -18,6 +18,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import WeightsError
 from mobileclip2.fingerprint import declared
 from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.stages.published_weights import check_published_weights
 from mobileclip2.teachers.hub_towers import find_towers
 from mobileclip2.teachers.text_encoder import POOLING
 from tests.mobileclip2.teachers.test_towers import spec, text_folder, trunk_file
@@ -67,7 +68,22 @@ def test_the_teacher_is_stored_with_its_towers(tiny, cache):
     assert torch.equal(after.embed_images(images), before.embed_images(images))
 
 
+def test_the_towers_are_checked_before_a_run(tiny, cache):
+    pipeline = Pipeline(load(with_locked(tiny, FROM_HUB)))
+    pipeline.materialize("caption_corpus/clean")
+    found = check_published_weights(pipeline, ["teacher/locked"])
+    assert found == {"teachers.locked.locked": {"timm/test_vit.r160_in1k": REVISION, "org/encoder": REVISION}}
+    shutil.rmtree(cache / "models--org--encoder")
+    with pytest.raises(WeightsError, match=r"^teachers\.locked\.locked\.text: the weights org/encoder are not on this"):
+        check_published_weights(pipeline, ["teacher/locked"])
+
+
 def test_what_is_not_there_is_named(cache):
+    (cache / "models--org--encoder" / "snapshots" / REVISION / "model.safetensors").unlink()
+    with pytest.raises(
+        WeightsError, match=r"locked\.text: the weights org/encoder are not on this machine, and HF_HUB_OFFL"
+    ):
+        find_towers(spec(**FROM_HUB))
     shutil.rmtree(cache / "models--org--encoder")
     with pytest.raises(WeightsError, match=r"locked\.text: the weights org/encoder are not on this machine"):
         find_towers(spec(**FROM_HUB))

@@ -201,6 +201,18 @@ def test_a_wrong_text_encoder_names_the_field(tmp_path):
         build_text_encoder(gpt / "model.safetensors", 16, 24, None)
 
 
+def test_towers_that_are_not_finite(tmp_path):
+    trunk, text = trunk_file(tmp_path, "test_vit", num_classes=0), text_folder(tmp_path / "text", "bert")
+    for file in (trunk, text):
+        state = load_file(file)
+        state[max(state, key=lambda name: state[name].numel())].view(-1)[3] = torch.nan
+        save_file(state, file)
+    with pytest.raises(WeightsError, match=r"trunk\.safetensors: .* not finite"):
+        build_trunk(spec(), trunk)
+    with pytest.raises(WeightsError, match=r"model\.safetensors: .* not finite"):
+        build_text_encoder(text, 16, 24, None)
+
+
 def test_fields_that_are_not_set_change_no_fingerprint():
     from mobileclip2.fingerprint import declared
 
