@@ -94,7 +94,7 @@ def test_a_student_that_is_not_trained_has_no_report(profile, capsys):
     ("arguments", "words"),
     [
         (["paln"], "there is no command 'paln'; did you mean 'plan'?"),
-        (["xyzzy"], "there is no command 'xyzzy'; there are check, plan, run"),
+        (["xyzzy"], "there is no command 'xyzzy'; there are import, init, search, check"),
         (
             ["check", "--profile", "dmeo"],
             "there is no profile 'dmeo'; did you mean 'demo'? Built in are ablation, demo",

@@ -59,9 +59,9 @@ def test_the_teacher_is_stored_with_its_towers(tiny, cache):
     assert {"trunk.safetensors", "text/model.safetensors", "text/tokenizer.json", f"text/{POOLING}"} <= {
         file.name for file in stored.manifest.files
     }
-    before = load_image_text(stored, pipeline.contents)
+    before = load_image_text(stored, pipeline.inventory)
     shutil.rmtree(cache)
-    after = load_image_text(stored, pipeline.contents)
+    after = load_image_text(stored, pipeline.inventory)
     assert after.model.text.pooling == "cls"
     texts, images = ["a photo of a dog", "red"], torch.rand(2, 3, 48, 48)
     assert torch.equal(after.embed_texts(texts), before.embed_texts(texts))
