@@ -1,69 +1,64 @@
-"""Data sets of a stand-in for the package ``datasets``, which the tests do not install."""
+"""Data sets that the package ``datasets`` saved to disk."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
 
+import datasets
 import pytest
 
 from mobileclip2.data.importing.hugging_face import HuggingFaceDataset
+from mobileclip2.data.importing.open import open_rows
+from mobileclip2.data.importing.tables import Columns
 from mobileclip2.errors import MissingExtra, UserError
-
-
-class Feature:
-    def __init__(self, **fields: Any) -> None:
-        self.__dict__.update(fields)
-
-
-class Image(Feature): ...
-
-
-class ClassLabel(Feature): ...
-
-
-class Data(list[dict[str, Any]]):
-    _fingerprint = "f"
-    features: ClassVar = {"photo": Image(), "label": ClassLabel(names=["cat", "dog"])}
-    column_names: ClassVar = ["photo", "label"]
-
-    def cast_column(self, name: str, feature: Feature) -> Data:
-        assert name == "photo" and feature.decode is False
-        return self
-
-
-class DatasetDict(dict[str, Data]): ...
+from tests.pictures import jpeg, picture
 
 
 @pytest.fixture
-def stored(monkeypatch: pytest.MonkeyPatch) -> DatasetDict:
-    """Return the splits that the stand-in loads from every folder."""
-    rows = Data([{"photo": {"bytes": b"one", "path": None}, "label": 1}])
-    splits = DatasetDict(train=rows, test=rows)
-    module = SimpleNamespace(
-        DatasetDict=DatasetDict, Image=Image, ClassLabel=ClassLabel, load_from_disk=lambda path: splits
-    )
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    return splits
+def captioned(tmp_path):
+    """Return the folder of a data set with pictures and captions."""
+    rows = {"image": [picture(0), picture(1)], "text": [["one", "uno"], ["two"]]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Sequence(datasets.Value("string"))})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "captioned"))
+    return tmp_path / "captioned"
 
 
-def test_numbers_of_classes_become_names(stored: DatasetDict, tmp_path: Path) -> None:
-    (row,) = HuggingFaceDataset(tmp_path, split="train")
-    assert (row.image, row.label, row.fault) == (b"one", "dog", None)
+@pytest.fixture
+def classes(tmp_path):
+    """Return the folder of a data set with two splits of pictures and classes."""
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    rows = {"photo": [str(tmp_path / "a.jpg")], "label": [1]}
+    features = datasets.Features({"photo": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    data = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict(train=data, test=data).save_to_disk(str(tmp_path / "classes"))
+    return tmp_path / "classes"
 
 
-def test_a_split_is_chosen_by_name(stored: DatasetDict, tmp_path: Path) -> None:
+def test_pictures_stay_as_they_are_stored(captioned):
+    rows = list(open_rows(captioned))
+    assert [row.captions for row in rows] == [("one", "uno"), ("two",)]
+    assert all(isinstance(row.image, bytes) and not row.fault for row in rows)
+    assert open_rows(captioned).identity == HuggingFaceDataset(captioned).identity
+
+
+def test_numbers_of_classes_become_names(classes):
+    (row,) = HuggingFaceDataset(classes, split="train")
+    assert (row.image, row.label) == (jpeg(0), "dog")
+
+
+def test_a_split_is_chosen_by_name(classes):
     with pytest.raises(UserError, match="it has the splits train, test; choose one with --split"):
-        list(HuggingFaceDataset(tmp_path))
+        list(HuggingFaceDataset(classes))
     with pytest.raises(UserError, match="there is no split 'val'; it has train, test"):
-        list(HuggingFaceDataset(tmp_path, split="val"))
-    del stored["test"]
-    assert len(list(HuggingFaceDataset(tmp_path))) == 1
+        list(HuggingFaceDataset(classes, split="val"))
 
 
-def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_column_is_named(captioned):
+    with pytest.raises(UserError, match="there is no column 'txt'; did you mean 'text'"):
+        list(HuggingFaceDataset(captioned, Columns(captions=("txt",))))
+
+
+def test_the_missing_package_is_named(captioned, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtra, match="datasets"):
-        list(HuggingFaceDataset(tmp_path))
+    with pytest.raises(MissingExtra, match="'mobileclip2\\[datasets\\]'"):
+        list(HuggingFaceDataset(captioned))

@@ -1,0 +1,29 @@
+"""Captions without content are recognized, and ordinary captions are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
+
+
+@pytest.mark.parametrize("text", ["nan", "None", " null ", "'NaN'", "N/A"])
+def test_printed_missing_values_are_placeholders(text):
+    assert is_placeholder(text)
+
+
+@pytest.mark.parametrize("text", ["['a', 'b']", '{"caption": "x"}', "b'bytes'", "(1, 2)"])
+def test_printed_objects_are_literals(text):
+    assert is_literal(text)
+
+
+@pytest.mark.parametrize("text", ["\u200b\u200d", "\ufeff", "\u2800", " \n"])
+def test_text_that_draws_nothing_is_invisible(text):
+    assert not is_visible(text)
+
+
+@pytest.mark.parametrize("text", ["a nan bread", "none of the dogs", "[a] red bicycle", "猫", "🚲", "(two dogs)"])
+def test_ordinary_captions_are_none_of_these(text):
+    assert is_visible(text)
+    assert not is_placeholder(text)
+    assert not is_literal(text)
