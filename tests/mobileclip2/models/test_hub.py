@@ -335,9 +335,9 @@ def test_a_tokenizer_of_a_local_folder_is_identified_by_its_content(tiny, tmp_pa
 
     def digest():
         pipeline = Pipeline(load_profile(tiny))
-        (part,) = pipeline.graph["student/plain"].parts.values()
-        assert set(part.externals) == {"tokenizer"} and check_published_weights(pipeline, ["student/plain"]) == {}
-        return pipeline.contents.digest(part.externals["tokenizer"], None)
+        (slice_,) = pipeline.graph["student/plain"].slices.values()
+        assert set(slice_.externals) == {"tokenizer"} and check_published_weights(pipeline, ["student/plain"]) == {}
+        return pipeline.inventory.digest(slice_.externals["tokenizer"], None)
 
     before = digest()
     assert digest() == before
