@@ -291,6 +291,8 @@ def explained(described: str, remedy: str) -> Iterator[None]:
         raise WeightsError(f"{described} are not on this machine, and {error}. {remedy}") from None
     except Inaccessible as error:
         raise WeightsError(f"{described} cannot be downloaded: the hub {error}") from None
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"{described} cannot be read: their configuration is not JSON ({error})") from None
 
 
 def _check_url(url: str, described: str) -> None:
@@ -343,12 +345,13 @@ def download(model: Model, weights: Path | None = None, commits: Mapping[str, st
     Raises:
         WeightsError: a file cannot be downloaded.
     """
-    known, needed, files = commits or {}, repositories(model), Files(weights)
+    known, needed, files = dict(commits or {}), repositories(model), Files(weights)
     label = f"{model.open_clip} '{model.tag}'" if model.tag else f"{model.open_clip}"
     config = model.architecture
     if needed.weights:
         with explained(f"the weights {label}", REMEDY):
             listed = listing(needed.weights, model.revision or known.get(needed.weights))
+            known[needed.weights] = listed.commit  # the tokenizer can be in the same repository
             if needed.config:
                 files.config = json.loads(files.add(listed, (CONFIG,)).read_text())
                 config = files.config.get("model_cfg", files.config)

@@ -343,3 +343,20 @@ def test_a_tokenizer_of_a_local_folder_is_identified_by_its_content(tiny, tmp_pa
     assert digest() == before
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
     assert digest() != before
+
+
+def test_a_tokenizer_in_the_repository_of_the_weights_is_of_the_same_commit(hub, tmp_path):
+    config = write("SigLIP", tmp_path / "tokenizer", REPOSITORY)
+    given = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    torch.manual_seed(0)
+    save(from_config({"model_cfg": config}, given), tmp_path / "model")
+    first = hub.push_folder(REPOSITORY, tmp_path / "model")
+    hub.push(REPOSITORY, {"README.md": b"", "open_clip_config.json": b"{"})
+    model = Model(open_clip=NAME, revision=first)
+    assert build(model).tokenizer_files == given
+    assert hub_module.find(model, "teachers.a.model", {}).commits == {REPOSITORY: first}
+
+
+def test_a_damaged_configuration_is_named(hub, profile):
+    hub.push(REPOSITORY, {CONFIG: b"{", WEIGHTS: b""})
+    assert "cannot be read: their configuration is not JSON" in refusal(profile)
