@@ -114,12 +114,7 @@ def with_small_weights(model: Model, cache: Path, folder: Path) -> Path | None:
     else:
         config = small_config(published.architecture(name))
     torch.manual_seed(1)
-    image_text = from_config({"model_cfg": dict(config)})
-    if "multimodal_cfg" in config:
-        # open_clip leaves a tensor of the decoder uninitialized
-        decoder = image_text.model.text_decoder
-        torch.nn.init.normal_(decoder.text_projection, std=decoder.width**-0.5)
-    save(image_text, folder)
+    save(from_config({"model_cfg": dict(config)}), folder)
     if model.weights and model.weights.tag:
         publish(cache, name, model.weights.tag, folder / WEIGHTS)
     elif name and model.open_clip != name:

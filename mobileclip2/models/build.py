@@ -96,6 +96,9 @@ def from_config(config: dict[str, Any], tokenizer: Mapping[str, bytes] | None = 
         name = f"local-dir:{folder}"
         try:
             model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+            if isinstance(model, open_clip.CoCa):
+                # open_clip leaves this tensor uninitialized
+                nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
             tokenize = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip, timm and transformers raise exceptions of many types
             raise UserError(

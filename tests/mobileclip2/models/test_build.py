@@ -204,3 +204,20 @@ def test_a_missing_folder_for_temporary_files_is_named(monkeypatch):
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no such folder"])
     with pytest.raises(StoreError, match="temporary files: cannot be written"):
         from_config({"model_cfg": TINY})
+
+
+def test_a_coca_from_scratch_is_initialized_from_the_seed():
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    vision |= {"attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {
+        "embed_dim": 16,
+        "custom_text": True,
+        "vision_cfg": vision,
+        "text_cfg": {**text, "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {**text, "attn_pooler_heads": 2},
+    }
+    first, second = (build(Model(config=config), seed=3).model.state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    projection = first["text_decoder.text_projection"]
+    assert projection.std().item() == pytest.approx(32**-0.5, rel=0.05)
