@@ -11,6 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from mobileclip2.config.sources import EvaluationSource
+from mobileclip2.data.indexed_tar import IndexedTar
 from mobileclip2.errors import UserError
 from mobileclip2.store.storage import atomic_path
 
@@ -27,6 +28,9 @@ PROFILE = "mobileclip2.yaml"
 MAX_GROUPS = 16
 FEWEST, MOST = 200, 2000
 """training steps of a small and of a large set of pictures"""
+COUNTED = 100
+"""number of shards whose samples are counted"""
+FEWEST_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Shards:
 
     folder: Path
     count: int
-    size: int
-    """bytes of all shards"""
+    samples: int
+    """samples of all shards, extrapolated from the first :data:`COUNTED` shards"""
 
 
 def find_shards(folder: Path) -> Shards:
@@ -52,12 +56,14 @@ def find_shards(folder: Path) -> Shards:
         raise UserError(
             f"--images {folder}: no tar in it; make shards of your pictures with: mobileclip2 import {folder} -o shards"
         )
-    return Shards(folder, len(tars), sum(tar.stat().st_size for tar in tars))
+    counted = [len(IndexedTar(tar)) for tar in tars[:COUNTED]]
+    samples = sum(counted) * len(tars) // len(counted)
+    if samples < FEWEST_SAMPLES:
+        raise UserError(f"--images {folder}: {samples} samples; a training needs at least {FEWEST_SAMPLES}")
+    return Shards(folder, len(tars), samples)
 
 
-def write_profile(
-    images: Path, evaluations: Sequence[Path], path: Path, name: str, start: Start, samples: int | None = None
-) -> str:
+def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: str, start: Start) -> str:
     """Write a profile for the shards of ``images``, and return its text.
 
     Raises:
@@ -73,7 +79,7 @@ def write_profile(
                 f"{evaluation} --as-evaluation -o evaluation/mine"
             )
     template = Template((Path(__file__).parent / "starters" / f"{start}.yaml").read_text(encoding="utf-8"))
-    steps = MOST if samples is None else min(MOST, max(FEWEST, samples // 10))
+    steps = min(MOST, max(FEWEST, shards.samples // 10))
     sets = [f"  - {{name: {_set_name(each)}, url: {_relative(each, path)}}}" for each in evaluations]
     text = template.substitute(
         name=name,
@@ -81,7 +87,7 @@ def write_profile(
         groups=min(MAX_GROUPS, shards.count),
         steps=steps,
         warmup=max(1, steps // 20),
-        batch=128 if samples is None else max(2, min(128, samples // 2)),
+        batch=min(128, shards.samples // 2),  # some samples can be bad
         workers=min(4, os.cpu_count() or 1),
         evaluation="\n".join(["evaluation:", *sets]) if sets else "evaluation: []",
         evaluate_on=f"[{', '.join(map(_set_name, evaluations))}]",
