@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import random
 import shutil
 import tempfile
@@ -298,6 +299,8 @@ class World:
             "TMPDIR": str(place / "tmp"),
             "MOBILECLIP2_CACHE": str(place / "cache"),
             "OMP_NUM_THREADS": "1",
+            # trained weights depend on the instruction set, and pods take the limit over too
+            **{name: value for name, value in os.environ.items() if name == "ONEDNN_MAX_CPU_ISA"},
             "HF_HUB_OFFLINE": "1",
             "KUBECONFIG": str(self.cluster.kubeconfig),
         }
