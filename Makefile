@@ -31,12 +31,15 @@ $(VENV)/.ready: requirements.lock requirements-dvc.lock pyproject.toml
 demo: setup ## the whole pipeline on the embedded data, ends with a table and report.html
 	$(VENV)/bin/mobileclip2 run --profile demo
 
-test: setup ## lint, types and all tests
+test: setup ## lint, types and the tests
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile $(COVERAGE)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile -m "not long" $(COVERAGE)
+
+test-long: setup ## every profile of the documentation as a whole run
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m long
 
 # of its own: counting lines takes a third more CPU time on Python 3.11
 coverage: COVERAGE = --cov
@@ -74,4 +77,4 @@ docs: $(VENV)/tools/docs/.ready ## the pages and the API reference as a site in 
 clean: ## removes outputs and Dagster's history, keeps the environment
 	rm -rf .store .dagster report.html
 
-.PHONY: help setup demo test coverage ui lock docs clean
+.PHONY: help setup demo test test-long coverage ui lock docs clean

@@ -202,7 +202,7 @@ RUN = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUN)
 def test_a_profile_of_the_documentation(name, tmp_path, hub, instance):
     pipeline = whole(scaled({**SMALLEST, **yaml.safe_load(BLOCKS[name])}), tmp_path, hub)
