@@ -7,7 +7,8 @@ import pytest
 
 from mobileclip2.config.profile import load
 from mobileclip2.errors import UserError
-from pipelines.init import FEWEST, MOST, STARTS, Start, ask, find_shards, profile_name, write_profile
+from pipelines import init
+from pipelines.init import FEWEST, MOST, STARTS, Shards, Start, ask, find_shards, profile_name, write_profile
 
 
 @pytest.fixture
@@ -21,16 +22,19 @@ def home(tiny_template: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("start", STARTS)
 def test_a_written_profile_is_valid(home: Path, start: Start) -> None:
     path = home / "deep" / "mobileclip2.yaml"
-    text = write_profile(home / "my shards", [home / "shapes"], path, "mine", start, 40)
+    text = write_profile(home / "my shards", [home / "shapes"], path, "mine", start)
     profile = load(path)
     assert path.read_text() == text and profile.name == "mine" and profile.groups == 4
     assert Path(profile.locate(profile.sources[0].url)) == home / "my shards"
     assert [source.name for source in profile.evaluation] == ["shapes"]
 
 
-@pytest.mark.parametrize(("samples", "steps"), [(10, FEWEST), (5000, 500), (10**6, MOST), (None, MOST)])
-def test_the_length_of_training_follows_the_number_of_samples(home: Path, samples: int | None, steps: int) -> None:
-    write_profile(home / "my shards", [], home / "p.yaml", "mine", "small", samples)
+@pytest.mark.parametrize(("samples", "steps"), [(10, FEWEST), (5000, 500), (10**6, MOST)])
+def test_the_length_of_training_follows_the_number_of_samples(
+    home: Path, monkeypatch: pytest.MonkeyPatch, samples: int, steps: int
+) -> None:
+    monkeypatch.setattr(init, "find_shards", lambda folder: Shards(folder, 4, samples))
+    write_profile(home / "my shards", [], home / "p.yaml", "mine", "small")
     lengths = [student.train.steps for student in load(home / "p.yaml").students if student.train]
     assert lengths and set(lengths) == {steps}
 

@@ -190,7 +190,7 @@ def test_fine_tune(tmp_path, hub, instance):
     assert 0 <= between.manifest.facts["weight"] <= 1
     (start,), (tuned,) = pipeline.read("student/s0"), pipeline.read("student/s0_tuned")
     assert start.manifest.facts != {} and tuned.manifest.files != start.manifest.files
-    evaluated = {stored.group for stored in pipeline.read("evaluation/s0_between")}
+    evaluated = {stored.summary.group for stored in pipeline.read("evaluation/s0_between")}
     assert evaluated == {each.name for each in pipeline.profile.evaluation}
     assert any("apple/DFN2B-CLIP-ViT-L-14" in request for request in hub.asked)
 
