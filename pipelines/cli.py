@@ -203,6 +203,14 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
 
 
+def delimiter(text: str) -> str:
+    """Parse a delimiter for argparse."""
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1:
+        raise ValueError(text)
+    return character
+
+
 def minutes(text: str) -> float:
     """Parse a positive, finite number of minutes for argparse."""
     if not 0 < (value := float(text)) < float("inf"):
@@ -232,7 +240,7 @@ def minutes(text: str) -> float:
         default=[],
         help="caption of a class, such as 'a photo of a {c}'; can be repeated",
     ),
-    argument("--delimiter", help="delimiter of a text table; by default, detected"),
+    argument("--delimiter", type=delimiter, help="delimiter of a text table, such as ; or tab; by default, detected"),
     argument("--encoding", help="encoding of a text table; by default, detected"),
     argument("--split", help="split of a Hugging Face data set"),
     examples=(
@@ -244,20 +252,25 @@ def minutes(text: str) -> float:
 def import_data(chosen: argparse.Namespace) -> int:
     """Import pictures."""
     with doing("importing modules"):
-        from mobileclip2.data.importing.open import open_rows
+        from mobileclip2.data.importing.open_rows import open_rows
         from mobileclip2.data.importing.tables import Columns
         from pipelines.import_pictures import import_pictures
 
     columns = Columns(chosen.image_column, tuple(chosen.caption_column), chosen.label_column)
-    rows = open_rows(
-        chosen.path,
-        chosen.captions,
-        columns,
-        encoding=chosen.encoding,
-        delimiter=chosen.delimiter,
-        split=chosen.split,
-    )
-    return import_pictures(rows, chosen.output, chosen.template, as_evaluation=chosen.as_evaluation)
+    try:
+        rows = open_rows(
+            chosen.path,
+            chosen.captions,
+            columns,
+            encoding=chosen.encoding,
+            delimiter=chosen.delimiter,
+            split=chosen.split,
+        )
+        return import_pictures(rows, chosen.output, chosen.template, as_evaluation=chosen.as_evaluation)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or chosen.output}: {error.strerror or error}; correct it and run again"
+        ) from error
 
 
 @command(
@@ -301,7 +314,7 @@ def search_folder(chosen: argparse.Namespace) -> int:
         chosen.error('give a query and a folder: mobileclip2 search student/mine "a red bicycle" photos/')
     if chosen.top < 1:
         chosen.error("--top must be at least 1")
-    os.environ["MOBILECLIP2_PROFILE"] = chosen_profile(chosen)
+    os.environ["MOBILECLIP2_PROFILE"] = str(profile_path(chosen_profile(chosen)))
     with doing("importing modules"):
         from pipelines.search import search_pictures
 

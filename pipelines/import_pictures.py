@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mobileclip2.data.importing.evaluation_set import TEMPLATES, import_evaluation_set
 from mobileclip2.data.importing.row import Rows
-from mobileclip2.data.importing.write import Imported, import_shards
+from mobileclip2.data.importing.shards import Imported, import_shards
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step, counted, doing
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.importing.row import Row, Rows, read_picture
-from mobileclip2.data.importing.write import Imported, checked_captions, open_tar
+from mobileclip2.data.importing.shards import STATE, Imported, check_usable, checked_captions, open_tar
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Progress, Step, silent
-from mobileclip2.store.storage import atomic_path
+
+CLASSNAMES, TYPE, NSHARDS = "classnames.txt", "dataset_type.txt", "test/nshards.txt"
+TEMPLATE_FILE = "zeroshot_classification_templates.txt"
 
 TEMPLATES = ("a photo of a {c}.", "a picture of a {c}.", "a {c}.")
 """prompts of a zero-shot set, ``{c}`` stands for the class"""
@@ -29,34 +33,39 @@ def import_evaluation_set(
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: the folder is not empty; give a new folder to '-o'")
-    imported = Imported(folder, shards=1)
-    merged = _merge(rows)
-    classes = sorted({row.label for row in merged if row.label is not None and not row.fault})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # written elsewhere and renamed, so that a killed import leaves no half of a set
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        imported = _write(_merge(rows), Path(temporary) / folder.name, templates, progress)
+        imported.folder = folder
+        check_usable(imported)
+        (Path(temporary) / folder.name).replace(folder)
+    return imported
+
+
+def _write(rows: Sequence[Row], folder: Path, templates: Sequence[str], progress: Progress) -> Imported:
+    classes = sorted({row.label for row in rows if row.label is not None and not row.fault})
     index = {name: number for number, name in enumerate(classes)}
-    (folder / "test").mkdir(parents=True, exist_ok=True)
+    (folder / "test").mkdir(parents=True)
+    samples = 0
     skipped = []
-    # the number of shards is written last: without it, the folder is no evaluation set
     with open_tar(folder / "test" / "0.tar") as writer:
-        for number, row in enumerate(merged):
-            imported.rows += 1
+        for number, row in enumerate(rows):
             try:
                 writer.write({"__key__": f"{number:06d}", **_members(row, number, index)})
-                imported.samples += 1
+                samples += 1
             except BadSample as bad:
                 skipped.append({"source": row.source, "reason": bad.reason, "detail": bad.detail})
             if number % 100 == 99:
-                progress(Step(number + 1, len(merged), "pictures"))
-    imported.add(0, 0, skipped)
-    imported.shards = 1
-    if imported.samples == 0:
-        raise UserError(f"{folder}: none of the {imported.rows} rows can be used\n{imported.reasons()}")
-    texts = {"import.json": json.dumps({"skipped": skipped}, indent=1, ensure_ascii=False)}
+                progress(Step(number + 1, len(rows), "pictures"))
+    texts = {STATE: json.dumps({"skipped": skipped}, indent=1, ensure_ascii=False)}
     if classes:
-        texts |= {"classnames.txt": "\n".join(classes), "zeroshot_classification_templates.txt": "\n".join(templates)}
-    texts |= {"dataset_type.txt": "classification" if classes else "retrieval", "test/nshards.txt": "1"}
+        texts |= {CLASSNAMES: "\n".join(classes), TEMPLATE_FILE: "\n".join(templates)}
+    texts |= {TYPE: "classification" if classes else "retrieval", NSHARDS: "1"}
     for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+        (folder / name).write_text(f"{text}\n", encoding="utf-8")
+    imported = Imported(folder)
+    imported.add(len(rows), samples, skipped)
     return imported
 
 
@@ -67,7 +76,7 @@ def _merge(rows: Rows) -> list[Row]:
         key: object = row.image if isinstance(row.image, Path) and not row.fault else number
         if key in merged:
             first = merged[key]
-            merged[key] = Row(first.source, first.image, (*first.captions, *row.captions), first.label)
+            merged[key] = replace(first, captions=(*first.captions, *row.captions))
         else:
             merged[key] = row
     return list(merged.values())

@@ -23,70 +23,71 @@ def pictures(folder: Path) -> list[Path]:
 
     Hidden files and folders are left out. Links to folders are not followed.
     """
-    found = []
+    paths = []
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
+        paths += [
             Path(root, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in PICTURES
         ]
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
-
-
-def _listing(folder: Path, paths: list[Path]) -> str:
-    content = hashlib.sha256()
-    for path in paths:
-        content.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\n".encode(errors="surrogateescape"))
-    return content.hexdigest()
+    return sorted(paths, key=lambda path: path.relative_to(folder).parts)
 
 
 @dataclass(frozen=True)
-class CaptionedFolder:
-    """Pictures of a folder, each with a ``.txt``, ``.caption`` or ``.json`` file of the same name beside it.
+class PictureFolder:
+    """Pictures of a folder. Subclasses find the captions or the class of each."""
+
+    folder: Path
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        return pictures(self.folder)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Return a hash of the names and sizes of the pictures."""
+        content = hashlib.sha256()
+        for path in self._paths:
+            line = f"{path.relative_to(self.folder)}\0{path.stat().st_size}\n"
+            content.update(line.encode(errors="surrogateescape"))
+        return {type(self).__name__: content.hexdigest()}
+
+    def __iter__(self) -> Iterator[Row]:
+        for path in self._paths:
+            name = str(path.relative_to(self.folder))
+            try:
+                captions, label = self._describe(path)
+            except BadSample as fault:
+                yield Row(str(path), name, path, fault=fault)
+            else:
+                yield Row(str(path), name, path, captions, label)
+
+    def _describe(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        """Return the captions and the class of a picture.
+
+        Raises:
+            BadSample: there is neither.
+        """
+        raise NotImplementedError
+
+
+class CaptionedFolder(PictureFolder):
+    """Pictures with a ``.txt``, ``.caption`` or ``.json`` file of the same name beside each of them.
 
     img2dataset writes this layout with ``--output_format files``.
     """
 
-    folder: Path
-
-    @cached_property
-    def _paths(self) -> list[Path]:
-        return pictures(self.folder)
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return a hash of the names and sizes of the pictures."""
-        return {"captioned": _listing(self.folder, self._paths)}
-
-    def __iter__(self) -> Iterator[Row]:
-        for path in self._paths:
-            try:
-                yield Row(str(path), path, _caption_beside(path))
-            except BadSample as fault:
-                yield Row(str(path), path, fault=fault)
+    def _describe(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        return _caption_beside(path), None
 
 
-@dataclass(frozen=True)
-class ClassFolders:
-    """Pictures of a folder whose subfolders are classes. The name of the first subfolder is the class."""
+class ClassFolders(PictureFolder):
+    """Pictures in a folder for each class. The name of the first subfolder is the class."""
 
-    folder: Path
-
-    @cached_property
-    def _paths(self) -> list[Path]:
-        return pictures(self.folder)
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return a hash of the names and sizes of the pictures."""
-        return {"classes": _listing(self.folder, self._paths)}
-
-    def __iter__(self) -> Iterator[Row]:
-        for path in self._paths:
-            parts = path.relative_to(self.folder).parts
-            if len(parts) == 1:
-                yield Row(str(path), path, fault=BadSample("no-class", "the picture lies in no class folder"))
-            else:
-                yield Row(str(path), path, label=class_name(parts[0]))
+    def _describe(self, path: Path) -> tuple[tuple[str, ...], str | None]:
+        parts = path.relative_to(self.folder).parts
+        if len(parts) == 1:
+            raise BadSample("no-class", "the picture lies in no class folder")
+        return (), class_name(parts[0])
 
 
 def class_name(folder: str) -> str:

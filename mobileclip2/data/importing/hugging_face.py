@@ -51,7 +51,7 @@ class HuggingFaceDataset:
 
         images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
         columns = replace(self.columns, image=self.columns.image or (images[0] if images else None))
-        table = Table(self.path / "data", self.path, columns)
+        table = Table(self.path, self.path, columns)
         table.__dict__["_names"] = data.column_names
         return table
 
@@ -75,6 +75,6 @@ class HuggingFaceDataset:
         feature = data.features.get(chosen.label) if chosen.label else None
         classes = feature.names if isinstance(feature, datasets.ClassLabel) else None
         for number, record in enumerate(data, 1):
-            row = table.row(f"{self.path}, row {number}", record, chosen)
+            row = table.row(number, record, chosen)
             named = classes and row.label is not None and 0 <= int(row.label) < len(classes)
             yield replace(row, label=classes[int(row.label)]) if named and classes and row.label else row

@@ -26,6 +26,8 @@ class Row:
 
     source: str
     """where the row comes from, for messages: a file, or a line of a table"""
+    name: str
+    """the same without folders of this machine, which a shard stores"""
     image: Path | bytes | None
     """a file, the content of one, or None if the row has no picture"""
     captions: tuple[str, ...] = ()

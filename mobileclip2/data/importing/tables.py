@@ -77,7 +77,7 @@ class Table:
     def __iter__(self) -> Iterator[Row]:
         chosen = self.chosen
         for number, record in enumerate(self._records(), 1):
-            yield self.row(f"{self.path}, row {number}", record, chosen)
+            yield self.row(number, record, chosen)
 
     @cached_property
     def chosen(self) -> Columns:
@@ -119,8 +119,9 @@ class Table:
         names: dict[str, None] = {}
         for record in itertools.islice(self._records(), 100):
             names |= dict.fromkeys(record)
+        names.pop("", None)
         if not names:
-            raise UserError(f"{self.path}: the table has no row")
+            raise UserError(f"{self.path}: no line is a JSON object; write one object in each line (JSON lines)")
         return list(names)
 
     @property
@@ -139,9 +140,12 @@ class Table:
     def _parquet(self) -> Iterator[Record]:
         wanted = self.chosen if "_names" in self.__dict__ else None
         columns = None if wanted is None else [c for c in (wanted.image, *wanted.captions, wanted.label) if c]
-        with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(256, columns=columns):
-                yield from batch.to_pylist()
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(256, columns=columns):
+                    yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.path}: the table is damaged ({error}); write it again") from error
 
     @cached_property
     def _encoding(self) -> str:
@@ -161,6 +165,7 @@ class Table:
 
     def _open(self) -> io.TextIOWrapper:
         try:
+            # a character that cannot be decoded makes its row bad
             return self.path.open(encoding=self._encoding, newline="", errors="replace")
         except LookupError as error:
             raise UserError(f"--encoding: {error}") from None
@@ -226,21 +231,25 @@ class Table:
                     f"{self.path}, line {reader.line_num}: {error}; a quote may be open in an earlier line"
                 ) from error
 
-    def row(self, source: str, record: Record, columns: Columns) -> Row:
-        """Return the row of a record. ``source`` names it in messages."""
+    def row(self, number: int, record: Record, columns: Columns) -> Row:
+        """Return the row of a record. ``number`` counts from 1."""
+        source, name = f"{self.path}, row {number}", f"row {number}"
         if isinstance(fault := record.get(""), BadSample):
-            return Row(source, None, fault=fault)
-        captions = tuple(
-            text for name in columns.captions for text in _texts(record.get(name)) if isinstance(text, str)
-        )
-        label = record.get(columns.label) if columns.label else None
+            return Row(source, name, None, fault=fault)
         value = record.get(columns.image or "")
+        if isinstance(value, str):
+            source, name = f"{source} ({value})", value
+        captions = tuple(
+            text for column in columns.captions for text in _texts(record.get(column)) if isinstance(text, str)
+        )
+        stated = record.get(columns.label) if columns.label else None
+        label = None if stated is None else str(stated)
         try:
-            image = self._image(value)
+            if any("\ufffd" in text for text in (*captions, label or "")):
+                raise BadSample("bad-encoding", "a character cannot be decoded; name the encoding with --encoding")
+            return Row(source, name, self._image(value), captions, label)
         except BadSample as fault:
-            return Row(source, None, captions, None if label is None else str(label), fault)
-        shown = f" ({value})" if isinstance(value, str) else ""
-        return Row(f"{source}{shown}", image, captions, None if label is None else str(label))
+            return Row(source, name, None, captions, label, fault)
 
     def _image(self, value: Any) -> Path | bytes | None:
         if isinstance(value, dict):  # a picture of the Hugging Face library
@@ -256,19 +265,22 @@ class Table:
 
     def _find(self, name: str) -> Path:
         folders = [folder for folder in (self.folder, self.path.parent) if folder is not None]
-        for folder in folders:
-            if (path := folder / name).is_file():
-                return path
+        try:
+            for folder in folders:
+                if (path := folder / name).is_file():
+                    return path
+        except OSError as error:  # for example a caption in the column of the pictures, which is too long for a name
+            raise BadSample("missing-image", f"{name[:80]}: {error.strerror}") from error
         return self._by_name.get(Path(name).name) or self._by_name.get(name) or folders[0] / name
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
         """Pictures of the folder by name, with and without ending, for tables that give no folders."""
-        found: dict[str, Path] = {}
+        by_name: dict[str, Path] = {}
         for path in sorted((self.folder or self.path.parent).rglob("*"), reverse=True):
             if path.suffix.lower() in PICTURES:
-                found[path.stem] = found[path.name] = path
-        return found
+                by_name[path.stem] = by_name[path.name] = path
+        return by_name
 
 
 def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:

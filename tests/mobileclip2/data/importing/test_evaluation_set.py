@@ -42,3 +42,18 @@ def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\n0.jpg,one\n")
     with pytest.raises(UserError, match="not empty"):
         import_evaluation_set(Table(tmp_path / "t.csv"), tmp_path)
+
+
+def test_a_killed_import_leaves_nothing_behind(tmp_path, monkeypatch):
+    (tmp_path / "0.jpg").write_bytes(jpeg(0))
+    (tmp_path / "t.csv").write_text("image,caption\n0.jpg,one\n")
+    with monkeypatch.context() as patched:
+
+        def stop(image):
+            raise KeyboardInterrupt
+
+        patched.setattr("mobileclip2.data.importing.evaluation_set.read_picture", stop)
+        with pytest.raises(KeyboardInterrupt):
+            import_evaluation_set(Table(tmp_path / "t.csv"), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+    assert import_evaluation_set(Table(tmp_path / "t.csv"), tmp_path / "mine").samples == 1

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from mobileclip2.data.importing.hugging_face import HuggingFaceDataset
-from mobileclip2.data.importing.open import open_rows
+from mobileclip2.data.importing.open_rows import open_rows
 from mobileclip2.data.importing.tables import Columns
 from mobileclip2.errors import MissingExtra, UserError
 from tests.pictures import jpeg, picture

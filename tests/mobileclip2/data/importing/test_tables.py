@@ -104,3 +104,31 @@ def test_columns_that_cannot_be_found_are_named(folder, text, columns, message):
     with pytest.raises(UserError, match=r"t\.csv") as raised:
         list(Table(folder / "t.csv", folder, columns))
     assert message in str(raised.value)
+
+
+def test_a_character_that_cannot_be_decoded_makes_its_row_bad(folder):
+    (folder / "t.csv").write_bytes(b"image,caption\na.jpg,caf\xe9\nb.jpg,tea\n")
+    rows = list(Table(folder / "t.csv", encoding="utf-8"))
+    assert [row.fault and row.fault.reason for row in rows] == ["bad-encoding", None]
+    assert [row.captions for row in Table(folder / "t.csv")] == [("café",), ("tea",)]
+
+
+def test_a_caption_in_the_column_of_the_pictures_is_a_bad_row(folder):
+    (folder / "t.csv").write_text(f"image,caption\n{'long ' * 100},x\n")
+    assert [row.fault and row.fault.reason for row in Table(folder / "t.csv")] == ["missing-image"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 no table PAR1", None])
+def test_a_damaged_parquet_table_is_named(folder, damage):
+    path = folder / "t.parquet"
+    pq.write_table(pa.table({"image": ["a.jpg"] * 5000, "caption": [str(n) for n in range(5000)]}), path)
+    data = path.read_bytes()
+    path.write_bytes(data[:60] + bytes(40) + data[100:] if damage is None else damage)
+    with pytest.raises(UserError, match=r"t\.parquet"):
+        list(Table(path))
+
+
+def test_a_json_document_is_no_table(folder):
+    (folder / "t.json").write_text('{\n"images": [\n1\n]\n}\n')
+    with pytest.raises(UserError, match="no line is a JSON object"):
+        list(Table(folder / "t.json"))

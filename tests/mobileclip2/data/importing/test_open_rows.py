@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mobileclip2.data.importing.open import open_rows
+from mobileclip2.data.importing.open_rows import open_rows
 from mobileclip2.data.tar import TarWriter
 from mobileclip2.errors import UserError
 from tests.pictures import jpeg

@@ -9,11 +9,11 @@ import json
 import pytest
 
 from mobileclip2.config.filters import Filters
-from mobileclip2.data.importing import write
+from mobileclip2.data.importing import shards
 from mobileclip2.data.importing.folders import ClassFolders
 from mobileclip2.data.importing.row import read_picture
+from mobileclip2.data.importing.shards import import_shards
 from mobileclip2.data.importing.tables import Table
-from mobileclip2.data.importing.write import import_shards
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import validate_shard
 from mobileclip2.errors import UserError
@@ -59,14 +59,14 @@ def test_every_good_row_is_read_back_and_every_bad_row_is_counted(table, tmp_pat
 
 def test_a_killed_import_continues_and_gives_the_same_bytes(table, tmp_path, monkeypatch):
     import_shards(table, tmp_path / "whole", rows_a_shard=5)
-    original = write._write_shard
+    original = shards._write_shard
 
     def killed(tar, shard, *arguments):
         if shard == 1:
             raise KeyboardInterrupt
         return original(tar, shard, *arguments)
 
-    monkeypatch.setattr(write, "_write_shard", killed)
+    monkeypatch.setattr(shards, "_write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         import_shards(table, tmp_path / "killed", rows_a_shard=5)
     monkeypatch.undo()
@@ -111,3 +111,22 @@ def test_pictures_of_other_formats_become_png(kind, tmp_path):
     same = kind in {"PNG", "WEBP", "JPEG"}
     assert extension == ({"JPEG": "jpg"}.get(kind, kind.lower()) if same else "png")
     assert (data == (tmp_path / "picture.any").read_bytes()) == same
+
+
+def test_shards_do_not_depend_on_the_folder_of_the_pictures(tmp_path):
+    for place in ("one", "deep/two"):
+        folder = tmp_path / place
+        (folder / "classes" / "cat").mkdir(parents=True)
+        (folder / "classes" / "cat" / "a.jpg").write_bytes(jpeg(0))
+        import_shards(ClassFolders(folder / "classes"), folder / "shards", templates=["a {c}"])
+    one, two = (tmp_path / place / "shards" / "00000.tar" for place in ("one", "deep/two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_folder_is_free_again_after_an_import_without_a_usable_row(table, tmp_path):
+    (tmp_path / "t.csv").write_text("image,caption\ngone.jpg,x\n")
+    (tmp_path / "empty.csv").write_text("image,caption\n")
+    for name, message in (("t.csv", "none of the 1 rows"), ("empty.csv", "nothing to import")):
+        with pytest.raises(UserError, match=message):
+            import_shards(Table(tmp_path / name), tmp_path / "shards")
+    assert import_shards(table, tmp_path / "shards").samples == 10

@@ -67,16 +67,16 @@ def open_rows(
     if any((path / marker).is_file() for marker in MARKERS):
         return HuggingFaceDataset(path, columns, split)
     beside = [path / f"{name}{ending}" for name in METADATA for ending in ENDINGS]
-    if found := [file for file in beside if file.is_file()]:
-        return table(found[0], path)
-    found_pictures = pictures(path)
-    if found_pictures:
-        if has_captions(found_pictures):
+    if tables_beside := [file for file in beside if file.is_file()]:
+        return table(tables_beside[0], path)
+    images = pictures(path)
+    if images:
+        if has_captions(images):
             return CaptionedFolder(path)
-        if any(picture.parent != path for picture in found_pictures):
+        if any(picture.parent != path for picture in images):
             return ClassFolders(path)
         raise UserError(
-            f"{path}: {len(found_pictures)} pictures and no captions. Give a table with --captions, put a .txt file beside "
+            f"{path}: {len(images)} pictures and no captions. Give a table with --captions, put a .txt file beside "
             "each picture, or sort the pictures into a folder for each class"
         )
     if tables := sorted(file for file in path.rglob("*.parquet")):

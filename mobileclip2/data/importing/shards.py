@@ -106,8 +106,28 @@ def import_shards(
         imported.add(taken_rows, samples, skipped)
         progress(Step(imported.rows, 0, "rows", {"samples": imported.samples, "skipped": imported.skipped.total()}))
     if imported.samples == 0:
-        raise UserError(f"{folder}: none of the {imported.rows} rows can be used\n{imported.reasons()}")
+        _discard(folder, imported.shards)  # so that the corrected command can write here
+        check_usable(imported)
     return imported
+
+
+def check_usable(imported: Imported) -> None:
+    """Check that at least one row was usable.
+
+    Raises:
+        UserError: no row is usable. The message names the reasons.
+    """
+    if imported.rows == 0:
+        raise UserError(f"{imported.folder}: nothing to import; the table has no row below its header")
+    if imported.samples == 0:
+        raise UserError(f"{imported.folder}: none of the {imported.rows} rows can be used\n{imported.reasons()}")
+
+
+def _discard(folder: Path, shards: int) -> None:
+    for shard in range(shards):
+        (folder / f"{shard:05d}.tar").unlink(missing_ok=True)
+        (folder / f"{shard:05d}.json").unlink(missing_ok=True)
+    (folder / STATE).unlink()
 
 
 def _check_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -165,7 +185,7 @@ def _samples(key: str, row: Row, number: int, templates: Sequence[str]) -> Itera
     captions = checked_captions(row, number, templates)
     extension, data = read_picture(row.image)
     for index, caption in enumerate(captions):
-        fields = {"source": row.source, **({"label": row.label} if row.label is not None else {})}
+        fields = {"source": row.name, **({"label": row.label} if row.label is not None else {})}
         yield {
             "__key__": key if index == 0 else f"{key}-{index}",
             extension: data,
