@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import sys
 from contextlib import suppress
 from typing import Any, Protocol
@@ -22,7 +20,6 @@ from mobileclip2.engine.plan import selected
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
-from mobileclip2.store.lease import acquire
 from pipelines.asset_definitions import stages
 from pipelines.current import report_current
 from pipelines.display import Display, label_of
@@ -96,12 +93,11 @@ def refresh(
     if not (pipeline.profile.compute.kubernetes and parent and is_launched(parent)):
         parent = None
     runs = 0
-    lease = f"run/{socket.gethostname()}/{os.getpid()}"  # gc keeps the outputs of a profile that runs
     keys = selected(pipeline, only)
     if parent is None:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
     try:
-        with acquire(pipeline.storage, [lease], pipeline.note):
+        with pipeline.hold():
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
                     label = label_of(asset.key, group)

@@ -11,7 +11,7 @@ from rich.table import Table
 from mobileclip2.api.load import load
 from mobileclip2.api.search import index, search
 from mobileclip2.progress import counted, doing
-from mobileclip2.report.search import Found, write_search
+from mobileclip2.report.search import QueryResult, write_search
 
 
 def search_pictures(model: str, queries: Sequence[str], folder: Path, page: Path, top: int, width: int) -> int:
@@ -24,9 +24,9 @@ def search_pictures(model: str, queries: Sequence[str], folder: Path, page: Path
         loaded = load(model)
     with doing(f"embedding the pictures of {folder}"):
         indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
-    found = [Found(query, search(loaded, _query(query), indexed, top)) for query in queries]
+    results = [QueryResult(query, search(loaded, _query(query), indexed, top)) for query in queries]
     console = Console(width=width)
-    for each in found:
+    for each in results:
         table = Table(title=f'"{each.query}"', title_justify="left", box=None, header_style="bold")
         table.add_column("similarity", justify="right")
         table.add_column("picture", overflow="fold")
@@ -35,7 +35,7 @@ def search_pictures(model: str, queries: Sequence[str], folder: Path, page: Path
         console.print(table)
     for message in indexed.unreadable:
         console.print(f"left out: {message}", markup=False, highlight=False)
-    write_search(found, loaded.name, folder, len(indexed.paths), page)
+    write_search(results, loaded.name, folder, len(indexed.paths), page)
     console.print(f"page: {page}", markup=False, highlight=False)
     return 0
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.image import decode
+from mobileclip2.data.image import decode, to_rgb
 from mobileclip2.errors import UserError
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.image_text import ImageText
@@ -76,14 +76,14 @@ class ImageTextModel:
         Raises:
             UserError: a picture cannot be read. The message names it.
         """
-        found: list[Tensor] = []
+        batches: list[Tensor] = []
         pending: list[Tensor] = []
         done = 0
 
         def embed() -> None:
             nonlocal done
             if pending:
-                found.append(self.image_text.embed_images(torch.stack(pending).to(self.device)).cpu())
+                batches.append(self.image_text.embed_images(torch.stack(pending).to(self.device)).cpu())
                 done += len(pending)
                 pending.clear()
                 advance(done)
@@ -93,7 +93,7 @@ class ImageTextModel:
             if len(pending) == BATCH:
                 embed()
         embed()
-        return torch.cat(found) if found else torch.empty(0, self.embed_dim)
+        return torch.cat(batches) if batches else torch.empty(0, self.embed_dim)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Embed texts as L2-normalized fp32 ``[len(texts), embed_dim]`` on the CPU.
@@ -162,7 +162,7 @@ def open_picture(picture: Picture) -> Image.Image:
         UserError: the file cannot be read or is no picture.
     """
     if isinstance(picture, Image.Image):
-        return picture.convert("RGB")
+        return to_rgb(picture)
     name = str(picture) if isinstance(picture, str | Path) else f"{len(picture):,} bytes"
     try:
         return decode(Path(picture).read_bytes() if isinstance(picture, str | Path) else picture)

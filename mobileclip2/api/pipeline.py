@@ -74,14 +74,18 @@ class Pipeline:
         Raises:
             UserError: a stage rejects its input. Finished shards are kept.
         """
+        from mobileclip2.stages.published_weights import check_published_weights
+
         pipeline, computed = self._pipeline, 0
         pipeline.forget()
-        for key in planning.selected(pipeline, list(assets)):
-            asset = pipeline.graph[key]
-            for group in pipeline.groups(asset):
-                if pipeline.missing(asset, group):
-                    pipeline.materialize(key, group, progress)
-                    computed += 1
+        keys = planning.selected(pipeline, list(assets))
+        check_published_weights(pipeline, keys)
+        with pipeline.hold():
+            for asset in [pipeline.graph[key] for key in keys]:
+                for group in pipeline.groups(asset):
+                    if pipeline.missing(asset, group):
+                        pipeline.materialize(asset.key, group, progress)
+                        computed += 1
         return computed
 
     def read(self, name: str) -> dict[str, dict[str, float | None]]:

@@ -43,7 +43,7 @@ def decode(data: bytes, *, max_pixels: int = PILLOW_LIMIT) -> Image.Image:
         try:
             _check_complete(image, data)
             image.load()
-            return _rgb(image)
+            return to_rgb(image)
         except (BadSample, MemoryError):
             raise
         except Exception as error:  # decoders raise arbitrary exceptions for damaged input
@@ -108,7 +108,8 @@ def _broken(data: bytes, error: Exception) -> BadSample:
     return BadSample(reason, f"{len(data):,} bytes that begin with {data[:16]!r}: {error}")
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB as :func:`decode` does: transparency on white, the high byte of 16-bit gray."""
     if image.mode.startswith("I"):
         # convert() would clip values above 255 to white. Pillow keeps the high byte of 16-bit color too.
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")

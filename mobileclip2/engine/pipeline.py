@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -229,6 +231,10 @@ class Pipeline:
     def note(self) -> str:
         """Return the payload of this process's locks: the profile, from which gc derives the outputs to keep."""
         return json.dumps({"folder": self.profile.folder, "text": self.profile.public_text})
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Hold a lease during the block, so that gc keeps the outputs of this profile."""
+        return acquire(self.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], self.note)
 
     def groups(self, asset: Asset) -> list[str | None]:
         """Return the partition keys of an asset: shard groups, slice names, or None for an unpartitioned asset."""

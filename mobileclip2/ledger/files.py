@@ -35,7 +35,7 @@ MAX_ROWS = 200
 """maximum rows of a curve; a longer training is sampled at every n-th step"""
 
 CHECKPOINT = "open_clip_"
-"""prefix of the files that plain open_clip reads, besides those of the tokenizer"""
+"""prefix of the configuration and the weights that plain open_clip reads"""
 
 
 def write_asset(pipeline: Pipeline, asset: Asset) -> None:

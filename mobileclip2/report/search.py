@@ -19,14 +19,14 @@ SIDE = 320
 
 
 @dataclass(frozen=True)
-class Found:
+class QueryResult:
     """A query with its pictures, the best first."""
 
     query: str
     pictures: Sequence[Ranked]
 
 
-def write_search(found: Sequence[Found], model: str, folder: Path, count: int, path: Path) -> None:
+def write_search(results: Sequence[QueryResult], model: str, folder: Path, count: int, path: Path) -> None:
     """Write the page atomically. The pictures are in it, so that it can be sent to others."""
     now = datetime.datetime.now(datetime.UTC)
     page = render(
@@ -36,7 +36,7 @@ def write_search(found: Sequence[Found], model: str, folder: Path, count: int, p
         subtitle=f"{count:,} pictures of {folder} · {model} · {now:%Y-%m-%d %H:%M} UTC",
         tiles=(),
         software=versions(("mobileclip2", "torch")),
-        results_by_query=[(each, [(ranked, _thumbnail(ranked.path)) for ranked in each.pictures]) for each in found],
+        queries=[(each, [(ranked, _thumbnail(ranked.path)) for ranked in each.pictures]) for each in results],
         side=SIDE,
     )
     write_page(page, path)

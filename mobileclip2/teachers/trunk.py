@@ -49,7 +49,7 @@ def trunk_config(spec: Locked) -> PretrainedCfg:
     """Return timm's entry for the trunk: conventions of preprocessing, and the repository of the weights on the hub.
 
     Raises:
-        WeightsError: timm does not have the model or the tag, or its tags have different conventions and none is named.
+        WeightsError: timm does not have the model or the tag, or the profile must name one of several tags.
     """
     name, _, tag = spec.trunk.partition(".")
     tag = tag or spec.trunk_weights.tag or ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.data.importing.folders import ClassFolders
-from mobileclip2.data.importing.write import Imported
+from mobileclip2.data.importing.shards import Imported
 from mobileclip2.data.tar import read_samples
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet

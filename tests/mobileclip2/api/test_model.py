@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,12 @@ def test_the_import_is_cheap_and_lists_the_public_names():
     code = "import sys, mobileclip2; print('torch' in sys.modules, *dir(mobileclip2))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path.cwd()).stdout
     assert printed.split() == ["False", *sorted(mobileclip2.__all__)]
+
+
+def test_a_transparent_picture_is_embedded_as_its_file(model):
+    picture_with_alpha = picture(2).convert("RGBA")
+    picture_with_alpha.putalpha(100)
+    with io.BytesIO() as file:
+        picture_with_alpha.save(file, "PNG")
+        features = model.embed_images([picture_with_alpha, file.getvalue()])
+    assert torch.equal(features[0], features[1])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mobileclip2.api.search import Ranked
-from mobileclip2.report.search import Found, write_search
+from mobileclip2.report.search import QueryResult, write_search
 
 
 @pytest.fixture
@@ -16,7 +16,10 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_the_page_contains_its_pictures_and_escapes_text(picture: Path, tmp_path: Path) -> None:
-    found = [Found("<b>red</b>", [Ranked(picture, 0.5), Ranked(picture, 0.25)]), Found("blue", [Ranked(picture, 0.1)])]
+    found = [
+        QueryResult("<b>red</b>", [Ranked(picture, 0.5), Ranked(picture, 0.25)]),
+        QueryResult("blue", [Ranked(picture, 0.1)]),
+    ]
     write_search(found, "m<odel", picture.parent, 1234, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
     assert text.count("<img") == 3 and text.count('src="data:image/webp;base64,') == 3
