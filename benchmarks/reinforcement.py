@@ -1,14 +1,18 @@
 """What reinforcement gives, on the demo's data: the paper's claim at the demo's size.
 
-Three seeds each of three students at equal steps, zero-shot top-1 on emoji-861:
+Three seeds of each student, with equal steps, zero-shot top-1 on emoji-861:
 
 - ``reinforced``: captions of the fine-tuned captioner,
 - ``pretrained_captions``: the same with captions of the captioner that was only pretrained,
-- ``plain``: CLIP on the raw pairs.
+- ``plain``: CLIP on the raw pairs with weak augmentation, as the paper's baseline,
+- ``plain_strong``: the same with the augmentation of the stored views,
+- ``plain_corpus``: ``plain`` on the raw pairs and the clean corpus that teachers and captioner see.
 
-Students train longer than the demo's, until the plain one learns no more. All else is the demo's own store: what a demo run
-left there is reused. Evaluation during training tells after how many samples the reinforced student reaches the plain
-student's final accuracy. As many students train at once as there are cores, each on one thread.
+The students train longer than the demo's, until the plain ones learn no more. The rest comes from the demo's own store, so
+that finished stages of a demo run are reused. Evaluations during training show after how many samples the reinforced
+student reaches the plain student's final accuracy. The difference between two kinds is that of their mean accuracies over
+seeds. Its interval is a bootstrap over the test images, which all students share. As many students train at once as there
+are cores, each on one thread.
 """
 
 from __future__ import annotations
@@ -23,8 +27,11 @@ import yaml
 
 from mobileclip2.config.profile import Profile, parse
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.evaluation.bootstrap import draws, interval
+from mobileclip2.evaluation.metrics import metrics_of
 from mobileclip2.progress import Step
 from mobileclip2.report.sheets import training_records
+from mobileclip2.stages.stored_results import stored_results
 from pipelines.profiles import PROFILES
 
 SEEDS = (0, 1, 2)
@@ -33,11 +40,12 @@ VIEWS = 8
 
 LENGTH = {"steps": 1000, "warmup": 100, "evaluate_every": 50}
 SET = "emoji-861"
-KINDS = ("reinforced", "pretrained_captions", "plain")
+KINDS = ("reinforced", "pretrained_captions", "plain", "plain_strong", "plain_corpus")
+CONFIDENCE = 0.95
 
 
 def profile() -> Profile:
-    """The demo with both captioners in the dataset and three students of each kind."""
+    """Return the demo with both captioners in the dataset and three students of each kind."""
     values: dict[str, Any] = yaml.safe_load((PROFILES / "demo.yaml").read_text())
     values["views"] = {**values["views"], "count": VIEWS}
     fine_tuned, pretrained = values["captioners"][-1], values["captioners"][0]
@@ -48,18 +56,24 @@ def profile() -> Profile:
     students = []
     for seed in SEEDS:
         for kind in KINDS:
-            student = by_name["plain" if kind == "plain" else "reinforced"]
+            is_plain = kind.startswith("plain")
+            student = by_name["plain" if is_plain else "reinforced"]
             train = {**student["train"], **LENGTH, "seed": seed, "workers": 0}
             changed = {**student, "name": f"{kind}_{seed}", "train": train}
-            if kind != "plain":
+            if kind == "plain_strong":
+                changed["augmentation"] = "views"
+            if kind == "plain_corpus":
+                changed["corpora"] = [corpus["name"] for corpus in values["caption_corpora"]]
+            if not is_plain:
                 chosen = pretrained if kind == "pretrained_captions" else fine_tuned
                 changed["loss"] = {**student.get("loss", {}), "captioners": [chosen["name"]]}
             students.append(changed)
+    values["evaluation"] = [each for each in values["evaluation"] if each["name"] == SET]
     return parse(yaml.safe_dump({**values, "students": students}, sort_keys=False), origin=PROFILES / "demo.yaml")
 
 
 def measure() -> dict[str, Any]:
-    """Trains what is missing; a second call only reads."""
+    """Train what is missing. A second call only reads."""
     pipeline = Pipeline(profile())
     students = [key for key in pipeline.graph if key.startswith("student/")]
     for key in pipeline.graph:
@@ -71,6 +85,9 @@ def measure() -> dict[str, Any]:
         list(processes.map(train, students))
     pipeline.forget()
     curves = {f"{kind}_{seed}": curve(pipeline, f"{kind}_{seed}") for kind in KINDS for seed in SEEDS}
+    for kind in KINDS:
+        for seed in SEEDS:
+            pipeline.materialize(f"evaluation/{kind}_{seed}", SET)
     final = {kind: [curves[f"{kind}_{seed}"][-1][1] for seed in SEEDS] for kind in KINDS}
     target = statistics.mean(final["plain"])
     reached = [samples_to(curves[f"reinforced_{seed}"], target) for seed in SEEDS]
@@ -81,8 +98,29 @@ def measure() -> dict[str, Any]:
         "top1": final,
         "mean": {kind: statistics.mean(values) for kind, values in final.items()},
         "spread": {kind: max(values) - min(values) for kind, values in final.items()},
+        "difference": differences(pipeline),
         "samples_to_plain": reached,
         "share_of_samples_to_plain": [samples / total if samples else None for samples in reached],
+    }
+
+
+def differences(pipeline: Pipeline) -> dict[str, list[float]]:
+    """Return the accuracy of ``reinforced`` minus that of each other kind: the mean, and the ends of its interval."""
+    tables = [
+        result.samples
+        for kind in KINDS
+        for seed in SEEDS
+        for result in stored_results(pipeline, f"{kind}_{seed}")
+        if result.samples is not None
+    ]
+    metric = metrics_of(SET, tables[0])["acc1"]
+    kinds = draws(metric, tables).reshape(len(KINDS), len(SEEDS), -1).mean(1)
+    starts = range(0, len(tables), len(SEEDS))
+    means = [statistics.mean(metric.of(table) for table in tables[start : start + len(SEEDS)]) for start in starts]
+    return {
+        kind: [means[0] - means[row], *interval(kinds[0] - kinds[row], CONFIDENCE)]
+        for row, kind in enumerate(KINDS)
+        if row
     }
 
 
@@ -91,14 +129,14 @@ def train(key: str) -> None:
 
 
 def curve(pipeline: Pipeline, student: str) -> list[tuple[int, float]]:
-    """(samples seen, top-1) at every evaluation of a student's training."""
+    """Return (samples seen, top-1) of every evaluation of a student's training."""
     batch = pipeline.profile.student(student).training.batch
     name = f"{SET}/acc1"
     return [(r["step"] * batch, r[name]) for r in training_records(pipeline, f"student/{student}") if name in r]
 
 
 def samples_to(points: list[tuple[int, float]], target: float) -> int | None:
-    """Samples at the first evaluation that is at least ``target``."""
+    """Return the samples at the first evaluation that is at least ``target``."""
     return next((samples for samples, value in points if value >= target), None)
 
 
@@ -107,17 +145,20 @@ def show(numbers: dict[str, Any]) -> str:
     for kind in KINDS:
         values = "  ".join(f"{value:.1%}" for value in numbers["top1"][kind])
         lines.append(f"  {kind:20} mean {numbers['mean'][kind]:.1%}  spread {numbers['spread'][kind]:.1%}  ({values})")
+    for kind, points in numbers["difference"].items():
+        mean, low, high = (f"{100 * value:+.1f}" for value in points)
+        lines.append(f"  reinforced - {kind:20} {mean} points ({CONFIDENCE:.0%}: {low} to {high})")
     shares = ", ".join("never" if share is None else f"{share:.2f}" for share in numbers["share_of_samples_to_plain"])
     lines.append(f"  share of the samples after which reinforced reaches plain's final mean, by seed: {shares}")
     return "\n".join(lines)
 
 
 class _Lines:
-    """One line of progress now and then."""
+    """Print a line of progress every 100 steps."""
 
-    def __init__(self, place: str) -> None:
-        self.place = place
+    def __init__(self, asset: str) -> None:
+        self.asset = asset
 
     def __call__(self, step: Step) -> None:
         if step.unit == "steps" and (step.done % 100 == 0 or step.done == step.total):
-            print(f"{self.place}: {step.done}/{step.total} {step.unit}", flush=True)
+            print(f"{self.asset}: {step.done}/{step.total} {step.unit}", flush=True)

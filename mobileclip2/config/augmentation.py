@@ -43,6 +43,10 @@ class Augmentation(Settings):
         return self
 
 
+WEAK_AUGMENTATION = Augmentation(scale=(0.9, 1.0), randaugment=None)
+"""a random crop of at least 90 % of the area, as open_clip trains; strong augmentation lowers accuracy without distillation"""
+
+
 Translation = Literal["pixels", "scaled"]
 """TranslateX and TranslateY move a view by the stored number of pixels at every size, or in proportion to its size"""
 

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from mobileclip2.config.augmentation import WEAK_AUGMENTATION, Augmentation
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.compute import ComputeSettings
 from mobileclip2.config.dataset import Dataset, Views
@@ -88,6 +89,13 @@ class Profile(Settings):
         """Return a logit scale for each teacher of the dataset in order, or None if the student excludes it."""
         own = {teacher.name: teacher.logit_scale for teacher in self.teachers} | student.loss.logit_scales
         return [own[name] for name in self.dataset_teachers]
+
+    def augmentation(self, student: Student) -> Augmentation | None:
+        """Return the augmentation of a student's own views, or None if the student sees the stored views."""
+        if student.distills:
+            return None
+        named = {"weak": WEAK_AUGMENTATION, "views": self.views.augmentation}
+        return named[student.augmentation] if isinstance(student.augmentation, str) else student.augmentation
 
     def study(self, name: str) -> Study:
         """Return the study with this name."""
@@ -206,6 +214,7 @@ class Profile(Settings):
 
     def _check_student(self, field: str, student: Student, check_names: Callable[..., None]) -> None:
         check_names(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])
+        check_names(f"{field}.corpora", student.corpora, [corpus.name for corpus in self.caption_corpora])
         if student.loss.captioners is not None:
             check_names(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
         check_names(f"{field}.loss.logit_scales", tuple(student.loss.logit_scales), self.dataset_teachers)

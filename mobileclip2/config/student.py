@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mobileclip2.config.augmentation import RELEASED_RENDERING, Rendering
+from mobileclip2.config.augmentation import RELEASED_RENDERING, Augmentation, Rendering
 from mobileclip2.config.model import Model
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.training import TrainSettings
@@ -68,7 +68,11 @@ class Student(Settings):
     model: Model | None = None
     between: WiseFT | None = None
     data: Literal["reinforced", "raw"] = "reinforced"
+    corpora: tuple[str, ...] = ()
+    """caption corpora whose pairs are added to the raw pairs"""
     loss: Loss = Loss()
+    augmentation: Literal["weak", "views"] | Augmentation = "weak"
+    """augmentation of a student that does not distill; ``views`` is the profile's ``views.augmentation``"""
     render: Rendering = RELEASED_RENDERING
     train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
@@ -86,14 +90,26 @@ class Student(Settings):
             fields = type(self).model_fields
             unused = [
                 name
-                for name in ("data", "evaluate_on", "loss", "render", "train")
+                for name in ("augmentation", "corpora", "data", "evaluate_on", "loss", "render", "train")
                 if getattr(self, name) != fields[name].default
             ]
             if unused:
                 raise ValueError(f"student '{self.name}' is not trained; remove {', '.join(unused)}")
         if self.data == "raw" and self.loss != Loss():
             raise ValueError(f"student '{self.name}': 'loss' needs 'data: reinforced'; remove 'loss' or change 'data'")
+        if self.corpora and self.data != "raw":
+            raise ValueError(f"student '{self.name}': 'corpora' needs 'data: raw'; remove 'corpora' or change 'data'")
+        if self.augmentation != "weak" and self.distills:
+            raise ValueError(
+                f"student '{self.name}': a distilled student sees the stored views; remove 'augmentation', "
+                "and change 'views.augmentation' to store other views"
+            )
         return self
+
+    @property
+    def distills(self) -> bool:
+        """Whether the student learns from stored embeddings, which belong to stored views."""
+        return self.data == "reinforced" and self.loss.distill > 0
 
     @property
     def training(self) -> TrainSettings:

@@ -7,16 +7,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mobileclip2.config.augmentation import Augmentation
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.student import Loss, Student
 
 
 class Row(Settings):
-    """A row of a study: data and loss of its students."""
+    """A row of a study: data, loss and augmentation of its students."""
 
     name: Name
     data: Literal["reinforced", "raw"] = "reinforced"
+    corpora: tuple[str, ...] = ()
     loss: Loss = Loss()
+    augmentation: Literal["weak", "views"] | Augmentation = "weak"
 
 
 class Study(Settings):
@@ -61,7 +64,8 @@ class Study(Settings):
         for row in self.lines(base, teachers):
             for seed in self.seeds:
                 train = base.training.model_copy(update={"seed": seed})
-                changed = {"data": row.data, "loss": row.loss, "train": train, "evaluate_on": self.evaluate_on}
+                changed = {name: getattr(row, name) for name in ("data", "corpora", "loss", "augmentation")}
+                changed |= {"train": train, "evaluate_on": self.evaluate_on}
                 trials[trial_name(row.name, seed)] = base.model_copy(update=changed)
         return trials
 

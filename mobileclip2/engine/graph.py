@@ -130,6 +130,11 @@ def embeddings_role(teacher: str, kind: str) -> str:
     return f"embeddings/{teacher}/{kind}"
 
 
+def corpus_role(corpus: str) -> str:
+    """Return the role in which a student reads the pairs of a caption corpus."""
+    return f"corpus/{corpus}"
+
+
 RAW_SHARDS = AssetKey.of("raw_shards")
 AUGMENTATIONS = AssetKey.of("augmentations")
 REINFORCED_DATASET = AssetKey.of("reinforced_dataset")
@@ -350,9 +355,11 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
     if student.render != EARLIER_RENDERING:
         fields["render"] = declared(student.render)
     inputs = {"base": Input(AssetKey.of("student", student.base))} if student.base else {}
+    if augmentation := profile.augmentation(student):
+        fields["augmentation"] = declared(augmentation)
     if student.data == "raw":
-        fields["augmentation"] = declared(profile.views.augmentation)
         inputs["data"] = Input(RAW_SHARDS)
+        inputs |= {corpus_role(name): Input(AssetKey.of("caption_corpus", name)) for name in student.corpora}
     else:
         fields["loss"] = declared(student.loss)
         fields["loss"]["captioners"] = _chosen_names(student.loss.captioners, profile.dataset_captioners)

@@ -97,12 +97,13 @@ def _declared_by_student(profile: Profile, path: Path) -> Iterator[Path]:
         end = [each.name for each in profile.students].index(student.between.to)
         yield from ((*path, "name"), (*path, "between"), ("students", end, "base"), ("students", end, "model"))
         return
-    for field in ("name", "base", "model", "data", "render", "train", "evaluate_on"):
+    for field in ("name", "base", "model", "data", "corpora", "augmentation", "render", "train", "evaluate_on"):
         yield (*path, field)
     if not student.train:
         return
-    if student.data == "raw":
+    if student.augmentation == "views":
         yield "views", "augmentation"
+    if student.data == "raw":
         return
     yield (*path, "loss")
     yield from (("dataset", "teachers"), ("dataset", "images"))

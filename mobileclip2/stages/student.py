@@ -15,6 +15,7 @@ from torch import nn
 from mobileclip2.config.augmentation import EARLIER_RENDERING, Rendering
 from mobileclip2.config.student import Student
 from mobileclip2.data.preprocess import Preprocess
+from mobileclip2.engine.graph import corpus_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
@@ -84,14 +85,14 @@ def objective_and_source(
     """Return the objective and the samples of a training."""
     seed, shards = student.training.seed, task.inputs["data"]
     if student.data == "raw":
+        shards = [*shards, *(artifact for name in student.corpora for artifact in task.inputs[corpus_role(name)])]
         tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.inventory))
-        augmentation = batch.profile.views.augmentation
         source = RawSource(
             tables,
             image_text.tokenize,
             image_text.preprocess,
             seed=seed,
-            augmentation=augmentation,
+            augmentation=batch.profile.augmentation(student),
             rendering=student.render,
         )
         return Contrastive(), source
@@ -123,6 +124,7 @@ def reinforced_source(
         captions=f"^syn_text_({'|'.join(captioners)})$" if captioners else "^syn_text.*$",
         needs=needs,
         images=None if batch.profile.dataset.images else [local_copy(shard.url) for _, shard in found],
+        augmentation=batch.profile.augmentation(student),
         rendering=student.render,
     )
 

@@ -83,6 +83,9 @@ class ReinforcedSource:
     stored embeddings of the three. The synthetic caption is chosen like in the released code: first a field of
     ``syn.json`` that matches the regular expression ``captions``, then a caption of this field.
 
+    With ``augmentation``, the image is a new random view in each epoch, as in :class:`RawSource`. This needs samples
+    without ``teacher_image``, because a stored embedding belongs to a stored view.
+
     ``needs`` are the keys of the returned samples. ``images`` are the source shards of a dataset without images, one
     for each of ``shards``.
 
@@ -102,12 +105,16 @@ class ReinforcedSource:
         captions: str = f"^{CAPTIONS}.*$",
         needs: Sequence[str] = KEYS,
         images: Sequence[Path] | None = None,
+        augmentation: Augmentation | None = None,
         rendering: Rendering = RELEASED_RENDERING,
     ) -> None:
         self.needs = tuple(needs)
         if unknown := set(needs).difference(KEYS):
             raise UserError(f"training data: unknown keys {', '.join(sorted(unknown))}; the keys are {', '.join(KEYS)}")
+        if augmentation and "teacher_image" in self.needs:
+            raise UserError("training data: a stored embedding belongs to a stored view; remove 'augmentation'")
         self._preprocess, self._seed, self._rendering = preprocess, seed, rendering
+        self._augmentation = augmentation
         self._tokens = _TokenCache(tokenize)
         self._captions = _compile(captions)
         file = RowFile()
@@ -142,7 +149,7 @@ class ReinforcedSource:
         choose = partial(_choose, self._seed, epoch, sample.key)
         view = choose("view", len(sample.views))
         load: dict[str, Callable[[], torch.Tensor]] = {
-            "image": lambda: self._view(shard, row, sample, view),
+            "image": lambda: self._image(shard, row, sample, epoch, view),
             "text": lambda: self._tokens(sample.caption),
             "teacher_image": lambda: sample.image_emb[view].float(),
             "teacher_text": lambda: sample.text_emb[0].float(),
@@ -194,6 +201,14 @@ class ReinforcedSource:
                 "Check the captioners in the loss of the student"
             )
         return fields
+
+    def _image(self, shard: int, row: int, sample: ReinforcedSample, epoch: int, view: int) -> torch.Tensor:
+        if self._augmentation is None:
+            return self._view(shard, row, sample, view)
+        name = self._name(shard, sample)
+        image = _decode_valid(self._image_bytes(shard, row, sample), name)
+        own = sample_view(self._augmentation, self._seed, sample.key, epoch, *image.size)
+        return _rendered(image, own, self._preprocess, self._rendering)
 
     def _view(self, shard: int, row: int, sample: ReinforcedSample, view: int) -> torch.Tensor:
         cached = self._view_cache.get((shard, row, view))

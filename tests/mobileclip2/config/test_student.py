@@ -55,6 +55,15 @@ def test_the_sets_of_a_rule_have_no_duplicates() -> None:
             "student 's' is not trained; remove data, train",
         ),
         (
+            {"model": MODEL, "train": TRAIN, "augmentation": "views"},
+            "student 's': a distilled student sees the stored views; remove 'augmentation'",
+        ),
+        (
+            {"model": MODEL, "train": TRAIN, "corpora": ["clean"]},
+            "student 's': 'corpora' needs 'data: raw'; remove 'corpora'",
+        ),
+        ({"model": PRETRAINED, "augmentation": "views"}, "student 's' is not trained; remove augmentation"),
+        (
             {"model": MODEL, "train": TRAIN, "data": "raw", "loss": {"distill": 0.5}},
             "student 's': 'loss' needs 'data: reinforced'; remove 'loss'",
         ),

@@ -28,6 +28,7 @@ def rich(tiny):
     pupil, plain = values["students"]
     pupil["loss"] = {"distill": 0.5, "captioners": ["second"], "logit_scales": {"wide": 44}}
     pupil["train"] |= {"warmup": 1, "evaluate_every": 2}
+    plain |= {"corpora": ["clean"], "augmentation": {"scale": [0.5, 1.0]}}
     values["students"] += [
         {"name": "third", "base": "pupil", "data": "raw", "train": {**plain["train"], "accumulate": 2}},
         {"name": "middle", "between": {"to": "third", "pick": {"best": "again", "of": ["shapes"]}}},
@@ -223,6 +224,7 @@ FREE = {"name", "folder", "file", "text"}
 
 ALONE = {
     *(
+        "augmentation",
         "between",
         "file",
         "locked",
@@ -284,3 +286,24 @@ def test_small_students_keep_the_fingerprints_from_before_the_setting(name):
     ]
     slices = [slice_ for asset in students for slice_ in asset.slices.values()]
     assert slices and not any("render" in slice_.declared for slice_ in slices)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"data": "raw"}, {"scale": [0.9, 1.0], "randaugment": None}),
+        ({"loss": {"distill": 0}}, {"scale": [0.9, 1.0], "randaugment": None}),
+        ({"data": "raw", "augmentation": "views"}, {"scale": [0.3, 0.9]}),
+        ({"data": "raw", "augmentation": {"scale": [0.5, 0.6]}}, {"scale": [0.5, 0.6]}),
+        ({}, None),
+    ],
+)
+def test_a_student_without_distillation_declares_its_own_augmentation(tiny, change, expected):
+    values = yaml.safe_load(tiny.read_text())
+    values["views"]["augmentation"] = {"scale": [0.3, 0.9]}
+    values["students"][0] |= change
+    tiny.write_text(yaml.safe_dump(values))
+    graph = build_graph(load(tiny))
+    (slice_,) = graph["student/pupil"].slices.values()
+    found = slice_.declared.get("augmentation")
+    assert found is None if expected is None else expected.items() <= found.items()

@@ -10,12 +10,17 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
+from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.lineage import LINEAGE, read_lineage
-from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.models.build import CONFIG, WEIGHTS
+from mobileclip2.engine.pipeline import Pipeline, TaskBatch
+from mobileclip2.models.build import CONFIG, WEIGHTS, build
 from mobileclip2.models.build import load as load_model
+from mobileclip2.progress import silent
 from mobileclip2.stages.load_model import VIEWS, load_image_text
+from mobileclip2.stages.student import objective_and_source
+from mobileclip2.training.data import SampleSource
 
 
 @pytest.mark.parametrize("name", ["pupil", "plain"])
@@ -47,6 +52,38 @@ def test_a_pretrained_student_keeps_its_weights(tiny: Path) -> None:
     found = load_file(stored.fetch(WEIGHTS))
     assert all(torch.equal(found[name], weights[name]) for name in weights)
     assert "samples" not in stored.manifest.facts and stored.manifest.facts["embed_dim"] == 24
+
+
+def opened(profile: Path, student: str) -> SampleSource:
+    """Return the samples of a student's training."""
+    pipeline = Pipeline(load(profile))
+    asset = pipeline.graph[f"student/{student}"]
+    (slice_,) = asset.slices.values()
+    task = pipeline.task_for(asset, slice_, None)
+    batch = TaskBatch(pipeline, asset, None, [task], silent)
+    settings = pipeline.profile.student(student)
+    image_text = build(settings.model)
+    return objective_and_source(batch, task, settings, image_text)[1]
+
+
+def test_a_plain_student_can_also_see_the_pairs_of_a_corpus(tiny: Path) -> None:
+    pipeline = Pipeline(load(tiny))
+    for group in pipeline.profile.group_names:
+        pipeline.materialize("raw_shards", group)
+    corpus = pipeline.materialize("caption_corpus/clean").samples
+    alone = len(opened(tiny, "plain"))
+    values = yaml.safe_load(tiny.read_text())
+    (plain,) = (student for student in values["students"] if student["name"] == "plain")
+    plain["corpora"] = ["clean"]
+    tiny.write_text(yaml.safe_dump(values))
+    together = opened(tiny, "plain")
+    assert len(together) == alone + corpus > alone
+    assert {name: value.dtype for name, value in together.sample(0, alone).items()} == {
+        "image": torch.uint8,
+        "text": torch.int64,
+    }
+    graph = build_graph(load(tiny))
+    assert AssetKey.of("caption_corpus", "clean") in graph["student/plain"].upstream
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,22 @@ def test_captions_are_drawn_from_the_chosen_captioners(tmp_path, captions):
     assert {words(reader.sample(epoch, 0)["synthetic_text"]) for epoch in range(9)} == {"syn_text_other 0 0-0"}
 
 
+def test_without_teacher_image_a_reinforced_image_can_get_a_new_view_each_epoch(tmp_path):
+    weak = Augmentation(scale=(0.9, 1.0), randaugment=None)
+    needs = ("image", "text", "synthetic_text")
+    reader = source(shards(tmp_path), needs=needs, augmentation=weak)
+    seen_crops = set()
+    for epoch in range(3):
+        for index in range(len(reader)):
+            key = words(reader.sample(epoch, index)["text"]).rsplit(" ", 1)[-1]
+            view = sample_view(weak, reader._seed, key, epoch, 40, 30)
+            assert torch.equal(reader.sample(epoch, index)["image"], drawn(key, view))
+            seen_crops.add(view.crop)
+    assert len(seen_crops) > len(reader)
+    with pytest.raises(UserError, match="a stored embedding belongs to a stored view"):
+        source(shards(tmp_path / "again"), augmentation=weak)
+
+
 def test_a_captioner_tag_that_matches_nothing_is_an_error_before_any_work(tmp_path):
     paths = shards(tmp_path)
     with pytest.raises(UserError, match=r"00000\.tar: sample '0-0': no synthetic caption matches 'dfn'") as caught:
