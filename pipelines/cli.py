@@ -373,10 +373,29 @@ def show_plan(chosen: argparse.Namespace) -> int:
     "compute what is missing, in order, through Dagster",
     ASSETS,
     REPORT,
-    examples=("run", "run student/reinforced", "run --profile my.yaml evaluation/reinforced"),
+    argument(
+        "--rehearse",
+        type=Path,
+        metavar="FOLDER",
+        help="run the profile at a thousandth of its size in this folder, with generated data and small random models",
+    ),
+    examples=(
+        "run",
+        "run student/reinforced",
+        "run --profile my.yaml evaluation/reinforced",
+        "run --profile dfndr-12m --rehearse rehearsal",
+    ),
 )
 def run_missing(chosen: argparse.Namespace) -> int:
     """Materialize what is missing, then write the ledger and the report."""
+    if chosen.rehearse:
+        with doing("writing the rehearsal"):
+            from mobileclip2.config.profile import load
+            from pipelines.rehearsal.profile import rehearse
+
+            profile = rehearse(load(profile_path(chosen_profile(chosen))), chosen.rehearse)
+        chosen.profile = str(profile)
+        chosen.report = chosen.report or chosen.rehearse / "report.html"
     pipeline = pipeline_of(chosen)
     with doing("importing"):
         from pipelines.run import run

@@ -38,6 +38,7 @@ from tests.tiny import draw
 HUB = {
     "apple/DFN2B-CLIP-ViT-L-14": "ViT-L-14-quickgelu",
     "apple/DFN2B-CLIP-ViT-L-14-39B": "ViT-L-14-quickgelu",
+    "apple/mobileclip2_coca_dfn2b_s13b_context77": "coca_ViT-L-14",
     "apple/mobileclip2_coca_dfn2b_s13b_mscoco38k_s12m_context77": "coca_ViT-L-14",
 }
 """Architectures of the repositories that the documentation names"""
