@@ -6,22 +6,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mobileclip2.config.settings import Settings
+from mobileclip2.config.settings import Settings, Stage
+from mobileclip2.config.slurm import Slurm
 from mobileclip2.fingerprint import UNDECLARED
-
-Stage = Literal[
-    "raw_shards",
-    "augmentations",
-    "caption_corpus",
-    "captioner",
-    "synthetic_captions",
-    "teacher",
-    "teacher_embeddings",
-    "reinforced_dataset",
-    "student",
-    "study",
-    "evaluation",
-]
 
 
 def _undeclared(default: Any = ..., **limits: Any) -> Any:
@@ -117,3 +104,10 @@ class ComputeSettings(Settings):
     processes: int = _undeclared(1, ge=1)
     """number of local processes: parallel chunks of a partition, and torchrun processes of a training"""
     kubernetes: Kubernetes | None = _undeclared(None)
+    slurm: Slurm | None = _undeclared(None)
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> Self:
+        if self.kubernetes and self.slurm:
+            raise ValueError("'kubernetes' and 'slurm' are both given; stages run in one of them, so remove the other")
+        return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
@@ -29,6 +29,21 @@ def _set_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 """name of an asset in the graph"""
 SetName = Annotated[str, AfterValidator(_set_name)]
+
+Stage = Literal[
+    "raw_shards",
+    "augmentations",
+    "caption_corpus",
+    "captioner",
+    "synthetic_captions",
+    "teacher",
+    "teacher_embeddings",
+    "reinforced_dataset",
+    "student",
+    "study",
+    "evaluation",
+]
+"""stage of an asset, as ``compute`` names it"""
 
 RENAMED_KEYS = {"licence": "license"}
 """new key of each deprecated profile key"""

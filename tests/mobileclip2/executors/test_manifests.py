@@ -6,7 +6,8 @@ import kubernetes_validate
 import pytest
 from pydantic import ValidationError
 
-from mobileclip2.config.compute import SANE, Kubernetes, Pods, Stage
+from mobileclip2.config.compute import SANE, Kubernetes, Pods
+from mobileclip2.config.settings import Stage
 from mobileclip2.engine.graph import CODE_VERSIONS
 from mobileclip2.executors.commands import ON_THIS_MACHINE
 from mobileclip2.executors.manifests import chunks_job, rendezvous_service, unsharded_job
