@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from mobileclip2.asset_key import Partition
@@ -21,13 +21,15 @@ from mobileclip2.engine.source_inventory import Shard, SourceInventory
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import ShardError
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.tensors import write_tensors
+from mobileclip2.models.sealed_tensors import DamagedTensors, read_sealed, write_sealed
 from mobileclip2.progress import Step
 from mobileclip2.store import Artifact
 from mobileclip2.store.storage import explain
 from mobileclip2.training.data import SampleSource
 from mobileclip2.training.objectives import Objective
 from mobileclip2.training.trainer import METRICS, TrainResult, train
+
+logger = logging.getLogger(__name__)
 
 
 def shards_of(
@@ -84,12 +86,29 @@ def frozen_features(
     features = []
     for number, (shard, table) in enumerate(tables):
         # by number, because shards of different corpora can have the same name
-        cached = batch.scratch / "features" / f"{number:06d}.safetensors"
-        if not cached.exists():
-            write_tensors(cached, compute(shard, table))
-        features.append(load_file(cached))
+        path = batch.scratch / "features" / f"{number:06d}.safetensors"
+        cached = _cached_features(path, shard)
+        if cached is None:
+            cached = compute(shard, table)
+            write_sealed(path, cached, {"shard": shard.id})
+        features.append(cached)
         batch.progress(Step(number + 1, len(tables), "shards of frozen features"))
     return {name: torch.cat([each[name] for each in features]) for name in features[0]}
+
+
+def _cached_features(path: Path, shard: Shard) -> dict[str, torch.Tensor] | None:
+    """Return the cached features of a shard, or None if there are none. A damaged file counts as none."""
+    if not path.exists():
+        return None
+    try:
+        features, metadata = read_sealed(path)
+    except DamagedTensors as error:
+        logger.warning("%s; its features are recomputed", error)
+        return None
+    if (stored := metadata.get("shard")) != shard.id:
+        logger.warning("%s: belongs to the shard %s, not %s; its features are recomputed", path, stored, shard.id)
+        return None
+    return features
 
 
 def train_task(

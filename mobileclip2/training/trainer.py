@@ -16,7 +16,7 @@ from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.training.batches import batches
-from mobileclip2.training.checkpoint import delete_partial_files, load_checkpoint, save_checkpoint, save_weights
+from mobileclip2.training.checkpoint import Checkpoint, Checkpoints, delete_partial_files, save_weights
 from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute, random_seed
 from mobileclip2.training.journal import Journal
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
-RESUME = "resume.pt"
 
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
@@ -66,20 +65,20 @@ def train(
     progress: Progress = silent,
     upload: Upload = lambda *names: None,
 ) -> TrainResult:
-    """Train ``model`` in place, or resume from the checkpoint in ``directory``.
+    """Train ``model`` in place, or resume from the newest intact checkpoint in ``directory``.
 
-    Under torchrun all processes call this with the same arguments. ``directory`` must contain the same checkpoint on all
-    machines. The main process writes ``metrics.jsonl`` (one object per step, the same bytes with and without restarts),
-    ``timing.jsonl``, ``resume.pt`` and finally ``model.safetensors``. Frozen parameters are not trained, and modules with
-    only frozen parameters stay in evaluation mode.
+    Under torchrun all processes call this with the same arguments. ``directory`` must contain the same checkpoints on all
+    machines. They resume from the newest one that is intact on all of them. The main process writes ``metrics.jsonl`` (one
+    object per step, the same bytes with and without restarts), ``timing.jsonl``, the two latest checkpoints and finally
+    ``model.safetensors``. Frozen parameters are not trained, and modules with only frozen parameters stay in evaluation mode.
 
     The main process calls ``evaluate`` with the model in evaluation mode every ``evaluate_every`` steps and at the end,
     and adds the returned numbers to the metrics of the step. It calls ``upload`` after every checkpoint.
 
     Raises:
         Diverged: a loss or gradient is not finite.
-        WeightsError: ``resume.pt`` is damaged or belongs to another run.
-        StoreError: processes have different checkpoints.
+        WeightsError: a checkpoint belongs to another run, or another program altered it.
+        StoreError: machines have no checkpoint in common.
         UserError: the batch does not fit the data or the processes, or samples lack keys that the objective needs.
     """
     with join(device) as world:
@@ -160,25 +159,42 @@ class _Run:
             fused=True,
         )
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.checkpoints = Checkpoints(
+            self.directory, fingerprint=self.fingerprint, total_steps=self.settings.total_steps
+        )
         self.metrics, self.timing = Journal(self.directory / METRICS), Journal(self.directory / TIMING)
         self.pending: list[dict[str, Tensor | float]] = []
 
     def _resume(self) -> int:
-        path = self.directory / RESUME
-        start = 0
-        self.world.barrier()  # the first process of each machine may still download it
-        if path.exists():
-            start = load_checkpoint(path, fingerprint=self.fingerprint, model=self.model, optimizer=self.optimizer)
-        if (mean := float(self.world.mean(torch.tensor(float(start), device=self.world.device)))) != start:
-            raise StoreError(
-                f"{path}: this machine resumes at step {start}, but all machines resume at {mean:g} on average; run again "
-                "while no other process writes checkpoints of this training"
-            )
+        self.world.barrier()  # the first process of each machine may still download the checkpoints
+        checkpoint = self._common_checkpoint()
+        if checkpoint:
+            self.checkpoints.restore(checkpoint, self.model, self.optimizer)
+        start = checkpoint.step if checkpoint else 0
         if self.world.is_main:
             delete_partial_files(self.directory)
             self.metrics.truncate(start)
             self.timing.truncate(start)
         return start
+
+    def _common_checkpoint(self) -> Checkpoint | None:
+        """Return the newest checkpoint that is intact on all machines, or None to start from the beginning."""
+        at_most = math.inf
+        while True:
+            found = self.checkpoints.newest(
+                self.model, self.optimizer, at_most=at_most, metrics=self.metrics.sha256_until
+            )
+            own = (found.step, int(found.sha256[:15], 16)) if found else (0, 0)
+            everyone = self.world.gather(torch.tensor([own], device=self.world.device)).tolist()
+            if all(tuple(each) == own for each in everyone):
+                return found
+            at_most = min(step for step, _ in everyone)
+            if at_most == 0 or all(step == own[0] for step, _ in everyone):
+                raise StoreError(
+                    f"{self.directory}: the machines have no checkpoint in common (this one is at step {own[0]}, others are at "
+                    f"{', '.join(sorted({str(step) for step, _ in everyone}))}); run again while no other process writes "
+                    "checkpoints of this training"
+                )
 
     def _check_keys(self, batch: dict[str, Tensor]) -> None:
         missing = [key for key in self.objective.needs if key not in batch]
@@ -261,21 +277,20 @@ class _Run:
         return numbers
 
     def _save(self, step: int) -> None:
+        if not all(parameter.isfinite().all() for parameter in self.parameters):
+            raise Diverged(
+                f"training diverged: the weights are not finite after step {step}; lower learning_rate, or lengthen warmup"
+            )
         if self.world.is_main:
             self.metrics.sync()
-            save_checkpoint(
-                self.directory / RESUME,
-                fingerprint=self.fingerprint,
-                step=step,
-                model=self.model,
-                optimizer=self.optimizer,
-            )
-            self.upload(METRICS, TIMING, RESUME)
+            name = self.checkpoints.save(step, self.model, self.optimizer, metrics=self.metrics.sha256)
+            self.upload(METRICS, TIMING, name)
 
     def _finish(self) -> TrainResult:
         self.model.eval()
         weights = self.directory / WEIGHTS
         if self.world.is_main:
+            self.metrics.verify()
             save_weights(weights, self.model)
         self.world.barrier()
         return TrainResult(self.settings.total_steps, self.metrics.last(), weights, self.metrics.path)

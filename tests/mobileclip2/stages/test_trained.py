@@ -1,12 +1,13 @@
 import shutil
 
 import pytest
+import torch
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline, TaskBatch
 from mobileclip2.errors import ShardError
 from mobileclip2.progress import silent
-from mobileclip2.stages.trained import publish, shards_of
+from mobileclip2.stages.trained import frozen_features, publish, shards_of, tables_of
 
 
 def work_on(profile, key):
@@ -46,3 +47,29 @@ def test_shards_of_ignores_added_and_rejects_deleted_shards(tiny):
         ShardError, match=r"raw_shards \[g00\]: the source no longer has the shard of '00000-.*parquet'"
     ):
         shards_of(read, Pipeline(load(tiny)).inventory)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "exchanged", "truncated"])
+def test_damaged_frozen_features_are_recomputed(tiny, damage, caplog):
+    for group in ("g00", "g01"):
+        Pipeline(load(tiny)).materialize("raw_shards", group)
+    batch = work_on(tiny, "captioner/first")
+    tables = list(tables_of(batch.tasks[0].inputs["data"], batch.inventory))
+    computed = []
+
+    def compute(shard, table):
+        computed.append(shard.id)
+        return {"features": torch.full((table.num_rows, 2), float(len(set(computed))))}
+
+    expected = frozen_features(batch, tables, compute)
+    files = sorted((batch.scratch / "features").iterdir())
+    assert len(computed) == len(files) == len(tables) > 1
+    if damage == "exchanged":
+        files[0].write_bytes(files[1].read_bytes())
+    else:
+        data = files[0].read_bytes()
+        files[0].write_bytes(data[:-1] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    computed.clear()
+    assert torch.equal(frozen_features(batch, tables, compute)["features"], expected["features"])
+    assert computed == [tables[0][0].id]
+    assert f"{files[0]}: " in caplog.text and "its features are recomputed" in caplog.text

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError
+from mobileclip2.models.sealed_tensors import read_metadata
+from mobileclip2.progress import Step
 from mobileclip2.training.distributed import World, join
 from mobileclip2.training.gradients import Forward, backward, distribute
 from mobileclip2.training.trainer import train
@@ -88,7 +91,7 @@ def test_processes_train_as_one_does(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "two").iterdir()} == {
         "metrics.jsonl",
         "timing.jsonl",
-        "resume.pt",
+        "resume-0.safetensors",
         "model.safetensors",
     }
     one, two = ((tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("one", "two"))
@@ -104,7 +107,8 @@ def train_from_different_checkpoints(folder: Path) -> None:
     (folder / rank).mkdir(parents=True, exist_ok=True)
     settings = TrainSettings(steps=4, batch=16, learning_rate=1e-3, checkpoint_every=2)
     with pytest.raises(
-        StoreError, match=r"resume\.pt: this machine resumes at step \d, but all machines .* at 2 on average; run again"
+        StoreError,
+        match=r"the machines have no checkpoint in common \(this one is at step \d, others .*0, 4.*\); run again",
     ):
         train(*tiny_training("contrastive"), TinySource(), settings, folder / rank, fingerprint="a")
 
@@ -114,3 +118,39 @@ def test_machines_that_fetched_different_checkpoints_do_not_train_together(tmp_p
     settings = TrainSettings(steps=4, batch=16, learning_rate=1e-3)
     train(*tiny_training("contrastive"), TinySource(), settings, tmp_path / "1", fingerprint="a")
     finish(*start_world(2, train_from_different_checkpoints, tmp_path))
+
+
+def train_after_damage(folder: Path) -> None:
+    """Train with a folder for each rank, as machines do that download the checkpoints from a bucket."""
+    settings = TrainSettings(steps=6, batch=16, learning_rate=1e-3, checkpoint_every=2)
+    train(*tiny_training("contrastive"), TinySource(), settings, folder / os.environ["RANK"], fingerprint="a")
+
+
+def stop_after_4(folder: Path) -> None:
+    def stop(step: Step) -> None:
+        if step.done == 5:
+            raise KeyboardInterrupt
+
+    settings = TrainSettings(steps=6, batch=16, learning_rate=1e-3, checkpoint_every=2, log_every=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(*tiny_training("contrastive"), TinySource(), settings, folder, fingerprint="a", progress=stop)
+
+
+@pytest.mark.slow
+def test_machines_go_back_to_the_checkpoint_that_all_of_them_have(tmp_path: Path) -> None:
+    finish(*start_world(2, train_after_damage, tmp_path / "whole"))
+    finish(start_process(stop_after_4, tmp_path / "0"))
+    shutil.copytree(tmp_path / "0", tmp_path / "1")
+    assert {path.name: read_metadata(path)["step"] for path in (tmp_path / "1").glob("resume-*")} == {
+        "resume-0.safetensors": "2",
+        "resume-1.safetensors": "4",
+    }
+    damaged = tmp_path / "1" / "resume-1.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    finish(*start_world(2, train_after_damage, tmp_path))
+    found, expected = (
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("0", "whole/0")
+    )
+    assert found == pytest.approx(expected, rel=1e-3)
+    timing = [json.loads(line)["step"] for line in (tmp_path / "0" / "timing.jsonl").read_text().splitlines()]
+    assert timing == [1, 2, 4, 6]  # steps 3 and 4 were trained again

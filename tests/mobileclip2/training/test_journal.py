@@ -28,13 +28,34 @@ def test_last_is_the_latest_value_of_each(tmp_path: Path) -> None:
 DAMAGE = [b"{broken}\n", bytes(20) + b"\n", b"\xff\xfe\n", b"7\n", b"{}\n", b'{"step": "2"}\n', b"[" * 5000 + b"\n"]
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_line_that_is_needed_is_named(tmp_path: Path, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [*DAMAGE, b'{"step": 2, "loss": 3}\n'])
+def test_a_changed_line_changes_the_hash_up_to_it(tmp_path: Path, damage: bytes) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
-    journal.path.write_bytes(b'{"step": 1}\n' + damage + b'{"step": 3}\n')
-    for read in (lambda: journal.truncate(3), lambda: journal.truncate(2), journal.last):
-        with pytest.raises(StoreError, match=r"metrics\.jsonl, line 2: damaged, .* delete the folder"):
-            read()
+    journal.append({"step": step, "loss": step / 2} for step in (1, 2, 3))
+    hashes = [journal.sha256_until(step) for step in range(4)]
+    assert hashes[3] == journal.sha256 and len(set(hashes)) == 4
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    journal.path.write_bytes(lines[0] + damage + lines[2])
+    changed = [journal.sha256_until(step) for step in range(4)]
+    assert changed[:2] == hashes[:2] and changed[2] != hashes[2] and changed[3] != hashes[3]
+
+
+def test_the_hash_goes_on_after_a_truncation(tmp_path: Path) -> None:
+    whole, resumed = Journal(tmp_path / "whole.jsonl"), Journal(tmp_path / "resumed.jsonl")
+    for journal in (whole, resumed):
+        journal.append({"step": step} for step in (1, 2, 3))
+    resumed = Journal(resumed.path)
+    resumed.truncate(1)
+    resumed.append({"step": step} for step in (2, 3))
+    assert resumed.sha256 == whole.sha256
+
+
+def test_a_file_that_changes_during_the_training_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "metrics.jsonl")
+    journal.append([{"step": 1, "loss": 0.5}])
+    journal.path.write_bytes(b'{"step": 1, "loss": 0.4}\n')
+    with pytest.raises(StoreError, match=r"metrics\.jsonl: damaged: it changed during the training; run again"):
+        journal.verify()
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

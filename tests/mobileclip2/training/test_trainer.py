@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import signal
 from collections import Counter
+from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError, UserError, WeightsError
+from mobileclip2.models.sealed_tensors import read_metadata
 from mobileclip2.progress import Step
 from mobileclip2.training import trainer
 from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
@@ -98,6 +100,73 @@ def test_a_stopped_run_resumes_with_the_same_results(tmp_path: Path, stopped_at:
         assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "weights": lambda path: flip(path, len(path.read_bytes()) // 3),
+    "moments": lambda path: flip(path, -8),
+    "header": lambda path: flip(path, 40),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+
+
+@pytest.mark.parametrize("damaged", ["newest", "both"])
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_checkpoints_do_not_change_the_result(
+    tmp_path: Path, name: str, damaged: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fields = settings(steps=6, checkpoint_every=2, log_every=1)
+
+    def conv(directory: Path, **listener: Any) -> None:
+        train(tiny_conv_clip(), Contrastive(), TinySource(), fields, directory, fingerprint="a", **listener)
+
+    conv(tmp_path / "whole")
+    with pytest.raises(Stop):
+        conv(tmp_path / "stopped", progress=stop_at(5))
+    paths = sorted((tmp_path / "stopped").glob("resume*"), key=lambda path: path.stat().st_mtime_ns)
+    for path in paths[-1:] if damaged == "newest" else paths:
+        DAMAGE[name](path)
+    steps: list[int] = []
+    conv(tmp_path / "stopped", progress=lambda step: steps.append(step.done))
+    for file in ("metrics.jsonl", "model.safetensors"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert steps[0] == (3 if damaged == "newest" else 1)
+    assert f"{paths[-1].name}: damaged" in caplog.text
+    assert ("starts from the beginning" in caplog.text) == (damaged == "both")
+
+
+@pytest.mark.parametrize(("line", "first"), [(3, 3), (0, 1)])
+def test_damaged_metrics_are_trained_again(tmp_path: Path, line: int, first: int) -> None:
+    fields = settings(steps=6, checkpoint_every=2, log_every=1)
+
+    def trained(directory: Path, **listener: Any) -> None:
+        train(tiny_clip(), Contrastive(), TinySource(), fields, directory, fingerprint="a", **listener)
+
+    trained(tmp_path / "whole")
+    with pytest.raises(Stop):
+        trained(tmp_path / "stopped", progress=stop_at(5))
+    metrics_file = tmp_path / "stopped" / "metrics.jsonl"
+    lines = metrics_file.read_bytes().splitlines(keepends=True)
+    lines[line] = lines[line].replace(b'"loss": ', b'"loss": 1')
+    metrics_file.write_bytes(b"".join(lines))
+    steps: list[int] = []
+    trained(tmp_path / "stopped", progress=lambda step: steps.append(step.done))
+    assert steps[0] == first
+    assert metrics_file.read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"the weights are not finite after step 1; lower learning_rate"):
+        run(tmp_path, steps=1, warmup=0, learning_rate=1e38, weight_decay=1e38)
+    assert not list(tmp_path.glob("resume*"))
+
+
 def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     first = run(tmp_path)
     before = first.metrics.read_bytes(), first.weights.read_bytes()
@@ -115,7 +184,7 @@ def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "contrastive")
-    with pytest.raises(WeightsError, match=r"resume\.pt: does not fit the model: text"):
+    with pytest.raises(WeightsError, match=r"resume-0\.safetensors: does not fit this training: model\.text"):
         run(tmp_path, "coca")
 
 
@@ -196,7 +265,8 @@ def test_files_of_a_checkpoint_are_kept_after_it(tmp_path: Path) -> None:
         fingerprint="a",
         upload=lambda *names: kept.append(names),
     )
-    assert kept == [("metrics.jsonl", "timing.jsonl", "resume.pt")] * 3
+    names = ["resume-0.safetensors", "resume-1.safetensors", "resume-0.safetensors"]
+    assert kept == [("metrics.jsonl", "timing.jsonl", name) for name in names]
 
 
 def test_a_logit_bias_is_not_trained(tmp_path: Path) -> None:
@@ -270,7 +340,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step_and_before_the_checkpoint(
     fields = settings(checkpoint_every=4, log_every=100)
     with pytest.raises(Diverged, match=r"loss is nan at step 7 of 12.*lower learning_rate"):
         train(tiny_clip(), Exploding(7), TinySource(), fields, tmp_path, fingerprint="a")
-    assert torch.load(tmp_path / "resume.pt", weights_only=True)["step"] == 4
+    assert [read_metadata(path)["step"] for path in tmp_path.glob("resume-*")] == ["4"]
 
 
 class NoTeachers(TinySource):
