@@ -79,20 +79,20 @@ class ShardStage:
         return [shard for shard in batch.shards if any(self.file_of(shard) not in names for names in stored)]
 
     def discard_truncated(self, batch: TaskBatch) -> None:
-        """Delete truncated files, so that their shards are recomputed.
+        """Delete truncated and damaged files of a killed run, so that their shards are recomputed.
 
-        Call this before :meth:`compute`: until a manifest exists, no recorded size reveals a truncated file.
+        Call this before :meth:`compute`, which keeps every file that exists.
         """
         for task in batch.tasks:
             names = task.output.names()
             for shard in batch.shards:
                 stored = [name for name in (self.file_of(shard), skipped_name(shard)) if name in names]
-                truncated = [name for name in stored if not task.output.storage.is_complete(task.output.key(name))]
-                if truncated:
+                damaged = [name for name in stored if not task.output.is_intact(name)]
+                if damaged:
                     logger.warning(
-                        "%s/%s: truncated; its shard is recomputed",
+                        "%s/%s: truncated or damaged; its shard is recomputed",
                         task.output.storage.url,
-                        task.output.key(truncated[0]),
+                        task.output.key(damaged[0]),
                     )
                     for name in stored:
                         task.output.delete(name)

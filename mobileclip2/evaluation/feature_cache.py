@@ -1,25 +1,27 @@
 """A cache of image and text features on this machine.
 
 A set with new templates, or with images of an earlier set, needs no second pass of the image tower. The folder can be
-deleted at any time.
+deleted at any time. A file that is damaged, or that belongs to another folder, is deleted and its features are recomputed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.models.sealed_tensors import DamagedTensors, read_metadata, read_sealed, write_sealed
 
-CONTENTS = "contents"
-DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+logger = logging.getLogger(__name__)
+
+CONTENTS, FOLDER = "contents", "folder"
+"""metadata of a file: the keys of its features, and the model and kind that it belongs to"""
 
 
 class FeatureCache:
@@ -33,11 +35,11 @@ class FeatureCache:
         self._features: dict[str, Tensor] = {}
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")) if folder else []:
+            # Only the header is read here. A damaged key is in no set, or its file fails in _read.
             try:
-                with safe_open(path, "pt") as file:
-                    self._files.update(dict.fromkeys(json.loads(file.metadata()[CONTENTS]), path))
-            except DAMAGED:
-                continue
+                self._files.update(dict.fromkeys(json.loads(read_metadata(path)[CONTENTS]), path))
+            except (DamagedTensors, KeyError, ValueError, TypeError) as error:
+                self._drop(path, error)
 
     def __contains__(self, key: str) -> bool:
         if key not in self._features and key in self._files:
@@ -57,12 +59,29 @@ class FeatureCache:
         new = [key for key in self._features if key not in self._files]
         if self._folder and new:
             name = hashlib.sha256("".join(new).encode()).hexdigest()
-            with atomic_path(self._folder / f"{name}.safetensors") as temporary:
-                save_file({"features": self.get(new)}, temporary, {CONTENTS: json.dumps(new)})
+            metadata = {CONTENTS: json.dumps(new), FOLDER: self._owner}
+            write_sealed(self._folder / f"{name}.safetensors", {"features": self.get(new)}, metadata)
+
+    @property
+    def _owner(self) -> str:
+        """The model and the kind of the features."""
+        assert self._folder
+        return f"{self._folder.parent.name}/{self._folder.name}"
 
     def _read(self, path: Path) -> None:
         try:
-            with safe_open(path, "pt") as file:
-                self.add(json.loads(file.metadata()[CONTENTS]), file.get_tensor("features"))
-        except DAMAGED:
-            self._files = {key: file for key, file in self._files.items() if file != path}
+            tensors, metadata = read_sealed(path)
+            if metadata[FOLDER] != self._owner:
+                raise ValueError(f"it belongs to {metadata[FOLDER]}")
+            keys, features = json.loads(metadata[CONTENTS]), tensors["features"]
+            if len(keys) != len(features):
+                raise ValueError(f"it has {len(keys)} keys and {len(features)} features")
+            self.add(keys, features)
+        except (DamagedTensors, KeyError, ValueError, TypeError) as error:
+            self._drop(path, error)
+
+    def _drop(self, path: Path, error: Exception) -> None:
+        logger.warning("%s: not used, and its features are recomputed: %s", path, error)
+        self._files = {key: file for key, file in self._files.items() if file != path}
+        with suppress(OSError):
+            path.unlink()

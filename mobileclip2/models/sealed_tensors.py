@@ -1,7 +1,8 @@
 """safetensors files that contain the sha256 of their own bytes, for unfinished work and caches.
 
 The hash is in the metadata of the header. It is the hash of the complete file with 64 zeros in its place, so it covers names,
-shapes, metadata and order too. Every program that reads safetensors reads these files.
+shapes, metadata and order too. Every program that reads safetensors reads these files. The order of the metadata varies, so
+equal tensors can give files of different bytes.
 """
 
 from __future__ import annotations

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from functools import cached_property
 from pathlib import Path
 
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
-from mobileclip2.store.storage import Storage, file_sha256
+from mobileclip2.store.stat_cache import DOUBTED, StatCache
+from mobileclip2.store.storage import LocalStorage, Storage, file_sha256
+from mobileclip2.store.verified import has_hash
+
+RECORD = ".sha256"
+"""suffix of the file with the hash of a file, until the manifest is written"""
 
 
 def artifact_prefix(asset: str, fingerprint: str, group: str | None) -> str:
@@ -19,7 +26,8 @@ def artifact_prefix(asset: str, fingerprint: str, group: str | None) -> str:
 class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
-    Files can be added and deleted until :meth:`commit` writes the manifest. Then the folder is immutable.
+    Files can be added and deleted until :meth:`commit` writes the manifest. Then the folder is immutable. Until then, on a disk,
+    each file has its hash beside it, in ``<name>.sha256``. Objects of a bucket have it in their metadata.
     """
 
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
@@ -36,7 +44,8 @@ class ArtifactFolder:
 
     def names(self) -> set[str]:
         """Return the names of all files."""
-        return {key.removeprefix(f"{self.prefix}/") for key, _ in self.storage.list(f"{self.prefix}/")}
+        keys = (key for key, _ in self.storage.list(f"{self.prefix}/") if not key.endswith(RECORD))
+        return {key.removeprefix(f"{self.prefix}/") for key in keys}
 
     def read(self, name: str) -> bytes:
         """Read a file."""
@@ -45,14 +54,36 @@ class ArtifactFolder:
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
         self.storage.delete(self.key(name))
+        if self._has_records:
+            self.storage.delete(self.key(name) + RECORD)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
+        if self._has_records:
+            self.storage.write(self.key(name) + RECORD, hashlib.sha256(data).hexdigest().encode())
         self.storage.write(self.key(name), data)
 
     def put(self, name: str, path: Path) -> None:
         """Store a local file under ``name``."""
+        if self._has_records:
+            self.storage.write(self.key(name) + RECORD, file_sha256(path).encode())
         self.storage.put(self.key(name), path)
+
+    def is_intact(self, name: str) -> bool:
+        """Return whether a file of an unfinished artifact has the bytes that were written."""
+        if not self._has_records:
+            return self.storage.is_complete(self.key(name))
+        return self._recorded(name) == self.storage.describe(self.key(name))[1]
+
+    def _recorded(self, name: str) -> str | None:
+        try:
+            return self.storage.read(self.key(name) + RECORD).decode(errors="replace") if self._has_records else None
+        except FileNotFoundError:
+            return None
+
+    @property
+    def _has_records(self) -> bool:
+        return isinstance(self.storage, LocalStorage)
 
     def fetch(self, name: str) -> Path:
         """Return the path of a local copy of ``name``.
@@ -72,7 +103,7 @@ class ArtifactFolder:
         """Return the manifest entries of files: name, size and hash.
 
         Raises:
-            DamagedOutput: a file is missing or truncated.
+            DamagedOutput: a file is missing or truncated, or changed after it was written.
         """
         files = []
         for name in sorted(names):
@@ -82,6 +113,8 @@ class ArtifactFolder:
                 raise self._damaged(name, "stored file is gone") from None
             if not self.storage.is_complete(self.key(name)):
                 raise self._damaged(name, "the file is truncated")
+            if self._recorded(name) not in (None, sha256):
+                raise self._damaged(name, "it changed after it was written")
             files.append(File(name=name, size=size, sha256=sha256))
         return files
 
@@ -89,9 +122,13 @@ class ArtifactFolder:
         return DamagedOutput(f"{self.storage.url}/{self.key(name)}: {damage}; run again to recompute it")
 
     def commit(self, manifest: Manifest) -> None:
-        """Delete leftovers of killed writers and write the manifest."""
+        """Delete leftovers of killed writers, write the manifest, and delete the hashes that it replaces."""
         self.storage.delete_temporary(self.prefix)
-        self.write("manifest.json", manifest.to_bytes())
+        self.storage.write(self.key("manifest.json"), manifest.to_bytes())
+        if self._has_records:
+            for key, _ in list(self.storage.list(f"{self.prefix}/")):
+                if key.endswith(RECORD):
+                    self.storage.delete(key)
 
     def read_manifest(self) -> Manifest | None:
         """Return the manifest, or None if it does not exist.
@@ -134,7 +171,7 @@ class ArtifactFolder:
 
 
 class Artifact(ArtifactFolder):
-    """A finished artifact. It is immutable, and :meth:`fetch` compares the sizes of its files with the manifest."""
+    """A finished artifact. It is immutable, and :meth:`fetch` compares its files with the manifest."""
 
     def __init__(self, storage: Storage, summary: ManifestSummary) -> None:
         super().__init__(storage, summary.asset, summary.fingerprint, summary.group)
@@ -153,17 +190,22 @@ class Artifact(ArtifactFolder):
         return manifest
 
     @cached_property
-    def _sizes(self) -> dict[str, int]:
-        return {file.name: file.size for file in self.manifest.files}
+    def _files(self) -> dict[str, File]:
+        return {file.name: file for file in self.manifest.files}
 
     def fetch(self, name: str) -> Path:
         """Return the path of a local copy of ``name``.
 
+        Its bytes are compared with the hash in the manifest when a process first fetches it. On a machine with several
+        ranks of a training, only the first one compares.
+
         Raises:
-            DamagedOutput: the file is gone, or its size differs from the manifest.
+            DamagedOutput: the file is gone, or differs from the manifest. The next plan then compares the whole artifact.
         """
         path = super().fetch(name)
-        size = path.stat().st_size
-        if size != self._sizes.get(name, size):
+        file = self._files.get(name)
+        is_first = not int(os.environ.get("LOCAL_RANK", "0"))
+        if file and (path.stat().st_size != file.size or (is_first and not has_hash(path, file.sha256))):
+            StatCache().keep(f"{self.storage.url}/{self.prefix}", DOUBTED, "")
             raise self._damaged(name, "it no longer matches its manifest")
         return path

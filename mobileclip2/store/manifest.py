@@ -113,7 +113,8 @@ class Manifest(ManifestFields):
         """Parse a manifest.
 
         Raises:
-            ValueError: the JSON is invalid, or the data version or fingerprint does not match the content.
+            ValueError: the JSON is invalid, or the data version, the fingerprint or the number of skipped samples does not
+                match the content.
         """
         body = json.loads(data)
         stated = body.pop("data_version")
@@ -122,4 +123,6 @@ class Manifest(ManifestFields):
             raise ValueError(f"its data version is {manifest.data_version}, but it says {stated}")
         if manifest.identity != manifest.fingerprint:
             raise ValueError(f"its fingerprint is {manifest.identity}, but it says {manifest.fingerprint}")
+        if sum(manifest.skip_reasons.values()) != manifest.skipped:
+            raise ValueError(f"it skips {manifest.skipped} samples, but its reasons are {manifest.skip_reasons}")
         return manifest

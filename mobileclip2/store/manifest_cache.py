@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store.artifact import ArtifactFolder
+from mobileclip2.store.artifact import ArtifactFolder, artifact_prefix
 from mobileclip2.store.manifest import ManifestSummary
-from mobileclip2.store.stat_cache import StatCache
+from mobileclip2.store.stat_cache import DOUBTED, StatCache
 
 
 class ManifestCache:
@@ -33,9 +35,11 @@ class ManifestCache:
         cached = self._stat_cache.recall(url, manifest_token)
         if cached is not None and not self._every_byte:
             tokens, _, text = cached.partition("\n")
-            summary = ManifestSummary.model_validate_json(text)
-            if tokens == self._tokens(output, summary):
-                return summary
+            with suppress(ValueError):  # an entry that another program wrote
+                summary = ManifestSummary.model_validate_json(text)
+                prefix = artifact_prefix(summary.asset, summary.fingerprint, summary.group)
+                if prefix == output.prefix and tokens == self._tokens(output, summary):
+                    return summary
         manifest = output.read_manifest()
         if manifest is None:
             return None
@@ -43,7 +47,7 @@ class ManifestCache:
         # Unknown artifacts are checked by size only, because hashing a complete store is slow.
         problems = output.verify(manifest, every_byte=self._every_byte or self._stat_cache.contains(url))
         if problems:
-            self._stat_cache.keep(url, "damaged", "")  # the next plan hashes the artifact again
+            self._stat_cache.keep(url, DOUBTED, "")  # the next plan hashes the artifact again
             raise DamagedOutput(f"{output.storage.url}: {'; '.join(problems)}")
         self._stat_cache.keep(url, manifest_token, f"{self._tokens(output, summary)}\n{summary.model_dump_json()}")
         return summary

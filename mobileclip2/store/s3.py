@@ -20,9 +20,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, TypeVar, Unpack
 
-from mobileclip2.errors import StoreError
+from mobileclip2.errors import DamagedOutput, StoreError
 from mobileclip2.extras import needs
-from mobileclip2.store import user_cache
+from mobileclip2.store import user_cache, verified
 from mobileclip2.store.storage import atomic_path, file_sha256
 from mobileclip2.store.truncation import is_complete
 
@@ -218,7 +218,11 @@ class S3Storage:
         self._retry(key, request)
 
     def fetch(self, key: str) -> Path:
-        """Download an object into the cache and return its path. A cached version with the same ETag is reused."""
+        """Download an object into the cache and return its path. A cached version with the same ETag and hash is reused.
+
+        Raises:
+            DamagedOutput: the bytes of the object differ from its hash.
+        """
         from boto3.s3.transfer import TransferConfig
 
         config = TransferConfig(multipart_chunksize=PART_BYTES)
@@ -230,7 +234,7 @@ class S3Storage:
             if self._cache is None:
                 user_cache.begin_use()
                 user_cache.use(local)
-            if not local.is_file() or local.stat().st_size != head["ContentLength"]:
+            if not _is_cached(head, local):
                 with atomic_path(local) as temporary:
                     with temporary.open("wb") as file:
                         if head["ContentLength"] > 2 * PART_BYTES:
@@ -240,6 +244,7 @@ class S3Storage:
                             shutil.copyfileobj(body, file)
                     with temporary.open("rb") as file:
                         _check(head, file)
+                verified.record(local, head.get("Metadata", {}).get(_HASH) or head["ETag"])
                 if self._cache is None:
                     _sweep_after(head["ContentLength"])
             return local
@@ -346,7 +351,7 @@ class S3Storage:
                 problem = str(error)
                 altered += 1
                 if altered == ALTERED_ATTEMPTS:
-                    raise StoreError(
+                    raise DamagedOutput(
                         f"{url}: {problem}, {altered} times; the network changes bytes, or the object is damaged: "
                         "check the network, delete a damaged object, and run again"
                     ) from None
@@ -460,6 +465,24 @@ def _check(response: Mapping[str, Any], file: BinaryIO) -> None:
         received.compare(response)
     if received.size != response["ContentLength"] or (sha256 is not None and received.sha256 != sha256):
         raise _Altered("the received bytes differ from the stored bytes")
+
+
+def _is_cached(head: Mapping[str, Any], local: Path) -> bool:
+    """Return whether a file has the size and the hash of an object. Log a warning for a damaged one."""
+    if not local.is_file():
+        return False
+    sha256 = head.get("Metadata", {}).get(_HASH)
+    try:
+        if sha256 is None and not verified.is_recorded(local, head["ETag"]):
+            with local.open("rb") as file:
+                _check(head, file)
+            verified.record(local, head["ETag"])
+        if local.stat().st_size != head["ContentLength"] or (sha256 and not verified.has_hash(local, sha256)):
+            raise _Altered
+    except _Altered:
+        logger.warning("%s: the cached file is damaged, so it is downloaded again", local)
+        return False
+    return True
 
 
 def _is_md5(response: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from mobileclip2.errors import StoreError
+from mobileclip2.errors import DamagedOutput, StoreError
 from mobileclip2.store.storage import LocalStorage, Storage, atomic_path, explain
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,10 @@ class Scratch:
             logger.warning("%s: unfinished work is only on this machine: %s", self.folder, error)
 
     def recall(self) -> None:
-        """Restore the files that were last kept, and delete all others. Only the first process of a machine does this."""
+        """Restore the files that were last kept, and delete all others. Only the first process of a machine does this.
+
+        A file whose bytes in the store differ from its hash is not restored.
+        """
         if not self._is_remote or int(os.environ.get("LOCAL_RANK", "0")):
             return
         # Other files are deleted, because machines must not resume from different checkpoints.
@@ -55,8 +58,14 @@ class Scratch:
         except OSError as error:
             explain(error, str(self.folder))
         for name in sorted(stored):
+            try:
+                kept = self._storage.fetch(f"{self._prefix}/{name}")
+            except DamagedOutput as error:
+                logger.warning("%s: not restored, because its copy is damaged: %s", self.folder / name, error)
+                (self.folder / name).unlink(missing_ok=True)
+                continue
             with atomic_path(self.folder / name) as temporary:
-                shutil.copyfile(self._storage.fetch(f"{self._prefix}/{name}"), temporary)
+                shutil.copyfile(kept, temporary)
 
     def clear(self) -> None:
         """Delete the folder here and in the store."""

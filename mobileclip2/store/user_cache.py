@@ -109,7 +109,7 @@ def begin_use() -> None:
 def use(path: Path) -> None:
     """Record that this process uses a cached file."""
     with suppress(OSError):
-        os.utime(path)
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def sweep(*, unused_seconds: float = float("inf")) -> int:
@@ -138,7 +138,7 @@ def _files(root: Path) -> Iterator[tuple[float, int, Path]]:
             for path in (Path(folder, each) for each in names):
                 with suppress(OSError):
                     status = path.lstat()
-                    yield status.st_mtime, status.st_size, path
+                    yield max(status.st_atime, status.st_mtime), status.st_size, path
 
 
 def _live_sessions(folder: Path) -> Iterator[float]:

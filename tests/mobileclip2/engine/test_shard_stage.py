@@ -11,6 +11,7 @@ from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, LocalStorage
+from mobileclip2.store.storage import file_sha256
 from mobileclip2.store.truncation import is_complete
 
 
@@ -19,17 +20,54 @@ def files(profile):
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.glob("raw_shards/**/*.*")}
 
 
+def kill_before_manifest(profile):
+    """Leave the files that a run leaves that is killed before it writes the manifest of g00."""
+    (manifest,) = profile.parent.glob("store/raw_shards/*/g00/manifest.json")
+    manifest.unlink()
+    for path in list(manifest.parent.iterdir()):
+        path.with_name(f"{path.name}.sha256").write_text(file_sha256(path))
+    return manifest.parent
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "zeros"])
 @pytest.mark.parametrize("which", ["00000*.skipped.parquet", "00000-????????.parquet"])
-def test_a_truncated_file_of_an_unfinished_group_is_recomputed(tiny, monkeypatch, which, caplog):
+def test_a_damaged_file_of_an_unfinished_group_is_recomputed(tiny, which, damage, caplog):
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     expected = files(tiny)
-    (manifest,) = tiny.parent.glob("store/raw_shards/*/*/manifest.json")
-    manifest.unlink()
-    (cut,) = manifest.parent.glob(which)
-    os.truncate(cut, cut.stat().st_size // 2)
+    folder = kill_before_manifest(tiny)
+    (path,) = folder.glob(which)
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(
+        {
+            "truncated": data[:middle],
+            "flipped": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+            "zeros": bytes(len(data)),
+        }[damage]
+    )
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     assert files(tiny) == expected
-    assert f"{cut.name}: truncated; its shard is recomputed" in caplog.text
+    assert f"{path.name}: truncated or damaged; its shard is recomputed" in caplog.text
+    assert "00002-" not in caplog.text
+
+
+def test_an_unfinished_group_keeps_its_intact_shards(tiny, caplog, monkeypatch):
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
+    expected = files(tiny)
+    kill_before_manifest(tiny)
+    monkeypatch.setattr("mobileclip2.stages.raw_shards.validate_shard", lambda *_, **__: pytest.fail("computed again"))
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
+    assert files(tiny) == expected and not caplog.records
+
+
+def test_files_without_hashes_are_recomputed(tiny, caplog):
+    """A hand that deletes a manifest leaves files that nothing vouches for."""
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
+    expected = files(tiny)
+    (manifest,) = tiny.parent.glob("store/raw_shards/*/g00/manifest.json")
+    manifest.unlink()
+    Pipeline(load(tiny)).materialize("raw_shards", "g00")
+    assert files(tiny) == expected and caplog.text.count("its shard is recomputed") == 2
 
 
 def test_commit_deletes_partial_files_of_killed_writers(tiny):

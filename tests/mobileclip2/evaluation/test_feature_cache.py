@@ -48,6 +48,36 @@ def test_the_keys_of_a_damaged_file_are_missing(folder: Path, size: int) -> None
     assert "a" not in FeatureCache(folder) and "a" not in opened_before
 
 
+def test_permuted_and_altered_features_are_recomputed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    for changed in (
+        whole.replace(b'[\\"a\\", \\"b\\", \\"c\\"]', b'[\\"b\\", \\"a\\", \\"c\\"]'),
+        whole[:-24] + whole[-16:] + whole[-24:-16],
+        whole[:-1] + bytes([whole[-1] ^ 1]),
+    ):
+        assert changed != whole
+        file.write_bytes(changed)
+        opened = FeatureCache(folder)
+        assert not any(key in opened for key in "abc")
+        assert f"{file}: not used, and its features are recomputed" in caplog.text and not file.exists()
+        opened.add(["a", "b", "c"], FEATURES)
+        opened.save()
+        again = FeatureCache(folder)
+        assert "a" in again and torch.equal(again.get(["a", "b", "c"]), FEATURES)
+        caplog.clear()
+
+
+def test_the_features_of_another_model_are_recomputed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for model in ("one", "other"):
+        cache = FeatureCache(tmp_path / model / "images")
+        cache.add(["a"], torch.full((1, 2), float(len(model))))
+        cache.save()
+    (one,), (other,) = ((tmp_path / model / "images").iterdir() for model in ("one", "other"))
+    one.write_bytes(other.read_bytes())
+    assert "a" not in FeatureCache(one.parent) and "it belongs to other/images" in caplog.text
+
+
 def test_a_file_of_another_program_is_ignored(folder: Path) -> None:
     from safetensors.torch import save_file
 

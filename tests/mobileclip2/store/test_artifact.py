@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store import ArtifactFolder, LocalStorage, Manifest
+from mobileclip2.store import Artifact, ArtifactFolder, LocalStorage, Manifest
 from mobileclip2.store.artifact import artifact_prefix
 from mobileclip2.store.manifest import identify
 
@@ -83,3 +83,58 @@ def test_a_missing_file_is_named(tmp_path: Path, act: Callable[[ArtifactFolder],
     output = ArtifactFolder(LocalStorage(tmp_path), "a", "f", "g00")
     with pytest.raises(DamagedOutput, match=r"a/f/g00/x: stored file is gone; run again to recompute it"):
         act(output)
+
+
+def finished(folder: Path, manifest: Callable[..., Manifest]) -> Artifact:
+    """Return an artifact with the file x of four bytes."""
+    output = ArtifactFolder(LocalStorage(folder), "a", F, "g00")
+    output.write("x", b"1234")
+    written = manifest(files=output.describe(["x"]))
+    output.commit(written)
+    return Artifact(output.storage, written.summary())
+
+
+@pytest.mark.parametrize("damage", [b"4321", b"\0\0\0\0", b"123", b"12345"])
+def test_a_fetched_file_is_compared_with_its_manifest(
+    tmp_path: Path, manifest: Callable[..., Manifest], damage: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
+    artifact = finished(tmp_path, manifest)
+    path = artifact.fetch("x")
+    path.write_bytes(damage)
+    with pytest.raises(DamagedOutput, match=r"g00/x: it no longer matches its manifest; run again to recompute it"):
+        artifact.fetch("x")
+
+
+def test_one_rank_of_a_machine_compares(
+    tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
+    artifact = finished(tmp_path, manifest)
+    (tmp_path / artifact.key("x")).write_bytes(b"4321")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    artifact.fetch("x")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(DamagedOutput):
+        artifact.fetch("x")
+
+
+def test_a_file_that_changes_before_the_manifest_is_found(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
+    (tmp_path / "source").write_bytes(b"1")
+    output.put("x", tmp_path / "source")
+    output.write("y", b"2")
+    assert output.names() == {"x", "y"} and output.is_intact("x") and output.is_intact("y")
+    (tmp_path / output.key("y")).write_bytes(b"3")
+    assert not output.is_intact("y")
+    with pytest.raises(DamagedOutput, match=r"g00/y: it changed after it was written; run again"):
+        output.describe(["x", "y"])
+    output.delete("y")
+    output.commit(manifest(files=output.describe(["x"])))
+    assert {path.name for path in (tmp_path / output.prefix).iterdir()} == {"x", "manifest.json"}
+
+
+def test_a_file_without_a_hash_is_not_intact(tmp_path: Path) -> None:
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
+    output.storage.write(output.key("x"), b"1")
+    assert not output.is_intact("x")

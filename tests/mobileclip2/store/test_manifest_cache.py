@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store import ArtifactFolder, LocalStorage, Manifest, artifact
+from mobileclip2.store import Artifact, ArtifactFolder, LocalStorage, Manifest, artifact
 from mobileclip2.store.manifest import identify
 from mobileclip2.store.manifest_cache import ManifestCache
+from mobileclip2.store.stat_cache import StatCache
 
 
 @pytest.fixture
@@ -74,3 +75,31 @@ def test_an_unknown_artifact_is_compared_by_size(output: ArtifactFolder, hashed:
 def test_every_byte_is_hashed_on_request(output: ArtifactFolder, hashed: list[str]) -> None:
     ManifestCache().of(output)
     assert ManifestCache(every_byte=True).of(output) is not None and hashed == ["x"]
+
+
+@pytest.mark.parametrize("forged", ["", "no json", "[]", '{"asset": "a"}'])
+def test_a_forged_summary_is_not_believed(output: ArtifactFolder, forged: str) -> None:
+    first = ManifestCache().of(output)
+    token = output.storage.version_token(output.key("manifest.json"))
+    assert token is not None and first is not None
+    files = output.storage.version_token(output.key("x"))
+    url = f"{output.storage.url}/{output.prefix}"
+    StatCache().keep(url, token, f"{files}\n{forged}")
+    assert ManifestCache().of(output) == first
+    other = first.model_copy(update={"group": "g01", "data_version": "0" * 32})
+    StatCache().keep(url, token, f"{files}\n{other.model_dump_json()}")
+    assert ManifestCache().of(output) == first
+
+
+def test_a_doubted_artifact_is_hashed(output: ArtifactFolder, hashed: list[str]) -> None:
+    """The bytes change, and size and times do not."""
+    path = output.fetch("x")
+    summary, status = ManifestCache().of(output), path.stat()
+    assert summary is not None
+    path.write_bytes(b"4321")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ManifestCache().of(output) == summary and hashed == []
+    with pytest.raises(DamagedOutput, match=r"g00/x: it no longer matches its manifest; run again"):
+        Artifact(output.storage, summary).fetch("x")
+    with pytest.raises(DamagedOutput, match="differs from its manifest"):
+        ManifestCache().of(output)

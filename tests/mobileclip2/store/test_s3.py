@@ -8,7 +8,7 @@ import yaml
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import SourceInventory, list_files, local_folder
-from mobileclip2.errors import ShardError, StoreError
+from mobileclip2.errors import DamagedOutput, ShardError, StoreError
 from mobileclip2.store import S3Storage
 from tests.tiny import make_tiny
 
@@ -39,6 +39,30 @@ def test_a_changed_object_is_fetched_anew(bucket, tmp_path):
     store.write("set/x", b"new")
     assert store.fetch("set/x").read_bytes() == b"new"
     assert local_folder(f"{store.url}/set") != folder
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("damage", [lambda data: bytes(len(data)), lambda data: data[:-1], lambda data: data + b"!"])
+def test_a_damaged_cached_file_is_downloaded_again(s3, bucket, tmp_path, damage, own, caplog):
+    if own:
+        storage(bucket, tmp_path).write("x", b"the content")
+    else:  # an object of another program, which has no hash in its metadata
+        storage(bucket, tmp_path).client.put_object(Bucket=bucket, Key="x", Body=b"the content")
+    local = storage(bucket, tmp_path).fetch("x")
+    local.write_bytes(damage(b"the content"))
+    assert storage(bucket, tmp_path).fetch("x") == local and local.read_bytes() == b"the content"
+    assert f"{local}: the cached file is damaged, so it is downloaded again" in caplog.text
+    s3.reset()
+    storage(bucket, tmp_path).fetch("x")
+    assert [request.method for request in s3.requests] == ["HEAD"]
+
+
+def test_a_damaged_object_is_named(bucket, tmp_path):
+    store = storage(bucket, tmp_path)
+    store.write("x", b"1")
+    store.client.put_object(Bucket=bucket, Key="x", Body=b"2", Metadata=store._head("x")["Metadata"])
+    with pytest.raises(DamagedOutput, match=r"/x: the received bytes differ from the stored bytes, 5 times"):
+        store.fetch("x")
 
 
 def test_folders_that_a_console_made_are_no_files(bucket, tmp_path):

@@ -1,5 +1,6 @@
 """A damaged or unwritable cache is ignored."""
 
+import sqlite3
 import subprocess
 
 import pytest
@@ -32,6 +33,27 @@ def test_a_damaged_cache(tmp_path, monkeypatch, damage):
     assert after.recall("place-1", "look") is None
     after.keep("place-1", "look", "new")
     assert after.recall("place-1", "look") == "new"
+
+
+@pytest.mark.parametrize("column", ["url", "token", "value", "sha256"])
+@pytest.mark.parametrize("forged", ["other", b"\xff", 7, None])
+def test_an_altered_entry_is_not_believed(tmp_path, monkeypatch, column, forged):
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
+    StatCache().keep("place", "look", "value")
+    StatCache()._database.execute(f"update entries set {column} = ?", (forged,))
+    for url in ("place", "other"):
+        after = StatCache()
+        assert after.recall(url, "look") is None and after.recall(url, "other") is None and not after.contains(url)
+
+
+def test_entries_without_hashes_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
+    earlier = sqlite3.connect(tmp_path / "remembered.sqlite")
+    earlier.execute("create table remembered (place text primary key, look text, value text)")
+    earlier.execute("insert into remembered values ('place', 'look', 'value')")
+    earlier.commit()
+    assert StatCache().recall("place", "look") is None
+    assert not earlier.execute("select name from sqlite_master where name = 'remembered'").fetchall()
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
