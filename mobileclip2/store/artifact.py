@@ -10,7 +10,7 @@ from pathlib import Path
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
 from mobileclip2.store.stat_cache import DOUBTED, StatCache
-from mobileclip2.store.storage import LocalStorage, Storage, file_sha256
+from mobileclip2.store.storage import LocalStorage, Storage, explain, file_sha256
 from mobileclip2.store.verified import has_hash
 
 RECORD = ".sha256"
@@ -60,13 +60,13 @@ class ArtifactFolder:
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
         if self._has_records:
-            self.storage.write(self.key(name) + RECORD, hashlib.sha256(data).hexdigest().encode())
+            self._record(name, hashlib.sha256(data).hexdigest())
         self.storage.write(self.key(name), data)
 
     def put(self, name: str, path: Path) -> None:
         """Store a local file under ``name``."""
         if self._has_records:
-            self.storage.write(self.key(name) + RECORD, file_sha256(path).encode())
+            self._record(name, file_sha256(path))
         self.storage.put(self.key(name), path)
 
     def is_intact(self, name: str) -> bool:
@@ -74,6 +74,14 @@ class ArtifactFolder:
         if not self._has_records:
             return self.storage.is_complete(self.key(name))
         return self._recorded(name) == self.storage.describe(self.key(name))[1]
+
+    def _record(self, name: str, sha256: str) -> None:
+        path = self.storage.fetch(self.key(name) + RECORD)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sha256)  # a killed writer leaves a wrong hash, so that the shard is recomputed
+        except OSError as error:
+            explain(error, str(path))
 
     def _recorded(self, name: str) -> str | None:
         try:
