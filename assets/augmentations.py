@@ -11,7 +11,9 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def augmentations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define the asset ``augmentations``."""
+    """Define the asset ``augmentations`` if it is in the graph."""
+    if "augmentations" not in graph:
+        return []
     return [define(profile, graph["augmentations"], section="augmentations", kinds={"parquet"}, metadata=views_sheet)]
 
 

@@ -11,7 +11,9 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define the asset ``raw_shards``."""
+    """Define the asset ``raw_shards`` if it is in the graph."""
+    if "raw_shards" not in graph:
+        return []
     return [
         define(
             profile,

@@ -9,6 +9,7 @@ from assets.captioner import captioners
 from assets.evaluation import evaluations
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
+from assets.reinforced_shards import reinforced_shards
 from assets.student import students
 from assets.study import studies
 from assets.synthetic_captions import synthetic_captions
@@ -29,6 +30,7 @@ STAGES = (
     teachers,
     teacher_embeddings,
     reinforced_dataset,
+    reinforced_shards,
     students,
     evaluations,
     studies,

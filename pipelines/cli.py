@@ -338,7 +338,9 @@ def check(chosen: argparse.Namespace) -> int:
                     inventory.digest(external, group)
     commits = check_published_weights(pipeline, list(pipeline.graph), stored=True)
     stages = Counter(asset.stage for asset in pipeline.graph.values())
-    print(f"{pipeline.profile.name}: {len(inventory.shards)} shards in {pipeline.profile.groups} groups")
+    grouped = [asset for asset in pipeline.graph.values() if asset.stage in ("raw_shards", "reinforced_shards")]
+    shards = sum(len(inventory.shards_of(asset.key, group)) for asset in grouped for group in pipeline.groups(asset))
+    print(f"{pipeline.profile.name}: {shards} shards in {pipeline.profile.groups} groups")
     for stage, count in stages.items():
         print(f"  {stage:20} {count} asset{'s' if count > 1 else ''}")
     for field, found in commits.items():

@@ -19,7 +19,7 @@ from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
 from mobileclip2.config.model import Model, PreprocessSettings, Weights
-from mobileclip2.config.sources import Corpus, EvaluationSource, Source
+from mobileclip2.config.sources import Corpus, EvaluationSource, Images, ReinforcedSource, ReinforcedTeacher, Source
 from mobileclip2.config.student import Loss, Pick, Student, WiseFT
 from mobileclip2.config.study import Row, Study
 from mobileclip2.config.teacher import Locked, Teacher
@@ -35,6 +35,9 @@ SMALLEST = {"name": "page", "store": "store", "sources": [{"url": "shards"}]}
 SECTIONS: dict[str, type[BaseModel]] = {
     "Profile": profile.Profile,
     "Source": Source,
+    "Reinforced": ReinforcedSource,
+    "Reinforced teacher": ReinforcedTeacher,
+    "Images": Images,
     "Filters": Filters,
     "Views": Views,
     "Augmentation": Augmentation,

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
+from math import prod
 from typing import Annotated
 
+from braceexpand import braceexpand
 from pydantic import AfterValidator
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
+
+MAX_LOCATIONS = 100_000
+"""maximum number of locations that the braces of one URL stand for; DataCompDR-1B has 65,536 shards"""
+
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -49,6 +58,40 @@ def _location(value: str) -> str:
     return value
 
 
+def expand(value: str | tuple[str, ...]) -> list[str]:
+    """Return every location of a URL or a list of URLs, with braces expanded as in a shell: ``{00000..00099}``, ``{a,b}``.
+
+    Raises:
+        ValueError: braces are nested or unbalanced, or stand for more than :data:`MAX_LOCATIONS` locations.
+    """
+    return [each for url in ((value,) if isinstance(value, str) else value) for each in _expand(url)]
+
+
+def _expand(url: str) -> list[str]:
+    if re.search(r"[{}]", _BRACES.sub("", url)):
+        raise ValueError("the braces are nested or unbalanced; write '{00000..00099}' or '{a,b}', or a list of URLs")
+    # counted first, because braceexpand stores all values of a range
+    if (count := prod(map(_alternatives, _BRACES.findall(url)))) > MAX_LOCATIONS:
+        raise ValueError(f"the braces stand for {count:,} locations; at most {MAX_LOCATIONS:,}. Use 'pattern' instead")
+    return list(islice(braceexpand(url, escape=False), MAX_LOCATIONS))
+
+
+def _alternatives(braces: str) -> int:
+    if found := _RANGE.fullmatch(braces):
+        if max(map(len, found.groups())) > len(str(MAX_LOCATIONS)) + 9:
+            return MAX_LOCATIONS + 1
+        return abs(int(found[2]) - int(found[1])) + 1
+    return max(braces.count(","), 25) + 1 if ".." in braces else braces.count(",") + 1
+
+
+def _locations(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not value:
+        raise ValueError("the list is empty; name at least one folder or file")
+    for each in expand(value):
+        _location(each)
+    return value
+
+
 def _baseline(value: str) -> str:
     # also the name of a model or a git revision, which may contain ':'
     if "://" in value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
@@ -60,4 +103,6 @@ def _baseline(value: str) -> str:
 
 LocalPath = Annotated[str, AfterValidator(_path)]
 Location = Annotated[str, AfterValidator(_location)]
+Locations = Annotated[str | tuple[str, ...], AfterValidator(_locations)]
+"""a location or a list of them, each with braces that :func:`expand` expands"""
 Baseline = Annotated[str, AfterValidator(_baseline)]

@@ -23,7 +23,7 @@ from mobileclip2.config.gate import Gate
 from mobileclip2.config.location import LocalPath, Location
 from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
 from mobileclip2.config.settings import Name, Settings
-from mobileclip2.config.sources import Corpus, EvaluationSource, Source
+from mobileclip2.config.sources import OWN, Corpus, EvaluationSource, ReinforcedSource, Source
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.study import Study
 from mobileclip2.config.teacher import Teacher
@@ -46,7 +46,9 @@ class Profile(Settings):
     name: Name
     store: Location = Field(json_schema_extra=UNDECLARED)
     groups: int = Field(16, ge=1)
-    sources: tuple[Source, ...] = Field(min_length=1)
+    sources: tuple[Source, ...] = ()
+    reinforced: tuple[ReinforcedSource, ...] = ()
+    """published reinforced datasets, which students can learn from"""
     filters: Filters = Filters()
     max_bad_share: float = Field(0.1, ge=0, le=1, json_schema_extra=UNDECLARED)
     views: Views = Views()
@@ -85,10 +87,30 @@ class Profile(Settings):
         """Return the student with this name."""
         return next(student for student in self.students if student.name == name)
 
+    def reinforced_source(self, name: str) -> ReinforcedSource:
+        """Return the published reinforced dataset with this name."""
+        return next(source for source in self.reinforced if source.name == name)
+
+    def datasets_of(self, student: Student) -> tuple[str, ...]:
+        """Return the names of the reinforced datasets of a student: ``OWN``, then the published ones by name."""
+        # the order of the samples depends on this order, and no fingerprint contains the order of the profile
+        return tuple(sorted(student.datasets or self.reinforced_datasets[:1], key=lambda name: (name != OWN, name)))
+
+    @property
+    def reinforced_datasets(self) -> tuple[str, ...]:
+        """Names of all reinforced datasets: the one that the profile makes, then the published ones."""
+        return (*((OWN,) if self.dataset_teachers else ()), *(source.name for source in self.reinforced))
+
+    def teacher_scales(self, dataset: str) -> dict[str, float | None]:
+        """Return the logit scale of each teacher of a reinforced dataset, in the order of the embeddings."""
+        if dataset == OWN:
+            return {name: self.teacher(name).logit_scale for name in self.dataset_teachers}
+        return {teacher.name: teacher.logit_scale for teacher in self.reinforced_source(dataset).teachers}
+
     def logit_scales(self, student: Student) -> list[float | None]:
-        """Return a logit scale for each teacher of the dataset in order, or None if the student excludes it."""
-        own = {teacher.name: teacher.logit_scale for teacher in self.teachers} | student.loss.logit_scales
-        return [own[name] for name in self.dataset_teachers]
+        """Return a logit scale for each teacher of the student's datasets in order, or None if the student excludes it."""
+        scales = self.teacher_scales(self.datasets_of(student)[0])
+        return [student.loss.logit_scales.get(name, scale) for name, scale in scales.items()]
 
     def augmentation(self, student: Student) -> Augmentation | None:
         """Return the augmentation of a student's own views, or None if the student sees the stored views."""
@@ -103,17 +125,23 @@ class Profile(Settings):
 
     def trials(self, study: Study) -> dict[str, Student]:
         """Return the student of every trial of a study by its name."""
-        return study.trials(self.student(study.student), self.dataset_teachers)
+        student = self.student(study.student)
+        datasets = self.datasets_of(student)
+        return study.trials(student, tuple(self.teacher_scales(datasets[0])) if datasets else ())
 
     @property
     def dataset_teachers(self) -> tuple[str, ...]:
         """Names of the reinforced dataset's teachers, in the order of their embeddings."""
-        return tuple(t.name for t in self.teachers) if self.dataset.teachers is None else self.dataset.teachers
+        if self.dataset.teachers is not None:
+            return self.dataset.teachers
+        return tuple(teacher.name for teacher in self.teachers) if self.sources else ()
 
     @property
     def dataset_captioners(self) -> tuple[str, ...]:
         """Names of the reinforced dataset's captioners, in their order."""
-        return tuple(c.name for c in self.captioners) if self.dataset.captioners is None else self.dataset.captioners
+        if self.dataset.captioners is not None:
+            return self.dataset.captioners
+        return tuple(captioner.name for captioner in self.captioners) if self.sources else ()
 
     @property
     def group_names(self) -> list[str]:
@@ -136,8 +164,13 @@ class Profile(Settings):
                 f"groups: {self.groups} is more than {MAX_GROUPS}; Dagster ignores an edge with 100 or more partitions when "
                 "it decides what is stale, so put more shards into each group"
             )
+        if not self.sources and not self.reinforced:
+            raise ValueError(
+                "sources: missing; name at least one folder of shards, or published shards in 'reinforced'"
+            )
         named: dict[str, Sequence[_Named]] = {
             "sources": self.sources,
+            "reinforced": self.reinforced,
             "caption_corpora": self.caption_corpora,
             "captioners": self.captioners,
             "teachers": self.teachers,
@@ -176,6 +209,9 @@ class Profile(Settings):
 
         captioners = [captioner.name for captioner in self.captioners]
         corpora = [f"caption_corpus/{corpus.name}" for corpus in self.caption_corpora]
+        raw = ["raw_shards"] if self.sources else []
+        if not self.sources and (self.dataset_teachers or self.dataset_captioners):
+            raise ValueError("dataset: a reinforced dataset needs 'sources'; add one, or remove 'dataset'")
         check_names("gate.sets", self.gate.sets or (), [*(source.name for source in self.evaluation), *AVERAGES])
         check_names("dataset.teachers", self.dataset_teachers, [teacher.name for teacher in self.teachers])
         check_names("dataset.captioners", self.dataset_captioners, captioners)
@@ -183,13 +219,13 @@ class Profile(Settings):
             if captioner.base:
                 check_names(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
             if captioner.train_on:
-                check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), ["raw_shards", *corpora])
+                check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*raw, *corpora])
         for teacher in self.teachers:
             if teacher.locked:
                 check_names(
                     f"teachers.{teacher.name}.locked.train_on",
                     teacher.locked.train_on,
-                    ["raw_shards", *corpora],
+                    [*raw, *corpora],
                 )
         students = [student.name for student in self.students]
         for position, student in enumerate(self.students):
@@ -208,31 +244,60 @@ class Profile(Settings):
             check_names(f"{field}.student", (study.student,), students)
             if not self.student(study.student).train:
                 raise ValueError(f"{field}.student: '{study.student}' is not trained; name a student with 'train'")
-            check_names(f"{field}.scales", tuple(study.scales), self.dataset_teachers)
+            self._check_datasets(f"students.{study.student}", self.student(study.student), check_names)
+            for dataset in self.datasets_of(self.student(study.student))[:1]:
+                check_names(f"{field}.scales", tuple(study.scales), tuple(self.teacher_scales(dataset)))
             for name, student in self.trials(study).items():
                 self._check_student(f"{field}.{name}", student, check_names)
 
     def _check_student(self, field: str, student: Student, check_names: Callable[..., None]) -> None:
         check_names(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])
         check_names(f"{field}.corpora", student.corpora, [corpus.name for corpus in self.caption_corpora])
-        if student.loss.captioners is not None:
-            check_names(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
-        check_names(f"{field}.loss.logit_scales", tuple(student.loss.logit_scales), self.dataset_teachers)
+        if student.train and student.data == "raw" and not self.sources:
+            raise ValueError(f"{field}.data: 'raw' needs 'sources'; add one, or use 'reinforced'")
         if student.train and student.data == "reinforced":
-            if not self.dataset_teachers:
-                raise ValueError(f"{field}: a reinforced student needs at least one teacher in the dataset")
-            if not self.dataset_captioners and student.loss.captions != "real":
+            self._check_datasets(field, student, check_names)
+            datasets = self.datasets_of(student)
+            teachers = self.teacher_scales(datasets[0])
+            check_names(f"{field}.loss.logit_scales", tuple(student.loss.logit_scales), tuple(teachers))
+            # the captioners of published shards are known when they are read
+            if student.loss.captioners is not None and datasets == (OWN,):
+                check_names(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
+            if OWN in datasets and not self.dataset_captioners and student.loss.captions != "real":
                 raise ValueError(f"{field}.loss.captions: the dataset has no captioner; use 'real'")
             if student.loss.distill and not any(self.logit_scales(student)):
                 raise ValueError(
                     f"{field}.loss.logit_scales: every teacher is excluded; keep one, or set 'distill' to 0"
                 )
-            for name in self.dataset_teachers:
-                if self.teacher(name).logit_scale is None and name not in student.loss.logit_scales:
+            for name, scale in teachers.items():
+                if scale is None and name not in student.loss.logit_scales:
                     raise ValueError(
                         f"teachers.{name}.logit_scale is missing; student '{student.name}' distils from it. "
                         "The paper found optima from 50 to 90"
                     )
+
+    def _check_datasets(self, field: str, student: Student, check_names: Callable[..., None]) -> None:
+        """Check that the datasets of a student exist and have the same teachers with the same logit scales."""
+        if not self.reinforced_datasets:
+            raise ValueError(
+                f"{field}: a reinforced student needs at least one teacher in the dataset, or a dataset in 'reinforced'"
+            )
+        check_names(f"{field}.datasets", student.datasets or (), self.reinforced_datasets)
+        if student.datasets is None and len(self.reinforced_datasets) > 1:
+            raise ValueError(
+                f"{field}.datasets: the profile has {listed(self.reinforced_datasets)}; name those that the student learns from"
+            )
+        first, *others = self.datasets_of(student)
+        for other in others:
+            if list(self.teacher_scales(other).items()) != list(self.teacher_scales(first).items()):
+                found = " and ".join(
+                    f"'{name}' has {', '.join(f'{each} ({scale or 0:g})' for each, scale in self.teacher_scales(name).items())}"
+                    for name in (first, other)
+                )
+                raise ValueError(
+                    f"{field}.datasets: a student learns from the same teachers, in one order and with one logit scale each; "
+                    f"{found}. Name one dataset, or correct the teachers"
+                )
 
 
 MAX_PROBLEMS = 20

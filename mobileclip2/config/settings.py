@@ -39,6 +39,7 @@ Stage = Literal[
     "teacher",
     "teacher_embeddings",
     "reinforced_dataset",
+    "reinforced_shards",
     "student",
     "study",
     "evaluation",

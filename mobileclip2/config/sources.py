@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Self
 
-from mobileclip2.config.location import Location
+from pydantic import Field, model_validator
+
+from mobileclip2.config.location import Location, Locations
 from mobileclip2.config.settings import Name, SetName, Settings
-from mobileclip2.fingerprint import UNDECLARED
+from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
+
+Patterns = str | tuple[str, ...]
+"""gitignore patterns; a file that matches one of them is read"""
+
+CaptionKeys = tuple[Annotated[str, Field(min_length=1)], ...] | None
+"""members, or fields of ``json``, with a caption; the first valid one counts. By default ``txt``, then ``caption``"""
+
+OWN = "reinforced_dataset"
+"""name of the reinforced dataset that a profile makes, among the datasets of a student"""
 
 
 class Source(Settings):
-    """A local folder or ``s3://bucket/prefix`` of WebDataset tars."""
+    """Local folders, tars or ``s3://bucket/prefix`` of WebDataset tars."""
 
     name: Name = "source"
-    url: Location = Field(json_schema_extra=UNDECLARED)
-    pattern: str = "**/*.tar"
+    url: Locations = Field(json_schema_extra=UNDECLARED)
+    pattern: Patterns = "**/*.tar"
+    caption_keys: CaptionKeys = Field(None, min_length=1, json_schema_extra=DECLARED_IF_SET)
     license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """license of the images and texts; the model card of an export names every license"""
 
@@ -23,10 +35,51 @@ class Corpus(Settings):
     """A small, clean image-caption dataset for fine-tuning."""
 
     name: Name
-    url: Location = Field(json_schema_extra=UNDECLARED)
-    pattern: str = "**/*.tar"
+    url: Locations = Field(json_schema_extra=UNDECLARED)
+    pattern: Patterns = "**/*.tar"
+    caption_keys: CaptionKeys = Field(None, min_length=1, json_schema_extra=DECLARED_IF_SET)
     license: str | None = Field(None, json_schema_extra=UNDECLARED)
     """of the images and texts"""
+
+
+class ReinforcedTeacher(Settings):
+    """A teacher whose embeddings a published reinforced dataset holds."""
+
+    name: Name
+    dim: int | None = Field(None, ge=1)
+    """number of its embeddings' dimensions; by default read from the shards, if they state it, or if it is the only teacher"""
+    logit_scale: float = Field(gt=0)
+
+
+class Images(Settings):
+    """Shards with the images, and the captions if necessary, of reinforced shards that hold none."""
+
+    url: Locations = Field(json_schema_extra=UNDECLARED)
+    pattern: Patterns = "**/*.tar"
+    uid: bool = False
+    """whether the key of a reinforced sample is the ``uid`` in the ``json`` of the image's sample, and not its key"""
+
+
+class ReinforcedSource(Settings):
+    """Published reinforced shards, as DataCompDR and DFNDR, or a reinforced dataset of another store of this project."""
+
+    name: Name
+    url: Locations = Field(json_schema_extra=UNDECLARED)
+    pattern: Patterns = "**/*.tar"
+    teachers: tuple[ReinforcedTeacher, ...] = Field(min_length=1)
+    """the teachers in the order of their embeddings"""
+    images: Images | None = None
+    license: str | None = Field(None, json_schema_extra=UNDECLARED)
+    """license of the images, texts and embeddings"""
+
+    @model_validator(mode="after")
+    def _unique_teachers(self) -> Self:
+        names = [teacher.name for teacher in self.teachers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"reinforced '{self.name}': two teachers have the same name")
+        if self.name == OWN:
+            raise ValueError(f"'{OWN}' is the name of the dataset that this profile makes; use another name")
+        return self
 
 
 class EvaluationSource(Settings):

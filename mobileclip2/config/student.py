@@ -70,6 +70,8 @@ class Student(Settings):
     data: Literal["reinforced", "raw"] = "reinforced"
     corpora: tuple[str, ...] = ()
     """caption corpora whose pairs are added to the raw pairs"""
+    datasets: tuple[str, ...] | None = Field(None, min_length=1)
+    """reinforced datasets of the training: ``reinforced_dataset`` and names of ``reinforced``; by default the only one"""
     loss: Loss = Loss()
     augmentation: Literal["weak", "views"] | Augmentation = "weak"
     """augmentation of a student that does not distill; ``views`` is the profile's ``views.augmentation``"""
@@ -90,11 +92,15 @@ class Student(Settings):
             fields = type(self).model_fields
             unused = [
                 name
-                for name in ("augmentation", "corpora", "data", "evaluate_on", "loss", "render", "train")
+                for name in ("augmentation", "corpora", "data", "datasets", "evaluate_on", "loss", "render", "train")
                 if getattr(self, name) != fields[name].default
             ]
             if unused:
                 raise ValueError(f"student '{self.name}' is not trained; remove {', '.join(unused)}")
+        if self.data == "raw" and self.datasets:
+            raise ValueError(f"student '{self.name}': 'datasets' needs 'data: reinforced'; remove one of them")
+        if self.datasets and len(set(self.datasets)) < len(self.datasets):
+            raise ValueError(f"student '{self.name}': datasets must be unique")
         if self.data == "raw" and self.loss != Loss():
             raise ValueError(f"student '{self.name}': 'loss' needs 'data: reinforced'; remove 'loss' or change 'data'")
         if self.corpora and self.data != "raw":

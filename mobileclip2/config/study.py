@@ -65,6 +65,7 @@ class Study(Settings):
             for seed in self.seeds:
                 train = base.training.model_copy(update={"seed": seed})
                 changed = {name: getattr(row, name) for name in ("data", "corpora", "loss", "augmentation")}
+                changed |= {"datasets": None if row.data == "raw" else base.datasets}
                 changed |= {"train": train, "evaluate_on": self.evaluate_on}
                 trials[trial_name(row.name, seed)] = base.model_copy(update=changed)
         return trials

@@ -93,12 +93,17 @@ def decode(members: Mapping[str, bytes], key: str, shard: str) -> ReinforcedSamp
             member.
     """
     try:
-        return _decode(members, key)
+        return parse(members, key)
     except ValueError as error:
         raise ShardError(f"{shard}: sample '{key}': {error}; download or create the shard again") from error
 
 
-def _decode(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
+def parse(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
+    """Decode the members of a sample as :func:`decode` does, without the shard in the message.
+
+    Raises:
+        ValueError: a member is missing or malformed, or two members disagree.
+    """
     for name in ("txt", "syn.json", "paug.json"):
         if name not in members:
             raise ValueError(f"member '{name}' is missing among {', '.join(members) or 'none'}")

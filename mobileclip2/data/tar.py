@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tarfile
@@ -59,7 +60,7 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
             last = sample.key
         _check_end(tar)
     except (tarfile.TarError, UnicodeError) as error:
-        raise ShardError(f"{name}: {_damage(error, tar, last)}") from error
+        raise ShardError(f"{name}: {_damage(error, tar, last, file)}") from error
     except OSError as error:
         raise ShardError(f"{name}: cannot be read: {error}") from error
 
@@ -262,8 +263,26 @@ def _check_end(tar: tarfile.TarFile) -> None:
             raise tarfile.ReadError("more data follows the end-of-archive marker")
 
 
-def _damage(error: Exception, tar: StrictTar | None, last: str | None) -> str:
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "gzip -dc"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
+    b"\xfd7zXZ": ("xz", "xz -dc"),
+}
+"""name of a compression and command that reads it, by the first bytes of a file"""
+
+
+def _damage(error: Exception, tar: StrictTar | None, last: str | None, file: BinaryIO) -> str:
     if tar is None:
+        start = b""
+        with contextlib.suppress(AttributeError, OSError):
+            file.seek(0)
+            start = file.read(5)
+        for magic, (compression, command) in _COMPRESSED.items():
+            if start.startswith(magic):
+                return (
+                    f"not a tar but compressed with {compression}; shards are plain tars. Make one of it: "
+                    f"{command} FILE > PLAIN.tar"
+                )
         return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"
     assert tar.fileobj is not None
     byte = min(tar.offset, tar.fileobj.tell() if tar.end is None else tar.end)

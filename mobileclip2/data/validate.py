@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -49,13 +49,19 @@ class ValidatedShard:
     """number of members that no sample uses, by extension"""
 
 
-def validate_shard(samples: Iterable[RawSample], filters: Filters) -> ValidatedShard:
+def validate_shard(samples: Iterable[RawSample], filters: Filters, caption_keys: Sequence[str] = ()) -> ValidatedShard:
     """Decode every image and read every caption. Bad samples become rows of ``skipped``.
 
     Reasons in addition to those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
     ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
     ``text-too-large``, ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``,
     ``placeholder-caption``, ``literal-caption``, ``dotted-key``, ``bad-json`` (only without ``txt``).
+
+    Args:
+        samples: samples of the shard.
+        filters: limits for images and captions.
+        caption_keys: members, or fields of ``json``, with a caption. The first valid one counts. By default ``txt``, or
+            ``caption`` in ``json`` without ``txt``.
     """
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
@@ -65,12 +71,12 @@ def validate_shard(samples: Iterable[RawSample], filters: Filters) -> ValidatedS
         has_image = any(name in sample.members for name in IMAGE_EXTENSIONS)
         try:
             if has_image or not pairs:
-                rows.append(_validate(sample, filters))
+                rows.append(validate(sample, filters, caption_keys))
         except BadSample as bad:
             skipped.append({"key": sample.key, "reason": bad.reason, "detail": bad.detail})
         for stem in pairs:
             skipped.append({"key": f"{sample.key}.{stem}", "reason": _DOTTED.reason, "detail": _DOTTED.detail})
-        ignored.update(_unused(sample, pairs))
+        ignored.update(_unused(sample, pairs).difference(caption_keys))
     return ValidatedShard(pa.Table.from_pylist(rows, KEPT), pa.Table.from_pylist(skipped, SKIPPED), ignored)
 
 
@@ -135,7 +141,12 @@ def iter_valid(file: BinaryIO, name: str, keys_in_order: Iterable[str]) -> Itera
     raise ShardError(f"{name}: sample '{key}' is gone since the shard was validated; run raw_shards again")
 
 
-def _validate(sample: RawSample, filters: Filters) -> dict[str, Any]:
+def validate(sample: RawSample, filters: Filters, caption_keys: Sequence[str] = ()) -> dict[str, Any]:
+    """Decode the image and read the caption of a sample. Return its row with schema :data:`KEPT`.
+
+    Raises:
+        BadSample: the sample cannot be used.
+    """
     if sample.fault:
         raise sample.fault
     extension = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
@@ -144,7 +155,7 @@ def _validate(sample: RawSample, filters: Filters) -> dict[str, Any]:
         raise BadSample("missing-image", f"no member is one of {', '.join(IMAGE_EXTENSIONS)}; it has {has}")
     data = sample.members[extension]
     width, height = _size(data, filters)
-    caption = _caption(sample.members, filters)
+    caption = _first_caption(sample.members, filters, caption_keys)
     image.decode(data, max_pixels=filters.max_pixels)
     return {
         "key": sample.key,
@@ -167,8 +178,26 @@ def _size(data: bytes, filters: Filters) -> tuple[int, int]:
     return width, height
 
 
-def _caption(members: dict[str, bytes], filters: Filters) -> str:
-    caption = _text(members["txt"], "txt") if "txt" in members else _json_caption(members)
+def _first_caption(members: Mapping[str, bytes], filters: Filters, keys: Sequence[str]) -> str:
+    """Return the first valid caption. If all are bad, raise the fault of the first one that exists."""
+    if not keys:
+        return _checked_caption(_text(members["txt"], "txt") if "txt" in members else json_caption(members), filters)
+    faults: list[BadSample] = []
+    for key in keys:
+        try:
+            member = key.lower()  # as the extensions of a sample
+            return _checked_caption(
+                _text(members[member], member) if member in members else json_caption(members, key), filters
+            )
+        except BadSample as fault:
+            faults.append(fault)
+    existing = [fault for fault in faults if fault.reason != "missing-caption"]
+    raise (existing or [BadSample("missing-caption", f"no member and no text in 'json' is one of {', '.join(keys)}")])[
+        0
+    ]
+
+
+def _checked_caption(caption: str, filters: Filters) -> str:
     caption = caption.strip()
     if "\0" in caption:
         raise BadSample("nul-in-caption", "the caption holds NUL characters")
@@ -185,14 +214,19 @@ def _caption(members: dict[str, bytes], filters: Filters) -> str:
     return caption
 
 
-def _json_caption(members: dict[str, bytes]) -> str:
+def json_caption(members: Mapping[str, bytes], key: str = "caption") -> str:
+    """Return the caption in a field of the member ``json``.
+
+    Raises:
+        BadSample: it is missing or not a text.
+    """
     if "json" not in members:
         raise BadSample("missing-caption", "neither 'txt' nor 'json' is there")
-    caption = _fields(members["json"]).get("caption")
+    caption = _fields(members["json"]).get(key)
     if not isinstance(caption, str):
-        raise BadSample("missing-caption", "there is no 'txt', and 'json' has no text in 'caption'")
+        raise BadSample("missing-caption", f"there is no 'txt', and 'json' has no text in '{key}'")
     if not _encodable(caption):
-        raise BadSample("invalid-utf8", "'caption' in 'json' holds half a surrogate pair")
+        raise BadSample("invalid-utf8", f"'{key}' in 'json' holds half a surrogate pair")
     return caption
 
 

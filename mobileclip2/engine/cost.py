@@ -65,7 +65,7 @@ class Costs:
         if length:
             return int(length["samples"] or length["steps"] * length["batch"])
         if asset.grouped:
-            raw = self._pipeline.graph["raw_shards"]
+            raw = asset if asset.stage == "reinforced_shards" else self._pipeline.graph["raw_shards"]
             (raw_part,) = raw.slices.values()
             current = self._pipeline.summary(raw, raw_part, group)
             earlier = [current] if current else history.of(raw, raw_part, group)

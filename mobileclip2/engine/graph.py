@@ -16,6 +16,7 @@ from mobileclip2.config.augmentation import EARLIER_RENDERING
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.sources import OWN
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.teacher import Teacher
 from mobileclip2.engine.source_inventory import External, Folder, GroupShards, HubModel, Pinned
@@ -30,6 +31,7 @@ CODE_VERSIONS = {
     "teacher": "2",
     "teacher_embeddings": "2",
     "reinforced_dataset": "3",
+    "reinforced_shards": "1",
     "student": "2",
     "evaluation": "4",
     "study": "1",
@@ -114,6 +116,7 @@ def build_graph(profile: Profile) -> Graph:
         *_captioners(profile),
         *_teachers(profile),
         *_dataset(profile),
+        *_published(profile),
         *_students(profile),
         *_studies(profile),
     ]
@@ -135,6 +138,11 @@ def corpus_role(corpus: str) -> str:
     return f"corpus/{corpus}"
 
 
+def reinforced_role(dataset: str) -> str:
+    """Return the role in which a student reads a published reinforced dataset."""
+    return f"reinforced/{dataset}"
+
+
 RAW_SHARDS = AssetKey.of("raw_shards")
 AUGMENTATIONS = AssetKey.of("augmentations")
 REINFORCED_DATASET = AssetKey.of("reinforced_dataset")
@@ -147,11 +155,33 @@ def _asset(
 
 
 def _shards(profile: Profile) -> Iterator[Asset]:
-    filters = declared(profile.filters)
+    if profile.sources:
+        yield from _raw_shards(profile)
+    for corpus in profile.caption_corpora:
+        fields = {"filters": declared(profile.filters)}
+        if corpus.caption_keys:
+            fields["caption_keys"] = list(corpus.caption_keys)
+        yield _asset(
+            AssetKey.of("caption_corpus", corpus.name),
+            "A small clean image-caption set on which captioners are fine-tuned.",
+            [
+                Slice(
+                    DEFAULT_SLICE,
+                    fields,
+                    externals={"shards": Folder(corpus.url, corpus.pattern)},
+                )
+            ],
+        )
+
+
+def _raw_shards(profile: Profile) -> Iterator[Asset]:
+    fields = {"filters": declared(profile.filters)}
+    if caption_keys := {source.name: list(source.caption_keys) for source in profile.sources if source.caption_keys}:
+        fields["caption_keys"] = caption_keys
     yield _asset(
         RAW_SHARDS,
         "Image-text pairs of the source shards. Every pair is decoded and checked; a sidecar lists the bad ones.",
-        [Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": GroupShards()})],
+        [Slice(DEFAULT_SLICE, fields, externals={"shards": GroupShards()})],
         grouped=True,
     )
     views = profile.views
@@ -163,12 +193,6 @@ def _shards(profile: Profile) -> Iterator[Asset]:
         [Slice(f"view-{view}", {**augmentation, "view": view}, raw) for view in range(views.count)],
         grouped=True,
     )
-    for corpus in profile.caption_corpora:
-        yield _asset(
-            AssetKey.of("caption_corpus", corpus.name),
-            "A small clean image-caption set on which captioners are fine-tuned.",
-            [Slice(DEFAULT_SLICE, {"filters": filters}, externals={"shards": Folder(corpus.url, corpus.pattern)})],
-        )
 
 
 def _model_externals(model: Model | None) -> dict[str, External]:
@@ -228,6 +252,8 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
     for teacher in profile.teachers:
         asset = _teacher(teacher)
         yield asset
+        if not profile.sources:
+            continue
         model = {"teacher": Input(asset.key)}
         embeddings = f"{teacher.name}'s normalized bf16 embeddings of"
         image = {**model, "raw_shards": Input(RAW_SHARDS)}
@@ -305,6 +331,24 @@ def _dataset(profile: Profile) -> Iterator[Asset]:
     )
 
 
+def _published(profile: Profile) -> Iterator[Asset]:
+    for source in profile.reinforced:
+        fields: dict[str, Any] = {
+            "filters": declared(profile.filters),
+            "teachers": [{"name": teacher.name, "dim": teacher.dim} for teacher in source.teachers],
+        }
+        externals: dict[str, External] = {"shards": GroupShards(source.name)}
+        if source.images:
+            fields["uid"] = source.images.uid
+            externals["images"] = Folder(source.images.url, source.images.pattern)
+        yield _asset(
+            AssetKey.of("reinforced_shards", source.name),
+            "Published reinforced shards. Every sample is decoded and checked; a sidecar lists the bad ones.",
+            [Slice(DEFAULT_SLICE, fields, externals=externals)],
+            grouped=True,
+        )
+
+
 def _students(profile: Profile) -> Iterator[Asset]:
     for student in profile.students:
         yield _student(profile, student)
@@ -362,12 +406,18 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
         inputs |= {corpus_role(name): Input(AssetKey.of("caption_corpus", name)) for name in student.corpora}
     else:
         fields["loss"] = declared(student.loss)
-        fields["loss"]["captioners"] = _chosen_names(student.loss.captioners, profile.dataset_captioners)
+        datasets = profile.datasets_of(student)
+        if datasets == (OWN,):
+            fields["loss"]["captioners"] = _chosen_names(student.loss.captioners, profile.dataset_captioners)
         del fields["loss"]["logit_scales"]  # replaced by the resolved scale of every teacher
         fields["logit_scales"] = profile.logit_scales(student)
-        inputs["data"] = Input(REINFORCED_DATASET)
-        if not profile.dataset.images:
-            inputs["raw_shards"] = Input(RAW_SHARDS)
+        for dataset in datasets:
+            if dataset == OWN:
+                inputs["data"] = Input(REINFORCED_DATASET)
+                if not profile.dataset.images:
+                    inputs["raw_shards"] = Input(RAW_SHARDS)
+            else:
+                inputs[reinforced_role(dataset)] = Input(AssetKey.of("reinforced_shards", dataset))
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
     return Slice(name, fields, inputs, externals)
 

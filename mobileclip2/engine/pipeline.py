@@ -134,9 +134,7 @@ class TaskBatch:
         """Return the input tars of the group, or of the caption corpus."""
         if self.listed is not None:
             return self.listed
-        if self.group is not None:
-            return self.inventory.group_shards(self.group)
-        return self.inventory.corpus_shards(self.asset.name)
+        return self.inventory.shards_of(self.asset.key, self.group)
 
     @cached_property
     def scratch_store(self) -> Scratch:

@@ -21,11 +21,15 @@ from typing import NamedTuple
 
 from pathspec import PathSpec, RegexPattern
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.captioner import Captioner
+from mobileclip2.config.location import expand
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.sources import Patterns, ReinforcedSource, Source
 from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.hub_commits import HubCommits
+from mobileclip2.engine.wrong_source import advice, is_tar
 from mobileclip2.errors import ShardError, StoreError, WeightsError
 from mobileclip2.fingerprint import canonical, declared, fingerprint
 from mobileclip2.progress import counted, doing
@@ -71,20 +75,25 @@ class Shard(NamedTuple):
         return int(digits[1]) if digits else int(hashlib.sha256(self.relative.encode()).hexdigest()[:8], 16)
 
 
+_STORED = re.compile(r"([0-9a-f]{16})/g\d\d/")
+"""path of a tar in the folder of ``reinforced_dataset`` of a store"""
+
 _NUMBER = re.compile(r"(\d+)(?:\.[^./]*)?$")
 
 
 @dataclass(frozen=True)
 class GroupShards:
-    """External input of ``raw_shards``: the tars of a group."""
+    """External input of ``raw_shards``, or of the named published reinforced dataset: the tars of a group."""
+
+    reinforced: str = ""
 
 
 @dataclass(frozen=True)
 class Folder:
     """External input: the files of a folder that match a pattern."""
 
-    url: str
-    pattern: str = "**/*"
+    url: str | tuple[str, ...]
+    pattern: Patterns = "**/*"
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class SourceInventory:
         self.profile = profile
         self._storage = storage
         self._hashed: dict[str, str] = {}
+        self._grouped: dict[str, dict[str, list[Shard]]] = {}
         self._stat_cache = StatCache()
         self._digests: dict[tuple[External, str | None], str] = {}
         self.hub = HubCommits(storage)
@@ -128,29 +138,69 @@ class SourceInventory:
         Raises:
             ShardError: a source is missing or contains no shard.
         """
-        found: list[Shard] = []
-        for source in self.profile.sources:
-            url = self.profile.locate(source.url)
-            files = list_files(url, source.pattern)
-            if not files:
-                raise ShardError(
-                    f"source '{source.name}': no shard matches '{source.pattern}' in {url}; "
-                    "check 'sources' in the profile"
-                )
-            found += [Shard(f"{source.name}/{file.relative}", file.url, file.version_token) for file in files]
-        return found
+        return [shard for source in self.profile.sources for shard in self._list(source, "sources")]
 
-    @cached_property
-    def _by_group(self) -> dict[str, list[Shard]]:
-        names = self.profile.group_names
-        groups: dict[str, list[Shard]] = {name: [] for name in names}
-        for shard in self.shards:
-            groups[names[shard.number() % len(names)]].append(shard)
-        return groups
+    def _list(self, source: Source | ReinforcedSource, section: str) -> list[Shard]:
+        files = self._list_shards(f"source '{source.name}'", source.url, source.pattern, section)
+        versions = sorted({match[1] for file in files if (match := _STORED.match(file.relative))})
+        if isinstance(source, ReinforcedSource) and len(versions) > 1:
+            raise ShardError(
+                f"source '{source.name}': holds {len(versions)} versions of a reinforced dataset, {', '.join(versions)}; "
+                "name the folder of one of them in 'url'"
+            )
+        return [Shard(f"{source.name}/{file.relative}", file.url, file.version_token) for file in files]
 
-    def group_shards(self, group: str) -> list[Shard]:
-        """Return the source shards of a group."""
-        return self._by_group[group]
+    def _list_shards(self, what: str, url: str | tuple[str, ...], pattern: Patterns, section: str) -> list[ListedFile]:
+        """List the tars of a source.
+
+        Raises:
+            ShardError: there is none, or a file is of another kind. The message says how to make shards of it.
+        """
+        urls = [self.profile.locate(each) for each in expand(url)]
+        files, empty = list_source(urls, pattern)
+        if empty:
+            patterns = "', '".join([pattern] if isinstance(pattern, str) else pattern)
+            some = f" (and {len(empty) - 1} more of {len(urls)} locations)" if len(empty) > 1 else ""
+            raise ShardError(
+                f"{what}: no shard matches '{patterns}' in {empty[0]}{some}; "
+                f"{advice(empty[0], [file.relative for file in list_files(empty[0], '**/*')], section)}"
+            )
+        for file in files:
+            if not is_tar(file.relative):
+                raise ShardError(f"{what}: {file.url} is not a tar; {advice(file.url, [file.relative], section)}")
+        return files
+
+    def _by_group(self, reinforced: str) -> dict[str, list[Shard]]:
+        if reinforced not in self._grouped:
+            names = self.profile.group_names
+            groups: dict[str, list[Shard]] = {name: [] for name in names}
+            source = self.profile.reinforced_source(reinforced) if reinforced else None
+            for shard in self._list(source, "reinforced") if source else self.shards:
+                groups[names[shard.number() % len(names)]].append(shard)
+            self._grouped[reinforced] = groups
+        return self._grouped[reinforced]
+
+    def group_shards(self, group: str, reinforced: str = "") -> list[Shard]:
+        """Return the shards of a group: of the sources, or of a published reinforced dataset."""
+        return self._by_group(reinforced)[group]
+
+    def shards_of(self, asset: AssetKey, group: str | None) -> list[Shard]:
+        """Return the tars that an asset reads: those of a group, or of a caption corpus."""
+        if group is None:
+            return self.corpus_shards(asset.name)
+        return self.group_shards(group, asset.name if asset.stage == "reinforced_shards" else "")
+
+    def image_shards(self, name: str) -> list[Shard]:
+        """Return the tars with the images of a published reinforced dataset.
+
+        Raises:
+            ShardError: no file matches the pattern.
+        """
+        images = self.profile.reinforced_source(name).images
+        if images is None:
+            return []
+        files = self._list_shards(f"images of '{name}'", images.url, images.pattern, "reinforced")
+        return [Shard(*file) for file in files]
 
     def corpus_shards(self, name: str) -> list[Shard]:
         """Return the tars of a caption corpus.
@@ -159,12 +209,7 @@ class SourceInventory:
             ShardError: no file matches its pattern.
         """
         corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == name)
-        url = self.profile.locate(corpus.url)
-        files = list_files(url, corpus.pattern)
-        if not files:
-            raise ShardError(
-                f"caption corpus '{name}': no shard matches '{corpus.pattern}' in {url}; check 'caption_corpora' in the profile"
-            )
+        files = self._list_shards(f"caption corpus '{name}'", corpus.url, corpus.pattern, "caption_corpora")
         return [Shard(*file) for file in files]
 
     def digest(self, external: External, group: str | None) -> str:
@@ -178,14 +223,13 @@ class SourceInventory:
 
     def _compute_digest(self, external: GroupShards | Folder | Pinned, group: str | None) -> str:
         match external:
-            case GroupShards():
+            case GroupShards(reinforced):
                 assert group is not None
-                return self._listing_digest(self.group_shards(group))
+                return self._listing_digest(self.group_shards(group, reinforced))
             case Folder(url, pattern):
-                folder = self.profile.locate(url)
-                files = list_files(folder, pattern)
-                if not files:
-                    raise ShardError(f"{folder}: no such folder, or it is empty; check the profile")
+                files, empty = list_source([self.profile.locate(each) for each in expand(url)], pattern)
+                if empty:
+                    raise ShardError(f"{empty[0]}: no such folder, or it is empty; check the profile")
                 return self._listing_digest(files)
             case Pinned(weights):
                 return self.weights_digest(weights)
@@ -340,7 +384,39 @@ class ListedFile(NamedTuple):
     """changes whenever the content can have changed: size, mtime and inode of a file, ETag of an object"""
 
 
-def list_files(url: str, pattern: str) -> list[ListedFile]:
+def list_source(urls: Sequence[str], pattern: Patterns) -> tuple[list[ListedFile], list[str]]:
+    """List the files of several folders, prefixes, files or objects, and the locations that have none.
+
+    Several locations have paths relative to the deepest folder that contains all of them, so that two files have two paths.
+    """
+    listings: dict[str, dict[str, str]] = {}
+    found = {url: _list_location(url, pattern, listings) for url in urls}
+    empty = [url for url, files in found.items() if not files]
+    if len(found) == 1 or empty:
+        return [file for files in found.values() for file in files], empty
+    folders = [url.rpartition("/")[0] if found[url][0].url == url else url for url in found]
+    start = len(_common_folder(folders))
+    by_url = {file.url: file for files in found.values() for file in files}
+    return sorted(file._replace(relative=file.url[start:].lstrip("/")) for file in by_url.values()), []
+
+
+def _list_location(url: str, pattern: Patterns, listings: dict[str, dict[str, str]]) -> list[ListedFile]:
+    folder, _, name = url.rpartition("/")
+    if url.startswith("s3://") and name.endswith(".tar"):
+        if folder not in listings:  # one listing for all objects that braces name
+            listings[folder] = dict(S3Storage(folder).etags())
+        if etag := listings[folder].get(name):
+            return [ListedFile(name, url, etag)]
+    return list_files(url, pattern)
+
+
+def _common_folder(folders: Sequence[str]) -> str:
+    shortest, longest = min(parts := [folder.split("/") for folder in folders]), max(parts)
+    different = next((n for n, pair in enumerate(zip(shortest, longest, strict=False)) if pair[0] != pair[1]), None)
+    return "/".join(shortest[:different])
+
+
+def list_files(url: str, pattern: Patterns) -> list[ListedFile]:
     """List the files of a folder or prefix that match a gitignore pattern, sorted by relative path."""
     matches = _matcher(pattern)
     if url.startswith("s3://"):
@@ -355,13 +431,15 @@ def list_files(url: str, pattern: str) -> list[ListedFile]:
     return sorted(found)
 
 
-def _matcher(pattern: str) -> Callable[[str], object]:
-    """Compile a pattern to its regular expression. ``PathSpec.match_file`` is slow because it normalizes each path."""
-    compiled = PathSpec.from_lines("gitignore", [pattern]).patterns
-    searches = (
+def _matcher(pattern: Patterns) -> Callable[[str], object]:
+    """Compile patterns to regular expressions. ``PathSpec.match_file`` is slow because it normalizes each path."""
+    compiled = PathSpec.from_lines("gitignore", [pattern] if isinstance(pattern, str) else pattern).patterns
+    searches = [
         each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include
-    )
-    return next(searches, lambda path: None)
+    ]
+    if len(searches) == 1:
+        return searches[0]
+    return lambda path: any(search(path) for search in searches)
 
 
 def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ListedFile]:
@@ -370,18 +448,24 @@ def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = froz
         status = os.stat(folder)  # noqa: PTH116
         identity = status.st_dev, status.st_ino
         if identity in parents:
-            raise ShardError(f"{folder}: a symbolic link leads back to a folder that contains it; remove the link")
+            raise ShardError(
+                f"{folder}: a symbolic link leads back to a folder that contains it; name folders without it in the profile"
+            )
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:  # skipping the folder would silently drop its data
-        raise ShardError(f"{folder}: cannot be listed ({error.strerror}); make it readable, or remove it") from error
+        raise ShardError(
+            f"{folder}: cannot be listed ({error.strerror}); make it readable, or name other folders in the profile"
+        ) from error
     for entry in entries:
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
             found = entry.stat() if is_file else None
         except OSError as error:
-            raise ShardError(f"{entry.path!a}: cannot be read ({error.strerror}); repair it, or remove it") from error
+            raise ShardError(
+                f"{entry.path!a}: cannot be read ({error.strerror}); make it readable, or name other folders in the profile"
+            ) from error
         if is_folder:
             yield from _walk(entry.path, f"{relative}{entry.name}/", parents | {identity})
         elif found is not None:

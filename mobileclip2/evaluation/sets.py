@@ -170,7 +170,7 @@ class EvaluationSet:
         extra = sorted(set((self.path / "test").glob("*.tar")) - set(shards))
         if extra:
             raise ShardError(
-                f"{extra[0]}: not among the {stated} shards of {NSHARDS}; remove the file or correct the number"
+                f"{extra[0]}: not among the {stated} shards of {NSHARDS}; correct the number, or move the file to another folder"
             )
         return shards
 

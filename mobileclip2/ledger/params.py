@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.read_yaml import parse_yaml
+from mobileclip2.config.sources import OWN
 from mobileclip2.engine.graph import Asset
 from mobileclip2.fingerprint import declared, declared_fields
 
@@ -83,6 +84,12 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
             for field in ("teachers", "captioners"):
                 if getattr(profile.dataset, field) is None:
                     yield from names(field)
+        case "reinforced_shards":
+            source = path_to("reinforced", asset.name)
+            yield from (("groups",), ("filters",))
+            yield from ((*source, field) for field in ("name", "pattern", "images"))
+            for number in range(len(profile.reinforced_source(asset.name).teachers)):
+                yield from ((*source, "teachers", number, field) for field in ("name", "dim"))
         case "student":
             yield from _declared_by_student(profile, path_to("students", asset.name))
         case "evaluation":
@@ -105,11 +112,16 @@ def _declared_by_student(profile: Profile, path: Path) -> Iterator[Path]:
         yield "views", "augmentation"
     if student.data == "raw":
         return
-    yield (*path, "loss")
-    yield from (("dataset", "teachers"), ("dataset", "images"))
-    for number, teacher in enumerate(profile.teachers):
-        if teacher.name in profile.dataset_teachers:
-            yield "teachers", number, "logit_scale"
+    yield from ((*path, "loss"), (*path, "datasets"))
+    datasets = profile.datasets_of(student)
+    if OWN in datasets:
+        yield from (("dataset", "teachers"), ("dataset", "images"))
+        for number, teacher in enumerate(profile.teachers):
+            if teacher.name in profile.dataset_teachers:
+                yield "teachers", number, "logit_scale"
+    for number, source in enumerate(profile.reinforced):
+        if source.name in datasets:
+            yield from (("reinforced", number, "teachers", each, "logit_scale") for each in range(len(source.teachers)))
 
 
 def _declared_within(profile: Profile, written: Any, path: Path) -> Iterator[Path]:

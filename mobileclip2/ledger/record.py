@@ -70,7 +70,7 @@ def _check_owner(pipeline: Pipeline, folder: Path) -> None:
     if path.exists() and not path.read_bytes().startswith(header(pipeline.profile).encode()):
         raise LedgerError(
             f"{path}: it belongs to another profile or was written by hand; "
-            f"set 'ledger' in {pipeline.profile.file} to another folder, or delete the file"
+            f"set 'ledger' in {pipeline.profile.file} to another folder"
         )
 
 

@@ -117,10 +117,12 @@ def _externals(asset: Asset) -> list[External]:
 
 def _local_paths(profile: Profile, external: External) -> list[str]:
     """Return the paths of an external input in the ledger's folder. The ledger's files have the hashes of inputs elsewhere."""
-    urls: list[str]
+    urls: list[str | tuple[str, ...]]
     match external:
-        case GroupShards():
+        case GroupShards(reinforced):
             urls = [source.url for source in profile.sources]
+            if reinforced:
+                urls = [profile.reinforced_source(reinforced).url]
         case Folder(url):
             urls = [url]
         case Pinned(weights):
@@ -128,5 +130,11 @@ def _local_paths(profile: Profile, external: External) -> list[str]:
         case HubModel():
             urls = []
     root = ledger_folder(profile)
-    local = [Path(profile.locate(url)) for url in urls if not url.startswith("s3://")]
+    local = [Path(profile.locate(url)) for each in urls for url in _folders(each) if not url.startswith("s3://")]
     return [path.relative_to(root).as_posix() for path in local if root in path.parents]
+
+
+def _folders(urls: str | tuple[str, ...]) -> list[str]:
+    """Return the folders of locations: braces stand for many files, and DVC hashes their folder as well."""
+    each = (urls,) if isinstance(urls, str) else urls
+    return [url if "{" not in url else url.partition("{")[0].rpartition("/")[0] for url in each]

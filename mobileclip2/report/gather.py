@@ -109,6 +109,8 @@ def _curves(pipeline: Pipeline) -> list[Curve]:
 
 
 def _samples(pipeline: Pipeline) -> list[SampleRow]:
+    if "raw_shards" not in pipeline.graph:
+        return []  # all data are published reinforced shards
     captioners = pipeline.profile.dataset_captioners
     group = pipeline.profile.group_names[0]
     try:

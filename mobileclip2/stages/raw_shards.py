@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share, validate_shard
@@ -21,7 +22,9 @@ def begin(batch: TaskBatch) -> WriteShard:
     def write(shard: Shard, tasks: list[Task]) -> None:
         with local_copy(shard.url).open("rb") as file:
             ignored: Counter[str] = Counter()
-            validated = validate_shard(read_samples(file, shard.url, ignored), batch.profile.filters)
+            validated = validate_shard(
+                read_samples(file, shard.url, ignored), batch.profile.filters, _caption_keys(batch, shard)
+            )
         ignored += validated.ignored
         if ignored:
             found = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
@@ -31,6 +34,15 @@ def begin(batch: TaskBatch) -> WriteShard:
         write_sidecar(task, shard, validated.table, validated.skipped)
 
     return write
+
+
+def _caption_keys(batch: TaskBatch, shard: Shard) -> Sequence[str]:
+    """Return the caption keys of a corpus, or of the source after which a shard is named."""
+    if batch.asset.stage == "caption_corpus":
+        keys = {corpus.name: corpus.caption_keys for corpus in batch.profile.caption_corpora}
+        return keys[batch.asset.name] or ()
+    keys = {source.name: source.caption_keys for source in batch.profile.sources}
+    return keys[shard.relative.partition("/")[0]] or ()
 
 
 run = ShardStage(begin, commit_tasks)

@@ -5,7 +5,7 @@ The training on raw pairs is the plain-CLIP baseline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,16 @@ import torch
 from torch import nn
 
 from mobileclip2.config.augmentation import EARLIER_RENDERING, Rendering
+from mobileclip2.config.sources import OWN
 from mobileclip2.config.student import Student
+from mobileclip2.data import sidecar
 from mobileclip2.data.preprocess import Preprocess
-from mobileclip2.engine.graph import corpus_role
+from mobileclip2.data.validate_reinforced import VALID
+from mobileclip2.engine.graph import corpus_role, reinforced_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard_stage import side_name
 from mobileclip2.engine.source_inventory import local_copy
+from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
 from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
@@ -29,6 +34,7 @@ from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.stages.trained import publish, shards_of, size, tables_of, train_task
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
+from mobileclip2.training.published_shard import PublishedShard
 from mobileclip2.training.trainer import TrainResult
 
 
@@ -83,10 +89,11 @@ def objective_and_source(
     batch: TaskBatch, task: Task, student: Student, image_text: ImageText
 ) -> tuple[Objective, SampleSource]:
     """Return the objective and the samples of a training."""
-    seed, shards = student.training.seed, task.inputs["data"]
+    seed = student.training.seed
     if student.data == "raw":
-        shards = [*shards, *(artifact for name in student.corpora for artifact in task.inputs[corpus_role(name)])]
-        tables = ((local_copy(shard.url), table) for shard, table in tables_of(shards, batch.inventory))
+        corpora = [artifact for name in student.corpora for artifact in task.inputs[corpus_role(name)]]
+        found = tables_of([*task.inputs["data"], *corpora], batch.inventory)
+        tables = ((local_copy(shard.url), table) for shard, table in found)
         source = RawSource(
             tables,
             image_text.tokenize,
@@ -96,9 +103,8 @@ def objective_and_source(
             rendering=student.render,
         )
         return Contrastive(), source
-    dims = shards[0].manifest.facts["teacher_dims"]
     objective = Reinforced(
-        teacher_dims=[dims[name] for name in batch.profile.dataset_teachers],
+        teacher_dims=_teacher_dims(batch, task, student),
         teacher_scales=batch.profile.logit_scales(student),
         distill=student.loss.distill,
         captions=student.loss.captions,
@@ -106,18 +112,41 @@ def objective_and_source(
     return objective, reinforced_source(batch, task, student, image_text, objective.needs)
 
 
+def _teacher_dims(batch: TaskBatch, task: Task, student: Student) -> list[int]:
+    """Return the dimensions of the teachers, which must be equal in all datasets of the student."""
+    teachers = list(batch.profile.teacher_scales(batch.profile.datasets_of(student)[0]))
+    found: dict[tuple[int, ...], str] = {}
+    for role, artifacts in task.inputs.items():
+        for artifact in artifacts:
+            # a group of published shards without a sample has none
+            if dims := artifact.manifest.facts.get("teacher_dims"):
+                found.setdefault(tuple(dims[name] for name in teachers), role)
+    if len(found) > 1:
+        listed = " and ".join(f"{list(dims)} in '{role}'" for dims, role in found.items())
+        raise UserError(
+            f"student '{student.name}': the teachers {', '.join(teachers)} have the dimensions {listed}; "
+            "name datasets of the same teachers in 'datasets'"
+        )
+    if not found:
+        raise ShardError(
+            f"student '{student.name}': no shard has a valid reinforced sample; check the skipped samples of its datasets"
+        )
+    return list(next(iter(found)))
+
+
 def reinforced_source(
     batch: TaskBatch, task: Task, student: Student, image_text: ImageText, needs: Sequence[str]
 ) -> ReinforcedSource:
-    """Open the DR tars of all groups. If the dataset has no images, read them from the source shards."""
+    """Open the DR tars of all groups. If the profile's own dataset has no images, read them from the source shards."""
     found = [
         (artifact, shard)
-        for artifact in task.inputs["data"]
+        for artifact in task.inputs.get("data", [])
         for shard in shards_of(artifact, batch.inventory, tar_name)
     ]
+    published = [shard for name in batch.profile.datasets_of(student) for shard in _published(batch, task, name)]
     captioners = student.loss.captioners
     return ReinforcedSource(
-        [artifact.fetch(tar_name(shard)) for artifact, shard in found],
+        [*(artifact.fetch(tar_name(shard)) for artifact, shard in found), *published],
         image_text.tokenize,
         image_text.preprocess,
         seed=student.training.seed,
@@ -127,6 +156,22 @@ def reinforced_source(
         augmentation=batch.profile.augmentation(student),
         rendering=student.render,
     )
+
+
+def _published(batch: TaskBatch, task: Task, name: str) -> Iterator[PublishedShard]:
+    """Yield the published shards of a dataset that have valid samples."""
+    if name == OWN:
+        return
+    images = {shard.relative: shard for shard in batch.inventory.image_shards(name)}
+    for artifact in task.inputs[reinforced_role(name)]:
+        for shard in shards_of(artifact, batch.inventory):
+            table = sidecar.read(artifact.fetch(side_name(shard)), VALID)
+            if not table.num_rows:
+                continue
+            used = [each for each in dict.fromkeys(table.column("image_shard").to_pylist()) if each is not None]
+            if gone := set(used).difference(images):
+                raise ShardError(f"{shard.url}: the shard of images '{min(gone)}' is gone; restore it, or plan again")
+            yield PublishedShard(local_copy(shard.url), table, {each: local_copy(images[each].url) for each in used})
 
 
 def curve_evaluation(

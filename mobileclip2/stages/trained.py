@@ -45,10 +45,7 @@ def shards_of(
     Raises:
         ShardError: a tar no longer exists.
     """
-    if artifact.summary.group is not None:
-        shards = inventory.group_shards(artifact.summary.group)
-    else:
-        shards = inventory.corpus_shards(artifact.summary.asset.name)
+    shards = inventory.shards_of(artifact.summary.asset, artifact.summary.group)
     stored = {file.name for file in artifact.manifest.files if not file.name.endswith(SKIPPED)}
     if gone := stored.difference(map(file_of, shards)):
         partition = Partition(artifact.summary.asset, artifact.summary.group)

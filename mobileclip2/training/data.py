@@ -29,6 +29,7 @@ from mobileclip2.data.reinforced_format import CAPTIONS, MEMBERS, ReinforcedSamp
 from mobileclip2.data.row_file import RowFile, Rows
 from mobileclip2.data.validate import IMAGE_EXTENSIONS
 from mobileclip2.errors import ShardError, UserError
+from mobileclip2.training.published_shard import PublishedShard
 from mobileclip2.training.views import render_view
 
 Tokenize = Callable[[Sequence[str]], torch.Tensor]
@@ -87,7 +88,7 @@ class ReinforcedSource:
     without ``teacher_image``, because a stored embedding belongs to a stored view.
 
     ``needs`` are the keys of the returned samples. ``images`` are the source shards of a dataset without images, one
-    for each of ``shards``.
+    for each path of ``shards``, which come before published shards.
 
     Raises:
         ShardError: a shard cannot be read. :meth:`sample` also raises it for a malformed sample or an image that
@@ -97,7 +98,7 @@ class ReinforcedSource:
 
     def __init__(
         self,
-        shards: Sequence[Path],
+        shards: Sequence[Path | PublishedShard],
         tokenize: Tokenize,
         preprocess: Preprocess,
         *,
@@ -118,13 +119,15 @@ class ReinforcedSource:
         self._tokens = _TokenCache(tokenize)
         self._captions = _compile(captions)
         file = RowFile()
-        self._shards = [IndexedTar(path, file) for path in shards]
+        self._shards = [
+            shard.open(file) if isinstance(shard, PublishedShard) else IndexedTar(shard, file) for shard in shards
+        ]
         self._image_shards: list[IndexedTar] | None = None
         if images is not None:
-            pairs = zip(images, self._shards, strict=True)
-            self._image_shards = [IndexedTar(path, file, shard.keys()) for path, shard in pairs]
+            tars = [shard for shard in self._shards if isinstance(shard, IndexedTar)]
+            self._image_shards = [IndexedTar(path, file, tar.keys()) for path, tar in zip(images, tars, strict=True)]
         self._index = _ShardIndex([len(shard) for shard in self._shards])
-        self._caches_samples = sum(path.stat().st_size for path in shards) <= CACHED_BYTES
+        self._caches_samples = sum(shard.path.stat().st_size for shard in self._shards) <= CACHED_BYTES
         self._sample_cache: dict[tuple[int, int], ReinforcedSample] = {}
         self._view_cache: dict[tuple[int, int, int], torch.Tensor] = {}
         self.dim = self._check_first_sample() if len(self._index) else 0

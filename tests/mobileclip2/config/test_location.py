@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
+from mobileclip2.config.location import Locations, expand
 from mobileclip2.config.profile import Profile, parse
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -118,3 +120,37 @@ def test_values_of_the_environment_stay_in_the_profile(tmp_path: Path) -> None:
     assert "hunter2" not in pipeline.note + repr(pipeline.profile.compute) + gather(pipeline).profile
     shown = parse(json.loads(pipeline.note)["text"], origin=tmp_path / "places.yaml")
     assert build_graph(shown) == build_graph(pipeline.profile)
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("a/b", ["a/b"]),
+        ("{00..02}.tar", ["00.tar", "01.tar", "02.tar"]),
+        ("s3://b/{x,y}/{1..2}", ["s3://b/x/1", "s3://b/x/2", "s3://b/y/1", "s3://b/y/2"]),
+        (("a", "{b,c}"), ["a", "b", "c"]),
+        ("{a..c}", ["a", "b", "c"]),
+        ("a{b}c", ["a{b}c"]),
+    ],
+)
+def test_braces_are_expanded_in_order(url: str | tuple[str, ...], found: list[str]) -> None:
+    assert expand(url) == found
+    assert TypeAdapter(Locations).validate_python(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("{0..99999999999999999999}.tar", "at most 100,000"),
+        ("{0..999}{0..999}", "stand for 1,000,000 locations"),
+        ("{0..1000000000}", "at most 100,000"),
+        ("{a,{b,c}}", "nested or unbalanced"),
+        ("a{b", "nested or unbalanced"),
+        ("{s3,https}://b/x", "scheme of this URL is not supported"),
+        ((), "the list is empty"),
+        (("a", "s3://key:secret@b/x"), "contains a password or key"),
+    ],
+)
+def test_braces_have_limits_and_each_location_is_checked(url: str | tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TypeAdapter(Locations).validate_python(url)

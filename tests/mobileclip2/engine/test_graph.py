@@ -239,7 +239,7 @@ ALONE = {
         "tag",
         "train",
     ),
-    *("compute", "gate", "of", "sha256", "to"),
+    *("compute", "datasets", "gate", "of", "reinforced", "sha256", "to"),
 }
 """fields without another valid value if the rest of the profile is unchanged"""
 

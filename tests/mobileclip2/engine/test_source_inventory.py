@@ -1,6 +1,7 @@
 """Inputs outside the store are hashed by one of many pods, and again only after a change."""
 
 import os
+import shutil
 
 import pytest
 import yaml
@@ -76,7 +77,7 @@ def test_a_loop_of_symbolic_links_is_named(tmp_path, target):
     (tmp_path / "shards" / "deep" / "er").mkdir(parents=True)
     place = tmp_path / "shards" / "deep" / "er" if target == "deep/er" else tmp_path / "shards"
     (place / "loop").symlink_to(tmp_path / "shards" if target in {"deep/er", "/"} else target)
-    with pytest.raises(ShardError, match=r"loop.*(remove the link|Too many levels of symbolic links)"):
+    with pytest.raises(ShardError, match=r"loop.*(name folders without it|Too many levels of symbolic links)"):
         list_files(str(tmp_path / "shards"), "**/*.tar")
 
 
@@ -109,3 +110,44 @@ def test_a_long_name_of_a_shard_becomes_a_shorter_name_of_its_sidecars(tmp_path,
     with TarWriter(tmp_path / tar_name(shard)) as tar:
         tar.write("a", {"txt": b"x"})
     assert Shard("made/00000.tar", "url").id.startswith("00000-")
+
+
+def urls(tiny, url, pattern="**/*.tar"):
+    """Return the shards of a source, and the source's folder."""
+    values = yaml.safe_load(tiny.read_text())
+    values["sources"][0] |= {"url": url, "pattern": pattern}
+    tiny.write_text(yaml.safe_dump(values))
+    return Pipeline(load(tiny)).inventory
+
+
+def test_braces_over_the_files_of_a_folder_are_that_folder(tiny):
+    whole = urls(tiny, "shards")
+    shards = whole.shards
+    digests = [whole.digest(GroupShards(), group) for group in ("g00", "g01")]
+    braces = urls(tiny, "shards/{00000..00003}.tar")
+    assert braces.shards == shards
+    assert [braces.digest(GroupShards(), group) for group in ("g00", "g01")] == digests
+    assert urls(tiny, ["shards/{00000,00002}.tar", "shards/0000{1..3..2}.tar"]).shards == shards
+    assert urls(tiny, "{shards,./shards}").shards == shards
+
+
+def test_files_of_the_same_name_in_two_folders_are_two_shards(tiny):
+    for folder in ("a", "b"):
+        shutil.copytree(tiny.parent / "shards", tiny.parent / "data" / folder)
+    shards = urls(tiny, "data/{a,b}").shards
+    assert [shard.relative for shard in shards] == [f"made/{f}/0000{n}.tar" for f in "ab" for n in range(4)]
+    assert len({shard.id for shard in shards}) == 8
+    assert urls(tiny, ["data/b", "data/a"]).shards == shards
+    assert urls(tiny, ["data", "data/a"]).shards == shards  # a file counts once
+
+
+def test_every_location_of_a_list_must_have_a_shard(tiny):
+    with pytest.raises(ShardError, match=r"00004\.tar \(and 5 more of 10 locations\); it does not exist"):
+        _ = urls(tiny, "shards/{00000..00009}.tar").shards
+
+
+def test_several_patterns_are_one_or_the_other(tiny):
+    found = urls(tiny, "shards", ["*0.tar", "*3.tar"]).shards
+    assert [shard.relative for shard in found] == ["made/00000.tar", "made/00003.tar"]
+    with pytest.raises(ShardError, match=r"no shard matches 'a\*\.tar', 'b\*\.tar'"):
+        _ = urls(tiny, "shards", ["a*.tar", "b*.tar"]).shards

@@ -109,6 +109,22 @@ def test_an_empty_source_is_named(bucket, tmp_path):
         _ = SourceInventory(load(profile)).shards
 
 
+def test_braces_name_objects_of_a_bucket(bucket, tmp_path):
+    profile = make_tiny(tmp_path / "tiny")
+    bucketed = storage(bucket, tmp_path)
+    for path in (profile.parent / "shards").glob("*.tar"):
+        bucketed.put(f"shards/{path.name}", path)
+    listings = []
+    values = yaml.safe_load(profile.read_text())
+    for url in ("shards", "shards/{00000..00003}.tar", "shards/{00000..00004}.tar"):
+        values["sources"][0]["url"] = f"s3://{bucket}/{url}"
+        profile.write_text(yaml.safe_dump(values))
+        listings.append(SourceInventory(load(profile)))
+    assert listings[0].shards == listings[1].shards and len(listings[0].shards) == 4
+    with pytest.raises(ShardError, match=r"no shard matches .*00004\.tar"):
+        _ = listings[2].shards
+
+
 def test_downloads_sweep_what_no_process_uses(s3, bucket, monkeypatch, tmp_path):
     import os
 
