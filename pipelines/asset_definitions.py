@@ -7,6 +7,7 @@ import dagster as dg
 from assets.augmentations import augmentations
 from assets.captioner import captioners
 from assets.evaluation import evaluations
+from assets.filtering import filtering
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.reinforced_shards import reinforced_shards
@@ -24,6 +25,7 @@ from pipelines.processes import mark
 
 STAGES = (
     raw_shards,
+    filtering,
     augmentations,
     captioners,
     synthetic_captions,

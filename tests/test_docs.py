@@ -144,6 +144,8 @@ def reasons() -> set[str]:
         for slug in re.findall(r'"((?:missing|bad)-(?:view|caption|embedding))"', text)
     }
     found |= {slug for text in SOURCES.values() for slug in re.findall(r'BadSample\(\s*"([a-z0-9-]+)"', text)}
+    selection = SOURCES[ROOT / "mobileclip2" / "stages" / "selection.py"].partition("LOW, ")[2].partition("\n")[0]
+    found |= set(re.findall(r'"([a-z-]+)"', selection))
     image = SOURCES[ROOT / "mobileclip2" / "data" / "image.py"]
     found |= set(re.findall(r'"((?:truncated|broken)-image)"', image))
     degenerate = SOURCES[ROOT / "mobileclip2" / "captioners" / "sentences.py"].partition("def degenerate")[2]

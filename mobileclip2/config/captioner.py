@@ -24,7 +24,7 @@ class Captioner(Settings):
     trunk_weights: Weights | None = None
     """weights of the frozen trunk of a small captioner"""
     train_on: str | None = None
-    """``raw_shards`` or ``caption_corpus/<name>``"""
+    """``raw_shards``, ``selected_shards`` or ``caption_corpus/<name>``"""
     train: TrainSettings | None = None
     captions: int = Field(1, ge=1, le=99)
     generation: GenerationSettings = GenerationSettings()

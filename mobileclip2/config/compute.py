@@ -55,6 +55,8 @@ SANE: dict[str, dict[str, Any]] = {
     "captioner": {**_ONE_GPU, "pods": 1},
     "synthetic_captions": {**_ONE_GPU, "pods": 8},
     "teacher": {**_ONE_GPU, "pods": 1},
+    "filter_scores": {**_ONE_GPU, "pods": 8},
+    "selection": {**_ONE_GPU, "pods": 1},
     "teacher_embeddings": {**_ONE_GPU, "pods": 8},
     "student": _ONE_NODE,
     "study": _ONE_NODE,

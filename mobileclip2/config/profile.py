@@ -18,6 +18,7 @@ from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.compute import ComputeSettings
 from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
+from mobileclip2.config.filtering import Filter, Select
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
 from mobileclip2.config.location import LocalPath, Location
@@ -50,6 +51,8 @@ class Profile(Settings):
     reinforced: tuple[ReinforcedSource, ...] = ()
     """published reinforced datasets, which students can learn from"""
     filters: Filters = Filters()
+    filtering: tuple[Filter, ...] = ()
+    select: Select | None = None
     max_bad_share: float = Field(0.1, ge=0, le=1, json_schema_extra=UNDECLARED)
     views: Views = Views()
     caption_corpora: tuple[Corpus, ...] = ()
@@ -174,6 +177,7 @@ class Profile(Settings):
             "caption_corpora": self.caption_corpora,
             "captioners": self.captioners,
             "teachers": self.teachers,
+            "filtering": self.filtering,
             "students": self.students,
             "studies": self.studies,
             "evaluation": self.evaluation,
@@ -210,8 +214,13 @@ class Profile(Settings):
         captioners = [captioner.name for captioner in self.captioners]
         corpora = [f"caption_corpus/{corpus.name}" for corpus in self.caption_corpora]
         raw = ["raw_shards"] if self.sources else []
-        if not self.sources and (self.dataset_teachers or self.dataset_captioners):
-            raise ValueError("dataset: a reinforced dataset needs 'sources'; add one, or remove 'dataset'")
+        pairs = [*raw, *(["selected_shards"] if self.select else [])]
+        scoring = {filter_.model for filter_ in self.filtering}
+        if not self.sources:
+            if self.dataset_teachers or self.dataset_captioners:
+                raise ValueError("dataset: a reinforced dataset needs 'sources'; add one, or remove 'dataset'")
+            if self.filtering or self.select:
+                raise ValueError("filtering: 'filtering' and 'select' need 'sources'; add one, or remove them")
         check_names("gate.sets", self.gate.sets or (), [*(source.name for source in self.evaluation), *AVERAGES])
         check_names("dataset.teachers", self.dataset_teachers, [teacher.name for teacher in self.teachers])
         check_names("dataset.captioners", self.dataset_captioners, captioners)
@@ -219,13 +228,25 @@ class Profile(Settings):
             if captioner.base:
                 check_names(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
             if captioner.train_on:
-                check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*raw, *corpora])
+                check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*pairs, *corpora])
+        for filter_ in self.filtering:
+            field = f"filtering.{filter_.name}.model"
+            models = [f"teacher/{teacher.name}" for teacher in self.teachers]
+            models += [f"student/{student.name}" for student in self.students]
+            check_names(field, (filter_.model,), models)
+            kind, _, name = filter_.model.partition("/")
+            if kind == "student" and (self.student(name).train or self.student(name).between):
+                raise ValueError(f"{field}: '{name}' trains on the pairs that it would select; name a pretrained model")
+        if self.select:
+            check_names("select.by", (self.select.by,), [filter_.name for filter_ in self.filtering])
+            check_names("select.decontaminate", self.select.decontaminate, [each.name for each in self.evaluation])
         for teacher in self.teachers:
             if teacher.locked:
                 check_names(
                     f"teachers.{teacher.name}.locked.train_on",
                     teacher.locked.train_on,
-                    [*raw, *corpora],
+                    # a model cannot train on the pairs that its own scores select
+                    [*(raw if f"teacher/{teacher.name}" in scoring else pairs), *corpora],
                 )
         students = [student.name for student in self.students]
         for position, student in enumerate(self.students):

@@ -32,6 +32,9 @@ SetName = Annotated[str, AfterValidator(_set_name)]
 
 Stage = Literal[
     "raw_shards",
+    "filter_scores",
+    "selection",
+    "selected_shards",
     "augmentations",
     "caption_corpus",
     "captioner",

@@ -6,7 +6,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mobileclip2.engine.graph import Asset, Slice
+from mobileclip2.engine.graph import RAW_SHARDS, SELECTED_SHARDS, Asset, Slice
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store import ManifestSummary
 
@@ -65,11 +65,26 @@ class Costs:
         if length:
             return int(length["samples"] or length["steps"] * length["batch"])
         if asset.grouped:
-            raw = asset if asset.stage == "reinforced_shards" else self._pipeline.graph["raw_shards"]
-            (raw_part,) = raw.slices.values()
-            current = self._pipeline.summary(raw, raw_part, group)
-            earlier = [current] if current else history.of(raw, raw_part, group)
+            earlier = self._counted(history, asset, group) or earlier
         return earlier[-1].samples if earlier else None
+
+    def _counted(self, history: History, asset: Asset, group: str | None) -> list[ManifestSummary]:
+        """Return the stored summaries of the asset that counts the samples of a group.
+
+        Until a selection is stored, the plan counts every valid pair, which is an upper bound.
+        """
+        if asset.stage == "reinforced_shards":
+            keys = [asset.key]
+        elif asset.stage in {"filter_scores", "selected_shards"}:
+            keys = [RAW_SHARDS]
+        else:
+            keys = [key for key in (SELECTED_SHARDS, RAW_SHARDS) if key in self._pipeline.graph]
+        for counted in map(self._pipeline.graph.__getitem__, keys):
+            (slice_,) = counted.slices.values()
+            current = self._pipeline.summary(counted, slice_, group)
+            if summaries := [current] if current else history.of(counted, slice_, group):
+                return summaries
+        return []
 
     def rate(self, asset: Asset) -> float | None:
         """Return samples per device-second: the median of the logged times, or the rate of the profile."""

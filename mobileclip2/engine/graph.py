@@ -24,6 +24,9 @@ from mobileclip2.fingerprint import declared
 
 CODE_VERSIONS = {
     "raw_shards": "1",
+    "filter_scores": "1",
+    "selection": "1",
+    "selected_shards": "1",
     "augmentations": "1",
     "caption_corpus": "1",
     "captioner": "2",
@@ -144,6 +147,8 @@ def reinforced_role(dataset: str) -> str:
 
 
 RAW_SHARDS = AssetKey.of("raw_shards")
+SELECTION = AssetKey.of("selection")
+SELECTED_SHARDS = AssetKey.of("selected_shards")
 AUGMENTATIONS = AssetKey.of("augmentations")
 REINFORCED_DATASET = AssetKey.of("reinforced_dataset")
 
@@ -185,7 +190,8 @@ def _raw_shards(profile: Profile) -> Iterator[Asset]:
         grouped=True,
     )
     views = profile.views
-    raw = {"raw_shards": Input(RAW_SHARDS)}
+    yield from _filtering(profile)
+    raw = {"raw_shards": Input(pairs_of(profile))}
     augmentation = {"augmentation": declared(views.augmentation), "seed": views.seed}
     yield _asset(
         AUGMENTATIONS,
@@ -193,6 +199,51 @@ def _raw_shards(profile: Profile) -> Iterator[Asset]:
         [Slice(f"view-{view}", {**augmentation, "view": view}, raw) for view in range(views.count)],
         grouped=True,
     )
+
+
+def pairs_of(profile: Profile) -> AssetKey:
+    """Return the asset whose pairs are reinforced and trained on: the selected ones if the profile selects."""
+    return SELECTED_SHARDS if profile.select else RAW_SHARDS
+
+
+def _filtering(profile: Profile) -> Iterator[Asset]:
+    for filter_ in profile.filtering:
+        model = AssetKey(filter_.model)
+        # before the scores in topological order
+        yield (
+            _teacher(profile.teacher(model.name))
+            if model.stage == "teacher"
+            else _student(profile, profile.student(model.name))
+        )
+        yield _asset(
+            AssetKey.of("filter_scores", filter_.name),
+            f"The cosine similarity of every image and its caption by {model}, and the embedding of the image.",
+            [Slice(DEFAULT_SLICE, {}, {"raw_shards": Input(RAW_SHARDS), "model": Input(model)})],
+            grouped=True,
+        )
+    if select := profile.select:
+        filter_ = next(each for each in profile.filtering if each.name == select.by)
+        fields = declared(select)
+        inputs = {"scores": Input(AssetKey.of("filter_scores", filter_.name))}
+        externals: dict[str, External] = {}
+        if select.decontaminate:
+            inputs["model"] = Input(AssetKey(filter_.model))
+            externals = {
+                f"set/{each.name}": Folder(each.url) for each in profile.evaluation if each.name in select.decontaminate
+            }
+        else:
+            del fields["decontaminate"], fields["contaminated_above"]
+        yield _asset(
+            SELECTION,
+            "The pairs of all groups that later stages use, and the reason why each other pair is removed.",
+            [Slice(DEFAULT_SLICE, fields, inputs, externals)],
+        )
+        yield _asset(
+            SELECTED_SHARDS,
+            "The selected image-text pairs, in the form of raw_shards.",
+            [Slice(DEFAULT_SLICE, {}, {"raw_shards": Input(RAW_SHARDS), "selection": Input(SELECTION)})],
+            grouped=True,
+        )
 
 
 def _model_externals(model: Model | None) -> dict[str, External]:
@@ -214,7 +265,7 @@ def _captioners(profile: Profile) -> Iterator[Asset]:
         if captioner.name not in profile.dataset_captioners:
             continue
         generation = {"generation": declared(captioner.generation)}
-        inputs = {"captioner": Input(model.key), "raw_shards": Input(RAW_SHARDS)}
+        inputs = {"captioner": Input(model.key), "raw_shards": Input(pairs_of(profile))}
         yield _asset(
             AssetKey.of("synthetic_captions", captioner.name),
             f"Captions that {captioner.name} writes for every image by nucleus sampling.",
@@ -256,7 +307,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
             continue
         model = {"teacher": Input(asset.key)}
         embeddings = f"{teacher.name}'s normalized bf16 embeddings of"
-        image = {**model, "raw_shards": Input(RAW_SHARDS)}
+        image = {**model, "raw_shards": Input(pairs_of(profile))}
         yield _asset(
             AssetKey.of("teacher_embeddings", teacher.name, "image"),
             f"{embeddings} every stored view, at its own input size.",
@@ -270,7 +321,7 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
         yield _asset(
             AssetKey.of("teacher_embeddings", teacher.name, "text"),
             f"{embeddings} the real captions.",
-            [Slice(DEFAULT_SLICE, {}, {**model, "texts": Input(RAW_SHARDS)})],
+            [Slice(DEFAULT_SLICE, {}, {**model, "texts": Input(pairs_of(profile))})],
             grouped=True,
         )
         for captioner in profile.dataset_captioners:
@@ -311,7 +362,7 @@ def _teacher(teacher: Teacher) -> Asset:
 def _dataset(profile: Profile) -> Iterator[Asset]:
     if not profile.dataset_teachers:
         return
-    inputs = {"raw_shards": Input(RAW_SHARDS), "augmentations": Input(AUGMENTATIONS)}
+    inputs = {"raw_shards": Input(pairs_of(profile)), "augmentations": Input(AUGMENTATIONS)}
     for captioner in profile.dataset_captioners:
         inputs[captions_role(captioner)] = Input(AssetKey.of("synthetic_captions", captioner))
     for teacher in profile.dataset_teachers:
@@ -402,7 +453,7 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
     if augmentation := profile.augmentation(student):
         fields["augmentation"] = declared(augmentation)
     if student.data == "raw":
-        inputs["data"] = Input(RAW_SHARDS)
+        inputs["data"] = Input(pairs_of(profile))
         inputs |= {corpus_role(name): Input(AssetKey.of("caption_corpus", name)) for name in student.corpora}
     else:
         fields["loss"] = declared(student.loss)
@@ -415,7 +466,7 @@ def _student_part(profile: Profile, student: Student, name: str) -> Slice:
             if dataset == OWN:
                 inputs["data"] = Input(REINFORCED_DATASET)
                 if not profile.dataset.images:
-                    inputs["raw_shards"] = Input(RAW_SHARDS)
+                    inputs["raw_shards"] = Input(pairs_of(profile))
             else:
                 inputs[reinforced_role(dataset)] = Input(AssetKey.of("reinforced_shards", dataset))
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}

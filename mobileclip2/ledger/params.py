@@ -55,6 +55,16 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
         case "raw_shards":
             yield from (("groups",), ("filters",))
             yield from (("sources", number) for number in range(len(profile.sources)))
+        case "filter_scores":
+            yield path_to("filtering", asset.name)
+        case "selection":
+            assert profile.select is not None
+            fields = ["by", "keep", "above", "near_duplicates", "decontaminate"]
+            yield (*path_to("filtering", profile.select.by), "name")
+            if profile.select.decontaminate:
+                fields.append("contaminated_above")
+                yield (*path_to("filtering", profile.select.by), "model")
+            yield from (("select", field) for field in fields)
         case "augmentations":
             yield ("views",)
         case "caption_corpus":

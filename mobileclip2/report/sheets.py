@@ -12,6 +12,7 @@ from PIL import Image
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
+from mobileclip2.engine.graph import pairs_of
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.engine.source_inventory import Shard
@@ -57,7 +58,8 @@ def rows(
     pipeline: Pipeline, group: str, *, views: bool = False, captioners: tuple[str, ...] = ()
 ) -> Iterator[SampleRow]:
     """Yield the samples of a group in the order of its shards, with their stored views and captions."""
-    (raw,) = pipeline.read("raw_shards", group)
+    # later stages have no views and captions of the pairs that a selection removed
+    (raw,) = pipeline.read(pairs_of(pipeline.profile) if views or captioners else "raw_shards", group)
     views_stored = pipeline.read("augmentations", group) if views else []
     captions_stored = [
         (name, artifact) for name in captioners for artifact in pipeline.read(f"synthetic_captions/{name}", group)

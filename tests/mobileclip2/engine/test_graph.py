@@ -22,6 +22,8 @@ def rich(tiny):
     values = json.loads(json.dumps(yaml.safe_load(tiny.read_text())))
     values |= {
         "filters": {"max_aspect": 9.0},
+        "filtering": [{"name": "scores", "model": "teacher/wide"}, {"name": "others", "model": "teacher/narrow"}],
+        "select": {"by": "scores", "keep": 0.5, "near_duplicates": 0.9, "decontaminate": ["shapes"]},
         "dataset": {"teachers": ["narrow", "wide"], "captioners": ["first", "second"], "storage": "npz"},
     }
     values["views"]["augmentation"] = {"scale": [0.3, 0.9]}
@@ -224,8 +226,10 @@ FREE = {"name", "folder", "file", "text"}
 
 ALONE = {
     *(
+        "above",
         "augmentation",
         "between",
+        "by",
         "file",
         "locked",
         "model",

@@ -13,6 +13,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.ledger.params import declared_by_name, params
 from pipelines.profiles import profile_path
+from tests.filtered import make_filtered
 
 Leaf = tuple[str | int, ...]
 
@@ -135,6 +136,13 @@ def test_every_field_of_the_demo(tmp_path, monkeypatch):
         "evaluation.0.name",
     ]
     assert compared > 80
+
+
+def test_every_field_of_a_selection(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
+    profile = make_filtered(tmp_path, keep=0.5, near_duplicates=0.9, decontaminate=["shapes"], contaminated_above=0.9)
+    without, _ = check_every_leaf(profile)
+    assert not [name for name in without if name.startswith("select.keep")]
 
 
 def test_every_field_of_a_profile_that_writes_more_out(tiny):
