@@ -41,6 +41,11 @@ test: setup ## lint, types and the tests
 test-long: setup ## every profile of the documentation as a whole run
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m long
 
+MINUTES ?= 60
+READERS := 27
+fuzz: setup ## changed files for every reader, MINUTES=60 in all
+	FUZZ_SECONDS=$$(( $(MINUTES) * 60 / $(READERS) )) OMP_NUM_THREADS=1 $(VENV)/bin/pytest tests/fuzz -rP --timeout 0
+
 # of its own: counting lines takes a third more CPU time on Python 3.11
 coverage: COVERAGE = --cov
 coverage: test ## the same as test, and how much of the code the tests run
@@ -77,4 +82,4 @@ docs: $(VENV)/tools/docs/.ready ## the pages and the API reference as a site in 
 clean: ## removes outputs and Dagster's history, keeps the environment
 	rm -rf .store .dagster report.html
 
-.PHONY: help setup demo test test-long coverage ui lock docs clean
+.PHONY: help setup demo test test-long fuzz coverage ui lock docs clean

@@ -230,7 +230,7 @@ def _write(table: pa.Table, target: Path | io.BytesIO) -> None:
 def _guard(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # a name that is not UTF-8 is a ValueError
         raise DamagedOutput(f"{path}: the sidecar cannot be read ({error}); {_REMEDY}") from error
 
 

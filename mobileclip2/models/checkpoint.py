@@ -6,7 +6,6 @@ Nothing is unpickled beyond tensors and plain values.
 from __future__ import annotations
 
 import logging
-import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -47,7 +45,9 @@ def read_state(path: Path) -> State:
     """
     try:
         state = _read(path)
-    except (SafetensorError, OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except WeightsError:
+        raise
+    except Exception as error:  # torch raises errors of any class for damaged files
         reason = str(error).partition("\n")[0]
         raise WeightsError(
             f"weights: {path} cannot be read: {reason}; it must be a complete .safetensors file or a checkpoint that "
@@ -83,7 +83,9 @@ def _tensors(state: Any, path: Path) -> State:
         state = nested
     if not isinstance(state, Mapping) or not state:
         raise WeightsError(f"weights: {path} cannot be read: it has no tensors by name; save model.state_dict()")
-    others = [str(name) for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    others = [
+        str(name) for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))
+    ]
     if others:
         raise WeightsError(
             f"weights: {path} cannot be read: '{others[0]}' is not a tensor. Save model.state_dict(), alone or under "
