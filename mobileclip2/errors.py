@@ -32,6 +32,10 @@ class DamagedOutput(StoreError):
     """A stored file is missing or differs from its manifest."""
 
 
+class LeaseLost(StoreError):
+    """This process lost a lease: another run may use or delete the files that it writes."""
+
+
 class LedgerError(UserError):
     """The DVC ledger cannot be written. The stored outputs stay as they are."""
 

@@ -545,7 +545,7 @@ def collect_garbage(chosen: argparse.Namespace) -> int:
     committed = set().union(*map(committed_paths, profiles))
     outputs = garbage.unneeded(sharing, committed, lineages)
     if chosen.delete:
-        garbage.delete(pipeline, outputs)
+        outputs = garbage.delete(pipeline, outputs)
         if swept := sweep(unused_seconds=UNUSED_SECONDS):
             print(f"{swept / 2**20:,.1f} MiB deleted from the cache in {cache_folder()}")
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")

@@ -97,10 +97,11 @@ def refresh(
     if parent is None:  # in a cluster, the weights are in the image of the runs
         check_published_weights(pipeline, keys)
     try:
-        with pipeline.hold():
+        with pipeline.hold() as lease:
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
                     label = label_of(asset.key, group)
+                    lease.check()
                     with doing("reading the store"):
                         missing = pipeline.missing(asset, group)
                     if missing:

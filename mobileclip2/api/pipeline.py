@@ -80,9 +80,10 @@ class Pipeline:
         pipeline.forget()
         keys = planning.selected(pipeline, list(assets))
         check_published_weights(pipeline, keys)
-        with pipeline.hold():
+        with pipeline.hold() as lease:
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
+                    lease.check()
                     if pipeline.missing(asset, group):
                         pipeline.materialize(asset.key, group, progress)
                         computed += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,15 @@ from pathlib import Path
 from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.errors import UserError
-from mobileclip2.store import ArtifactFolder
-from mobileclip2.store.lease import acquire, payloads
+from mobileclip2.errors import StoreError, UserError
+from mobileclip2.store import Storage
+from mobileclip2.store.lease import DELETING, USES_NOTHING, Held, Lease, acquire, all_held, is_held, sweep
 from mobileclip2.store.scratch import FOLDER as SCRATCH
+
+logger = logging.getLogger(__name__)
+
+COLLECTING = "gc/collecting"
+"""lease of the only gc that deletes in a store"""
 
 _SCRATCH_KEY = re.compile(rf"^{re.escape(SCRATCH)}/(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{{16}})/")
 _OUTPUT_KEY = re.compile(r"^(?P<asset>.+)/(?P<fingerprint>[0-9a-f]{16})(?:/(?P<group>[^/]+))?/[^/]+$")
@@ -41,10 +47,10 @@ class Stored:
         return f"{SCRATCH}/{path}" if self.scratch else path
 
 
-def stored(pipeline: Pipeline) -> dict[str, Stored]:
-    """Return every output in the store by its path."""
+def stored(pipeline: Pipeline, prefix: str = "") -> dict[str, Stored]:
+    """Return every output under a prefix of the store by its path."""
     found: dict[str, Stored] = {}
-    for key, size in pipeline.storage.list(""):
+    for key, size in pipeline.storage.list(prefix):
         if match := _SCRATCH_KEY.match(key):
             each = Stored(match["asset"], match["fingerprint"], None, scratch=True)
         elif match := None if key.startswith(".") else _OUTPUT_KEY.match(key):
@@ -74,13 +80,41 @@ def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
     return paths
 
 
-def needed_by_runs(pipeline: Pipeline, found: Sequence[Stored]) -> set[str]:
-    """Return the paths that the profiles of all running processes need."""
-    paths: set[str] = set()
-    for payload in payloads(pipeline.storage):
-        running = json.loads(payload)
-        paths |= needed(Pipeline(parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")), found)
-    return paths
+class NeededByRuns:
+    """The paths that the profiles of all running processes need, among some outputs."""
+
+    def __init__(self, storage: Storage, found: Sequence[Stored]) -> None:
+        self._storage, self._found = storage, found
+        self._known: dict[str, set[str]] = {}
+
+    def paths(self) -> set[str]:
+        """Read all leases and return the paths. Only a lease that is new since the last call is evaluated.
+
+        Raises:
+            StoreError: what a process needs is unknown.
+        """
+        paths: set[str] = set()
+        for held in all_held(self._storage):
+            if held.note != USES_NOTHING:
+                # a process that ends gives up its lease, and a new one can need other paths with the same profile
+                if held.note is None or held.holder not in self._known:
+                    self._known[held.holder] = self._needed(held)
+                paths |= self._known[held.holder]
+        return paths
+
+    def _needed(self, held: Held) -> set[str]:
+        try:
+            if held.note is None:
+                raise ValueError("it has no readable note")
+            running = json.loads(held.note)
+            profile = parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")
+            return needed(Pipeline(profile), self._found)
+        except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:
+            named = f" of '{held.name}'" if held.name else ""
+            raise StoreError(
+                f"{held.url}: a process holds this lease{named}, and gc cannot tell what the process needs ({error}); "
+                "nothing more is deleted; wait until the process ends and run gc again"
+            ) from error
 
 
 def lineages_in(folder: Path) -> list[Path]:
@@ -109,19 +143,55 @@ def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Itera
     """
     found = stored(pipelines[0])
     everything = list(found.values())
-    keep = committed | needed_by_runs(pipelines[0], everything) | needed_by_checkpoints(lineages)
+    keep = committed | NeededByRuns(pipelines[0].storage, everything).paths() | needed_by_checkpoints(lineages)
     keep = keep.union(*(needed(pipeline, everything) for pipeline in pipelines))
     # an unfinished output continues from its scratch files, whose paths have no group
     unfinished = {path for path in keep if path not in found or not found[path].finished}
-    keep |= {f"{SCRATCH}/{match[0]}" for path in unfinished if (match := _WITHOUT_GROUP.match(path))}
+    keep |= _scratch_of(unfinished)
     return [each for path, each in sorted(found.items()) if path not in keep]
 
 
-def delete(pipeline: Pipeline, outputs: Iterable[Stored]) -> None:
-    """Delete outputs. Wait for the processes that compute them."""
-    for each in outputs:
-        with acquire(pipeline.storage, [each.path]):
-            if each.scratch:
-                pipeline.storage.delete_folder(each.path)
-            else:
-                ArtifactFolder(pipeline.storage, each.asset, each.fingerprint, each.group).discard()
+def _scratch_of(paths: Iterable[str]) -> set[str]:
+    return {f"{SCRATCH}/{match[0]}" for path in paths if (match := _WITHOUT_GROUP.match(path))}
+
+
+def delete(pipeline: Pipeline, outputs: Sequence[Stored]) -> list[Stored]:
+    """Delete outputs, wait for another process that deletes, and return the deleted outputs.
+
+    An output is kept if it changed since it was found, if a process computes it, or if a run that began meanwhile needs it.
+
+    Raises:
+        StoreError: what a process needs is unknown.
+        LeaseLost: this process was stopped for too long.
+    """
+    storage, deleted = pipeline.storage, []
+    with acquire(
+        storage, [COLLECTING], USES_NOTHING, lambda: logger.warning("another gc deletes here, waiting for it")
+    ):
+        sweep(storage)
+        runs = NeededByRuns(storage, outputs)
+        for each in outputs:
+            if is_held(storage, each.path):
+                continue
+            # while DELETING is held, no run that registers now decides what is stored, see Pipeline.hold
+            with (
+                acquire(storage, [each.path], USES_NOTHING) as output,
+                acquire(storage, [DELETING], USES_NOTHING) as lease,
+            ):
+                keep = runs.paths()
+                keep |= _scratch_of(keep)
+                if each.path not in keep and stored(pipeline, f"{each.path}/").get(each.path) == each:
+                    _delete(storage, each.path, [output, lease])
+                    deleted.append(each)
+    return deleted
+
+
+def _delete(storage: Storage, path: str, leases: list[Lease]) -> None:
+    keys = [key for key, _ in storage.list(f"{path}/")]
+    manifest = f"{path}/manifest.json"
+    # The manifest goes first, so that an interrupted deletion leaves no output that looks complete.
+    for key in sorted(keys, key=lambda key: key != manifest):
+        for lease in leases:
+            lease.check()
+        storage.delete(key)
+    storage.delete_folder(path)

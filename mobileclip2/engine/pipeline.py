@@ -7,9 +7,10 @@ import logging
 import os
 import socket
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,9 @@ from mobileclip2.engine.source_inventory import HubModel, Shard, SourceInventory
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
-from mobileclip2.progress import Progress, silent
+from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.store import Artifact, ArtifactFolder, Manifest, ManifestSummary, Storage, open_storage
-from mobileclip2.store.lease import acquire
+from mobileclip2.store.lease import DELETING, Lease, acquire, wait_for_holder
 from mobileclip2.store.manifest import identify
 from mobileclip2.store.manifest_cache import ManifestCache
 from mobileclip2.store.scratch import FOLDER as SCRATCH
@@ -118,6 +119,8 @@ class TaskBatch:
     """the input shards, if the task spec lists them"""
     lineage: Lineage | None = None
     """lineage of the slices, if the task spec contains it"""
+    holder: str = ""
+    """holder of the leases of the outputs, see :mod:`~mobileclip2.store.lease`"""
 
     @property
     def profile(self) -> Profile:
@@ -149,6 +152,21 @@ class TaskBatch:
     def scratch(self) -> Path:
         """Return the local folder of :attr:`scratch_store`."""
         return self.scratch_store.folder
+
+
+class _Fences:
+    """Checks the leases of the outputs and of the run."""
+
+    def __init__(self, *leases: Lease) -> None:
+        self._leases = leases
+
+    def check(self) -> None:
+        for lease in self._leases:
+            lease.check()
+
+    def renew(self) -> None:
+        for lease in self._leases:
+            lease.renew()
 
 
 class Executor(Protocol):
@@ -211,6 +229,8 @@ class Pipeline:
         self.profile = profile
         self.compute: Executor = compute or InProcessExecutor()
         self.graph: Graph = build_graph(profile)
+        self._run: Lease | None = None
+        """lease of :meth:`hold`"""
         self.forget()
 
     @cached_property
@@ -230,9 +250,30 @@ class Pipeline:
         """Return the payload of this process's locks: the profile, from which gc derives the outputs to keep."""
         return json.dumps({"folder": self.profile.folder, "text": self.profile.public_text})
 
-    def hold(self) -> AbstractContextManager[None]:
-        """Hold a lease during the block, so that gc keeps the outputs of this profile."""
-        return acquire(self.storage, [f"run/{socket.gethostname()}/{os.getpid()}"], self.note)
+    @contextmanager
+    def hold(self) -> Iterator[Lease]:
+        """Hold a lease during the block, so that gc keeps the outputs of this profile.
+
+        Decisions from before the block are dropped, because gc may have deleted outputs since.
+        """
+        with self._registered() as lease:
+            self._current.clear()
+            yield lease
+
+    @contextmanager
+    def _registered(self) -> Iterator[Lease]:
+        if self._run is not None:
+            yield self._run
+            return
+        name = f"run/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        with acquire(self.storage, [name], self.note) as lease:
+            # gc reads all leases while it holds this one, so it sees ours in all later deletions
+            wait_for_holder(self.storage, DELETING)
+            self._run = lease
+            try:
+                yield lease
+            finally:
+                self._run = None
 
     def groups(self, asset: Asset) -> list[str | None]:
         """Return the partition keys of an asset: shard groups, slice names, or None for an unpartitioned asset."""
@@ -341,8 +382,12 @@ class Pipeline:
 
         Raises:
             UserError: an input is missing, or the stage rejects its input.
+            LeaseLost: this process lost the lease of an output or of the run.
         """
-        asset = self.graph[key]
+        with self._registered() as run:
+            return self._materialize(self.graph[key], group, run, progress)
+
+    def _materialize(self, asset: Asset, group: str | None, run: Lease, progress: Progress) -> MaterializeResult:
         started = time.monotonic()
         self.invalidate_downstream(asset, group)
         tasks = []
@@ -356,7 +401,7 @@ class Pipeline:
                 raise UserError(f"{Partition(asset.key, group)}: {', '.join(absent)} must be materialized first")
             tasks.append(task)
         self.inventory.share()
-        computed, device_seconds = self._compute(tasks, progress)
+        computed, device_seconds = self._compute(tasks, run, progress)
         summaries = {}
         for task in tasks:
             summary = self._read_summary(task)
@@ -374,7 +419,7 @@ class Pipeline:
             if isinstance(external, HubModel) and not self.inventory.hub.recorded(external.model):
                 self.inventory.hub.resolve(external.model, asset.key)
 
-    def _compute(self, tasks: list[Task], progress: Progress) -> tuple[list[str], float]:
+    def _compute(self, tasks: list[Task], run: Lease, progress: Progress) -> tuple[list[str], float]:
         """Compute the missing slices of an asset, or wait for another run that computes them.
 
         Returns:
@@ -390,13 +435,23 @@ class Pipeline:
             [task.output.prefix for task in todo],
             self.note,
             waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", label),
-        ):
+        ) as lease:
+            fence = _Fences(lease, run)
+
+            def fenced_progress(step: Step) -> None:
+                fence.check()
+                progress(step)
+
             todo = [task for task in todo if self._read_summary(task) is None]
             for task in todo:
+                task.output.fence = fence
                 if damage := self.damaged.get(task.key):
                     logger.warning("%s: recomputing a damaged output: %s", label, damage)
                     task.output.discard()
-            seconds = self.compute.run(TaskBatch(self, todo[0].asset, todo[0].group, todo, progress)) if todo else 0.0
+            if not todo:
+                return [], 0.0
+            batch = TaskBatch(self, todo[0].asset, todo[0].group, todo, fenced_progress, holder=lease.holder)
+            seconds = self.compute.run(batch)
         return [task.slice.name for task in todo], seconds
 
     def invalidate_downstream(self, asset: Asset, group: str | None) -> None:

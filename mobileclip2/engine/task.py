@@ -23,6 +23,7 @@ from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress
 from mobileclip2.store import Artifact, ArtifactFolder, ManifestSummary, Storage
+from mobileclip2.store.lease import WorkerFence
 
 FOLDER = ".orders"
 
@@ -39,7 +40,7 @@ class SliceSpec(BaseModel):
 
 
 class TaskSpec(BaseModel):
-    """The missing slices of one asset for one group. Equal batches have equal specs.
+    """The missing slices of one asset for one group. Equal batches of one holder have equal specs.
 
     A spec is a file. A :class:`~mobileclip2.engine.pipeline.TaskBatch` holds a store and a callback, which no file can hold.
     """
@@ -59,6 +60,8 @@ class TaskSpec(BaseModel):
     """None if the stage does not process shard by shard"""
     lineage: Lineage | None
     """only without ``shards``; spares the worker hashing all sources"""
+    holder: str = ""
+    """holder of the leases of the outputs. A later run that continues with the same workers writes its own"""
 
     @classmethod
     def of(cls, batch: TaskBatch) -> TaskSpec:
@@ -84,6 +87,7 @@ class TaskSpec(BaseModel):
             ],
             shards=batch.shards if by_shard else None,
             lineage=None if by_shard else lineage(batch.pipeline, batch.tasks),
+            holder=batch.holder,
         )
 
     @property
@@ -141,7 +145,13 @@ class TaskSpec(BaseModel):
             )
             for slice_ in self.slices
         ]
-        return TaskBatch(pipeline, asset, self.group, tasks, progress, self.shards, self.lineage)
+        if self.holder:
+            for task in tasks:
+                # read again for each check, because a later run can continue with this worker
+                task.output.fence = WorkerFence(
+                    storage, task.output.prefix, lambda: TaskSpec.read(storage, self.key).holder
+                )
+        return TaskBatch(pipeline, asset, self.group, tasks, progress, self.shards, self.lineage, self.holder)
 
 
 def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
@@ -23,6 +24,26 @@ def artifact_prefix(asset: str, fingerprint: str, group: str | None) -> str:
     return f"{asset}/{fingerprint}" + (f"/{group.replace('/', '-')}" if group else "")
 
 
+class Fence(Protocol):
+    """Refuses writes of a process that lost its lease, see :mod:`~mobileclip2.store.lease`."""
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease is lost. Called before each write and deletion."""
+
+    def renew(self) -> None:
+        """Renew the lease, or raise LeaseLost. Called before the manifest is written."""
+
+
+class NoFence:
+    """Refuses nothing: this process holds no lease."""
+
+    def check(self) -> None:
+        """Return."""
+
+    def renew(self) -> None:
+        """Return."""
+
+
 class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
@@ -33,6 +54,7 @@ class ArtifactFolder:
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
         self.storage = storage
         self.prefix = artifact_prefix(asset, fingerprint, group)
+        self.fence: Fence = NoFence()
 
     def key(self, name: str) -> str:
         """Return the storage key of a file."""
@@ -53,18 +75,21 @@ class ArtifactFolder:
 
     def delete(self, name: str) -> None:
         """Delete a file if it exists."""
+        self.fence.check()
         self.storage.delete(self.key(name))
         if self._has_records:
             self.storage.delete(self.key(name) + RECORD)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically."""
+        self.fence.check()
         if self._has_records:
             self._record(name, hashlib.sha256(data).hexdigest())
         self.storage.write(self.key(name), data)
 
     def put(self, name: str, path: Path) -> None:
         """Store a local file under ``name``."""
+        self.fence.check()
         if self._has_records:
             self._record(name, file_sha256(path))
         self.storage.put(self.key(name), path)
@@ -131,6 +156,7 @@ class ArtifactFolder:
 
     def commit(self, manifest: Manifest) -> None:
         """Delete leftovers of killed writers, write the manifest, and delete the hashes that it replaces."""
+        self.fence.renew()
         self.storage.delete_temporary(self.prefix)
         self.storage.write(self.key("manifest.json"), manifest.to_bytes())
         if self._has_records:
@@ -153,7 +179,7 @@ class ArtifactFolder:
             if (prefix := artifact_prefix(manifest.asset, manifest.fingerprint, manifest.group)) != self.prefix:
                 raise ValueError(f"it belongs to {prefix}")
             return manifest
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise self._damaged("manifest.json", f"not a valid manifest ({error})") from error
 
     def verify(self, manifest: Manifest, *, every_byte: bool = True) -> list[str]:
@@ -174,7 +200,7 @@ class ArtifactFolder:
     def discard(self) -> None:
         """Delete the folder."""
         # The manifest goes first, so that an interrupted deletion leaves no artifact that looks complete.
-        self.storage.delete(self.key("manifest.json"))
+        self.delete("manifest.json")
         self.storage.delete_folder(self.prefix)
 
 

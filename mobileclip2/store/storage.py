@@ -144,7 +144,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # A process id is not unique across pods that share a volume, and ``path.name`` may already have the maximum length.
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _create(temporary)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -154,6 +154,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> None:
+    """Create an empty file and its folders, also while :meth:`LocalStorage.delete_folder` deletes empty folders."""
+    for attempt in range(100):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            return
+        except FileNotFoundError:
+            if attempt == 99:
+                raise
 
 
 class LocalStorage:
@@ -245,7 +257,11 @@ class LocalStorage:
             for name in sorted(files):
                 if not name.endswith(".partial"):
                     path = Path(folder) / name
-                    yield path.relative_to(self.root).as_posix(), path.stat().st_size
+                    try:
+                        size = path.stat().st_size
+                    except FileNotFoundError:  # another process has just deleted it
+                        continue
+                    yield path.relative_to(self.root).as_posix(), size
 
     def delete(self, key: str) -> None:
         """Delete a file if it exists."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from mobileclip2.config.profile import load
+from mobileclip2.engine import gc
 from mobileclip2.engine.gc import Stored, delete, lineages_in, needed, needed_by_checkpoints, stored, unneeded
 from mobileclip2.engine.lineage import LINEAGE, Lineage, Node
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.errors import UserError
+from mobileclip2.errors import LeaseLost, StoreError, UserError
+from mobileclip2.store import lease
 from mobileclip2.store.lease import acquire, is_held
 
 OLD = "0123456789abcdef"
@@ -158,3 +163,116 @@ def test_a_folder_to_keep_must_hold_a_checkpoint(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "kept")
     with pytest.raises(UserError, match=r"kept: this folder contains no lineage\.json"):
         lineages_in(tmp_path / "kept")
+
+
+def test_what_a_run_that_began_meanwhile_needs_is_kept(pipeline: Pipeline) -> None:
+    note, views = pipeline.note, views_of(pipeline)
+    old = f".scratch/augmentations/{OLD}"
+    pipeline.storage.write(f"{old}/resume.pt", b"1")
+    changed = other_seed(pipeline)
+    outputs = unneeded([changed], set(), [])
+    assert paths(outputs) == {*views, old}
+    with acquire(changed.storage, ["run/elsewhere"], note):
+        assert paths(delete(changed, outputs)) == {old}
+    assert views <= set(stored(changed))
+    assert paths(delete(changed, unneeded([changed], set(), []))) == views
+
+
+def test_an_output_that_changed_meanwhile_is_kept(pipeline: Pipeline) -> None:
+    views = sorted(views_of(pipeline))
+    changed = other_seed(pipeline)
+    outputs = unneeded([changed], set(), [])
+    changed.storage.write(f"{views[0]}/more.parquet", b"1")
+    with acquire(changed.storage, [views[1]], lease.USES_NOTHING):
+        assert paths(delete(changed, outputs)) == set(views[2:])
+
+
+def test_a_run_that_begins_during_a_deletion_waits_for_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
+    views = sorted(views_of(pipeline))
+    changed = other_seed(pipeline)
+    began, runs, end = [], [], threading.Event()
+
+    def run() -> None:
+        with pipeline.hold():
+            began.append({*stored(pipeline)} & {*views})
+            end.wait(60)
+
+    real = gc._delete
+
+    def slowly(storage, path, leases) -> None:
+        runs.append(threading.Thread(target=run))
+        runs[-1].start()
+        while not any(held.name.startswith("run/") for held in lease.all_held(storage)):
+            pass
+        assert began == [], "it decides while an output disappears"
+        real(storage, path, leases)
+
+    monkeypatch.setattr(gc, "_delete", slowly)
+    deleted = delete(changed, unneeded([changed], set(), []))
+    end.set()
+    for each in runs:
+        each.join(60)
+    assert paths(deleted) == {views[0]}, "the run was seen before the second deletion"
+    assert began == [set(views[1:])]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"holder": "x", "note": "', b'{"holder": "x", "note": "{}"}'])
+def test_a_lease_without_a_note_keeps_everything(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(lease, "WRITE_SECONDS", 0.05)
+    changed = other_seed(pipeline)
+    outputs = unneeded([changed], set(), [])
+    with acquire(changed.storage, ["run/unknown"], ""):
+        path = Path(changed.storage.url) / lease._key("run/unknown")
+        path.write_bytes(content)
+        for collect in (lambda: unneeded([changed], set(), []), lambda: delete(changed, outputs)):
+            with pytest.raises(StoreError, match=f"{path}: a process holds this lease.*wait until the process ends"):
+                collect()
+    assert paths(outputs) <= set(stored(changed))
+
+
+def test_a_gc_that_was_stopped_for_too_long_deletes_nothing(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = other_seed(pipeline)
+    outputs = unneeded([changed], set(), [])
+    real = gc._delete
+
+    def late(storage, path, leases) -> None:
+        (Path(storage.url) / lease._key(lease.DELETING)).unlink()
+        real(storage, path, leases)
+
+    monkeypatch.setattr(gc, "_delete", late)
+    with pytest.raises(LeaseLost):
+        delete(changed, outputs)
+    assert paths(outputs) <= set(stored(changed))
+
+
+def test_several_gc_at_once_share_the_work(pipeline: Pipeline) -> None:
+    views = views_of(pipeline)
+    changed = other_seed(pipeline)
+    for number in range(100):
+        changed.storage.write(f"augmentations/{number:016x}/g00/000.parquet", b"1")
+    command = [sys.executable, "-m", "pipelines.cli", "gc", "--profile", str(changed.profile.file), "--delete"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    for each in running:
+        _, errors = each.communicate(timeout=120)
+        assert (each.returncode, "Traceback" in errors) == (0, False), errors
+    assert not (views & set(stored(changed))) and unneeded([changed], set(), []) == []
+
+
+def test_a_run_stops_when_it_loses_the_lease_of_an_output(tiny: Path) -> None:
+    pipeline = Pipeline(load(tiny))
+    compute = pipeline.compute
+
+    class Loses:
+        def run(self, batch) -> float:
+            (Path(batch.pipeline.storage.url) / lease._key(batch.tasks[0].output.prefix)).unlink()
+            return compute.run(batch)
+
+    pipeline.compute = Loses()
+    with pytest.raises(LeaseLost, match=r"raw_shards/.*this lease was lost.*run again"):
+        pipeline.materialize("raw_shards", "g00")
+    assert not [key for key, _ in pipeline.storage.list("raw_shards/")]

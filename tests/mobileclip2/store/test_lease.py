@@ -1,16 +1,18 @@
 import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
-from mobileclip2.errors import StoreError
-from mobileclip2.store import LocalStorage, S3Storage, lease
-from mobileclip2.store.lease import acquire, is_held, payloads
+from mobileclip2.errors import LeaseLost, StoreError
+from mobileclip2.store import ArtifactFolder, LocalStorage, S3Storage, lease
+from mobileclip2.store.lease import WorkerFence, acquire, all_held, is_held, sweep, wait_for_holder
 
 HOLD = """
 import sys, time
@@ -20,6 +22,10 @@ with acquire(LocalStorage(sys.argv[1]), ["a"], "from afar"):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+def notes(storage):
+    return [held.note for held in all_held(storage)]
 
 
 @pytest.fixture
@@ -46,11 +52,11 @@ def test_a_second_holder_waits_until_the_first_is_done_or_dead(tmp_path, elsewhe
 def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
     with acquire(storage, ["b"], "from here"):
-        assert sorted(payloads(storage)) == ["from afar", "from here"]
+        assert sorted(notes(storage)) == ["from afar", "from here"]
         assert is_held(storage, "a") and is_held(storage, "b") and not is_held(storage, "c")
     os.kill(elsewhere.pid, signal.SIGKILL)
     elsewhere.wait()
-    assert payloads(storage) == []
+    assert notes(storage) == []
 
 
 def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
@@ -67,7 +73,179 @@ def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
         assert is_held(storage, "a")
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b'{"holder": "x", "no', b"null", b"[]", b'{"folder": "f", "text": "t"}', b"\xff"]
+)
+def test_a_held_lease_without_a_readable_note_is_reported(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(lease, "WRITE_SECONDS", 0.05)
+    storage = LocalStorage(tmp_path)
+    with acquire(storage, ["a"], "note"):
+        path = tmp_path / lease._key("a")
+        path.write_bytes(content)
+        (held,) = all_held(storage)
+        assert (held.url, held.note) == (str(path), None)
+
+
+def test_a_reader_waits_while_a_holder_writes_its_note(tmp_path):
+    storage = LocalStorage(tmp_path)
+    with acquire(storage, ["a"], "note"):
+        path = tmp_path / lease._key("a")
+        whole = path.read_bytes()
+        path.write_bytes(whole[:10])
+        written = threading.Timer(0.2, path.write_bytes, [whole])
+        written.start()
+        assert notes(storage) == ["note"]
+        written.join()
+
+
+def test_two_readers_do_not_take_each_other_for_a_holder(tmp_path):
+    storage = LocalStorage(tmp_path)
+    path = tmp_path / lease._key("a")
+    storage.write(lease._key("a"), b"")
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not is_held(storage, "a")
+
+
+def test_a_released_lease_leaves_no_file_and_sweep_deletes_that_of_a_killed_process(tmp_path, elsewhere):
+    storage = LocalStorage(tmp_path)
+    with acquire(storage, ["b"]):
+        pass
+    assert len(list(storage.list(".leases/"))) == 1
+    sweep(storage)
+    assert is_held(storage, "a")
+    elsewhere.kill()
+    elsewhere.wait()
+    sweep(storage)
+    assert list(storage.list(".leases/")) == []
+
+
+def test_a_writer_whose_lease_file_is_gone_is_refused(tmp_path):
+    storage = LocalStorage(tmp_path)
+    output = ArtifactFolder(storage, "asset", "0" * 16, None)
+    with acquire(storage, [output.prefix]) as held:
+        output.fence = held
+        output.write("a", b"1")
+        (tmp_path / lease._key(output.prefix)).unlink()
+        with acquire(storage, [output.prefix]):
+            for write in (lambda: output.write("a", b"2"), lambda: output.delete("a"), held.renew):
+                with pytest.raises(LeaseLost, match=f"{output.prefix}: this lease was lost"):
+                    write()
+            assert output.read("a") == b"1" and is_held(storage, output.prefix)
+        assert not is_held(storage, output.prefix), "the release of a lost lease must not touch that of the other"
+
+
+def test_a_worker_is_fenced_by_the_lease_of_its_run(tmp_path):
+    storage = LocalStorage(tmp_path)
+    with acquire(storage, ["a"]) as held:
+        WorkerFence(storage, "a", lambda: held.holder).check()
+        with pytest.raises(LeaseLost):
+            WorkerFence(storage, "a", lambda: "an earlier run").renew()
+    with pytest.raises(LeaseLost):
+        WorkerFence(storage, "a", lambda: held.holder).check()
+
+
+def test_waiting_for_a_holder_does_not_wait_for_the_next_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
+    storage = LocalStorage(tmp_path)
+    with acquire(storage, ["a"]):
+        waiting = threading.Thread(target=wait_for_holder, args=(storage, "a"))
+        waiting.start()
+        time.sleep(0.1)
+        assert waiting.is_alive()
+    with acquire(storage, ["a"]):
+        waiting.join(10)
+        assert not waiting.is_alive()
+
+
+STOPPED = """
+import sys
+from mobileclip2.errors import LeaseLost
+from mobileclip2.store import ArtifactFolder, S3Storage, lease
+from pathlib import Path
+lease.RENEW_SECONDS, lease.VOID_SECONDS = 0.5, 3.0
+output = ArtifactFolder(S3Storage(sys.argv[1], cache=Path(sys.argv[2])), "asset", "0" * 16, None)
+with lease.acquire(output.storage, [output.prefix]) as held:
+    output.fence = held
+    print("held", flush=True)
+    sys.stdin.readline()
+    try:
+        output.write("late", b"1")
+    except LeaseLost as error:
+        print(error, flush=True)
+    else:
+        print("written", flush=True)
+"""
+
+
 class TestBucket:
+    @pytest.mark.parametrize("another", [True, False])
+    def test_a_process_that_was_stopped_for_too_long_writes_nothing(self, storage, monkeypatch, another):
+        monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)
+        monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
+        name = f"asset/{'0' * 16}"
+        command = [sys.executable, "-c", STOPPED, storage.url, str(storage.cache)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdin and process.stdout and process.stdout.readline() == "held\n"
+            process.send_signal(signal.SIGSTOP)
+            try:
+                while is_held(storage, name):
+                    time.sleep(0.1)
+                if another:
+                    with acquire(storage, [name]):
+                        pass
+            finally:
+                process.send_signal(signal.SIGCONT)
+            print(file=process.stdin, flush=True)
+            assert f"{name}: this lease was lost" in process.stdout.readline()
+        assert not storage.exists(f"{name}/late")
+
+    def test_a_commit_needs_the_lease(self, storage):
+        output = ArtifactFolder(storage, "asset", "0" * 16, None)
+        with acquire(storage, ["a"]) as held:
+            output.fence = held
+            held.renew()
+            storage.write(lease._key("a"), b'{"holder": "other", "note": "theirs"}')
+            with pytest.raises(LeaseLost):
+                held.renew()
+            with pytest.raises(LeaseLost):
+                output.write("b", b"1")
+        assert notes(storage) == ["theirs"]
+
+    def test_the_clock_of_the_holder_does_not_end_its_lease(self, storage, monkeypatch):
+        real = time.time
+        with acquire(storage, ["a"], "mine") as held:
+            for step in (1e6, -1e6):
+                monkeypatch.setattr(time, "time", lambda step=step: real() + step)
+                held.renew()
+                held.check()
+            assert notes(storage) == ["mine"]
+
+    def test_a_lease_that_cannot_be_renewed_is_lost(self, storage, monkeypatch):
+        def away(*_):
+            raise StoreError("away")
+
+        with acquire(storage, ["a"]) as held:
+            with monkeypatch.context() as patch:
+                patch.setattr(storage, "read_version", away)
+                with pytest.raises(StoreError, match="away"):
+                    held.renew()
+                held.check()
+                patch.setattr(lease, "VOID_SECONDS", lease.DATE_SECONDS)
+                with pytest.raises(LeaseLost):
+                    held.check()
+            with pytest.raises(LeaseLost):
+                held.renew()
+
+    @pytest.mark.parametrize("content", [b"", b"null", b'{"holder": 1, "note": null}', b"\xff"])
+    def test_an_unreadable_object_is_held_until_it_expires(self, storage, monkeypatch, content):
+        storage.write(lease._key("a"), content)
+        assert notes(storage) == [None]
+        assert lease._take(storage, "a", "new", "") is None
+        monkeypatch.setattr(lease, "_is_expired", lambda held: True)
+        with acquire(storage, ["a"], "mine"):
+            assert json.loads(storage.read(lease._key("a")))["note"] == "mine"
+
     @pytest.fixture
     def storage(self, bucket, tmp_path):
         return S3Storage(f"s3://{bucket}", cache=tmp_path)
@@ -75,9 +253,9 @@ class TestBucket:
     def test_only_one_holds_it(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
         with acquire(storage, ["a"], "mine"):
-            assert payloads(storage) == ["mine"]
-            assert lease._take(storage, lease._key("a"), "") is None
-        assert payloads(storage) == []
+            assert notes(storage) == ["mine"]
+            assert lease._take(storage, "a", "another", "") is None
+        assert notes(storage) == []
         with acquire(storage, ["a"]):
             pass
 
@@ -85,13 +263,13 @@ class TestBucket:
         """Expiry uses the clock of the store, because the clock of a holder can be wrong."""
         body = {"holder": "gone", "renewed": time.time() - 2 * lease.VOID_SECONDS, "note": "old"}
         storage.write(lease._key("a"), json.dumps(body).encode())
-        assert payloads(storage) == ["old"]
+        assert notes(storage) == ["old"]
         monkeypatch.setattr(lease, "VOID_SECONDS", 1.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
         time.sleep(2.1)
-        assert payloads(storage) == []
+        assert notes(storage) == []
         with acquire(storage, ["a"], "new"):
-            assert payloads(storage) == ["new"]
+            assert notes(storage) == ["new"]
 
     def test_a_lease_is_renewed_while_its_holder_lives(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)

@@ -32,6 +32,7 @@ def test_a_full_disk_for_real():
         pytest.raises(StoreError, match="disk is full"),
         storage_module.atomic_path(Path("/dev/shm/never")) as temporary,
     ):
+        temporary.unlink()
         temporary.symlink_to("/dev/full")
         temporary.write_bytes(b"x")
 
