@@ -1,5 +1,6 @@
 """Define a Dagster asset for an asset of the library's graph."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -9,9 +10,11 @@ import dagster as dg
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, RunStatus
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Progress, Step
+
+logger = logging.getLogger(__name__)
 
 OWNERS = ["team:mobileclip2"]
 
@@ -19,6 +22,7 @@ OWNERS = ["team:mobileclip2"]
 warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
+"""for a step whose pod is killed or evicted"""
 
 Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
@@ -65,6 +69,7 @@ def define(
         context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], on_step: dg.ResourceParam[Progress]
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
         group = context.partition_key if partitions else None
+        pipeline.run_status = LaunchedRun(context)
         try:
             result = pipeline.materialize(asset.key, group, log_progress(context, on_step))
         except UserError as error:
@@ -77,6 +82,31 @@ def define(
         )
 
     return materialize
+
+
+class LaunchedRun(RunStatus):
+    """The status of a step's run in Dagster's storage.
+
+    A run that a run launcher started continues in another pod when this one is evicted. Every other run ends with its process.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        self._instance, self._run = context.instance, context.run
+
+    def is_ended(self) -> bool:
+        """Return whether the run was canceled, deleted or has failed."""
+        if self._run.remote_job_origin is None:
+            return False
+        try:
+            run = self._instance.get_run_by_id(self._run.run_id)
+        except Exception as error:  # of any database: its outage must not stop the work
+            logger.warning("the status of run %s is unknown: %s", self._run.run_id, error)
+            return False
+        return run is None or run.is_finished or run.status == dg.DagsterRunStatus.CANCELING
+
+    def will_resume(self) -> bool:
+        """Return whether a run launcher started the run and nobody has ended it."""
+        return self._run.remote_job_origin is not None and not self.is_ended()
 
 
 def common_metadata(result: MaterializeResult) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """A Kubernetes cluster small enough for tests: the API over real HTTP on loopback, a Job controller, a scheduler that counts
 GPUs, and pods that are processes of this machine.
 
-It keeps to what the real one does with what we and Dagster ask of it: bodies are checked against the published schemas and
-against the rules for Jobs; replacement pods come only when the old one has ended; ``backoffLimitPerIndex``, exit codes and
-disruptions count as they should. It has no admission, no images, no network, no quota and no events. A path under the scratch
-volume is a folder of the pod, the name of a pod is this machine, and ConfigMaps, Secrets and volumes are not there.
+It behaves as a real control plane of 1.36 was seen to (``test_fake_cluster.py`` has a test for each fact). The API server
+checks bodies against the published schemas and against the rules for Jobs. A pod that is deleted or evicted gets SIGTERM, then
+SIGKILL after a grace period, and then it is not listed any more. A Job gets ``FailureTarget`` first, and ``Failed`` when no pod
+terminates any more. The pods of a node that dies stay ``Terminating``. A Job whose pods are refused has events and no pods.
+
+It has no images, no network and no quota. A path under the scratch volume is a folder of the pod, the name of a pod is this
+machine, and ConfigMaps, Secrets and volumes do not exist.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import shutil
 import signal
 import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,17 +41,33 @@ NAME = "batch.kubernetes.io/job-name"
 OLD_NAME = "job-name"
 """what Dagster asks by; the controller sets both"""
 INDEX = "batch.kubernetes.io/job-completion-index"
+UID = "batch.kubernetes.io/controller-uid"
 Object = dict[str, Any]
 
 
-def now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def now(seconds: float = 0.0) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        self.status = status
+    def __init__(self, status: int, message: str, reason: str = "") -> None:
+        self.status, self.reason = status, reason
         super().__init__(message)
+
+
+@dataclass
+class Counted:
+    """What a Job's controller has counted. The pods themselves may be gone."""
+
+    pods: set[str] = field(default_factory=set)
+    succeeded: set[int] = field(default_factory=set)
+    failures: Counter[int] = field(default_factory=Counter)
+    """by index, without those that the policy ignores"""
+    failed: int = 0
+    fail_job: str = ""
+    """message of the rule that fails the Job"""
+    next_attempt: float = 0.0
+    """when pods are created again after a refusal"""
 
 
 @dataclass
@@ -59,6 +80,8 @@ class Faults:
     """status for a request after doing it: the answer is lost"""
     cut: Callable[[str, str], bool] = lambda method, path: False
     """whether the connection breaks in the middle of an answer"""
+    refuse: Callable[[Object], str | None] = lambda pod: None
+    """why the API server refuses to create a pod"""
     gate: Callable[[Object], dict[str, Any]] = lambda pod: {}
     """what :func:`tests.kubelet.hold_at_gate` does in a new pod"""
 
@@ -71,9 +94,29 @@ class FakeCluster:
     nodes: dict[str, int]
     """GPUs by node"""
     faults: Faults = field(default_factory=Faults)
+    grace_seconds: float = 3.0
+    """from SIGTERM to SIGKILL, for all pods; 30 on a real cluster"""
+    unreachable_seconds: float = 0.3
+    """until the pods of a dead node are not ready any more; about 50 on a real cluster"""
+    eviction_seconds: float = 0.6
+    """until they are evicted; 350 on a real cluster"""
 
     def __enter__(self) -> FakeCluster:
-        self.objects: dict[str, dict[str, Object]] = {"jobs": {}, "pods": {}, "services": {}}
+        self.objects: dict[str, dict[str, Object]] = {
+            "jobs": {},
+            "pods": {},
+            "services": {},
+            "events": {},
+            "jobsets": {},
+        }
+        self.counted: dict[str, Counted] = {}
+        """by uid of the Job"""
+        self.made: dict[str, set[str]] = {}
+        """uids of the Jobs of a JobSet"""
+        self.dead: dict[str, float] = {}
+        """nodes that do not answer, and since when"""
+        self.kill_at: dict[str, float] = {}
+        """by name of a terminating pod"""
         self.requests: list[str] = []
         self.everything: list[Object] = []
         """all pods there ever were, in order"""
@@ -125,14 +168,34 @@ class FakeCluster:
         """As the eviction API does before it drains a node, or a cloud that takes a spot node back."""
         with self.lock:
             self._condition(pod, "DisruptionTarget", "True", reason="EvictionByEvictionAPI", message="evicted")
-        self.kubelet.signal(pod["metadata"]["name"], signal.SIGTERM)
-        self.kubelet.signal(pod["metadata"]["name"], signal.SIGKILL)
+            self._delete_pod(pod)
+
+    def lose_node(self, node: str, *, running: bool = False) -> None:
+        """A node dies without a word. With ``running``, only its kubelet stops, and its processes live on."""
+        with self.lock:
+            self.dead[node] = time.monotonic()
+            lost = [pod for pod in self.pods() if pod["spec"].get("nodeName") == node]
+        for pod in [] if running else lost:
+            self.kubelet.signal(pod["metadata"]["name"], signal.SIGKILL)
+
+    def remove_node(self, node: str) -> None:
+        """Delete the Node object, or set the out-of-service taint: its pods count as failed, and are gone."""
+        with self.lock:
+            for pod in [pod for pod in self.pods() if pod["spec"].get("nodeName") == node]:
+                self._condition(pod, "DisruptionTarget", "True", reason="DeletionByPodGC", message="node is gone")
+                self.kubelet.signal(pod["metadata"]["name"], signal.SIGKILL)
+                pod["metadata"].setdefault("deletionTimestamp", now())
+                pod["status"]["phase"] = "Failed"
+            self.dead.pop(node, None)
 
     # the API
 
     def create(self, kind: str, body: Object) -> Object:
+        if kind == "jobsets":
+            check_jobset(body)
         try:
-            kubernetes_validate.validate(body, VERSION, strict=True)
+            if kind != "jobsets":
+                kubernetes_validate.validate(body, VERSION, strict=True)
         except kubernetes_validate.ValidationError as error:
             raise Refused(422, str(error)) from None
         if kind == "jobs":
@@ -141,7 +204,7 @@ class FakeCluster:
         name = body["metadata"]["name"]
         with self.lock:
             if name in self.objects[kind]:
-                raise Refused(409, f"{kind} {name} already exists")
+                raise Refused(409, f'{kind} "{name}" already exists', "AlreadyExists")
             self.number += 1
             body["metadata"].update(uid=f"uid-{self.number}", creationTimestamp=now())
             body["status"] = {}
@@ -152,12 +215,9 @@ class FakeCluster:
         with self.lock:
             deleted = self.read(kind, name)
             if kind == "pods":
-                self._remove(deleted)
+                self._delete_pod(deleted)
                 return deleted
             del self.objects[kind][name]
-            if kind == "jobs":
-                for pod in self._pods_of(deleted):
-                    self._remove(pod)
             return deleted
 
     def read(self, kind: str, name: str) -> Object:
@@ -177,14 +237,17 @@ class FakeCluster:
 
     def select(self, kind: str, labels: str, fields: str) -> Object:
         wanted, named = (dict(part.split("=", 1) for part in each.split(",") if part) for each in (labels, fields))
-        if not named.keys() <= {"metadata.name"} and kind != "events":
+        known = {"metadata.name"}
+        if kind == "events":
+            known |= {"reason", "type", *(f"involvedObject.{name}" for name in ("kind", "name", "namespace", "uid"))}
+        if not named.keys() <= known:
             raise Refused(400, f"field label not supported: {fields}")
         with self.lock:
             items = [
                 each
-                for name, each in self.objects.get(kind, {}).items()
+                for each in self.objects[kind].values()
                 if wanted.items() <= each["metadata"].get("labels", {}).items()
-                and named.get("metadata.name", name) == name
+                and all(_field(each, path) == value for path, value in named.items())
             ]
             return {"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}
 
@@ -196,90 +259,212 @@ class FakeCluster:
             lines = [f"{now()} {line}" for line in lines]
         return "".join(lines[-int(query["tailLines"]) :] if "tailLines" in query else lines)
 
-    # the Job controller
+    # the controllers
 
     def _control(self) -> None:
         while not self.closing.wait(TICK_SECONDS):
             with self.lock:
+                self._watch_nodes()
+                for jobset in list(self.objects["jobsets"].values()):
+                    self._keep(jobset)
                 for job in list(self.objects["jobs"].values()):
                     self._reconcile(job)
+                self._collect()
                 for pod in self.pods("Pending"):
-                    self._schedule(pod)
+                    if "deletionTimestamp" not in pod["metadata"]:
+                        self._schedule(pod)
+
+    def _keep(self, jobset: Object) -> None:
+        """As the controller of JobSets does for one Job: create it, and create it again by the failure policy."""
+        (replicated,), status = jobset["spec"]["replicatedJobs"], jobset["status"]
+        if status.get("conditions"):
+            return
+        name = f"{jobset['metadata']['name']}-{replicated['name']}-0"
+        job = self.objects["jobs"].get(name)
+        made = self.made.setdefault(jobset["metadata"]["uid"], set())
+        if job is None:
+            if any(pod["metadata"]["labels"][UID] in made for pod in self.pods()):
+                return  # BlockingRecreate
+            owner = {key: jobset[key] for key in ("apiVersion", "kind")}
+            owner |= {key: jobset["metadata"][key] for key in ("name", "uid")}
+            metadata = {"name": name, "namespace": jobset["metadata"].get("namespace"), "ownerReferences": [owner]}
+            body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, **replicated["template"]}
+            body = json.loads(json.dumps(body))
+            body["spec"]["template"]["spec"]["subdomain"] = jobset["metadata"]["name"]
+            made.add(self.create("jobs", body)["metadata"]["uid"])
+            return
+        if job["metadata"]["uid"] not in made:
+            return  # of an earlier JobSet of this name
+        ends = [each for each in job["status"].get("conditions", []) if each["type"] in {"Complete", "Failed"}]
+        if ends and ends[0]["type"] == "Complete":
+            status["conditions"] = [condition_of("Completed", "AllJobsCompleted", "")]
+        elif ends:
+            policy = jobset["spec"]["failurePolicy"]
+            action = next((rule["action"] for rule in policy["rules"] if _fits(rule, ends[0])), "RestartJobSet")
+            count = status.get("restartsCountTowardsMax", 0) + (action == "RestartJobSet")
+            if action == "FailJobSet" or count > policy["maxRestarts"]:
+                reason = "FailJobSetFailurePolicyAction" if action == "FailJobSet" else "ReachedMaxRestarts"
+                status["conditions"] = [condition_of("Failed", reason, "jobset failed")]
+                return
+            status.update(restarts=status.get("restarts", 0) + 1, restartsCountTowardsMax=count)
+            del self.objects["jobs"][name]
+
+    def _watch_nodes(self) -> None:
+        for node, since in self.dead.items():
+            for pod in [pod for pod in self.pods("Running") if pod["spec"].get("nodeName") == node]:
+                if time.monotonic() - since > self.unreachable_seconds:
+                    self._condition(pod, "Ready", "False")
+                if time.monotonic() - since > self.eviction_seconds:
+                    self._condition(pod, "DisruptionTarget", "True", reason="DeletionByTaintManager")
+                    self._delete_pod(pod)
+
+    def _collect(self) -> None:
+        """Kill pods after their grace period, and remove what nobody needs any more."""
+        for name, deadline in list(self.kill_at.items()):
+            if time.monotonic() > deadline:
+                del self.kill_at[name]
+                self.kubelet.signal(name, signal.SIGKILL)
+        uids = {job["metadata"]["uid"] for job in self.objects["jobs"].values()}
+        sets = {jobset["metadata"]["uid"] for jobset in self.objects["jobsets"].values()}
+        for job in list(self.objects["jobs"].values()):
+            owners = job["metadata"].get("ownerReferences", [])
+            if owners and owners[0]["kind"] == "JobSet" and owners[0]["uid"] not in sets:
+                del self.objects["jobs"][job["metadata"]["name"]]
+        for service in list(self.objects["services"].values()):
+            owners = service["metadata"].get("ownerReferences", [])
+            if owners and owners[0]["uid"] not in uids:
+                del self.objects["services"][service["metadata"]["name"]]
+        for event in list(self.objects["events"].values()):
+            if event["involvedObject"]["uid"] not in uids:
+                del self.objects["events"][event["metadata"]["name"]]
+        for pod in self.pods():
+            name, owner = pod["metadata"]["name"], pod["metadata"]["ownerReferences"][0]["uid"]
+            if owner not in uids:
+                self._delete_pod(pod)
+            counted = owner not in uids or name in self.counted[owner].pods
+            if "deletionTimestamp" in pod["metadata"] and pod["status"]["phase"] in ENDED and counted:
+                del self.objects["pods"][name]
+
+    def _delete_pod(self, pod: Object) -> None:
+        """Let a pod terminate. Its object stays until its node says that it has ended."""
+        if "deletionTimestamp" in pod["metadata"]:
+            return
+        name = pod["metadata"]["name"]
+        pod["metadata"].update(deletionTimestamp=now(self.grace_seconds), deletionGracePeriodSeconds=self.grace_seconds)
+        if pod["status"]["phase"] == "Pending":
+            pod["status"]["phase"] = "Failed"
+        elif pod["status"]["phase"] == "Running" and pod["spec"]["nodeName"] not in self.dead:
+            self.kubelet.signal(name, signal.SIGTERM)
+            self.kill_at[name] = time.monotonic() + self.grace_seconds
 
     def _pods_of(self, job: Object) -> list[Object]:
         uid = job["metadata"]["uid"]
         return [pod for pod in self.objects["pods"].values() if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
 
+    def _count(self, job: Object, pods: list[Object]) -> Counted:
+        """Count the pods that have ended since the last time, each once."""
+        counted = self.counted.setdefault(job["metadata"]["uid"], Counted())
+        # without a failure policy, a pod counts as failed as soon as it is deleted
+        deleted_is_failed = "podFailurePolicy" not in job["spec"]
+        for pod in pods:
+            name, phase = pod["metadata"]["name"], pod["status"]["phase"]
+            if phase not in ENDED and not (deleted_is_failed and "deletionTimestamp" in pod["metadata"]):
+                continue
+            if name in counted.pods:
+                continue
+            counted.pods.add(name)
+            if phase == "Succeeded":
+                counted.succeeded.add(index_of(pod))
+                continue
+            counted.failed += 1
+            action, why = action_of(job, pod)
+            if action == "FailJob":
+                counted.fail_job = counted.fail_job or why
+            counted.failures[index_of(pod)] += action != "Ignore"
+        return counted
+
     def _reconcile(self, job: Object) -> None:
         spec, status = job["spec"], job["status"]
-        if any(condition["type"] in {"Complete", "Failed"} for condition in status.get("conditions", [])):
+        conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+        if conditions.keys() & {"Complete", "Failed"}:
             return
         pods = self._pods_of(job)
-        live = [pod for pod in pods if pod["status"]["phase"] in {"Pending", "Running"}]
-        done = {index_of(pod) for pod in pods if pod["status"]["phase"] == "Succeeded"}
-        failures: dict[int, int] = {}
-        for pod in pods:
-            if pod["status"]["phase"] == "Failed":
-                action = action_of(job, pod)
-                if action == "FailJob":
-                    code = exit_code(pod)
-                    self._fail(job, "PodFailurePolicy", f"pod {pod['metadata']['name']} failed with exit code {code}")
-                    return
-                failures[index_of(pod)] = failures.get(index_of(pod), 0) + (action != "Ignore")
+        counted = self._count(job, pods)
+        going = [pod for pod in pods if pod["status"]["phase"] not in ENDED]
+        terminating = [pod for pod in going if "deletionTimestamp" in pod["metadata"]]
+        live = [pod for pod in going if pod not in terminating]
         limit = spec.get("backoffLimitPerIndex")
-        if limit is None and sum(failures.values()) > spec.get("backoffLimit", 6):
-            self._fail(job, "BackoffLimitExceeded", "Job has reached the specified backoff limit")
-            return
-        failed = {index for index, count in failures.items() if limit is not None and count > limit}
-        if spec.get("suspend"):
+        done = counted.succeeded
+        failed = {index for index, count in counted.failures.items() if limit is not None and count > limit}
+        end = conditions.get("FailureTarget")
+        if end:
+            pass
+        elif counted.fail_job:
+            end = condition_of("FailureTarget", "PodFailurePolicy", counted.fail_job)
+        elif limit is None and counted.failures.total() > spec.get("backoffLimit", 6):
+            message = "Job has reached the specified backoff limit"
+            end = condition_of("FailureTarget", "BackoffLimitExceeded", message)
+        elif len(done) < spec["completions"] == len(done | failed):
+            end = condition_of("FailureTarget", "FailedIndexes", "Job has failed indexes")
+        if end or len(done) == spec["completions"]:
             for pod in live:
-                self._remove(pod)
+                self._delete_pod(pod)
+            live = []
+        elif spec.get("suspend"):
+            self._delete_uncounted(counted, live)
             live = []
         else:
-            busy = {index_of(pod) for pod in live}
+            # with a failure policy, a terminating pod is not replaced
+            busy = {index_of(pod) for pod in (going if "podFailurePolicy" in spec else live)}
             for index in range(spec["completions"]):
-                if len(live) < spec["parallelism"] and index not in done | failed | busy:
-                    live.append(self._create_pod(job, index, failures.get(index, 0)))
-            for pod in live[spec["parallelism"] :]:
-                self._remove(pod)
+                is_due = len(live) < spec["parallelism"] and index not in done | failed | busy
+                if is_due and (pod := self._create_pod(job, index, counted)):
+                    live.append(pod)
+            self._delete_uncounted(counted, live[spec["parallelism"] :])
+            del live[spec["parallelism"] :]
         status.setdefault("startTime", now())
         status.update(
             active=len(live),
-            ready=sum(pod["status"]["phase"] == "Running" for pod in live),
+            ready=sum(has_condition(pod, "Ready") for pod in live),
+            terminating=len(terminating),
             succeeded=len(done),
-            failed=sum(pod["status"]["phase"] == "Failed" for pod in pods),
+            failed=counted.failed,
             completedIndexes=",".join(map(str, sorted(done))),
             failedIndexes=",".join(map(str, sorted(failed))),
         )
         if spec["completionMode"] != "Indexed":
             del status["completedIndexes"], status["failedIndexes"]
-        if len(done) == spec["completions"]:
-            said = {"status": "True", "reason": "CompletionsReached", "lastTransitionTime": now()}
-            status["conditions"] = [{"type": kind, **said} for kind in ("SuccessCriteriaMet", "Complete")]
-            status["completionTime"] = now()
-        elif len(done | failed) == spec["completions"]:
-            self._fail(job, "FailedIndexes", "Job has failed indexes")
+        over = not [pod for pod in self._pods_of(job) if pod["status"]["phase"] not in ENDED]
+        if end:
+            status["conditions"] = [end]
+            if over:
+                status["conditions"].append(condition_of("Failed", end["reason"], end["message"]))
+        elif len(done) == spec["completions"]:
+            kinds = ("SuccessCriteriaMet", "Complete")[: 1 + over]
+            status["conditions"] = [condition_of(kind, "CompletionsReached", "") for kind in kinds]
+            if over:
+                status["completionTime"] = now()
 
-    def _fail(self, job: Object, reason: str, message: str) -> None:
-        for pod in self._pods_of(job):
-            if pod["status"]["phase"] in {"Pending", "Running"}:
-                self._remove(pod)
-        said = {"status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
-        conditions = [{"type": kind, **said} for kind in ("FailureTarget", "Failed")]
-        failed = sum(pod["status"]["phase"] == "Failed" for pod in self._pods_of(job))
-        job["status"].update(active=0, ready=0, failed=failed, conditions=conditions)
+    def _delete_uncounted(self, counted: Counted, pods: list[Object]) -> None:
+        """Pods that the controller itself takes away are not failures."""
+        for pod in pods:
+            counted.pods.add(pod["metadata"]["name"])
+            self._delete_pod(pod)
 
-    def _create_pod(self, job: Object, index: int, failures: int) -> Object:
+    def _create_pod(self, job: Object, index: int, counted: Counted) -> Object | None:
+        if time.monotonic() < counted.next_attempt:
+            return None
         self.number += 1
         template, name = job["spec"]["template"], job["metadata"]["name"]
         indexed = job["spec"]["completionMode"] == "Indexed"
         number = {INDEX: str(index)} if indexed else {}
+        names = {NAME: name, OLD_NAME: name, UID: job["metadata"]["uid"]}
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
                 "name": f"{name}-{f'{index}-' if indexed else ''}{self.number:05d}",
-                "labels": {**template["metadata"].get("labels", {}), NAME: name, OLD_NAME: name, **number},
+                "labels": {**template["metadata"].get("labels", {}), **names, **number},
                 "annotations": number,
                 "uid": f"uid-{self.number}",
                 "creationTimestamp": now(),
@@ -288,27 +473,45 @@ class FakeCluster:
                 ],
             },
             "spec": json.loads(json.dumps(template["spec"])),
-            "status": {"phase": "Pending", "conditions": [], "failures": failures},
+            "status": {"phase": "Pending", "conditions": []},
         }
+        if why := self.faults.refuse(pod):
+            counted.next_attempt = time.monotonic() + 0.2
+            self._warn(job, "FailedCreate", f"Error creating: {why}")
+            return None
         self.objects["pods"][pod["metadata"]["name"]] = pod
         self.everything.append(pod)
         return pod
 
-    def _remove(self, pod: Object) -> None:
-        self.kubelet.signal(pod["metadata"]["name"], signal.SIGKILL)
-        pod["status"]["phase"] = "Failed"
-        self.objects["pods"].pop(pod["metadata"]["name"], None)
+    def _warn(self, job: Object, reason: str, message: str) -> None:
+        """Record an event, or count it if it is known."""
+        name = f"{job['metadata']['name']}.{reason.lower()}"
+        event = self.objects["events"].get(name, {"count": 0})
+        self.objects["events"][name] = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": name},
+            "involvedObject": {"kind": "Job", **{key: job["metadata"][key] for key in ("name", "uid")}},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "count": event["count"] + 1,
+            "lastTimestamp": now(),
+        }
 
     # the scheduler and the node
 
     def _schedule(self, pod: Object) -> None:
         wanted = gpus_of(pod)
         for node, gpus in self.nodes.items():
+            if node in self.dead:
+                continue
             used = sum(gpus_of(other) for other in self.pods("Running") if other["spec"].get("nodeName") == node)
             if used + wanted <= gpus:
                 pod["spec"]["nodeName"] = node
                 self._condition(pod, "PodScheduled", "True")
                 pod["status"]["phase"] = "Running"
+                self._condition(pod, "Ready", "True")
                 self._state(pod, {"running": {"startedAt": now()}})
                 self._start(pod)
                 return
@@ -326,7 +529,7 @@ class FakeCluster:
             env["ONEDNN_MAX_CPU_ISA"] = instructions
         index = str(index_of(pod))
         for entry in [*container.get("env", []), {"name": "JOB_COMPLETION_INDEX", "value": index}]:
-            value = entry.get("value", index)  # the only field that is referred to is the index
+            value = entry.get("value", name if "metadata.name" in str(entry) else index)
             env[entry["name"]] = re.sub(r"^/scratch", str(scratch), value)
         host = rf"{re.escape(name.rpartition('-')[0].rpartition('-')[0])}-\d+\.{re.escape(spec.get('subdomain', '-'))}"
         # the image has no entry point
@@ -340,10 +543,12 @@ class FakeCluster:
 
     def _ended(self, name: str, code: int) -> None:
         with self.lock:
+            self.kill_at.pop(name, None)
             pod = self.objects["pods"].get(name)
-            if pod is None:
+            if pod is None or pod["status"]["phase"] in ENDED or pod["spec"]["nodeName"] in self.dead:
                 return
             pod["status"]["phase"] = "Failed" if code else "Succeeded"
+            self._condition(pod, "Ready", "False")
             reason = {0: "Completed", 137: "OOMKilled"}.get(code, "Error")
             self._state(pod, {"terminated": {"exitCode": code, "reason": reason, "finishedAt": now()}})
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -358,6 +563,7 @@ class FakeCluster:
         pod["status"]["conditions"] = [*others, {"type": kind, "status": status, "lastTransitionTime": now(), **more}]
 
 
+ENDED = {"Succeeded", "Failed"}
 DEFAULTS: Object = {"completionMode": "NonIndexed", "completions": 1, "parallelism": 1}
 """of a Job, which the API server fills in"""
 
@@ -370,20 +576,74 @@ def gpus_of(pod: Object) -> int:
     return int(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("nvidia.com/gpu", 0))
 
 
-def exit_code(pod: Object) -> int:
-    return int(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"])
+def exit_code(pod: Object) -> int | None:
+    """None for a pod whose container never ended, as far as its node said."""
+    for container in pod["status"].get("containerStatuses", []):
+        if ended := container["state"].get("terminated"):
+            return int(ended["exitCode"])
+    return None
 
 
-def action_of(job: Object, pod: Object) -> str:
-    """What the pod failure policy makes of a failed pod: the first rule that fits."""
-    has = {condition["type"] for condition in pod["status"]["conditions"] if condition["status"] == "True"}
-    for rule in job["spec"].get("podFailurePolicy", {}).get("rules", []):
-        if any(pattern["type"] in has for pattern in rule.get("onPodConditions", [])):
-            return str(rule["action"])
+def has_condition(pod: Object, kind: str) -> bool:
+    return any(each["type"] == kind and each["status"] == "True" for each in pod["status"]["conditions"])
+
+
+def condition_of(kind: str, reason: str, message: str) -> Object:
+    return {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now()}
+
+
+def action_of(job: Object, pod: Object) -> tuple[str, str]:
+    """What the pod failure policy makes of a failed pod, by the first rule that fits, and the message if it fails the Job."""
+    name, code = f"{job['metadata'].get('namespace', 'default')}/{pod['metadata']['name']}", exit_code(pod)
+    for number, rule in enumerate(job["spec"].get("podFailurePolicy", {}).get("rules", [])):
+        tail = f"matching {rule['action']} rule at index {number}"
+        for pattern in rule.get("onPodConditions", []):
+            if has_condition(pod, pattern["type"]):
+                return str(rule["action"]), f"Pod {name} has condition {pattern['type']} {tail}"
         codes = rule.get("onExitCodes")
-        if codes and (exit_code(pod) in codes["values"]) == (codes["operator"] == "In"):
-            return str(rule["action"])
-    return "Count"
+        if codes and code and (code in codes["values"]) == (codes["operator"] == "In"):
+            container = codes.get("containerName", "")
+            return str(rule["action"]), f"Container {container} for pod {name} failed with exit code {code} {tail}"
+    return "Count", ""
+
+
+def _field(each: Object, path: str) -> Any:
+    value: Any = each
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _fits(rule: Object, failed: Object) -> bool:
+    """Whether a rule of a JobSet is for this condition of its Job."""
+    patterns, reasons = rule.get("onJobFailureMessagePatterns", []), rule.get("onJobFailureReasons", [])
+    known = not patterns or any(re.search(pattern, failed["message"]) for pattern in patterns)
+    return known and (not reasons or failed["reason"] in reasons)
+
+
+def check_jobset(jobset: Object) -> None:
+    """The fields of the JobSet API that we use, strictly; its Job by the schema of Jobs."""
+    known = {
+        "": {"suspend", "ttlSecondsAfterFinished", "network", "failurePolicy", "replicatedJobs"},
+        "network": {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"},
+        "failurePolicy": {"maxRestarts", "restartStrategy", "rules"},
+    }
+    spec = jobset["spec"]
+    (replicated,) = spec["replicatedJobs"]
+    unknown = set(replicated) - {"name", "replicas", "template"}
+    for name, fields in known.items():
+        unknown |= set(spec[name] if name else spec) - fields
+    for rule in spec["failurePolicy"]["rules"]:
+        unknown |= set(rule) - {"name", "action", "onJobFailureReasons", "onJobFailureMessagePatterns"}
+        if rule["action"] not in {"FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"}:
+            raise Refused(422, f"Unsupported value: {rule['action']}")
+    if unknown or jobset["apiVersion"] != "jobset.x-k8s.io/v1alpha2":
+        raise Refused(400, f"strict decoding error: unknown field {sorted(unknown)}")
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": jobset["metadata"], **replicated["template"]}
+    try:
+        kubernetes_validate.validate(job, VERSION, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        raise Refused(422, str(error)) from None
 
 
 def check_job(job: Object) -> None:
@@ -418,7 +678,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each body waits 40 ms for its head to be acknowledged
     PATH = re.compile(
-        r"/(?:api/v1|apis/batch/v1)/namespaces/[^/]+/(?P<kind>jobs|pods|services|events)"
+        r"/(?:api/v1|apis/batch/v1|apis/jobset.x-k8s.io/v1alpha2)"
+        r"/namespaces/[^/]+/(?P<kind>jobs|jobsets|pods|services|events)"
         r"(?:/(?P<name>[^/]+)(?P<part>/log|/status)?)?"
     )
 
@@ -435,7 +696,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self._do(url.path, query, body)
         except Refused as refused:
-            return self._say(refused.status, str(refused))
+            return self._say(refused.status, str(refused), refused.reason)
         status = self.cluster.faults.lose(self.command, url.path)
         if status:
             return self._say(status, "the answer was lost")
@@ -468,8 +729,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_DELETE = do_PATCH = _handle
 
-    def _say(self, status: int, message: str) -> None:
+    def _say(self, status: int, message: str, reason: str = "") -> None:
         body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status, "message": message}
+        body["reason"] = reason or {401: "Unauthorized", 409: "Conflict"}.get(status, "")
         self._send(status, json.dumps(body))
 
     def _send(self, status: int, text: str, kind: str = "application/json", *, cut: bool = False) -> None:

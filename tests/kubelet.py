@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mobileclip2.executors.commands import TORCHRUN
+from mobileclip2.executors.commands import LOGS, TORCHRUN
 from tests.faults import arm
 
 POD = "FAKE_CLUSTER_POD"
@@ -66,13 +67,18 @@ class Kubelet:
         self._process.stdin.flush()
 
     def signal(self, name: str, number: int) -> None:
-        """To all processes of a container, as soon as it has one."""
+        """SIGTERM to the first process of a container, as containerd does, and SIGKILL to all, as soon as it has one."""
         with self._lock:
             if name in self.pids:
                 with suppress(ProcessLookupError):
-                    os.killpg(self.pids[name], number)
+                    if number == signal.SIGKILL:
+                        os.killpg(self.pids[name], number)
+                    else:
+                        os.kill(self.pids[name], number)
             else:
                 self._doomed[name] = number
+        if number != signal.SIGKILL:
+            return
         # torchrun's workers are in sessions of their own
         for environ in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):
@@ -146,6 +152,8 @@ def become(order: dict[str, Any]) -> None:
         os.dup2(log, 2)
         os.environ.clear()
         os.environ.update(order["env"])
+        # the first process of a container ignores signals that it does not handle
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         tempfile.tempdir = None  # what it was for the process that forks
         if "strikes" in order["gate"]:
             arm(**order["gate"])
@@ -155,9 +163,10 @@ def become(order: dict[str, Any]) -> None:
         if program == "dagster":
             program, arguments = "python", ["-m", "dagster", *arguments]
         if program != "python":
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a shell could not handle what was ignored at its start
             os.execvpe(program, order["command"], os.environ)
         assert arguments[0] == "-m"
-        if arguments[1] == TORCHRUN:
+        if TORCHRUN in arguments:
             os.execvpe(sys.executable, [sys.executable, *arguments], os.environ)
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
@@ -187,6 +196,8 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.
 
     def noting(self: Path, target: Path) -> Path:
         nonlocal count
+        if f"/{LOGS}/" in str(target):  # of the process that looks after the pod's
+            return replace(self, target)
         count += 1
         with Path(writes).open("a") as file:
             file.write(f"{target}\n")

@@ -17,6 +17,8 @@ ACROSS_MODULES = {
     "mobileclip2/evaluation/test_clip_benchmark.py": "compares all metrics with those of clip-benchmark",
     "mobileclip2/evaluation/test_evaluation_tasks.py": "evaluates each task of the suite in its published layout",
     "mobileclip2/executors/test_dagster.py": "runs the whole graph on Kubernetes from Dagster's API",
+    "mobileclip2/executors/test_disruptions.py": "loses pods, nodes and runs of a training on Kubernetes",
+    "mobileclip2/executors/test_fake_cluster.py": "tests that the fake cluster behaves as a real one",
     "mobileclip2/executors/test_throttled.py": "runs a group on Kubernetes with a throttled bucket",
     "mobileclip2/models/test_round_trip.py": "stores and reads every tower family and tokenizer of open_clip",
     "mobileclip2/store/test_full_disk.py": "runs every stage on a full disk",

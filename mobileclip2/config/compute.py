@@ -76,6 +76,8 @@ class Kubernetes(Settings):
     """service account that gives pods access to the object store; it needs no permissions in the cluster"""
     queue: str | None = _undeclared(None)
     """name of a Kueue LocalQueue"""
+    jobset: bool = _undeclared(False)
+    """run trainings on several nodes as JobSets, which their controller restarts; it must be installed"""
     gpu: str = _undeclared("nvidia.com/gpu")
     """resource name of one GPU"""
     claims: dict[str, str] = _undeclared({})
@@ -105,6 +107,8 @@ class ComputeSettings(Settings):
 
     processes: int = _undeclared(1, ge=1)
     """number of local processes: parallel chunks of a partition, and torchrun processes of a training"""
+    collective_minutes: float = _undeclared(120.0, gt=0)
+    """longest time that the processes of a training wait for each other, as for an evaluation of the first one"""
     kubernetes: Kubernetes | None = _undeclared(None)
     slurm: Slurm | None = _undeclared(None)
 

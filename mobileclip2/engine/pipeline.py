@@ -180,6 +180,18 @@ class Executor(Protocol):
         """
 
 
+class RunStatus:
+    """What is known outside this process about its run. By default, the run ends with the process."""
+
+    def is_ended(self) -> bool:
+        """Return whether somebody has ended the run."""
+        return False
+
+    def will_resume(self) -> bool:
+        """Return whether another process continues the run if this one is interrupted."""
+        return False
+
+
 class InProcessExecutor:
     """Computes in this process."""
 
@@ -228,6 +240,7 @@ class Pipeline:
     def __init__(self, profile: Profile, compute: Executor | None = None) -> None:
         self.profile = profile
         self.compute: Executor = compute or InProcessExecutor()
+        self.run_status = RunStatus()
         self.graph: Graph = build_graph(profile)
         self._run: Lease | None = None
         """lease of :meth:`hold`"""

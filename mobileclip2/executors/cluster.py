@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mobileclip2.errors import ComputeError
-from mobileclip2.executors.manifests import INDEX_LABEL, JOB_LABEL, Manifest
+from mobileclip2.executors.manifests import INDEX_LABEL, UID_LABEL, Manifest
 from mobileclip2.extras import needs
 
 with needs("k8s"):
@@ -19,8 +20,11 @@ with needs("k8s"):
 
 T = TypeVar("T")
 
-RETRIED_STATUSES = {409, 429, 500, 502, 503, 504}
-"""HTTP statuses to retry; creations handle 409 with :class:`_Exists`"""
+RETRIED_STATUSES = {401, 409, 429, 500, 502, 503, 504}
+"""HTTP statuses to retry; 401 after the credentials were read again, because tokens expire"""
+
+JOBSET = ("jobset.x-k8s.io", "v1alpha2")
+"""group and version of the JobSet API, 0.10 or newer"""
 
 REQUEST_SECONDS = 30
 MAX_PAUSE = 30.0
@@ -37,12 +41,24 @@ class Cluster:
         ComputeError: the server stays unreachable, or rejects the request.
     """
 
-    def __init__(self, api: client.ApiClient, namespace: str, *, patience: float = 900.0, pause: float = 1.0) -> None:
+    def __init__(
+        self,
+        log_in: Callable[[], client.ApiClient],
+        namespace: str,
+        *,
+        patience: float = 900.0,
+        pause: float = 1.0,
+    ) -> None:
         self.namespace = namespace
         self.patience = patience
         self.pause = pause
+        self._log_in = log_in
+        self._use(log_in())
+
+    def _use(self, api: client.ApiClient) -> None:
         self._jobs = client.BatchV1Api(api)
         self._core = client.CoreV1Api(api)
+        self._custom = client.CustomObjectsApi(api)
 
     @classmethod
     def connect(cls, namespace: str) -> Cluster:
@@ -51,29 +67,55 @@ class Cluster:
         Raises:
             ComputeError: no cluster is configured.
         """
-        configuration = client.Configuration()
-        path = os.environ.get("KUBECONFIG")  # the client library reads KUBECONFIG at import only
-        try:
-            if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
-                kubeconfig.load_incluster_config(client_configuration=configuration)
-            else:
-                kubeconfig.load_kube_config(path, client_configuration=configuration)
-        except (kubeconfig.ConfigException, OSError) as error:
-            raise ComputeError(
-                f"compute.kubernetes: no cluster is configured here ({error}); run inside a cluster, or set KUBECONFIG"
-            ) from None
-        return cls(client.ApiClient(configuration), namespace)
+        return cls(_read_configuration, namespace)
 
     def create_job(self, manifest: Manifest) -> bool:
         """Create a Job. Return False if a Job of this name exists.
 
         That Job can be our own: a retry follows when the answer to a successful request is lost.
         """
-        return self._create(self._jobs.create_namespaced_job, manifest)
+        return self._create(lambda *body, **how: self._jobs.create_namespaced_job(*body, **how), manifest)
 
     def create_service(self, manifest: Manifest) -> bool:
         """Create a Service. Return False if a Service of this name exists."""
-        return self._create(self._core.create_namespaced_service, manifest)
+        return self._create(lambda *body, **how: self._core.create_namespaced_service(*body, **how), manifest)
+
+    def create_jobset(self, manifest: Manifest) -> bool:
+        """Create a JobSet. Return False if a JobSet of this name exists."""
+        return self._create(
+            lambda namespace, body, **how: self._custom.create_namespaced_custom_object(
+                *JOBSET, namespace, "jobsets", body, **how
+            ),
+            manifest,
+        )
+
+    def jobset(self, name: str) -> dict[str, Any] | None:
+        """Return a JobSet as JSON, or None if it does not exist."""
+        return self._with_retries(
+            lambda: self._custom.get_namespaced_custom_object(
+                *JOBSET, self.namespace, "jobsets", name, _request_timeout=REQUEST_SECONDS
+            )
+        )
+
+    def delete_jobset(self, name: str) -> None:
+        """Delete a JobSet with its Job and its pods, if it exists."""
+        self._with_retries(
+            lambda: self._custom.delete_namespaced_custom_object(
+                *JOBSET,
+                self.namespace,
+                "jobsets",
+                name,
+                propagation_policy="Background",
+                _request_timeout=REQUEST_SECONDS,
+            ),
+            DELETE_SECONDS,
+        )
+
+    def service(self, name: str) -> Any | None:
+        """Return the ``V1Service``, or None if it does not exist."""
+        return self._with_retries(
+            lambda: self._core.read_namespaced_service(name, self.namespace, _request_timeout=REQUEST_SECONDS)
+        )
 
     def job(self, name: str) -> Any | None:
         """Return the ``V1Job``, or None if it does not exist."""
@@ -81,9 +123,22 @@ class Cluster:
             lambda: self._jobs.read_namespaced_job(name, self.namespace, _request_timeout=REQUEST_SECONDS)
         )
 
-    def pods(self, job: str, index: int | None = None) -> list[Any]:
-        """Return the ``V1Pod`` list of a Job, or of one of its indexes."""
-        selector = f"{JOB_LABEL}={job}" + (f",{INDEX_LABEL}={index}" if index is not None else "")
+    def refusals(self, uid: str) -> list[str]:
+        """Return why the API server refused to create pods of a Job: the messages of its ``FailedCreate`` events."""
+        selector = f"involvedObject.uid={uid},reason=FailedCreate"
+        listed = self._with_retries(
+            lambda: self._core.list_namespaced_event(
+                self.namespace, field_selector=selector, _request_timeout=REQUEST_SECONDS
+            )
+        )
+        return [event.message or "" for event in listed.items] if listed else []
+
+    def pods(self, uid: str, index: int | None = None) -> list[Any]:
+        """Return the ``V1Pod`` list of the Job with this uid, or of one of its indexes.
+
+        An earlier Job of the same name can have pods that still terminate.
+        """
+        selector = f"{UID_LABEL}={uid}" + (f",{INDEX_LABEL}={index}" if index is not None else "")
         listed = self._with_retries(
             lambda: self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _request_timeout=REQUEST_SECONDS
@@ -132,7 +187,7 @@ class Cluster:
         try:
             create(self.namespace, manifest, _request_timeout=REQUEST_SECONDS)
         except client.ApiException as error:
-            if error.status == 409:
+            if error.status == 409 and _reason(error) == "AlreadyExists":  # a quota can answer 409 too
                 raise _Exists from None
             raise
 
@@ -147,6 +202,8 @@ class Cluster:
                 if error.status == 404:
                     return None
                 problem = f"it answered {error.status}: {(error.body or error.reason or '')[:500]}"
+                if error.status == 401:
+                    self._use(self._log_in())
                 if error.status not in RETRIED_STATUSES:
                     raise ComputeError(
                         f"the cluster refused a request in namespace '{self.namespace}': {problem}; "
@@ -161,6 +218,29 @@ class Cluster:
                 )
             time.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE)
+
+
+def _read_configuration() -> client.ApiClient:
+    configuration = client.Configuration()
+    path = os.environ.get("KUBECONFIG")  # the client library reads KUBECONFIG at import only
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
+            kubeconfig.load_incluster_config(client_configuration=configuration)
+        else:
+            kubeconfig.load_kube_config(path, client_configuration=configuration)
+    except (kubeconfig.ConfigException, OSError) as error:
+        raise ComputeError(
+            f"compute.kubernetes: no cluster is configured here ({error}); run inside a cluster, or set KUBECONFIG"
+        ) from None
+    return client.ApiClient(configuration)
+
+
+def _reason(error: client.ApiException) -> str:
+    """Return the reason of an API server's refusal, such as ``AlreadyExists``."""
+    try:
+        return str(json.loads(error.body or "{}").get("reason", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 class _Exists(Exception):

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 WORKER = "mobileclip2.executors.worker"
 TORCHRUN = "mobileclip2.executors.torchrun"
+POD = "mobileclip2.executors.pod"
+LOGS = ".logs"
+"""folder of the logs of pods in the store"""
 
 
 def worker_command(python: str, store: str, key: str) -> list[str]:
     """Return the command that runs the task spec ``key`` of a store."""
     return [python, "-m", WORKER, store, key]
+
+
+def pod_command(command: list[str], store: str, job: str, linger: int = 0) -> list[str]:
+    """Return ``command``, which runs a module, as the process of a pod that keeps its log in the store.
+
+    Args:
+        linger: seconds between a failure and the end of the process.
+    """
+    python, _, *module = command
+    return [python, "-m", POD, *([f"--linger={linger}"] if linger else []), store, f"{LOGS}/{job}", *module]
 
 
 LOOPBACK = "127.0.0.1"

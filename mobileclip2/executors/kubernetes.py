@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes
@@ -21,9 +22,14 @@ from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.cluster import Cluster
-from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, unsharded_job
+from mobileclip2.executors.commands import LOGS
+from mobileclip2.executors.job_status import is_disruption, is_gang, missing_pods
+from mobileclip2.executors.lost_nodes import LostPod, NodeWatch, explain_lost
+from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, training_jobset, unsharded_job
 from mobileclip2.executors.messages import StepReport, first_failure, parse_output
+from mobileclip2.executors.refusals import is_final
 from mobileclip2.executors.shard_progress import ShardProgress
+from mobileclip2.executors.workload import JobSetWorkload, JobWorkload
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,21 @@ class _Failed(Exception):
     """whether a worker reported a permanent error"""
     disrupted: bool
     """whether a pod was evicted or its node was lost"""
+    seconds: float
+    """pod-seconds"""
+
+
+@dataclass
+class _NodeLost(Exception):
+    """Pods of a Job are on lost nodes, and it is safe to start them elsewhere."""
+
+    message: str
+    seconds: float
+    """pod-seconds"""
+
+
+class _Silent(ComputeError):
+    """A pod that must not run twice is on a node that does not answer. Its Job stays, so that no other takes its place."""
 
 
 class KubernetesExecutor:
@@ -91,8 +112,22 @@ class KubernetesExecutor:
         stage.discard_truncated(batch)
         progress = ShardProgress(batch, stage)
         chunks = count_chunks(progress.total, seconds_a_shard(batch), pods.pods)
-        job = chunks_job(self.settings, batch.asset.stage, spec.name, spec.store, spec.key, chunks)
-        seconds = self._wait(job, lambda running: progress.report(pods=running, GPUs=running * pods.gpus))
+        seconds = 0.0
+
+        def report(job: Any) -> None:
+            running = job.status.ready or 0
+            progress.report(pods=running, GPUs=running * pods.gpus)
+
+        while True:
+            job = chunks_job(self.settings, batch.asset.stage, spec.name, spec.store, spec.key, chunks)
+            try:
+                seconds += self._wait(batch, JobWorkload(self.cluster, job), report)
+                break
+            except _NodeLost as lost:
+                # safe even if the node still runs: equal shards have equal bytes, and only this run commits manifests
+                seconds += lost.seconds
+                chunks = max(1, min(chunks, len(stage.unfinished(batch))))
+                logger.warning("%s: starting the chunks of lost nodes again: %s", batch.asset.key, lost.message)
         progress.expect_all(f"the Job {spec.name}")
         stage.commit(batch)
         return seconds * max(1, pods.gpus)
@@ -103,121 +138,202 @@ class KubernetesExecutor:
         stage, name = "evaluation" if untrained else batch.asset.stage, spec.name
         pods = self.settings.pods(stage)
         job = unsharded_job(self.settings, stage, name, spec.store, spec.key, trains=batch.asset.trains)
-        distributed = job["spec"]["completions"] > 1
-        if distributed:
-            self.cluster.create_service(rendezvous_service(self.settings, stage, name))
-        restarts = 0
-        try:
-            while True:
-                try:
-                    return self._wait(job, lambda _: self._report_step(batch, name)) * max(1, pods.gpus)
-                except _Failed as failed:
-                    restarts += not failed.disrupted
-                    if failed.permanent or restarts > RESTARTS:
-                        raise
-                    logger.warning("%s: restarting from the last checkpoint: %s", batch.asset.key, failed.message)
-        finally:
-            if distributed:
-                self._try_delete(lambda: self.cluster.delete_service(name))
+        work, service = JobWorkload(self.cluster, job), None
+        is_jobset = self.settings.jobset and job["spec"]["completions"] > 1
+        if is_jobset:
+            work = JobSetWorkload(self.cluster, training_jobset(job, RESTARTS))
+        elif job["spec"]["completions"] > 1:
+            service = partial(rendezvous_service, self.settings, stage, name)
+        restarts, seconds = 0, 0.0
+        while True:
+            try:
+                seconds += self._wait(batch, work, lambda job: self._report_step(batch, job), service)
+                return seconds * max(1, pods.gpus)
+            except _NodeLost as lost:
+                seconds += lost.seconds
+                message = lost.message
+            except _Failed as failed:
+                seconds += failed.seconds
+                restarts += not failed.disrupted
+                if failed.permanent or restarts > RESTARTS or is_jobset:  # a JobSet has had its restarts
+                    raise
+                message = failed.message
+            logger.warning("%s: restarting from the last checkpoint: %s", batch.asset.key, message)
 
-    def _wait(self, manifest: Manifest, report: Callable[[int], None]) -> float:
-        """Create a Job unless it exists, wait for its end, delete it and return the pod-seconds.
+    def _wait(
+        self,
+        batch: TaskBatch,
+        work: JobWorkload,
+        report: Callable[[Any], None],
+        service: Callable[[str], Manifest] | None = None,
+    ) -> float:
+        """Create a Job unless it exists, wait for its end and return the pod-seconds.
+
+        A failed Job stays until the end of its lifetime. Every other Job is deleted, unless this run continues elsewhere.
+
+        Args:
+            report: receives the ``V1Job`` of each poll.
+            service: returns the Service of a Job with this uid.
 
         Raises:
             _Failed: the Job failed.
+            _NodeLost: pods are on lost nodes, and the rest of the Job waits for them.
             ComputeError: no pod could start, the Job was deleted, or the cluster is unreachable.
         """
-        name = manifest["metadata"]["name"]
-        self._create(manifest)
-        seconds, progressed, succeeded = 0.0, time.monotonic(), 0
-        polled = progressed
+        self._create(work)
         try:
-            while True:
-                job = self.cluster.job(name)
-                if job is None:
-                    raise ComputeError(f"the Job {name} was deleted while it ran; run again, finished shards are kept")
-                now, running = time.monotonic(), job.status.ready or 0
-                seconds, polled = seconds + running * (now - polled), now
-                report(running)
-                if end := end_condition(job):
-                    if end.type == "Complete":
-                        return seconds
-                    raise self._failed(name, end)
-                if running or job.spec.suspend or (job.status.succeeded or 0) > succeeded:
-                    progressed, succeeded = now, job.status.succeeded or 0
-                elif now - progressed > self.settings.start_minutes * 60:
-                    raise ComputeError(
-                        f"the Job {name}: no pod could start in {self.settings.start_minutes:g} minutes"
-                        f"{self._pending_reason(name)}; check the resources of the stage under 'compute.kubernetes' and run again"
-                    )
-                time.sleep(self.poll)
-        finally:
-            self._try_delete(lambda: self.cluster.delete_job(name))
+            seconds = self._watch(batch, work, report, service)
+        except (_Failed, _Silent):
+            raise
+        except BaseException as error:
+            if isinstance(error, Exception) or not batch.pipeline.run_status.will_resume():
+                self._try_delete(work)
+            raise
+        self._try_delete(work)
+        return seconds
 
-    def _create(self, manifest: Manifest) -> None:
+    def _watch(
+        self,
+        batch: TaskBatch,
+        work: JobWorkload,
+        report: Callable[[Any], None],
+        service: Callable[[str], Manifest] | None,
+    ) -> float:
+        watch, warned, uid = NodeWatch(), set[str](), None
+        seconds, succeeded = 0.0, 0
+        progressed = polled = time.monotonic()
+        while True:
+            look = work.look()
+            if look is None:
+                raise ComputeError(f"the Job {work.name} was deleted while it ran; run again, finished shards are kept")
+            if batch.pipeline.run_status.is_ended():
+                raise ComputeError(f"{batch.asset.key}: the run was ended; run again, finished shards are kept")
+            job, end = look.job, look.end
+            if job is None:  # a JobSet creates it now
+                if end:
+                    raise _Failed(end.message or end.reason, permanent=False, disrupted=False, seconds=seconds)
+                time.sleep(self.poll)
+                continue
+            if service and uid is None:
+                self._create_service(service(job.metadata.uid))
+            uid, now, status = job.metadata.uid, time.monotonic(), job.status
+            ready, active, terminating = status.ready or 0, status.active or 0, status.terminating or 0
+            seconds, polled = seconds + ready * (now - polled), now
+            report(job)
+            if end and end.type == "Complete":
+                return seconds
+            if end:
+                raise self._failed(batch, job, end, seconds, disrupted=is_disruption(end) or bool(warned))
+            lost = watch.lost(self.cluster.pods(uid)) if terminating or ready < active else []
+            for node in {pod.node for pod in lost} - warned:
+                warned.add(node)
+                logger.warning("%s: %s", batch.asset.key, explain_lost([pod for pod in lost if pod.node == node]))
+            overdue = [pod for pod in lost if pod.overdue]
+            blocked = is_gang(job) or (active == 0 and len(overdue) >= terminating)
+            if overdue and blocked and job.spec.completions > 1:
+                raise _NodeLost(explain_lost(overdue), seconds)
+            if job.spec.suspend or not missing_pods(job) or (status.succeeded or 0) > succeeded:
+                progressed, succeeded = now, status.succeeded or 0
+            else:
+                refusals = self._refusals(job)
+                if now - progressed > self.settings.start_minutes * 60:
+                    raise self._stuck(job, lost, refusals)
+            time.sleep(self.poll)
+
+    def _refusals(self, job: Any) -> list[str]:
+        """Return why pods of a Job are refused now.
+
+        Raises:
+            ComputeError: the API server will refuse them again.
+        """
+        wanted = job.spec.parallelism if is_gang(job) else 1
+        status = job.status
+        if (status.active or 0) + (status.terminating or 0) + (status.succeeded or 0) >= wanted:
+            return []
+        refusals = self.cluster.refusals(job.metadata.uid)
+        for refusal in refusals:
+            if is_final(refusal, wanted):
+                raise ComputeError(
+                    f"the Job {job.metadata.name}: the cluster refuses its pods: {refusal}; "
+                    "change 'compute.kubernetes' or the namespace and run again"
+                )
+        return refusals
+
+    def _stuck(self, job: Any, lost: list[LostPod], refusals: list[str]) -> ComputeError:
+        name, minutes = job.metadata.name, self.settings.start_minutes
+        if lost:
+            return _Silent(
+                f"the Job {name}: {explain_lost(lost)}; run again then. Delete the Job only if the node runs nothing any more"
+            )
+        ready = job.status.ready or 0
+        started = f"only {ready} of {job.spec.completions} pods" if ready else "no pod"
+        reason = f": {refusals[0]}" if refusals else self._pending_reason(job)
+        return ComputeError(
+            f"the Job {name}: {started} could start in {minutes:g} minutes{reason}; "
+            "check the resources of the stage under 'compute.kubernetes' and run again"
+        )
+
+    def _create(self, work: JobWorkload) -> None:
         """Create a Job, or adopt the running Job of an earlier run."""
-        name = manifest["metadata"]["name"]
         deadline = time.monotonic() + self.cluster.patience
-        while not self.cluster.create_job(manifest):
-            job = self.cluster.job(name)
-            if job is not None and not job.metadata.deletion_timestamp:
-                if not end_condition(job):
-                    logger.info("adopting the running Job %s", name)
+        while not work.create():
+            look = work.look()
+            if look is not None and not look.is_being_deleted:
+                if not look.end:
+                    logger.info("adopting the running Job %s", work.name)
                     return
-                self.cluster.delete_job(name)
+                work.delete()
             if time.monotonic() > deadline:
                 raise ComputeError(
-                    f"the Job {name} is being deleted but still exists; see what blocks its deletion and run again"
+                    f"the Job {work.name} is being deleted but still exists; see what blocks its deletion and run again"
                 )
             time.sleep(min(self.poll, 1.0))
 
-    def _try_delete(self, delete: Callable[[], None]) -> None:
+    def _create_service(self, manifest: Manifest) -> None:
+        """Create the Service of a Job, and replace the one of an earlier Job."""
+        name, owners = manifest["metadata"]["name"], manifest["metadata"]["ownerReferences"]
+        while not self.cluster.create_service(manifest):
+            service = self.cluster.service(name)
+            if service and [owner.uid for owner in service.metadata.owner_references or []] == [owners[0]["uid"]]:
+                return
+            self.cluster.delete_service(name)
+
+    def _try_delete(self, work: JobWorkload) -> None:
         try:
-            delete()
+            work.delete()
         except ComputeError as error:  # must not hide the outcome of the Job
             logger.warning("could not delete: %s", error)
 
-    def _report_step(self, batch: TaskBatch, name: str) -> None:
+    def _report_step(self, batch: TaskBatch, job: Any) -> None:
         """Report the latest step that the first pod of a training logged."""
-        for pod in self.cluster.pods(name, index=0):
+        for pod in self.cluster.pods(job.metadata.uid, index=0):
             messages, _ = parse_output(self.cluster.log_tail(pod.metadata.name))
             for report in [message for message in messages if isinstance(message, StepReport)][-1:]:
                 batch.progress(report.step)
 
-    def _failed(self, name: str, end: Any) -> _Failed:
-        failed = [pod for pod in self.cluster.pods(name) if pod.status.phase == "Failed"]
-        evicted = [pod for pod in failed if _has_condition(pod, "DisruptionTarget")]
+    def _failed(self, batch: TaskBatch, job: Any, end: Any, seconds: float, *, disrupted: bool) -> _Failed:
+        """Describe a failed Job by the pods that ended by themselves. Evicted pods are not listed any more."""
         details = ""
-        for pod in [pod for pod in failed if pod not in evicted][:5]:
+        for pod in [pod for pod in self.cluster.pods(job.metadata.uid) if pod.status.phase == "Failed"][:5]:
             messages, printed = parse_output(self.cluster.log_tail(pod.metadata.name))
             failure = first_failure(messages)
             if failure and failure.permanent:
-                return _Failed(failure.message, permanent=True, disrupted=False)
+                return _Failed(failure.message, permanent=True, disrupted=False, seconds=seconds)
             lines = [failure.message] if failure else printed[-15:]
             details = details or "\n    ".join([f"\n  {pod.metadata.name}{_exit_status(pod)}", *lines])
-        return _Failed(f"{end.message or end.reason}{details}", permanent=False, disrupted=bool(evicted))
+        logs = f"{batch.pipeline.storage.url}/{LOGS}/{job.metadata.name}"
+        message = f"{end.message or end.reason}{details}\n  The logs of its pods are in {logs}"
+        return _Failed(message, permanent=False, disrupted=disrupted, seconds=seconds)
 
-    def _pending_reason(self, name: str) -> str:
-        for pod in self.cluster.pods(name):
+    def _pending_reason(self, job: Any) -> str:
+        for pod in self.cluster.pods(job.metadata.uid):
             for condition in pod.status.conditions or []:
                 if condition.type == "PodScheduled" and condition.status == "False":
                     return f": {condition.message or condition.reason}"
             for container in pod.status.container_statuses or []:
                 if container.state.waiting:
                     return f": {container.state.waiting.reason}: {container.state.waiting.message or ''}"
-        return ": it has no pods, perhaps because of a quota"
-
-
-def end_condition(job: Any) -> Any | None:
-    """Return the ``Complete`` or ``Failed`` condition of a Job, or None while it runs."""
-    for condition in job.status.conditions or []:
-        if condition.type in {"Complete", "Failed"} and condition.status == "True":
-            return condition
-    return None
-
-
-def _has_condition(pod: Any, kind: str) -> bool:
-    return any(each.type == kind and each.status == "True" for each in pod.status.conditions or [])
+        return ""
 
 
 def _exit_status(pod: Any) -> str:

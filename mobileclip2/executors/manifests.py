@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes, Pods
-from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command, worker_command
+from mobileclip2.executors.commands import ON_THIS_MACHINE, pod_command, torchrun_command, worker_command
 from mobileclip2.executors.messages import PERMANENT
 
 Manifest = dict[str, Any]
@@ -21,12 +21,21 @@ RETRIES = 3
 """retries of one chunk; evictions do not count"""
 
 JOB_TTL_SECONDS = 3600
-"""lifetime of a finished Job; applies if its run was killed and did not delete it"""
+"""lifetime of a failed Job, and of a finished Job whose run was killed and did not delete it"""
+
+TRAINING_GRACE_SECONDS = 120
+"""time between the eviction and the kill of a training's pod, in which it writes a checkpoint"""
+
+LINGER_SECONDS = 60
+"""time that the other pods of a training wait after a failure, so that its Job records the eviction that caused it"""
 
 USER = 10001
 SCRATCH = "/scratch"
 MANAGER = "mobileclip2"
 JOB_LABEL = "batch.kubernetes.io/job-name"
+JOBSET_JOB = "node"
+"""name of the Job in a JobSet"""
+UID_LABEL = "batch.kubernetes.io/controller-uid"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
@@ -38,18 +47,9 @@ def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str,
         "completions": chunks,
         "parallelism": min(pods.pods, chunks),
         "backoffLimitPerIndex": RETRIES,
-        "podReplacementPolicy": "Failed",  # two pods must never compute the same chunk
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {"containerName": "work", "operator": "In", "values": [PERMANENT]},
-                },
-            ]
-        },
+        **_failure_policy("Ignore"),
     }
-    command = [*worker_command("python", store, key), "--of", str(chunks)]
+    command = pod_command([*worker_command("python", store, key), "--of", str(chunks)], store, name)
     return _job(cluster, pods, stage, name, spec, _pod(cluster, pods, command))
 
 
@@ -57,38 +57,105 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
     """Describe a Job for a batch without shards: one pod, or torchrun on all pods of the stage.
 
     A lost pod of a training fails the whole Job, because a restarted pod would wait at a rendezvous that has ended. The executor
-    then creates the Job again, and the training continues from its last checkpoint.
+    then creates the Job again, and the training continues from its last checkpoint. The reason of the failed Job tells a
+    disruption from a failure of the pod.
     """
     pods = cluster.pods(stage)
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
+    shutdown = [f"--shutdown-timeout={TRAINING_GRACE_SECONDS}"]
     if nodes * processes == 1:
-        pod = _pod(cluster, pods, worker_command("python", store, key))
+        pod = _pod(cluster, pods, pod_command(worker_command("python", store, key), store, name))
     elif nodes == 1:  # without the Service of a training on several nodes, so nothing else reaches the ranks
-        pod = _pod(cluster, pods, torchrun_command("python", store, key, processes, ON_THIS_MACHINE))
+        command = torchrun_command("python", store, key, processes, [*ON_THIS_MACHINE, *shutdown])
+        pod = _pod(cluster, pods, pod_command(command, store, name))
     else:
-        rendezvous = [f"--nnodes={nodes}", f"--master-port={PORT}", f"--master-addr={name}-0.{name}"]
+        first = f"{name}-{JOBSET_JOB}-0-0.{name}" if cluster.jobset else f"{name}-0.{name}"
+        rendezvous = [f"--nnodes={nodes}", f"--master-port={PORT}", f"--master-addr={first}", *shutdown]
         # torchrun also reads its options from PET_ variables
         rank = {
             "name": "PET_NODE_RANK",
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX_LABEL}']"}},
         }
-        pod = _pod(cluster, pods, torchrun_command("python", store, key, processes, rendezvous), [rank])
-        pod["subdomain"] = name
-    spec = {"completionMode": "Indexed", "completions": nodes, "parallelism": nodes, "backoffLimit": 0}
+        command = pod_command(
+            torchrun_command("python", store, key, processes, rendezvous), store, name, LINGER_SECONDS
+        )
+        pod = _pod(cluster, pods, command, [rank])
+        pod["subdomain"] = name  # a JobSet would set it too
+    if trains:
+        pod["terminationGracePeriodSeconds"] = TRAINING_GRACE_SECONDS
+    spec = {
+        "completionMode": "Indexed",
+        "completions": nodes,
+        "parallelism": nodes,
+        "backoffLimit": 0,
+        **_failure_policy("FailJob"),
+    }
     return _job(cluster, pods, stage, name, spec, pod)
 
 
-def rendezvous_service(cluster: Kubernetes, stage: str, name: str) -> Manifest:
-    """Describe the headless Service that gives the pods of a training their DNS names."""
+def training_jobset(job: Manifest, restarts: int) -> Manifest:
+    """Wrap the Job of a training on several nodes in a JobSet, whose controller creates it again after failures and disruptions.
+
+    Args:
+        restarts: limit of restarts; those after disruptions do not count.
+    """
+    spec = {field: value for field, value in job["spec"].items() if field not in {"suspend", "ttlSecondsAfterFinished"}}
+    rules = [
+        {
+            "name": "disrupted",
+            "action": "RestartJobSetAndIgnoreMaxRestarts",
+            "onJobFailureReasons": ["PodFailurePolicy"],
+            "onJobFailureMessagePatterns": ["DisruptionTarget"],
+        },
+        {"name": "permanent", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]},
+    ]
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": job["metadata"],
+        "spec": {
+            "suspend": False,
+            "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            # the ranks of the earlier attempt would answer to the names of the next
+            "failurePolicy": {"maxRestarts": restarts, "restartStrategy": "BlockingRecreate", "rules": rules},
+            "replicatedJobs": [{"name": JOBSET_JOB, "replicas": 1, "template": {"spec": spec}}],
+        },
+    }
+
+
+def rendezvous_service(cluster: Kubernetes, stage: str, name: str, uid: str) -> Manifest:
+    """Describe the headless Service that gives the pods of a training their DNS names.
+
+    The Job with ``uid`` owns it. It does not select the pods of an earlier Job of this name, which may still terminate.
+    """
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    metadata = {"name": name, "namespace": cluster.namespace, "labels": _labels(stage), "ownerReferences": [owner]}
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": name, "namespace": cluster.namespace, "labels": _labels(stage)},
+        "metadata": metadata,
         "spec": {
             "clusterIP": "None",
-            "selector": {JOB_LABEL: name},
+            "selector": {UID_LABEL: uid},
             "publishNotReadyAddresses": True,
             "ports": [{"name": "rendezvous", "port": PORT}],
+        },
+    }
+
+
+def _failure_policy(disruption: str) -> Manifest:
+    """Return the fields of a Job that end it at a permanent error, and take the action ``disruption`` at a lost pod."""
+    return {
+        "podReplacementPolicy": "Failed",  # the API server accepts nothing else with podFailurePolicy
+        "podFailurePolicy": {
+            "rules": [
+                {"action": disruption, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "work", "operator": "In", "values": [PERMANENT]},
+                },
+            ]
         },
     }
 
@@ -120,7 +187,11 @@ def _pod(cluster: Kubernetes, pods: Pods, command: list[str], env: list[Manifest
         "name": "work",
         "image": cluster.image,
         "command": command,
-        "env": [*({"name": name, "value": value} for name, value in {**folders, **cluster.env}.items()), *(env or [])],
+        "env": [
+            *({"name": name, "value": value} for name, value in {**folders, **cluster.env}.items()),
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            *(env or []),
+        ],
         "resources": {
             "requests": {"cpu": pods.cpu, "memory": pods.memory, "ephemeral-storage": pods.disk, **gpus},
             "limits": {"memory": pods.memory, "ephemeral-storage": pods.disk, **gpus},

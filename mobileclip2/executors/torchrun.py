@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    """Run torchrun. Return 0, or 1 if a rank failed."""
+    """Run torchrun. Return 0, 1 if a rank failed, or 128 + the number of the signal that ended it."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> int:
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks make a store of their own
     try:
         run(options)
+    except SignalException as signaled:  # the ranks have saved a checkpoint
+        return 128 + signaled.sigval
     except ChildFailedError as error:
         if number := deadly_signal(error):
             send(Failure(message=f"a training process died by {death(number)}", permanent=False))

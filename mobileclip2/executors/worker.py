@@ -13,7 +13,7 @@ import os
 import sys
 
 from mobileclip2.engine.task import run_shard_task, run_task
-from mobileclip2.errors import DamagedOutput, StoreError, UserError
+from mobileclip2.errors import ComputeError, DamagedOutput, StoreError, UserError
 from mobileclip2.executors.messages import PERMANENT, Failure, StepReport, send
 from mobileclip2.progress import Step
 from mobileclip2.store import open_storage
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             run_shard_task(storage, options.key, int(os.environ["JOB_COMPLETION_INDEX"]), options.of, _send_step)
     except UserError as error:
-        permanent = isinstance(error, DamagedOutput) or not isinstance(error, StoreError)
+        permanent = isinstance(error, DamagedOutput) or not isinstance(error, StoreError | ComputeError)
         send(Failure(message=str(error), permanent=permanent))
         return PERMANENT if permanent else 1
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def train_task(
         evaluate=evaluate,
         progress=batch.progress,
         upload=batch.scratch_store.keep,
+        timeout=timedelta(minutes=batch.profile.compute.collective_minutes),
     )
 
 

@@ -194,5 +194,6 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 def delete_partial_files(directory: Path) -> None:
     """Delete partial files of killed processes."""
-    for leftover in directory.glob(".*.partial"):
-        leftover.unlink(missing_ok=True)
+    for pattern in (".*.partial", ".tmp*"):  # ours, and those of safetensors
+        for leftover in directory.glob(pattern):
+            leftover.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from torch import distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in its __all__
 
 TIMEOUT = timedelta(hours=2)
-"""Longest time that processes wait while the main process evaluates."""
+"""Default of the longest time that processes wait for each other, while the main process evaluates for example."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class World:
 
 
 @contextmanager
-def join(device: str | torch.device) -> Iterator[World]:
+def join(device: str | torch.device, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Join the process group of torchrun's environment, or return a world of one process.
 
     Each process uses the GPU of its local rank. An existing process group is reused and not destroyed.
@@ -76,10 +76,10 @@ def join(device: str | torch.device) -> Iterator[World]:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group(
             "nccl" if gpu else "gloo",
-            store=_loopback_store(rank, size),
+            store=_loopback_store(rank, size, timeout),
             rank=rank,
             world_size=size,
-            timeout=TIMEOUT,
+            timeout=timeout,
             device_id=device if gpu else None,
         )
         try:
@@ -88,7 +88,7 @@ def join(device: str | torch.device) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _loopback_store(rank: int, size: int) -> TCPStore | None:
+def _loopback_store(rank: int, size: int, timeout: timedelta) -> TCPStore | None:
     """Return a store that only this machine can reach, or None if the ranks meet elsewhere.
 
     A ``TCPStore`` of torch listens on every interface, and it has no authentication.
@@ -98,9 +98,9 @@ def _loopback_store(rank: int, size: int) -> TCPStore | None:
         return None
     port = int(os.environ["MASTER_PORT"])
     if rank:
-        return TCPStore(host, port, size, timeout=TIMEOUT)
+        return TCPStore(host, port, size, timeout=timeout)
     listener = socket.create_server((host, port))
-    return TCPStore(host, port, size, is_master=True, timeout=TIMEOUT, master_listen_fd=listener.detach())
+    return TCPStore(host, port, size, is_master=True, timeout=timeout, master_listen_fd=listener.detach())
 
 
 class _Gather(torch.autograd.Function):

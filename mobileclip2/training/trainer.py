@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip2.config.training import TrainSettings
-from mobileclip2.errors import StoreError, UserError
+from mobileclip2.errors import ComputeError, StoreError, UserError
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.training.batches import batches
 from mobileclip2.training.checkpoint import Checkpoint, Checkpoints, delete_partial_files, save_weights
-from mobileclip2.training.distributed import World, join
+from mobileclip2.training.distributed import TIMEOUT, World, join
 from mobileclip2.training.gradients import Forward, backward, distribute, random_seed
 from mobileclip2.training.journal import Journal
 from mobileclip2.training.objectives import Objective
+from mobileclip2.training.preemption import StopRequest, stop_on_sigterm
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.strided_pointwise import replace_strided_pointwise
 
@@ -64,6 +66,7 @@ def train(
     evaluate: Evaluate | None = None,
     progress: Progress = silent,
     upload: Upload = lambda *names: None,
+    timeout: timedelta = TIMEOUT,
 ) -> TrainResult:
     """Train ``model`` in place, or resume from the newest intact checkpoint in ``directory``.
 
@@ -75,15 +78,21 @@ def train(
     The main process calls ``evaluate`` with the model in evaluation mode every ``evaluate_every`` steps and at the end,
     and adds the returned numbers to the metrics of the step. It calls ``upload`` after every checkpoint.
 
+    If one of the processes gets SIGTERM and does not handle it otherwise, all stop after the same step with a checkpoint.
+
+    Args:
+        timeout: longest time that processes wait for each other, while the main process evaluates for example.
+
     Raises:
+        ComputeError: a process got SIGTERM.
         Diverged: a loss or gradient is not finite.
         WeightsError: a checkpoint belongs to another run, or another program altered it.
         StoreError: machines have no checkpoint in common.
         UserError: the batch does not fit the data or the processes, or samples lack keys that the objective needs.
     """
-    with join(device) as world:
+    with join(device, timeout) as world, stop_on_sigterm() as stop:
         return _Run(
-            model, objective, source, settings, Path(directory), world, fingerprint, evaluate, progress, upload
+            model, objective, source, settings, Path(directory), world, fingerprint, evaluate, progress, upload, stop
         ).run()
 
 
@@ -119,6 +128,7 @@ class _Run:
     evaluate: Evaluate | None
     progress: Progress
     upload: Upload
+    stop: StopRequest
 
     def run(self) -> TrainResult:
         settings, world = self.settings, self.world
@@ -131,11 +141,13 @@ class _Run:
         for step, batch in enumerate(batches(self.source, settings, world, start), start + 1):
             if step == start + 1:
                 self._check_keys(batch)
-            self._step(forward, batch, step)
+            stopping = self._step(forward, batch, step)
             if self._due(step, settings.log_every, settings.checkpoint_every, settings.evaluate_every):
                 self._report(step)
             if self._due(step, settings.checkpoint_every):
                 self._save(step)
+            elif stopping:
+                self._stop(step)
         return self._finish()
 
     def _prepare(self) -> None:
@@ -204,7 +216,8 @@ class _Run:
                 f"needs; they have {', '.join(batch)}"
             )
 
-    def _step(self, forward: nn.Module, batch: dict[str, Tensor], step: int) -> None:
+    def _step(self, forward: nn.Module, batch: dict[str, Tensor], step: int) -> bool:
+        """Train one step. Return whether all processes are to stop after it."""
         settings, world = self.settings, self.world
         rate = learning_rate(step - 1, settings)
         for group in self.optimizer.param_groups:
@@ -224,7 +237,8 @@ class _Run:
         assert isinstance(scale, Tensor)
         with torch.no_grad():
             scale.clamp_(0, math.log(settings.max_logit_scale))
-        means = world.mean(torch.stack([loss.reshape(()) for loss in losses.values()]))
+        values = [loss.reshape(()) for loss in losses.values()]
+        *means, stopping = world.mean(torch.stack([*values, values[0].new_full((), float(self.stop.received))]))
         self.pending.append(
             {
                 "step": step,
@@ -234,6 +248,7 @@ class _Run:
                 "grad_norm": norm,
             }
         )
+        return self.stop.agree(stopping)
 
     def _due(self, step: int, *intervals: int | None) -> bool:
         return step == self.settings.total_steps or any(every and step % every == 0 for every in intervals)
@@ -285,6 +300,15 @@ class _Run:
             self.metrics.sync()
             name = self.checkpoints.save(step, self.model, self.optimizer, metrics=self.metrics.sha256)
             self.upload(METRICS, TIMING, name)
+
+    def _stop(self, step: int) -> None:
+        if self.pending:
+            self._report(step)
+        self._save(step)
+        self.world.barrier()
+        raise ComputeError(
+            f"training: stopped by SIGTERM after step {step} of {self.settings.total_steps}; it is saved, run again to continue"
+        )
 
     def _finish(self) -> TrainResult:
         self.model.eval()

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from assets import materialize
-from assets.materialize import common_metadata, define, log_progress, partitions_of
+from assets.materialize import LaunchedRun, common_metadata, define, log_progress, partitions_of
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
@@ -94,3 +97,30 @@ def test_only_steps_in_a_cluster_are_retried(demo: Pipeline, tmp_path: Path) -> 
     profile = tmp_path / "cluster.yaml"
     profile.write_text(f"{demo.profile.text}\ncompute: {{kubernetes: {{image: i}}}}\n")
     assert policy(demo) is None and policy(Pipeline(load(profile))) == materialize.LOST_POD
+
+
+def context(instance: dg.DagsterInstance, *, launched: bool) -> Any:
+    """The context of a step whose run is in the storage of ``instance``."""
+    run = create_run_for_test(instance, "job", status=dg.DagsterRunStatus.STARTED)
+    return SimpleNamespace(
+        instance=instance, run=SimpleNamespace(run_id=run.run_id, remote_job_origin=launched or None)
+    )
+
+
+def test_a_launched_run_continues_until_somebody_ends_it(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = LaunchedRun(here := context(instance, launched=True))
+    assert status.will_resume() and not status.is_ended()
+    run = instance.get_run_by_id(here.run.run_id)
+    assert run is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(instance, "get_run_by_id", lambda _: 1 / 0)
+        assert status.will_resume() and not status.is_ended(), "an outage of the database ends nothing"
+    instance.report_run_canceling(run)
+    assert status.is_ended() and not status.will_resume()
+
+
+def test_a_run_of_this_process_ends_with_it(instance: dg.DagsterInstance) -> None:
+    status = LaunchedRun(context(instance, launched=False))
+    assert not status.will_resume() and not status.is_ended()

@@ -1,4 +1,4 @@
-"""The files of k8s/: valid by the schemas of two versions, least rights, and in step with the code that they serve."""
+"""The files of k8s/: valid by the schemas of each version, least rights, and in step with the code that they serve."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.k8s.helm import CHART, manifests, values_of
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-VERSIONS = ("1.33", "1.37")
+VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 EXAMPLES = sorted((K8S / "examples").glob("*.yaml"))
 VALUES = values_of(K8S / "dagster.yaml", EXAMPLES[0])
 FILES = {"defaults": (), **{path.stem: (path,) for path in EXAMPLES}}
@@ -91,12 +91,13 @@ def test_a_run_may_do_what_the_code_asks_for_and_nothing_else():
     (role,) = kind("Role")
     allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     code = (ROOT / "mobileclip2" / "executors" / "cluster.py").read_text()
-    verbs = {"create": "create", "read": "get", "list": "list", "delete": "delete"}
+    verbs = {"create": "create", "read": "get", "get": "get", "list": "list", "delete": "delete"}
+    resources = {"pod_log": "pods/log", "custom_object": "jobsets"}
     asked = {
-        ("pods/log" if what.endswith("pod_log") else f"{what}s", verbs[verb])
-        for verb, what in re.findall(r"\.(create|read|list|delete)_namespaced_(\w+)", code)
+        (resources.get(what, f"{what}s"), verbs[verb])
+        for verb, what in re.findall(r"\.(create|read|get|list|delete)_namespaced_([a-z_]*[a-z])", code)
     }
-    assert len(asked) == 7
+    assert len(asked) == 12
     assert allowed == asked
     assert not kind("ClusterRole") and not kind("ClusterRoleBinding")
     assert all(subject["name"] == "mobileclip2" for binding in kind("RoleBinding") for subject in binding["subjects"])

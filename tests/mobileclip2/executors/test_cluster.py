@@ -25,6 +25,7 @@ class Api(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.statuses = [200]
         self.requests: list[str] = []
+        self.tokens: list[str | None] = []
         self.body = json.dumps(JOB).encode()
         super().__init__(("127.0.0.1", 0), Handler)
 
@@ -35,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         statuses = self.server.statuses
+        self.server.tokens.append(self.headers.get("Authorization"))
         self.server.requests.append(f"{self.command} {self.path.partition('?')[0]}")
         self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
         self.send_header("Content-Type", "application/json")
@@ -60,7 +62,7 @@ def api() -> Iterator[Api]:
 def cluster(api: Api) -> Cluster:
     configuration = client.Configuration(host=f"http://127.0.0.1:{api.server_address[1]}")
     configuration.retries = False
-    return Cluster(client.ApiClient(configuration), "ours", patience=5, pause=0.001)
+    return Cluster(lambda: client.ApiClient(configuration), "ours", patience=5, pause=0.001)
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
@@ -79,11 +81,41 @@ def test_an_object_that_does_not_exist_is_none(cluster: Cluster, api: Api) -> No
 
 
 def test_a_job_that_exists_is_not_created_again(cluster: Cluster, api: Api) -> None:
-    api.statuses = [503, 409]
+    api.statuses, job = [503, 409], api.body
+    api.body = json.dumps({"kind": "Status", "reason": "AlreadyExists"}).encode()
     assert cluster.create_job(JOB) is False
-    api.statuses = [201]
+    api.statuses, api.body = [201], job
     assert cluster.create_job(JOB) is True
     assert api.requests == ["POST /apis/batch/v1/namespaces/ours/jobs"] * 3
+
+
+def test_a_conflict_of_a_quota_is_retried(cluster: Cluster, api: Api) -> None:
+    """The API server answers 409 while another request changes the usage of a quota."""
+    api.statuses = [409, 409, 201]
+    api.body = json.dumps({**JOB, "reason": "Conflict"}).encode()
+    assert cluster.create_job(JOB) is True and len(api.requests) == 3
+
+
+def test_credentials_are_read_again_after_a_401(api: Api) -> None:
+    tokens = iter(["old", "new"])
+
+    def log_in() -> client.ApiClient:
+        configuration = client.Configuration(host=f"http://127.0.0.1:{api.server_address[1]}")
+        configuration.api_key["authorization"] = next(tokens)
+        return client.ApiClient(configuration)
+
+    cluster = Cluster(log_in, "ours", patience=5, pause=0.001)
+    api.statuses = [401, 201]
+    assert cluster.create_job(JOB) is True
+    assert api.tokens == ["old", "new"]
+
+
+def test_the_reasons_of_refused_pods(cluster: Cluster, api: Api) -> None:
+    event = {"message": "Error creating: no", "metadata": {"name": "e"}, "involvedObject": {}}
+    api.body = json.dumps({"kind": "EventList", "apiVersion": "v1", "items": [event]}).encode()
+    assert cluster.refusals("u") == ["Error creating: no"]
+    api.statuses = [404]
+    assert cluster.refusals("u") == []
 
 
 def test_a_refusal_names_the_namespace_and_is_not_retried(cluster: Cluster, api: Api) -> None:

@@ -69,6 +69,7 @@ query Backfill($backfill: String!) {
   }
 }
 """
+TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
 RUNS = "query Runs { runsOrError { ... on Runs { results { runId jobName status } } } }"
 LOG = """
 query Log($run: ID!) {
@@ -258,6 +259,55 @@ def test_a_killed_run_is_resumed_and_takes_its_jobs_over(running, dagster, profi
     assert manifests(profile) == expected
     assert len(of_component(running, "teacher_embeddings")) == before[1] + 4 and gate.repeated == 0
     print(f"the run's worker killed: {gate.repeated} of {len(gate.computed())} files computed again")
+
+
+def group_at_gate(running: FakeCluster, dagster: Dagster, profile: Path, folder: Path) -> tuple[Gate, str, str]:
+    """Computes a group whose pods all wait, and returns the gate, the backfill and the run."""
+    forget(profile, "teacher_embeddings/wide/image")
+    gate, before = Gate(running, folder, at=1), len(of_component(running, "step_worker"))
+    backfill = materialize(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}])
+    gate.wait_for(4)
+    until(lambda: len(of_component(running, "step_worker")) > before)
+    return gate, backfill, of_component(running, "step_worker")[before]["metadata"]["labels"]["dagster/run-id"]
+
+
+def step_pods(cluster: FakeCluster, run: str) -> list[Object]:
+    return [pod for pod in of_component(cluster, "step_worker") if pod["metadata"]["labels"]["dagster/run-id"] == run]
+
+
+def test_a_step_whose_node_is_drained_leaves_its_job_and_finds_it_again(running, dagster, profile, expected, tmp_path):
+    """SIGTERM, as an eviction sends it, raises an exception in the step."""
+    before = len(of_component(running, "teacher_embeddings"))
+    gate, backfill, run = group_at_gate(running, dagster, profile, tmp_path)
+    names = {name for name in running.objects["jobs"] if name.startswith("teacher-embeddings")}
+    running.grace_seconds, grace = 30.0, running.grace_seconds
+    (step,) = step_pods(running, run)
+    running.evict(step)
+    until(lambda: len(step_pods(running, run)) == 2)
+    running.grace_seconds = grace
+    assert step["status"]["phase"] in {"Failed", "Succeeded"}
+    assert running.objects["jobs"].keys() >= names, "the step deleted its Job"
+    running.requests.clear()
+    until(
+        lambda: any(request.startswith("GET") and request.rpartition("/")[2] in names for request in running.requests)
+    )
+    gate.open()
+    wait(dagster, backfill)
+    running.faults = Faults()
+    assert manifests(profile) == expected
+    assert len(of_component(running, "teacher_embeddings")) == before + 4 and gate.repeated == 0
+
+
+def test_the_end_of_a_run_in_the_ui_deletes_its_job(running, dagster, profile, expected, tmp_path):
+    gate, _, run = group_at_gate(running, dagster, profile, tmp_path)
+    names = {name for name in running.objects["jobs"] if name.startswith("teacher-embeddings")}
+    assert names
+    assert ask(dagster, TERMINATE, run=run)["__typename"] == "TerminateRunSuccess"
+    until(lambda: not names & set(running.objects["jobs"]))
+    gate.open()
+    running.faults = Faults()
+    wait(dagster, materialize(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}]))
+    assert manifests(profile) == expected
 
 
 def test_an_evaluation_and_what_it_lacks_go_through_the_launcher(running, dagster, profile, expected, capsys):

@@ -38,14 +38,10 @@ compute:
 
 
 @pytest.fixture
-def cluster(running, monkeypatch):
-    running.faults = Faults()
-    running.requests.clear()
-    running.everything.clear()
-    monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig))
+def cluster(emptied, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(emptied.kubeconfig))
     monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
-    yield running
-    assert running.objects == {"jobs": {}, "pods": {}, "services": {}}, "something was left behind"
+    return emptied
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +132,8 @@ def test_killed_and_evicted_pods_lose_only_the_current_shard(cluster, pipeline, 
     print(f"3 of 4 pods lost: {gate.repeated} of {SHARDS * VIEWS} files computed again")
     assert 1 <= gate.repeated <= 3 * VIEWS
     assert len(cluster.everything) == 4 + 3
+    logs = {path.stem for path in Path(pipeline.storage.url).glob(".logs/*/*.log")}
+    assert {pod["metadata"]["name"] for pod in evicted[:2]} <= logs, "the cluster has no log of an evicted pod any more"
 
 
 def test_repeated_evictions_use_no_retry(cluster, pipeline, expected, tmp_path):
@@ -150,6 +148,21 @@ def test_repeated_evictions_use_no_retry(cluster, pipeline, expected, tmp_path):
     run.end()
     assert stored(pipeline) == expected
     assert gate.repeated <= 5 * 4 * VIEWS
+
+
+def test_the_chunks_of_a_lost_node_start_again_elsewhere(cluster, pipeline, expected, tmp_path, monkeypatch, caplog):
+    """Two of four pods are on a node that stops in the middle of a shard and never answers again."""
+    monkeypatch.setattr("mobileclip2.executors.lost_nodes.SLACK_SECONDS", 0.3)
+    cluster.grace_seconds = 1.0
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    cluster.lose_node("one")
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected
+    assert "no answer from node one" in caplog.text
+    assert len([pod for pod in cluster.pods() if pod["spec"]["nodeName"] == "one"]) == 2, "they still terminate"
 
 
 def test_a_chunk_that_always_dies_fails_the_run(cluster, pipeline, tmp_path):
@@ -168,6 +181,8 @@ def test_a_chunk_that_always_dies_fails_the_run(cluster, pipeline, tmp_path):
     ):
         run.end(1)
     assert len([pod for pod in cluster.everything if pod["metadata"]["annotations"].popitem()[1] == "0"]) == 1 + 3
+    (job,) = cluster.objects["jobs"].values()
+    assert job["status"]["failedIndexes"] == "0", "the failed Job stays until its time to live"
 
 
 def test_permanent_errors_are_those_of_one_machine(cluster, pipeline):

@@ -10,10 +10,11 @@ from mobileclip2.config.compute import SANE, Kubernetes, Pods
 from mobileclip2.config.settings import Stage
 from mobileclip2.engine.graph import CODE_VERSIONS
 from mobileclip2.executors.commands import ON_THIS_MACHINE
-from mobileclip2.executors.manifests import chunks_job, rendezvous_service, unsharded_job
+from mobileclip2.executors.manifests import chunks_job, rendezvous_service, training_jobset, unsharded_job
 from mobileclip2.executors.messages import PERMANENT
+from tests.cluster import check_jobset
 
-VERSIONS = ("1.33", "1.37")
+VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 
 SETTINGS = Kubernetes(
     image="registry.example/mobileclip2:abc",
@@ -54,8 +55,8 @@ def pod_of(job):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_manifests_match_the_schemas_of_two_versions(version):
-    for manifest in [*every_job(), rendezvous_service(SETTINGS, "student", "job-0123")]:
+def test_manifests_match_the_schemas_of_each_version(version):
+    for manifest in [*every_job(), rendezvous_service(SETTINGS, "student", "job-0123", "uid-1")]:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -111,7 +112,12 @@ def test_evictions_and_permanent_errors_use_no_retry():
     assert fail["action"] == "FailJob" and fail["onExitCodes"]["values"] == [PERMANENT]
     assert fail["onExitCodes"]["containerName"] == pod_of(chunks())["containers"][0]["name"]
     assert spec["backoffLimitPerIndex"] > 0
-    assert unsharded()["spec"]["backoffLimit"] == 0
+    spec = unsharded()["spec"]
+    disrupted, permanent = spec["podFailurePolicy"]["rules"]
+    assert disrupted["action"] == permanent["action"] == "FailJob" and spec["backoffLimit"] == 0
+    assert disrupted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}], (
+        "rule 0 wins for an evicted pod"
+    )
 
 
 def test_a_stage_gets_the_pods_of_the_profile():
@@ -148,7 +154,7 @@ def test_kueue_labels_require_a_queue():
 
 
 def test_a_training_has_its_rendezvous_at_the_first_pod():
-    job, service = unsharded(), rendezvous_service(SETTINGS, "student", "job-0123")
+    job, service = unsharded(), rendezvous_service(SETTINGS, "student", "job-0123", "uid-1")
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
     pod = pod_of(job)
     (container,) = pod["containers"]
@@ -157,9 +163,39 @@ def test_a_training_has_its_rendezvous_at_the_first_pod():
         "--master-addr=job-0123-0.job-0123" in command and "--nnodes=2" in command and "--nproc-per-node=8" in command
     )
     assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
-    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/controller-uid": "uid-1"}
+    (owner,) = service["metadata"]["ownerReferences"]
+    assert owner == {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": "uid-1"}
     (rank,) = [entry for entry in container["env"] if entry["name"] == "PET_NODE_RANK"]
     assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
+
+
+def test_a_jobset_holds_the_job_of_a_training_and_restarts_it_after_disruptions():
+    job = unsharded(SETTINGS.model_copy(update={"jobset": True}))
+    jobset = training_jobset(job, 3)
+    assert jobset["metadata"] == job["metadata"], "with the queue of Kueue"
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    spec = replicated["template"]["spec"]
+    assert spec["podFailurePolicy"] == job["spec"]["podFailurePolicy"] and "suspend" not in spec
+    disrupted, permanent = jobset["spec"]["failurePolicy"]["rules"]
+    assert disrupted["action"] == "RestartJobSetAndIgnoreMaxRestarts" and permanent["action"] == "FailJobSet"
+    assert disrupted["onJobFailureMessagePatterns"] == ["DisruptionTarget"]
+    assert jobset["spec"]["failurePolicy"]["maxRestarts"] == 3
+    assert "--master-addr=job-0123-node-0-0.job-0123" in pod_of(job)["containers"][0]["command"]
+    check_jobset(jobset)
+
+
+def test_pods_know_their_name_and_trainings_get_time_for_a_checkpoint():
+    for job in every_job():
+        env = {entry["name"]: entry for entry in pod_of(job)["containers"][0]["env"]}
+        assert env["POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    training, evaluation = pod_of(unsharded()), pod_of(unsharded(stage="evaluation", trains=False))
+    assert training["terminationGracePeriodSeconds"] == 120 and "terminationGracePeriodSeconds" not in evaluation
+    assert "--shutdown-timeout=120" in training["containers"][0]["command"]
+    lingers = [word for word in training["containers"][0]["command"] if word.startswith("--linger")]
+    assert lingers == ["--linger=60"] and not [
+        word for word in evaluation["containers"][0]["command"] if "linger" in word
+    ]
 
 
 def test_a_training_on_one_node_meets_on_loopback():
@@ -171,7 +207,8 @@ def test_a_training_on_one_node_meets_on_loopback():
 
 def test_a_stage_without_training_is_one_process():
     command = pod_of(unsharded(stage="evaluation", trains=False))["containers"][0]["command"]
-    assert command[:3] == ["python", "-m", "mobileclip2.executors.worker"]
+    assert command[:3] == ["python", "-m", "mobileclip2.executors.pod"]
+    assert command[3:6] == ["s3://bucket/store", ".logs/job-0123", "mobileclip2.executors.worker"]
 
 
 @pytest.mark.parametrize(

@@ -131,3 +131,22 @@ def test_the_end_of_a_rank_is_the_cause(end, error, words, tmp_path, monkeypatch
     shown = capfd.readouterr().err.splitlines()
     assert "a library says hello" in shown and "without an end " in shown
     assert '::mobileclip2:: {"kind": "failure", "message": 7}' in shown, "an invalid message is text"
+
+
+def test_sigterm_gives_the_ranks_time_and_ends_without_a_traceback(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(1)))\n"
+        "print('up', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    command = [sys.executable, "-m", TORCHRUN, "--standalone", "--nproc-per-node=2", str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if lines.count("up\n") == 2 and line == "up\n":
+                process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert lines.count("saved\n") == 2 and "Traceback" not in "".join(lines)

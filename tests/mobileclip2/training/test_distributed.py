@@ -3,12 +3,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch import distributed as dist
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import StoreError
@@ -34,6 +37,18 @@ def test_a_process_alone_is_a_world_of_one() -> None:
         x = torch.ones(2, requires_grad=True)
         assert world.gather(x) is x
         world.barrier()
+
+
+def test_the_time_that_processes_wait_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(dist, "init_process_group", lambda *backend, **options: given.update(options))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "elsewhere"}.items():
+        monkeypatch.setenv(name, value)
+    with join("cpu", timedelta(minutes=3)):
+        assert given["timeout"] == timedelta(minutes=3)
 
 
 def losses_and_gradients(name: str, accumulate: int, world: World) -> dict[str, Tensor]:
