@@ -1,0 +1,64 @@
+"""The notebook goes the whole way from pictures to an exported model."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.notebook import cells
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "examples" / "pictures_to_model.ipynb"
+
+
+def test_it_is_stored_without_outputs():
+    content = json.loads(NOTEBOOK.read_text())
+    assert (content["nbformat"], content["metadata"]["kernelspec"]["name"]) == (4, "python3")
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    assert code and all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
+
+
+def test_every_step_of_the_way_is_there():
+    code = "\n".join(cells(NOTEBOOK))
+    for step in (
+        "import photos/",
+        "init --images",
+        ".check()",
+        ".plan(",
+        ".run(",
+        ".read(",
+        ".rank(",
+        "search ",
+        "export ",
+    ):
+        assert step in code
+    for source in cells(NOTEBOOK):
+        if not source.startswith("!"):
+            ast.parse(source)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # two minutes of two free cores, which other tests share
+def test_it_runs(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MOBILECLIP2_CACHE": str(tmp_path / "cache")}
+    environment |= {"TMPDIR": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("MOBILECLIP2_PROFILE", None)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.notebook", str(NOTEBOOK)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "samples from" in done.stdout and "'acc1'" in done.stdout and "image.onnx" in done.stdout
+    (page,) = tmp_path.rglob("search.html")
+    assert page.read_text().count("<img") == 10
+    assert not list(ROOT.glob("search.html"))
