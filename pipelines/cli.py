@@ -321,32 +321,18 @@ def search_folder(chosen: argparse.Namespace) -> int:
     return search_pictures(chosen.model, queries, Path(folder), chosen.page, chosen.top, terminal_width())
 
 
-@command("check", "check a profile and its inputs, and show its graph", examples=("check --profile my.yaml",))
+@command(
+    "check",
+    "open one sample of every input, size every model, estimate what a run needs; computes nothing",
+    examples=("check", "check --profile my.yaml"),
+)
 def check(chosen: argparse.Namespace) -> int:
-    """Hash every external input, find every model on the hub, and print the number of assets of each stage."""
-    from collections import Counter
-
-    from mobileclip2.engine.source_inventory import SourceInventory
-    from mobileclip2.stages.published_weights import check_published_weights
-
+    """Check a profile with its data and models."""
     pipeline = pipeline_of(chosen)
-    inventory = SourceInventory(pipeline.profile)  # not the pipeline's, which needs the store
-    for asset in pipeline.graph.values():
-        for group in pipeline.groups(asset):
-            for slice_ in asset.slices_of(group).values():
-                for external in slice_.externals.values():
-                    inventory.digest(external, group)
-    commits = check_published_weights(pipeline, list(pipeline.graph), stored=True)
-    stages = Counter(asset.stage for asset in pipeline.graph.values())
-    grouped = [asset for asset in pipeline.graph.values() if asset.stage in ("raw_shards", "reinforced_shards")]
-    shards = sum(len(inventory.shards_of(asset.key, group)) for asset in grouped for group in pipeline.groups(asset))
-    print(f"{pipeline.profile.name}: {shards} shards in {pipeline.profile.groups} groups")
-    for stage, count in stages.items():
-        print(f"  {stage:20} {count} asset{'s' if count > 1 else ''}")
-    for field, found in commits.items():
-        for repository, commit in found.items():
-            print(f"  {field}: {repository} at revision {commit}")
-    return 0
+    with doing("importing"):
+        from pipelines.check import check_profile
+
+    return check_profile(pipeline, terminal_width())
 
 
 @command(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mobileclip2.api.model import ImageTextModel
 from mobileclip2.config.model import Model, Weights
@@ -61,6 +62,24 @@ def load(name: str | os.PathLike[str], *, device: str = "auto") -> ImageTextMode
     from mobileclip2.engine.pipeline import Pipeline
 
     return load_from_pipeline(Pipeline(load_profile(profile)), text, device=device)
+
+
+def create(architecture: str | Mapping[str, Any], *, seed: int = 0, device: str = "auto") -> ImageTextModel:
+    """Create an image-text model with random weights.
+
+    Args:
+        architecture: a name of open_clip, ``MobileCLIP2-S0``, or the ``model_cfg`` of an open_clip configuration.
+        seed: seed of the weights.
+
+    Raises:
+        UserError: open_clip does not have the architecture, or cannot build it.
+    """
+    name = architecture if isinstance(architecture, str) else "model"
+    try:
+        model = Model(open_clip=name) if isinstance(architecture, str) else Model(config=dict(architecture))
+    except ValueError as error:
+        raise UserError(f"{name}: {_reason(error)}") from error
+    return ImageTextModel(build.build(model, seed=seed), name, choose_device(device))
 
 
 def load_from_pipeline(pipeline: Pipeline, name: str, *, device: str = "auto") -> ImageTextModel:

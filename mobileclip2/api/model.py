@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode, to_rgb
 from mobileclip2.errors import UserError
+from mobileclip2.export.as_open_clip import write_folder
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.image_text import ImageText
 
@@ -55,6 +57,26 @@ class ImageTextModel:
     def __repr__(self) -> str:
         size = self.image_text.preprocess.size
         return f"<ImageTextModel {self.name}: {size} x {size} pixels, {self.embed_dim} dimensions, on {self.device}>"
+
+    @property
+    def module(self) -> nn.Module:
+        """Return open_clip's module, with ``encode_image``, ``encode_text`` and ``logit_scale``, to train it."""
+        return self.image_text.model
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return the tokens of texts, int64 ``[len(texts), context]``."""
+        return self.image_text.tokenize(texts)
+
+    def preprocess(self, image: Picture) -> Tensor:
+        """Return a picture as the module takes it, ``[3, size, size]``."""
+        return self.image_text.preprocess.whole(open_picture(image))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model as a folder for :func:`mobileclip2.load` and for ``local-dir:`` of open_clip.
+
+        If timm lacks the image tower, the folder contains the module that registers it with timm.
+        """
+        write_folder(self.image_text, Path(folder))
 
     @property
     def embed_dim(self) -> int:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Self
 
+from mobileclip2.api.dataset import ReinforcedDataset
 from mobileclip2.api.load import load_from_pipeline
 from mobileclip2.api.model import ImageTextModel
 from mobileclip2.config.profile import load as load_profile
 from mobileclip2.engine import pipeline as engine
 from mobileclip2.engine import plan as planning
+from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.executors import executor_of
 from mobileclip2.names import find
 from mobileclip2.progress import Progress, silent
+from mobileclip2.stages.reinforced_dataset import tar_name
+from mobileclip2.stages.trained import shards_of
+from mobileclip2.training.data import KEYS
 
 
 @dataclass(frozen=True)
@@ -102,14 +109,48 @@ class Pipeline:
         results = stored_results(self._pipeline, graph[key].name)
         return {result.key: dict(result.metrics) for result in results}
 
-    def files(self, name: str) -> list[Path]:
-        """Return local copies of all stored files of an asset, for example the tars of ``reinforced_dataset``.
+    def files(self, name: str, pattern: str = "*") -> list[Path]:
+        """Return local copies of the stored files of an asset, for example the ``*.tar`` of ``reinforced_dataset``.
 
         Raises:
             UserError: there is no such asset, or it is not computed.
         """
         key = find(name, self._pipeline.graph, "asset")
-        return [artifact.fetch(file.name) for artifact in self._pipeline.read(key) for file in artifact.manifest.files]
+        return [
+            artifact.fetch(file.name)
+            for artifact in self._pipeline.read(key)
+            for file in artifact.manifest.files
+            if fnmatch(file.name, pattern)
+        ]
+
+    def reinforced(self, model: ImageTextModel, *, seed: int = 0, keys: Sequence[str] = KEYS) -> ReinforcedDataset:
+        """Open the computed reinforced dataset of the profile for a training loop of one's own.
+
+        Raises:
+            UserError: the dataset is not computed.
+        """
+        pipeline = self._pipeline
+        artifacts = pipeline.read("reinforced_dataset")
+        found = [
+            (artifact, shard) for artifact in artifacts for shard in shards_of(artifact, pipeline.inventory, tar_name)
+        ]
+        dims = artifacts[0].manifest.facts["teacher_dims"]
+        names = pipeline.profile.dataset_teachers
+        return ReinforcedDataset(
+            [artifact.fetch(tar_name(shard)) for artifact, shard in found],
+            model,
+            seed=seed,
+            keys=keys,
+            images=None if pipeline.profile.dataset.images else [local_copy(shard.url) for _, shard in found],
+            teacher_dims={name: dims[name] for name in names},
+            logit_scales={name: pipeline.profile.teacher(name).logit_scale for name in names},
+        )
+
+    def check(self) -> list[str]:
+        """Return the problems of the profile and its inputs, each with what to do. One sample of each input is opened."""
+        from mobileclip2.api.check import check
+
+        return check(self._pipeline).problems
 
     def load(self, name: str, *, device: str = "auto") -> ImageTextModel:
         """Load a student or a teacher that was computed.

@@ -141,7 +141,7 @@ class SourceInventory:
         return [shard for source in self.profile.sources for shard in self._list(source, "sources")]
 
     def _list(self, source: Source | ReinforcedSource, section: str) -> list[Shard]:
-        files = self._list_shards(f"source '{source.name}'", source.url, source.pattern, section)
+        files = self.list_shards(f"source '{source.name}'", source.url, source.pattern, section)
         versions = sorted({match[1] for file in files if (match := _STORED.match(file.relative))})
         if isinstance(source, ReinforcedSource) and len(versions) > 1:
             raise ShardError(
@@ -150,8 +150,8 @@ class SourceInventory:
             )
         return [Shard(f"{source.name}/{file.relative}", file.url, file.version_token) for file in files]
 
-    def _list_shards(self, what: str, url: str | tuple[str, ...], pattern: Patterns, section: str) -> list[ListedFile]:
-        """List the tars of a source.
+    def list_shards(self, what: str, url: str | tuple[str, ...], pattern: Patterns, section: str) -> list[ListedFile]:
+        """List the tars of the field ``section`` of the profile. ``what`` names it in messages.
 
         Raises:
             ShardError: there is none, or a file is of another kind. The message says how to make shards of it.
@@ -199,7 +199,7 @@ class SourceInventory:
         images = self.profile.reinforced_source(name).images
         if images is None:
             return []
-        files = self._list_shards(f"images of '{name}'", images.url, images.pattern, "reinforced")
+        files = self.list_shards(f"images of '{name}'", images.url, images.pattern, "reinforced")
         return [Shard(*file) for file in files]
 
     def corpus_shards(self, name: str) -> list[Shard]:
@@ -209,7 +209,7 @@ class SourceInventory:
             ShardError: no file matches its pattern.
         """
         corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == name)
-        files = self._list_shards(f"caption corpus '{name}'", corpus.url, corpus.pattern, "caption_corpora")
+        files = self.list_shards(f"caption corpus '{name}'", corpus.url, corpus.pattern, "caption_corpora")
         return [Shard(*file) for file in files]
 
     def digest(self, external: External, group: str | None) -> str:

@@ -30,6 +30,8 @@ def advice(url: str, names: Sequence[str], section: str) -> str:
     if not names:
         exists = url.startswith("s3://") or Path(url).exists()
         return f"{'it is empty' if exists else 'it does not exist'}; check '{section}' in the profile"
+    if any(PurePosixPath(name).name == "classnames.txt" for name in names):
+        return f"it is an evaluation set; name it under 'evaluation' and not under '{section}'"
     for endings, command in UNPACK.items():
         if found := _ending_with(names, endings):
             pattern = f"*{PurePosixPath(found[0]).name[-_length(found[0], endings) :]}"
@@ -44,6 +46,10 @@ def advice(url: str, names: Sequence[str], section: str) -> str:
         if found := _ending_with(names, endings):
             where = "copy it to this machine and run: " if url.startswith("s3://") else ""
             path = "FOLDER" if url.startswith("s3://") else url
+            others = (".txt", ".caption", *TABLES)
+            # names of folders can be labels
+            if kind == "pictures" and not _ending_with(names, others) and not any("/" in name for name in names):
+                path = f"{path} --captions TABLE"
             return (
                 f"it has {kind} such as '{found[0]}'. To make shards of them, {where or 'run: '}"
                 f"mobileclip2 import {path} -o shards/, and name the new folder in '{section}'"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
-from kubernetes.utils.quantity import parse_quantity
+from mobileclip2.extras import needs
+
+with needs("k8s"):
+    from kubernetes.utils.quantity import parse_quantity
 
 _TEMPORARY = re.compile(
     r"failed calling webhook|timeout|timed out|deadline exceeded|connection refused|internal error|etcdserver"

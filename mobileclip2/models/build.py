@@ -12,7 +12,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import open_clip
 import torch
@@ -27,7 +27,7 @@ from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
 from mobileclip2.models.checkpoint import load_foreign_weights, load_weights, read_state
 from mobileclip2.models.hub import CONFIG as CONFIG
-from mobileclip2.models.hub import TEXT_CONFIG, Files, download
+from mobileclip2.models.hub import TEXT_CONFIG, Files, download, download_architecture
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import cache_tokens
@@ -56,17 +56,31 @@ def build(
         return _build(model, download(model, weights_file, commits), seed)
 
 
+def build_without_weights(model: Model, commits: Mapping[str, str] | None = None) -> ImageText:
+    """Build a model at full size on the meta device, which takes no memory. Download no weights.
+
+    Raises:
+        WeightsError: the configuration or the tokenizer cannot be downloaded.
+        UserError: open_clip cannot build the model.
+    """
+    files = download_architecture(model, commits)
+    return from_config(_config(model, files), files.tokenizer, device="meta")
+
+
 def _build(model: Model, files: Files, seed: int) -> ImageText:
     torch.manual_seed(seed)
-    config = files.config or {"model_cfg": model.architecture, "preprocess_cfg": _preprocess_config(model)}
-    if files.text_config:
-        config[TEXT_TOWER] = files.text_config
-    image_text = from_config(config, files.tokenizer)
+    image_text = from_config(_config(model, files), files.tokenizer)
     if files.weights:
         load_foreign_weights(image_text.model, read_state(files.weights), str(files.weights))
     if files.origins:
         image_text.provenance = {"hub_files": {name: file_sha256(path) for name, path in files.origins.items()}}
     return image_text
+
+
+def _config(model: Model, files: Files) -> dict[str, Any]:
+    """Return the content of the ``open_clip_config.json`` of a model."""
+    config = files.config or {"model_cfg": model.architecture, "preprocess_cfg": _preprocess_config(model)}
+    return {**config, **({TEXT_TOWER: files.text_config} if files.text_config else {})}
 
 
 def _preprocess_config(model: Model) -> dict[str, Any]:
@@ -79,10 +93,13 @@ def _preprocess_config(model: Model) -> dict[str, Any]:
     return {key: published[key] for key in CONVENTIONS if published.get(key) not in (None, "shortest")}
 
 
-def from_config(config: dict[str, Any], tokenizer: Mapping[str, bytes] | None = None) -> ImageText:
+def from_config(
+    config: dict[str, Any], tokenizer: Mapping[str, bytes] | None = None, *, device: Literal["cpu", "meta"] = "cpu"
+) -> ImageText:
     """Build a model from the content of an ``open_clip_config.json``. Initialize it from torch's current seed.
 
     ``tokenizer`` contains the files of the tokenizer by name. It is empty for CLIP's tokenizer. No file is downloaded.
+    On the device ``meta``, tensors have shapes and no values.
 
     Raises:
         UserError: open_clip cannot build the model, or the image tower takes images of another size.
@@ -95,7 +112,8 @@ def from_config(config: dict[str, Any], tokenizer: Mapping[str, bytes] | None = 
             (Path(folder) / name).write_bytes(content)
         name = f"local-dir:{folder}"
         try:
-            model = open_clip.create_model(name, load_weights=False, pretrained_text=False)
+            with torch.device(device) if device == "meta" else contextlib.nullcontext():
+                model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device=device)
             if isinstance(model, open_clip.CoCa):
                 # open_clip leaves this tensor uninitialized
                 nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)

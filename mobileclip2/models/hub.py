@@ -365,6 +365,24 @@ def download(model: Model, weights: Path | None = None, commits: Mapping[str, st
     return files
 
 
+def download_architecture(model: Model, commits: Mapping[str, str] | None = None) -> Files:
+    """Download the configuration and the tokenizer of a model, and no weights.
+
+    Raises:
+        WeightsError: a file cannot be downloaded.
+    """
+    known, needed, files = dict(commits or {}), repositories(model), Files()
+    config = model.architecture
+    if needed.config:
+        with explained(f"the configuration of {model.open_clip}", REMEDY):
+            listed = listing(needed.weights, model.revision or known.get(needed.weights))
+            known[needed.weights] = listed.commit  # the tokenizer can be in the same repository
+            files.config = json.loads(files.add(listed, (CONFIG,)).read_text())
+        config = files.config.get("model_cfg", files.config)
+    _download_text(config, known, files)
+    return files
+
+
 def _check_hash(path: Path, pinned: str, label: str) -> None:
     found = file_sha256(path)
     if found != pinned:

@@ -100,14 +100,14 @@ class Split:
 
 def classified(set_: EvaluationSet, result: Result, failures: int, successes: int) -> list[list[Classified]]:
     """Return the failures with the highest rank, and successes of different classes."""
-    keys, targets, predicted, ranks = _columns(result, "key", "target", "predicted", "rank")
+    keys, targets, predicted, ranks = columns_of(result, "key", "target", "predicted", "rank")
     rows = range(len(keys))
     wrong = sorted((row for row in rows if ranks[row]), key=lambda row: (-ranks[row], keys[row], row))[:failures]
     first_of_class: dict[int, int] = {}
     for row in sorted((row for row in rows if not ranks[row]), key=lambda row: (keys[row], row)):
         first_of_class.setdefault(targets[row], row)
     right = list(first_of_class.values())[:successes]
-    images = _images(set_, {*wrong, *right})
+    images = set_images(set_, {*wrong, *right})
     names = set_.classnames
     return [
         [Classified(keys[row], images[row], names[targets[row]], names[predicted[row]], ranks[row]) for row in chosen]
@@ -117,7 +117,7 @@ def classified(set_: EvaluationSet, result: Result, failures: int, successes: in
 
 def confusions(set_: EvaluationSet, result: Result) -> list[Confusion]:
     """Return the most frequent confusions. Ties go by share, then by the order of the classes."""
-    targets, predicted = _columns(result, "target", "predicted")
+    targets, predicted = columns_of(result, "target", "predicted")
     images = Counter(targets)
     pairs = Counter(pair for pair in zip(targets, predicted, strict=True) if pair[0] != pair[1])
     rows = [(count, count / images[right], right, wrong) for (right, wrong), count in pairs.items()]
@@ -131,7 +131,7 @@ def confusion_shares(set_: EvaluationSet, result: Result) -> np.ndarray | None:
     classes = len(set_.classnames)
     if not 1 < classes <= MATRIX:
         return None
-    targets, predicted = _columns(result, "target", "predicted")
+    targets, predicted = columns_of(result, "target", "predicted")
     counts = np.zeros((classes, classes))
     np.add.at(counts, (targets, predicted), 1)
     shares: np.ndarray = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -140,7 +140,7 @@ def confusion_shares(set_: EvaluationSet, result: Result) -> np.ndarray | None:
 
 def retrieved(set_: EvaluationSet, result: Result) -> list[Retrieved]:
     """Return the worst text queries and one success, then the same for image queries."""
-    kinds, keys, ranks, nearest = _columns(result, "query", "key", "rank", "nearest")
+    kinds, keys, ranks, nearest = columns_of(result, "query", "key", "rank", "nearest")
     texts = kinds.index("image")
     chosen = []
     for rows in (range(texts), range(texts, len(keys))):
@@ -153,7 +153,9 @@ def retrieved(set_: EvaluationSet, result: Result) -> list[Retrieved]:
         captions += sample.captions
         image_of_caption += [number] * len(sample.captions)
     image_of_row = {row: image_of_caption[row] if row < texts else row - texts for row in chosen}
-    images = _images(set_, {*image_of_row.values(), *(near for row in chosen if row < texts for near in nearest[row])})
+    images = set_images(
+        set_, {*image_of_row.values(), *(near for row in chosen if row < texts for near in nearest[row])}
+    )
     queries: list[Retrieved] = []
     for row, image in image_of_row.items():
         if row < texts:
@@ -168,7 +170,7 @@ def retrieved(set_: EvaluationSet, result: Result) -> list[Retrieved]:
 
 def associations(set_: EvaluationSet, result: Result) -> list[Association]:
     """Return the questions with the smallest share of found associations. Ties go by key."""
-    keys, wanted, found, chosen = _columns(result, "key", "associations", "found", "chosen")
+    keys, wanted, found, chosen = columns_of(result, "key", "associations", "found", "chosen")
     worst = sorted(range(len(keys)), key=lambda row: (found[row] / wanted[row], keys[row]))[:RETRIEVED]
     candidates: dict[str, list[Sample]] = {}
     for key, group in groupby(set_.samples(), key=lambda sample: sample.key.rpartition("/")[0]):
@@ -218,12 +220,13 @@ def _group_name(set_: EvaluationSet, field: str, number: int) -> str:
     return f"{field} {number}"
 
 
-def _columns(result: Result, *names: str) -> Iterator[list[Any]]:
+def columns_of(result: Result, *names: str) -> Iterator[list[Any]]:
+    """Return columns of the prediction table of a result."""
     assert result.samples is not None
     return (result.samples.column(name).to_pylist() for name in names)
 
 
-def _images(set_: EvaluationSet, indices: set[int]) -> dict[int, Image.Image]:
+def set_images(set_: EvaluationSet, indices: set[int]) -> dict[int, Image.Image]:
     """Return images by their index in the set, which is also their row in the table. Keys can repeat."""
     samples = islice(enumerate(set_.samples()), max(indices, default=-1) + 1)
     return {index: _small(sample) for index, sample in samples if index in indices}

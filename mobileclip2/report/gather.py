@@ -14,6 +14,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.errors import UserError
 from mobileclip2.extras import versions
+from mobileclip2.report.gather_gallery import gather_gallery
 from mobileclip2.report.page import EvaluatedModel, Tile, Training
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.pipeline import Curve, Report, Skip, Stage
@@ -36,6 +37,7 @@ def gather(pipeline: Pipeline) -> Report:
         profile_name=profile.name,
         created=datetime.date.today().isoformat(),
         models=models,
+        gallery=gather_gallery(pipeline, models),
         highlights=_highlights(models),
         trainings=_trainings(pipeline),
         studies=[study_result(pipeline, study.name) for study in profile.studies],

@@ -17,6 +17,7 @@ from mobileclip2.extras import versions
 from mobileclip2.models.device import choose_device
 from mobileclip2.report import examples
 from mobileclip2.report.gather import SOFTWARE, evaluated_models
+from mobileclip2.report.gather_gallery import gather_gallery
 from mobileclip2.report.page import Training
 from mobileclip2.report.sheets import training_records
 from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
@@ -63,6 +64,7 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
             name, training_records(pipeline, f"student/{name}"), student.train.batch if student.train else 0
         ),
         teachers=[model for model in models if model.kind == "teacher"],
+        gallery=gather_gallery(pipeline, models, name),
         sets=[
             _examples(open_set(profile, result.key), result, profile.gate.confidence, len(results))
             for result in results

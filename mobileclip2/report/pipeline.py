@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.report import plots
+from mobileclip2.report.gallery import Gallery
 from mobileclip2.report.page import (
     EvaluatedModel,
     Tile,
@@ -35,6 +36,7 @@ METRICS = {
 """metrics of the headline table, in its order; a set without any of them shows its main metric"""
 SECTIONS = {
     "results": "Results",
+    "gallery": "Gallery",
     "training": "Training",
     "studies": "Studies",
     "between": "Interpolated weights",
@@ -89,6 +91,7 @@ class Report:
     profile_name: str
     created: str
     models: Sequence[EvaluatedModel] = ()
+    gallery: Gallery | None = None
     highlights: Sequence[Tile] = ()
     trainings: Sequence[Training] = ()
     studies: Sequence[StudyResult] = ()

@@ -16,6 +16,7 @@ from mobileclip2.evaluation.published import MODELS, NUMBERS
 from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.report import plots
 from mobileclip2.report.examples import Association, Classified, Confusion, Retrieved, Split
+from mobileclip2.report.gallery import Gallery
 from mobileclip2.report.page import EvaluatedModel, Tile, Training, accuracy_plots, loss_plots, percent, render
 
 SECTIONS = {
@@ -23,6 +24,7 @@ SECTIONS = {
     "published": "Comparison with the published models",
     "latency": "Latency and size",
     "training": "Training",
+    "side_by_side": "Gallery",
     "examples": "Examples",
 }
 PUBLISHED_ON = "iPhone 12 Pro Max"
@@ -84,6 +86,7 @@ class StudentReport:
     mains: Mapping[str, float]
     training: Training
     teachers: Sequence[EvaluatedModel] = ()
+    gallery: Gallery | None = None
     sets: Sequence[SetExamples] = ()
     software: Mapping[str, str] = field(default_factory=dict)
 

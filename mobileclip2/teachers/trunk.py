@@ -28,6 +28,18 @@ def build_trunk(spec: Locked, weights: Path) -> nn.Module:
     Raises:
         WeightsError: timm does not have the model, it does not take this size, or the weights do not fit.
     """
+    trunk: Any = trunk_architecture(spec)
+    load_weights(trunk, _timm_state(read_state(weights), trunk, trunk_config(spec), weights), str(weights))
+    check_finite(trunk.state_dict(), str(weights))
+    return cast(nn.Module, trunk.requires_grad_(False).eval())
+
+
+def trunk_architecture(spec: Locked) -> nn.Module:
+    """Build a timm model without its classifier and without weights.
+
+    Raises:
+        WeightsError: timm does not have the model, or it does not take this size.
+    """
     config = trunk_config(spec)
     name, _, _ = spec.trunk.partition(".")
     size: dict[str, Any] = {"img_size": spec.size} if config.fixed_input_size else {}
@@ -40,9 +52,7 @@ def build_trunk(spec: Locked, weights: Path) -> nn.Module:
             "correct 'locked.trunk' or 'locked.size'"
         ) from error
     _check_size(trunk, spec)
-    load_weights(trunk, _timm_state(read_state(weights), trunk, config, weights), str(weights))
-    check_finite(trunk.state_dict(), str(weights))
-    return cast(nn.Module, trunk.requires_grad_(False).eval())
+    return cast(nn.Module, trunk)
 
 
 def trunk_config(spec: Locked) -> PretrainedCfg:

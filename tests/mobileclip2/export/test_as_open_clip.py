@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from mobileclip2.config.model import Model
 from mobileclip2.export import as_open_clip
 from mobileclip2.export.as_open_clip import read_folder, read_towers, write_folder, write_towers
 from mobileclip2.models import fastvit
-from mobileclip2.models.build import build, from_config
+from mobileclip2.models.build import build, from_config, save
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.reparameterize import reparameterize
 from tests.mobileclip2.models.small_towers import write
@@ -62,3 +64,57 @@ def test_only_towers_that_timm_lacks_come_with_their_module(image_text: ImageTex
     config = {"model_cfg": {"vision_cfg": {"timm_model_name": "efficientnet_lite0"}}}
     timm = ImageText(image_text.model, image_text.tokenize, image_text.preprocess, 8, config)
     assert as_open_clip.architecture(timm) is None
+
+
+PLAIN = """
+import importlib.abc, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"mobileclip2", "pipelines", "assets"}:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Absent())
+folder, texts = sys.argv[1], sys.argv[2:]
+if "fastvit" in folder:
+    sys.path.insert(0, folder)
+    import fastvit
+import open_clip, torch
+from safetensors.torch import load_file, save_file
+model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
+pixels = load_file(f"{folder}/../pixels.safetensors")["pixels"]
+with torch.inference_mode():
+    features = {
+        "image": model.eval().encode_image(pixels, normalize=True),
+        "text": model.encode_text(tokenize(texts), normalize=True),
+    }
+save_file(features, f"{folder}/../features.safetensors")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "vision"),
+    [
+        ("fastvit", FASTVIT),
+        ("timm", {"timm_model_name": "test_vit", "timm_proj": "linear", "image_size": 160}),
+        ("builtin", TINY["vision_cfg"]),
+    ],
+)
+def test_a_student_loads_where_this_package_does_not_exist(tmp_path, name, vision):
+    from safetensors.torch import load_file, save_file
+
+    image_text = from_config({"model_cfg": {**TINY, "vision_cfg": vision}})
+    folder = tmp_path / name
+    if name == "fastvit":
+        write_folder(image_text, folder)
+    else:
+        save(image_text, folder)  # as the stage stores a student, without an export
+    pixels = torch.rand(2, 3, image_text.preprocess.size, image_text.preprocess.size)
+    save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
+    command = [sys.executable, "-c", PLAIN, str(folder), *TEXTS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    features = load_file(tmp_path / "features.safetensors")
+    torch.testing.assert_close(features["image"], image_text.embed_images(pixels), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features["text"], image_text.embed_texts(TEXTS), rtol=1e-4, atol=1e-4)
