@@ -32,6 +32,7 @@ IMPORTED = (
     "pydantic",
     "pyyaml",
     "pathspec",
+    "braceexpand",
     "isal",
 )
 """distributions that the sections of the GPU benchmark import; ``tests/benchmarks/test_wheels.py`` holds this to what they do"""

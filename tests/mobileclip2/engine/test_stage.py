@@ -14,6 +14,9 @@ BY_SHARD = {
     "synthetic_captions",
     "teacher_embeddings",
     "reinforced_dataset",
+    "reinforced_shards",
+    "filter_scores",
+    "selected_shards",
 }
 
 
