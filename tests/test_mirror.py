@@ -13,6 +13,7 @@ MODULES = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.p
 ACROSS_MODULES = {
     "mobileclip2/data/test_declared_sizes.py": "reads headers that declare more than the file has",
     "mobileclip2/engine/test_damage.py": "damages each kind of file of a finished store",
+    "mobileclip2/engine/test_determinism.py": "compares the bytes of other surroundings and processors",
     "mobileclip2/engine/test_recovery.py": "kills the whole graph at any moment",
     "mobileclip2/evaluation/test_clip_benchmark.py": "compares all metrics with those of clip-benchmark",
     "mobileclip2/evaluation/test_evaluation_tasks.py": "evaluates each task of the suite in its published layout",

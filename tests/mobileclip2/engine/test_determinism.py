@@ -1,0 +1,86 @@
+"""What is equal byte for byte in other surroundings and on other processors: docs/determinism.md."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_tiny
+
+DATA_STAGES = ("raw_shards", "caption_corpus", "augmentations")
+PROGRAM = """
+import os, sys
+os.umask(int(sys.argv[3], 8))
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import Pipeline
+pipeline = Pipeline(load(sys.argv[1]))
+for asset, group in pipeline.stale():
+    if asset.stage in sys.argv[2].split(",") or sys.argv[2] == "all":
+        pipeline.materialize(asset.key, group)
+"""
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def manifests(profile: Path, stages: str, cwd: Path, umask: str = "022", **environment: str) -> dict[str, bytes]:
+    """Materialize the stages in a process of its own, and return the manifests by path."""
+    values = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    values["MOBILECLIP2_CACHE"] = str(profile.parent.with_name(f"{profile.parent.name}-cache"))
+    command = [sys.executable, "-c", PROGRAM, str(profile), stages, umask]
+    done = subprocess.run(command, cwd=cwd, env=values, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    store = profile.parent / "store"
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
+    folder = tmp_path_factory.mktemp("data")
+    yield manifests(copied(base, folder / "tiny"), ",".join(DATA_STAGES), folder)
+
+
+def copied(profile: Path, folder: Path) -> Path:
+    """Copy a profile with its inputs, and create the files in the opposite order."""
+    for file in sorted(profile.parent.rglob("*"), reverse=True):
+        if file.is_file():
+            target = folder / file.relative_to(profile.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    return folder / profile.name
+
+
+@pytest.mark.slow
+def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Path) -> None:
+    """Another hash seed, time zone, locale, encoding, umask, folder and order of files, with equal arithmetic."""
+    here = manifests(copied(base, tmp_path / "here"), "all", tmp_path)
+    other = tmp_path / "another folder" / "with spaces"
+    surroundings = {"PYTHONHASHSEED": "77", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    there = manifests(copied(base, other), "all", Path("/"), "077", **surroundings)
+    assert len(here) > 35 and there == here
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"OMP_NUM_THREADS": "2"},
+        {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
+    ],
+    ids=["threads", "avx2", "sse41"],
+)
+def test_the_data_stages_are_equal_on_other_processors(
+    base: Path, data: dict[str, bytes], tmp_path: Path, processor: dict[str, str]
+) -> None:
+    assert {path.split("/")[0] for path in data} == set(DATA_STAGES)
+    assert manifests(copied(base, tmp_path / "tiny"), ",".join(DATA_STAGES), tmp_path, **processor) == data
