@@ -6,6 +6,7 @@ import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +16,8 @@ from mobileclip2.config.filters import Filters
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode
 from mobileclip2.data.importing.open_rows import open_rows
-from mobileclip2.data.indexed_tar import member_names
 from mobileclip2.data.reinforced_format import parse
-from mobileclip2.data.tar import RawSample, read_samples, split_path
+from mobileclip2.data.tar import RawSample, member_names, read_samples, split_path
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, validate_shard
 from mobileclip2.data.validate_reinforced import complete
 from mobileclip2.engine.source_inventory import ListedFile, list_files, local_copy
@@ -204,13 +204,11 @@ def _located(message: str, folder: Path, url: str, field: str) -> str:
 def _count(shard: Path) -> int:
     """Count the keys of a tar that have an image, from its headers. A damaged end is found by the stage that reads it."""
     keys = set()
-    try:
-        for name in member_names(shard):
+    with suppress(ShardError), shard.open("rb") as file:
+        for name in member_names(file, str(shard)):
             parts = split_path(name)
             if parts and parts[1].rpartition(".")[2] in IMAGE_EXTENSIONS:
                 keys.add(parts[0])
-    except ShardError:
-        pass
     return max(1, len(keys))
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from mobileclip2.data.row_file import RowFile, Rows
-from mobileclip2.data.tar import StrictTar, clear_headers, path_fault, split_path
+from mobileclip2.data.tar import scan_samples
 from mobileclip2.errors import ShardError
 
 OPEN_FILES = 128
@@ -23,9 +23,8 @@ OPEN_FILES = 128
 class IndexedTar:
     """A tar with the offset and size of each member in ``file``, from one pass over the headers.
 
-    Members are grouped as in :func:`mobileclip2.data.tar.read_samples`. The first sample counts if a key occurs twice.
-    Samples are numbered in the order of the tar, or in the order of ``keys``. The object can be pickled and shared by
-    forked processes.
+    The samples are those of :func:`mobileclip2.data.tar.scan_samples` without a fault. They are numbered in the order of
+    the tar, or in the order of ``keys``. The object can be pickled and shared by forked processes.
 
     Raises:
         ShardError: the file is missing, truncated, damaged or not a tar, or it lacks one of the keys.
@@ -33,10 +32,9 @@ class IndexedTar:
 
     def __init__(self, path: Path, file: RowFile | None = None, keys: Iterable[str] | None = None) -> None:
         self.path = path
-        with _guard(path):
-            status = path.stat()
-            self._identity = status.st_ino, status.st_size, status.st_mtime_ns
-            samples = _scan(path)
+        with _guard(path), path.open("rb") as opened:
+            self._identity = _identity(opened)
+            samples = {sample.key: sample.spans for sample in scan_samples(opened, str(path)) if not sample.fault}
         keys = list(samples if keys is None else keys)
         self._extensions = _interned(tuple(dict.fromkeys(name for members in samples.values() for name in members)))
         dtype = _row_dtype(max((len(key.encode()) for key in keys), default=1), len(self._extensions))
@@ -64,7 +62,7 @@ class IndexedTar:
         """Return the members of a sample by extension: those of ``extensions`` that exist, or all members.
 
         Raises:
-            ShardError: the file was deleted or truncated.
+            ShardError: the file was deleted, truncated or replaced.
         """
         spans = dict(zip(self._extensions, self._rows[number]["spans"].tolist(), strict=True))
         with _guard(self.path):
@@ -77,17 +75,6 @@ class IndexedTar:
                     if len(members[extension]) != size:
                         raise tarfile.ReadError(f"ends within '{self.key(number)}.{extension}'")
         return members
-
-
-def member_names(path: Path) -> Iterator[str]:
-    """Yield the names of the regular files of a tar, from its headers.
-
-    Raises:
-        ShardError: the file is missing, truncated, damaged or not a tar.
-    """
-    with _guard(path):
-        for name, _, _ in _files(path):
-            yield name
 
 
 @lru_cache
@@ -105,67 +92,18 @@ def _text(key: bytes) -> str:
     return str(key, "utf-8")
 
 
-def _scan(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
-    last, members = None, dict[str, tuple[int, int]]()
-    for name, offset, size in _files(path):
-        parts = split_path(name)
-        if parts is None or path_fault(name):
-            continue
-        key, extension = parts
-        if key != last or extension in members:
-            last, members = key, {}
-            samples.setdefault(key, members)
-        members[extension] = offset, size
-    return samples
-
-
-def _files(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield name, offset and size of every regular file. A missing end marker is an error, as in truncated tars."""
-    with path.open("rb") as file, StrictTar.open(fileobj=file, mode="r:") as tar:
-        tar.end = path.stat().st_size  # opening the tar has moved the position of the file
-        _rewind(tar)
-        while True:
-            file.seek(tar.offset)
-            if name_and_size := _parse_plain_header(file.read(tarfile.BLOCKSIZE)):
-                name, size = name_and_size
-                start = tar.offset + tarfile.BLOCKSIZE
-                tar.offset = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            else:
-                file.seek(tar.offset)
-                info = tar.next()
-                if info is None:
-                    return
-                clear_headers(tar)
-                if not info.isreg():
-                    tar.check(info.name, info.offset_data, info.size)
-                    continue
-                name, start, size = info.name, info.offset_data, info.size
-            tar.check(name, start, size)
-            yield name, start, size
-
-
-def _rewind(tar: tarfile.TarFile) -> None:
-    """Rewind the tar, because opening it reads the first header."""
-    tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
-    clear_headers(tar)
-
-
-def _parse_plain_header(header: bytes) -> tuple[str, int] | None:
-    """Return name and size from a plain file header, or None. This is several times as fast as ``tarfile``."""
-    if header[156:157] != b"0" or header[257:262] != b"ustar" or header[345:346] != b"\0":
-        return None
-    try:
-        if int(header[148:156].split(b"\0")[0], 8) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" "):
-            return None
-        return header[:100].split(b"\0")[0].decode("ascii"), int(header[124:136].rstrip(b"\0 "), 8)
-    except ValueError:
-        return None
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(OPEN_FILES)
 def _open(path: Path, identity: tuple[int, ...]) -> BinaryIO:
-    return path.open("rb", buffering=0)
+    file = path.open("rb", buffering=0)
+    if _identity(file) != identity:
+        file.close()
+        raise tarfile.ReadError("it was replaced or written to after it was indexed")
+    return file
 
 
 @contextmanager

@@ -10,10 +10,11 @@ import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.errors import ShardError
@@ -38,31 +39,70 @@ class RawSample:
     fault: BadSample | None = None
 
 
-def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[RawSample]:
-    """Yield the samples of an uncompressed tar in order. The tar is a stream, and one sample is in memory.
+@dataclass
+class ScannedSample:
+    """Position of the members of one key in a tar.
+
+    A sample with a ``fault`` cannot be used and has no spans.
+    """
+
+    key: str
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """offset and size by lower-case extension"""
+    fault: BadSample | None = None
+
+
+def scan_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[ScannedSample]:
+    """Yield the samples of an uncompressed tar in order, from its headers. ``file`` is seekable.
+
+    This function alone decides what a sample is. :func:`read_samples` and
+    :class:`~mobileclip2.data.indexed_tar.IndexedTar` read the spans that it finds.
 
     Bad samples have a fault: ``bad-path`` (absolute or with ".."), ``bad-key`` (not UTF-8, or control characters),
-    ``sample-too-large``, or ``duplicate-key`` (the key occurred earlier in the tar). ``ignored`` counts members outside
-    any sample by kind: links, devices, names without key or extension.
+    ``sample-too-large``, ``sparse-member``, or ``duplicate-key`` (the key occurred earlier in the tar). ``ignored`` counts
+    members outside any sample by kind: links, devices, names without key or extension.
 
     Raises:
         ShardError: the file is truncated, damaged or not a tar. The message has ``name``, the byte and the last complete
             sample. All complete samples before the damage are yielded first.
     """
-    tar: StrictTar | None = None
-    last = None
-    try:
-        end = _file_end(file)
-        tar = StrictTar.open(fileobj=file, mode="r|")
-        tar.end = end
-        for sample in _group(tar, Counter() if ignored is None else ignored):
+    with _opened(file, name) as tar:
+        for sample in _group(_walk(tar), Counter() if ignored is None else ignored):
             yield sample
-            last = sample.key
+            tar.last = sample.key
         _check_end(tar)
-    except (tarfile.TarError, UnicodeError) as error:
-        raise ShardError(f"{name}: {_damage(error, tar, last, file)}") from error
-    except OSError as error:
-        raise ShardError(f"{name}: cannot be read: {error}") from error
+
+
+def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[RawSample]:
+    """Yield the samples of :func:`scan_samples` with the bytes of their members. One sample is in memory.
+
+    Raises:
+        ShardError: the file is truncated, damaged or not a tar, or it changes while it is read.
+    """
+    for sample in scan_samples(file, name, ignored):
+        members = {}
+        for extension, (offset, size) in sample.spans.items():
+            try:
+                file.seek(offset)
+                members[extension] = file.read(size)
+            except OSError as error:
+                raise ShardError(f"{name}: cannot be read: {error}") from error
+            if len(members[extension]) != size:
+                raise ShardError(f"{name}: ends within '{sample.key}.{extension}'. Fetch the shard again")
+        yield RawSample(sample.key, members, sample.fault)
+
+
+def member_names(file: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the names of the regular files of a tar, from its headers.
+
+    Raises:
+        ShardError: the file is truncated, damaged or not a tar.
+    """
+    with _opened(file, name) as tar:
+        for member in _walk(tar):
+            if member.kind in ("file", "sparse"):
+                yield member.name
+        _check_end(tar)
 
 
 class TarWriter:
@@ -145,6 +185,9 @@ class _StrictHeader(tarfile.TarInfo):
             raise tarfile.ReadError(f"an extended header of {self.size:,} bytes; at most {MAX_HEADER_BYTES:,}")
         return super()._proc_member(tar)  # type: ignore[misc, no-any-return]  # not in typeshed
 
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        """Do not read the map of a sparse member, which can be as large as the file."""
+
 
 class _Utf8Tar(tarfile.TarFile):
     encoding = "utf-8"  # the default depends on the locale
@@ -154,8 +197,10 @@ class StrictTar(_Utf8Tar):
     """A ``TarFile`` that raises ``ReadError`` for a damaged header, and for a member that cannot lie in the file."""
 
     tarinfo = _StrictHeader
-    end: int | None = None
-    """size of the file, or None if it is not known"""
+    end: int
+    """size of the file"""
+    last: str | None = None
+    """key of the last complete sample"""
 
     def check(self, name: str, start: int, size: int) -> None:
         """Compare what a header declares with the file. ``offset`` is then the start of the next header.
@@ -166,67 +211,133 @@ class StrictTar(_Utf8Tar):
         if size < 0 or self.offset < start:
             self.offset = start - tarfile.BLOCKSIZE
             raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes")
-        if self.end is not None and self.offset > self.end:
+        if self.offset > self.end:
             raise tarfile.ReadError(f"'{name[:200]}' ends at byte {self.offset:,}, behind the file")
 
 
-def _file_end(file: BinaryIO) -> int | None:
-    """Return the number of bytes from the position of a file to its end, or None for a pipe."""
+@contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[StrictTar]:
+    """Open a tar, and name the file and the position in errors of the block."""
+    tar: StrictTar | None = None
     try:
-        if not file.seekable():
-            return None
-        position = file.tell()
         end = file.seek(0, os.SEEK_END)
-        file.seek(position)
-    except (AttributeError, OSError):
+        file.seek(0)
+        tar = StrictTar.open(fileobj=file, mode="r:")
+        tar.end = end
+        # opening it has read the first header
+        tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
+        clear_headers(tar)
+        yield tar
+    except (tarfile.TarError, UnicodeError) as error:
+        raise ShardError(f"{name}: {_damage(error, tar, file)}") from error
+    except OSError as error:
+        raise ShardError(f"{name}: cannot be read: {error}") from error
+
+
+class _Member(NamedTuple):
+    name: str
+    offset: int
+    """start of the data"""
+    size: int
+    kind: str
+    """``file``, ``sparse``, ``folder``, ``link`` or ``device``"""
+
+
+def _walk(tar: StrictTar) -> Iterator[_Member]:
+    """Yield the members of a tar. Between two members, the position of the file may change.
+
+    Raises:
+        ReadError: a header is damaged, a member cannot lie in the file, a global header changes members, or the end marker is
+            missing.
+    """
+    file = tar.fileobj
+    assert file is not None
+    while True:
+        file.seek(tar.offset)
+        # global fields apply to the members after them, which the plain header does not show
+        plain = None if tar.pax_headers else _parse_plain_header(file.read(tarfile.BLOCKSIZE))
+        if plain:
+            name, size = plain
+            start, kind = tar.offset + tarfile.BLOCKSIZE, "file"
+            tar.offset = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        else:
+            file.seek(tar.offset)
+            info = tar.next()
+            if info is None:
+                return
+            clear_headers(tar)
+            name, start, size, kind = info.name, info.offset_data, info.size, _kind(info)
+            if found := _GLOBAL.intersection(tar.pax_headers):
+                raise tarfile.ReadError(f"a global header sets '{min(found)}' of all members")
+        tar.check(name, start, size)
+        if kind == "file" and start + size > tar.offset:
+            raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes and its header another size")
+        yield _Member(name, start, size, kind)
+
+
+_GLOBAL = {"path", "linkpath", "size", "hdrcharset"}
+"""fields of a global header that would give all members one name or size, or another encoding"""
+
+
+def _parse_plain_header(header: bytes) -> tuple[str, int] | None:
+    """Return name and size from a plain file header, or None. This is several times as fast as ``tarfile``."""
+    if header[156:157] != b"0" or header[257:262] != b"ustar" or header[345:346] != b"\0":
         return None
-    return end - position
+    try:
+        if int(header[148:156].split(b"\0")[0], 8) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" "):
+            return None
+        return header[:100].split(b"\0")[0].decode("ascii"), int(header[124:136].rstrip(b"\0 "), 8)
+    except ValueError:
+        return None
 
 
-def _group(tar: StrictTar, ignored: Counter[str]) -> Iterator[RawSample]:
+def _group(members: Iterator[_Member], ignored: Counter[str]) -> Iterator[ScannedSample]:
     seen: set[str] = set()
-    sample: RawSample | None = None
+    sample: ScannedSample | None = None
     extensions: set[str] = set()
     size = 0
-    while (info := tar.next()) is not None:
-        clear_headers(tar)
-        parts = split_path(info.name)
-        if not info.isreg() or parts is None:
-            tar.check(info.name, info.offset_data, info.size)
-            if not info.isdir():
-                ignored[_kind(info)] += 1
+    for member in members:
+        parts = split_path(member.name)
+        if member.kind not in ("file", "sparse") or parts is None:
+            if member.kind != "folder":
+                ignored["no-key" if member.kind in ("file", "sparse") else member.kind] += 1
             continue
         key, extension = parts
         if sample is None or sample.key != key or extension in extensions:
             if sample is not None:
                 yield sample
-            sample, extensions, size = RawSample(key, fault=path_fault(info.name)), set(), 0
+            sample, extensions, size = ScannedSample(key), set(), 0
             if key in seen:
                 sample.fault = BadSample("duplicate-key", "the key came earlier; members must lie side by side")
             seen.add(key)
-        tar.check(info.name, info.offset_data, info.size)
         extensions.add(extension)
-        size += info.size
-        if size > MAX_SAMPLE_BYTES and not sample.fault:
-            detail = f"'{info.name}' brings it to {size:,} bytes; at most {MAX_SAMPLE_BYTES:,}"
-            sample.fault = BadSample("sample-too-large", detail)
+        size += member.size
+        sample.fault = sample.fault or _fault(member, size)
         if sample.fault:
-            sample.members.clear()
+            sample.spans.clear()
         else:
-            sample.members[extension] = _content(tar, info)
+            sample.spans[extension] = member.offset, member.size
     if sample is not None:
         yield sample
+
+
+def _fault(member: _Member, size: int) -> BadSample | None:
+    """Return the fault of a member that brings its sample to ``size`` bytes, or None."""
+    if fault := path_fault(member.name):
+        return fault
+    if member.kind == "sparse":
+        return BadSample(
+            "sparse-member", f"'{member.name}' is stored as a sparse file; pack the shard without '--sparse'"
+        )
+    if size > MAX_SAMPLE_BYTES:
+        detail = f"'{member.name}' brings it to {size:,} bytes; at most {MAX_SAMPLE_BYTES:,}"
+        return BadSample("sample-too-large", detail)
+    return None
 
 
 def clear_headers(tar: tarfile.TarFile) -> None:
     """Clear the header cache of ``tarfile``, which grows with the shard."""
     tar.members.clear()  # type: ignore[attr-defined]  # not in typeshed
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(info)
-    assert file is not None
-    return file.read(info.size)
 
 
 def split_path(path: str) -> tuple[str, str] | None:
@@ -250,14 +361,19 @@ def path_fault(path: str) -> BadSample | None:
 
 
 def _kind(info: tarfile.TarInfo) -> str:
+    if info.type == tarfile.GNUTYPE_SPARSE or any(field.startswith("GNU.sparse.") for field in info.pax_headers):
+        return "sparse"
     if info.isreg():
-        return "no-key"
+        return "file"
+    if info.isdir():
+        return "folder"
     return "link" if info.issym() or info.islnk() else "device"
 
 
-def _check_end(tar: tarfile.TarFile) -> None:
+def _check_end(tar: StrictTar) -> None:
     """Check that only zeros follow the end marker, because a hole or a second tar would hide samples."""
     assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
     while block := tar.fileobj.read(tarfile.RECORDSIZE):
         if block.strip(b"\0"):
             raise tarfile.ReadError("more data follows the end-of-archive marker")
@@ -271,7 +387,7 @@ _COMPRESSED = {
 """name of a compression and command that reads it, by the first bytes of a file"""
 
 
-def _damage(error: Exception, tar: StrictTar | None, last: str | None, file: BinaryIO) -> str:
+def _damage(error: Exception, tar: StrictTar | None, file: BinaryIO) -> str:
     if tar is None:
         start = b""
         with contextlib.suppress(AttributeError, OSError):
@@ -284,7 +400,6 @@ def _damage(error: Exception, tar: StrictTar | None, last: str | None, file: Bin
                     f"{command} FILE > PLAIN.tar"
                 )
         return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"
-    assert tar.fileobj is not None
-    byte = min(tar.offset, tar.fileobj.tell() if tar.end is None else tar.end)
-    position = f"the last complete sample is '{last}'" if last else "no complete sample precedes it"
+    byte = min(tar.offset, tar.end)
+    position = f"the last complete sample is '{tar.last}'" if tar.last else "no complete sample precedes it"
     return f"cut off or damaged at byte {byte:,} ({error}); {position}. Fetch the shard again"

@@ -34,8 +34,7 @@ import pyarrow.parquet as pq
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.caption_text import is_visible
-from mobileclip2.data.indexed_tar import member_names
-from mobileclip2.data.tar import RawSample, read_samples
+from mobileclip2.data.tar import RawSample, member_names, read_samples
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.store.storage import file_sha256
 
@@ -353,6 +352,8 @@ def _captions(raw: RawSample) -> tuple[str, ...]:
 
 def _count_images(shard: Path) -> int:
     try:
-        return sum(Path(name).suffix.lower().lstrip(".") in IMAGES for name in member_names(shard))
-    except ShardError:
+        with shard.open("rb") as file:
+            names = member_names(file, str(shard))
+            return sum(Path(name).suffix.lower().lstrip(".") in IMAGES for name in names)
+    except (OSError, ShardError):
         return 0
