@@ -141,7 +141,9 @@ class Pipeline:
             model,
             seed=seed,
             keys=keys,
-            images=None if pipeline.profile.dataset.images else [local_copy(shard.url) for _, shard in found],
+            images=None
+            if pipeline.profile.dataset.images
+            else [local_copy(shard.url, shard.version_token) for _, shard in found],
             teacher_dims={name: dims[name] for name in names},
             logit_scales={name: pipeline.profile.teacher(name).logit_scale for name in names},
         )

@@ -20,7 +20,7 @@ from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import opaque_copy
 from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
 from mobileclip2.data.tar import TarWriter
-from mobileclip2.data.validate import KEPT, MAX_TEXT_BYTES, SKIPPED, iter_valid
+from mobileclip2.data.validate import KEPT, MAX_TEXT_BYTES, SKIPPED, check_image, iter_valid
 from mobileclip2.errors import DamagedOutput, ShardError
 from mobileclip2.store.storage import atomic_path
 
@@ -58,7 +58,7 @@ class JoinCounts:
 
 
 def join_shard(
-    source: Path,
+    source: Path | BinaryIO,
     raw: Path,
     views: Sequence[Path],
     captions: Mapping[str, Sequence[Path]],
@@ -68,7 +68,7 @@ def join_shard(
     storage: Storage = "pth.gz",
     images: bool = True,
 ) -> JoinCounts:
-    """Write the reinforced shard ``out`` of the tar ``source``. The sidecar ``raw`` lists its samples.
+    """Write the reinforced shard ``out`` of the tar ``source``, a path or an open file. The sidecar ``raw`` lists its samples.
 
     ``views`` has a sidecar for each view, ``captions`` for each caption of each captioner. An embedding is the
     concatenation of the teachers' embeddings in the order of ``teachers``. The ``json`` of each sample has their names
@@ -93,11 +93,11 @@ def join_shard(
     skipped: list[dict[str, str]] = []
     with ExitStack() as stack:
         join = _Join(rows, views, captions, teachers, stack)
-        file = stack.enter_context(_open(source))
+        file = stack.enter_context(_open(source)) if isinstance(source, Path) else source
         target = stack.enter_context(stack.enter_context(atomic_path(out)).open("wb"))
         writer = stack.enter_context(TarWriter(target))
-        for key, members in iter_valid(file, str(source), rows):
-            image = _image(source, rows[key], members)
+        for key, members in iter_valid(file, file.name, rows):
+            image = check_image(members.get(rows[key]["image"], b""), rows[key], file.name)
             try:
                 copy = opaque_copy(image) if images else None
                 sample = join.sample(key)
@@ -279,16 +279,6 @@ def _open(source: Path) -> BinaryIO:
         return source.open("rb")
     except OSError as error:
         raise ShardError(f"{source}: cannot be read ({error.strerror}); download the shard again") from error
-
-
-def _image(source: Path, row: dict[str, Any], members: dict[str, bytes]) -> bytes:
-    """Return the image. Raise ``ShardError`` if it has changed, because crops refer to the validated image."""
-    image = members.get(row["image"], b"")
-    if hashlib.sha256(image).hexdigest() != row["sha256"]:
-        raise ShardError(
-            f"{source}: '{row['key']}.{row['image']}' has changed since it was validated; run raw_shards again"
-        )
-    return image
 
 
 def _rest(members: dict[str, bytes], sha256: str, dims: dict[str, int]) -> dict[str, Any]:

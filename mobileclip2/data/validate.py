@@ -141,6 +141,19 @@ def iter_valid(file: BinaryIO, name: str, keys_in_order: Iterable[str]) -> Itera
     raise ShardError(f"{name}: sample '{key}' is gone since the shard was validated; run raw_shards again")
 
 
+def check_image(image: bytes, row: Mapping[str, Any], name: str) -> bytes:
+    """Return an image that has the hash of its row, whose schema is :data:`KEPT`.
+
+    Raises:
+        ShardError: it has changed since its validation. The message starts with ``name``, a shard.
+    """
+    if hashlib.sha256(image).hexdigest() != row["sha256"]:
+        raise ShardError(
+            f"{name}: '{row['key']}.{row['image']}' has changed since it was validated; restore the shard, or run again"
+        )
+    return image
+
+
 def validate(sample: RawSample, filters: Filters, caption_keys: Sequence[str] = ()) -> dict[str, Any]:
     """Decode the image and read the caption of a sample. Return its row with schema :data:`KEPT`.
 

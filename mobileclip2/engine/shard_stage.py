@@ -15,10 +15,9 @@ from PIL import Image
 
 from mobileclip2.data import sidecar
 from mobileclip2.data.image import decode
-from mobileclip2.data.validate import iter_valid
+from mobileclip2.data.validate import check_image, iter_valid
 from mobileclip2.engine.pipeline import Task, TaskBatch
-from mobileclip2.engine.source_inventory import Shard, local_copy
-from mobileclip2.errors import ShardError
+from mobileclip2.engine.source_inventory import Shard, open_shard
 from mobileclip2.progress import Step
 from mobileclip2.store import Artifact
 
@@ -134,15 +133,13 @@ def encoded_images(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, bytes]]:
     """Yield the key and encoded image of every valid sample of a shard, in the order of its sidecar.
 
     Raises:
-        ShardError: the shard changed after its validation.
+        ShardError: the shard changed after its validation or after the plan.
     """
-    keys = raw.column("key").to_pylist()
-    members = raw.column("image").to_pylist()
-    with local_copy(shard.url).open("rb") as file:
-        for (key, found), member in zip(iter_valid(file, shard.url, keys), members, strict=True):
-            if member not in found:
-                raise ShardError(f"{shard.url}: sample '{key}' has no '{member}' any more; run raw_shards again")
-            yield key, found[member]
+    rows = raw.select(["key", "image", "sha256"]).to_pylist()
+    with open_shard(shard) as file:
+        valid = iter_valid(file, shard.url, [row["key"] for row in rows])
+        for (key, members), row in zip(valid, rows, strict=True):
+            yield key, check_image(members.get(row["image"], b""), row, shard.url)
 
 
 def raw_table(raw: Artifact, shard: Shard) -> pa.Table:

@@ -1,7 +1,9 @@
 """List and hash the inputs outside the store: source shards, weights and evaluation sets.
 
 Fingerprints contain the content hashes of files, never their paths. Hashes of local files are cached by (path, size, mtime,
-inode), so that planning needs one ``stat`` per shard. In a bucket, the ETag is the hash.
+inode, ctime), so that planning needs one ``stat`` per shard. In a bucket, the ETag is the hash.
+
+A stage compares each file with the version that the plan saw, before and after it reads the file.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import posixpath
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pathspec import PathSpec, RegexPattern
 
@@ -262,6 +265,25 @@ class SourceInventory:
             return None
         return shared if re.fullmatch("[0-9a-f]{16}", shared) else None
 
+    @contextmanager
+    def unchanged(self, folder: Folder, planned: str) -> Iterator[None]:
+        """Compare the files of a folder with the digest ``planned`` before the block, and with each other after it.
+
+        Raises:
+            ShardError: a file was added, removed or changed.
+        """
+        urls = [self.profile.locate(each) for each in expand(folder.url)]
+        url = ", ".join(urls)
+        before, _ = list_source(urls, folder.pattern)
+        if self._listing_digest(before) != planned:
+            raise ShardError(f"{url}: a file has changed since the run was planned; run again")
+        yield
+        if changed := set(before).symmetric_difference(list_source(urls, folder.pattern)[0]):
+            raise ShardError(
+                f"{url}: '{min(changed).relative}' has changed while it was read; leave the folder alone during a run, "
+                "and run again"
+            )
+
     def share(self) -> None:
         """Write the new hashes to the store. Other machines that see the same files then read them."""
         while self._hashed and self._storage:
@@ -285,6 +307,7 @@ class SourceInventory:
             try:
                 with doing(f"hashing {posixpath.basename(url)}"):
                     digest = file_sha256(Path(url))
+                _check_version(url, version_token, _version_token(Path(url).stat()))
             except OSError as error:
                 raise ShardError(
                     f"{url}: cannot be read ({error.strerror}); restore it, or run again without it"
@@ -381,7 +404,10 @@ class ListedFile(NamedTuple):
     relative: str
     url: str
     version_token: str
-    """changes whenever the content can have changed: size, mtime and inode of a file, ETag of an object"""
+    """Changes whenever the content can have changed: size, mtime, inode and ctime of a file, ETag of an object.
+
+    It is compared within one run and is a key of caches. It is not part of a fingerprint, so a copied folder stays current.
+    """
 
 
 def list_source(urls: Sequence[str], pattern: Patterns) -> tuple[list[ListedFile], list[str]]:
@@ -477,25 +503,93 @@ def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = froz
 
 
 def _version_token(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_ctime_ns}"
 
 
-def local_copy(url: str) -> Path:
-    """Return a local path with the bytes of a file or object.
+_FIELDS = ("size", "modification time", "inode", "change time")
+"""the fields of a file's version token, in order"""
+
+
+def _check_version(url: str, planned: str, found: str) -> None:
+    """Compare the version tokens of a file or object.
 
     Raises:
-        ShardError: the file or object does not exist.
+        ShardError: they differ. The message names the fields.
+    """
+    if planned == found:
+        return
+    names = ("ETag",) if url.startswith("s3://") else _FIELDS
+    fields = zip(names, planned.split(":"), found.split(":"), strict=False)
+    changes = ", ".join(f"{name} {before} -> {after}" for name, before, after in fields if before != after)
+    raise ShardError(
+        f"{url}: the file has changed since the run was planned ({changes}); leave the sources alone during a run, and run again"
+    )
+
+
+@contextmanager
+def open_shard(shard: Shard) -> Iterator[BinaryIO]:
+    """Open the tar of a shard. Compare it with the version that the plan saw, before and after the block.
+
+    The block reads one open file, so a tar that takes its place and leaves again is not read.
+
+    Raises:
+        ShardError: the shard is missing or has changed. An error of the block can be a consequence, so this one replaces it.
+    """
+    with local_copy(shard.url, shard.version_token).open("rb") as file:
+        check_unchanged(shard, file)
+        try:
+            yield file
+        except ShardError:
+            check_unchanged(shard, file)
+            raise
+        check_unchanged(shard, file)
+
+
+def check_unchanged(shard: Shard, file: BinaryIO | None = None) -> None:
+    """Compare a shard, and the open ``file`` of a local one, with the version that the plan saw.
+
+    Raises:
+        ShardError: the shard is missing or has changed.
+    """
+    url, planned = shard.url, shard.version_token
+    if not planned:
+        return
+    try:
+        if url.startswith("s3://"):
+            storage, key = split_s3(url)
+            found = [storage.etag(key)]
+        else:
+            found = [_version_token(Path(url).stat())]
+            if file is not None:
+                found.append(_version_token(os.fstat(file.fileno())))
+    except FileNotFoundError:
+        raise _missing(url) from None
+    for version_token in found:
+        _check_version(url, planned, version_token)
+
+
+def local_copy(url: str, version_token: str = "") -> Path:
+    """Return a local path with the bytes of a file or object, of the given version if there is one.
+
+    Raises:
+        ShardError: the file or object does not exist, or has another version.
     """
     try:
         if url.startswith("s3://"):
             storage, key = split_s3(url)
-            return storage.fetch(key)
+            return storage.fetch(key, version_token)
         path = Path(url)
         if path.is_file():
+            if version_token:
+                _check_version(url, version_token, _version_token(path.stat()))
             return path
     except FileNotFoundError:
         pass
-    raise ShardError(f"{url}: the shard is missing; it existed when the run was planned. Restore it, or plan again")
+    raise _missing(url)
+
+
+def _missing(url: str) -> ShardError:
+    return ShardError(f"{url}: the shard is missing; it existed when the run was planned. Restore it, or plan again")
 
 
 def local_folder(url: str) -> Path:
@@ -506,10 +600,10 @@ def local_folder(url: str) -> Path:
     files = [(file.relative, file.version_token) for file in list_files(url, "**/*")]
     target = cache_folder() / "folders" / fingerprint([url, files])
     begin_use()
-    for relative, _ in files:
+    for relative, etag in files:
         if (target / relative).exists():
             use(target / relative)
         else:
             with atomic_path(target / relative) as temporary:
-                shutil.copyfile(storage.fetch(relative), temporary)
+                shutil.copyfile(storage.fetch(relative, etag), temporary)
     return target

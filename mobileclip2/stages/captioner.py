@@ -52,7 +52,7 @@ def training_source(
     tables = tables_of(task.inputs["data"], batch.inventory)
     if SMALL not in captioner.config:
         return RawSource(
-            ((local_copy(shard.url), table) for shard, table in tables),
+            ((local_copy(shard.url, shard.version_token), table) for shard, table in tables),
             captioner.tokenize,
             captioner.preprocess,
             seed=settings.seed,

@@ -8,7 +8,7 @@ from pathlib import Path
 from mobileclip2.config.profile import Profile
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import TaskBatch
-from mobileclip2.engine.source_inventory import local_folder
+from mobileclip2.engine.source_inventory import Folder, local_folder
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet
@@ -23,20 +23,24 @@ def run(batch: TaskBatch) -> None:
     device = choose_device(batch.profile.device)
     stored = task.only("model")
     model = load_image_text(stored, batch.inventory)
-    evaluation_set = open_set(batch.profile, task.slice.name)
+    source = task.slice.externals["set"]
+    assert isinstance(source, Folder)
     model_key = f"{stored.summary.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key
-    (result,) = evaluate(
-        model,
-        [evaluation_set],
-        batch=batch.profile.batch,
-        device=device,
-        feature_cache=feature_cache,
-        progress=batch.progress,
-    )
+    with batch.inventory.unchanged(source, task.versions["set"]):
+        evaluation_set = open_set(batch.profile, task.slice.name)
+        (result,) = evaluate(
+            model,
+            [evaluation_set],
+            batch=batch.profile.batch,
+            device=device,
+            feature_cache=feature_cache,
+            progress=batch.progress,
+        )
+        protocol = evaluation_set.digest
     assert result.samples is not None
     task.output.write(SAMPLES, sidecar.to_bytes(result.samples))
-    task.output.write(RESULTS, dumps([replace(result, protocol=evaluation_set.digest)]).encode())
+    task.output.write(RESULTS, dumps([replace(result, protocol=protocol)]).encode())
     task.commit([RESULTS, SAMPLES], samples=result.samples.num_rows)
 
 

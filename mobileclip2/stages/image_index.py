@@ -50,14 +50,15 @@ class ImageIndex:
         return None
 
     def _open(self, number: int) -> tuple[IndexedTar, dict[str, int]]:
-        tar = IndexedTar(local_copy(self._shards[number].url))
+        shard = self._shards[number]
+        tar = IndexedTar(local_copy(shard.url, shard.version_token))
         rows: dict[str, int] = {}
         for key, row in self._keys_of(tar):
             rows.setdefault(key, row)
         return tar, rows
 
     def _keys(self, shard: Shard) -> Iterator[tuple[str, int]]:
-        yield from self._keys_of(IndexedTar(local_copy(shard.url)))
+        yield from self._keys_of(IndexedTar(local_copy(shard.url, shard.version_token)))
 
     def _keys_of(self, tar: IndexedTar) -> Iterator[tuple[str, int]]:
         """Yield the key of each sample, or its ``uid``, and its row."""

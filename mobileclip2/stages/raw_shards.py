@@ -10,7 +10,7 @@ from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share, validate_shard
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, write_sidecar
-from mobileclip2.engine.source_inventory import Shard, local_copy
+from mobileclip2.engine.source_inventory import Shard, open_shard
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def begin(batch: TaskBatch) -> WriteShard:
     (task,) = batch.tasks
 
     def write(shard: Shard, tasks: list[Task]) -> None:
-        with local_copy(shard.url).open("rb") as file:
+        with open_shard(shard) as file:
             ignored: Counter[str] = Counter()
             validated = validate_shard(
                 read_samples(file, shard.url, ignored), batch.profile.filters, _caption_keys(batch, shard)

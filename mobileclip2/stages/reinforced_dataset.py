@@ -12,7 +12,7 @@ from mobileclip2.data.validate import check_share
 from mobileclip2.engine.graph import captions_role, embeddings_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, side_name, skipped_name
-from mobileclip2.engine.source_inventory import Shard, local_copy
+from mobileclip2.engine.source_inventory import Shard, open_shard
 from mobileclip2.store.storage import temporary_files
 
 
@@ -43,16 +43,17 @@ def begin(batch: TaskBatch) -> WriteShard:
         ]
         with temporary_files(), tempfile.TemporaryDirectory() as folder:
             tar = Path(folder) / tar_name(shard)
-            counts = join_shard(
-                local_copy(shard.url),
-                raw,
-                files("augmentations"),
-                {captioner: files(captions_role(captioner)) for captioner in captioners},
-                teachers,
-                tar,
-                storage=dataset.storage,
-                images=dataset.images,
-            )
+            with open_shard(shard) as file:
+                counts = join_shard(
+                    file,
+                    raw,
+                    files("augmentations"),
+                    {captioner: files(captions_role(captioner)) for captioner in captioners},
+                    teachers,
+                    tar,
+                    storage=dataset.storage,
+                    images=dataset.images,
+                )
             total = counts.samples + counts.skipped.num_rows
             check_share(counts.skipped, total, batch.profile.max_bad_share, shard.url)
             if counts.skipped.num_rows:

@@ -30,7 +30,7 @@ def begin(batch: TaskBatch) -> WriteShard:
         find_image = image_index(shards, uid=source.images.uid).find
 
     def write(shard: Shard, tasks: list[Task]) -> None:
-        with local_copy(shard.url).open("rb") as file:
+        with local_copy(shard.url, shard.version_token).open("rb") as file:
             valid, skipped = validate_reinforced(
                 read_samples(file, shard.url), teachers, batch.profile.filters, shard.url, find_image
             )

@@ -93,7 +93,7 @@ def objective_and_source(
     if student.data == "raw":
         corpora = [artifact for name in student.corpora for artifact in task.inputs[corpus_role(name)]]
         found = tables_of([*task.inputs["data"], *corpora], batch.inventory)
-        tables = ((local_copy(shard.url), table) for shard, table in found)
+        tables = ((local_copy(shard.url, shard.version_token), table) for shard, table in found)
         source = RawSource(
             tables,
             image_text.tokenize,
@@ -152,7 +152,9 @@ def reinforced_source(
         seed=student.training.seed,
         captions=f"^syn_text_({'|'.join(captioners)})$" if captioners else "^syn_text.*$",
         needs=needs,
-        images=None if batch.profile.dataset.images else [local_copy(shard.url) for _, shard in found],
+        images=None
+        if batch.profile.dataset.images
+        else [local_copy(shard.url, shard.version_token) for _, shard in found],
         augmentation=batch.profile.augmentation(student),
         rendering=student.render,
     )
@@ -171,7 +173,8 @@ def _published(batch: TaskBatch, task: Task, name: str) -> Iterator[PublishedSha
             used = [each for each in dict.fromkeys(table.column("image_shard").to_pylist()) if each is not None]
             if gone := set(used).difference(images):
                 raise ShardError(f"{shard.url}: the shard of images '{min(gone)}' is gone; restore it, or plan again")
-            yield PublishedShard(local_copy(shard.url), table, {each: local_copy(images[each].url) for each in used})
+            copies = {each: local_copy(images[each].url, images[each].version_token) for each in used}
+            yield PublishedShard(local_copy(shard.url, shard.version_token), table, copies)
 
 
 def curve_evaluation(

@@ -20,13 +20,14 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, TypeVar, Unpack
 
-from mobileclip2.errors import DamagedOutput, StoreError
+from mobileclip2.errors import DamagedOutput, ShardError, StoreError
 from mobileclip2.extras import needs
 from mobileclip2.store import user_cache, verified
 from mobileclip2.store.storage import atomic_path, file_sha256
 from mobileclip2.store.truncation import is_complete
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
@@ -217,11 +218,12 @@ class S3Storage:
 
         self._retry(key, request)
 
-    def fetch(self, key: str) -> Path:
+    def fetch(self, key: str, etag: str = "") -> Path:
         """Download an object into the cache and return its path. A cached version with the same ETag and hash is reused.
 
         Raises:
             DamagedOutput: the bytes of the object differ from its hash.
+            ShardError: the object has another ETag than ``etag``.
         """
         from boto3.s3.transfer import TransferConfig
 
@@ -229,6 +231,11 @@ class S3Storage:
 
         def request(client: S3Client) -> Path:
             head = client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+            if etag and (found := head["ETag"].strip('"')) != etag:
+                raise ShardError(
+                    f"{self.url}/{key}: the object has changed since the run was planned (ETag {etag} -> {found}); "
+                    "leave the sources alone during a run, and run again"
+                )
             identity = hashlib.sha256(f"{self.url}/{key}:{head['ETag']}".encode()).hexdigest()[:32]
             local = self.cache / identity / Path(key).name
             if self._cache is None:
@@ -240,8 +247,7 @@ class S3Storage:
                         if head["ContentLength"] > 2 * PART_BYTES:
                             client.download_fileobj(self.bucket, self.prefix + key, file, Config=config)
                         else:
-                            body = client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
-                            shutil.copyfileobj(body, file)
+                            shutil.copyfileobj(self._get_version(client, key, head["ETag"]), file)
                     with temporary.open("rb") as file:
                         _check(head, file)
                 verified.record(local, head.get("Metadata", {}).get(_HASH) or head["ETag"])
@@ -250,6 +256,21 @@ class S3Storage:
             return local
 
         return self._retry(key, request)
+
+    def _get_version(self, client: S3Client, key: str, etag: str) -> StreamingBody:
+        """Start to download the version of an object with an ETag.
+
+        Raises:
+            _Altered: the object was replaced.
+        """
+        from botocore.exceptions import ClientError
+
+        try:
+            return client.get_object(Bucket=self.bucket, Key=self.prefix + key, IfMatch=etag)["Body"]
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                raise _Altered("the object was replaced while it was downloaded") from None
+            raise
 
     def append(self, key: str, data: bytes) -> None:
         """Append to an object by a conditional replacement, which is retried after a conflict with another writer."""

@@ -27,7 +27,7 @@ from mobileclip2.data.indexed_tar import IndexedTar
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.data.reinforced_format import CAPTIONS, MEMBERS, ReinforcedSample, decode
 from mobileclip2.data.row_file import RowFile, Rows
-from mobileclip2.data.validate import IMAGE_EXTENSIONS
+from mobileclip2.data.validate import IMAGE_EXTENSIONS, check_image
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.training.published_shard import PublishedShard
 from mobileclip2.training.views import render_view
@@ -258,7 +258,7 @@ class RawSource:
 
     Raises:
         ShardError: a shard cannot be read or lacks a sample of its table. :meth:`sample` also raises it for an image
-            that cannot be decoded.
+            that cannot be decoded or has changed since its validation.
     """
 
     def __init__(
@@ -367,7 +367,7 @@ class _ShardIndex:
 class _RawShard:
     """The valid samples of a tar, by their row in its table."""
 
-    _KIND = np.dtype([("caption", np.int64, 2), ("image", "S8")])
+    _KIND = np.dtype([("caption", np.int64, 2), ("image", "S8"), ("sha256", "S64")])
 
     def __init__(self, path: Path, table: pa.Table, file: RowFile) -> None:
         self.path, self._file = path, file
@@ -375,6 +375,7 @@ class _RawShard:
         captions = [caption.encode() for caption in table.column("caption").to_pylist()]
         rows = np.zeros(len(captions), self._KIND)
         rows["image"] = table.column("image").to_pylist()
+        rows["sha256"] = table.column("sha256").to_pylist()
         sizes = np.array([len(caption) for caption in captions], np.int64)
         rows["caption"][:, 0] = file.append(b"".join(captions)) + np.cumsum(sizes) - sizes
         rows["caption"][:, 1] = sizes
@@ -384,11 +385,12 @@ class _RawShard:
         return len(self._rows)
 
     def sample(self, row: int) -> tuple[str, str, bytes]:
-        """Return the key, the caption and the image file."""
+        """Return the key, the caption and the image file, which has the hash of its validation."""
         fields = self._rows[row]
         extension = fields["image"].decode()
-        image = self._tar.members(row, extension).get(extension, b"")
-        return self._tar.key(row), self._file.read(*fields["caption"].tolist()).decode(), image
+        key, image = self._tar.key(row), self._tar.members(row, extension).get(extension, b"")
+        check_image(image, {"key": key, "image": extension, "sha256": fields["sha256"].decode()}, str(self.path))
+        return key, self._file.read(*fields["caption"].tolist()).decode(), image
 
 
 class _TokenCache:

@@ -9,6 +9,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import SourceInventory, list_files, local_folder
 from mobileclip2.errors import DamagedOutput, ShardError, StoreError
+from mobileclip2.stages import raw_shards
 from mobileclip2.store import S3Storage
 from tests.tiny import make_tiny
 
@@ -98,6 +99,50 @@ def test_shards_and_store_in_a_bucket_give_the_manifests_of_a_disk(bucket, tmp_p
     assert versions[0] == versions[1]
     text = bucketed.read(next(key for key, _ in bucketed.list("store/") if key.endswith("manifest.json"))).decode()
     assert "AWS" not in text and "test" not in text.replace("/test", "")
+
+
+def test_a_shard_that_was_replaced_after_the_plan_is_refused(bucket, tmp_path, monkeypatch):
+    profile = make_tiny(tmp_path / "tiny")
+    shards = profile.parent / "shards"
+    store = storage(bucket, tmp_path)
+    for path in shards.glob("*.tar"):
+        store.put(f"shards/{path.name}", path)
+    values = yaml.safe_load(profile.read_text())
+    values["sources"][0]["url"] = f"s3://{bucket}/shards"
+    profile.write_text(yaml.safe_dump(values))
+    pipeline = Pipeline(load(profile))
+    assert pipeline.missing(pipeline.graph["raw_shards"], "g00")
+    write = raw_shards.write_sidecar
+
+    def put_back(*arguments):
+        store.put("shards/00000.tar", shards / "00000.tar")
+        write(*arguments)
+
+    monkeypatch.setattr(raw_shards, "write_sidecar", put_back)
+    store.put("shards/00000.tar", shards / "00001.tar")
+    with pytest.raises(ShardError, match=r"shards/00000\.tar: the object has changed since the run was planned \(ETag"):
+        pipeline.materialize("raw_shards", "g00")
+    assert not list(profile.parent.glob("store/raw_shards/**/*.parquet"))
+    store.put("shards/00000.tar", shards / "00000.tar")
+    pipeline.materialize("raw_shards", "g00")
+
+
+def test_an_object_that_is_replaced_between_two_requests_is_not_downloaded(s3, bucket, tmp_path):
+    store = storage(bucket, tmp_path)
+    store.write("a.tar", b"old")
+    etag = store.etag("a.tar")
+    replaced = False
+
+    def replace(request):
+        nonlocal replaced
+        if request.method == "GET" and not replaced:
+            replaced = True
+            storage(bucket, tmp_path).write("a.tar", b"new")
+
+    s3.reset(replace)
+    with pytest.raises(ShardError, match=r"a\.tar: the object has changed"):
+        store.fetch("a.tar", etag)
+    assert replaced and store.fetch("a.tar").read_bytes() == b"new"
 
 
 def test_an_empty_source_is_named(bucket, tmp_path):

@@ -1,0 +1,273 @@
+"""A source that changes after the plan or while a stage reads it: the stage refuses and writes no manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mobileclip2.config.profile import load
+from mobileclip2.data.tar import TarWriter, read_samples
+from mobileclip2.engine import shard_stage, source_inventory
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.source_inventory import Shard, list_files
+from mobileclip2.errors import ShardError
+from mobileclip2.stages import evaluation, raw_shards, reinforced_dataset
+
+Change = Callable[[Path, Path], Callable[[], object]]
+"""(tar, another tar) -> function that puts the tar back"""
+
+
+def rename_away(tar: Path, other: Path) -> Callable[[], object]:
+    kept = tar.with_suffix(".kept")
+    tar.rename(kept)
+    shutil.copy2(other, tar)
+    return lambda: kept.rename(tar)
+
+
+def rewrite_in_place(tar: Path, other: Path) -> Callable[[], object]:
+    """Keep the inode, and put back the times that can be set."""
+    data, status = tar.read_bytes(), tar.stat()
+
+    def write(content: bytes) -> None:
+        with tar.open("r+b") as file:
+            file.write(content.ljust(len(data), b"\0"))
+            file.truncate(max(len(data), len(content)))
+        os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    write(other.read_bytes())
+
+    def put_back() -> None:
+        write(data)
+        os.truncate(tar, len(data))
+        os.utime(tar, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    return put_back
+
+
+def retarget_link(tar: Path, other: Path) -> Callable[[], object]:
+    """The tar is a link, whose target keeps its inode and its times."""
+    target = tar.readlink()
+    tar.unlink()
+    tar.symlink_to(other)
+
+    def put_back() -> None:
+        tar.unlink()
+        tar.symlink_to(target)
+
+    return put_back
+
+
+CHANGES: list[Change] = [rename_away, rewrite_in_place, retarget_link]
+
+
+@pytest.fixture
+def another(tiny: Path) -> Path:
+    """Return a tar with the keys and captions of the first tar and the images of the second."""
+    samples = []
+    for name in ("00000.tar", "00002.tar"):
+        with (tiny.parent / "shards" / name).open("rb") as file:
+            samples.append(list(read_samples(file, name)))
+    path = tiny.parent / "other.tar"
+    with TarWriter(path) as writer:
+        for own, its in zip(*samples, strict=True):
+            writer.write(own.key, own.members | {"jpg": its.members["jpg"]})
+    return path
+
+
+@pytest.fixture
+def tar(tiny: Path, request: pytest.FixtureRequest) -> Path:
+    """Return the first tar, which is a link if the change is one of links."""
+    tar = tiny.parent / "shards" / "00000.tar"
+    if request.getfixturevalue("change") is retarget_link:
+        shutil.move(tar, tiny.parent / "target.tar")
+        tar.symlink_to(tiny.parent / "target.tar")
+    return tar
+
+
+def manifests(profile: Path, stage: str) -> list[Path]:
+    return list(profile.parent.glob(f"store/{stage}/**/manifest.json"))
+
+
+def planned(profile: Path, *ready: str) -> Pipeline:
+    """Return a pipeline that has computed some stages and has planned the others."""
+    pipeline = Pipeline(load(profile))
+    for key in ready:
+        for group in pipeline.groups(pipeline.graph[key]):
+            pipeline.materialize(key, group)
+    list(pipeline.stale())
+    return pipeline
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_validation_refuses_a_tar_that_was_replaced_after_the_plan(
+    tiny: Path, tar: Path, another: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = planned(tiny)
+    put_back = change(tar, another)
+    write = raw_shards.write_sidecar
+
+    def write_and_put_back(*arguments: Any) -> None:
+        put_back()
+        write(*arguments)
+
+    monkeypatch.setattr(raw_shards, "write_sidecar", write_and_put_back)
+    with pytest.raises(ShardError, match=r"00000\.tar: the file has changed since the run was planned \("):
+        pipeline.materialize("raw_shards", "g00")
+    assert not manifests(tiny, "raw_shards")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_validation_refuses_a_tar_that_is_replaced_and_put_back_while_it_reads(
+    tiny: Path, tar: Path, another: Path, change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = planned(tiny).materialize("raw_shards", "g00").data_version
+    shutil.rmtree(tiny.parent / "store")
+    pipeline = planned(tiny)
+    validate = raw_shards.validate_shard
+    put_back: list[Callable[[], object]] = []
+
+    def replaced(samples: Iterator[Any], *arguments: Any) -> Any:
+        if not put_back:
+            put_back.append(change(tar, another))
+        result = validate(samples, *arguments)
+        put_back[0]()
+        return result
+
+    monkeypatch.setattr(raw_shards, "validate_shard", replaced)
+    if change is retarget_link:  # the open tar is the planned one
+        assert pipeline.materialize("raw_shards", "g00").data_version == expected
+        return
+    with pytest.raises(ShardError, match=r"00000\.tar: the file has changed since the run was planned \("):
+        pipeline.materialize("raw_shards", "g00")
+    assert not manifests(tiny, "raw_shards")
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("stage", ["teacher_embeddings/wide/image", "synthetic_captions/first"])
+def test_models_refuse_a_tar_that_was_replaced_after_the_plan(
+    tiny: Path, tar: Path, another: Path, change: Change, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = [key for key in Pipeline(load(tiny)).graph if key in _upstream(tiny, stage)]
+    pipeline = planned(tiny, *ready)
+    put_back = change(tar, another)
+    iter_valid = shard_stage.iter_valid
+
+    def read_and_put_back(*arguments: Any) -> Iterator[Any]:
+        yield from iter_valid(*arguments)
+        put_back()
+
+    monkeypatch.setattr(shard_stage, "iter_valid", read_and_put_back)
+    with pytest.raises(ShardError, match=r"00000\.tar: .*has changed since"):
+        pipeline.materialize(stage, "g00")
+    assert not manifests(tiny, stage)
+
+
+def _upstream(profile: Path, key: str) -> set[str]:
+    graph = Pipeline(load(profile)).graph
+    found = set(graph[key].upstream)
+    return found.union(*(_upstream(profile, each) for each in found)) if found else found
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_image_is_compared_with_its_hash(tiny: Path, tar: Path, another: Path, change: Change) -> None:
+    """The times and the inode of the plan are not needed."""
+    pipeline = planned(tiny, "raw_shards")
+    shard = pipeline.inventory.group_shards("g00")[0]
+    raw = shard_stage.raw_table(pipeline.read("raw_shards", "g00")[0], shard)
+    change(tar, another)
+    with pytest.raises(ShardError, match=r"00000\.tar: '000000000\.jpg' has changed since it was validated"):
+        list(shard_stage.encoded_images(Shard(shard.relative, shard.url), raw))
+
+
+@pytest.mark.parametrize("change", [rename_away, rewrite_in_place])
+def test_joining_refuses_other_fields(change: Change, monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
+    """The images are the same, and another 'json' is not hashed."""
+    shutil.rmtree(finished.parent / "store" / "reinforced_dataset")
+    tar = finished.parent / "shards" / "00000.tar"
+    other = finished.parent / "other.tar"
+    with tar.open("rb") as file, TarWriter(other) as writer:
+        for sample in read_samples(file, tar.name):
+            writer.write(sample.key, sample.members | {"json": b'{"wrong": 1}'})
+    pipeline = Pipeline(load(finished))
+    list(pipeline.stale())
+    put_back = change(tar, other)
+    join = reinforced_dataset.join_shard
+
+    def join_and_put_back(*arguments: Any, **options: Any) -> Any:
+        try:
+            return join(*arguments, **options)
+        finally:
+            put_back()
+
+    monkeypatch.setattr(reinforced_dataset, "join_shard", join_and_put_back)
+    with pytest.raises(ShardError, match=r"00000\.tar: the file has changed since the run was planned"):
+        pipeline.materialize("reinforced_dataset", "g00")
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file_sha256 = source_inventory.file_sha256
+
+    def replaced(path: Path) -> str:
+        digest = file_sha256(path)
+        shutil.copy(path, path.with_suffix(".new"))
+        path.with_suffix(".new").rename(path)
+        return digest
+
+    monkeypatch.setattr(source_inventory, "file_sha256", replaced)
+    with pytest.raises(ShardError, match=r"\.tar: the file has changed since the run was planned"):
+        list(Pipeline(load(tiny)).stale())
+
+
+def test_a_copied_folder_stays_current(tiny: Path, tmp_path: Path) -> None:
+    pipeline = planned(tiny, "raw_shards")
+    assert not pipeline.missing(pipeline.graph["raw_shards"], "g00")
+    copy = Path(shutil.copytree(tiny.parent, tmp_path / "copy")) / tiny.name
+    copied = Pipeline(load(copy))
+    assert not copied.missing(copied.graph["raw_shards"], "g00")
+
+
+@pytest.mark.parametrize("when", ["after the plan", "while it is read"])
+def test_a_set_that_changes_while_it_is_evaluated_is_refused(
+    finished: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in finished.parent.glob("store/evaluation/**/manifest.json"):
+        path.unlink()
+    pipeline = Pipeline(load(finished))
+    model = next(asset.key for asset, _ in pipeline.stale() if asset.stage == "evaluation")
+    (tar, *_) = (finished.parent / "evaluation" / "shapes").rglob("*.tar")
+    other = finished.parent / "other.tar"
+    shutil.copy(tar, other)
+    with other.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\0")
+
+    def changed(*arguments: Any, **options: Any) -> Any:
+        put_back = rename_away(tar, other)
+        result = evaluate(*arguments, **options)
+        put_back()
+        return result
+
+    evaluate = evaluation.evaluate
+    if when == "after the plan":
+        with tar.open("ab") as file:
+            file.write(bytes(512))
+    else:
+        monkeypatch.setattr(evaluation, "evaluate", changed)
+    with pytest.raises(ShardError, match="has changed"):
+        pipeline.materialize(model, "shapes")
+    assert not list(finished.parent.glob(f"store/{model}/**/manifest.json"))
+
+
+def test_the_version_of_a_file_has_its_change_time(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"1")
+    (before,) = list_files(str(tmp_path), "**/*")
+    os.utime(tmp_path / "a.tar", ns=(0, (tmp_path / "a.tar").stat().st_mtime_ns))
+    status = (tmp_path / "a.tar").stat()
+    (after,) = list_files(str(tmp_path), "**/*")
+    assert after.version_token == f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}:{status.st_ctime_ns}"
+    assert before.relative == after.relative
