@@ -99,13 +99,13 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
 
 
 def hasten() -> None:
-    """Shortens what is meant for real networks and clusters."""
+    """Shorten what is meant for real networks and clusters. All processes that share a store must agree on a lease."""
     import botocore.retries.standard
 
     from mobileclip2.store import lease, s3
 
     s3.READ_SECONDS, s3.FIRST_PAUSE, s3.LONGEST_PAUSE, s3.PATIENCE_SECONDS = 0.5, 0.02, 0.5, 20.0
-    lease.POLL_SECONDS, lease.RENEW_SECONDS, lease.VOID_SECONDS = 0.05, 0.5, 2.0
+    lease.POLL_SECONDS, lease.RENEW_SECONDS, lease.VOID_SECONDS = 0.05, 0.5, 6.0
     botocore.retries.standard.ExponentialBackoff.delay_amount = lambda *_: 0.01
 
 

@@ -8,6 +8,7 @@ import yaml
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.executors import executor_of
+from mobileclip2.store import lease
 from tests.cluster import FakeCluster
 from tests.faults import gate
 from tests.s3 import FaultyS3
@@ -36,6 +37,8 @@ def test_a_group_finishes_with_half_of_the_requests_throttled(tmp_path, monkeypa
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
+    # pods expect the lease to be renewed as often as `hasten` says
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
     profile = make_tiny(tmp_path / "tiny", shards=2 * SHARDS, samples=4)
     alone = prepare(profile)
     alone.materialize(ASSET, GROUP)
