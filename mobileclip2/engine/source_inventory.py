@@ -266,19 +266,18 @@ class SourceInventory:
         return shared if re.fullmatch("[0-9a-f]{16}", shared) else None
 
     @contextmanager
-    def unchanged(self, folder: Folder, planned: str) -> Iterator[None]:
-        """Compare the files of a folder with the digest ``planned`` before the block, and with each other after it.
+    def unchanged(self, folder: Folder, planned: str) -> Iterator[Path]:
+        """Yield a local folder with the files of a folder. Compare them with the digest ``planned``, and again after the block.
 
         Raises:
             ShardError: a file was added, removed or changed.
         """
-        urls = [self.profile.locate(each) for each in expand(folder.url)]
-        url = ", ".join(urls)
-        before, _ = list_source(urls, folder.pattern)
+        (url,) = [self.profile.locate(each) for each in expand(folder.url)]  # an evaluation set is in one folder
+        before = list_files(url, folder.pattern)
         if self._listing_digest(before) != planned:
             raise ShardError(f"{url}: a file has changed since the run was planned; run again")
-        yield
-        if changed := set(before).symmetric_difference(list_source(urls, folder.pattern)[0]):
+        yield local_folder(url, before)
+        if changed := set(before).symmetric_difference(list_files(url, folder.pattern)):
             raise ShardError(
                 f"{url}: '{min(changed).relative}' has changed while it was read; leave the folder alone during a run, "
                 "and run again"
@@ -592,12 +591,17 @@ def _missing(url: str) -> ShardError:
     return ShardError(f"{url}: the shard is missing; it existed when the run was planned. Restore it, or plan again")
 
 
-def local_folder(url: str) -> Path:
-    """Return a local folder with the current content of a folder or prefix."""
+def local_folder(url: str, listed: Sequence[ListedFile] | None = None) -> Path:
+    """Return a local folder with the content of a folder or prefix: the listed versions, or the current ones.
+
+    Raises:
+        ShardError: an object has changed since the listing.
+    """
     if not url.startswith("s3://"):
         return Path(url)
     storage = S3Storage(url)
-    files = [(file.relative, file.version_token) for file in list_files(url, "**/*")]
+    listed = list_files(url, "**/*") if listed is None else listed
+    files = [(file.relative, file.version_token) for file in listed]
     target = cache_folder() / "folders" / fingerprint([url, files])
     begin_use()
     for relative, etag in files:

@@ -27,8 +27,8 @@ def run(batch: TaskBatch) -> None:
     assert isinstance(source, Folder)
     model_key = f"{stored.summary.data_version}-{batch.asset.code_version}-{device.type}"
     feature_cache = cache_folder() / "features" / model_key
-    with batch.inventory.unchanged(source, task.versions["set"]):
-        evaluation_set = open_set(batch.profile, task.slice.name)
+    with batch.inventory.unchanged(source, task.versions["set"]) as folder:
+        evaluation_set = EvaluationSet(task.slice.name, folder)
         (result,) = evaluate(
             model,
             [evaluation_set],

@@ -312,8 +312,15 @@ class S3Storage:
 
     def _pages(self, prefix: str, **more: str) -> Iterator[Mapping[str, Any]]:
         arguments: dict[str, Any] = {"Bucket": self.bucket, "Prefix": self.prefix + prefix, **more}
+
+        def request(client: S3Client) -> Mapping[str, Any]:
+            page = client.list_objects_v2(**arguments)
+            if not all(item["Key"].startswith(arguments["Prefix"]) for item in page.get("Contents", [])):
+                raise _Altered("the listing has keys without its prefix")  # a listing has no checksum
+            return page
+
         while True:
-            page = self._retry(prefix, lambda client: client.list_objects_v2(**arguments))
+            page = self._retry(prefix, request)
             yield page
             if not page["IsTruncated"]:
                 return
