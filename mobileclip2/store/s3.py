@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from s3transfer.futures import TransferFuture
 
 logger = logging.getLogger(__name__)
 
@@ -225,9 +226,6 @@ class S3Storage:
             DamagedOutput: the bytes of the object differ from its hash.
             ShardError: the object has another ETag than ``etag``.
         """
-        from boto3.s3.transfer import TransferConfig
-
-        config = TransferConfig(multipart_chunksize=PART_BYTES)
 
         def request(client: S3Client) -> Path:
             head = client.head_object(Bucket=self.bucket, Key=self.prefix + key)
@@ -245,7 +243,7 @@ class S3Storage:
                 with atomic_path(local) as temporary:
                     with temporary.open("wb") as file:
                         if head["ContentLength"] > 2 * PART_BYTES:
-                            client.download_fileobj(self.bucket, self.prefix + key, file, Config=config)
+                            self._get_parts(client, key, head, file)
                         else:
                             shutil.copyfileobj(self._get_version(client, key, head["ETag"]), file)
                     with temporary.open("rb") as file:
@@ -256,6 +254,38 @@ class S3Storage:
             return local
 
         return self._retry(key, request)
+
+    def _get_parts(self, client: S3Client, key: str, head: HeadObjectOutputTypeDef, file: BinaryIO) -> None:
+        """Download the version of an object with the ETag of ``head`` in parts.
+
+        Raises:
+            _Altered: the object was replaced.
+        """
+        from boto3.s3.transfer import TransferConfig, create_transfer_manager
+        from botocore.exceptions import ClientError
+        from s3transfer.exceptions import S3DownloadFailedError
+        from s3transfer.subscribers import BaseSubscriber
+
+        class Planned(BaseSubscriber):
+            def on_queued(self, future: TransferFuture, **_: object) -> None:
+                # s3transfer requests each part with If-Match; by itself it takes the ETag of a later request
+                future.meta.provide_transfer_size(head["ContentLength"])
+                future.meta.provide_object_etag(head["ETag"])
+
+        config = TransferConfig(multipart_chunksize=PART_BYTES)
+        replaced = _Altered("the object was replaced while it was downloaded")
+        try:
+            with create_transfer_manager(client, config) as manager:
+                manager.download(self.bucket, self.prefix + key, file, subscribers=[Planned()]).result()
+        except S3DownloadFailedError:
+            raise replaced from None
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                raise replaced from None
+            raise
+        # without response checksums, s3transfer ignores the given ETag
+        if client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"] != head["ETag"]:
+            raise replaced
 
     def _get_version(self, client: S3Client, key: str, etag: str) -> StreamingBody:
         """Start to download the version of an object with an ETag.
