@@ -24,6 +24,7 @@ ACROSS_MODULES = {
     "mobileclip2/models/test_round_trip.py": "stores and reads every tower family and tokenizer of open_clip",
     "mobileclip2/store/test_full_disk.py": "runs every stage on a full disk",
     "mobileclip2/api/test_python_page.py": "runs the examples of docs/python.md",
+    "mobileclip2/stages/test_changed_sources.py": "changes a source after the plan and while each stage reads it",
     "mobileclip2/store/test_s3_faults.py": "reads, writes and locks in a bucket with faults",
     "mobileclip2/store/test_s3_graph.py": "runs the whole graph in a bucket with faults",
     "mobileclip2/teachers/test_towers.py": "builds locked teachers from towers of several families",
