@@ -423,7 +423,7 @@ def _studies(profile: Profile) -> Iterator[Asset]:
             AssetKey.of("study", study.name),
             f"Variants of {study.student}, each trained with every seed and evaluated on "
             f"{' and '.join(study.evaluate_on)}.",
-            [_student_part(profile, student, name) for name, student in profile.trials(study).items()],
+            [_student_slice(profile, student, name) for name, student in profile.trials(study).items()],
             by_slice=True,
         )
 
@@ -432,7 +432,7 @@ def _student(profile: Profile, student: Student) -> Asset:
     if student.between:
         return _wise_ft(profile, student.name, student.between)
     if student.train:
-        slice_ = _student_part(profile, student, DEFAULT_SLICE)
+        slice_ = _student_slice(profile, student, DEFAULT_SLICE)
         origin = "trained on the raw pairs" if student.data == "raw" else "distilled from the reinforced dataset"
         description = f"A small image-text model, {origin}."
     else:
@@ -441,7 +441,7 @@ def _student(profile: Profile, student: Student) -> Asset:
     return _asset(AssetKey.of("student", student.name), description, [slice_])
 
 
-def _student_part(profile: Profile, student: Student, name: str) -> Slice:
+def _student_slice(profile: Profile, student: Student, name: str) -> Slice:
     fields: dict[str, Any] = {
         "model": declared(student.model),
         "data": student.data,

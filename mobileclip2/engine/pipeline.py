@@ -145,7 +145,7 @@ class TaskBatch:
         (task,) = self.tasks
         relative = f"{self.asset.key}/{task.fingerprint}"
         scratch = Scratch(self.pipeline.scratch / relative, self.pipeline.storage, relative)
-        scratch.recall()
+        scratch.restore()
         return scratch
 
     @property

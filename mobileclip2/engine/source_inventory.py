@@ -241,7 +241,7 @@ class SourceInventory:
         """Return the hash of a listing. It is cached as a whole, because hundreds of thousands of cache look-ups take seconds."""
         listing = _hash(f"{relative}\0{url}\0{version_token}\n" for relative, url, version_token in files)
         cache_key = f"files {listing}"
-        digest = self._stat_cache.recall(cache_key, listing)
+        digest = self._stat_cache.get(cache_key, listing)
         if digest is None:
             local = bool(files) and not files[0].url.startswith("s3://")
             digest = self._read_shared(listing) if local else None
@@ -250,7 +250,7 @@ class SourceInventory:
                     digest = _hash(self._digest_lines(files))[:16]
                 if local:
                     self._hashed[listing] = digest
-            self._stat_cache.keep(cache_key, listing, digest)
+            self._stat_cache.put(cache_key, listing, digest)
         return digest
 
     def _digest_lines(self, files: Sequence[Shard | ListedFile]) -> Iterator[str]:
@@ -301,7 +301,7 @@ class SourceInventory:
     def _cached_digest(self, url: str, version_token: str) -> str:
         if url.startswith("s3://"):
             return version_token
-        digest = self._stat_cache.recall(url, version_token)
+        digest = self._stat_cache.get(url, version_token)
         if digest is None:
             try:
                 with doing(f"hashing {posixpath.basename(url)}"):
@@ -311,7 +311,7 @@ class SourceInventory:
                 raise ShardError(
                     f"{url}: cannot be read ({error.strerror}); restore it, or run again without it"
                 ) from None
-            self._stat_cache.keep(url, version_token, digest)
+            self._stat_cache.put(url, version_token, digest)
         return digest
 
     def weights_digest(self, weights: Weights) -> str:

@@ -14,7 +14,7 @@ from mobileclip2.data.validate import check_share
 from mobileclip2.data.validate_reinforced import VALID, teachers_of, validate_reinforced
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_sidecars, side_name, write_sidecar
-from mobileclip2.engine.source_inventory import Shard, local_copy
+from mobileclip2.engine.source_inventory import Shard, open_shard
 from mobileclip2.errors import ShardError
 from mobileclip2.stages.image_index import image_index
 
@@ -30,7 +30,7 @@ def begin(batch: TaskBatch) -> WriteShard:
         find_image = image_index(shards, uid=source.images.uid).find
 
     def write(shard: Shard, tasks: list[Task]) -> None:
-        with local_copy(shard.url, shard.version_token).open("rb") as file:
+        with open_shard(shard) as file:
             valid, skipped = validate_reinforced(
                 read_samples(file, shard.url), teachers, batch.profile.filters, shard.url, find_image
             )

@@ -130,7 +130,7 @@ def train_task(
         fingerprint=task.fingerprint,
         evaluate=evaluate,
         progress=batch.progress,
-        upload=batch.scratch_store.keep,
+        upload=batch.scratch_store.save,
         timeout=timedelta(minutes=batch.profile.compute.collective_minutes),
     )
 

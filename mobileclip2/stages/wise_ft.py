@@ -32,7 +32,7 @@ def run(batch: TaskBatch, wise_ft: WiseFT) -> None:
         results = evaluate(model, sets, batch=batch.profile.batch, device=device)
         curve.append(Point(weight, {result.key: result.metrics for result in results}))
         write_curve(batch.scratch / CURVE, curve)
-        batch.scratch_store.keep(CURVE)
+        batch.scratch_store.save(CURVE)
         numbers = {name: curve[-1].main(name) for name in wise_ft.pick.sets}
         batch.progress(Step(len(curve), len(wise_ft.weights), "points", numbers))
     picked = pick(curve, wise_ft.pick)

@@ -240,6 +240,6 @@ class Artifact(ArtifactFolder):
         file = self._files.get(name)
         is_first = not int(os.environ.get("LOCAL_RANK", "0"))
         if file and (path.stat().st_size != file.size or (is_first and not has_hash(path, file.sha256))):
-            StatCache().keep(f"{self.storage.url}/{self.prefix}", DOUBTED, "")
+            StatCache().put(f"{self.storage.url}/{self.prefix}", DOUBTED, "")
             raise self._damaged(name, "it no longer matches its manifest")
         return path

@@ -32,7 +32,7 @@ class ManifestCache:
         if manifest_token is None:
             return None
         url = f"{output.storage.url}/{output.prefix}"
-        cached = self._stat_cache.recall(url, manifest_token)
+        cached = self._stat_cache.get(url, manifest_token)
         if cached is not None and not self._every_byte:
             tokens, _, text = cached.partition("\n")
             with suppress(ValueError):  # an entry that another program wrote
@@ -47,9 +47,9 @@ class ManifestCache:
         # Unknown artifacts are checked by size only, because hashing a complete store is slow.
         problems = output.verify(manifest, every_byte=self._every_byte or self._stat_cache.contains(url))
         if problems:
-            self._stat_cache.keep(url, DOUBTED, "")  # the next plan hashes the artifact again
+            self._stat_cache.put(url, DOUBTED, "")  # the next plan hashes the artifact again
             raise DamagedOutput(f"{output.storage.url}: {'; '.join(problems)}")
-        self._stat_cache.keep(url, manifest_token, f"{self._tokens(output, summary)}\n{summary.model_dump_json()}")
+        self._stat_cache.put(url, manifest_token, f"{self._tokens(output, summary)}\n{summary.model_dump_json()}")
         return summary
 
     def _tokens(self, output: ArtifactFolder, summary: ManifestSummary) -> str:

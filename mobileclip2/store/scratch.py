@@ -32,7 +32,7 @@ class Scratch:
         except OSError as error:
             explain(error, str(folder))
 
-    def keep(self, *names: str) -> None:
+    def save(self, *names: str) -> None:
         """Copy files of the folder to the store, in this order. Log a warning if the store is unreachable."""
         if not self._is_remote:
             return
@@ -42,7 +42,7 @@ class Scratch:
         except StoreError as error:
             logger.warning("%s: unfinished work is only on this machine: %s", self.folder, error)
 
-    def recall(self) -> None:
+    def restore(self) -> None:
         """Restore the files that were last kept, and delete all others. Only the first process of a machine does this.
 
         A file whose bytes in the store differ from its hash is not restored.

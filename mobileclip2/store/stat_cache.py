@@ -38,7 +38,7 @@ class StatCache:
             logger.warning("the cache of hashes cannot be used, so the next run hashes files again: %s", error)
             return _open(":memory:")
 
-    def recall(self, url: str, version_token: str) -> str | None:
+    def get(self, url: str, version_token: str) -> str | None:
         """Return the value of a URL, or None if its version token has changed."""
         if url not in self._loaded:
             self._loaded[url] = self._read(url) or ("", "")
@@ -60,10 +60,10 @@ class StatCache:
 
     def contains(self, url: str) -> bool:
         """Return whether the cache has a value for a URL, with any version token."""
-        self.recall(url, "")
+        self.get(url, "")
         return bool(self._loaded[url][0])
 
-    def keep(self, url: str, version_token: str, value: str) -> None:
+    def put(self, url: str, version_token: str, value: str) -> None:
         """Store the value of a URL with its version token. Database errors are ignored."""
         row = url, version_token, value, _digest(url, version_token, value)
         with suppress(sqlite3.DatabaseError):  # damaged, or the disk is full

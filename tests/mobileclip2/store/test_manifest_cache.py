@@ -84,10 +84,10 @@ def test_a_forged_summary_is_not_believed(output: ArtifactFolder, forged: str) -
     assert token is not None and first is not None
     files = output.storage.version_token(output.key("x"))
     url = f"{output.storage.url}/{output.prefix}"
-    StatCache().keep(url, token, f"{files}\n{forged}")
+    StatCache().put(url, token, f"{files}\n{forged}")
     assert ManifestCache().of(output) == first
     other = first.model_copy(update={"group": "g01", "data_version": "0" * 32})
-    StatCache().keep(url, token, f"{files}\n{other.model_dump_json()}")
+    StatCache().put(url, token, f"{files}\n{other.model_dump_json()}")
     assert ManifestCache().of(output) == first
 
 

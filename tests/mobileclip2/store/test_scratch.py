@@ -26,13 +26,13 @@ def files(scratch):
 def test_what_was_kept_last_is_had_on_every_machine(storage, tmp_path):
     first, second = (Scratch(tmp_path / name / "a" / "f", storage, "a/f") for name in ("first", "second"))
     (first.folder / "resume-0.safetensors").write_text("1")
-    first.keep("resume-0.safetensors")
+    first.save("resume-0.safetensors")
     (first.folder / "resume-0.safetensors").write_text("2, and nobody else knows")
     (second.folder / "resume-0.safetensors").write_text("of an older life")
     (second.folder / "later").write_text("never kept")
     (second.folder / "features").mkdir()
     for scratch in (first, second):
-        scratch.recall()
+        scratch.restore()
         assert files(scratch) == {"resume-0.safetensors": "1"}
     assert (second.folder / "features").is_dir()
     second.clear()
@@ -42,22 +42,22 @@ def test_what_was_kept_last_is_had_on_every_machine(storage, tmp_path):
 def test_machines_may_share_a_volume_and_processes_a_machine(storage, tmp_path, monkeypatch):
     scratch = Scratch(tmp_path / "shared", storage, "a/f")
     (scratch.folder / "resume-0.safetensors").write_text("1" * 100_000)
-    scratch.keep("resume-0.safetensors")
+    scratch.save("resume-0.safetensors")
     (scratch.folder / "resume-0.safetensors").unlink()
     with ThreadPoolExecutor(8) as machines:
-        list(machines.map(lambda _: scratch.recall(), range(24)))
+        list(machines.map(lambda _: scratch.restore(), range(24)))
     assert files(scratch) == {"resume-0.safetensors": "1" * 100_000}
     monkeypatch.setenv("LOCAL_RANK", "1")
     (scratch.folder / "resume-0.safetensors").write_text("2")
-    scratch.recall()
+    scratch.restore()
     assert files(scratch) == {"resume-0.safetensors": "2"}
 
 
 def test_on_a_disk_the_folder_is_in_the_store_and_stays_as_it_is(tmp_path):
     scratch = Scratch(tmp_path / ".scratch" / "a", LocalStorage(tmp_path), "a")
     (scratch.folder / "resume-0.safetensors").write_text("1")
-    scratch.keep("resume-0.safetensors")
-    scratch.recall()
+    scratch.save("resume-0.safetensors")
+    scratch.restore()
     assert files(scratch) == {"resume-0.safetensors": "1"}
     scratch.clear()
     assert not scratch.folder.exists()
@@ -106,10 +106,10 @@ def test_a_store_that_is_away_at_a_checkpoint_does_not_end_the_work(s3, storage,
     (scratch.folder / "resume-0.safetensors").write_text("1")
     monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
     s3.reset(lambda request: "503")
-    scratch.keep("resume-0.safetensors")
+    scratch.save("resume-0.safetensors")
     assert "unfinished work is only on this machine" in caplog.text and files(scratch) == {"resume-0.safetensors": "1"}
     s3.reset()
-    scratch.keep("resume-0.safetensors")
+    scratch.save("resume-0.safetensors")
     assert [key for key, _ in storage.list("")] == [".scratch/a/f/resume-0.safetensors"]
 
 
@@ -117,10 +117,10 @@ def test_a_damaged_copy_is_not_restored_and_the_others_are(storage, tmp_path, ca
     scratch = Scratch(tmp_path / "a", storage, "a/f")
     for name in ("resume-0.safetensors", "resume-1.safetensors"):
         (scratch.folder / name).write_text(name)
-    scratch.keep("resume-0.safetensors", "resume-1.safetensors")
+    scratch.save("resume-0.safetensors", "resume-1.safetensors")
     key = f"{storage.prefix}.scratch/a/f/resume-1.safetensors"
     stated = storage.client.head_object(Bucket=storage.bucket, Key=key)["Metadata"]
     storage.client.put_object(Bucket=storage.bucket, Key=key, Body=b"damaged", Metadata=stated)
-    scratch.recall()
+    scratch.restore()
     assert files(scratch) == {"resume-0.safetensors": "resume-0.safetensors"}
     assert "resume-1.safetensors: not restored, because its copy is damaged" in caplog.text

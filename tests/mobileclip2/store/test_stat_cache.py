@@ -13,8 +13,8 @@ def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "file" / "cache"))
     cache = StatCache()
-    cache.keep("place", "look", "value")
-    assert cache.recall("place", "look") == "value"
+    cache.put("place", "look", "value")
+    assert cache.get("place", "look") == "value"
     assert "the cache of hashes cannot be used" in caplog.text
 
 
@@ -24,26 +24,26 @@ def test_a_damaged_cache(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
     before = StatCache()
     for number in range(500):
-        before.keep(f"place-{number}", "look", "value" * 20)
+        before.put(f"place-{number}", "look", "value" * 20)
     before._database.execute("pragma wal_checkpoint(truncate)")
     file = tmp_path / "remembered.sqlite"
     data = file.read_bytes()
     file.write_bytes(damage or data[:4096] + bytes(len(data) - 4096))
     after = StatCache()
-    assert after.recall("place-1", "look") is None
-    after.keep("place-1", "look", "new")
-    assert after.recall("place-1", "look") == "new"
+    assert after.get("place-1", "look") is None
+    after.put("place-1", "look", "new")
+    assert after.get("place-1", "look") == "new"
 
 
 @pytest.mark.parametrize("column", ["url", "token", "value", "sha256"])
 @pytest.mark.parametrize("forged", ["other", b"\xff", 7, None])
 def test_an_altered_entry_is_not_believed(tmp_path, monkeypatch, column, forged):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
-    StatCache().keep("place", "look", "value")
+    StatCache().put("place", "look", "value")
     StatCache()._database.execute(f"update entries set {column} = ?", (forged,))
     for url in ("place", "other"):
         after = StatCache()
-        assert after.recall(url, "look") is None and after.recall(url, "other") is None and not after.contains(url)
+        assert after.get(url, "look") is None and after.get(url, "other") is None and not after.contains(url)
 
 
 def test_entries_without_hashes_are_dropped(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_entries_without_hashes_are_dropped(tmp_path, monkeypatch):
     earlier.execute("create table remembered (place text primary key, look text, value text)")
     earlier.execute("insert into remembered values ('place', 'look', 'value')")
     earlier.commit()
-    assert StatCache().recall("place", "look") is None
+    assert StatCache().get("place", "look") is None
     assert not earlier.execute("select name from sqlite_master where name = 'remembered'").fetchall()
 
 
@@ -64,11 +64,11 @@ def test_a_full_disk(tmp_path, monkeypatch):
     try:
         monkeypatch.setenv("MOBILECLIP2_CACHE", str(disk))
         cache = StatCache()
-        cache.keep("before", "look", "value")
+        cache.put("before", "look", "value")
         fill(disk / "ballast")
         for number in range(100):
-            cache.keep(f"place-{number}", "look", "v" * 1000)
-        assert cache.recall("place-99", "look") == "v" * 1000
-        assert StatCache().recall("before", "look") == "value"
+            cache.put(f"place-{number}", "look", "v" * 1000)
+        assert cache.get("place-99", "look") == "v" * 1000
+        assert StatCache().get("before", "look") == "value"
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
