@@ -123,7 +123,19 @@ def build_graph(profile: Profile) -> Graph:
         *_students(profile),
         *_studies(profile),
     ]
-    return {asset.key: asset for asset in assets}
+    by_key = {asset.key: asset for asset in assets}
+    graph: Graph = {}
+
+    def add(asset: Asset) -> None:
+        for upstream in asset.upstream:
+            if upstream not in graph:
+                add(by_key[upstream])
+        graph[asset.key] = asset
+
+    for asset in by_key.values():
+        if asset.key not in graph:
+            add(asset)
+    return graph
 
 
 def captions_role(captioner: str) -> str:

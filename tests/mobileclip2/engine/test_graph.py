@@ -311,3 +311,30 @@ def test_a_student_without_distillation_declares_its_own_augmentation(tiny, chan
     (slice_,) = graph["student/pupil"].slices.values()
     found = slice_.declared.get("augmentation")
     assert found is None if expected is None else expected.items() <= found.items()
+
+
+def test_the_graph_is_in_topological_order(rich, tiny):
+    values = yaml.safe_load(tiny.read_text())
+    values["teachers"].append({**values["teachers"][0], "name": "clean"})
+    locked = {
+        "trunk": "tf_efficientnet_lite0",
+        "trunk_weights": {"package": "p", "file": "f", "sha256": "0" * 64},
+        "text": "owner/name",
+        "train_on": ["caption_corpus/clean"],
+        "train": {"steps": 1, "batch": 2, "learning_rate": 1e-3},
+    }
+    values["teachers"].append({"name": "of_a_corpus", "logit_scale": 50, "locked": locked})
+    values |= {
+        "filtering": [{"name": "scores", "model": "teacher/of_a_corpus"}],
+        "select": {"by": "scores", "keep": 0.5},
+    }
+    filtered = parse(yaml.safe_dump(values), origin=tiny)
+    for profile in (
+        rich,
+        filtered,
+        *(load(profile_path(name)) for name in ("demo", "dfndr-2b", "fine-tune", "ablation")),
+    ):
+        seen = set()
+        for key, asset in build_graph(profile).items():
+            assert seen.issuperset(asset.upstream), key
+            seen.add(key)
