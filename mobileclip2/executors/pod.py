@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 from mobileclip2.errors import StoreError
 from mobileclip2.executors.messages import PERMANENT, Failure, first_failure, format_message, parse_output
@@ -42,7 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     output, write = os.pipe()
     stop = _Stop()
-    child = os.fork()
+    with warnings.catch_warnings():
+        # Python 3.12 and newer warn of native threads, which libraries start at import; this process has no other thread
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if not child:
         os.close(output)
         _become(options.module, options.arguments, write)
