@@ -419,8 +419,8 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     assert reached < 60, "it was over before its node was lost"
     run.end()
     assert len(cluster.everything) == 4
-    (log,) = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:3]]
-    messages, _ = parse_output(log.read_text())
+    logs_of_second = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:]]
+    messages = [each for log in logs_of_second for each in parse_output(log.read_text())[0]]
     first = next(message.step for message in messages if isinstance(message, StepReport))
     print(
         f"a node lost at step {reached} of 60 or a little later, went on at {first.done}; {logs.total()} looks at logs"
