@@ -49,9 +49,9 @@ def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[
     yield manifests(copied(base, folder / "tiny"), ",".join(DATA_STAGES), folder)
 
 
-def copied(profile: Path, folder: Path) -> Path:
-    """Copy a profile with its inputs, and create the files in the opposite order."""
-    for file in sorted(profile.parent.rglob("*"), reverse=True):
+def copied(profile: Path, folder: Path, *, reverse: bool = False) -> Path:
+    """Copy a profile with its inputs, and create the files in the order of their names or in the opposite one."""
+    for file in sorted(profile.parent.rglob("*"), reverse=reverse):
         if file.is_file():
             target = folder / file.relative_to(profile.parent)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Pa
     here = manifests(copied(base, tmp_path / "here"), "all", tmp_path)
     other = tmp_path / "another folder" / "with spaces"
     surroundings = {"PYTHONHASHSEED": "77", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    there = manifests(copied(base, other), "all", Path("/"), "077", **surroundings)
+    there = manifests(copied(base, other, reverse=True), "all", Path("/"), "077", **surroundings)
     assert len(here) > 35 and there == here
 
 
