@@ -12,7 +12,9 @@ from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, RunStatus
 from mobileclip2.errors import UserError
+from mobileclip2.fingerprint import fingerprint
 from mobileclip2.progress import Progress, Step
+from mobileclip2.store import ManifestSummary
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,9 @@ warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
 """for a step whose pod is killed or evicted"""
+
+OUTPUT_TAG = "mobileclip2/output"
+"""tag of a materialization: a hash of the fingerprints of its slices, which cover everything that they were made from"""
 
 Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
@@ -77,11 +82,17 @@ def define(
             raise dg.Failure(str(error), allow_retries=False) from None
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result.data_version),
+            tags={OUTPUT_TAG: output_of(result.summaries)},
             metadata={**(metadata(pipeline, result) if metadata else {}), **common_metadata(result)},
             check_results=[check(pipeline, result)] if check else [],
         )
 
     return materialize
+
+
+def output_of(summaries: Mapping[str, ManifestSummary]) -> str:
+    """Return the value of :data:`OUTPUT_TAG`."""
+    return fingerprint({name: summary.fingerprint for name, summary in summaries.items()})
 
 
 class LaunchedRun(RunStatus):

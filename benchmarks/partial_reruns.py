@@ -1,8 +1,11 @@
 """What each kind of change computes, on the demo's data, against the least that is possible.
 
-Counts of (asset, group) pairs, exact: nothing is timed. Trainings are cut to a few steps, which no count depends on. Teachers and
-the first captioner learn from a copy of the clean set, so that a change of shards or of the fine-tuning set touches no model
-that does not learn from it; in the demo itself they learn from the raw shards, and new shards make new teachers.
+Counts of (asset, group) pairs, exact: nothing is timed. The last two columns compare Dagster's stale status, which GraphQL gives
+once the definitions are reloaded and the inputs are observed, with the plan: before and after the change is computed.
+
+Trainings are cut to a few steps, which no count depends on. Teachers and the first captioner learn from a copy of the clean set,
+so that a change of shards or of the fine-tuning set touches no model that does not learn from it; in the demo itself they learn
+from the raw shards, and new shards make new teachers.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine import graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
+from pipelines.observe import report
 from pipelines.profiles import PROFILES
+from tests.pipelines.stale import unsynced
 
 DEMO = Path(__file__).parents[1] / "demo"
 GROUPS = tuple(f"g{number:02d}" for number in range(4))
@@ -184,7 +190,10 @@ def measure() -> dict[str, Any]:
         rows = []
         for number, change in enumerate(CHANGES):
             place = Path(shutil.copytree(base, folder / str(number)))
-            planned, computed, left = apply(change, place)
+            home = folder / f"dagster-{number}"
+            home.mkdir()
+            with dg.DagsterInstance.local_temp(str(home)) as dagster:
+                planned, computed, left, wrong = apply(change, place, dagster)
             rows.append(
                 {
                     "change": change.name,
@@ -194,6 +203,7 @@ def measure() -> dict[str, Any]:
                     "too_many": sorted(map(str, computed - change.least)),
                     "too_few": sorted(map(str, change.least - computed)),
                     "left": left,
+                    "dagster_differs": wrong,
                 }
             )
             print(f"{number + 1}/{len(CHANGES)} {change.name}", flush=True)
@@ -230,22 +240,33 @@ def write_inputs(folder: Path) -> None:
     (folder / "profile.yaml").write_text(yaml.dump(values, Dumper=_Plain, sort_keys=False))
 
 
-def apply(change: Change, folder: Path) -> tuple[set[Pair], set[Pair], int]:
-    """Makes the change; returns the pairs that were planned and that were computed, and how many are stale after that."""
+def apply(change: Change, folder: Path, dagster: dg.DagsterInstance) -> tuple[set[Pair], set[Pair], int, list[int]]:
+    """Makes the change; returns the pairs that were planned and that were computed, and how many are stale after that.
+
+    Last are the numbers of pairs, before and after they are computed, of which Dagster says something else than the plan.
+    """
     profile = folder / "profile.yaml"
     before = profile.read_text()
+    report(Pipeline(load(profile)), dagster)
     values = yaml.safe_load(before)
     change.values(values)
     change.files(folder)
     profile.write_text(f"# edited\n{yaml.dump(values, Dumper=_Plain, sort_keys=False)}")
     if change.back:
-        assert compute(Pipeline(load(profile)))
+        changed = Pipeline(load(profile))
+        assert compute(changed)
+        report(changed, dagster)
         profile.write_text(before)
     with raised(change.code):
         pipeline = Pipeline(load(profile))
         planned: set[Pair] = set(plan(pipeline).pairs)
+        report(pipeline, dagster)
+        differs = [len(unsynced(profile, dagster) ^ planned)]
         computed = compute(pipeline)
-        return planned, computed, len(plan(pipeline).items)
+        report(pipeline, dagster)
+        left = plan(pipeline)
+        differs.append(len(unsynced(profile, dagster) ^ {(pair.asset, pair.group) for pair in left.pairs}))
+        return planned, computed, len(left.items), differs
 
 
 class _Plain(yaml.SafeDumper):
@@ -275,11 +296,14 @@ def compute(pipeline: Pipeline) -> set[Pair]:
 
 
 def show(numbers: dict[str, Any]) -> str:
-    lines = [f"{'change':46} {'planned':>8} {'computed':>9} {'least':>6}"]
+    lines = [
+        f"{'change':46} {'planned':>8} {'computed':>9} {'least':>6} {'':5} {'Dagster differs: before':>26} {'after':>6}"
+    ]
     for row in numbers["rows"]:
         exact = not row["too_many"] and not row["too_few"] and not row["left"]
         lines.append(
-            f"{row['change']:46} {row['planned']:>8} {row['computed']:>9} {row['least']:>6}  {'exact' if exact else 'NOT'}"
+            f"{row['change']:46} {row['planned']:>8} {row['computed']:>9} {row['least']:>6} "
+            f"{'exact' if exact else 'NOT':5} {row['dagster_differs'][0]:>26} {row['dagster_differs'][1]:>6}"
         )
         lines += [f"    computed without need: {pair}" for pair in row["too_many"]]
         lines += [f"    not computed: {pair}" for pair in row["too_few"]]

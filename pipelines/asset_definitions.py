@@ -6,8 +6,10 @@ import dagster as dg
 
 from assets.augmentations import augmentations
 from assets.captioner import captioners
+from assets.code_version import code_versions
 from assets.evaluation import evaluations
 from assets.filtering import filtering
+from assets.inputs import input_versions, observed, outside_inputs
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.reinforced_shards import reinforced_shards
@@ -16,11 +18,13 @@ from assets.study import studies
 from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.extras import needs
 from mobileclip2.progress import Progress, silent
+from pipelines.observe import observe
 from pipelines.processes import mark
 
 STAGES = (
@@ -42,8 +46,19 @@ STAGES = (
 def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     """Define all assets of a profile. Their resources are the pipeline and ``on_step``, which receives their progress."""
     graph = build_graph(profile)
+    versions = {dg.AssetKey(key.path): version for key, version in code_versions(graph).items()}
+    inputs = {dg.AssetKey(asset.key.path): outside_inputs(profile, asset) for asset in graph.values()}
+
+    def compared(spec: dg.AssetSpec) -> dg.AssetSpec:
+        """Add what Dagster compares: the version of all that is declared, and the inputs from outside."""
+        deps = [*spec.deps, *(each.dep for each in inputs[spec.key])]
+        return spec.replace_attributes(code_version=versions[spec.key], deps=deps)
+
     return dg.Definitions(
-        assets=[asset for stage in STAGES for asset in stage(profile, graph)],
+        assets=[
+            *observed(profile, graph),
+            *(asset.map_asset_specs(compared) for stage in STAGES for asset in stage(profile, graph)),
+        ],
         resources={
             "pipeline": dg.ResourceDefinition(lambda context: _pipeline_for_run(profile, context)),
             "on_step": dg.ResourceDefinition(lambda _: on_step),
@@ -66,7 +81,12 @@ def _pipeline_for_run(profile: Profile, context: dg.InitResourceContext) -> Pipe
     """Return a new pipeline, so that the run reads the store and external inputs as they are at its start."""
     from mobileclip2.executors import executor_of  # only runs need it, and loading the definitions must stay fast
 
-    # in a cluster, the run launcher monitors the pods of a run
-    if context.instance and context.run and profile.compute.kubernetes is None:
-        mark(context.instance, context.run.run_id)
-    return Pipeline(profile, executor_of(profile))
+    pipeline = Pipeline(profile, executor_of(profile))
+    if context.instance and context.run:
+        # in a cluster, the run launcher monitors the pods of a run
+        if profile.compute.kubernetes is None:
+            mark(context.instance, context.run.run_id)
+        # Dagster records the versions of a step's inputs when it starts, after this
+        selected = {AssetKey.of(*key.path) for key in context.run.asset_selection or ()}
+        observe(context.instance, input_versions(pipeline, selected))
+    return pipeline

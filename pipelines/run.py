@@ -21,10 +21,10 @@ from mobileclip2.errors import UserError
 from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
 from pipelines.asset_definitions import stages
-from pipelines.current import report_current
 from pipelines.display import Display, label_of
 from pipelines.instance import instance
 from pipelines.launched import execute_launched, is_launched
+from pipelines.observe import report
 from pipelines.processes import PROCESS_TAG, this_process
 from pipelines.supervise import KEPT
 
@@ -80,7 +80,7 @@ def refresh(
     tags: dict[str, str] | None = None,
     parent: dg.DagsterRun | None = None,
 ) -> int:
-    """Materialize every missing slice in order, update the check ``current`` of every asset, and return the number of runs.
+    """Materialize every missing slice in order, tell Dagster what the store has, and return the number of runs.
 
     Args:
         only: Keys of the assets to compute, with their upstream assets. Default: all.
@@ -112,8 +112,8 @@ def refresh(
                     observer.end(label)
     finally:
         # the failed stage has already reported a missing external input
-        with suppress(UserError), doing("updating the check 'current'"):
-            report_current(pipeline, dagster)
+        with suppress(UserError), doing("reporting to Dagster"):
+            report(pipeline, dagster)
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Sensors: one updates the check ``current``; the other, off by default, requests runs for assets that are not current.
+"""Sensors: one observes the inputs and the store; the other, off by default, requests runs for assets that are not current.
 
 Both compare the state of the store with the profile and do not depend on events. After a missed event, a failed run or a
 stopped daemon, the next tick makes a new plan.
@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from assets.code_version import code_versions
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.store.lease import is_held
-from pipelines.current import changed_evaluations
 from pipelines.display import label_of
+from pipelines.observe import report
 from pipelines.processes import end_dead_runs
 from pipelines.refresh import refresh_job
 
@@ -28,7 +29,7 @@ ATTEMPTS = 3
 """runs of an asset and group with the same inputs before the sensor gives up and reports it"""
 
 EVERY_SECONDS = 30
-SHOW_EVERY_SECONDS = 30
+OBSERVE_EVERY_SECONDS = 30
 
 FINGERPRINT_TAG = "mobileclip2/fingerprint"
 ATTEMPT_TAG = "mobileclip2/attempt"
@@ -177,19 +178,20 @@ def _skip_message(waiting: list[str], given_up: list[str]) -> str:
     return "; ".join(messages)
 
 
-def show_what_is_current(loaded: Pipeline) -> dg.SensorDefinition:
-    """Define the sensor that updates the check ``current`` of every asset."""
+def observe_changes(loaded: Pipeline) -> dg.SensorDefinition:
+    """Define the sensor that tells Dagster the versions of inputs and the outputs of the store."""
 
     @dg.sensor(
         asset_selection=dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=SHOW_EVERY_SECONDS,
-        description="Updates the check 'current' of every asset. Computes nothing.",
+        minimum_interval_seconds=OBSERVE_EVERY_SECONDS,
+        description="Reports the versions of the inputs, and the outputs that the store has. Computes nothing.",
     )
-    def show_what_is_current(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    def observe_changes(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         end_dead_runs(context.instance)
         pipeline = Pipeline(load(loaded.profile.file))
-        changed = changed_evaluations(pipeline, context.instance)
-        return dg.SensorResult(asset_events=changed)
+        if fingerprint(code_versions(pipeline.graph)) != fingerprint(code_versions(loaded.graph)):
+            return dg.SkipReason(f"{loaded.profile.file} has changed; reload the definitions")
+        return dg.SkipReason(f"reported {report(pipeline, context.instance)} changes")
 
-    return show_what_is_current
+    return observe_changes

@@ -22,4 +22,5 @@ def test_a_published_dataset_is_an_asset_without_upstream(tiny: Path) -> None:
 def test_a_profile_without_sources_has_only_what_it_needs(tiny: Path) -> None:
     tiny.write_text(yaml.safe_dump(published_profile(tiny)))
     keys = {key.to_user_string() for key in stages(load(tiny)).resolve_all_asset_keys()}
-    assert keys == {"reinforced_shards/datacompdr", "student/pupil", "evaluation/pupil"}
+    inputs = {"inputs/datacompdr_shards", "inputs/evaluation_sets"}
+    assert keys == {"reinforced_shards/datacompdr", "student/pupil", "evaluation/pupil"} | inputs

@@ -55,7 +55,7 @@ def outputs(profile):
 def test_it_is_stopped_until_somebody_starts_it(smallest):
     sensors = {sensor.name: sensor for sensor in definitions_of(load(smallest)).sensors}
     assert sensors["refresh_when_changed"].default_status == dg.DefaultSensorStatus.STOPPED
-    assert set(sensors) == {"refresh_when_changed", "show_what_is_current"}
+    assert set(sensors) == {"refresh_when_changed", "observe_changes"}
 
 
 @pytest.mark.slow

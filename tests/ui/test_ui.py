@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,8 @@ from urllib.parse import urlsplit
 import dagster as dg
 import pytest
 
+from assets.code_version import code_versions
+from assets.inputs import GROUP, observed
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions_of
@@ -45,6 +48,14 @@ def runs(page: Page) -> set[str]:
     """The ids of all runs."""
     answer = Server(page.url).ask("query Runs { runsOrError { ... on Runs { results { runId } } } }")
     return {run["runId"] for run in answer["runsOrError"]["results"]}
+
+
+def stale_status(page: Page, asset: str) -> str:
+    query = (
+        "query Status($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { staleStatus } } }"
+    )
+    answer = Server(page.url).ask(query, key={"path": asset.split("/")})
+    return str(answer["assetNodeOrError"]["staleStatus"])
 
 
 def materialize(page: Page, asset: str, group: str | None = None) -> None:
@@ -102,6 +113,7 @@ def sidebar(page: Page) -> list[tuple[str, str]]:
 def test_the_graph_page_shows_every_asset_by_stage(page: Page, pipeline: Pipeline) -> None:
     expected = {(group_of(asset), asset.key.rpartition("/")[2]) for asset in pipeline.graph.values()}
     assert len(expected) == len(pipeline.graph), "two boxes of the graph page look the same"
+    expected |= {(GROUP, asset.key.path[-1]) for asset in observed(pipeline.profile, pipeline.graph)}
     page.open("/asset-groups")
     page.see(*{group for group, _ in expected})
     assert Counter(sidebar(page)) == Counter(expected)
@@ -112,7 +124,12 @@ def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) ->
     node = definitions_of(pipeline.profile).resolve_asset_graph().get(dg.AssetKey(asset.key.split("/")))
     page.open(f"/assets/{asset.key}")
     page.click("//*[text()='Compute details']")
-    page.see(asset.description, "Owners\nmobileclip2", f"Code version\n{asset.code_version}", '"view": 1')
+    page.see(
+        asset.description,
+        "Owners\nmobileclip2",
+        f"Code version\n{code_versions(pipeline.graph)[asset.key]}",
+        '"view": 1',
+    )
     kinds = page.text.partition("\nKinds\n")[2].partition("\nTags\n")[0]
     assert set(kinds.lower().split()) == node.kinds
 
@@ -147,7 +164,7 @@ def test_the_job_refresh_is_launched_from_its_launchpad(page: Page, pipeline: Pi
     """Only the cheap assets, of which the views are missing whatever ran before."""
     pipeline.storage.delete_folder("augmentations")
     page.open("/jobs")
-    page.see("refresh", "check_current")
+    page.see("refresh", "evaluate")
     page.click("//a[normalize-space()='refresh']")
     page.click("//a[normalize-space()='Launchpad']")
     config = {"ops": {"materialize_missing": {"config": {"assets": ["augmentations", "caption_corpus/clean"]}}}}
@@ -162,12 +179,17 @@ def test_the_job_refresh_is_launched_from_its_launchpad(page: Page, pipeline: Pi
         )
 
 
-def test_an_asset_page_shows_whether_it_is_current(page: Page) -> None:
+def test_a_changed_input_makes_its_asset_unsynced_until_it_is_materialized(page: Page, profile: Path) -> None:
     materialize(page, "caption_corpus/clean")
-    page.open("/assets/caption_corpus/clean?view=checks")
-    page.see("current", "Passed")
-    page.open("/assets/student/pupil?view=checks")
-    page.see("current", "to be computed: new; upstream reinforced_dataset")
+    page.open("/assets/caption_corpus/clean")
+    page.see("Latest materialization", but_not="Unsynced")
+    corpus = profile.parent / "corpus"
+    shutil.copy(corpus / "00000.tar", corpus / "00001.tar")
+    page.until(lambda: stale_status(page, "caption_corpus/clean") == "STALE", "an observation by the sensor")
+    page.open("/assets/caption_corpus/clean")
+    page.see("Unsynced")
+    materialize(page, "caption_corpus/clean")
+    assert stale_status(page, "caption_corpus/clean") == "FRESH"
 
 
 def test_pages_ask_no_other_host(page: Page) -> None:

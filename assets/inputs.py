@@ -1,0 +1,153 @@
+"""Inputs from outside the store as observable assets: shards by group, evaluation sets, and the other files of each asset."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from assets.materialize import partitions_of
+from mobileclip2.asset_key import AssetKey
+from mobileclip2.config.profile import Profile
+from mobileclip2.engine.graph import Asset, Graph, Slice
+from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.source_inventory import External, GroupShards
+from mobileclip2.errors import UserError
+from mobileclip2.fingerprint import fingerprint
+
+# Dagster is pinned, and this warning would appear once for each input in every process that loads the definitions
+warnings.filterwarnings("ignore", "Function `observable_source_asset`", dg.BetaWarning)
+
+GROUP = "inputs"
+SETS = dg.AssetKey([GROUP, "evaluation_sets"])
+
+MISSING = "missing"
+"""data version of an input whose files cannot be found"""
+
+Partition = tuple[dg.AssetKey, str | None]
+"""an input and its partition"""
+
+
+@dataclass(frozen=True)
+class OutsideInput:
+    """An observable asset of Dagster that an asset reads."""
+
+    key: dg.AssetKey
+    description: str
+    partitions: dg.StaticPartitionsDefinition | None = None
+    read: tuple[str, ...] | None = None
+    """keys of the partitions that the asset reads; None if it reads the one with its own key, or the whole"""
+
+    @property
+    def dep(self) -> dg.AssetDep:
+        """Return the edge to the asset that reads it."""
+        mapping = dg.SpecificPartitionsPartitionMapping(list(self.read)) if self.read else None
+        return dg.AssetDep(self.key, partition_mapping=mapping)
+
+
+def outside_inputs(profile: Profile, asset: Asset) -> list[OutsideInput]:
+    """Return the inputs of an asset from outside the store."""
+    found: list[OutsideInput] = []
+    externals = {role: each for slice_ in asset.slices.values() for role, each in slice_.externals.items()}
+    for each in externals.values():
+        if isinstance(each, GroupShards):
+            key = dg.AssetKey([GROUP, f"{each.reinforced}_shards" if each.reinforced else "source_shards"])
+            found.append(OutsideInput(key, "The tars of each group.", partitions_of(profile, asset)))
+    sets = dg.StaticPartitionsDefinition([each.name for each in profile.evaluation])
+    if read := sorted(filter(None, map(_set_of, externals))):
+        found.append(OutsideInput(SETS, "The evaluation sets.", sets, tuple(read)))
+    elif asset.stage == "evaluation":
+        found.append(OutsideInput(SETS, "The evaluation sets.", sets))
+    if _has_variants(asset):
+        description = "The declared fields and the files of each variant."
+        found.append(OutsideInput(_own_key(asset, "variants"), description, partitions_of(profile, asset)))
+    elif any(_is_own(asset, role, each) for role, each in externals.items()):
+        found.append(OutsideInput(_own_key(asset, "files"), f"The files outside the store that {asset.key} reads."))
+    return found
+
+
+def _set_of(role: str) -> str:
+    """Return the evaluation set that an asset of another stage reads in a role, or an empty string."""
+    kind, _, name = role.partition("/")
+    return name if kind in {"curve", "set"} else ""
+
+
+def _has_variants(asset: Asset) -> bool:
+    return asset.by_slice and any(slice_.declared != {"set": name} for name, slice_ in asset.slices.items())
+
+
+def _own_key(asset: Asset, what: str) -> dg.AssetKey:
+    return dg.AssetKey([GROUP, "_".join(filter(None, (asset.name, asset.stage, what)))])
+
+
+def _is_own(asset: Asset, role: str, external: External) -> bool:
+    """Return whether no other asset reads the same input."""
+    return not (isinstance(external, GroupShards) or _set_of(role) or asset.stage == "evaluation")
+
+
+def observed(profile: Profile, graph: Graph) -> list[dg.SourceAsset]:
+    """Define the observable assets of a profile."""
+    found = {each.key: each for asset in graph.values() for each in outside_inputs(profile, asset)}
+    return [_define(each) for each in found.values()]
+
+
+def _define(each: OutsideInput) -> dg.SourceAsset:
+    @dg.observable_source_asset(
+        key=each.key, group_name=GROUP, description=each.description, partitions_def=each.partitions
+    )
+    def observe(pipeline: dg.ResourceParam[Pipeline]) -> dg.DataVersion | dg.DataVersionsByPartition:
+        versions = {place[1]: version for place, version in input_versions(pipeline).items() if place[0] == each.key}
+        if each.partitions is None:
+            return dg.DataVersion(versions[None])
+        return dg.DataVersionsByPartition({name: version for name, version in versions.items() if name})
+
+    return observe
+
+
+def input_versions(pipeline: Pipeline, keys: set[AssetKey] | None = None) -> dict[Partition, str]:
+    """Return the data version of every input and partition that some assets read, by default all."""
+    return {
+        place: version
+        for asset in pipeline.graph.values()
+        if keys is None or asset.key in keys
+        for place, version in _versions(pipeline, asset)
+    }
+
+
+def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[Partition, str]]:
+    for slice_ in asset.slices.values():
+        for role, external in slice_.externals.items():
+            if isinstance(external, GroupShards):
+                (key,) = (
+                    each.key for each in outside_inputs(pipeline.profile, asset) if "_shards" in each.key.path[-1]
+                )
+                for group in pipeline.profile.group_names:
+                    yield (key, group), _digest(pipeline, external, group)
+            elif name := _set_of(role) or (slice_.name if asset.stage == "evaluation" else ""):
+                yield (SETS, name), _digest(pipeline, external, None)
+    own = {name: _own_files(pipeline, asset, slice_) for name, slice_ in asset.slices.items()}
+    if _has_variants(asset):
+        for name, files in own.items():
+            version = fingerprint({"declared": asset.slices[name].declared, "files": files})
+            yield (_own_key(asset, "variants"), name), MISSING if MISSING in files.values() else version
+    elif any(own.values()):
+        is_missing = any(MISSING in files.values() for files in own.values())
+        yield (_own_key(asset, "files"), None), MISSING if is_missing else fingerprint(own)
+
+
+def _own_files(pipeline: Pipeline, asset: Asset, slice_: Slice) -> dict[str, Any]:
+    return {
+        role: _digest(pipeline, external, None)
+        for role, external in slice_.externals.items()
+        if _is_own(asset, role, external)
+    }
+
+
+def _digest(pipeline: Pipeline, external: External, group: str | None) -> str:
+    try:
+        return pipeline.inventory.digest(external, group)
+    except (UserError, OSError):
+        return MISSING

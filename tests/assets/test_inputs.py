@@ -1,0 +1,64 @@
+"""Inputs from outside the store, and the partitions of them that an asset reads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import dagster as dg
+
+from assets.inputs import MISSING, SETS, input_versions, observed, outside_inputs
+from mobileclip2.config.profile import load
+from mobileclip2.engine.graph import build_graph
+from mobileclip2.engine.pipeline import Pipeline
+from pipelines.profiles import PROFILES
+from tests.pipelines.small import edited
+
+
+def test_every_profile_has_a_version_for_every_partition_of_every_input() -> None:
+    for name in ("demo", "ablation"):
+        pipeline = Pipeline(load(PROFILES / f"{name}.yaml"))
+        versions = input_versions(pipeline)
+        expected = {
+            (each.key, partition)
+            for asset in pipeline.graph.values()
+            for each in outside_inputs(pipeline.profile, asset)
+            for partition in each.read or (each.partitions.get_partition_keys() if each.partitions else [None])
+        }
+        assert set(versions) == expected and MISSING not in versions.values()
+
+
+def test_a_student_reads_the_sets_of_its_curve_only(tiny: Path) -> None:
+    def change(values: dict) -> None:
+        values["evaluation"].append({**values["evaluation"][0], "name": "more"})
+        values["students"][0]["evaluate_on"] = ["more"]
+
+    pipeline = edited(tiny, change)
+    (read,) = [each for each in outside_inputs(pipeline.profile, pipeline.graph["student/pupil"]) if each.key == SETS]
+    assert read.read == ("more",)
+    (of_evaluation,) = outside_inputs(pipeline.profile, pipeline.graph["evaluation/pupil"])
+    assert of_evaluation.read is None and of_evaluation.partitions is not None
+    assert of_evaluation.partitions.get_partition_keys() == ["shapes", "more"]
+
+
+def test_a_variant_of_a_study_has_a_version_of_its_own() -> None:
+    pipeline = Pipeline(load(PROFILES / "ablation.yaml"))
+    key = dg.AssetKey(["inputs", "logit_scales_study_variants"])
+    versions = {place[1]: version for place, version in input_versions(pipeline).items() if place[0] == key}
+    assert set(versions) == set(pipeline.graph["study/logit_scales"].slices)
+    assert len(set(versions.values())) == len(versions) > 1
+
+
+def test_a_shard_changes_the_version_of_its_group(tiny: Path) -> None:
+    before = input_versions(Pipeline(load(tiny)))
+    shutil.copy(tiny.parent / "shards" / "00003.tar", tiny.parent / "shards" / "00001.tar")
+    after = input_versions(Pipeline(load(tiny)))
+    changed = {place for place in before if before[place] != after[place]}
+    assert changed == {(dg.AssetKey(["inputs", "source_shards"]), "g01")}
+
+
+def test_names_of_inputs_are_distinct() -> None:
+    for name in ("demo", "ablation", "fine-tune", "dfndr-2b"):
+        profile = load(PROFILES / f"{name}.yaml")
+        keys = [asset.key for asset in observed(profile, build_graph(profile))]
+        assert len({key.path[-1] for key in keys}) == len(keys) and keys

@@ -1,0 +1,114 @@
+"""Dagster's own staleness against the plan."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from mobileclip2.config.profile import load
+from mobileclip2.engine import graph
+from mobileclip2.engine.pipeline import Pipeline
+from pipelines.definitions import definitions_of
+from pipelines.observe import report
+from pipelines.run import materialize
+from tests.pipelines.small import edited
+from tests.pipelines.stale import planned, unsynced
+
+CHANGES = {
+    "a teacher": lambda values: values["teachers"].append({**values["teachers"][0], "name": "second"}),
+    "a view": lambda values: values["views"].update(count=values["views"]["count"] + 1),
+    "a logit scale": lambda values: values["teachers"][0].update(logit_scale=51),
+    "an evaluation set": lambda values: values["evaluation"].append({**values["evaluation"][0], "name": "more"}),
+    "the filters": lambda values: values.update(filters={"min_side": 16}),
+    "the log interval": lambda values: values["students"][0]["train"].update(log_every=7),
+}
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """Return an instance on disk, which GraphQL needs."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_the_profile_is_unsynced_where_it_is_planned(
+    finished: Path, instance: dg.DagsterInstance, change: str
+) -> None:
+    assert report(Pipeline(load(finished)), instance)
+    assert unsynced(finished, instance) == set()
+    pipeline = edited(finished, CHANGES[change])
+    report(pipeline, instance)
+    assert unsynced(finished, instance) == planned(pipeline)
+
+
+def test_a_change_that_is_taken_back_is_in_sync(finished: Path, instance: dg.DagsterInstance) -> None:
+    text = finished.read_text()
+    report(Pipeline(load(finished)), instance)
+    pipeline = edited(finished, lambda values: values["teachers"][0].update(logit_scale=51))
+    pipeline.materialize("student/pupil")
+    report(pipeline, instance)
+    assert unsynced(finished, instance) == planned(pipeline) == {("evaluation/pupil", "shapes")}
+    finished.write_text(text)
+    report(Pipeline(load(finished)), instance)
+    assert unsynced(finished, instance) == set()
+    assert report(Pipeline(load(finished)), instance) == 0
+
+
+def test_new_code_that_writes_the_same_bytes_leaves_the_rest_in_sync(
+    finished: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report(Pipeline(load(finished)), instance)
+    monkeypatch.setitem(graph.CODE_VERSIONS, "augmentations", "another")
+    pipeline = Pipeline(load(finished))
+    report(pipeline, instance)
+    assert unsynced(finished, instance) == planned(pipeline)
+    for group in pipeline.profile.group_names:
+        pipeline.materialize("augmentations", group)
+    report(pipeline, instance)
+    assert unsynced(finished, instance) == planned(pipeline) == set()
+
+
+def test_a_changed_shard_is_unsynced_where_it_is_read_and_then_downstream(
+    finished: Path, instance: dg.DagsterInstance
+) -> None:
+    """Dagster compares direct parents. What is further downstream follows when its parent has been computed."""
+    report(Pipeline(load(finished)), instance)
+    shards = finished.parent / "shards"
+    shutil.copy(shards / "00003.tar", shards / "00001.tar")
+    pipeline = Pipeline(load(finished))
+    report(pipeline, instance)
+    assert unsynced(finished, instance) == {("raw_shards", "g01")} < planned(pipeline)
+    pipeline.materialize("raw_shards", "g01")
+    report(pipeline, instance)
+    assert ("augmentations", "g01") in unsynced(finished, instance) < planned(pipeline)
+
+
+def test_a_run_alone_leaves_what_it_computed_in_sync(smallest: Path, instance: dg.DagsterInstance) -> None:
+    """It observes the inputs before it records them."""
+    pipeline = Pipeline(load(smallest))
+    repository = definitions_of(pipeline.profile).get_repository_def()
+    for asset, group in list(pipeline.stale()):
+        materialize(repository, instance, asset, group)
+    assert unsynced(smallest, instance) == set()
+    assert report(Pipeline(load(smallest)), instance) == 0
+
+
+def test_an_input_that_is_gone_is_observed_as_missing(smallest: Path, instance: dg.DagsterInstance) -> None:
+    report(Pipeline(load(smallest)), instance)
+    shutil.rmtree(smallest.parent / "corpus")
+    assert report(Pipeline(load(smallest)), instance) == 1
+    key = dg.AssetKey(["inputs", "clean_caption_corpus_files"])
+    record = instance.fetch_observations(key, limit=1).records[0].event_log_entry.asset_observation
+    assert record is not None and record.tags["dagster/data_version"] == "missing"
+
+
+def test_inputs_are_observed_from_the_ui(smallest: Path, instance: dg.DagsterInstance) -> None:
+    job = definitions_of(load(smallest)).get_repository_def().get_implicit_global_asset_job_def()
+    keys = [dg.AssetKey(["inputs", "source_shards"]), dg.AssetKey(["inputs", "clean_caption_corpus_files"])]
+    assert job.execute_in_process(instance=instance, asset_selection=keys).success
+    assert report(Pipeline(load(smallest)), instance) == 0
