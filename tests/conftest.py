@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--whole", action="store_true", help="all of the tiny profile on the fake cluster, in some minutes"
     )
     parser.addoption("--python", default=sys.executable, help="the interpreter under which the wheel is installed")
+
+
+def pytest_configure() -> None:
+    # a shell starts what runs in the background with SIGINT ignored, and the commands that tests stop would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
