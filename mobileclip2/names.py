@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -48,3 +49,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def listed(names: Iterable[str]) -> str:
     """Join names with commas. Return ``none`` if there are no names."""
     return ", ".join(names) or "none"
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text begins as a URL does. Where a local path is expected, it is refused and not repeated."""
+    return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text))

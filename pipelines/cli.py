@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mobileclip2 import __version__
 from mobileclip2.errors import LedgerError, UserError
-from mobileclip2.names import did_you_mean, find, listed
+from mobileclip2.names import did_you_mean, find, is_url, listed
 from mobileclip2.progress import doing
 from pipelines.profiles import built_in, profile_path
 
@@ -53,6 +53,13 @@ def argument(*names: str, complete: Callable[..., list[str]] | None = None, **op
         parser.add_argument(*names, **options).completer = complete  # type: ignore[attr-defined]
 
     return add
+
+
+def local_path(given: str) -> Path:
+    """Return the path of an argument. A URL is not repeated, because it can contain a password."""
+    if is_url(given):
+        raise argparse.ArgumentTypeError("this is a URL; give the path of a local file or folder")
+    return Path(given)
 
 
 def command(name: str, help: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Action], Action]:
@@ -100,7 +107,7 @@ ASSETS = argument(
     complete=complete_assets,
     help="only these and their upstream assets, such as student/reinforced, or its last part if it is unique",
 )
-REPORT = argument("--report", type=Path, help="path of the report; by default report[-STUDENT].html")
+REPORT = argument("--report", type=local_path, help="path of the report; by default report[-STUDENT].html")
 STUDENT = argument("student", complete=complete_students, help="such as student/reinforced or reinforced")
 
 
@@ -221,10 +228,12 @@ def minutes(text: str) -> float:
 @command(
     "import",
     "write a folder, a table or a data set of pictures as shards, or as an evaluation set",
-    argument("path", type=Path, help="folder of pictures, table (csv, tsv, jsonl, parquet), or Hugging Face data set"),
-    argument("-o", "--output", type=Path, required=True, help="the new folder"),
     argument(
-        "--captions", type=Path, metavar="TABLE", help="table of the captions or classes of the folder's pictures"
+        "path", type=local_path, help="folder of pictures, table (csv, tsv, jsonl, parquet), or Hugging Face data set"
+    ),
+    argument("-o", "--output", type=local_path, required=True, help="the new folder"),
+    argument(
+        "--captions", type=local_path, metavar="TABLE", help="table of the captions or classes of the folder's pictures"
     ),
     argument(
         "--as-evaluation", action="store_true", help="write a zero-shot set (classes) or a retrieval set (captions)"
@@ -276,11 +285,16 @@ def import_data(chosen: argparse.Namespace) -> int:
 @command(
     "init",
     "write a profile for your own shards that runs as it is",
-    argument("--images", type=Path, required=True, help="folder of shards, such as 'mobileclip2 import' writes"),
+    argument("--images", type=local_path, required=True, help="folder of shards, such as 'mobileclip2 import' writes"),
     argument(
-        "--evaluate", type=Path, action="append", default=[], metavar="SET", help="evaluation set; can be repeated"
+        "--evaluate",
+        type=local_path,
+        action="append",
+        default=[],
+        metavar="SET",
+        help="evaluation set; can be repeated",
     ),
-    argument("--output", type=Path, default=Path("mobileclip2.yaml"), help="by default mobileclip2.yaml"),
+    argument("--output", type=local_path, default=Path("mobileclip2.yaml"), help="by default mobileclip2.yaml"),
     argument("--start", choices=("small", "released"), help="train a small student, or fine-tune the released S0"),
     examples=("init --images shards/ --evaluate evaluation/mine/",),
 )
@@ -304,7 +318,7 @@ def init(chosen: argparse.Namespace) -> int:
     ),
     argument("query", nargs="+", help="texts (or a picture), then the folder of pictures"),
     argument("--top", type=int, default=12, help="pictures for each query, by default 12"),
-    argument("--page", type=Path, default=Path("search.html"), help="by default search.html"),
+    argument("--page", type=local_path, default=Path("search.html"), help="by default search.html"),
     examples=('search student/mine "a red bicycle" photos/',),
 )
 def search_folder(chosen: argparse.Namespace) -> int:
@@ -312,6 +326,8 @@ def search_folder(chosen: argparse.Namespace) -> int:
     *queries, folder = chosen.query
     if not queries:
         chosen.error('give a query and a folder: mobileclip2 search student/mine "a red bicycle" photos/')
+    if is_url(folder):
+        chosen.error("the folder of pictures is a URL; give the path of a local folder")
     if chosen.top < 1:
         chosen.error("--top must be at least 1")
     os.environ["MOBILECLIP2_PROFILE"] = str(profile_path(chosen_profile(chosen)))
@@ -363,7 +379,7 @@ def show_plan(chosen: argparse.Namespace) -> int:
     REPORT,
     argument(
         "--rehearse",
-        type=Path,
+        type=local_path,
         metavar="FOLDER",
         help="run the profile at a thousandth of its size in this folder, with generated data and small random models",
     ),
@@ -401,7 +417,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
     "compare a student with a baseline and the published models; fails if it is worse",
     argument("--student", required=True, complete=complete_students, help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
-    argument("--markdown", type=Path, help="also write the table to this file"),
+    argument("--markdown", type=local_path, help="also write the table to this file"),
     argument("--dagster", metavar="ADDRESS", help="evaluate on this Dagster server, with the server's profile"),
     argument("--location", help="code location on the server; needed if several have the job 'evaluate'"),
     argument("--wait", type=minutes, metavar="MINUTES", help="time to wait for the server's run, by default 60"),
@@ -441,7 +457,7 @@ def evaluate_on_server(chosen: argparse.Namespace) -> int:
     "write a trained student as files that run without this project, and compare their outputs with it",
     STUDENT,
     argument("--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")),
-    argument("--to", type=Path, required=True, help="the new folder"),
+    argument("--to", type=local_path, required=True, help="the new folder"),
     argument("--int8", action="store_true", help="quantize to int8; onnx only"),
     examples=("export reinforced --format onnx --to reinforced-onnx",),
 )
@@ -504,7 +520,7 @@ def show_lineage(chosen: argparse.Namespace) -> int:
     argument("--delete", action="store_true", help="delete the listed outputs"),
     argument(
         "--keep",
-        type=Path,
+        type=local_path,
         action="append",
         default=[],
         help="folder of checkpoints to keep with their inputs; can be repeated",

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.caption_text import is_visible
+from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
 from mobileclip2.data.tar import RawSample, member_names, read_samples
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.store.storage import file_sha256
@@ -345,8 +345,15 @@ def _captions(raw: RawSample) -> tuple[str, ...]:
         captions = tuple(raw.members["txt"].decode().splitlines())
     except UnicodeDecodeError as error:
         raise BadSample("caption-not-utf8", f"txt is not UTF-8 at byte {error.start}") from error
-    if not any(caption.strip() for caption in captions):
+    if not any(map(is_visible, captions)):
         raise BadSample("no-caption", "txt is blank")
+    for line, caption in enumerate(captions, 1):
+        if is_placeholder(caption):
+            raise BadSample(
+                "placeholder-caption", f"line {line} of txt is '{caption}', a missing value that a program printed"
+            )
+        if is_literal(caption):
+            raise BadSample("literal-caption", f"line {line} of txt is a printed list or mapping: {caption[:80]}")
     return captions
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mobileclip2.errors import ProfileError
-from mobileclip2.names import did_you_mean
+from mobileclip2.names import did_you_mean, is_url
 
 PROFILES = Path(__file__).parent
 
@@ -17,8 +17,10 @@ def profile_path(name: str) -> Path:
     """Return the file of a built-in profile, or the path that was given.
 
     Raises:
-        ProfileError: neither is there; names the built-in profile that is spelled alike, or all of them.
+        ProfileError: neither is there; names the built-in profile that is spelled alike, or all of them. A URL was given.
     """
+    if is_url(name):
+        raise ProfileError("a profile is a local file, and this is a URL; download it, and give its path")
     path = PROFILES / f"{name}.yaml"
     if path.exists():
         return path

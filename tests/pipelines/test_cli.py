@@ -33,6 +33,30 @@ def test_a_profile_that_is_not_there(profile, capsys):
     assert capsys.readouterr().err == "mobileclip2: nowhere.yaml: cannot read the profile: No such file or directory\n"
 
 
+@pytest.mark.parametrize("url", ["s3://user:secret@bucket/x.yaml", "https:/user:secret@host/x.yaml"])
+def test_a_profile_that_is_a_url_is_not_repeated(profile, capsys, url):
+    assert main(["plan", "--profile", url]) == 1
+    said = capsys.readouterr().err
+    assert "this is a URL; download it" in said and "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["import", "URL", "-o", "out"],
+        ["init", "--images", "URL"],
+        ["search", "student/pupil", "a red bicycle", "URL"],
+        ["export", "pupil", "--format", "onnx", "--to", "URL"],
+        ["report", "--report", "URL"],
+    ],
+)
+def test_a_url_in_place_of_a_local_path_is_refused_and_not_repeated(profile, capsys, arguments):
+    with pytest.raises(SystemExit):
+        main([each.replace("URL", "s3://user:secret@bucket/x") for each in arguments])
+    said = capsys.readouterr().err
+    assert "URL; give the path of a local f" in said and "secret" not in said
+
+
 def test_a_missing_evaluation_set_is_found_before_any_work(profile, capsys):
     shutil.rmtree(profile.parent / "evaluation")
     assert main(["check", "--profile", str(profile)]) == 1

@@ -143,7 +143,17 @@ def test_bad_sample_keeps_its_place(write_set: WriteSet, members: dict[str, byte
     assert (first.target, last.target) == (1, 2)
 
 
-@pytest.mark.parametrize(("caption", "reason"), [(b" \n ", "no-caption"), (b"\xff", "caption-not-utf8")])
+@pytest.mark.parametrize(
+    ("caption", "reason"),
+    [
+        (b" \n ", "no-caption"),
+        ("\u200b\ufeff".encode(), "no-caption"),
+        (b"\xff", "caption-not-utf8"),
+        (b"a dog\nnan", "placeholder-caption"),
+        (b"None", "placeholder-caption"),
+        (b"['a dog', 'a cat']", "literal-caption"),
+    ],
+)
 def test_bad_caption(write_set: WriteSet, caption: bytes, reason: str) -> None:
     (sample,) = write_set([("a", {"png": picture(0), "txt": caption})], files=RETRIEVAL).samples()
     assert sample.fault is not None and sample.fault.reason == reason
