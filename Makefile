@@ -36,7 +36,7 @@ test: setup ## lint, types and the tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile -m "not long" $(COVERAGE)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(COVERAGE)
 
 test-long: setup ## every profile of the documentation as a whole run
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m long

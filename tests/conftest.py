@@ -29,6 +29,12 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # files with slow tests run first, so that no process ends with one while the other has nothing left
+    slow = {item.path for item in items if any(item.get_closest_marker(mark) for mark in ("slow", "ui"))}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the tiny profile and all its data. Tests copy it and do not change it."""

@@ -393,7 +393,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     profile.write_text(
         profile.read_text()
-        .replace("train: &train {steps: 4,", "train: &train {steps: 100,")
+        .replace("train: &train {steps: 4,", "train: &train {steps: 60,")
         .replace("checkpoint_every: 1}", "checkpoint_every: 1, log_every: 1}")
         .replace("raw_shards: {pods: 2}", "raw_shards: {pods: 2}, student: {pods: 2, gpus: 0}")
     )
@@ -416,15 +416,15 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     second = [pod for pod in cluster.pods("Running") if pod["metadata"]["name"].rsplit("-", 2)[1] == "1"]
     lose(cluster, second[0])
     reached = max(step.done for step in run.steps)
-    assert reached < 100, "it was over before its node was lost"
+    assert reached < 60, "it was over before its node was lost"
     run.end()
     assert len(cluster.everything) == 4
     logs_of_second = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:]]
     messages = [each for log in logs_of_second for each in parse_output(log.read_text())[0]]
     # an evicted pod computes until its grace period ends: on a fast machine it may have made the last checkpoint
-    went_on_at = next((message.step.done for message in messages if isinstance(message, StepReport)), 100)
+    went_on_at = next((message.step.done for message in messages if isinstance(message, StepReport)), 60)
     print(
-        f"a node lost at step {reached} of 100 or a little later, went on at {went_on_at}; {logs.total()} looks at logs"
+        f"a node lost at step {reached} of 60 or a little later, went on at {went_on_at}; {logs.total()} looks at logs"
     )
     assert went_on_at >= reached
     curves = []
@@ -432,7 +432,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
         (read,) = each.read("student/plain")
         lines = read.fetch("metrics.jsonl").read_text().splitlines()
         curves.append([json.loads(line)["loss"] for line in lines])
-    assert len(curves[0]) == 100 and curves[1] == pytest.approx(curves[0], abs=2e-3)
+    assert len(curves[0]) == 60 and curves[1] == pytest.approx(curves[0], abs=2e-3)
 
 
 def test_a_student_without_training_gets_the_pods_of_an_evaluation(cluster, pipeline):
