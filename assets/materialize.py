@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.keys import dagster_key
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, RunStatus
@@ -50,7 +51,7 @@ def define(
     check_name: str = "",
 ) -> dg.AssetsDefinition:
     """Define a Dagster asset that computes the missing slices of ``asset`` and reports its data version."""
-    key = dg.AssetKey(asset.key.path)
+    key = dagster_key(asset.key)
     partitions = partitions_of(profile, asset)
 
     @dg.asset(
@@ -62,7 +63,7 @@ def define(
         metadata={"declared": {name: slice_.declared for name, slice_ in asset.slices.items()}},
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
-        deps=[dg.AssetKey(upstream.path) for upstream in asset.upstream],
+        deps=[dagster_key(upstream) for upstream in asset.upstream],
         partitions_def=partitions,
         # one run for each partition: Dagster gives all partitions of a run the same data version
         backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,

@@ -10,6 +10,7 @@ from assets.code_version import code_versions
 from assets.evaluation import evaluations
 from assets.filtering import filtering
 from assets.inputs import input_versions, observed, outside_inputs
+from assets.keys import dagster_key, library_key
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.reinforced_shards import reinforced_shards
@@ -18,7 +19,6 @@ from assets.study import studies
 from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
-from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -46,8 +46,8 @@ STAGES = (
 def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     """Define all assets of a profile. Their resources are the pipeline and ``on_step``, which receives their progress."""
     graph = build_graph(profile)
-    versions = {dg.AssetKey(key.path): version for key, version in code_versions(graph).items()}
-    inputs = {dg.AssetKey(asset.key.path): outside_inputs(profile, asset) for asset in graph.values()}
+    versions = {dagster_key(key): version for key, version in code_versions(graph).items()}
+    inputs = {dagster_key(asset.key): outside_inputs(profile, asset) for asset in graph.values()}
 
     def compared(spec: dg.AssetSpec) -> dg.AssetSpec:
         """Add what Dagster compares: the version of all that is declared, and the inputs from outside."""
@@ -87,6 +87,6 @@ def _pipeline_for_run(profile: Profile, context: dg.InitResourceContext) -> Pipe
         if profile.compute.kubernetes is None:
             mark(context.instance, context.run.run_id)
         # Dagster records the versions of a step's inputs when it starts, after this
-        selected = {AssetKey.of(*key.path) for key in context.run.asset_selection or ()}
+        selected = {library_key(key) for key in context.run.asset_selection or ()}
         observe(context.instance, input_versions(pipeline, selected))
     return pipeline

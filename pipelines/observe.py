@@ -12,6 +12,7 @@ import dagster as dg
 
 from assets.code_version import code_versions
 from assets.inputs import MISSING, Partition, input_versions, outside_inputs
+from assets.keys import dagster_key
 from assets.materialize import OUTPUT_TAG, output_of
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.graph import Asset
@@ -74,7 +75,7 @@ class _Outputs:
             return False
         result = MaterializeResult(asset, group, summaries, [], 0)
         self._stored[asset.key, group] = result.data_version
-        key = dg.AssetKey(asset.key.path)
+        key = dagster_key(asset.key)
         tags = {
             DATA_VERSION: result.data_version,
             CODE_VERSION: self._codes[asset.key],
@@ -102,7 +103,7 @@ class _Outputs:
     def _input_tags(self, asset: Asset) -> dict[str, str]:
         tags: dict[str, str] = {}
         for upstream in asset.upstream:
-            key = dg.AssetKey(upstream.path)
+            key = dagster_key(upstream)
             records = self._dagster.fetch_materializations(key, limit=1).records
             tags |= _tags_of_input(key, self._stored.get((upstream, None)), records)
         for each in outside_inputs(self._pipeline.profile, asset):

@@ -14,6 +14,7 @@ from mobileclip2.extras import needs
 with needs("pipeline"):
     import dagster as dg
 
+from assets.keys import dagster_key
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import selected
@@ -131,7 +132,7 @@ def materialize(
         UserError: The run failed or was canceled. The message contains the cause.
         KeyboardInterrupt: The run was interrupted in this process. Dagster records it as canceled.
     """
-    key = dg.AssetKey(asset.key.split("/"))
+    key = dagster_key(asset.key)
     job = repository.get_implicit_global_asset_job_def()
     # the caller shows the failure, and would not wait for a retry
     tags = {**(tags or {}), "dagster/max_retries": "0"}

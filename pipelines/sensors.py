@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from assets.code_version import code_versions
+from assets.keys import dagster_key, library_key
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
@@ -138,7 +139,7 @@ def _started(unfinished: list[dg.DagsterRun]) -> set[tuple[str, str | None]]:
     Runs of the command line and of a refresh are not included. They hold a lease instead.
     """
     return {
-        (key.to_user_string(), run.tags.get("dagster/partition"))
+        (library_key(key), run.tags.get("dagster/partition"))
         for run in unfinished
         if run.remote_job_origin
         for key in run.asset_selection or ()
@@ -156,7 +157,7 @@ def _runs_by_fingerprint(dagster: dg.DagsterInstance, candidates: list[Ready]) -
 def _request(each: Ready, attempt: int, earlier: int) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{each.label} {each.fingerprint} {earlier + 1}",
-        asset_selection=[dg.AssetKey(each.asset.path)],
+        asset_selection=[dagster_key(each.asset)],
         partition_key=each.group,
         tags={
             FINGERPRINT_TAG: each.fingerprint,

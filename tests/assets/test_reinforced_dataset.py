@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from assets.keys import library_key
 from assets.reinforced_dataset import reinforced_dataset, reinforced_sheet
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -9,7 +10,7 @@ from mobileclip2.engine.pipeline import Pipeline
 
 def test_the_dataset_reads_every_embedding(demo: Pipeline) -> None:
     (asset,) = reinforced_dataset(demo.profile, demo.graph)
-    upstream = {dep.asset_key.path[0] for spec in asset.specs for dep in spec.deps}
+    upstream = {library_key(dep.asset_key).stage for spec in asset.specs for dep in spec.deps}
     assert upstream == {"raw_shards", "augmentations", "synthetic_captions", "teacher_embeddings"}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import yaml
 
 from assets.reinforced_shards import reinforced_shards
@@ -15,7 +16,7 @@ def test_a_published_dataset_is_an_asset_without_upstream(tiny: Path) -> None:
     tiny.write_text(yaml.safe_dump(published_profile(tiny)))
     profile = load(tiny)
     (asset,) = reinforced_shards(profile, build_graph(profile))
-    assert asset.key.path == ["reinforced_shards", "datacompdr"]
+    assert asset.key == dg.AssetKey("reinforced_shards.datacompdr")
     assert not [dep for spec in asset.specs for dep in spec.deps] and asset.partitions_def is not None
 
 
@@ -23,4 +24,4 @@ def test_a_profile_without_sources_has_only_what_it_needs(tiny: Path) -> None:
     tiny.write_text(yaml.safe_dump(published_profile(tiny)))
     keys = {key.to_user_string() for key in stages(load(tiny)).resolve_all_asset_keys()}
     inputs = {"inputs/datacompdr_shards", "inputs/evaluation_sets"}
-    assert keys == {"reinforced_shards/datacompdr", "student/pupil", "evaluation/pupil"} | inputs
+    assert keys == {"reinforced_shards.datacompdr", "student.pupil", "evaluation.pupil"} | inputs

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from assets.keys import library_key
 from assets.student import interpolation_metadata, students
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.wise_ft import Point
@@ -12,7 +13,7 @@ from mobileclip2.report import sheets
 
 def test_each_student_has_an_asset_without_partitions(demo: Pipeline) -> None:
     assets = students(demo.profile, demo.graph)
-    assert [asset.key.path for asset in assets] == [["student", each.name] for each in demo.profile.students]
+    assert [library_key(asset.key) for asset in assets] == [f"student/{each.name}" for each in demo.profile.students]
     assert not any(asset.partitions_def for asset in assets)
 
 

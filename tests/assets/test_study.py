@@ -43,13 +43,13 @@ def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
     trials = ["base-seed0", "base-seed3", "distillation-seed0", "distillation-seed3", "half-seed0", "half-seed3"]
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials]
     defs = definitions_of(pipeline.profile)
-    asset = defs.resolve_assets_def(dg.AssetKey(["study", "ingredients"]))
+    asset = defs.resolve_assets_def(dg.AssetKey("study.ingredients"))
     assert asset.partitions_def.get_partition_keys() == trials
 
     for trial in ("distillation-seed0", "distillation-seed3"):
         materialize(defs.get_repository_def(), instance, pipeline.graph["study/ingredients"], trial)
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials if "distillation" not in trial]
-    event = instance.get_latest_materialization_event(dg.AssetKey(["study", "ingredients"])).asset_materialization
+    event = instance.get_latest_materialization_event(dg.AssetKey("study.ingredients")).asset_materialization
     assert event.partition == "distillation-seed3"
     assert (
         "| distillation | 2 of 2 |" in event.metadata["study"].value

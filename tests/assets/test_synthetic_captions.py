@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from assets.keys import library_key
 from assets.synthetic_captions import captions_sheet, synthetic_captions
 from mobileclip2.engine.pipeline import Pipeline
 
 
 def test_each_captioner_of_the_dataset_has_an_asset(demo: Pipeline) -> None:
-    keys = [asset.key.to_user_string() for asset in synthetic_captions(demo.profile, demo.graph)]
+    keys = [library_key(asset.key) for asset in synthetic_captions(demo.profile, demo.graph)]
     assert keys == [f"synthetic_captions/{name}" for name in demo.profile.dataset_captioners] and keys
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from assets.keys import library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions_of
@@ -63,7 +64,7 @@ class Daemon:
         assert request.run_key and not self.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": request.run_key}))
         assert request.asset_selection
         (key,) = request.asset_selection
-        self.launched.append((key.to_user_string(), request.partition_key))
+        self.launched.append((library_key(key), request.partition_key))
         job = definitions_of(load(self.profile)).get_repository_def().get_implicit_global_asset_job_def()
         result = job.execute_in_process(
             instance=self.instance,

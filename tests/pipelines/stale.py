@@ -12,7 +12,7 @@ from dagster._core.test_utils import in_process_test_workspace
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_graphql.schema import create_schema
 
-from mobileclip2.asset_key import AssetKey
+from assets.keys import library_key
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 
@@ -47,12 +47,12 @@ def unsynced(profile: Path, dagster: dg.DagsterInstance) -> set[Pair]:
             return dict(result.data)
 
         for node in ask(NODES)["assetNodes"]:
-            key = AssetKey.of(*node["assetKey"]["path"])
+            key = library_key(dg.AssetKey(node["assetKey"]["path"]))
             if not node["isMaterializable"]:
                 continue
             statuses = {None: node["staleStatus"]}
             if node["partitionKeys"]:
-                answer = ask(PARTITIONS, key={"path": key.path})["assetNodeOrError"]["staleStatusByPartition"]
+                answer = ask(PARTITIONS, key=node["assetKey"])["assetNodeOrError"]["staleStatusByPartition"]
                 statuses = dict(zip(node["partitionKeys"], answer, strict=True))
             found |= {(key, partition) for partition, status in statuses.items() if status != "FRESH"}
     return found

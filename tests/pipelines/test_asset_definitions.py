@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.keys import library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -16,7 +17,7 @@ def test_every_asset_of_the_graph_is_defined_once() -> None:
     for name in ("demo", "ablation", "fine-tune"):
         profile = load(PROFILES / f"{name}.yaml")
         graph = stages(profile).resolve_asset_graph()
-        assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(build_graph(profile))
+        assert {library_key(key) for key in graph.materializable_asset_keys} == set(build_graph(profile))
 
 
 def test_steps_run_in_the_process_of_the_run_except_in_a_cluster(tiny: Path) -> None:

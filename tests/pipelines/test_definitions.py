@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from assets.inputs import GROUP
+from assets.keys import dagster_key, library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions_of
@@ -22,10 +23,10 @@ def pipeline(request) -> Pipeline:
 
 def test_dagster_sees_the_graph_of_the_profile(pipeline):
     graph = definitions_of(pipeline.profile).resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(pipeline.graph)
+    assert {library_key(key) for key in graph.materializable_asset_keys} == set(pipeline.graph)
     for asset in pipeline.graph.values():
-        node = graph.get(dg.AssetKey(asset.key.split("/")))
-        parents = {key.to_user_string() for key in node.parent_keys if key.path[0] != GROUP}
+        node = graph.get(dagster_key(asset.key))
+        parents = {library_key(key) for key in node.parent_keys if key.path[0] != GROUP}
         assert parents == set(asset.upstream)
         assert node.description and node.owners and node.kinds and node.code_version
         assert node.is_partitioned == (asset.grouped or asset.by_slice)

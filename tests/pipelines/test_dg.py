@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from assets.inputs import GROUP
+from assets.keys import SEPARATOR
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from pipelines.profiles import PROFILES
@@ -66,7 +68,7 @@ def test_a_profile_that_cannot_be_loaded_fails_the_check(environment, tmp_path):
 def test_every_asset_is_listed(listed):
     graph = build_graph(load(PROFILES / "demo.yaml"))
     inputs = {key for key in listed if key.startswith(f"{GROUP}/")}
-    assert set(listed) - inputs == set(graph)
+    assert {AssetKey(key.replace(SEPARATOR, "/")) for key in set(listed) - inputs} == set(graph)
     assert {"inputs/source_shards", "inputs/evaluation_sets", "inputs/lite0_teacher_files"} <= inputs
     for key, asset in graph.items():
         assert set(listed[key]["dependency_keys"]) - inputs == set(asset.upstream)

@@ -59,11 +59,11 @@ def test_the_interface_shows_the_curve_and_the_gate(finished, instance):
     repository = definitions_of(pipeline.profile).get_repository_def()
     for key, group in (("student/tuned", None), ("student/middle", None), ("evaluation/middle", "shapes")):
         materialize(repository, instance, pipeline.graph[key], group)
-    event = instance.get_latest_materialization_event(dg.AssetKey(["student", "middle"]))
+    event = instance.get_latest_materialization_event(dg.AssetKey("student.middle"))
     shown = event.asset_materialization.metadata
     (read,) = pipeline.read("student/middle")
     assert shown["picked_weight"].value == read.manifest.facts["weight"]
     assert "data:image/png" in shown["curve"].value
     assert [record.data["weight"] for record in shown["points"].value.records if "weight" in record.data] == [0, 0.5, 1]
-    evaluated = instance.get_latest_materialization_event(dg.AssetKey(["evaluation", "middle"])).asset_materialization
+    evaluated = instance.get_latest_materialization_event(dg.AssetKey("evaluation.middle")).asset_materialization
     assert evaluated.partition == "shapes" and "main_metric" in evaluated.metadata

@@ -88,7 +88,7 @@ def test_a_failed_run_is_returned(
     parent: dg.DagsterRun, job: dg.JobDefinition, instance: dg.DagsterInstance, runs: list[dg.DagsterRun], tiny: Path
 ) -> None:
     shutil.rmtree(tiny.parent / "corpus")
-    ended = execute_launched(parent, job, instance, dg.AssetKey(["caption_corpus", "clean"]), None, {})
+    ended = execute_launched(parent, job, instance, dg.AssetKey("caption_corpus.clean"), None, {})
     assert ended.status == dg.DagsterRunStatus.FAILURE and "dagster/partition" not in runs[0].tags
 
 

@@ -6,6 +6,7 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from assets.keys import dagster_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.run import refresh
@@ -36,7 +37,7 @@ def test_a_refresh_is_recorded_there_and_a_second_one_finds_everything_current(s
         assert refresh(Pipeline(load(small)), dagster, None, Quiet()) == 0
         assert {run.status for run in dagster.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         for key, group in pairs:
-            wanted = dg.AssetRecordsFilter(dg.AssetKey(key.split("/")), [group] if group else None)
+            wanted = dg.AssetRecordsFilter(dagster_key(pipeline.graph[key].key), [group] if group else None)
             (record,) = dagster.fetch_materializations(wanted, limit=2).records
             reads = pipeline.read(key, group)
             if len(reads) == 1:

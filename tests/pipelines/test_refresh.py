@@ -3,6 +3,7 @@ import shutil
 import dagster as dg
 import pytest
 
+from assets.keys import dagster_key, library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
@@ -23,7 +24,7 @@ def computed(result, instance):
     runs = instance.get_run_records(dg.RunsFilter(tags={REFRESH_TAG: result.run_id}), ascending=True)
     assert all(record.dagster_run.is_success for record in runs)
     selected = [(record.dagster_run.asset_selection, record.dagster_run.tags) for record in runs]
-    return [(key.to_user_string(), tags.get("dagster/partition")) for (key,), tags in selected]
+    return [(library_key(key), tags.get("dagster/partition")) for (key,), tags in selected]
 
 
 @pytest.mark.slow
@@ -38,7 +39,7 @@ def test_refresh_computes_the_plan_and_then_there_is_none(small, instance):
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             event = instance.fetch_materializations(
-                dg.AssetRecordsFilter(dg.AssetKey(asset.key.split("/")), asset_partitions=[group] if group else None),
+                dg.AssetRecordsFilter(dagster_key(asset.key), asset_partitions=[group] if group else None),
                 limit=1,
             ).records[0]
             head = pipeline.materialize(asset.key, group)
@@ -101,7 +102,7 @@ def test_only_some_assets_and_what_they_need(smallest, instance):
         ("augmentations", "g00"),
         ("augmentations", "g01"),
     ]
-    key = dg.AssetKey(["caption_corpus", "clean"])
+    key = dg.AssetKey("caption_corpus.clean")
     assert instance.get_latest_materialization_event(key) is None
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+from assets.keys import library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
@@ -76,7 +77,7 @@ def test_it_reaches_the_state_that_a_run_reaches_and_then_is_quiet(finished, ins
 
 def test_only_what_has_its_inputs_is_asked_for(smallest, instance):
     data = Daemon(smallest, instance).tick()
-    wanted = [(request.asset_selection[0].to_user_string(), request.partition_key) for request in data.run_requests]
+    wanted = [(library_key(request.asset_selection[0]), request.partition_key) for request in data.run_requests]
     assert wanted == [("raw_shards", "g00"), ("raw_shards", "g01"), ("caption_corpus/clean", None)]
 
 
@@ -166,7 +167,7 @@ def test_what_is_queued_or_started_is_not_asked_for(smallest, instance):
     )
     instance.add_run(run)
     daemon = Daemon(smallest, instance)
-    wanted = [(each.asset_selection[0].to_user_string(), each.partition_key) for each in daemon.tick().run_requests]
+    wanted = [(library_key(each.asset_selection[0]), each.partition_key) for each in daemon.tick().run_requests]
     assert wanted == [("raw_shards", "g01"), ("caption_corpus/clean", None)]
     instance.report_run_failed(run)
     assert daemon.until_quiet() == "everything is current"
