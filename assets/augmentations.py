@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
+from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -22,4 +23,4 @@ def views_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.M
     from mobileclip2.report.sheets import views_sheet
 
     assert result.group is not None
-    return {"views": dg.MetadataValue.md(views_sheet(pipeline, result.group))}
+    return pictures(views=views_sheet(pipeline, result.group))

@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.keys import dagster_key
+from assets.metadata import definition_metadata, result_metadata
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, RunStatus
@@ -60,7 +61,7 @@ def define(
         description=asset.description,
         kinds=kinds,
         owners=OWNERS,
-        metadata={"declared": {name: slice_.declared for name, slice_ in asset.slices.items()}},
+        metadata=definition_metadata(profile, asset, metadata, check),
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
         deps=[dagster_key(upstream) for upstream in asset.upstream],
@@ -84,7 +85,7 @@ def define(
         return dg.MaterializeResult(
             data_version=dg.DataVersion(result.data_version),
             tags={OUTPUT_TAG: output_of(result.summaries)},
-            metadata={**(metadata(pipeline, result) if metadata else {}), **common_metadata(result)},
+            metadata={**(metadata(pipeline, result) if metadata else {}), **result_metadata(pipeline, result)},
             check_results=[check(pipeline, result)] if check else [],
         )
 
@@ -119,29 +120,6 @@ class LaunchedRun(RunStatus):
     def will_resume(self) -> bool:
         """Return whether a run launcher started the run and nobody has ended it."""
         return self._run.remote_job_origin is not None and not self.is_ended()
-
-
-def common_metadata(result: MaterializeResult) -> dict[str, Any]:
-    """Return the metadata that every materialization has: counts, rates, skip reasons and hashes."""
-    computed = sum(result.summaries[name].samples for name in result.computed)
-    size = sum(summary.size for summary in result.summaries.values())
-    entries: dict[str, Any] = {
-        "samples": result.samples,
-        "skipped": sum(result.skip_reasons.values()),
-        "bytes": size,
-        "seconds": round(result.seconds, 2),
-        "computed": ", ".join(result.computed) or "nothing, everything was already stored",
-        "fingerprints": {name: summary.fingerprint for name, summary in result.summaries.items()},
-        "data_version": result.data_version,
-    }
-    if computed:
-        entries["samples_per_second"] = round(computed / max(result.seconds, 1e-3), 1)
-    if result.skip_reasons:
-        entries["skip_reasons"] = dg.MetadataValue.json(result.skip_reasons)
-    facts = {name: summary.facts for name, summary in result.summaries.items() if summary.facts}
-    if facts:
-        entries["facts"] = dg.MetadataValue.json(facts)
-    return entries
 
 
 LOG_EVERY_SECONDS = 10.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
+from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -32,7 +33,7 @@ def sample_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.
     from mobileclip2.report.sheets import raw_sheet
 
     assert result.group is not None
-    return {"sample_sheet": dg.MetadataValue.md(raw_sheet(pipeline, result.group))}
+    return pictures(sample_sheet=raw_sheet(pipeline, result.group))
 
 
 def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
+from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -30,4 +31,4 @@ def reinforced_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str,
     from mobileclip2.report.sheets import reinforced_sheet
 
     assert result.group is not None
-    return {"sample_sheet": dg.MetadataValue.md(reinforced_sheet(pipeline, result.group))}
+    return pictures(sample_sheet=reinforced_sheet(pipeline, result.group))

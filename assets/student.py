@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.curves import training_metadata
 from assets.materialize import define
+from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -36,5 +37,5 @@ def interpolation_metadata(pipeline: Pipeline, result: MaterializeResult) -> dic
     return {
         "picked_weight": picked,
         "points": dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns)),
-        "curve": dg.MetadataValue.md(picture),
+        **pictures(curve=picture),
     }

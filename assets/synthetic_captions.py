@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
+from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -30,4 +31,4 @@ def captions_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, d
     from mobileclip2.report.sheets import captions_sheet
 
     assert result.group is not None
-    return {"captions": dg.MetadataValue.md(captions_sheet(pipeline, result.asset.name, result.group))}
+    return pictures(captions=captions_sheet(pipeline, result.asset.name, result.group))

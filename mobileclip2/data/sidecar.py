@@ -111,6 +111,16 @@ def rows(path: Path) -> int:
         return int(file.metadata.num_rows)
 
 
+def schema(path: Path) -> pa.Schema:
+    """Return the schema from the metadata of the file.
+
+    Raises:
+        DamagedOutput: the file cannot be read.
+    """
+    with _guard(path), pq.ParquetFile(path) as file:
+        return file.schema_arrow
+
+
 class Embeddings:
     """An open sidecar of embeddings with one row group in memory. Sequential access is fast.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
@@ -19,6 +20,7 @@ from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow, inline_markdown, sample_sheet
+from mobileclip2.report.previews import sparkline, strip
 from mobileclip2.stages.stored_results import results_so_far
 from mobileclip2.store import Artifact
 
@@ -29,29 +31,40 @@ ROWS = 5
 VIEW_SIZE = 96
 
 
-def raw_sheet(pipeline: Pipeline, group: str) -> str:
+class Sheet(NamedTuple):
+    """Pictures of the first samples of a group, as Markdown."""
+
+    preview: str
+    """images without text, small enough to be shown at once"""
+    sheet: str
+    """images with their views, captions and keys"""
+
+
+def raw_sheet(pipeline: Pipeline, group: str) -> Sheet:
     """Draw the first samples of a group with their captions."""
     return _sheet(rows(pipeline, group), "samples")
 
 
-def views_sheet(pipeline: Pipeline, group: str) -> str:
+def views_sheet(pipeline: Pipeline, group: str) -> Sheet:
     """Draw the first samples of a group with their stored views."""
     return _sheet(rows(pipeline, group, views=True), "views")
 
 
-def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> str:
+def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> Sheet:
     """Draw the first samples of a group with the captions of one captioner."""
     return _sheet(rows(pipeline, group, captioners=(captioner,)), "captions")
 
 
-def reinforced_sheet(pipeline: Pipeline, group: str) -> str:
+def reinforced_sheet(pipeline: Pipeline, group: str) -> Sheet:
     """Draw the first samples of a group with views and all captions."""
     captioners = pipeline.profile.dataset_captioners
     return _sheet(rows(pipeline, group, views=True, captioners=captioners), "reinforced samples")
 
 
-def _sheet(samples: Iterator[SampleRow], alt: str) -> str:
-    return inline_markdown(sample_sheet(list(islice(samples, ROWS))), alt)
+def _sheet(samples: Iterator[SampleRow], alt: str) -> Sheet:
+    first = list(islice(samples, ROWS))
+    preview = strip([image for row in first for image in (row.image, *row.views)], alt)
+    return Sheet(preview, inline_markdown(sample_sheet(first), alt))
 
 
 def rows(
@@ -97,13 +110,14 @@ def training_records(pipeline: Pipeline, key: str, group: str | None = None) -> 
     return [json.loads(line) for line in artifact.fetch("metrics.jsonl").read_text().splitlines()]
 
 
-def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tuple[dict[str, float], str]:
+def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tuple[dict[str, float], Sheet]:
     """Return the last value of every metric of a training, and its loss curve."""
     records = training_records(pipeline, key, group)
     last: dict[str, float] = {}
     for record in records:
         last.update(record)
-    return last, _plot(plots.loss_figure(records, group or AssetKey(key).name), "loss")
+    preview = sparkline([record["loss"] for record in records if "loss" in record], "loss")
+    return last, Sheet(preview, _plot(plots.loss_figure(records, group or AssetKey(key).name), "loss"))
 
 
 def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]:
@@ -112,11 +126,13 @@ def between_curve(pipeline: Pipeline, student: str) -> tuple[list[Point], float]
     return read_curve(artifact.fetch(CURVE)), artifact.manifest.facts["weight"]
 
 
-def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, str, float]], float, str]:
+def between_sheet(pipeline: Pipeline, student: str) -> tuple[list[tuple[float, str, float]], float, Sheet]:
     """Return (weight, set, main metric) of every point, the picked weight, and a picture of the curve."""
     curve, picked = between_curve(pipeline, student)
     table = [(point.weight, name, point.main(name)) for point in curve for name in point.metrics]
-    return table, picked, _plot(plots.between_figure(curve, picked), "interpolated weights")
+    means = [fmean(point.main(name) for name in point.metrics) for point in curve]
+    picture = _plot(plots.between_figure(curve, picked), "interpolated weights")
+    return table, picked, Sheet(sparkline(means, "interpolated weights"), picture)
 
 
 def evaluation_results(pipeline: Pipeline, model: str, name: str) -> tuple[dict[str, float], str]:

@@ -27,3 +27,14 @@ def png_of() -> Callable[[object], str]:
         return before
 
     return check
+
+
+@pytest.fixture(scope="session")
+def shown_at_once() -> Callable[[object], bool]:
+    """Return a function that tells whether Dagster shows a picture without a click: Markdown of less than 1000 characters."""
+
+    def check(value: object) -> bool:
+        assert isinstance(value, dg.MarkdownMetadataValue)
+        return "](data:image/" in value.value and len(value.value) < 1000
+
+    return check

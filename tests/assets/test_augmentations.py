@@ -12,6 +12,9 @@ def test_one_asset_holds_the_views_of_all_teachers(demo: Pipeline) -> None:
     assert [dep.asset_key.to_user_string() for spec in asset.specs for dep in spec.deps] == ["raw_shards"]
 
 
-def test_the_sheet_shows_views(materialized: Callable[..., Pipeline], png_of: Callable[[object], str]) -> None:
+def test_the_sheet_shows_views(
+    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], shown_at_once: Callable[[object], bool]
+) -> None:
     pipeline = materialized("augmentations")
-    assert png_of(views_sheet(pipeline, pipeline.materialize("augmentations", "g00"))["views"]) == "![views]("
+    entries = views_sheet(pipeline, pipeline.materialize("augmentations", "g00"))
+    assert png_of(entries["views"]) == "![views](" and shown_at_once(entries["views_preview"])

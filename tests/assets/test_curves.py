@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from assets.curves import training_metadata
 from mobileclip2.engine.pipeline import Pipeline
 
 
 def test_a_training_shows_its_last_metrics_and_its_curve(
-    materialized: Callable[..., Pipeline], png_of: Callable[[object], str]
+    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], shown_at_once: Callable[[object], bool]
 ) -> None:
     pipeline = materialized("student/plain")
     entries = training_metadata(pipeline, pipeline.materialize("student/plain"))
     assert entries["step"] == 4 and {"loss", "lr"} <= set(entries)
-    assert png_of(entries["loss_curve"]) == "![loss]("
+    assert png_of(entries["loss_curve"]) == "![loss](" and shown_at_once(entries["loss_curve_preview"])
+    assert Path(entries["training_log"].path).is_file()
 
 
 def test_a_model_without_training_has_no_curve(materialized: Callable[..., Pipeline]) -> None:

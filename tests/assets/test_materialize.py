@@ -10,7 +10,8 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from assets import materialize
-from assets.materialize import LaunchedRun, common_metadata, define, log_progress, partitions_of
+from assets.keys import library_key
+from assets.materialize import LaunchedRun, define, log_progress, partitions_of
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
@@ -37,8 +38,8 @@ def test_an_asset_has_the_key_and_the_inputs_of_the_graph(demo: Pipeline) -> Non
     asset = demo.graph["evaluation/lite0"]
     defined = define(demo.profile, asset, section="evaluation", kinds={"json"})
     (spec,) = defined.specs
-    assert spec.key == dg.AssetKey(["evaluation", "lite0"]) and spec.group_name == "evaluation"
-    assert [dep.asset_key.to_user_string() for dep in spec.deps] == asset.upstream
+    assert spec.key == dg.AssetKey("evaluation.lite0") and spec.group_name == "evaluation"
+    assert [library_key(dep.asset_key) for dep in spec.deps] == asset.upstream
     assert spec.code_version == asset.code_version and spec.tags["stage"] == "evaluation"
 
 
@@ -60,17 +61,6 @@ def test_a_user_error_fails_the_run_without_retries(tiny: Path, instance: dg.Dag
         run(pipeline, asset, instance=instance)
     assert "no such folder" in str(failure.value.description) and not failure.value.allow_retries
     assert failure.value.__cause__ is None and not isinstance(failure.value, UserError)
-
-
-def test_metadata_says_what_was_computed_and_skipped(tiny: Path) -> None:
-    pipeline = Pipeline(load(tiny))
-    first, again = (pipeline.materialize("raw_shards", "g00") for _ in range(2))
-    entries = common_metadata(first)
-    assert (entries["samples"], entries["skipped"], entries["computed"]) == (11, 1, "whole")
-    assert entries["skip_reasons"].data == {"truncated-image": 1} and entries["samples_per_second"] > 0
-    assert entries["data_version"] == first.data_version and entries["bytes"] > 0
-    assert "samples_per_second" not in common_metadata(again)
-    assert common_metadata(again)["computed"] == "nothing, everything was already stored"
 
 
 def test_progress_is_logged_seldom_and_passed_on_always(monkeypatch: pytest.MonkeyPatch) -> None:

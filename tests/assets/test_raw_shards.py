@@ -28,7 +28,9 @@ def test_the_check_warns_at_half_of_the_accepted_share(tiny: Path, limit: float,
     assert check.metadata["share"].value == pytest.approx(1 / 12)
 
 
-def test_the_sheet_shows_samples(materialized: Callable[..., Pipeline], png_of: Callable[[object], str]) -> None:
+def test_the_sheet_shows_samples(
+    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], shown_at_once: Callable[[object], bool]
+) -> None:
     pipeline = materialized("raw_shards")
     sheet = sample_sheet(pipeline, pipeline.materialize("raw_shards", "g00"))
-    assert png_of(sheet["sample_sheet"]) == "![samples]("
+    assert png_of(sheet["sample_sheet"]) == "![samples](" and shown_at_once(sheet["sample_sheet_preview"])

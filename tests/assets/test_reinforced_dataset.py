@@ -19,7 +19,9 @@ def test_a_profile_without_teachers_has_no_dataset(materialized: Callable[..., P
     assert reinforced_dataset(profile, build_graph(profile)) == []
 
 
-def test_the_sheet_shows_samples(materialized: Callable[..., Pipeline], png_of: Callable[[object], str]) -> None:
+def test_the_sheet_shows_samples(
+    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], shown_at_once: Callable[[object], bool]
+) -> None:
     pipeline = materialized("reinforced_dataset")
     sheet = reinforced_sheet(pipeline, pipeline.materialize("reinforced_dataset", "g00"))
-    assert png_of(sheet["sample_sheet"]) == "![reinforced samples]("
+    assert png_of(sheet["sample_sheet"]) == "![reinforced samples](" and shown_at_once(sheet["sample_sheet_preview"])

@@ -18,7 +18,10 @@ def test_each_student_has_an_asset_without_partitions(demo: Pipeline) -> None:
 
 
 def test_an_interpolated_student_shows_its_points(
-    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], monkeypatch: pytest.MonkeyPatch
+    materialized: Callable[..., Pipeline],
+    png_of: Callable[[object], str],
+    shown_at_once: Callable[[object], bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     curve = [Point(weight, {"shapes": {"main_metric": weight / 2}}) for weight in (0.0, 0.5, 1.0)]
     monkeypatch.setattr(sheets, "between_curve", lambda *_: (curve, 0.5))
@@ -28,4 +31,4 @@ def test_an_interpolated_student_shows_its_points(
     assert [record.data for record in entries["points"].records] == [
         {"weight": weight, "set": "shapes", "main_metric": weight / 2} for weight in (0.0, 0.5, 1.0)
     ]
-    assert png_of(entries["curve"]) == "![interpolated weights]("
+    assert png_of(entries["curve"]) == "![interpolated weights](" and shown_at_once(entries["curve_preview"])

@@ -12,7 +12,10 @@ def test_each_captioner_of_the_dataset_has_an_asset(demo: Pipeline) -> None:
     assert keys == [f"synthetic_captions/{name}" for name in demo.profile.dataset_captioners] and keys
 
 
-def test_the_sheet_shows_captions(materialized: Callable[..., Pipeline], png_of: Callable[[object], str]) -> None:
+def test_the_sheet_shows_captions(
+    materialized: Callable[..., Pipeline], png_of: Callable[[object], str], shown_at_once: Callable[[object], bool]
+) -> None:
     pipeline = materialized("synthetic_captions/first")
     result = pipeline.materialize("synthetic_captions/first", "g00")
-    assert png_of(captions_sheet(pipeline, result)["captions"]) == "![captions]("
+    entries = captions_sheet(pipeline, result)
+    assert png_of(entries["captions"]) == "![captions](" and shown_at_once(entries["captions_preview"])

@@ -132,7 +132,7 @@ def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) ->
         f"Code version\n{code_versions(pipeline.graph)[asset.key]}",
         '"view": 1',
     )
-    kinds = page.text.partition("\nKinds\n")[2].partition("\nTags\n")[0]
+    kinds = page.text.partition("\nKinds\n")[2].partition("\nStorage\n")[0]
     assert set(kinds.lower().split()) == node.kinds
 
 
@@ -144,7 +144,8 @@ def test_one_group_of_an_asset_is_materialized_from_its_page(page: Page, pipelin
     shown = see_metadata(page, samples="11", skipped="1", data_version=read.manifest.data_version)
     assert json.loads(shown["skip_reasons"]) == {"truncated-image": 1}
     assert float(shown["samples_per_second"]) > 0
-    page.click("//tr[contains(., 'sample_sheet')]//*[contains(text(), 'Show Markdown')]")
+    assert page.all("//tr[td[.='sample_sheet_preview']]//img[starts-with(@src, 'data:image/webp;base64,')]")
+    page.click("//tr[td[.='sample_sheet']]//*[contains(text(), 'Show Markdown')]")
     width = page.until(
         lambda: page.driver.execute_script(
             "return document.querySelector('[role=dialog] img[src^=\"data:image/png;base64,\"]')?.naturalWidth"
@@ -152,6 +153,18 @@ def test_one_group_of_an_asset_is_materialized_from_its_page(page: Page, pipelin
         "the sample sheet",
     )
     assert width > 100
+
+
+def test_no_page_of_an_asset_shows_a_wrong_date(page: Page) -> None:
+    materialize(page, "raw_shards", "g00")
+    for view, shown in (
+        ("overview", "Latest check results"),
+        ("events", "materialized in run"),
+        ("checks", "Latest execution"),
+        ("lineage", "raw_shards"),
+    ):
+        page.open(f"/assets/raw_shards?view={view}")
+        page.see(shown, but_not="Invalid Date")
 
 
 def test_an_asset_without_groups_is_materialized_from_its_page(page: Page, pipeline: Pipeline) -> None:

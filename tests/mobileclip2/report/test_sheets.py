@@ -22,7 +22,7 @@ def test_a_training_has_a_record_for_each_step(materialized: Callable[..., Pipel
     records = training_records(pipeline, "student/plain")
     assert [record["step"] for record in records] == [1, 2, 3, 4]
     last, picture = training_curve(pipeline, "student/plain")
-    assert last["loss"] == records[-1]["loss"] and picture.startswith("![loss](data:image/png;base64,")
+    assert last["loss"] == records[-1]["loss"] and picture.sheet.startswith("![loss](data:image/png;base64,")
     assert training_records(pipeline, "teacher/wide") == []
 
 
