@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.materialize import define
+from assets.metadata import link
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -29,9 +30,10 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
 
 
 def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
-    """Return the metrics of this set, and a plot of the main metric of all sets that are evaluated so far."""
+    """Return the metrics of this set, a plot of all sets that are evaluated so far, and the report after the last set."""
     from mobileclip2.evaluation.results import MAIN_METRIC
     from mobileclip2.report.sheets import evaluation_results
+    from mobileclip2.report.stored import store_report
 
     assert result.group is not None
     metrics, picture = evaluation_results(pipeline, result.asset.name, result.group)
@@ -41,6 +43,7 @@ def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
         **({MAIN_METRIC: metrics[MAIN_METRIC]} if MAIN_METRIC in metrics else {}),
         "metrics": dg.MetadataValue.table(records=records, schema=schema),
         "plot": dg.MetadataValue.md(picture),
+        **({"report": link(store_report(pipeline))} if pipeline.is_current(result.asset.key) else {}),
     }
 
 

@@ -74,7 +74,7 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     pairs = plan(Pipeline(load(pipeline.profile.file))).pairs
     assert [name for key, name in pairs if key == "evaluation/pupil"] == ["vtab-flowers"]
     shown = last(instance, "vtab/flowers").metadata
-    assert shown["reused"].value is False
+    assert shown["reused"].value is False and "report" not in shown, "a set is missing"
     rows = {row.data["metric"]: row.data["value"] for row in shown["metrics"].value.records}
     assert rows["main_metric"] == rows["mean_per_class_recall"] == shown["main_metric"].value
     assert verdict(instance).severity == dg.AssetCheckSeverity.WARN
@@ -83,7 +83,8 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     for key, name in pairs:
         materialize(repository, instance, pipeline.graph[key], name)
     materialize(repository, instance, pipeline.graph["evaluation/pupil"], "shapes")
-    assert last(instance, "shapes").metadata["reused"].value is True
+    entries = last(instance, "shapes").metadata
+    assert entries["reused"].value is True and Path(entries["report"].path).is_file()
     assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"
 
 
