@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
+from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import link
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+
+if TYPE_CHECKING:
+    from mobileclip2.stages.data_checks import Verdict
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -21,8 +27,7 @@ def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
             section="evaluation",
             kinds={"pytorch", "json"},
             metadata=results,
-            check=no_worse if asset.name in checked else None,
-            check_name="no_worse_than_baseline",
+            checks=[Check(no_worse_than_baseline)] if asset.name in checked else [],
         )
         for asset in graph.values()
         if asset.stage == "evaluation"
@@ -47,11 +52,12 @@ def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
     }
 
 
-def no_worse(pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:
-    """Check the gate's verdict over all sets. Warn if a set is missing or if the baseline has no comparable results."""
+def no_worse_than_baseline(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Warn if the gate fails over all sets, if a set is missing, or if the baseline has no comparable results."""
     from mobileclip2.errors import UserError
     from mobileclip2.evaluation.gate import compare
     from mobileclip2.report.comparison import as_markdown, published_like, verdict
+    from mobileclip2.stages.data_checks import Verdict
     from mobileclip2.stages.stored_results import baseline_results, stored_results
 
     name, baseline = result.asset.name, pipeline.profile.gate.baseline
@@ -61,16 +67,14 @@ def no_worse(pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResu
             stored_results(pipeline, name), baseline_results(pipeline, baseline, name), pipeline.profile.gate
         )
     except UserError as error:
-        return dg.AssetCheckResult(
-            passed=False,
-            severity=dg.AssetCheckSeverity.WARN,
-            check_name="no_worse_than_baseline",
-            description=str(error),
-        )
+        return Verdict(False, str(error), is_warning=True)
     table = as_markdown(comparison, name, baseline, published_like(pipeline.profile, name))
-    return dg.AssetCheckResult(
-        passed=not comparison.failed,
-        check_name="no_worse_than_baseline",
-        description="\n".join(verdict(comparison, baseline)),
-        metadata={"comparison": dg.MetadataValue.md(table)},
+    drops = {
+        f"drop_{row.set}_{row.metric}": row.baseline - row.value for row in comparison.rows if row.baseline is not None
+    }
+    return Verdict(
+        not comparison.failed,
+        "\n".join(verdict(comparison, baseline)),
+        {"failed_metrics": len(comparison.failed), **drops},
+        {"comparison": table},
     )

@@ -3,11 +3,12 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
+from assets.checks import Check, blocking_failures
 from assets.keys import dagster_key
 from assets.metadata import definition_metadata, result_metadata
 from mobileclip2.config.profile import Profile
@@ -48,8 +49,7 @@ def define(
     section: str,
     kinds: set[str],
     metadata: Metadata | None = None,
-    check: Callable[[Pipeline, MaterializeResult], dg.AssetCheckResult] | None = None,
-    check_name: str = "",
+    checks: Sequence[Check] = (),
 ) -> dg.AssetsDefinition:
     """Define a Dagster asset that computes the missing slices of ``asset`` and reports its data version."""
     key = dagster_key(asset.key)
@@ -61,7 +61,7 @@ def define(
         description=asset.description,
         kinds=kinds,
         owners=OWNERS,
-        metadata=definition_metadata(profile, asset, metadata, check),
+        metadata=definition_metadata(profile, asset, metadata, *(check.judge for check in checks)),
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
         deps=[dagster_key(upstream) for upstream in asset.upstream],
@@ -70,11 +70,11 @@ def define(
         backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,
         # a cluster can lose the pod of a step; a failure of the stage itself sets allow_retries=False
         retry_policy=LOST_POD if profile.compute.kubernetes else None,
-        check_specs=[dg.AssetCheckSpec(check_name, asset=key)] if check else None,
+        check_specs=[check.spec(key) for check in checks],
     )
     def materialize(
         context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], on_step: dg.ResourceParam[Progress]
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
         group = context.partition_key if partitions else None
         pipeline.run_status = LaunchedRun(context)
         try:
@@ -82,12 +82,16 @@ def define(
         except UserError as error:
             # the run's page shows the message of a Failure above the traceback, and that of other exceptions below
             raise dg.Failure(str(error), allow_retries=False) from None
-        return dg.MaterializeResult(
+        found = [check.evaluate(pipeline, result) for check in checks]
+        yield dg.MaterializeResult(
             data_version=dg.DataVersion(result.data_version),
             tags={OUTPUT_TAG: output_of(result.summaries)},
             metadata={**(metadata(pipeline, result) if metadata else {}), **result_metadata(pipeline, result)},
-            check_results=[check(pipeline, result)] if check else [],
+            check_results=found,
         )
+        if failures := blocking_failures(found, checks):
+            # Dagster's own error names the check only
+            raise dg.Failure(failures, allow_retries=False)
 
     return materialize
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
+from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+
+if TYPE_CHECKING:
+    from mobileclip2.stages.data_checks import Verdict
 
 
 def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -22,8 +28,7 @@ def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
             section="raw_shards",
             kinds={"webdataset", "parquet"},
             metadata=sample_sheet,
-            check=few_samples_are_bad,
-            check_name="few_samples_are_bad",
+            checks=[Check(few_samples_are_bad, warns=True), Check(no_evaluation_pictures, warns=True)],
         )
     ]
 
@@ -36,14 +41,15 @@ def sample_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.
     return pictures(sample_sheet=raw_sheet(pipeline, result.group))
 
 
-def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:
-    """Warn if the share of skipped samples is above half of ``max_bad_share``."""
-    skipped = sum(result.skip_reasons.values())
-    share = skipped / max(1, result.samples + skipped)
-    return dg.AssetCheckResult(
-        # the stage fails at max_bad_share; this warning comes earlier
-        passed=share <= pipeline.profile.max_bad_share / 2,
-        severity=dg.AssetCheckSeverity.WARN,
-        check_name="few_samples_are_bad",
-        metadata={"share": share, "reasons": dg.MetadataValue.json(result.skip_reasons)},
-    )
+def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Warn if the share of bad samples is above ``checks.bad_samples``, by default half of ``max_bad_share``."""
+    from mobileclip2.stages.data_checks import few_samples_are_bad
+
+    return few_samples_are_bad(pipeline, result)
+
+
+def no_evaluation_pictures(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Warn if a sample has the bytes of a picture of an evaluation set."""
+    from mobileclip2.stages.evaluation_pictures import no_evaluation_pictures
+
+    return no_evaluation_pictures(pipeline, result)

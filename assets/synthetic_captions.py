@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
+from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+
+if TYPE_CHECKING:
+    from mobileclip2.stages.data_checks import Verdict
 
 
 def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -20,6 +26,7 @@ def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefiniti
             section="synthetic_captions",
             kinds={"pytorch", "parquet"},
             metadata=captions_sheet,
+            checks=[Check(captions_vary, blocking=True), Check(captions_fit_images, blocking=True)],
         )
         for asset in graph.values()
         if asset.stage == "synthetic_captions"
@@ -32,3 +39,17 @@ def captions_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, d
 
     assert result.group is not None
     return pictures(captions=captions_sheet(pipeline, result.asset.name, result.group))
+
+
+def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Fail if too many captions are equal or degenerate."""
+    from mobileclip2.stages.data_checks import captions_vary
+
+    return captions_vary(pipeline, result)
+
+
+def captions_fit_images(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Fail if a teacher finds that synthetic captions fit their images much less than real ones."""
+    from mobileclip2.stages.caption_scores import captions_fit_images
+
+    return captions_fit_images(pipeline, result)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
+from assets.checks import Check
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+
+if TYPE_CHECKING:
+    from mobileclip2.stages.data_checks import Verdict
 
 
 def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
     """Define an asset for each teacher and each kind of input that it embeds."""
     return [
-        # the graph page labels a box with the last part of its key, so the group names the teacher
-        define(profile, asset, section=f"embeddings_{asset.name}", kinds={"pytorch", "parquet"})
+        define(
+            profile,
+            asset,
+            section=f"embeddings_{asset.name}",
+            kinds={"pytorch", "parquet"},
+            checks=[Check(embeddings_are_sound, blocking=True)],
+        )
         for asset in graph.values()
         if asset.stage == "teacher_embeddings"
     ]
+
+
+def embeddings_are_sound(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Fail if embeddings are not normalized, or too many images have the same one."""
+    from mobileclip2.stages.data_checks import embeddings_are_sound
+
+    return embeddings_are_sound(pipeline, result)

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mobileclip2.config.augmentation import WEAK_AUGMENTATION, Augmentation
 from mobileclip2.config.captioner import Captioner
+from mobileclip2.config.checks import Checks
 from mobileclip2.config.compute import ComputeSettings
 from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
@@ -63,6 +64,7 @@ class Profile(Settings):
     studies: tuple[Study, ...] = ()
     evaluation: tuple[EvaluationSource, ...] = ()
     gate: Gate = Field(Gate(), json_schema_extra=UNDECLARED)
+    checks: Checks = Field(Checks(), json_schema_extra=UNDECLARED)
     device: str = Field("auto", json_schema_extra=UNDECLARED)
     batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
     """batch size of teachers and captioners"""

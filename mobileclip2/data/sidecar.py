@@ -172,6 +172,12 @@ class Embeddings:
         with _guard(self.path):
             return self._bits(self._file.read(_HALVES))
 
+    def first(self, count: int) -> np.ndarray:
+        """Return the bits of the first embeddings, uint16 ``[min(n, count), D]``, read-only."""
+        groups = int(np.searchsorted(self._starts[:-1], count))
+        with _guard(self.path):
+            return self._bits(self._file.read_row_groups(list(range(groups)), _HALVES))[:count]
+
     def __enter__(self) -> Self:
         return self
 

@@ -116,8 +116,8 @@ def build_graph(profile: Profile) -> Graph:
     """Return all assets of a profile in topological order."""
     assets = [
         *_shards(profile),
-        *_captioners(profile),
         *_teachers(profile),
+        *_captioners(profile),
         *_dataset(profile),
         *_published(profile),
         *_students(profile),

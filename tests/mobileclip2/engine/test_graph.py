@@ -243,7 +243,7 @@ ALONE = {
         "tag",
         "train",
     ),
-    *("compute", "datasets", "gate", "of", "reinforced", "sha256", "to"),
+    *("checks", "compute", "datasets", "gate", "of", "reinforced", "sha256", "to"),
 }
 """fields without another valid value if the rest of the profile is unchanged"""
 

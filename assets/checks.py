@@ -1,0 +1,59 @@
+"""Asset checks of a stage's output, evaluated in the step that materializes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+
+if TYPE_CHECKING:
+    from mobileclip2.stages.data_checks import Verdict
+
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+
+@dataclass(frozen=True)
+class Check:
+    """An asset check. Its name and description are those of the function that judges the output."""
+
+    judge: Callable[[Pipeline, MaterializeResult], Verdict]
+    blocking: bool = False
+    """whether a failure also fails the step, so that nothing downstream runs"""
+    warns: bool = False
+    """whether a failure is a warning"""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the check."""
+        return self.judge.__name__
+
+    def spec(self, asset: dg.AssetKey) -> dg.AssetCheckSpec:
+        """Return the specification for an asset."""
+        summary = (self.judge.__doc__ or "").partition("\n")[0]
+        return dg.AssetCheckSpec(self.name, asset=asset, description=summary, blocking=self.blocking)
+
+    def evaluate(self, pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:
+        """Judge an output."""
+        verdict = self.judge(pipeline, result)
+        tables = {name: dg.MetadataValue.md(table) for name, table in verdict.tables.items()}
+        return dg.AssetCheckResult(
+            check_name=self.name,
+            passed=verdict.passed,
+            severity=WARN if self.warns or verdict.is_warning else ERROR,
+            description=verdict.description,
+            metadata={**verdict.numbers, **tables},
+        )
+
+
+def blocking_failures(results: Sequence[dg.AssetCheckResult], checks: Sequence[Check]) -> str:
+    """Return the descriptions of the failed blocking checks, or an empty string."""
+    blocking = {check.name for check in checks if check.blocking}
+    return "; ".join(
+        f"the check '{result.check_name}' failed: {result.description}"
+        for result in results
+        if result.check_name in blocking and not result.passed and result.severity == ERROR
+    )

@@ -1,0 +1,135 @@
+"""Checks of stored data. They read what the stages have stored, at most :data:`ROWS` embeddings and a few scored pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mobileclip2.data import sidecar
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+from mobileclip2.engine.shard_stage import SKIPPED
+from mobileclip2.store import Artifact
+
+JUDGED = 20
+"""number of values below which a share says little, and a check passes"""
+
+ROWS = 4096
+"""number of embeddings of a slice that a check reads"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a check."""
+
+    passed: bool
+    description: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
+    """Markdown tables"""
+    is_warning: bool = False
+    """whether a failure means that the check could not compare everything"""
+
+
+def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Compare the share of bad samples with ``checks.bad_samples``."""
+    skipped = sum(result.skip_reasons.values())
+    share = skipped / max(1, result.samples + skipped)
+    limit = pipeline.profile.checks.bad_samples
+    # the stage fails at max_bad_share, so the check warns earlier
+    limit = pipeline.profile.max_bad_share / 2 if limit is None else limit
+    return Verdict(
+        share <= limit,
+        f"{share:.1%} of the samples are bad; the limit is {limit:.1%} (checks.bad_samples)",
+        {"bad_share": share, **{f"skipped_{reason}": count for reason, count in result.skip_reasons.items()}},
+    )
+
+
+def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Compare the share of the most frequent caption and the share of failed captions with their limits."""
+    limits = pipeline.profile.checks
+    tables = [
+        sidecar.read(path, sidecar.CAPTIONS) for artifact in artifacts(pipeline, result) for path in paths(artifact)
+    ]
+    captions = pa.concat_tables([sidecar.CAPTIONS.empty_table(), *tables]).column("caption")
+    written = captions.filter(pc.not_equal(captions, ""))
+    counts = pc.value_counts(written)
+    total, failed = result.samples, sum(result.skip_reasons.values())
+    most_frequent, times = max(
+        zip(*map(pa.Array.to_pylist, counts.flatten()), strict=True), key=itemgetter(1), default=("", 0)
+    )
+    repeated, degenerate = times / max(1, len(written)), failed / max(1, total)
+    problems = []
+    if repeated > limits.repeated_captions:
+        problems.append(
+            f"{repeated:.1%} of the captions are '{most_frequent}'; the limit is {limits.repeated_captions:.1%} "
+            "(checks.repeated_captions)"
+        )
+    if degenerate > limits.degenerate_captions:
+        problems.append(
+            f"{degenerate:.1%} of the captions are degenerate; the limit is {limits.degenerate_captions:.1%} "
+            "(checks.degenerate_captions)"
+        )
+    numbers = {
+        "most_frequent_share": repeated,
+        "distinct_share": len(counts) / max(1, len(written)),
+        "degenerate_share": degenerate,
+    }
+    if total < JUDGED:
+        return Verdict(True, f"not judged: there are only {total} captions", numbers)
+    return Verdict(not problems, "; ".join(problems) or f"{len(counts)} distinct captions of {len(written)}", numbers)
+
+
+def embeddings_are_sound(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
+    """Compare the lengths of embeddings with 1, and the share of repeated image embeddings with its limit."""
+    limits = pipeline.profile.checks
+    rows = [row for artifact in artifacts(pipeline, result) if len(row := _embeddings(artifact))]
+    norms = np.concatenate([np.empty(0, np.float32), *(np.linalg.norm(each, axis=1) for each in rows)])
+    error = float(np.abs(norms - 1).max(initial=0)) if np.isfinite(norms).all() else float("inf")
+    total = sum(map(len, rows))
+    distinct = sum(len(np.unique(each, axis=0)) for each in rows)
+    repeated = 1 - distinct / max(1, total)
+    problems = []
+    if error > limits.norm_error:
+        found = f"differ from 1 by up to {error:.3g}" if np.isfinite(error) else "are not finite"
+        problems.append(f"lengths of embeddings {found}; the limit is {limits.norm_error:g} (checks.norm_error)")
+    # equal texts have equal embeddings
+    if result.asset.key.kind == "image" and repeated > limits.repeated_embeddings and total >= JUDGED:
+        problems.append(
+            f"{repeated:.1%} of the image embeddings repeat another one; the limit is {limits.repeated_embeddings:.1%} "
+            "(checks.repeated_embeddings)"
+        )
+    numbers = {"repeated_share": repeated, "compared": total}
+    if np.isfinite(error):
+        numbers["largest_norm_error"] = error
+    return Verdict(not problems, "; ".join(problems) or f"{total} embeddings are normalized", numbers)
+
+
+def _embeddings(artifact: Artifact) -> np.ndarray:
+    """Return the first embeddings of a slice, float32 ``[n, D]``."""
+    found: list[np.ndarray] = []
+    for path in paths(artifact):
+        with sidecar.Embeddings(path) as stored:
+            found.append(stored.first(ROWS - sum(map(len, found))))
+        if sum(map(len, found)) >= ROWS:
+            break
+    bits = np.concatenate(found) if found else np.empty((0, 0), np.uint16)
+    numbers: np.ndarray = (bits.astype(np.uint32) << 16).view(np.float32)
+    return numbers
+
+
+def artifacts(pipeline: Pipeline, result: MaterializeResult) -> list[Artifact]:
+    """Return the outputs of a materialization."""
+    return [Artifact(pipeline.storage, summary) for summary in result.summaries.values()]
+
+
+def paths(artifact: Artifact) -> Iterator[Path]:
+    """Yield a local copy of each sidecar of an output."""
+    for file in artifact.manifest.files:
+        if file.name.endswith(".parquet") and not file.name.endswith(SKIPPED):
+            yield artifact.fetch(file.name)
