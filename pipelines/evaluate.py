@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,8 @@ def evaluate(
     Raises:
         UserError: The evaluation failed, or the baseline has no comparable results.
     """
-    result = apply_gate(pipeline, model, baseline, lambda keys: run(pipeline, keys, display))
+    run(pipeline, evaluations(pipeline, model, baseline), display)
+    result = apply_gate(pipeline, model, baseline)
     print(result.table, end="")
     if markdown:
         with atomic_path(markdown) as temporary:
@@ -45,34 +45,43 @@ def evaluate(
     return FAILED if result.failed else PASSED
 
 
-def apply_gate(
-    pipeline: Pipeline, model: str, baseline: str | None, materialize: Callable[[list[str]], object]
-) -> GateResult:
-    """Apply the gate to a model. ``materialize`` computes the missing slices of the assets with the given keys.
+def evaluations(pipeline: Pipeline, model: str, baseline: str | None) -> list[str]:
+    """Return the keys of the evaluations that the gate compares.
 
     Raises:
-        UserError: As :func:`evaluate`, or raised by ``materialize``.
+        UserError: There is no such model, or the baseline has no comparable results.
     """
-    known = [asset.name for asset in pipeline.graph.values() if asset.stage == "evaluation"]
-    model = model_name(model)
-    if model not in known:
-        near = did_you_mean(model, known) or f"; the profile evaluates {', '.join(known) or 'nothing'}"
-        raise UserError(f"--student {model}: no such model{near}; correct the name")
-    key = f"evaluation/{model}"
-    baseline = baseline or pipeline.profile.gate.baseline
-    if baseline and model_name(baseline) in known:
-        baseline = model_name(baseline)
-    keys = [key]
+    model, baseline = _names(pipeline, model, baseline)
+    keys = [f"evaluation/{model}"]
     if f"evaluation/{baseline}" in pipeline.graph:
         keys.append(f"evaluation/{baseline}")
     elif baseline:
         # report an unusable baseline before the training, which can take hours
         baseline_results(pipeline, baseline, model)
-    materialize(keys)
+    return keys
+
+
+def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> GateResult:
+    """Apply the gate to a model.
+
+    Raises:
+        UserError: There is no such model, it is not evaluated yet, or the baseline has no comparable results.
+    """
+    model, baseline = _names(pipeline, model, baseline)
     reference = baseline_results(pipeline, baseline, model) if baseline else None
     comparison = compare(stored_results(pipeline, model), reference, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
     return GateResult(table, bool(comparison.failed))
+
+
+def _names(pipeline: Pipeline, model: str, baseline: str | None) -> tuple[str, str | None]:
+    known = [asset.name for asset in pipeline.graph.values() if asset.stage == "evaluation"]
+    model = model_name(model)
+    if model not in known:
+        near = did_you_mean(model, known) or f"; the profile evaluates {', '.join(known) or 'nothing'}"
+        raise UserError(f"--student {model}: no such model{near}; correct the name")
+    baseline = baseline or pipeline.profile.gate.baseline
+    return model, model_name(baseline) if baseline and model_name(baseline) in known else baseline
 
 
 def model_name(key: str) -> str:

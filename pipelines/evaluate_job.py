@@ -5,8 +5,8 @@ import dagster as dg
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 from mobileclip2.errors import UserError
-from pipelines.refresh import REFRESH_TAG, Log
-from pipelines.remote import FAILED_ENTRY, JOB, OP, TABLE_ENTRY
+from pipelines.refresh import plan_metadata, submit_backfill
+from pipelines.remote import EVALUATE, EVALUATE_OP, FAILED_ENTRY, TABLE_ENTRY
 
 
 class EvaluateConfig(dg.Config):
@@ -16,20 +16,19 @@ class EvaluateConfig(dg.Config):
     baseline: str | None = None
 
 
-@dg.op(name=OP)
+@dg.op(name=EVALUATE_OP)
 def evaluate_student(
     context: dg.OpExecutionContext, config: EvaluateConfig, pipeline: dg.ResourceParam[Pipeline]
 ) -> dg.Output[None]:
-    """Compute each missing asset and group in its own run, then apply the gate. The run succeeds if the gate fails."""
-    from pipelines.evaluate import apply_gate  # keep its imports out of loading the definitions
-    from pipelines.run import refresh
-
-    def materialize(keys: list[str]) -> None:
-        log = Log(context, len(plan(pipeline, keys).pairs))
-        refresh(pipeline, context.instance, keys, log, {REFRESH_TAG: context.run_id}, context.run)
+    """Apply the gate, or submit a backfill of the missing evaluation. The run succeeds if the gate fails."""
+    from pipelines.evaluate import apply_gate, evaluations  # keep their imports out of loading the definitions
 
     try:
-        result = apply_gate(pipeline, config.student, config.baseline, materialize)
+        planned = plan(pipeline, evaluations(pipeline, config.student, config.baseline))
+        if planned.pairs:
+            context.log.warning("the evaluation is not computed yet; launch this job again after the backfill")
+            return dg.Output(None, metadata=plan_metadata(planned) | submit_backfill(planned, context.run_id))
+        result = apply_gate(pipeline, config.student, config.baseline)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     table = dg.MetadataValue.md(result.table)
@@ -37,8 +36,8 @@ def evaluate_student(
 
 
 @dg.job(
-    name=JOB,
-    description="Compares a student or teacher with a baseline, and first computes what is missing: 'mobileclip2 evaluate'.",
+    name=EVALUATE,
+    description="Compares a student or teacher with a baseline. Submits a backfill if their evaluation is not computed yet.",
     executor_def=dg.in_process_executor,
 )
 def evaluate_job() -> None:

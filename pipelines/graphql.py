@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import math
+import sys
 import threading
 import time
 import unicodedata
@@ -21,6 +22,8 @@ from mobileclip2.errors import RemoteError
 
 TOKEN = "MOBILECLIP2_DAGSTER_TOKEN"
 """environment variable that holds the server's token"""
+ADDRESS = "MOBILECLIP2_DAGSTER"
+"""environment variable of a run: address of the webserver of its own Dagster; by default, that of ``dagster dev``"""
 
 REQUEST_SECONDS = 30.0
 LAST_SECONDS = 2.0
@@ -186,6 +189,17 @@ class _NoRedirects(HTTPRedirectHandler):
 def clean(text: str) -> str:
     """Remove control characters, which could change the terminal: the text comes from another machine."""
     return "".join(char for char in text if char in "\n\t" or not unicodedata.category(char).startswith("C"))
+
+
+def first_line(text: object) -> str:
+    """Return the first line of a text from the server, without control characters."""
+    lines = clean(str(text or "")).strip().splitlines()
+    return lines[0][:500] if lines else ""
+
+
+def log(text: str) -> None:
+    """Print progress to stderr, because stdout has the results."""
+    print(f"mobileclip2: {text}", file=sys.stderr, flush=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,23 +1,26 @@
-"""The job ``refresh``: ``mobileclip2 run`` for the UI."""
+"""The job ``refresh``: submit the plan as one asset backfill."""
 
-import time
-from collections.abc import Iterator
+import os
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from assets.materialize import LOG_EVERY_SECONDS
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import Plan, plan, rows
-from mobileclip2.errors import UserError
-from mobileclip2.progress import Step
+from mobileclip2.errors import RemoteError, UserError
+from pipelines.backfill import submit
+from pipelines.graphql import ADDRESS, TOKEN, Server
+from pipelines.remote import BACKFILL_ENTRY, REFRESH, REFRESH_OP
 from pipelines.show import cells, groups_and_slices, why
 
 COLUMNS = ("asset", "groups", "slices", "why", "samples", "bytes", "time")
 REFRESH_TAG = "mobileclip2/refresh"
-"""tag on the run of an asset and group: the id of the refresh that started it"""
+"""tag on the runs of a backfill: the id of the run that submitted it"""
+
+DEFAULT_ADDRESS = "http://127.0.0.1:3000"
+"""of ``dagster dev``"""
 
 
 class RefreshConfig(dg.Config):
@@ -29,31 +32,29 @@ class RefreshConfig(dg.Config):
     )
 
 
-@dg.op(out={"plan": dg.Out(dg.Nothing), "done": dg.Out(dg.Nothing)})
-def materialize_missing(
+@dg.op(name=REFRESH_OP, out=dg.Out(dg.Nothing))
+def submit_plan(
     context: dg.OpExecutionContext, config: RefreshConfig, pipeline: dg.ResourceParam[Pipeline]
-) -> Iterator[dg.Output[None]]:
-    """Compute each missing asset and group in its own run. The output ``plan`` comes first and lists them with their reasons."""
-    from pipelines.run import refresh
-
+) -> dg.Output[None]:
+    """Submit each planned asset and group as one asset backfill. The output's metadata lists them with their reasons."""
     try:
         planned = plan(pipeline, config.assets)
-        yield dg.Output(None, "plan", metadata=plan_metadata(planned))
-        log = Log(context, len(planned.pairs))
-        runs = refresh(pipeline, context.instance, config.assets, log, {REFRESH_TAG: context.run_id}, context.run)
+        metadata = plan_metadata(planned)
+        if planned.pairs:
+            metadata |= submit_backfill(planned, context.run_id)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    yield dg.Output(None, "done", metadata={"runs": runs})
+    return dg.Output(None, metadata=metadata)
 
 
 @dg.job(
-    name="refresh",
-    description="Computes what is missing or has changed, in order: the plan that 'mobileclip2 plan' shows.",
+    name=REFRESH,
+    description="Submits what is missing or has changed as one backfill: the plan that 'mobileclip2 plan' shows.",
     executor_def=dg.in_process_executor,
 )
 def refresh_job() -> None:
-    """Compute everything that is missing or stale."""
-    materialize_missing()
+    """Submit everything that is missing or stale."""
+    submit_plan()
 
 
 def studies_job(profile: Profile) -> dg.JobDefinition:
@@ -61,10 +62,28 @@ def studies_job(profile: Profile) -> dg.JobDefinition:
     studies = [f"study/{study.name}" for study in profile.studies]
     return refresh_job.graph.to_job(
         name="studies",
-        description="Computes what is missing for the studies (ablations, searches for logit scales).",
-        config={"ops": {materialize_missing.name: {"config": {"assets": studies}}}},
+        description="Submits what is missing for the studies (ablations, searches for logit scales) as one backfill.",
+        config={"ops": {submit_plan.name: {"config": {"assets": studies}}}},
         executor_def=dg.in_process_executor,
     )
+
+
+def submit_backfill(planned: Plan, run_id: str) -> dict[str, Any]:
+    """Submit a plan to the webserver of this Dagster, and return the backfill's id and page as metadata.
+
+    Raises:
+        UserError: The webserver did not accept the backfill.
+    """
+    address = os.environ.get(ADDRESS, DEFAULT_ADDRESS)
+    try:
+        server = Server(address, os.environ.get(TOKEN, ""))
+        backfill = submit(server, planned.pairs, f"{len(planned.pairs)} asset-group pairs", {REFRESH_TAG: run_id})
+    except RemoteError as error:
+        raise UserError(
+            f"the backfill was not submitted: {error}. Set {ADDRESS} to the address of this Dagster's webserver, and reload "
+            "the definitions if the profile has other assets or groups than they"
+        ) from None
+    return {BACKFILL_ENTRY: backfill, "backfill": dg.MetadataValue.url(f"/runs/b/{backfill}")}
 
 
 def plan_metadata(planned: Plan) -> dict[str, Any]:
@@ -85,33 +104,3 @@ def plan_metadata(planned: Plan) -> dict[str, Any]:
         "time": seconds,
         "plan": dg.MetadataValue.table(records, schema),
     }
-
-
-class Log:
-    """Logs the progress of a refresh in its op: each start, its steps, and its time."""
-
-    def __init__(self, context: dg.OpExecutionContext, total: int) -> None:
-        self._log, self._total = context.log, total
-        self._count = 0
-        self._label = ""
-        self._started = self._last = 0.0
-
-    def begin(self, label: str) -> None:
-        """Log that an asset and group begins."""
-        self._count += 1
-        self._label = f"[{self._count}/{self._total}] {label}"
-        self._started = self._last = time.monotonic()
-        self._log.info(self._label)
-
-    def step(self, step: Step) -> None:
-        """Log a step, at most one every :data:`LOG_EVERY_SECONDS`."""
-        now = time.monotonic()
-        if now - self._last >= LOG_EVERY_SECONDS:
-            self._last = now
-            self._log.info(f"{self._label}: {step.done}/{step.total} {step.unit}")
-
-    def end(self, label: str) -> None:
-        """Log the time of the asset and group."""
-        if self._label:
-            self._log.info(f"{self._label}: {time.monotonic() - self._started:.1f} s")
-        self._label = ""

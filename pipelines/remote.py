@@ -1,28 +1,26 @@
-"""``mobileclip2 evaluate --dagster``: launch the evaluation on a Dagster server and wait for it.
+"""``mobileclip2 run --dagster`` and ``evaluate --dagster``: launch a job on a Dagster server and wait for it.
 
-The server applies the gate of its own profile and returns the table and the verdict. The caller needs no store and
-no torch.
+The server plans with its own profile and store, and submits what is missing as one asset backfill. The gate is that of the
+server's profile. The caller needs no store and no torch.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mobileclip2.errors import RemoteError, UserError
-from pipelines.graphql import LAST_SECONDS, REQUEST_SECONDS, Away, Server, clean
+from pipelines.backfill import AWAY_SECONDS, POLL_SECONDS, wait_for_backfill
+from pipelines.graphql import LAST_SECONDS, REQUEST_SECONDS, Away, Server, clean, first_line, log
 
-JOB = "evaluate"
-OP = "evaluate_student"
-FAILED_ENTRY, TABLE_ENTRY = "gate fails", "comparison"
-"""labels of the op's output metadata"""
+EVALUATE, REFRESH = "evaluate", "refresh"
+"""names of the jobs"""
+EVALUATE_OP, REFRESH_OP = "evaluate_student", "submit_plan"
+FAILED_ENTRY, TABLE_ENTRY, BACKFILL_ENTRY = "gate fails", "comparison", "backfill id"
+"""labels of the ops' output metadata"""
 
-POLL_SECONDS = 2.0
-AWAY_SECONDS = 120.0
-"""time after which a server that does not answer is given up"""
 DAEMON_SECONDS = 120.0
 """age of the last heartbeat at which the daemon counts as dead; it sends one every 30 s"""
 
@@ -81,6 +79,7 @@ query Poll($run: ID!, $after: String) {
             label
             ... on BoolMetadataEntry { boolValue }
             ... on MarkdownMetadataEntry { mdStr }
+            ... on TextMetadataEntry { text }
           }
         }
       }
@@ -103,8 +102,9 @@ mutation Stop($run: String!) { terminateRun(runId: $run) { __typename } }
 
 @dataclass(frozen=True)
 class Job:
-    """Location of the job ``evaluate`` on the server."""
+    """A job on the server."""
 
+    name: str
     location: str
     repository: str
 
@@ -113,6 +113,7 @@ class Job:
 class RunState:
     """State of a run, from all answers so far."""
 
+    run: str
     status: str = ""
     cursor: str | None = None
     more: bool = False
@@ -121,6 +122,21 @@ class RunState:
     failure: str = ""
     table: str | None = None
     gate_fails: bool | None = None
+    backfill: str | None = None
+
+
+def refresh_remotely(server: Server, assets: list[str], location: str | None, minutes: float) -> None:
+    """Launch the job ``refresh``, and wait at most ``minutes`` for its backfill.
+
+    Raises:
+        RemoteError: Assets could not be computed. The message names them.
+    """
+    until = server.deadline = time.monotonic() + 60 * minutes
+    job = find_job(server, REFRESH, location)
+    state = run_job(server, job, {REFRESH_OP: {"config": {"assets": assets}}}, until)
+    if state.backfill:
+        wait_for_backfill(server, state.backfill, until)
+    print("computed everything that was missing" if state.backfill else "nothing to compute")
 
 
 def evaluate_remotely(
@@ -128,22 +144,24 @@ def evaluate_remotely(
 ) -> int:
     """Launch the job ``evaluate``, wait at most ``minutes``, print the table, and return the gate's exit status.
 
+    If the evaluation is not computed yet, the job submits a backfill instead. It is launched again after the backfill.
+
     Raises:
         RemoteError: There is no verdict. The message says why and what happens to the run.
     """
     until = server.deadline = time.monotonic() + 60 * minutes
-    job = find_job(server, location)
-    run = launch(server, job, student, baseline)
-    log(f"launched in '{job.location}': {server.run_page(run)}")
-    state = wait(server, run, until)
-    if state.status != "SUCCESS":
-        ended = (
-            "was canceled" if state.status == "CANCELED" else f"failed: {state.failure or 'the server gives no reason'}"
-        )
-        raise RemoteError(f"the run {ended}; see {server.run_page(run)}, fix the cause and call again")
+    job = find_job(server, EVALUATE, location)
+    ops = {EVALUATE_OP: {"config": {"student": student} | ({"baseline": baseline} if baseline else {})}}
+    state = run_job(server, job, ops, until)
+    if state.backfill:
+        wait_for_backfill(server, state.backfill, until)
+        state = run_job(server, job, ops, until)
     if state.table is None or state.gate_fails is None:
-        raise RemoteError(f"the run ended without a verdict; see {server.run_page(run)} and deploy this version there")
-    text = f"{state.table}\n[Run {run[:8]}]({server.run_page(run)}) of the code location '{job.location}'.\n"
+        raise RemoteError(
+            f"the run ended without a verdict; see {server.run_page(state.run)} and deploy this version there"
+        )
+    page = server.run_page(state.run)
+    text = f"{state.table}\n[Run {state.run[:8]}]({page}) of the code location '{job.location}'.\n"
     print(text, end="")
     if markdown:
         try:
@@ -153,8 +171,25 @@ def evaluate_remotely(
     return GATE_FAILED if state.gate_fails else PASSED
 
 
-def find_job(server: Server, location: str | None) -> Job:
-    """Return the job in the given code location, or in the only code location that has it.
+def run_job(server: Server, job: Job, ops: dict[str, Any], until: float) -> RunState:
+    """Launch a job, and wait until it has succeeded.
+
+    Raises:
+        RemoteError: The run failed, was canceled, or did not end in time.
+    """
+    run = launch(server, job, ops)
+    log(f"launched in '{job.location}': {server.run_page(run)}")
+    state = wait(server, run, until)
+    if state.status != "SUCCESS":
+        ended = (
+            "was canceled" if state.status == "CANCELED" else f"failed: {state.failure or 'the server gives no reason'}"
+        )
+        raise RemoteError(f"the run {ended}; see {server.run_page(run)}, fix the cause and call again")
+    return state
+
+
+def find_job(server: Server, name: str, location: str | None) -> Job:
+    """Return the job of a name in the given code location, or in the only code location that has it.
 
     Raises:
         RemoteError: No code location has the job, several have it, or the location does not load.
@@ -167,41 +202,40 @@ def find_job(server: Server, location: str | None) -> Job:
             f"{server.address} has no code location '{location}', it has {_listed(names)}; deploy it or correct --location"
         )
     jobs, broken = [], []
-    for name, entry in zip(names, entries, strict=True):
+    for place, entry in zip(names, entries, strict=True):
         loaded = entry.get("locationOrLoadError")
-        if location not in {None, name}:
+        if location not in {None, place}:
             continue
         if isinstance(loaded, dict) and loaded.get("__typename") == "RepositoryLocation":
             for repository in server.take(loaded, "repositories", list):
                 names_of_jobs = [server.take(each, "name", str) for each in server.take(repository, "jobs", list)]
-                if JOB in names_of_jobs:
-                    jobs.append(Job(name, server.take(repository, "name", str)))
+                if name in names_of_jobs:
+                    jobs.append(Job(name, place, server.take(repository, "name", str)))
         else:
-            broken.append(f"'{name}' ({_first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})")
+            broken.append(f"'{place}' ({first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})")
     if broken and not jobs:
         raise RemoteError(f"{server.address}: code location does not load: {', '.join(broken)}; fix it and reload it")
     if not jobs:
-        raise RemoteError(f"{server.address}: no code location has the job '{JOB}'; deploy this version there")
+        raise RemoteError(f"{server.address}: no code location has the job '{name}'; deploy this version there")
     if len(jobs) > 1:
         several = _listed([job.location for job in jobs])
-        raise RemoteError(f"{server.address}: the job '{JOB}' is in {several}; choose one with --location")
+        raise RemoteError(f"{server.address}: the job '{name}' is in {several}; choose one with --location")
     return jobs[0]
 
 
-def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
+def launch(server: Server, job: Job, ops: dict[str, Any]) -> str:
     """Launch a run through the server's run coordinator, and return its id.
 
     Raises:
         RemoteError: The server refuses, or does not answer, so that it is not known whether a run was launched.
     """
-    config = {"student": student} | ({"baseline": baseline} if baseline else {})
     parameters = {
         "selector": {
             "repositoryLocationName": job.location,
             "repositoryName": job.repository,
-            "jobName": JOB,
+            "jobName": job.name,
         },
-        "runConfigData": {"ops": {OP: {"config": config}}},
+        "runConfigData": {"ops": ops},
         # the caller gets the failure of this run, and would not wait for a retry
         "executionMetadata": {"tags": [{"key": "dagster/max_retries", "value": "0"}]},
     }
@@ -212,7 +246,7 @@ def launch(server: Server, job: Job, student: str, baseline: str | None) -> str:
     if result.get("__typename") == "LaunchRunSuccess":
         return server.take(server.take(result, "run", dict), "runId", str)
     errors = result.get("errors") or [result]
-    messages = [_first_line(error.get("message")) for error in errors if isinstance(error, dict)]
+    messages = [first_line(error.get("message")) for error in errors if isinstance(error, dict)]
     raise RemoteError(f"{server.address}: the run was refused: {'; '.join(messages)}; deploy this version there")
 
 
@@ -222,7 +256,7 @@ def wait(server: Server, run: str, until: float) -> RunState:
     Raises:
         RemoteError: The run did not end in time, the server is gone, or no daemon starts queued runs.
     """
-    state, answered, daemon = RunState(), time.monotonic(), Daemon()
+    state, answered, daemon = RunState(run), time.monotonic(), Daemon()
     while True:
         left = until - time.monotonic()
         try:
@@ -267,19 +301,21 @@ def add_event(server: Server, event: dict[str, Any], state: RunState) -> None:
     """Update ``state`` with an event: a log message, a failure, the table or the verdict."""
     kind = server.take(event, "__typename", str)
     if kind == "LogMessageEvent":
-        state.step = _first_line(event.get("message"))
+        state.step = first_line(event.get("message"))
         log(state.step)
     elif kind == "ExecutionStepFailureEvent":
         message = (event.get("failureMetadata") or {}).get("description") or (event.get("error") or {}).get("message")
         state.failure = clean(str(message)).strip()[:LONGEST_FAILURE]
     elif kind == "RunFailureEvent" and not state.failure:
-        state.failure = _first_line((event.get("error") or {}).get("message") or event.get("message"))
+        state.failure = first_line((event.get("error") or {}).get("message") or event.get("message"))
     elif kind == "ExecutionStepOutputEvent":
         for entry in server.take(event, "metadataEntries", list):
             if entry.get("label") == FAILED_ENTRY:
                 state.gate_fails = server.take(entry, "boolValue", bool)
             elif entry.get("label") == TABLE_ENTRY:
                 state.table = clean(server.take(entry, "mdStr", str))
+            elif entry.get("label") == BACKFILL_ENTRY:
+                state.backfill = clean(server.take(entry, "text", str))
 
 
 class Daemon:
@@ -325,16 +361,6 @@ def _timed_out(server: Server, run: str, state: RunState, daemon: Daemon) -> Rem
         f"the run was queued all the time {withdrawn}: other runs are before it; see {server.address}/runs, or wait longer with "
         "--wait"
     )
-
-
-def log(text: str) -> None:
-    """Print progress to stderr, because stdout has the table."""
-    print(f"mobileclip2: {text}", file=sys.stderr, flush=True)
-
-
-def _first_line(text: object) -> str:
-    lines = clean(str(text or "")).strip().splitlines()
-    return lines[0][:500] if lines else ""
 
 
 def _listed(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from mobileclip2.report.pipeline import render_pipeline
 from mobileclip2.report.study import study_result
 from pipelines.definitions import definitions_of
 from pipelines.profiles import profile_path
-from pipelines.refresh import materialize_missing
+from pipelines.refresh import submit_plan
 from pipelines.run import materialize
 from tests.pipelines.small import edited
 
@@ -113,7 +113,7 @@ def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
 def test_a_job_asks_for_the_studies_alone(finished):
     pipeline = edited(finished, with_studies(INGREDIENTS))
     job = definitions_of(pipeline.profile).resolve_job_def("studies")
-    assert job.run_config["ops"][materialize_missing.name]["config"] == {"assets": ["study/ingredients"]}
+    assert job.run_config["ops"][submit_plan.name]["config"] == {"assets": ["study/ingredients"]}
     assert not definitions_of(edited(finished, with_studies()).profile).get_repository_def().has_job("studies")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,18 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 START_SECONDS = 120
 LOCATION = "mobileclip2-0123abcd"
+
+FAST_DAEMON = (
+    sys.executable,
+    "-c",
+    """
+import dagster._daemon.controller as controller
+controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 3
+from dagster._daemon.cli import main
+main()
+""",
+)
+"""Dagster's daemon, which looks at backfills every three seconds; half a minute otherwise."""
 
 
 class Dagster:
@@ -45,6 +58,7 @@ class Dagster:
             "MOBILECLIP2_CACHE": str(folder / "cache"),
         }
         shutil.copy(settings, folder / "dagster.yaml")
+        self.environment["MOBILECLIP2_DAGSTER"] = self.url
         port = free_port()
         self.workspace = folder / "workspace.yaml"
         self.workspace.write_text(
@@ -58,6 +72,7 @@ class Dagster:
         web = ("-w", str(self.workspace), "-h", "127.0.0.1", "-p", port_of_web)
         self.web = self.start(str(BIN / "dagster-webserver"), *web)
         self.await_log("Serving dagster-webserver")
+        self.await_port(int(port_of_web))
         self.daemon: subprocess.Popen[bytes] | None = None
         self.daemon_command = daemon
 
@@ -85,6 +100,17 @@ class Dagster:
         while text not in (log := (self.folder / "log").read_text()):
             assert time.monotonic() < until, log[-4000:]
             time.sleep(0.2)
+
+    @staticmethod
+    def await_port(port: int) -> None:
+        """The webserver announces itself before it listens."""
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.1)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -70,7 +70,7 @@ def data(**fields: object) -> tuple[int, dict[str, str], bytes]:
 )
 def test_what_is_no_answer_is_told(answer, message):
     with answering(lambda body: answer) as (address, _), pytest.raises(RemoteError) as raised:
-        find_job(Server(address), None)
+        find_job(Server(address), "evaluate", None)
     assert message in str(raised.value)
 
 
@@ -155,14 +155,14 @@ def test_code_locations_that_cannot_be_asked(entries, named, message):
         answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _),
         pytest.raises(RemoteError) as raised,
     ):
-        find_job(Server(address), named)
+        find_job(Server(address), "evaluate", named)
     assert message in str(raised.value)
 
 
 def test_one_of_several_code_locations():
     entries = [location("a", "evaluate"), broken("b"), location("c", "other", "evaluate")]
     with answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _):
-        assert find_job(Server(address), "c") == Job("c", "__repository__")
+        assert find_job(Server(address), "evaluate", "c") == Job("evaluate", "c", "__repository__")
 
 
 def test_a_refused_launch():
@@ -171,7 +171,7 @@ def test_a_refused_launch():
         answering(lambda body: data(launchRun=refusal)) as (address, _),
         pytest.raises(RemoteError, match='the run was refused: unexpected config entry "student"'),
     ):
-        launch(Server(address), Job("a", "r"), "plain", None)
+        launch(Server(address), Job("evaluate", "a", "r"), {"evaluate_student": {}})
 
 
 def test_a_launch_without_an_answer_may_have_been_one():
@@ -179,7 +179,7 @@ def test_a_launch_without_an_answer_may_have_been_one():
         answering(lambda body: (504, {}, b"")) as (address, _),
         pytest.raises(RemoteError, match=r"It may have launched the run: see http://[^ ]+/runs"),
     ):
-        launch(Server(address), Job("a", "r"), "plain", None)
+        launch(Server(address), Job("evaluate", "a", "r"), {"evaluate_student": {}})
 
 
 def run(status: str, *events: dict, more: bool = False) -> dict:

@@ -1,88 +1,65 @@
+"""The job ``refresh``, with a stand-in for the server and on a server with a daemon."""
+
+from __future__ import annotations
+
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from assets.keys import dagster_key, library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
+from mobileclip2.errors import RemoteError
+from pipelines import refresh
 from pipelines.definitions import definitions_of
-from pipelines.observe import report
+from pipelines.graphql import ADDRESS, Server
 from pipelines.refresh import REFRESH_TAG
-from tests.pipelines.small import edited
+from pipelines.remote import BACKFILL_ENTRY, REFRESH_OP, refresh_remotely
+from tests.pipelines.server import FAST_DAEMON, Dagster
+from tests.pipelines.small import edited, without_models
+from tests.ui.server import free_port
+
+Pair = tuple[str, str | None]
 
 
-def refresh(pipeline, instance, *assets):
+def launch(pipeline: Pipeline, instance: dg.DagsterInstance, *assets: str) -> dg.ExecuteInProcessResult:
     job = definitions_of(pipeline.profile).resolve_job_def("refresh")
-    config = {"ops": {"materialize_missing": {"config": {"assets": list(assets)}}}} if assets else None
+    config = {"ops": {REFRESH_OP: {"config": {"assets": list(assets)}}}} if assets else None
     return job.execute_in_process(instance=instance, run_config=config, raise_on_error=False)
 
 
-def computed(result, instance):
-    """(asset, group) of the runs that a refresh made, in order."""
-    runs = instance.get_run_records(dg.RunsFilter(tags={REFRESH_TAG: result.run_id}), ascending=True)
-    assert all(record.dagster_run.is_success for record in runs)
-    selected = [(record.dagster_run.asset_selection, record.dagster_run.tags) for record in runs]
-    return [(library_key(key), tags.get("dagster/partition")) for (key,), tags in selected]
+def failure_of(result: dg.ExecuteInProcessResult) -> str:
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    data = failure.step_failure_data.user_failure_data
+    assert data is not None
+    return str(data.description)
 
 
-@pytest.mark.slow
-def test_refresh_computes_the_plan_and_then_there_is_none(small, instance):
-    pipeline = Pipeline(load(small))
-    planned = plan(pipeline)
-    result = refresh(pipeline, instance)
-    assert result.success
-    assert computed(result, instance) == planned.pairs
-    assert plan(Pipeline(load(small))).items == ()
-    pipeline.forget()
-    for asset in pipeline.graph.values():
-        for group in pipeline.groups(asset):
-            event = instance.fetch_materializations(
-                dg.AssetRecordsFilter(dagster_key(asset.key), asset_partitions=[group] if group else None),
-                limit=1,
-            ).records[0]
-            head = pipeline.materialize(asset.key, group)
-            tags = event.asset_materialization.tags
-            assert tags["dagster/data_version"] == head.data_version
-            inputs = {name for name in tags if name.startswith("dagster/input_data_version/")}
-            assert {name for name in inputs if not name.startswith("dagster/input_data_version/inputs/")} == {
-                f"dagster/input_data_version/{upstream}" for upstream in asset.upstream
-            }
-    assert report(pipeline, instance) == 0, "the runs have reported everything"
-    runs = len(instance.get_runs())
-    assert refresh(pipeline, instance).success
-    assert len(instance.get_runs()) == runs + 1, "the second refresh made runs beside its own"
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Pair], dict[str, str]]]:
+    """Return what is submitted: pairs and tags."""
+    found: list[tuple[list[Pair], dict[str, str]]] = []
+
+    def submit(server: Server, partitions: list[Pair], title: str, tags: dict[str, str]) -> str:
+        found.append((list(partitions), tags))
+        return "abcdefgh"
+
+    monkeypatch.setattr(refresh, "submit", submit)
+    return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        (
-            lambda values: values["teachers"][0].update(logit_scale=51),
-            [("student/pupil", None), ("evaluation/pupil", "shapes")],
-        ),
-        (
-            lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"}),
-            [("evaluation/pupil", "again"), ("evaluation/wide", "again")],
-        ),
-    ],
-    ids=["logit scale", "evaluation set"],
-)
-def test_after_an_edit_refresh_computes_what_the_edit_touches(finished, instance, change, expected):
-    pipeline = edited(finished, change)
-    assert plan(pipeline).pairs == expected
-    result = refresh(pipeline, instance)
-    assert computed(result, instance) == expected
-    assert plan(Pipeline(load(finished))).items == ()
-
-
-def test_the_plan_is_shown_before_the_work(smallest, instance):
-    result = refresh(Pipeline(load(smallest)), instance)
-    events = [event for event in result.all_events if event.is_successful_output]
-    assert [event.event_specific_data.step_output_handle.output_name for event in events] == ["plan", "done"]
-    shown = events[0].event_specific_data.metadata
+def test_the_plan_is_submitted_and_shown(
+    smallest: Path, instance: dg.DagsterInstance, submitted: list[tuple[list[Pair], dict[str, str]]]
+) -> None:
+    pipeline = Pipeline(load(smallest))
+    result = launch(pipeline, instance)
+    assert submitted == [(plan(pipeline).pairs, {REFRESH_TAG: result.run_id})]
+    (event,) = [event for event in result.all_events if event.is_successful_output]
+    shown = event.step_output_data.metadata
     assert shown["pairs"].value == 5
     assert [row.data["asset"] for row in shown["plan"].records] == [
         "raw_shards",
@@ -90,46 +67,106 @@ def test_the_plan_is_shown_before_the_work(smallest, instance):
         "caption_corpus/clean",
     ]
     assert shown["plan"].records[1].data["why"] == "new; upstream raw_shards"
-    messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
-    assert "[1/5] raw_shards [g00]" in messages
+    assert shown[BACKFILL_ENTRY].value == "abcdefgh" and shown["backfill"].value == "/runs/b/abcdefgh"
 
 
-def test_only_some_assets_and_what_they_need(smallest, instance):
-    result = refresh(Pipeline(load(smallest)), instance, "augmentations")
-    assert computed(result, instance) == [
-        ("raw_shards", "g00"),
-        ("raw_shards", "g01"),
-        ("augmentations", "g00"),
-        ("augmentations", "g01"),
-    ]
-    key = dg.AssetKey("caption_corpus.clean")
-    assert instance.get_latest_materialization_event(key) is None
+def test_only_some_assets_and_what_they_need(
+    smallest: Path, instance: dg.DagsterInstance, submitted: list[tuple[list[Pair], dict[str, str]]]
+) -> None:
+    launch(Pipeline(load(smallest)), instance, "augmentations")
+    ((pairs, _),) = submitted
+    assert pairs == [(asset, group) for asset in ("raw_shards", "augmentations") for group in ("g00", "g01")]
 
 
-def test_an_asset_that_is_not_there_is_named(smallest, instance):
-    result = refresh(Pipeline(load(smallest)), instance, "student/nobody")
-    (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert failure.step_failure_data.user_failure_data.description.startswith("there is no asset 'student/nobody'")
+def test_an_empty_plan_submits_nothing(
+    finished: Path, instance: dg.DagsterInstance, submitted: list[tuple[list[Pair], dict[str, str]]]
+) -> None:
+    result = launch(Pipeline(load(finished)), instance)
+    assert result.success and not submitted
 
 
-def test_a_stage_that_fails_fails_the_job_with_its_own_words_and_the_rest_is_kept(smallest, instance):
-    shard = smallest.parent / "shards" / "00001.tar"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) // 2])
-    pipeline = Pipeline(load(smallest))
-    result = refresh(pipeline, instance)
-    assert not result.success
-    (failure,) = [event for event in result.all_events if event.is_step_failure]
-    said = failure.step_failure_data.user_failure_data.description
-    assert said.startswith("raw_shards [g01]:") and "00001.tar: cut off or damaged at byte" in said
-    assert pipeline.missing(pipeline.graph["raw_shards"], "g00") == []
-    shard.write_bytes(whole)
-    assert refresh(pipeline, instance).success
-    assert plan(pipeline).items == ()
+def test_an_asset_that_is_not_there_is_named(smallest: Path, instance: dg.DagsterInstance) -> None:
+    result = launch(Pipeline(load(smallest)), instance, "student/nobody")
+    assert failure_of(result).startswith("there is no asset 'student/nobody'")
 
 
-def test_a_source_that_is_gone_fails_the_job_with_the_stages_words(smallest, instance):
+def test_a_source_that_is_gone_fails_the_job_with_the_stages_words(
+    smallest: Path, instance: dg.DagsterInstance
+) -> None:
     shutil.rmtree(smallest.parent / "corpus")
-    result = refresh(Pipeline(load(smallest)), instance)
-    (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "no such folder, or it is empty" in failure.step_failure_data.user_failure_data.description
+    assert "no such folder, or it is empty" in failure_of(launch(Pipeline(load(smallest)), instance))
+
+
+def test_a_webserver_that_is_away_is_named_with_the_variable(
+    smallest: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv(ADDRESS, address)
+    message = failure_of(launch(Pipeline(load(smallest)), instance))
+    assert message.startswith(f"the backfill was not submitted: {address}: cannot be reached") and ADDRESS in message
+
+
+@pytest.fixture(scope="module")
+def profile(tiny_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    profile = Path(shutil.copytree(tiny_template, tmp_path_factory.mktemp("refresh") / "tiny")) / "tiny.yaml"
+    edited(profile, without_models)
+    return profile
+
+
+@pytest.fixture(scope="module")
+def dagster(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
+    with ExitStack() as stack:
+        yield Dagster(profile, tmp_path_factory.mktemp("dagster"), stack, daemon=FAST_DAEMON).with_daemon()
+
+
+def computed(dagster: Dagster) -> list[Pair]:
+    """Return (asset, group) of all runs of backfills, in order."""
+    with dg.DagsterInstance.from_config(str(dagster.folder)) as instance:
+        runs = [record.dagster_run for record in instance.get_run_records(ascending=True)]
+        return [
+            (event.asset_key.to_user_string(), event.partition)
+            for run in runs
+            if REFRESH_TAG in run.tags
+            for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+            if (event := entry.get_dagster_event()) and event.asset_key
+        ]
+
+
+@pytest.mark.slow
+def test_the_daemon_computes_the_plan_and_goes_on_after_a_failure(
+    dagster: Dagster, profile: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = profile.parent / "shards" / "00001.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: len(content) // 2])
+    corpus = profile.parent / "corpus" / "00000.tar"
+    clean = corpus.read_bytes()
+    corpus.write_bytes(clean[: len(clean) // 2])
+    server = Server(dagster.url)
+    with pytest.raises(RemoteError) as raised:
+        refresh_remotely(server, [], None, 5)
+    first, *failures = str(raised.value).splitlines()
+    assert "1 of 5" not in first and "2 of 5 asset-group pairs are computed" in first, raised.value
+    assert sorted(line.partition(":")[0] for line in failures) == ["caption_corpus/clean", "raw_shards [g01]"]
+    assert "00001.tar: cut off or damaged at byte" in str(raised.value)
+    assert sorted(computed(dagster)) == [("augmentations", "g00"), ("raw_shards", "g00")]
+
+    shard.write_bytes(content)
+    corpus.write_bytes(clean)
+    refresh_remotely(server, ["caption_corpus/clean"], None, 5)
+    assert computed(dagster)[2:] == [("caption_corpus/clean", None)]
+    refresh_remotely(server, [], None, 5)
+    assert sorted(computed(dagster)[3:]) == [("augmentations", "g01"), ("raw_shards", "g01")]
+    assert plan(Pipeline(load(profile))).items == ()
+    capsys.readouterr()
+    refresh_remotely(server, [], None, 5)
+    assert capsys.readouterr().out == "nothing to compute\n"
+
+
+@pytest.mark.slow
+def test_a_graph_that_is_not_loaded_asks_for_a_reload(dagster: Dagster, profile: Path) -> None:
+    edited(profile, lambda values: values["caption_corpora"].append({"name": "more", "url": "corpus"}))
+    with pytest.raises(
+        RemoteError, match=r"the run failed: the backfill was not submitted: (.|\n)*reload the definitions"
+    ):
+        refresh_remotely(Server(dagster.url), [], None, 5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from pipelines.graphql import Server
 from pipelines.remote import evaluate_remotely
 from tests.cluster import FakeCluster, Faults, Object
 from tests.mobileclip2.executors.gate import Gate, manifests, until
-from tests.pipelines.server import Dagster
+from tests.pipelines.server import FAST_DAEMON, Dagster
 from tests.pipelines.small import edited, one_of_each
 from tests.postgres import binaries, server
 
@@ -42,14 +41,6 @@ compute:
       student: {gpus: 0}
       evaluation: {gpus: 0}
 """
-
-DAEMON = """
-import dagster._daemon.controller as controller
-controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 3
-from dagster._daemon.cli import main
-main()
-"""
-"""Dagster's daemon, which looks at backfills every three seconds; half a minute otherwise."""
 
 ASSETS = "query Assets { assetNodes { assetKey { path } } }"
 MATERIALISE = """
@@ -164,7 +155,7 @@ def dagster(running: FakeCluster, profile: Path, tmp_path_factory: pytest.TempPa
     with ExitStack() as stack:
         written = home / "settings.yaml"
         written.write_text(yaml.safe_dump(settings(running, home, stack.enter_context(server()))))
-        yield Dagster(profile, home, stack, written, code, (sys.executable, "-c", DAEMON)).with_daemon()
+        yield Dagster(profile, home, stack, written, code, FAST_DAEMON).with_daemon()
     with running.lock:  # Dagster leaves its finished Jobs to their time to live
         for name in list(running.objects["jobs"]):
             running.delete("jobs", name)
