@@ -22,7 +22,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline, TaskBatch
 from mobileclip2.engine.stage import load_stage
 from pipelines.asset_definitions import stages
-from pipelines.run import materialize
+from pipelines.asset_run import materialize
 from tests.tiny import make_tiny
 
 REPEATS = 2

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     # `evaluate --dagster` runs where only Python is installed
     from mobileclip2.asset_key import AssetKey
     from mobileclip2.engine.pipeline import Pipeline
+    from pipelines.graphql import Server
     from pipelines.run import RunDisplay
 
 
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(words)
     if arguments is not None:
         return run_action(chosen)
-    on_server = chosen.command == "evaluate" and (chosen.dagster or chosen.location or chosen.wait)
+    on_server = chosen.command in {"run", "evaluate"} and (chosen.dagster or chosen.location or chosen.wait)
     if on_server or chosen.command == "completion":
         # these need only Python, and compute nothing here
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -223,6 +224,20 @@ def minutes(text: str) -> float:
     if not 0 < (value := float(text)) < float("inf"):
         raise ValueError(text)
     return value
+
+
+def positive(text: str) -> int:
+    """Parse a positive integer for argparse."""
+    if (value := int(text)) < 1:
+        raise ValueError(text)
+    return value
+
+
+DAGSTER = (
+    argument("--dagster", metavar="ADDRESS", help="use this Dagster server, with the server's profile"),
+    argument("--location", help="code location on the server; needed if several have the job"),
+    argument("--wait", type=minutes, metavar="MINUTES", help="time to wait for the server, by default 60"),
+)
 
 
 @command(
@@ -374,9 +389,17 @@ def show_plan(chosen: argparse.Namespace) -> int:
 
 @command(
     "run",
-    "compute what is missing, in order, through Dagster",
+    "compute what is missing through Dagster, here or on a Dagster server",
     ASSETS,
     REPORT,
+    argument(
+        "--jobs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="asset-group pairs to compute at once, each in a process of its own with a share of the cores; by default 1",
+    ),
+    *DAGSTER,
     argument(
         "--rehearse",
         type=local_path,
@@ -388,10 +411,18 @@ def show_plan(chosen: argparse.Namespace) -> int:
         "run student/reinforced",
         "run --profile my.yaml evaluation/reinforced",
         "run --profile dfndr-12m --rehearse rehearsal",
+        "run --dagster http://127.0.0.1:3000  # one backfill, for a running daemon",
     ),
 )
 def run_missing(chosen: argparse.Namespace) -> int:
-    """Materialize what is missing, then write the ledger and the report."""
+    """Materialize what is missing, then write the ledger and the report. A server only materializes."""
+    if server := server_of(chosen):
+        from pipelines.remote import refresh_remotely
+
+        if chosen.report or chosen.rehearse or chosen.jobs > 1:
+            chosen.error("--report, --rehearse and --jobs cannot be combined with --dagster")
+        refresh_remotely(server, chosen.assets, chosen.location, chosen.wait or 60)
+        return 0
     if chosen.rehearse:
         with doing("writing the rehearsal"):
             from mobileclip2.config.profile import load
@@ -404,7 +435,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
     with doing("importing"):
         from pipelines.run import run
 
-    run(pipeline, chosen.assets, chosen.display)
+    run(pipeline, chosen.assets, chosen.display, jobs=chosen.jobs)
     ledger_line = update_ledger(pipeline, chosen.assets) if pipeline.profile.ledger else ""
     if not chosen.assets:
         report(pipeline, chosen.report)
@@ -418,9 +449,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
     argument("--student", required=True, complete=complete_students, help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
     argument("--markdown", type=local_path, help="also write the table to this file"),
-    argument("--dagster", metavar="ADDRESS", help="evaluate on this Dagster server, with the server's profile"),
-    argument("--location", help="code location on the server; needed if several have the job 'evaluate'"),
-    argument("--wait", type=minutes, metavar="MINUTES", help="time to wait for the server's run, by default 60"),
+    *DAGSTER,
     examples=(
         "evaluate --student reinforced --baseline plain",
         "evaluate --student reinforced --baseline origin/main --markdown comparison.md",
@@ -428,28 +457,29 @@ def run_missing(chosen: argparse.Namespace) -> int:
 )
 def evaluate_student(chosen: argparse.Namespace) -> int:
     """Evaluate here or on a Dagster server."""
-    if chosen.dagster:
-        if chosen.profile:
-            chosen.error("--profile cannot be combined with --dagster, which uses the server's profile")
-        return evaluate_on_server(chosen)
-    if chosen.location or chosen.wait:
-        chosen.error("--location and --wait need --dagster")
+    if server := server_of(chosen):
+        from pipelines.remote import evaluate_remotely
 
+        return evaluate_remotely(
+            server, chosen.student, chosen.baseline, chosen.location, chosen.wait or 60, chosen.markdown
+        )
     with doing("importing"):
         from pipelines.evaluate import evaluate
 
     return evaluate(pipeline_of(chosen), chosen.student, chosen.baseline, chosen.markdown, chosen.display)
 
 
-def evaluate_on_server(chosen: argparse.Namespace) -> int:
-    """Evaluate on a Dagster server."""
+def server_of(chosen: argparse.Namespace) -> Server | None:
+    """Return the chosen Dagster server, or None if the command runs here."""
     from pipelines.graphql import TOKEN, Server
-    from pipelines.remote import evaluate_remotely
 
-    server = Server(chosen.dagster, os.environ.get(TOKEN, ""))
-    return evaluate_remotely(
-        server, chosen.student, chosen.baseline, chosen.location, chosen.wait or 60, chosen.markdown
-    )
+    if not chosen.dagster:
+        if chosen.location or chosen.wait:
+            chosen.error("--location and --wait need --dagster")
+        return None
+    if chosen.profile:
+        chosen.error("--profile cannot be combined with --dagster, which uses the server's profile")
+    return Server(chosen.dagster, os.environ.get(TOKEN, ""))
 
 
 @command(

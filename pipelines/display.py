@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
@@ -30,12 +31,16 @@ class Display:
         """label until an asset or activity begins"""
         self.clock = clock
         self.total = self.finished = 0
-        self.label = ""
-        """label of the asset and group that are being computed"""
+        self.running: dict[str, Running] = {}
+        """asset-group pairs that are being computed, by label"""
         self.activity = "starting" if name else ""
-        self.last_step: Step | None = None
-        self.began = self.label_began = self.activity_began = self.last_line = clock()
+        self.began = self.activity_began = self.last_line = clock()
         self.bars: Bars | None = None
+
+    @property
+    def label(self) -> str:
+        """Return the labels of the pairs that are being computed."""
+        return ", ".join(self.running)
 
     def plan(self, total: int) -> None:
         """Set the number of asset-group pairs of this run."""
@@ -43,23 +48,33 @@ class Display:
 
     def begin(self, label: str) -> None:
         """Start an asset-group pair."""
-        self.label, self.last_step, self.activity = label, None, ""
-        self.label_began = self.clock()
+        self.running[label] = Running(self.clock())
+        self.activity = ""
 
-    def step(self, step: Step) -> None:
-        """Set the progress of the current pair."""
-        self.last_step = step
+    def step(self, label: str, step: Step) -> None:
+        """Set the progress of a pair."""
+        self.running[label].step = step
 
     def end(self, label: str) -> None:
         """Finish a pair. A pair that was already stored ends without :meth:`begin`."""
+        self._close(label, "in")
+
+    def fail(self, label: str) -> None:
+        """Finish a pair that has failed."""
+        self._close(label, "failed after")
+
+    def _close(self, label: str, how: str) -> None:
         self.finished += 1
-        if self.label and not self.console.is_terminal:
-            self.say(f"[{self.finished}/{self.total}] {label} in {self.clock() - self.label_began:.1f} s")
-        self.label, self.last_step, self.activity = "", None, self.name
+        if (running := self.running.pop(label, None)) and not self.console.is_terminal:
+            seconds = self.clock() - running.began
+            self.say(f"[{self.finished}/{self.total}] {label} {how} {seconds:.1f} s")
+        if running and running.bar is not None and self.bars:
+            self.bars.remove_task(running.bar)
+        self.activity = "" if self.running else self.name
 
     def doing(self, activity: str) -> None:
         """Set the current activity."""
-        activity = activity or ("" if self.label else self.name)
+        activity = activity or ("" if self.running else self.name)
         if activity.split(" ")[0] != self.activity.split(" ")[0]:
             self.activity_began = self.clock()
         self.activity = activity
@@ -69,21 +84,28 @@ class Display:
         if self.bars:
             self.bars.stop()
             self.bars = None
+            for running in self.running.values():
+                running.bar = None
         self.activity = ""
 
     def tick(self) -> None:
         """Move the clock, or write a line if the last one is :data:`LINE_SECONDS` old."""
         if self.console.is_terminal:
             self._draw()
-        elif self.clock() - self.last_line >= LINE_SECONDS and (self.label or self.activity):
-            self.say(self.now())
+        elif self.clock() - self.last_line >= LINE_SECONDS:
+            for line in self.now():
+                self.say(line)
 
-    def now(self) -> str:
-        """Return the current asset, progress, activity and elapsed time as one line."""
-        began = self.label_began if self.label else self.activity_began
-        number = f"[{self.finished + 1}/{self.total}] " if self.label and self.total else ""
-        words = [self.label, str(self.last_step or ""), self.activity]
-        return f"{number}{': '.join(filter(None, words))}, {self.clock() - began:.0f} s"
+    def now(self) -> list[str]:
+        """Return a line with progress and elapsed time for each current pair, or for the activity."""
+        if not self.running:
+            return [f"{self.activity}, {self.clock() - self.activity_began:.0f} s"] if self.activity else []
+        number = f"[{self.finished + 1}/{self.total}] " if self.total else ""
+        activity = f": {self.activity}" if self.activity else ""
+        return [
+            f"{number}{label}{f': {running.step}' if running.step else ''}{activity}, {self.clock() - running.began:.0f} s"
+            for label, running in self.running.items()
+        ]
 
     def say(self, text: str) -> None:
         """Write a permanent line."""
@@ -92,7 +114,7 @@ class Display:
 
     def _draw(self) -> None:
         if not self.bars:
-            if not (self.label or self.activity):
+            if not (self.running or self.activity):
                 return
             self.bars = Bars(
                 TextColumn("{task.description}", markup=False),
@@ -107,7 +129,7 @@ class Display:
             self.all = self.bars.add_task("", total=None, numbers="", seconds=0)
             self.current = self.bars.add_task("", total=None, numbers="", seconds=0)
             self.bars.start()
-        now, step = self.clock(), self.last_step
+        now = self.clock()
         self.bars.update(
             self.all,
             description="all assets and groups",
@@ -116,19 +138,36 @@ class Display:
             seconds=now - self.began,
             visible=bool(self.total),
         )
-        numbers = (
-            f"{step.unit}  " + "  ".join(f"{name} {value:.3g}" for name, value in step.numbers.items()) if step else ""
-        )
+        for label, running in self.running.items():
+            if running.bar is None:
+                running.bar = self.bars.add_task(label, total=None, numbers="", seconds=0)
+            step = running.step
+            numbers = "  ".join(f"{name} {value:.3g}" for name, value in step.numbers.items()) if step else ""
+            self.bars.update(
+                running.bar,
+                description=": ".join(filter(None, (label, self.activity))),
+                total=step.total if step else None,
+                completed=step.done if step else 0,
+                numbers=f"{step.unit}  {numbers}" if step else "",
+                seconds=now - running.began,
+            )
         self.bars.update(
             self.current,
-            description=": ".join(filter(None, (self.label, self.activity))),
-            total=step.total if step else None,
-            completed=step.done if step else 0,
-            numbers=numbers,
-            seconds=now - (self.label_began if self.label else self.activity_began),
-            visible=bool(self.label or self.activity),
+            description=self.activity,
+            seconds=now - self.activity_began,
+            visible=bool(self.activity and not self.running),
         )
         self.bars.refresh()
+
+
+@dataclass
+class Running:
+    """An asset-group pair that is being computed."""
+
+    began: float
+    step: Step | None = None
+    bar: TaskID | None = None
+    """its bar, on a terminal"""
 
 
 class Clock(ProgressColumn):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     import dagster as dg
 
 PROCESS_TAG = "mobileclip2/process"
+"""tag of a run: the process that executes it"""
+COMMAND_TAG = "mobileclip2/command"
+"""tag of a run of the command line: the process of the command, which may execute the run in another process"""
 
 LOST = "it was killed, or the machine went down; finished shards are kept; run again"
 
@@ -125,14 +128,15 @@ def end_dead_runs(dagster: dg.DagsterInstance) -> None:
 
 
 def end_runs_of(dagster: dg.DagsterInstance, process: str, message: str, *, canceled: bool) -> None:
-    """Report the runs of an ended process as failed or canceled."""
+    """Report the runs of an ended process, and of the command that it was, as failed or canceled."""
     import dagster as dg
 
-    for record in dagster.get_run_records(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=_unfinished())):
-        if canceled:
-            dagster.report_run_canceled(record.dagster_run, message)
-        else:
-            dagster.report_run_failed(record.dagster_run, message)
+    for tag in (PROCESS_TAG, COMMAND_TAG):
+        for record in dagster.get_run_records(dg.RunsFilter(tags={tag: process}, statuses=_unfinished())):
+            if canceled:
+                dagster.report_run_canceled(record.dagster_run, message)
+            else:
+                dagster.report_run_failed(record.dagster_run, message)
 
 
 def _unfinished() -> list[dg.DagsterRunStatus]:

@@ -51,13 +51,17 @@ class Channel:
         """Start an asset-group pair."""
         self._call("begin", label)
 
-    def step(self, step: Step) -> None:
-        """Show the progress of the current pair."""
-        self._call("step", step.done, step.total, step.unit, step.numbers)
+    def step(self, label: str, step: Step) -> None:
+        """Show the progress of a pair."""
+        self._call("step", label, step.done, step.total, step.unit, step.numbers)
 
     def end(self, label: str) -> None:
         """Finish a pair."""
         self._call("end", label)
+
+    def fail(self, label: str) -> None:
+        """Finish a pair that has failed."""
+        self._call("fail", label)
 
     def say(self, text: str) -> None:
         """Write a permanent line."""
@@ -244,7 +248,8 @@ class Supervisor:
 
     def _call_display(self, name: str, *arguments: Any) -> None:
         if name == "step":
-            arguments = (Step(*arguments),)
+            label, *numbers = arguments
+            arguments = (label, Step(*numbers))
         getattr(self.display, name)(*arguments)
         if name == "hide":
             os.write(self.fds.answers, b".")

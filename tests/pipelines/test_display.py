@@ -65,13 +65,45 @@ def test_a_command_that_says_nothing_is_named(display, clock, log):
 def test_a_stage_says_how_far_it_is(display, clock, log):
     display.plan(3)
     display.begin("student/x")
-    display.step(Step(30, 200, "steps", {"loss": 2.125}))
+    display.step("student/x", Step(30, 200, "steps", {"loss": 2.125}))
     pass_time(display, clock, LINE_SECONDS)
     display.end("student/x")
     assert log.getvalue().splitlines() == [
         "[1/3] student/x: 30/200 steps  loss 2.125, 20 s",
         "[1/3] student/x in 20.0 s",
     ]
+
+
+def test_several_pairs_have_a_line_each_and_a_failure_says_so(display, clock, log):
+    display.plan(3)
+    display.begin("student/x")
+    display.begin("student/y")
+    display.step("student/y", Step(1, 2, "steps"))
+    pass_time(display, clock, LINE_SECONDS)
+    display.fail("student/y")
+    display.end("student/x")
+    assert log.getvalue().splitlines() == [
+        "[1/3] student/x, 20 s",
+        "[1/3] student/y: 1/2 steps, 20 s",
+        "[1/3] student/y failed after 20.0 s",
+        "[2/3] student/x in 20.0 s",
+    ]
+
+
+def test_several_pairs_have_a_bar_each(clock):
+    shown = StringIO()
+    display = Display(Console(file=shown, width=100, force_terminal=True), "run", clock)
+    display.plan(2)
+    for label in ("student/x", "student/y"):
+        display.begin(label)
+        display.step(label, Step(1, 2, "steps"))
+    pass_time(display, clock, 1)
+    assert "student/x" in shown.getvalue() and "student/y" in shown.getvalue()
+    display.end("student/x")
+    shown.truncate(0)
+    pass_time(display, clock, 1)
+    assert "student/x" not in shown.getvalue() and "student/y" in shown.getvalue()
+    display.hide()
 
 
 def test_the_clock_of_a_terminal_moves_with_every_tick(clock):

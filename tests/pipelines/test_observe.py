@@ -12,9 +12,9 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.engine import graph
 from mobileclip2.engine.pipeline import Pipeline
+from pipelines.asset_run import materialize
 from pipelines.definitions import definitions_of
 from pipelines.observe import report
-from pipelines.run import materialize
 from tests.pipelines.small import edited
 from tests.pipelines.stale import planned, unsynced
 

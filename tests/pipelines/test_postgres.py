@@ -10,16 +10,8 @@ from assets.keys import dagster_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.run import refresh
+from tests.pipelines.test_run import Observer
 from tests.postgres import binaries, server
-
-
-class Quiet:
-    def begin(self, label): ...
-
-    def step(self, step): ...
-
-    def end(self, label): ...
-
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")]
 
@@ -33,8 +25,8 @@ def test_a_refresh_is_recorded_there_and_a_second_one_finds_everything_current(s
     ):
         pipeline = Pipeline(load(small))
         pairs = [(asset.key, group) for asset, group in pipeline.stale()]
-        assert refresh(pipeline, dagster, None, Quiet()) == len(pairs) > 10
-        assert refresh(Pipeline(load(small)), dagster, None, Quiet()) == 0
+        assert refresh(pipeline, dagster, None, Observer()) == len(pairs) > 10
+        assert refresh(Pipeline(load(small)), dagster, None, Observer()) == 0
         assert {run.status for run in dagster.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         for key, group in pairs:
             wanted = dg.AssetRecordsFilter(dagster_key(pipeline.graph[key].key), [group] if group else None)

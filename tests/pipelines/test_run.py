@@ -1,4 +1,7 @@
-import shutil
+"""Everything that is missing, in order, with what is independent of a failure."""
+
+from __future__ import annotations
+
 from pathlib import Path
 
 import dagster as dg
@@ -6,58 +9,74 @@ import pytest
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from mobileclip2.errors import UserError
-from pipelines.definitions import definitions_of
-from pipelines.run import materialize
+from mobileclip2.progress import Step
+from pipelines.observe import report
+from pipelines.run import refresh
+from tests.pipelines.small import edited
 
 
-@pytest.fixture
-def pipeline(tiny) -> Pipeline:
-    return Pipeline(load(tiny))
+class Observer:
+    """Keep the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+
+    def begin(self, label: str) -> None:
+        self.calls.append(("begin", label))
+
+    def step(self, label: str, step: Step) -> None:
+        assert self.calls[-1] == ("begin", label)
+
+    def end(self, label: str) -> None:
+        self.calls.append(("end", label))
+
+    def fail(self, label: str) -> None:
+        self.calls.append(("fail", label))
+
+    def labels(self, kind: str) -> list[str]:
+        return [label for called, label in self.calls if called == kind]
 
 
-def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
-    asset = pipeline.graph["raw_shards"]
-    materialize(definitions_of(pipeline.profile).get_repository_def(), instance, asset, "g00")
-    (run,) = instance.get_runs()
-    assert run.asset_selection == {dg.AssetKey("raw_shards")}
-    assert run.tags["dagster/partition"] == "g00"
-    event = instance.get_latest_materialization_event(dg.AssetKey("raw_shards"))
-    (read,) = pipeline.read("raw_shards", "g00")
-    assert event.asset_materialization.tags["dagster/data_version"] == read.manifest.data_version
+@pytest.mark.slow
+def test_the_plan_is_computed_in_its_order_and_then_there_is_none(small: Path, instance: dg.DagsterInstance) -> None:
+    pipeline = Pipeline(load(small))
+    planned = plan(pipeline).pairs
+    observer = Observer()
+    assert refresh(pipeline, instance, None, observer) == len(planned)
+    assert observer.labels("begin") == observer.labels("end") == list(map(str, planned))
+    assert plan(Pipeline(load(small))).items == ()
+    for asset, group in planned:
+        where = dg.AssetRecordsFilter(dg.AssetKey(asset.path), asset_partitions=[group] if group else None)
+        (record,) = instance.fetch_materializations(where, limit=1).records
+        assert record.asset_materialization is not None
+        tags = record.asset_materialization.tags or {}
+        assert tags["dagster/data_version"] == pipeline.materialize(asset, group).data_version
+    assert report(pipeline, instance) == 0, "the runs have reported everything"
+    runs = len(instance.get_runs())
+    assert refresh(pipeline, instance, None, Observer()) == 0
+    assert len(instance.get_runs()) == runs
 
 
-def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
-    corpus = pipeline.profile.locate("corpus")
-    shutil.rmtree(corpus)
-    repository = definitions_of(pipeline.profile).get_repository_def()
+def test_only_some_assets_and_what_they_need(smallest: Path, instance: dg.DagsterInstance) -> None:
+    observer = Observer()
+    refresh(Pipeline(load(smallest)), instance, ["augmentations"], observer)
+    assert observer.labels("end") == [f"{asset} [g0{n}]" for asset in ("raw_shards", "augmentations") for n in (0, 1)]
+
+
+def test_what_does_not_depend_on_a_failure_is_computed_and_all_failures_are_named(
+    smallest: Path, instance: dg.DagsterInstance
+) -> None:
+    edited(smallest, lambda values: values["caption_corpora"].append({"name": "gone", "url": "gone"}))
+    shard = smallest.parent / "shards" / "00000.tar"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    observer = Observer()
     with pytest.raises(UserError) as raised:
-        materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
-    assert str(raised.value).startswith(f"caption_corpus/clean: {corpus}: no such folder")
-    assert "Traceback" not in str(raised.value) and "Stack Trace" not in str(raised.value)
-
-
-def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypatch):
-    def broken(*_):
-        raise ZeroDivisionError("a fault")
-
-    monkeypatch.setattr(Pipeline, "materialize", broken)
-    repository = definitions_of(pipeline.profile).get_repository_def()
-    with pytest.raises(UserError, match=r"caption_corpus/clean: ZeroDivisionError: a fault(.|\n)*in broken"):
-        materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
-
-
-def test_each_run_has_a_pipeline_of_its_own(pipeline, instance):
-    """A run sees the store as it is at its start, and leaves the pipeline of its caller alone."""
-    asset = pipeline.graph["raw_shards"]
-    assert pipeline.missing(asset, "g00")
-    repository = definitions_of(pipeline.profile).get_repository_def()
-    key = dg.AssetKey("raw_shards")
-    for computed in ("whole", "nothing, everything was already stored"):
-        materialize(repository, instance, asset, "g00")
-        event = instance.get_latest_materialization_event(key)
-        assert event.asset_materialization.metadata["computed"].value == computed
-    shutil.rmtree(Path(pipeline.storage.url) / "raw_shards")
-    materialize(repository, instance, asset, "g00")
-    assert instance.get_latest_materialization_event(key).asset_materialization.metadata["computed"].value == "whole"
-    assert pipeline.missing(asset, "g00"), "the pipeline of the caller is another one"
+        refresh(Pipeline(load(smallest)), instance, None, observer)
+    first, second, last = str(raised.value).split("\n")
+    assert first.startswith("raw_shards [g00]: ") and "00000.tar: cut off or damaged at byte" in first
+    assert "gone: no such folder, or it is empty" in second
+    assert last == ("2 asset-group pairs failed; 1 depend on them and were not computed. Everything else is stored")
+    assert observer.labels("end") == ["raw_shards [g01]", "augmentations [g01]", "caption_corpus/clean"]
+    assert observer.labels("fail") == ["raw_shards [g00]", "caption_corpus/gone"]

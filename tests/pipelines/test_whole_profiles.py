@@ -30,6 +30,7 @@ from pipelines.profiles import PROFILES
 from pipelines.run import refresh
 from tests.hub import Hub, serving
 from tests.mobileclip2.teachers.test_towers import text_folder
+from tests.pipelines.test_run import Observer
 from tests.test_docs import BLOCKS, SMALLEST
 from tests.test_docs_models import architecture, with_small_weights
 from tests.tiny import CLASSES, draw, encode, make_tiny
@@ -37,22 +38,6 @@ from tests.tiny import CLASSES, draw, encode, make_tiny
 TRAINING = {"steps": 1, "batch": 4, "warmup": 0, "workers": 0, "checkpoint_every": 1}
 REAL = "MobileCLIP2-S0"
 """The architecture that ``fine-tune`` trains at full size"""
-
-
-class Silent:
-    """An observer of a run."""
-
-    def __init__(self) -> None:
-        self.ended: list[str] = []
-
-    def begin(self, label: str) -> None:
-        pass
-
-    def step(self, step: Any) -> None:
-        pass
-
-    def end(self, label: str) -> None:
-        self.ended.append(label)
 
 
 @pytest.fixture
@@ -182,10 +167,10 @@ def test_fine_tune(tmp_path, hub, instance):
     values = scaled(yaml.safe_load((PROFILES / "fine-tune.yaml").read_text()))
     publish_real(hub, REAL, "dfndr2b", tmp_path)
     pipeline = whole(values, tmp_path, hub, real=[REAL])
-    observer = Silent()
+    observer = Observer()
     refresh(pipeline, instance, None, observer)
     assert not list(pipeline.stale())
-    assert {label.partition(" [")[0] for label in observer.ended} == set(pipeline.graph)
+    assert {label.partition(" [")[0] for label in observer.labels("end")} == set(pipeline.graph)
     (between,) = pipeline.read("student/s0_between")
     assert 0 <= between.manifest.facts["weight"] <= 1
     (start,), (tuned,) = pipeline.read("student/s0"), pipeline.read("student/s0_tuned")
@@ -206,5 +191,5 @@ RUN = [
 @pytest.mark.parametrize("name", RUN)
 def test_a_profile_of_the_documentation(name, tmp_path, hub, instance):
     pipeline = whole(scaled({**SMALLEST, **yaml.safe_load(BLOCKS[name])}), tmp_path, hub)
-    refresh(pipeline, instance, None, Silent())
+    refresh(pipeline, instance, None, Observer())
     assert not list(pipeline.stale())

@@ -1,0 +1,89 @@
+"""Execute one Dagster run for an asset and group in this process."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from mobileclip2.extras import needs
+
+with needs("pipeline"):
+    import dagster as dg
+
+from mobileclip2.engine.graph import Asset
+from mobileclip2.errors import UserError
+from mobileclip2.progress import Step
+from pipelines.display import label_of
+from pipelines.processes import COMMAND_TAG, PROCESS_TAG, this_process
+from pipelines.supervise import KEPT
+
+
+class RunObserver(Protocol):
+    """Receives the progress of a command. A label names an asset and its group."""
+
+    def begin(self, label: str) -> None:
+        """Receive the start of a run."""
+
+    def step(self, label: str, step: Step) -> None:
+        """Receive the progress within a run."""
+
+    def end(self, label: str) -> None:
+        """Receive the end of a run. An asset and group that was already stored has no ``begin``."""
+
+    def fail(self, label: str) -> None:
+        """Receive the failure of a run."""
+
+
+def materialize(
+    repository: dg.RepositoryDefinition,
+    dagster: dg.DagsterInstance,
+    asset: Asset,
+    group: str | None,
+    command: str | None = None,
+) -> None:
+    """Execute one Dagster run for an asset and group.
+
+    Args:
+        command: Process of the command that this run is part of. Default: this process.
+
+    Raises:
+        UserError: The run failed or was canceled. The message contains the cause.
+        KeyboardInterrupt: The run was interrupted in this process. Dagster records it as canceled.
+    """
+    job = repository.get_implicit_global_asset_job_def()
+    process = this_process()
+    result = job.execute_in_process(
+        instance=dagster,
+        asset_selection=[dg.AssetKey(asset.key.path)],
+        partition_key=group,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        # the command shows the failure, and would not wait for a retry
+        tags={"dagster/max_retries": "0", PROCESS_TAG: process, COMMAND_TAG: command or process},
+    )
+    if result.success:
+        return
+    failures = _failures(dagster, result.run_id)
+    if any(map(_is_interruption, failures)):
+        dagster.report_run_canceled(result.dagster_run, f"Stopped; {KEPT}.")
+        raise KeyboardInterrupt
+    raise UserError(
+        f"{label_of(asset.key, group)}: {_cause(failures) or f'the run {result.run_id} failed; see its page'}"
+    )
+
+
+def _failures(dagster: dg.DagsterInstance, run_id: str) -> list[Any]:
+    entries = dagster.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    return [entry.get_dagster_event().step_failure_data for entry in entries]
+
+
+def _is_interruption(failure: Any) -> bool:
+    return getattr(failure.error, "cls_name", None) in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
+
+
+def _cause(failures: list[Any]) -> str | None:
+    for failure in failures:
+        if failure.user_failure_data and failure.user_failure_data.description:
+            return str(failure.user_failure_data.description)
+        if failure.error:
+            return str((failure.error.cause or failure.error).to_string())
+    return None
