@@ -24,6 +24,7 @@ from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.extras import needs
 from mobileclip2.progress import Progress, silent
+from pipelines.automation import compute_when_ready
 from pipelines.observe import observe
 from pipelines.processes import mark
 
@@ -48,11 +49,12 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     graph = build_graph(profile)
     versions = {dagster_key(key): version for key, version in code_versions(graph).items()}
     inputs = {dagster_key(asset.key): outside_inputs(profile, asset) for asset in graph.values()}
+    condition = compute_when_ready(profile.file)
 
     def compared(spec: dg.AssetSpec) -> dg.AssetSpec:
         """Add what Dagster compares: the version of all that is declared, and the inputs from outside."""
         deps = [*spec.deps, *(each.dep for each in inputs[spec.key])]
-        return spec.replace_attributes(code_version=versions[spec.key], deps=deps)
+        return spec.replace_attributes(code_version=versions[spec.key], deps=deps, automation_condition=condition)
 
     return dg.Definitions(
         assets=[

@@ -9,10 +9,11 @@ import dagster as dg
 from mobileclip2.config.profile import Profile, load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.asset_definitions import stages
+from pipelines.automation import automation
 from pipelines.evaluate_job import evaluate_job
 from pipelines.profiles import profile_path
 from pipelines.refresh import refresh_job, studies_job
-from pipelines.sensors import observe_changes, refresh_when_changed
+from pipelines.sensors import observe_changes
 
 
 def definitions_of(profile: Profile) -> dg.Definitions:
@@ -26,7 +27,7 @@ def definitions_of(profile: Profile) -> dg.Definitions:
                 *([studies_job(profile)] if profile.studies else []),
                 evaluate_job,
             ],
-            sensors=[refresh_when_changed(pipeline), observe_changes(pipeline)],
+            sensors=[observe_changes(pipeline), *automation(pipeline.graph)],
         ),
     )
 

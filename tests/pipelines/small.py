@@ -1,4 +1,4 @@
-"""Two shrunken tiny profiles, for tests that run everything, and the sensor's daemon in this process."""
+"""Two shrunken tiny profiles, for tests that run everything, and Dagster's daemon in this process."""
 
 from __future__ import annotations
 
@@ -45,42 +45,45 @@ def without_models(values: dict[str, Any]) -> None:
 
 
 class Daemon:
-    """Ticks a sensor and runs at once what it asks for, as Dagster's daemon does with the profile as it is then."""
+    """Evaluates the automation conditions and runs at once what they request, as Dagster's daemon does."""
 
-    def __init__(self, profile: Path, instance: dg.DagsterInstance) -> None:
-        self.profile, self.instance = profile, instance
-        self.definitions = definitions_of(load(profile))
-        self.sensor = self.definitions.resolve_sensor_def("refresh_when_changed")
-        self.cursor: str | None = None
+    def __init__(self, profile: Path, instance: dg.DagsterInstance, *keys: str) -> None:
+        self.profile, self.instance, self.keys = profile, instance, keys
+        self.cursor: Any = None
         self.launched: list[tuple[str, str | None]] = []
+        self.reload()
 
-    def tick(self) -> Any:
-        context = dg.build_sensor_context(self.instance, cursor=self.cursor, definitions=self.definitions)
-        data = self.sensor.evaluate_tick(context)
-        self.cursor = data.cursor
-        return data
+    def reload(self) -> None:
+        self.definitions = definitions_of(load(self.profile))
 
-    def launch(self, request: dg.RunRequest) -> dg.DagsterRun:
-        assert request.run_key and not self.instance.get_runs(dg.RunsFilter(tags={"dagster/run_key": request.run_key}))
-        assert request.asset_selection
-        (key,) = request.asset_selection
-        self.launched.append((library_key(key), request.partition_key))
-        job = definitions_of(load(self.profile)).get_repository_def().get_implicit_global_asset_job_def()
-        result = job.execute_in_process(
-            instance=self.instance,
-            asset_selection=[key],
-            partition_key=request.partition_key,
-            tags={**request.tags, "dagster/run_key": request.run_key},
-            raise_on_error=False,
+    def tick(self) -> list[tuple[str, str | None]]:
+        """The requested pairs, in topological order."""
+        graph = Pipeline(load(self.profile)).graph
+        keys = [dg.AssetKey(key.path) for key in graph if not self.keys or key in self.keys]
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, dg.AssetSelection.assets(*keys), cursor=self.cursor
         )
-        return result.dagster_run
+        self.cursor = result.cursor
+        return [
+            (key.to_user_string(), group)
+            for key in keys
+            for group in sorted(result.get_requested_partitions(key), key=str)
+        ]
 
-    def until_quiet(self, ticks: int = 20) -> str:
-        """Why the last tick asked for nothing."""
+    def launch(self, pair: tuple[str, str | None]) -> None:
+        self.launched.append(pair)
+        job = definitions_of(load(self.profile)).get_repository_def().get_implicit_global_asset_job_def()
+        key = dg.AssetKey(pair[0].split("/"))
+        job.execute_in_process(
+            instance=self.instance, asset_selection=[key], partition_key=pair[1], raise_on_error=False
+        )
+
+    def until_quiet(self, ticks: int = 20) -> None:
+        """Tick until nothing is requested."""
         for _ in range(ticks):
-            data = self.tick()
-            if not data.run_requests:
-                return str(data.skip_message)
-            for request in data.run_requests or ():
-                self.launch(request)
+            pairs = self.tick()
+            if not pairs:
+                return
+            for pair in pairs:
+                self.launch(pair)
         raise AssertionError(f"not quiet after {ticks} ticks; last launched {self.launched[-3:]}")
