@@ -52,7 +52,7 @@ coverage: test ## the same as test, and how much of the code the tests run
 
 ui: setup ## the web interface on loopback
 	$(VENV)/bin/python -m pipelines.instance
-	$(VENV)/bin/dagster dev --host 127.0.0.1 --port $(PORT) --module-name pipelines.definitions
+	MOBILECLIP2_DAGSTER=http://127.0.0.1:$(PORT) $(VENV)/bin/dagster dev --host 127.0.0.1 --port $(PORT) --module-name pipelines.definitions
 
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 lock: setup ## resolves the dependencies again: of development, the image of workers, and DVC

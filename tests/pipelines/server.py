@@ -38,6 +38,7 @@ class Dagster:
         settings: a ``dagster.yaml``.
         code: further arguments of the code server.
         daemon: the daemon's command.
+        url: of the webserver, by default on a free port.
     """
 
     def __init__(
@@ -48,17 +49,18 @@ class Dagster:
         settings: Path = ROOT / "pipelines" / "dagster.yaml",
         code: tuple[str, ...] = (),
         daemon: tuple[str, ...] = (str(BIN / "dagster-daemon"),),
+        url: str | None = None,
     ) -> None:
         self.folder, self.stack = folder, stack
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = url or f"http://127.0.0.1:{free_port()}"
         self.environment = {
             **os.environ,
             "DAGSTER_HOME": str(folder),
             "MOBILECLIP2_PROFILE": str(profile),
             "MOBILECLIP2_CACHE": str(folder / "cache"),
+            "MOBILECLIP2_DAGSTER": self.url,
         }
         shutil.copy(settings, folder / "dagster.yaml")
-        self.environment["MOBILECLIP2_DAGSTER"] = self.url
         port = free_port()
         self.workspace = folder / "workspace.yaml"
         self.workspace.write_text(

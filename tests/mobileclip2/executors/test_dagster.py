@@ -22,6 +22,7 @@ from tests.mobileclip2.executors.gate import Gate, manifests, until
 from tests.pipelines.server import FAST_DAEMON, Dagster
 from tests.pipelines.small import edited, one_of_each
 from tests.postgres import binaries, server
+from tests.ui.server import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")]
 
@@ -94,7 +95,8 @@ def settings(cluster: FakeCluster, home: Path, database: dict[str, Any]) -> dict
                 "resources": launcher["resources"],
                 "run_k8s_config": {
                     "pod_spec_config": given["podSpecConfig"],
-                    "container_config": given["containerConfig"],
+                    # the address of the webserver is this machine's
+                    "container_config": {"securityContext": given["containerConfig"]["securityContext"]},
                     "job_spec_config": given["jobSpecConfig"],
                 },
                 "env_vars": [
@@ -148,14 +150,19 @@ def dagster(running: FakeCluster, profile: Path, tmp_path_factory: pytest.TempPa
     running.everything.clear()
     home = tmp_path_factory.mktemp("dagster")
     # what the chart makes of 'includeConfigInLaunchedRuns'
-    environment = {"MOBILECLIP2_PROFILE": str(profile), "MOBILECLIP2_CACHE": str(home / "cache")}
+    url = f"http://127.0.0.1:{free_port()}"
+    environment = {
+        "MOBILECLIP2_PROFILE": str(profile),
+        "MOBILECLIP2_CACHE": str(home / "cache"),
+        "MOBILECLIP2_DAGSTER": url,
+    }
     env = [{"name": name, "value": value} for name, value in environment.items()]
     context = json.dumps({"k8s": {"namespace": "mobileclip2", "env": env}})
     code = ("--container-image", "tests", "--container-context", context)
     with ExitStack() as stack:
         written = home / "settings.yaml"
         written.write_text(yaml.safe_dump(settings(running, home, stack.enter_context(server()))))
-        yield Dagster(profile, home, stack, written, code, FAST_DAEMON).with_daemon()
+        yield Dagster(profile, home, stack, written, code, FAST_DAEMON, url).with_daemon()
     with running.lock:  # Dagster leaves its finished Jobs to their time to live
         for name in list(running.objects["jobs"]):
             running.delete("jobs", name)
@@ -301,7 +308,7 @@ def test_the_end_of_a_run_in_the_ui_deletes_its_job(running, dagster, profile, e
     assert manifests(profile) == expected
 
 
-def test_an_evaluation_and_what_it_lacks_go_through_the_launcher(running, dagster, profile, expected, capsys):
+def test_an_evaluation_that_is_missing_is_a_backfill_before_the_gate(running, dagster, profile, expected, capsys):
     """Run monitoring, which looks every second here, would fail a run that has no Job of its own."""
     forget(profile, "evaluation/pupil")
     before, known = len(of_component(running, "run_worker")), {run["runId"] for run in runs(dagster)}
@@ -312,6 +319,7 @@ def test_an_evaluation_and_what_it_lacks_go_through_the_launcher(running, dagste
     assert sorted((run["jobName"], run["status"]) for run in new.values()) == [
         ("__ASSET_JOB", "SUCCESS"),
         ("evaluate", "SUCCESS"),
+        ("evaluate", "SUCCESS"),
     ]
     workers = of_component(running, "run_worker")[before:]
-    assert {pod["metadata"]["labels"]["dagster/run-id"] for pod in workers} == new.keys() and len(workers) == 2
+    assert {pod["metadata"]["labels"]["dagster/run-id"] for pod in workers} == new.keys() and len(workers) == 3
