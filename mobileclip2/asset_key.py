@@ -28,6 +28,16 @@ class AssetKey(str):
         """Build a key from its components."""
         return cls("/".join(path))
 
+    @classmethod
+    def from_dotted(cls, dotted: str) -> Self:
+        """Build a key from :attr:`dotted`."""
+        return cls.of(*dotted.split("."))
+
+    @property
+    def dotted(self) -> str:
+        """Return the key as one word, for example ``teacher.lite0``. No name contains a dot."""
+        return ".".join(self.path)
+
     @property
     def stage(self) -> str:
         """Return the first component, for example ``teacher``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from assets.keys import dagster_key
 from mobileclip2.extras import needs
 
 with needs("pipeline"):
@@ -53,7 +54,7 @@ def materialize(
     process = this_process()
     result = job.execute_in_process(
         instance=dagster,
-        asset_selection=[dg.AssetKey(asset.key.path)],
+        asset_selection=[dagster_key(asset.key)],
         partition_key=group,
         raise_on_error=False,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},

@@ -12,6 +12,7 @@ from datetime import datetime
 
 import dagster as dg
 
+from assets.keys import dagster_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -69,7 +70,7 @@ def ready(pipeline: Pipeline) -> Iterator[Key]:
         tasks = [pipeline.task_for(asset, slice_, group) for slice_ in asset.slices_of(group).values()]
         outputs = [task.output.prefix for task in tasks if task and task.slice.name in missing]
         if all(tasks) and not any(is_held(pipeline.storage, output) for output in outputs):
-            yield dg.AssetKey(asset.key.path), group
+            yield dagster_key(asset.key), group
 
 
 def compute_when_ready(profile: str) -> dg.AutomationCondition[dg.AssetKey]:
@@ -86,7 +87,7 @@ def automation(graph: Graph) -> list[dg.SensorDefinition]:
     sensor_of = {stage: name for name, stages in STAGES.items() for stage in stages}
     keys: dict[str, list[dg.AssetKey]] = {}
     for asset in graph.values():
-        keys.setdefault(sensor_of.get(asset.stage, OTHER_STAGES), []).append(dg.AssetKey(asset.key.path))
+        keys.setdefault(sensor_of.get(asset.stage, OTHER_STAGES), []).append(dagster_key(asset.key))
     return [
         dg.AutomationConditionSensorDefinition(
             name,

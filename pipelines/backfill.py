@@ -6,11 +6,13 @@ Dagster's daemon orders the runs, limits them, retries lost ones, and continues 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.errors import RemoteError
 from pipelines.graphql import REQUEST_SECONDS, Away, Server, clean, first_line, log
 
@@ -60,7 +62,7 @@ FAILED_RUNS = """
 query FailedRuns($filter: RunsFilter!) {
   runsOrError(filter: $filter) {
     __typename
-    ... on Runs { results { runId status parentRunId tags { key value } } }
+    ... on Runs { results { runId status parentRunId assetSelection { path } tags { key value } } }
     ... on Error { message }
   }
 }
@@ -113,7 +115,8 @@ def submit(server: Server, partitions: Iterable[tuple[str, str | None]], title: 
         groups.setdefault(asset, []).extend([group] if group else [])
     parameters = {
         "partitionsByAssets": [
-            {"assetKey": {"path": asset.split("/")}, "partitions": _ranges(names)} for asset, names in groups.items()
+            {"assetKey": {"path": [AssetKey(asset).dotted]}, "partitions": _ranges(names)}
+            for asset, names in groups.items()
         ],
         "tags": [{"key": key, "value": value} for key, value in tags.items()],
         "title": title,
@@ -200,6 +203,9 @@ def _failures_of_run(server: Server, run: dict[str, Any]) -> list[str]:
     tags = {tag.get("key"): tag.get("value") for tag in server.take(run, "tags", list)}
     name = next((tags[tag] for tag in PARTITION_TAGS if tags.get(tag)), None)
     group = f" [{name}]" if name else ""
+    paths = [server.take(key, "path", list) for key in run.get("assetSelection") or []]
+    # Dagster names a step by the words of its asset's key
+    asset_of_step = {re.sub(r"\W", "_", "__".join(path)): AssetKey.from_dotted(path[-1]) for path in paths}
     steps, of_run, cursor = [], "", None
     while True:
         answer = _ask(server, FAILED_STEPS, "logsForRun", run=server.take(run, "runId", str), after=cursor)
@@ -209,7 +215,8 @@ def _failures_of_run(server: Server, run: dict[str, Any]) -> list[str]:
                 "message"
             )
             if event.get("__typename") == "ExecutionStepFailureEvent":
-                asset = server.take(event, "stepKey", str).replace("__", "/")
+                step = server.take(event, "stepKey", str)
+                asset = asset_of_step.get(step, step)
                 steps.append(clean(f"{asset}{group}: {str(message).strip()}"))
             elif event.get("__typename") == "RunFailureEvent":
                 of_run = first_line(message or event.get("message"))

@@ -10,7 +10,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from assets.keys import library_key
+from assets.keys import dagster_key, library_key
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.definitions import definitions_of
@@ -59,21 +60,19 @@ class Daemon:
     def tick(self) -> list[tuple[str, str | None]]:
         """The requested pairs, in topological order."""
         graph = Pipeline(load(self.profile)).graph
-        keys = [dg.AssetKey(key.path) for key in graph if not self.keys or key in self.keys]
+        keys = [dagster_key(key) for key in graph if not self.keys or key in self.keys]
         result = dg.evaluate_automation_conditions(
             self.definitions, self.instance, dg.AssetSelection.assets(*keys), cursor=self.cursor
         )
         self.cursor = result.cursor
         return [
-            (key.to_user_string(), group)
-            for key in keys
-            for group in sorted(result.get_requested_partitions(key), key=str)
+            (library_key(key), group) for key in keys for group in sorted(result.get_requested_partitions(key), key=str)
         ]
 
     def launch(self, pair: tuple[str, str | None]) -> None:
         self.launched.append(pair)
         job = definitions_of(load(self.profile)).get_repository_def().get_implicit_global_asset_job_def()
-        key = dg.AssetKey(pair[0].split("/"))
+        key = dagster_key(AssetKey(pair[0]))
         job.execute_in_process(
             instance=self.instance, asset_selection=[key], partition_key=pair[1], raise_on_error=False
         )

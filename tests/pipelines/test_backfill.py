@@ -44,7 +44,7 @@ def test_exactly_the_given_groups_are_submitted() -> None:
                 "assetKey": {"path": ["raw_shards"]},
                 "partitions": {"ranges": [{"start": "g00", "end": "g00"}, {"start": "g02", "end": "g02"}]},
             },
-            {"assetKey": {"path": ["teacher", "wide"]}, "partitions": None},
+            {"assetKey": {"path": ["teacher.wide"]}, "partitions": None},
         ],
         "tags": [{"key": "tag", "value": "t"}],
         "title": "title",
@@ -82,7 +82,8 @@ def test_counts_are_logged_when_they_change(capsys: pytest.CaptureFixture[str]) 
 
 def run(name: str, status: str, parent: str | None = None) -> dict[str, Any]:
     tags = [{"key": "dagster/asset_partition_range_start", "value": "g01"}]
-    return {"runId": name, "status": status, "parentRunId": parent, "tags": tags}
+    selection = [{"path": [key]} for key in ("raw_shards", "teacher_embeddings.wide.image")]
+    return {"runId": name, "status": status, "parentRunId": parent, "assetSelection": selection, "tags": tags}
 
 
 def failure(step: str, message: str) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def test_every_failure_is_named_except_those_of_runs_that_were_retried() -> None
         [
             {"runsOrError": {"__typename": "Runs", "results": runs}},
             failure("raw_shards", "cut off\x1b[31m"),
-            failure("teacher_embeddings__wide__image", "no memory"),
+            failure("teacher_embeddings_wide_image", "no memory"),
         ]
     )
     with answering(lambda body: data(**next(answers))) as (address, _):

@@ -37,7 +37,7 @@ def in_jobs(folder: Path) -> str:
 def test_jobs_compute_the_plan_in_processes_of_their_own(smallest: Path, tmp_path: Path) -> None:
     status, errors = Command(tmp_path, smallest, "", "run", "--jobs", "3").end()
     assert status == 0, errors
-    assert errors.splitlines()[-1] == "computed 5 asset-group pairs"
+    assert "computed 5 asset-group pairs" in errors.splitlines()
     assert plan(Pipeline(load(smallest))).items == ()
     with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
         runs = instance.get_runs()

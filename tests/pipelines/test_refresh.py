@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.keys import library_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
@@ -124,7 +125,7 @@ def computed(dagster: Dagster) -> list[Pair]:
     with dg.DagsterInstance.from_config(str(dagster.folder)) as instance:
         runs = [record.dagster_run for record in instance.get_run_records(ascending=True)]
         return [
-            (event.asset_key.to_user_string(), event.partition)
+            (library_key(event.asset_key), event.partition)
             for run in runs
             if REFRESH_TAG in run.tags
             for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)

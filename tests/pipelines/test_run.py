@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.keys import dagster_key
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
@@ -48,7 +49,7 @@ def test_the_plan_is_computed_in_its_order_and_then_there_is_none(small: Path, i
     assert observer.labels("begin") == observer.labels("end") == list(map(str, planned))
     assert plan(Pipeline(load(small))).items == ()
     for asset, group in planned:
-        where = dg.AssetRecordsFilter(dg.AssetKey(asset.path), asset_partitions=[group] if group else None)
+        where = dg.AssetRecordsFilter(dagster_key(asset), asset_partitions=[group] if group else None)
         (record,) = instance.fetch_materializations(where, limit=1).records
         assert record.asset_materialization is not None
         tags = record.asset_materialization.tags or {}

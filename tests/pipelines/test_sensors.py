@@ -6,7 +6,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.keys import library_key
 from mobileclip2.config.profile import load
 from pipelines.definitions import definitions_of
 from tests.pipelines.small import edited
