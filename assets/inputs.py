@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.keys import named, prefixed
 from assets.materialize import partitions_of
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
@@ -22,7 +23,7 @@ from mobileclip2.fingerprint import fingerprint
 warnings.filterwarnings("ignore", "Function `observable_source_asset`", dg.BetaWarning)
 
 GROUP = "inputs"
-SETS = dg.AssetKey([GROUP, "evaluation_sets"])
+SETS = "evaluation_sets"
 
 MISSING = "missing"
 """data version of an input whose files cannot be found"""
@@ -54,18 +55,19 @@ def outside_inputs(profile: Profile, asset: Asset) -> list[OutsideInput]:
     externals = {role: each for slice_ in asset.slices.values() for role, each in slice_.externals.items()}
     for each in externals.values():
         if isinstance(each, GroupShards):
-            key = dg.AssetKey([GROUP, f"{each.reinforced}_shards" if each.reinforced else "source_shards"])
+            key = _key(profile, f"{each.reinforced}_shards" if each.reinforced else "source_shards")
             found.append(OutsideInput(key, "The tars of each group.", partitions_of(profile, asset)))
     sets = dg.StaticPartitionsDefinition([each.name for each in profile.evaluation])
     if read := sorted(filter(None, map(_set_of, externals))):
-        found.append(OutsideInput(SETS, "The evaluation sets.", sets, tuple(read)))
+        found.append(OutsideInput(_key(profile, SETS), "The evaluation sets.", sets, tuple(read)))
     elif asset.stage == "evaluation":
-        found.append(OutsideInput(SETS, "The evaluation sets.", sets))
+        found.append(OutsideInput(_key(profile, SETS), "The evaluation sets.", sets))
     if _has_variants(asset):
         description = "The declared fields and the files of each variant."
-        found.append(OutsideInput(_own_key(asset, "variants"), description, partitions_of(profile, asset)))
+        found.append(OutsideInput(_own_key(profile, asset, "variants"), description, partitions_of(profile, asset)))
     elif any(_is_own(asset, role, each) for role, each in externals.items()):
-        found.append(OutsideInput(_own_key(asset, "files"), f"The files outside the store that {asset.key} reads."))
+        description = f"The files outside the store that {asset.key} reads."
+        found.append(OutsideInput(_own_key(profile, asset, "files"), description))
     return found
 
 
@@ -79,8 +81,12 @@ def _has_variants(asset: Asset) -> bool:
     return asset.by_slice and any(slice_.declared != {"set": name} for name, slice_ in asset.slices.items())
 
 
-def _own_key(asset: Asset, what: str) -> dg.AssetKey:
-    return dg.AssetKey([GROUP, "_".join(filter(None, (asset.name, asset.stage, what)))])
+def _own_key(profile: Profile, asset: Asset, what: str) -> dg.AssetKey:
+    return _key(profile, "_".join(filter(None, (asset.name, asset.stage, what))))
+
+
+def _key(profile: Profile, name: str) -> dg.AssetKey:
+    return prefixed([GROUP, name], profile)
 
 
 def _is_own(asset: Asset, role: str, external: External) -> bool:
@@ -91,14 +97,21 @@ def _is_own(asset: Asset, role: str, external: External) -> bool:
 def observed(profile: Profile, graph: Graph) -> list[dg.SourceAsset]:
     """Define the observable assets of a profile."""
     found = {each.key: each for asset in graph.values() for each in outside_inputs(profile, asset)}
-    return [_define(each) for each in found.values()]
+    return [_define(profile, each) for each in found.values()]
 
 
-def _define(each: OutsideInput) -> dg.SourceAsset:
+def _define(profile: Profile, each: OutsideInput) -> dg.SourceAsset:
+    pipeline_key = named("pipeline", profile)
+
     @dg.observable_source_asset(
-        key=each.key, group_name=GROUP, description=each.description, partitions_def=each.partitions
+        key=each.key,
+        group_name=named(GROUP, profile),
+        description=each.description,
+        partitions_def=each.partitions,
+        required_resource_keys={pipeline_key},
     )
-    def observe(pipeline: dg.ResourceParam[Pipeline]) -> dg.DataVersion | dg.DataVersionsByPartition:
+    def observe(context: dg.OpExecutionContext) -> dg.DataVersion | dg.DataVersionsByPartition:
+        pipeline: Pipeline = getattr(context.resources, pipeline_key)
         versions = {place[1]: version for place, version in input_versions(pipeline).items() if place[0] == each.key}
         if each.partitions is None:
             return dg.DataVersion(versions[None])
@@ -127,15 +140,18 @@ def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[Partition, str
                 for group in pipeline.profile.group_names:
                     yield (key, group), _digest(pipeline, external, group)
             elif name := _set_of(role) or (slice_.name if asset.stage == "evaluation" else ""):
-                yield (SETS, name), _digest(pipeline, external, None)
+                yield (_key(pipeline.profile, SETS), name), _digest(pipeline, external, None)
     own = {name: _own_files(pipeline, asset, slice_) for name, slice_ in asset.slices.items()}
     if _has_variants(asset):
         for name, files in own.items():
             version = fingerprint({"declared": asset.slices[name].declared, "files": files})
-            yield (_own_key(asset, "variants"), name), MISSING if MISSING in files.values() else version
+            yield (
+                (_own_key(pipeline.profile, asset, "variants"), name),
+                MISSING if MISSING in files.values() else version,
+            )
     elif any(own.values()):
         is_missing = any(MISSING in files.values() for files in own.values())
-        yield (_own_key(asset, "files"), None), MISSING if is_missing else fingerprint(own)
+        yield (_own_key(pipeline.profile, asset, "files"), None), MISSING if is_missing else fingerprint(own)
 
 
 def _own_files(pipeline: Pipeline, asset: Asset, slice_: Slice) -> dict[str, Any]:

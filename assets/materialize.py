@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from assets.checks import Check, blocking_failures
-from assets.keys import dagster_key
+from assets.keys import dagster_key, named
 from assets.metadata import definition_metadata, result_metadata
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
@@ -52,29 +52,31 @@ def define(
     checks: Sequence[Check] = (),
 ) -> dg.AssetsDefinition:
     """Define a Dagster asset that computes the missing slices of ``asset`` and reports its data version."""
-    key = dagster_key(asset.key)
+    key = dagster_key(asset.key, profile)
+    pipeline_key, on_step_key = named("pipeline", profile), named("on_step", profile)
     partitions = partitions_of(profile, asset)
 
     @dg.asset(
         key=key,
-        group_name=section,
+        group_name=named(section, profile),
         description=asset.description,
         kinds=kinds,
         owners=OWNERS,
         metadata=definition_metadata(profile, asset, metadata, *(check.judge for check in checks)),
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,
-        deps=[dagster_key(upstream) for upstream in asset.upstream],
+        deps=[dagster_key(upstream, profile) for upstream in asset.upstream],
         partitions_def=partitions,
         # one run for each partition: Dagster gives all partitions of a run the same data version
         backfill_policy=dg.BackfillPolicy.multi_run(1) if partitions else None,
         # a cluster can lose the pod of a step; a failure of the stage itself sets allow_retries=False
         retry_policy=LOST_POD if profile.compute.kubernetes else None,
+        required_resource_keys={pipeline_key, on_step_key},
         check_specs=[check.spec(key) for check in checks],
     )
-    def materialize(
-        context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[Pipeline], on_step: dg.ResourceParam[Progress]
-    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
+    def materialize(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]  # Dagster takes no subscripted annotation
+        pipeline: Pipeline = getattr(context.resources, pipeline_key)
+        on_step: Progress = getattr(context.resources, on_step_key)
         group = context.partition_key if partitions else None
         pipeline.run_status = LaunchedRun(context)
         try:

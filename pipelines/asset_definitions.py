@@ -10,7 +10,7 @@ from assets.code_version import code_versions
 from assets.evaluation import evaluations
 from assets.filtering import filtering
 from assets.inputs import input_versions, observed, outside_inputs
-from assets.keys import dagster_key, library_key
+from assets.keys import dagster_key, library_key, named
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.reinforced_shards import reinforced_shards
@@ -47,8 +47,8 @@ STAGES = (
 def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     """Define all assets of a profile. Their resources are the pipeline and ``on_step``, which receives their progress."""
     graph = build_graph(profile)
-    versions = {dagster_key(key): version for key, version in code_versions(graph).items()}
-    inputs = {dagster_key(asset.key): outside_inputs(profile, asset) for asset in graph.values()}
+    versions = {dagster_key(key, profile): version for key, version in code_versions(graph).items()}
+    inputs = {dagster_key(asset.key, profile): outside_inputs(profile, asset) for asset in graph.values()}
     condition = compute_when_ready(profile.file)
 
     def compared(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -62,8 +62,8 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
             *(asset.map_asset_specs(compared) for stage in STAGES for asset in stage(profile, graph)),
         ],
         resources={
-            "pipeline": dg.ResourceDefinition(lambda context: _pipeline_for_run(profile, context)),
-            "on_step": dg.ResourceDefinition(lambda _: on_step),
+            named("pipeline", profile): dg.ResourceDefinition(lambda context: _pipeline_for_run(profile, context)),
+            named("on_step", profile): dg.ResourceDefinition(lambda _: on_step),
         },
         executor=executor(profile),
     )

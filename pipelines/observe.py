@@ -75,7 +75,7 @@ class _Outputs:
             return False
         result = MaterializeResult(asset, group, summaries, [], 0)
         self._stored[asset.key, group] = result.data_version
-        key = dagster_key(asset.key)
+        key = dagster_key(asset.key, self._pipeline.profile)
         tags = {
             DATA_VERSION: result.data_version,
             CODE_VERSION: self._codes[asset.key],
@@ -103,7 +103,7 @@ class _Outputs:
     def _input_tags(self, asset: Asset) -> dict[str, str]:
         tags: dict[str, str] = {}
         for upstream in asset.upstream:
-            key = dagster_key(upstream)
+            key = dagster_key(upstream, self._pipeline.profile)
             records = self._dagster.fetch_materializations(key, limit=1).records
             tags |= _tags_of_input(key, self._stored.get((upstream, None)), records)
         for each in outside_inputs(self._pipeline.profile, asset):

@@ -79,6 +79,8 @@ class Profile(Settings):
     """path of the profile's file, set on loading"""
     text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """text of the profile's file, set on loading"""
+    key_prefix: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    """prefix of Dagster's keys, groups and resources, set by a component, so that several profiles share a code location"""
 
     def teacher(self, name: str) -> Teacher:
         """Return the teacher with this name."""

@@ -51,7 +51,10 @@ def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> Verdic
 
 
 def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
-    """Compare the share of the most frequent caption and the share of failed captions with their limits."""
+    """Compare the share of the most frequent caption and the share of degenerate captions with their limits.
+
+    Degenerate captions only warn, because the stage has skipped them already.
+    """
     limits = pipeline.profile.checks
     tables = [
         sidecar.read(path, sidecar.CAPTIONS) for artifact in artifacts(pipeline, result) for path in paths(artifact)
@@ -65,12 +68,13 @@ def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
     )
     repeated, degenerate = times / max(1, len(written)), failed / max(1, total)
     problems = []
-    if repeated > limits.repeated_captions:
+    is_repeated = repeated > limits.repeated_captions and len(written) >= JUDGED
+    if is_repeated:
         problems.append(
             f"{repeated:.1%} of the captions are '{most_frequent}'; the limit is {limits.repeated_captions:.1%} "
             "(checks.repeated_captions)"
         )
-    if degenerate > limits.degenerate_captions:
+    if degenerate > limits.degenerate_captions and total >= JUDGED:
         problems.append(
             f"{degenerate:.1%} of the captions are degenerate; the limit is {limits.degenerate_captions:.1%} "
             "(checks.degenerate_captions)"
@@ -80,9 +84,8 @@ def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
         "distinct_share": len(counts) / max(1, len(written)),
         "degenerate_share": degenerate,
     }
-    if total < JUDGED:
-        return Verdict(True, f"not judged: there are only {total} captions", numbers)
-    return Verdict(not problems, "; ".join(problems) or f"{len(counts)} distinct captions of {len(written)}", numbers)
+    description = "; ".join(problems) or f"{len(counts)} distinct captions of {len(written)}"
+    return Verdict(not problems, description, numbers, is_warning=not is_repeated)
 
 
 def embeddings_are_sound(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

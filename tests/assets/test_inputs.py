@@ -34,7 +34,9 @@ def test_a_student_reads_the_sets_of_its_curve_only(tiny: Path) -> None:
         values["students"][0]["evaluate_on"] = ["more"]
 
     pipeline = edited(tiny, change)
-    (read,) = [each for each in outside_inputs(pipeline.profile, pipeline.graph["student/pupil"]) if each.key == SETS]
+    (read,) = [
+        each for each in outside_inputs(pipeline.profile, pipeline.graph["student/pupil"]) if each.key.path[-1] == SETS
+    ]
     assert read.read == ("more",)
     (of_evaluation,) = outside_inputs(pipeline.profile, pipeline.graph["evaluation/pupil"])
     assert of_evaluation.read is None and of_evaluation.partitions is not None

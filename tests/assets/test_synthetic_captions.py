@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from assets.keys import library_key
-from assets.synthetic_captions import captions_sheet, synthetic_captions
+from assets.synthetic_captions import captions_fit_images, captions_sheet, captions_vary, synthetic_captions
 from mobileclip2.engine.pipeline import Pipeline
 
 
@@ -19,3 +19,14 @@ def test_the_sheet_shows_captions(
     result = pipeline.materialize("synthetic_captions/first", "g00")
     entries = captions_sheet(pipeline, result)
     assert png_of(entries["captions"]) == "![captions](" and shown_at_once(entries["captions_preview"])
+
+
+def test_the_checks_block_what_is_downstream(materialized: Callable[..., Pipeline], demo: Pipeline) -> None:
+    (asset,) = synthetic_captions(demo.profile, demo.graph)
+    assert {spec.name: spec.blocking for spec in asset.check_specs} == {
+        "captions_vary": True,
+        "captions_fit_images": True,
+    }
+    pipeline = materialized("synthetic_captions/first")
+    result = pipeline.materialize("synthetic_captions/first", "g00")
+    assert captions_vary(pipeline, result).passed and captions_fit_images(pipeline, result).passed

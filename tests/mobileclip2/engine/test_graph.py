@@ -220,7 +220,7 @@ def changed(rich, path):
     return None
 
 
-FREE = {"name", "folder", "file", "text"}
+FREE = {"name", "folder", "file", "text", "key_prefix"}
 """top-level fields that are not tested"""
 
 
