@@ -19,8 +19,8 @@ class Checks(Settings):
     """largest share of a group's captions that are equal"""
     degenerate_captions: float = Field(0.5, ge=0, le=1, json_schema_extra=UNDECLARED)
     """largest share of a group's captions that the captioner failed to write"""
-    caption_score_drop: float = Field(0.1, ge=0, le=2, json_schema_extra=UNDECLARED)
-    """largest drop of a teacher's mean image-text similarity from real to synthetic captions"""
+    caption_fit: float = Field(0.1, json_schema_extra=UNDECLARED)
+    """smallest fit of synthetic captions to their images: 1 is that of real captions, 0 that of captions of other images"""
     scored_pairs: int = Field(64, ge=0, json_schema_extra=UNDECLARED)
     """number of pairs of a group that the teacher scores; 0 disables the comparison"""
     norm_error: float = Field(0.02, ge=0, json_schema_extra=UNDECLARED)

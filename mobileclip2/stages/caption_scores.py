@@ -16,11 +16,16 @@ from mobileclip2.models.device import choose_device, inference
 from mobileclip2.stages.data_checks import JUDGED, Verdict, artifacts
 from mobileclip2.stages.load_model import load_image_text
 
+CERTAIN = 3
+"""number of standard errors by which real captions must score above others, so that the teacher can judge"""
+
 
 def captions_fit_images(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
-    """Compare the drop of the mean similarity from real to synthetic captions with ``checks.caption_score_drop``.
+    """Compare the fit of synthetic captions with ``checks.caption_fit``.
 
-    The first teacher of the profile that is stored scores the pairs. Without one, the captions are not judged.
+    The scale of similarities differs between teachers. So the mean similarity of synthetic captions is placed between that of
+    the captions of other images, which is 0, and that of real captions, which is 1. The first teacher of the profile that is
+    stored scores the pairs. Without one, the captions are not judged.
     """
     limits = pipeline.profile.checks
     assert result.group is not None
@@ -33,19 +38,21 @@ def captions_fit_images(pipeline: Pipeline, result: MaterializeResult) -> Verdic
     numbers: dict[str, float] = {"scored_pairs": len(pairs)}
     if len(pairs) < JUDGED:
         return Verdict(True, f"not judged: there are only {len(pairs)} captions", numbers)
-    real, synthetic = _scores(pipeline, stored, pairs)
-    drop = float(real.mean() - synthetic.mean())
+    real, synthetic, other = _scores(pipeline, stored, pairs)
+    margin = float(real.mean() - other.mean())
     numbers |= {
         "real_score": float(real.mean()),
         "synthetic_score": float(synthetic.mean()),
-        "score_drop": drop,
-        "share_above_real": float((synthetic > real).float().mean()),
+        "other_score": float(other.mean()),
     }
+    if margin <= CERTAIN * float(real.std()) / len(pairs) ** 0.5:
+        return Verdict(True, f"not judged: {stored} does not prefer real captions to those of other images", numbers)
+    fit = float(synthetic.mean() - other.mean()) / margin
     return Verdict(
-        drop <= limits.caption_score_drop,
-        f"{stored} scores synthetic captions {numbers['synthetic_score']:.3f} and real ones {numbers['real_score']:.3f}; "
-        f"the largest accepted drop is {limits.caption_score_drop:g} (checks.caption_score_drop)",
-        numbers,
+        fit >= limits.caption_fit,
+        f"{stored} finds a fit of {fit:.2f}, where 1 is that of real captions and 0 that of captions of other images; "
+        f"the smallest accepted fit is {limits.caption_fit:g} (checks.caption_fit)",
+        {**numbers, "caption_fit": fit},
     )
 
 
@@ -66,8 +73,8 @@ def _pairs(pipeline: Pipeline, result: MaterializeResult) -> Iterator[tuple[Imag
 
 def _scores(
     pipeline: Pipeline, teacher: str, pairs: list[tuple[Image.Image, str, str]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cosine similarities ``[n]`` of the images to their real and to their synthetic captions."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the cosine similarities of images to their real captions, their synthetic captions, and other real captions."""
     (artifact,) = pipeline.read(teacher)
     model = load_image_text(artifact, pipeline.inventory)
     device = choose_device(pipeline.profile.device)
@@ -77,5 +84,7 @@ def _scores(
     pixels = torch.stack([preprocess.pixels(preprocess.center(image)) for image in images])
     with inference(device):
         embedded = model.embed_images(preprocess.normalized(pixels.to(device)))
-        real, synthetic = ((embedded * model.embed_texts(each)).sum(1).cpu() for each in (texts, captions))
-    return real, synthetic
+        similarity = (embedded @ model.embed_texts(texts).T).cpu()
+        synthetic = (embedded * model.embed_texts(captions)).sum(1).cpu()
+    differs = torch.tensor([[text != other for other in texts] for text in texts])
+    return similarity.diagonal(), synthetic, similarity[differs]

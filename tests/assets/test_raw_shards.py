@@ -21,7 +21,7 @@ def test_the_asset_has_a_check_and_a_partition_per_group(demo: Pipeline) -> None
 def test_the_checks_warn_and_do_not_block(tiny: Path, demo: Pipeline) -> None:
     (asset,) = raw_shards(demo.profile, demo.graph)
     assert not any(spec.blocking for spec in asset.check_specs)
-    tiny.write_text(f"{tiny.read_text()}\nchecks: {{bad_samples: 0}}\n")
+    tiny.write_text(tiny.read_text().replace("checks: {", "checks: {bad_samples: 0, "))
     pipeline = Pipeline(load(tiny))
     result = Check(few_samples_are_bad, warns=True).evaluate(pipeline, pipeline.materialize("raw_shards", "g00"))
     assert not result.passed and result.severity == dg.AssetCheckSeverity.WARN

@@ -24,21 +24,22 @@ def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model_that_knows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A teacher that gives real captions ("a red square") the similarity 1 and others 0; returns the numbers of images."""
+def scores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A teacher whose similarity to real captions is 0.9, to "good" 0.5 and to others 0.1; returns the numbers of pairs."""
     seen: list[int] = []
 
-    def images(self: ImageText, pixels: torch.Tensor) -> torch.Tensor:
-        seen.append(len(pixels))
-        return torch.eye(2)[:1].repeat(len(pixels), 1)
+    def of(pipeline: Pipeline, teacher: str, pairs: list[tuple[object, str, str]]) -> tuple[torch.Tensor, ...]:
+        seen.append(len(pairs))
+        assert teacher == "teacher/wide" and all(text.startswith("a ") for _, text, _ in pairs)
+        synthetic = torch.tensor([0.5 if caption == "good" else 0.1 for _, _, caption in pairs])
+        return torch.full_like(synthetic, 0.9), synthetic, torch.full_like(synthetic, 0.1)
 
-    monkeypatch.setattr(ImageText, "embed_images", images)
-    monkeypatch.setattr(
-        ImageText,
-        "embed_texts",
-        lambda self, texts: torch.stack([torch.eye(2)[int(not text.startswith("a "))] for text in texts]),
-    )
+    monkeypatch.setattr(caption_scores, "_scores", of)
     return seen
+
+
+def limited(profile: Path, limits: str) -> None:
+    profile.write_text(profile.read_text().replace("checks: {", f"checks: {{{limits}, "))
 
 
 def with_captions(profile: Path, caption: str) -> Pipeline:
@@ -62,35 +63,47 @@ def with_captions(profile: Path, caption: str) -> Pipeline:
 
 
 @pytest.mark.usefixtures("few_are_enough")
-@pytest.mark.parametrize(("caption", "passed", "drop"), [("a good one", True, 0.0), ("nonsense", False, 1.0)])
-def test_captions_that_fit_worse_than_real_ones_fail(
-    tiny: Path, model_that_knows: list[int], caption: str, passed: bool, drop: float
+@pytest.mark.parametrize(("caption", "passed", "fit"), [("good", True, 0.5), ("nonsense", False, 0.0)])
+def test_captions_that_fit_like_those_of_other_images_fail(
+    tiny: Path, scores: list[int], caption: str, passed: bool, fit: float
 ) -> None:
     pipeline = with_captions(tiny, caption)
     verdict = captions_fit_images(pipeline, pipeline.materialize(KEY, "g00"))
     assert verdict.passed is passed and "teacher/wide" in verdict.description
-    assert verdict.numbers["score_drop"] == drop and verdict.numbers["real_score"] == 1
-    assert model_that_knows == [11], "each image once"
+    assert verdict.numbers["caption_fit"] == pytest.approx(fit) and scores == [11]
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_a_bounded_number_of_pairs_is_scored(tiny: Path, model_that_knows: list[int]) -> None:
-    tiny.write_text(f"{tiny.read_text()}\nchecks: {{scored_pairs: 6}}\n")
-    pipeline = with_captions(tiny, "a good one")
+def test_a_bounded_number_of_pairs_is_scored(tiny: Path, scores: list[int]) -> None:
+    limited(tiny, "scored_pairs: 6")
+    pipeline = with_captions(tiny, "good")
     assert captions_fit_images(pipeline, pipeline.materialize(KEY, "g00")).numbers["scored_pairs"] == 6
-    assert model_that_knows == [6]
+    assert scores == [6]
 
 
 @pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize(
     ("text", "reason"), [("scored_pairs: 0", "checks.scored_pairs"), ("scored_pairs: 3", "only 3")]
 )
-def test_few_pairs_are_not_judged(tiny: Path, text: str, reason: str, model_that_knows: list[int]) -> None:
-    tiny.write_text(f"{tiny.read_text()}\nchecks: {{{text}}}\n")
+def test_few_pairs_are_not_judged(tiny: Path, text: str, reason: str, scores: list[int]) -> None:
+    limited(tiny, text)
     pipeline = with_captions(tiny, "nonsense")
     verdict = captions_fit_images(pipeline, pipeline.materialize(KEY, "g00"))
     assert verdict.passed and "not judged" in verdict.description and reason in verdict.description
-    assert not model_that_knows
+    assert not scores
+
+
+@pytest.mark.usefixtures("few_are_enough")
+def test_a_teacher_that_knows_nothing_does_not_judge(tiny: Path) -> None:
+    """The tiny teachers have random weights; each image is embedded once."""
+    pipeline = with_captions(tiny, "nonsense")
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[int] = []
+        embed = ImageText.embed_images
+        patch.setattr(ImageText, "embed_images", lambda self, images: seen.append(len(images)) or embed(self, images))
+        verdict = captions_fit_images(pipeline, pipeline.materialize(KEY, "g00"))
+    assert verdict.passed and "does not prefer real captions" in verdict.description and seen == [11]
+    assert {"real_score", "synthetic_score", "other_score"} <= set(verdict.numbers)
 
 
 def test_captions_without_a_stored_teacher_are_not_judged(tiny: Path) -> None:
