@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ def unsynced(profile: Path, dagster: dg.DagsterInstance) -> set[Pair]:
     file.write_text(LOCATION.format(profile=str(profile)))
     origin = LoadableTargetOrigin(executable_path=sys.executable, python_file=str(file), attribute="defs")
     schema = create_schema()
-    found: set[Pair] = set()
     with in_process_test_workspace(dagster, origin) as context:
 
         def ask(query: str, **variables: object) -> dict[str, Any]:
@@ -46,15 +46,21 @@ def unsynced(profile: Path, dagster: dg.DagsterInstance) -> set[Pair]:
             assert result.data and not result.errors, result.errors
             return dict(result.data)
 
-        for node in ask(NODES)["assetNodes"]:
-            key = library_key(dg.AssetKey(node["assetKey"]["path"]))
-            if not node["isMaterializable"]:
-                continue
-            statuses = {None: node["staleStatus"]}
-            if node["partitionKeys"]:
-                answer = ask(PARTITIONS, key=node["assetKey"])["assetNodeOrError"]["staleStatusByPartition"]
-                statuses = dict(zip(node["partitionKeys"], answer, strict=True))
-            found |= {(key, partition) for partition, status in statuses.items() if status != "FRESH"}
+        return unsynced_by(ask)
+
+
+def unsynced_by(ask: Callable[..., dict[str, Any]]) -> set[Pair]:
+    """The assets and partitions whose stale status is not FRESH, by a function that answers GraphQL queries."""
+    found: set[Pair] = set()
+    for node in ask(NODES)["assetNodes"]:
+        key = library_key(dg.AssetKey(node["assetKey"]["path"]))
+        if not node["isMaterializable"]:
+            continue
+        statuses = {None: node["staleStatus"]}
+        if node["partitionKeys"]:
+            answer = ask(PARTITIONS, key=node["assetKey"])["assetNodeOrError"]["staleStatusByPartition"]
+            statuses = dict(zip(node["partitionKeys"], answer, strict=True))
+        found |= {(key, partition) for partition, status in statuses.items() if status != "FRESH"}
     return found
 
 

@@ -89,9 +89,14 @@ class Page:
             time.sleep(0.2)
         return self.give_up(f"waited in vain for {what}{last}")
 
+    def picture(self, name: str) -> Path:
+        """Saves what the page shows."""
+        file = self.folder / f"{name}.png"
+        self.driver.save_screenshot(str(file))
+        return file
+
     def give_up(self, why: str) -> Found:
-        picture = self.folder / "screenshot.png"
-        self.driver.save_screenshot(str(picture))
+        picture = self.picture("screenshot")
         raise AssertionError(f"{why}\n{self.driver.current_url}, screenshot {picture}\n{self.text}")
 
     def hosts(self) -> set[str]:

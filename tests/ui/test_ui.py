@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from assets.code_version import code_versions
 from assets.inputs import GROUP, observed
 from assets.keys import dagster_key
 from mobileclip2.asset_key import AssetKey
+from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
+from mobileclip2.store.storage import file_sha256
+from pipelines.backfill import BACKFILL_TAG, PARTITION_TAGS, wait_for_backfill
 from pipelines.definitions import definitions_of
 from pipelines.graphql import Server
-from tests.ui.page import Page
+from pipelines.remote import REFRESH_OP
+from tests.pipelines.small import edited, without_captioners
+from tests.pipelines.stale import unsynced_by
+from tests.ui.page import WAIT_SECONDS, Page
 
 pytestmark = pytest.mark.ui
 
@@ -49,6 +58,43 @@ def runs(page: Page) -> set[str]:
     """The ids of all runs."""
     answer = Server(page.url).ask("query Runs { runsOrError { ... on Runs { results { runId } } } }")
     return {run["runId"] for run in answer["runsOrError"]["results"]}
+
+
+def backfills(page: Page) -> set[str]:
+    """The ids of all backfills."""
+    query = "query Backfills { partitionBackfillsOrError { ... on PartitionBackfills { results { id } } } }"
+    return {each["id"] for each in Server(page.url).ask(query)["partitionBackfillsOrError"]["results"]}
+
+
+def refresh(page: Page, *assets: str) -> str:
+    """Launches the job ``refresh`` from its launchpad and waits until its backfill has succeeded."""
+    before = backfills(page)
+    page.open("/jobs")
+    page.see("refresh", "evaluate")
+    page.click("//a[normalize-space()='refresh']")
+    page.click("//a[normalize-space()='Launchpad']")
+    if assets:
+        page.write_code(json.dumps({"ops": {REFRESH_OP: {"config": {"assets": assets}}}}))
+    page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
+    (backfill,) = page.until(lambda: backfills(page) - before, "a submitted backfill")
+    wait_for_backfill(Server(page.url), backfill, time.monotonic() + WAIT_SECONDS)
+    return backfill
+
+
+def targets(page: Page, backfill: str) -> set[tuple[str, str | None]]:
+    """The assets and groups of the runs of a backfill."""
+    query = """
+      query Runs($filter: RunsFilter!) {
+        runsOrError(filter: $filter) { ... on Runs { results { assetSelection { path } tags { key value } } } }
+      }
+    """
+    of_backfill = {"tags": [{"key": BACKFILL_TAG, "value": backfill}]}
+    found: set[tuple[str, str | None]] = set()
+    for run in Server(page.url).ask(query, filter=of_backfill)["runsOrError"]["results"]:
+        tags = {tag["key"]: tag["value"] for tag in run["tags"]}
+        group = next((tags[tag] for tag in PARTITION_TAGS if tag in tags), None)
+        found |= {("/".join(key["path"]), group) for key in run["assetSelection"]}
+    return found
 
 
 def stale_status(page: Page, asset: str) -> str:
@@ -178,14 +224,7 @@ def test_an_asset_without_groups_is_materialized_from_its_page(page: Page, pipel
 def test_the_job_refresh_is_launched_from_its_launchpad(page: Page, pipeline: Pipeline) -> None:
     """Only the cheap assets, of which the views are missing whatever ran before."""
     pipeline.storage.delete_folder("augmentations")
-    page.open("/jobs")
-    page.see("refresh", "evaluate")
-    page.click("//a[normalize-space()='refresh']")
-    page.click("//a[normalize-space()='Launchpad']")
-    config = {"ops": {"materialize_missing": {"config": {"assets": ["augmentations", "caption_corpus/clean"]}}}}
-    page.write_code(json.dumps(config))
-    page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
-    page.see("Success", but_not="Failure")
+    refresh(page, "augmentations", "caption_corpus/clean")
     pipeline.forget()
     for key in ("raw_shards", "augmentations", "caption_corpus/clean"):
         asset = pipeline.graph[key]
@@ -220,3 +259,40 @@ def test_the_server_is_not_reachable_from_elsewhere(address: str) -> None:
         place for _, place, _, state, *_ in rows if state == "0A" and int(place.rpartition(":")[2], 16) == port
     }
     assert listening == {f"0100007F:{port:04X}"}
+
+
+def test_a_changed_teacher_is_unsynced_and_one_click_computes_the_plan(page: Page, profile: Path) -> None:
+    def out_of_sync() -> set[tuple[str, str | None]]:
+        return unsynced_by(Server(page.url).ask)
+
+    def reload() -> None:
+        page.open("/locations")
+        page.click(button("Reload all"))
+        page.see("Definitions reloaded")
+
+    done = edited(profile, without_captioners)
+    for asset, group in done.stale():
+        done.materialize(asset.key, group)
+    reload()
+    page.until(lambda: not out_of_sync(), "the sensor to report what is stored")
+
+    weights = profile.parent / "weights"
+    state = {name: 2 * tensor for name, tensor in load_file(weights / "wide.safetensors").items()}
+    save_file(state, weights / "other.safetensors")
+    pinned = {"path": "weights/other.safetensors", "sha256": file_sha256(weights / "other.safetensors")}
+    changed = edited(profile, lambda values: values["teachers"][0]["model"].update(weights=pinned))
+    expected = set(plan(changed).pairs)
+    assert {"teacher/wide", "teacher_embeddings/wide/image", "student/pupil"} <= {asset for asset, _ in expected}
+    reload()
+    page.until(lambda: out_of_sync() == expected, "the plan to be unsynced")
+    page.open("/assets/teacher/wide")
+    page.see("Unsynced")
+    page.picture("unsynced")
+
+    # Dagster's own button "Materialize unsynced" lists no partitioned asset
+    backfill = refresh(page)
+    assert targets(page, backfill) == expected
+    assert plan(Pipeline(load(profile))).items == ()
+    page.until(lambda: not out_of_sync(), "everything to be in sync")
+    page.open("/assets/teacher/wide")
+    page.see("Latest materialization", but_not="Unsynced")
