@@ -20,7 +20,7 @@ class Schedule:
     def next(self) -> Partition | None:
         """Remove and return the first pair that is ready. None if no pair is ready."""
         for number, partition in enumerate(self.pending):
-            if self._unfinished.isdisjoint(self._upstream(partition)):
+            if self._unfinished.isdisjoint(upstream_of(self._pipeline, partition)):
                 return self.pending.pop(number)
         return None
 
@@ -28,10 +28,12 @@ class Schedule:
         """Release the pairs that read this one. A pair that has failed is never finished."""
         self._unfinished.remove(partition)
 
-    def _upstream(self, partition: Partition) -> Iterator[Partition]:
-        asset = self._pipeline.graph[partition.asset]
-        for key in asset.upstream:
-            upstream = self._pipeline.graph[key]
-            is_same_group = upstream.grouped and asset.grouped
-            for group in [partition.group] if is_same_group else self._pipeline.groups(upstream):
-                yield Partition(upstream.key, group)
+
+def upstream_of(pipeline: Pipeline, partition: Partition) -> Iterator[Partition]:
+    """Yield the asset-group pairs that a pair reads."""
+    asset = pipeline.graph[partition.asset]
+    for key in asset.upstream:
+        upstream = pipeline.graph[key]
+        is_same_group = upstream.grouped and asset.grouped
+        for group in [partition.group] if is_same_group else pipeline.groups(upstream):
+            yield Partition(upstream.key, group)

@@ -27,9 +27,12 @@ from pipelines.graphql import Server
 from pipelines.remote import REFRESH_OP
 from tests.pipelines.small import edited, without_captioners
 from tests.pipelines.stale import unsynced_by
-from tests.ui.page import WAIT_SECONDS, Page
+from tests.ui.page import Page
 
 pytestmark = pytest.mark.ui
+
+BACKFILL_SECONDS = 600
+"""the daemon looks at a backfill every 30 seconds, and starts one run at a time"""
 
 GROUPS = {
     "raw_shards": "raw_shards",
@@ -77,7 +80,7 @@ def refresh(page: Page, *assets: str) -> str:
         page.write_code(json.dumps({"ops": {REFRESH_OP: {"config": {"assets": assets}}}}))
     page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
     (backfill,) = page.until(lambda: backfills(page) - before, "a submitted backfill")
-    wait_for_backfill(Server(page.url), backfill, time.monotonic() + WAIT_SECONDS)
+    wait_for_backfill(Server(page.url), backfill, time.monotonic() + BACKFILL_SECONDS)
     return backfill
 
 
