@@ -49,7 +49,7 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     graph = build_graph(profile)
     versions = {dagster_key(key, profile): version for key, version in code_versions(graph).items()}
     inputs = {dagster_key(asset.key, profile): outside_inputs(profile, asset) for asset in graph.values()}
-    condition = compute_when_ready(profile.file)
+    condition = compute_when_ready(profile)
 
     def compared(spec: dg.AssetSpec) -> dg.AssetSpec:
         """Add what Dagster compares: the version of all that is declared, and the inputs from outside."""

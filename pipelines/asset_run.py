@@ -10,6 +10,7 @@ from mobileclip2.extras import needs
 with needs("pipeline"):
     import dagster as dg
 
+from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step
@@ -40,10 +41,12 @@ def materialize(
     asset: Asset,
     group: str | None,
     command: str | None = None,
+    profile: Profile | None = None,
 ) -> None:
     """Execute one Dagster run for an asset and group.
 
     Args:
+        profile: Its prefix is part of Dagster's key of the asset.
         command: Process of the command that this run is part of. Default: this process.
 
     Raises:
@@ -54,7 +57,7 @@ def materialize(
     process = this_process()
     result = job.execute_in_process(
         instance=dagster,
-        asset_selection=[dagster_key(asset.key)],
+        asset_selection=[dagster_key(asset.key, profile)],
         partition_key=group,
         raise_on_error=False,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},

@@ -12,8 +12,8 @@ from datetime import datetime
 
 import dagster as dg
 
-from assets.keys import dagster_key
-from mobileclip2.config.profile import load
+from assets.keys import dagster_key, named
+from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store.lease import is_held
@@ -38,7 +38,7 @@ Key = tuple[dg.AssetKey, str | None]
 class IsReady(dg.AutomationCondition[dg.AssetKey]):
     """True for a group that has missing slices and whose inputs are all stored. False while another run computes it."""
 
-    def __init__(self, profile: str) -> None:
+    def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._ready: set[Key] = set()
         self._evaluated: datetime | None = None
@@ -51,7 +51,7 @@ class IsReady(dg.AutomationCondition[dg.AssetKey]):
     def evaluate(self, context: dg.AutomationContext[dg.AssetKey]) -> dg.AutomationResult[dg.AssetKey]:
         """Compare the store with the profile, once for all assets of a tick."""
         if self._evaluated != context.evaluation_time:
-            self._ready = set(ready(Pipeline(load(self._profile))))
+            self._ready = set(ready(Pipeline(self._profile.reload())))
             self._evaluated = context.evaluation_time
         view, key, partitions = context.asset_graph_view, context.key, context.partitions_def
         if partitions is not None:
@@ -70,10 +70,10 @@ def ready(pipeline: Pipeline) -> Iterator[Key]:
         tasks = [pipeline.task_for(asset, slice_, group) for slice_ in asset.slices_of(group).values()]
         outputs = [task.output.prefix for task in tasks if task and task.slice.name in missing]
         if all(tasks) and not any(is_held(pipeline.storage, output) for output in outputs):
-            yield dagster_key(asset.key), group
+            yield dagster_key(asset.key, pipeline.profile), group
 
 
-def compute_when_ready(profile: str) -> dg.AutomationCondition[dg.AssetKey]:
+def compute_when_ready(profile: Profile) -> dg.AutomationCondition[dg.AssetKey]:
     """Return the condition of all assets. A failed run is not repeated until the code or an input changes."""
     condition = dg.AutomationCondition
     failed = condition.execution_failed()
@@ -82,15 +82,15 @@ def compute_when_ready(profile: str) -> dg.AutomationCondition[dg.AssetKey]:
     return IsReady(profile) & ~condition.in_progress() & (~failed | changed_since_failure)
 
 
-def automation(graph: Graph) -> list[dg.SensorDefinition]:
+def automation(profile: Profile, graph: Graph) -> list[dg.SensorDefinition]:
     """Define the sensors that evaluate the conditions. Each asset has one."""
     sensor_of = {stage: name for name, stages in STAGES.items() for stage in stages}
     keys: dict[str, list[dg.AssetKey]] = {}
     for asset in graph.values():
-        keys.setdefault(sensor_of.get(asset.stage, OTHER_STAGES), []).append(dagster_key(asset.key))
+        keys.setdefault(sensor_of.get(asset.stage, OTHER_STAGES), []).append(dagster_key(asset.key, profile))
     return [
         dg.AutomationConditionSensorDefinition(
-            name,
+            named(name, profile),
             target=dg.AssetSelection.assets(*selected),
             default_status=dg.DefaultSensorStatus.STOPPED,
             minimum_interval_seconds=EVERY_SECONDS,

@@ -104,8 +104,17 @@ class Counts:
         return f"{self.computed} of {self.total} asset-group pairs are computed, {self.running} in progress{failed}"
 
 
-def submit(server: Server, partitions: Iterable[tuple[str, str | None]], title: str, tags: dict[str, str]) -> str:
+def submit(
+    server: Server,
+    partitions: Iterable[tuple[str, str | None]],
+    title: str,
+    tags: dict[str, str],
+    prefix: str | None = None,
+) -> str:
     """Submit one asset backfill of exactly the given assets and groups, and return its id.
+
+    Args:
+        prefix: The first part of Dagster's keys, if the profile has one.
 
     Raises:
         RemoteError: The server refuses, or does not answer.
@@ -115,7 +124,10 @@ def submit(server: Server, partitions: Iterable[tuple[str, str | None]], title: 
         groups.setdefault(asset, []).extend([group] if group else [])
     parameters = {
         "partitionsByAssets": [
-            {"assetKey": {"path": [AssetKey(asset).dotted]}, "partitions": _ranges(names)}
+            {
+                "assetKey": {"path": [*([prefix] if prefix else []), AssetKey(asset).dotted]},
+                "partitions": _ranges(names),
+            }
             for asset, names in groups.items()
         ],
         "tags": [{"key": key, "value": value} for key, value in tags.items()],

@@ -27,7 +27,7 @@ def definitions_of(profile: Profile) -> dg.Definitions:
                 *([studies_job(profile)] if profile.studies else []),
                 evaluate_job,
             ],
-            sensors=[observe_changes(pipeline), *automation(pipeline.graph)],
+            sensors=[observe_changes(pipeline), *automation(pipeline.profile, pipeline.graph)],
         ),
     )
 

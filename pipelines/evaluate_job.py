@@ -27,7 +27,10 @@ def evaluate_student(
         planned = plan(pipeline, evaluations(pipeline, config.student, config.baseline))
         if planned.pairs:
             context.log.warning("the evaluation is not computed yet; launch this job again after the backfill")
-            return dg.Output(None, metadata=plan_metadata(planned) | submit_backfill(planned, context.run_id))
+            return dg.Output(
+                None,
+                metadata=plan_metadata(planned) | submit_backfill(planned, context.run_id, pipeline.profile.key_prefix),
+            )
         result = apply_gate(pipeline, config.student, config.baseline)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None

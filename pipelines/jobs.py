@@ -145,7 +145,7 @@ def _compute(profile: Profile, partition: Partition, slot: int, count: int, comm
     asset = Pipeline(profile).graph[partition.asset]
     try:
         with instance() as dagster:
-            materialize(repository, dagster, asset, partition.group, command)
+            materialize(repository, dagster, asset, partition.group, command, profile)
     except UserError as error:
         send("failed", str(error))
     except KeyboardInterrupt:

@@ -41,7 +41,7 @@ def submit_plan(
         planned = plan(pipeline, config.assets)
         metadata = plan_metadata(planned)
         if planned.pairs:
-            metadata |= submit_backfill(planned, context.run_id)
+            metadata |= submit_backfill(planned, context.run_id, pipeline.profile.key_prefix)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     return dg.Output(None, metadata=metadata)
@@ -68,7 +68,7 @@ def studies_job(profile: Profile) -> dg.JobDefinition:
     )
 
 
-def submit_backfill(planned: Plan, run_id: str) -> dict[str, Any]:
+def submit_backfill(planned: Plan, run_id: str, prefix: str | None) -> dict[str, Any]:
     """Submit a plan to the webserver of this Dagster, and return the backfill's id and page as metadata.
 
     Raises:
@@ -77,7 +77,8 @@ def submit_backfill(planned: Plan, run_id: str) -> dict[str, Any]:
     address = os.environ.get(ADDRESS, DEFAULT_ADDRESS)
     try:
         server = Server(address, os.environ.get(TOKEN, ""))
-        backfill = submit(server, planned.pairs, f"{len(planned.pairs)} asset-group pairs", {REFRESH_TAG: run_id})
+        title = f"{len(planned.pairs)} asset-group pairs"
+        backfill = submit(server, planned.pairs, title, {REFRESH_TAG: run_id}, prefix)
     except RemoteError as error:
         raise UserError(
             f"the backfill was not submitted: {error}. Set {ADDRESS} to the address of this Dagster's webserver, and reload "

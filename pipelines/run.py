@@ -155,7 +155,7 @@ class ThisProcess(nullcontext[None]):
         assert partition
         try:
             asset = self._pipeline.graph[partition.asset]
-            materialize(self._repository, self._dagster, asset, partition.group)
+            materialize(self._repository, self._dagster, asset, partition.group, profile=self._pipeline.profile)
         except UserError as error:
             failure = error
         self._current = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.code_version import code_versions
-from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.fingerprint import fingerprint
 from pipelines.observe import report
@@ -25,7 +24,7 @@ def observe_changes(loaded: Pipeline) -> dg.SensorDefinition:
     )
     def observe_changes(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         end_dead_runs(context.instance)
-        pipeline = Pipeline(load(loaded.profile.file))
+        pipeline = Pipeline(loaded.profile.reload())
         if fingerprint(code_versions(pipeline.graph)) != fingerprint(code_versions(loaded.graph)):
             return dg.SkipReason(f"{loaded.profile.file} has changed; reload the definitions")
         return dg.SkipReason(f"reported {report(pipeline, context.instance)} changes")

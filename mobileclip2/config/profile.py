@@ -82,6 +82,14 @@ class Profile(Settings):
     key_prefix: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """prefix of Dagster's keys, groups and resources, set by a component, so that several profiles share a code location"""
 
+    def reload(self) -> Profile:
+        """Read the file again, and keep the prefix.
+
+        Raises:
+            ProfileError: see :func:`load`.
+        """
+        return load(self.file).model_copy(update={"key_prefix": self.key_prefix})
+
     def teacher(self, name: str) -> Teacher:
         """Return the teacher with this name."""
         return next(teacher for teacher in self.teachers if teacher.name == name)

@@ -45,7 +45,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Pair], dict[st
     """Return what is submitted: pairs and tags."""
     found: list[tuple[list[Pair], dict[str, str]]] = []
 
-    def submit(server: Server, partitions: list[Pair], title: str, tags: dict[str, str]) -> str:
+    def submit(server: Server, partitions: list[Pair], title: str, tags: dict[str, str], prefix: str | None) -> str:
         found.append((list(partitions), tags))
         return "abcdefgh"
 

@@ -288,7 +288,7 @@ def test_a_changed_teacher_is_unsynced_and_one_click_computes_the_plan(page: Pag
     assert {"teacher/wide", "teacher_embeddings/wide/image", "student/pupil"} <= {asset for asset, _ in expected}
     reload()
     page.until(lambda: out_of_sync() == expected, "the plan to be unsynced")
-    page.open("/assets/teacher/wide")
+    page.open("/assets/teacher.wide")
     page.see("Unsynced")
     page.picture("unsynced")
 
@@ -297,5 +297,5 @@ def test_a_changed_teacher_is_unsynced_and_one_click_computes_the_plan(page: Pag
     assert targets(page, backfill) == expected
     assert plan(Pipeline(load(profile))).items == ()
     page.until(lambda: not out_of_sync(), "everything to be in sync")
-    page.open("/assets/teacher/wide")
+    page.open("/assets/teacher.wide")
     page.see("Latest materialization", but_not="Unsynced")

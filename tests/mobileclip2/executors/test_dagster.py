@@ -242,7 +242,7 @@ def test_a_killed_run_is_resumed_and_takes_its_jobs_over(running, dagster, profi
     forget(profile, "teacher_embeddings/wide/image")
     gate = Gate(running, tmp_path, at=1)
     before = len(of_component(running, "run_worker")), len(of_component(running, "teacher_embeddings"))
-    backfill = materialize(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}])
+    backfill = materialize(dagster, [{"path": ["teacher_embeddings.wide.image"]}])
     gate.wait_for(4)
     (worker,) = of_component(running, "run_worker")[before[0] :]
     run = worker["metadata"]["labels"]["dagster/run-id"]
@@ -263,7 +263,7 @@ def group_at_gate(running: FakeCluster, dagster: Dagster, profile: Path, folder:
     """Computes a group whose pods all wait, and returns the gate, the backfill and the run."""
     forget(profile, "teacher_embeddings/wide/image")
     gate, before = Gate(running, folder, at=1), len(of_component(running, "step_worker"))
-    backfill = materialize(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}])
+    backfill = materialize(dagster, [{"path": ["teacher_embeddings.wide.image"]}])
     gate.wait_for(4)
     until(lambda: len(of_component(running, "step_worker")) > before)
     return gate, backfill, of_component(running, "step_worker")[before]["metadata"]["labels"]["dagster/run-id"]
@@ -304,7 +304,7 @@ def test_the_end_of_a_run_in_the_ui_deletes_its_job(running, dagster, profile, e
     until(lambda: not names & set(running.objects["jobs"]))
     gate.open()
     running.faults = Faults()
-    wait(dagster, materialize(dagster, [{"path": ["teacher_embeddings", "wide", "image"]}]))
+    wait(dagster, materialize(dagster, [{"path": ["teacher_embeddings.wide.image"]}]))
     assert manifests(profile) == expected
 
 
