@@ -14,6 +14,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.errors import UserError
 from mobileclip2.extras import versions
+from mobileclip2.report.filtering import filter_reports, selection_report
 from mobileclip2.report.gather_gallery import gather_gallery
 from mobileclip2.report.page import EvaluatedModel, Tile, Training
 from mobileclip2.report.pictures import SampleRow
@@ -42,6 +43,8 @@ def gather(pipeline: Pipeline) -> Report:
         trainings=_trainings(pipeline),
         studies=[study_result(pipeline, study.name) for study in profile.studies],
         curves=_curves(pipeline),
+        filters=filter_reports(pipeline),
+        selection=selection_report(pipeline),
         samples=_samples(pipeline),
         skips=_skips(pipeline),
         stages=[_stage(pipeline, asset) for asset in pipeline.graph.values()],

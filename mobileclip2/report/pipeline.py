@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.evaluation.wise_ft import Point
@@ -25,6 +25,9 @@ from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.study import StudyResult, figures, table
 from mobileclip2.store.manifest import ManifestSummary
 
+if TYPE_CHECKING:
+    from mobileclip2.report.filtering import FilterReport, SelectionReport
+
 METRICS = {
     "acc1": "top-1",
     "acc5": "top-5",
@@ -40,12 +43,19 @@ SECTIONS = {
     "training": "Training",
     "studies": "Studies",
     "between": "Interpolated weights",
+    "filtering": "Filtering",
     "samples": "Samples",
     "skipped": "Skipped",
     "stages": "Stages",
     "profile": "Profile",
 }
 MOST_SKIPS = 200
+REMOVED = {
+    "low-score": "removed: score below the cut",
+    "in-evaluation-set": "removed: the image is in an evaluation set",
+    "near-duplicate": "removed: near duplicate of a kept image",
+}
+"""rows of the table of the selection, by reason; each is shown, also with no pair"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +106,8 @@ class Report:
     trainings: Sequence[Training] = ()
     studies: Sequence[StudyResult] = ()
     curves: Sequence[Curve] = ()
+    filters: Sequence[FilterReport] = ()
+    selection: SelectionReport | None = None
     samples: Sequence[SampleRow] = ()
     skips: Sequence[Skip] = ()
     stages: Sequence[Stage] = ()
@@ -134,6 +146,11 @@ def render_pipeline(report: Report) -> str:
             (curve.name, plots.svg(plots.between_figure(curve.points, curve.picked), f"between-{number}"))
             for number, curve in enumerate(report.curves)
         ],
+        histograms=[
+            plots.svg(plots.score_figure(each.counts, each.cut), f"scores-{number}")
+            for number, each in enumerate(report.filters)
+        ],
+        selection_rows=_selection_rows(report.selection) if report.selection else [],
         reasons=_skip_reasons(report.stages),
         most_skips=MOST_SKIPS,
         stage_rows=_stage_rows(report.stages),
@@ -181,6 +198,12 @@ def _study(position: int, study: StudyResult) -> tuple[str, dict[str, str], list
     (name, *headings), *rows = table(study)
     svgs = [plots.svg(figure, f"study-{position}-{number}") for number, figure in enumerate(figures(study))]
     return name, {"": "head", **dict.fromkeys(headings, "number")}, rows, svgs
+
+
+def _selection_rows(selection: SelectionReport) -> list[tuple[str, str, float]]:
+    """Return (pairs, number, share of all pairs): the kept pairs, then the removed ones by reason."""
+    rows = {"kept": selection.kept, **{label: selection.removed.get(reason, 0) for reason, label in REMOVED.items()}}
+    return [(label, f"{count:,}", count / selection.pairs) for label, count in rows.items()]
 
 
 def _skip_reasons(stages: Sequence[Stage]) -> list[tuple[str, str, str]]:

@@ -60,6 +60,8 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "mobileclip2",  # makes the bytes of a figure deterministic
 }
+_SCORE_BARS = 50
+"""maximum number of bars of a histogram"""
 _LABEL_GAP = 12.0
 """distance between labels at the ends of lines, in points"""
 
@@ -242,6 +244,36 @@ def matrix_figure(shares: np.ndarray, names: Sequence[str]) -> Figure:
     limits = -0.5, classes - 0.5
     axes.set(xlim=limits, ylim=limits[::-1], aspect="equal", xlabel="predicted class", ylabel="right class")
     axes.grid(False)
+    return figure
+
+
+@_styled
+def score_figure(counts: Sequence[int], cut: float | None = None) -> Figure:
+    """Draw a histogram of scores. ``counts`` are of equal intervals from -1 to 1. Scores below ``cut`` are gray."""
+    figure, axes = _figure(6.4, 2.6)
+    axes.margins(y=0.2)  # leave room above the bars for the label of the cut
+    occupied = np.flatnonzero(counts)
+    if len(occupied):
+        first, last = occupied[0], occupied[-1] + 1
+        merged = math.ceil((last - first) / _SCORE_BARS)
+        starts = np.arange(first, last, merged)
+        width = 2 / len(counts)
+        edges = -1 + width * starts
+        heights = np.add.reduceat(np.asarray(counts), starts)
+        colors = [NEUTRAL if cut is not None and edge + width * merged <= cut else series(0) for edge in edges]
+        axes.bar(edges, heights, width=width * merged * 0.92, align="edge", color=colors)
+    if cut is not None:
+        axes.axvline(cut, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            f"cut {cut:.3f}",
+            (cut, 1),
+            (4, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+        )
+    axes.set(title="pairs by score", xlabel="cosine similarity of image and caption", ylim=(0, None))
+    axes.yaxis.set_major_formatter(lambda value, _: count(value))
     return figure
 
 

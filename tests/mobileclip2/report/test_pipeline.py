@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mobileclip2.evaluation.results import Result, with_main
+from mobileclip2.report.filtering import FilterReport, ScoredPair, SelectionReport
 from mobileclip2.report.page import EvaluatedModel, Tile, Training, duration, write_page
 from mobileclip2.report.pictures import SampleRow
 from mobileclip2.report.pipeline import Report, Skip, Stage, metric_rows, render_pipeline
@@ -43,6 +44,10 @@ def _summary(word: str, group: str | None, samples: int, skip_reasons: dict[str,
     )
 
 
+def _pair(word: str) -> ScoredPair:
+    return ScoredPair(word, Image.new("RGB", (64, 48), "blue"), word, 0.2, word)
+
+
 def _report(word: str = "word") -> Report:
     """A report with every part, and ``word`` wherever text goes."""
     records = [{"step": float(step), "loss": 4 / step, f"{word}/acc1": step / 40} for step in range(1, 21)]
@@ -58,6 +63,8 @@ def _report(word: str = "word") -> Report:
         ],
         highlights=[Tile(word, word, word)],
         trainings=[Training(word, records, 128), Training("plain", records, 128)],
+        filters=[FilterReport(word, word, [0, 3, 5, 1], [_pair(word)], [_pair(word)], 0.1)],
+        selection=SelectionReport(word, 9, {"low-score": 3}),
         samples=[
             SampleRow(word, Image.new("RGB", (300, 200), "red"), [Image.new("RGB", (64, 64))], word, [(word, word)])
         ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mobileclip2.evaluation.results import Result, with_main
 from mobileclip2.report.palette import VARIABLES
-from mobileclip2.report.plots import accuracy_figure, count, loss_figure, metric_figure, png, spread, svg
+from mobileclip2.report.plots import accuracy_figure, count, loss_figure, metric_figure, png, score_figure, spread, svg
 
 RECORDS = [{"step": float(step), "loss": 5 / step} for step in range(1, 60)]
 
@@ -67,6 +67,16 @@ def test_models_without_a_metric_have_no_bar() -> None:
     metrics = {"a": with_main("x", {"acc1": 0.51, "acc5": None}), "b": with_main("y", {"acc5": 0.25})}
     text = svg(metric_figure({name: [Result(name, name, values)] for name, values in metrics.items()}), "x")
     assert "51.0 %" in text and "25.0 %" not in text
+
+
+@pytest.mark.parametrize(("counts", "cut"), [([], None), ([0, 0], 0.2), ([0, 4, 0, 0], None), ([1] * 1000, 0.1)])
+def test_scores_have_at_most_fifty_bars(counts: list[int], cut: float | None) -> None:
+    figure = score_figure(counts, cut)
+    bars = figure.axes[0].patches
+    assert len(bars) <= 50 and sum(bar.get_height() for bar in bars) == sum(counts)
+    gray = [bar for bar in bars if bar.get_facecolor() != bars[-1].get_facecolor()]
+    assert all(cut is not None and bar.get_x() < cut for bar in gray) and bool(gray) == (len(counts) > 4)
+    assert png(figure).startswith(b"\x89PNG")
 
 
 def test_counts() -> None:
