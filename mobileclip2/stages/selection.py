@@ -72,9 +72,21 @@ def run(batch: TaskBatch) -> None:
     if len(passed) and (select.near_duplicates is not None or select.decontaminate):
         reasons |= _compare(batch, task, select, files, pairs, passed)
     if len(reasons) == len(pairs):
-        best = float(scores[ranked[0]])
-        raise UserError(f"select: no pair is left of {len(pairs)}, and the best score is {best:.4f}; lower 'above'")
+        raise UserError(_no_pair_left(select, len(pairs), len(passed), float(scores[ranked[0]])))
     _store(batch, task, pairs, scores, reasons, float(scores[passed[-1]]))
+
+
+def _no_pair_left(select: Select, pairs: int, passed: int, best: float) -> str:
+    if not passed:
+        return (
+            f"select: no pair is left of {pairs:,}: the best score is {best:.4f}, and 'above' is {select.above:g}; "
+            "lower 'above', or use 'keep' to select a share"
+        )
+    return (
+        f"select: no pair is left of {pairs:,}: {passed:,} pass the cut, and the image of each has a similarity of at least "
+        f"{select.contaminated_above:g} to a picture of {', '.join(select.decontaminate)}; raise 'contaminated_above', or "
+        "use other shards if they really hold the evaluation pictures"
+    )
 
 
 def _read(artifacts: list[Artifact]) -> tuple[list[tuple[Artifact, str]], list[Pair], np.ndarray]:

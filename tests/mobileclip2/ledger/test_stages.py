@@ -13,7 +13,15 @@ from mobileclip2.ledger.dvc import command
 from mobileclip2.ledger.paths import asset_file, stage_name
 from mobileclip2.ledger.stages import pipeline_text
 from pipelines.profiles import profile_path
+from tests.filtered import make_filtered
 
+EDGES = {
+    "filter_scores-clean": ["raw_shards", "teacher/wide"],
+    "selection": ["filter_scores/clean", "teacher/wide"],
+    "selected_shards": ["raw_shards", "selection"],
+    "augmentations": ["selected_shards"],
+    "student-plain": ["selected_shards"],
+}
 ROOT = Path(__file__).parents[3]
 
 
@@ -44,6 +52,16 @@ def test_every_asset_is_a_stage_and_every_edge_a_dependency(demo, graph, stages)
         assert read == [asset_file(demo, upstream) for upstream in asset.upstream]
         assert asset_file(demo, asset.key) in {name for out in stage["outs"] for name in out}
         assert stage["cmd"] == f"mobileclip2 run {asset.key} --profile pipelines/profiles/demo.yaml"
+
+
+def test_a_filter_and_its_selection_are_stages(tmp_path):
+    profile = load(make_filtered(tmp_path, keep=0.5, decontaminate=["shapes"]))
+    profile = profile.model_copy(update={"ledger": "."})
+    stages = yaml.safe_load(pipeline_text(profile, build_graph(profile)))["stages"]
+    read = {name: {asset_file(profile, key) for key in keys} for name, keys in EDGES.items()}
+    for name, files in read.items():
+        assert files <= set(stages[name]["deps"]), name
+    assert any(dep.endswith("evaluation/shapes") for dep in stages["selection"]["deps"])
 
 
 def test_local_data_is_a_dependency_of_who_reads_it(stages):

@@ -1,11 +1,14 @@
 """Selected shards are raw shards without the removed pairs, and later stages see only them."""
 
+import pytest
+
 from mobileclip2.data import sidecar
 from mobileclip2.data.validate import KEPT
 from mobileclip2.engine.shard_stage import raw_table, side_name
-from mobileclip2.report.sheets import rows
+from mobileclip2.report.sheets import rows, training_records
 from mobileclip2.stages.selection import REMOVED, removed_name
 from tests.filtered import make_filtered, run, selected
+from tests.pipelines.small import edited
 
 
 def test_later_stages_see_only_the_selected_pairs(tmp_path):
@@ -27,3 +30,30 @@ def test_later_stages_see_only_the_selected_pairs(tmp_path):
             for stored in pipeline.read("teacher_embeddings/wide/image", group):
                 keys, _ = sidecar.read_embeddings(stored.fetch(side_name(shard)))
                 assert keys == [row["key"] for row in expected]
+
+
+@pytest.mark.parametrize("pairs", [11, 2])
+def test_students_train_on_the_selected_pairs_alone(tmp_path, pairs):
+    """With two pairs left, at least two of the four groups are empty."""
+    profile = make_filtered(tmp_path, keep=pairs / 23 + 0.001)
+
+    def change(values):
+        values.update(groups=4, captioners=[], teachers=values["teachers"][:1])
+        values["students"][0]["loss"] = {"captions": "real"}
+        for student in values["students"]:
+            student["train"]["batch"] = min(pairs, 8)
+
+    pipeline = edited(profile, change)
+    for asset, group in pipeline.stale():
+        pipeline.materialize(asset.key, group)
+    dataset = [artifact.summary.samples for artifact in pipeline.read("reinforced_dataset")]
+    assert sum(dataset) == pairs and (0 in dataset) == (pairs == 2)
+    plain = pipeline.graph["student/plain"]
+    (slice_,) = plain.slices.values()
+    task = pipeline.task_for(plain, slice_, None)
+    assert task is not None
+    assert {str(artifact.summary.asset) for artifact in task.inputs["data"]} == {"selected_shards"}
+    assert sum(artifact.summary.samples for artifact in task.inputs["data"]) == pairs
+    for name in ("plain", "pupil"):
+        assert training_records(pipeline, f"student/{name}")[-1]["step"] == 4
+        assert pipeline.read(f"evaluation/{name}")
