@@ -234,7 +234,8 @@ class EvaluationSet:
         """
         for shard in self.shards:
             try:
-                with pq.ParquetFile(shard) as file:
+                # a pre-buffered file stays in memory until its last row
+                with pq.ParquetFile(shard, pre_buffer=False) as file:
                     for batch in file.iter_batches(16, columns=list(columns)):
                         yield {name: batch.column(name).to_pylist() for name in columns}
             except (pa.ArrowException, KeyError, OSError) as error:

@@ -73,7 +73,8 @@ def open_rows(
     if images:
         if has_captions(images):
             return CaptionedFolder(path)
-        if any(picture.parent != path for picture in images):
+        # a folder with a few pictures in a subfolder has no classes
+        if 2 * sum(picture.parent != path for picture in images) > len(images):
             return ClassFolders(path)
         raise UserError(
             f"{path}: {len(images)} pictures and no captions. Give a table with --captions, put a .txt file beside "

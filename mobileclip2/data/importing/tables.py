@@ -10,13 +10,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.importing.folders import pictures
 from mobileclip2.data.importing.row import PICTURES, Row
 from mobileclip2.errors import UserError
 from mobileclip2.names import did_you_mean, listed
@@ -57,7 +58,8 @@ GUESSED = Columns()
 class Table:
     """Rows of a table.
 
-    Relative paths of pictures are looked up in ``folder``, then in the folder of the table.
+    Relative paths of pictures are looked up in ``folder``, then in the folder of the table. A path that does not exist there is
+    shortened by its first folders. A name without folders can lie in any subfolder. The case of letters can differ.
     """
 
     path: Path
@@ -96,14 +98,13 @@ class Table:
         image = self.columns.image or _first(names, IMAGE_COLUMNS)
         captions = self.columns.captions or _captions(names)
         label = self.columns.label or _first(names, LABEL_COLUMNS)
-        if image is None:
-            raise UserError(
-                f"{self.path}: no column looks like pictures; it has {listed(names)}. Name it with --image-column"
-            )
+        missing = {} if image else {"pictures": "--image-column"}
         if not captions and label is None:
+            missing["captions or classes"] = "--caption-column or --label-column"
+        if missing:
             raise UserError(
-                f"{self.path}: no column looks like captions or classes; it has {listed(names)}. Name it with "
-                "--caption-column or --label-column"
+                f"{self.path}: no column looks like {' and none like '.join(missing)}; it has {listed(names)}. Name it with "
+                f"{', and with '.join(missing.values())}"
             )
         return Columns(image, captions, label)
 
@@ -141,8 +142,9 @@ class Table:
         wanted = self.chosen if "_names" in self.__dict__ else None
         columns = None if wanted is None else [c for c in (wanted.image, *wanted.captions, wanted.label) if c]
         try:
-            with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(256, columns=columns):
+            # a pre-buffered file stays in memory until its last row
+            with pq.ParquetFile(self.path, pre_buffer=False) as file:
+                for batch in file.iter_batches(16, columns=columns):
                     yield from batch.to_pylist()
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{self.path}: the table is damaged ({error}); write it again") from error
@@ -271,16 +273,42 @@ class Table:
                     return path
         except OSError as error:  # for example a caption in the column of the pictures, which is too long for a name
             raise BadSample("missing-image", f"{name[:80]}: {error.strerror}") from error
-        return self._by_name.get(Path(name).name) or self._by_name.get(name) or folders[0] / name
+        return self._find_in_other_place(name) or folders[0] / name
+
+    def _find_in_other_place(self, name: str) -> Path | None:
+        """Find a picture whose folders in the table are those of another machine, or whose case differs.
+
+        Raises:
+            BadSample: several pictures fit.
+        """
+        parts = PureWindowsPath(name).parts  # splits at both kinds of slash
+        by_path, by_name = self._index
+        found = next(filter(None, (by_path.get(_key(*parts[start:])) for start in range(len(parts)))), None)
+        if found is None and len(parts) == 1:
+            found = by_name.get(_key(name))
+        if found and len(found) > 1:
+            raise BadSample(
+                "ambiguous-image",
+                f"{name}: {found[0]} and {found[1]} fit; write the folder and the ending in the table",
+            )
+        return found[0] if found else None
 
     @cached_property
-    def _by_name(self) -> dict[str, Path]:
-        """Pictures of the folder by name, with and without ending, for tables that give no folders."""
-        by_name: dict[str, Path] = {}
-        for path in sorted((self.folder or self.path.parent).rglob("*"), reverse=True):
-            if path.suffix.lower() in PICTURES:
-                by_name[path.stem] = by_name[path.name] = path
-        return by_name
+    def _index(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+        """Pictures by path in the folder and by name, with and without ending."""
+        by_path: dict[str, list[Path]] = {}
+        by_name: dict[str, list[Path]] = {}
+        folder = self.folder or self.path.parent
+        for path in pictures(folder):
+            *folders, name = path.relative_to(folder).parts
+            for each in (name, path.stem):
+                by_path.setdefault(_key(*folders, each), []).append(path)
+                by_name.setdefault(_key(each), []).append(path)
+        return by_path, by_name
+
+
+def _key(*parts: str) -> str:
+    return "/".join(parts).casefold()
 
 
 def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:

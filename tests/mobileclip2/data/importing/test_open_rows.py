@@ -50,6 +50,13 @@ def lone_picture(folder):
     return folder
 
 
+def few_in_a_subfolder(folder):
+    (folder / "more").mkdir()
+    for name in ("a", "b", "more/c"):
+        (folder / f"{name}.jpg").write_bytes(jpeg(0))
+    return folder
+
+
 def compressed(folder):
     (folder / "a.tar.gz").write_bytes(b"x")
     return folder
@@ -60,6 +67,7 @@ def compressed(folder):
     [
         (tar, "these tars are shards already"),
         (lone_picture, "1 pictures and no captions"),
+        (few_in_a_subfolder, "3 pictures and no captions"),
         (compressed, "compressed archives are not read"),
         (lambda folder: folder, "no pictures and no table"),
         (lambda folder: folder / "gone", "there is no such file or folder"),

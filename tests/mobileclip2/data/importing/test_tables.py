@@ -91,9 +91,58 @@ def test_names_without_folder_or_ending_are_found_in_subfolders(folder):
 
 
 @pytest.mark.parametrize(
+    "written",
+    [
+        "deep\\D.JPG",
+        "DEEP/d.jpg",
+        "photos\\deep\\d.jpg",
+        r"C:\Users\me\photos\deep\d.JPG",
+        "/home/me/deep/d.jpg",
+        "deep/d",
+    ],
+)
+def test_paths_of_another_machine_are_found(folder, written):
+    (folder / "deep").mkdir()
+    (folder / "deep" / "d.jpg").write_bytes(jpeg(4))
+    (folder / "t.csv").write_text(f"image,caption\n{written},x\n")
+    (row,) = Table(folder / "t.csv", folder, Columns(image="image"))
+    assert row.image == folder / "deep" / "d.jpg"
+
+
+def test_a_missing_picture_is_never_taken_from_another_folder(folder):
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        (folder / name / f"{name}.jpg").write_bytes(jpeg(4))
+        (folder / name / "1.jpg").write_bytes(jpeg(5))
+    (folder / "t.csv").write_text("image,caption\ndog/cat.jpg,x\n1.jpg,y\ncat.jpg,z\n")
+    missing, ambiguous, found = Table(folder / "t.csv", folder)
+    assert missing.image == folder / "dog" / "cat.jpg"
+    assert ambiguous.fault.reason == "ambiguous-image" and "write the folder" in ambiguous.fault.detail
+    assert found.image == folder / "cat" / "cat.jpg"
+
+
+def test_a_large_parquet_table_is_not_kept_in_memory(folder):
+    pictures = [bytes([n % 256]) * 100_000 for n in range(200)]
+    table = pa.table({"image": pictures, "caption": [str(n) for n in range(200)]})
+    pq.write_table(table, folder / "t.parquet", row_group_size=5, compression="none", use_dictionary=False)
+    del table
+    before = pa.total_allocated_bytes()
+    highest = 0
+    for _ in Table(folder / "t.parquet"):
+        highest = max(highest, pa.total_allocated_bytes() - before)
+    assert highest < 4_000_000, "the file has 20 MB"
+
+
+@pytest.mark.parametrize(
     ("text", "columns", "message"),
     [
-        ("a,b\n1,2\n", Columns(), "no column looks like pictures; it has a, b"),
+        (
+            "a,b\n1,2\n",
+            Columns(),
+            "no column looks like pictures and none like captions or classes; it has a, b. Name it with --image-column, "
+            "and with --caption-column or --label-column",
+        ),
+        ("a,text\n1,2\n", Columns(), "no column looks like pictures; it has a, text. Name it with --image-column"),
         ("image,b\n1,2\n", Columns(), "no column looks like captions or classes"),
         ("image,caption\n1,2\n", Columns(image="imag"), "there is no column 'imag'; did you mean 'image'"),
         ("", Columns(), "the table is empty"),
