@@ -91,7 +91,10 @@ def load_from_pipeline(pipeline: Pipeline, name: str, *, device: str = "auto") -
     from mobileclip2.stages.load_model import load_image_text
 
     models = [asset.key for asset in pipeline.graph.values() if asset.stage in {"student", "teacher"}]
-    key = find(name, models, "model")
+    try:
+        key = find(name, models, "model")
+    except UserError as error:
+        raise UserError(f"{error} (profile {pipeline.profile.file})") from None
     (stored,) = pipeline.read(key)
     return ImageTextModel(load_image_text(stored, pipeline.inventory), key, choose_device(device))
 

@@ -18,7 +18,9 @@ def test_a_folder_of_a_stored_model_is_loaded(folder: Path) -> None:
 def test_a_model_of_a_pipeline_has_a_short_name(materialized: Callable[..., Pipeline]) -> None:
     pipeline = materialized("teacher/narrow")
     assert load_from_pipeline(pipeline, "narrow").name == "teacher/narrow"
-    with pytest.raises(UserError, match="there is no model 'narow'; did you mean 'teacher/narrow'"):
+    with pytest.raises(
+        UserError, match=r"there is no model 'narow'; did you mean 'teacher/narrow'\? \(profile .*tiny\.yaml\)"
+    ):
         load_from_pipeline(pipeline, "narow")
 
 
