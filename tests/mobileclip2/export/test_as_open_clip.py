@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +67,11 @@ def test_only_towers_that_timm_lacks_come_with_their_module(image_text: ImageTex
     assert as_open_clip.architecture(timm) is None
 
 
-PLAIN = """
+PAGE = (Path(__file__).parents[3] / "docs" / "students.md").read_text()
+LOAD, REGISTER = re.findall(r"```python\n(.*?)```", PAGE.partition("## Load a student in open_clip")[2], re.DOTALL)
+"""examples of the page: what loads the folder ``mine``, and what registers the tower before"""
+
+ABSENT = """
 import importlib.abc, sys
 
 class Absent(importlib.abc.MetaPathFinder):
@@ -75,21 +80,19 @@ class Absent(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Absent())
-folder, texts = sys.argv[1], sys.argv[2:]
-if "fastvit" in folder:
-    sys.path.insert(0, folder)
-    import fastvit
-import open_clip, torch
+"""
+
+EMBED = """
+import sys, torch
 from safetensors.torch import load_file, save_file
-model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
-pixels = load_file(f"{folder}/../pixels.safetensors")["pixels"]
+
+pixels = load_file("pixels.safetensors")["pixels"]
 with torch.inference_mode():
     features = {
         "image": model.eval().encode_image(pixels, normalize=True),
-        "text": model.encode_text(tokenize(texts), normalize=True),
+        "text": model.encode_text(tokenize(sys.argv[1:]), normalize=True),
     }
-save_file(features, f"{folder}/../features.safetensors")
+save_file(features, "features.safetensors")
 """
 
 
@@ -105,14 +108,15 @@ def test_a_student_loads_where_this_package_does_not_exist(tmp_path, name, visio
     from safetensors.torch import load_file, save_file
 
     image_text = from_config({"model_cfg": {**TINY, "vision_cfg": vision}})
-    folder = tmp_path / name
+    folder = tmp_path / "mine"
     if name == "fastvit":
         write_folder(image_text, folder)
     else:
         save(image_text, folder)  # as the stage stores a student, without an export
     pixels = torch.rand(2, 3, image_text.preprocess.size, image_text.preprocess.size)
     save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
-    command = [sys.executable, "-c", PLAIN, str(folder), *TEXTS]
+    code = ABSENT + (REGISTER if name == "fastvit" else "") + LOAD + EMBED
+    command = [sys.executable, "-c", code, *TEXTS]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     features = load_file(tmp_path / "features.safetensors")
