@@ -1,9 +1,11 @@
 """Random faults over the whole graph of the test profile: what is stored at the end is what an undisturbed run stores.
 
 A seed decides where the graph is computed and stored, and what happens: processes are killed, the disk fills up, stored files
-are cut or deleted, the bucket and the API server fail in all ways, the clock jumps. A run that ends with an error is started
-again, as a user would, and the last one meets nothing. Faults strike at counted files and requests, so a seed gives the same
-schedule anywhere; only which of several pods comes first is left to the machine.
+are cut or deleted, the bucket and the API server fail in all ways, the clock jumps. Bits flip in artifacts, checkpoints and
+caches, sources are replaced for a while, leases are lost and stolen, and gc deletes at the same time. A run that ends with an
+error is started again, as a user would. The last run meets no fault and hashes every stored file, because no reader has met
+each flipped bit. Faults strike at counted files and requests, so a seed gives the same schedule anywhere. Only the machine
+decides which of several pods comes first.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from typing import Any, Literal, cast, get_args
 import boto3
 import yaml
 
+from mobileclip2.store import S3Storage, Storage, open_storage
 from tests import run
 from tests.cluster import FakeCluster
-from tests.faults import BALLAST, Strike, What, gate
+from tests.faults import BALLAST, KILLS, Strike, What, gate, put_sources_back
 from tests.kubelet import Kubelet
 from tests.s3 import Fault, FaultyS3
 from tests.small_disk import small_disk
@@ -49,12 +52,42 @@ BURST = 4
 LIFE_SECONDS = 240
 DISK_MEGABYTES = 256
 ENDS: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish")
+SINCE: tuple[What, ...] = (
+    "flipped artifact",
+    "flipped checkpoint",
+    "flipped S3 cache",
+    "flipped feature cache",
+    "flipped stat cache",
+    "swapped source",
+    "lost lease",
+    "stolen lease",
+    "gc",
+)
+"""one of them is in each life, drawn from another sequence, so that seeds keep their other faults"""
+ORPHAN = "raw_shards/0123456789abcdef/g00/old.parquet"
+"""an output that no profile needs, for gc"""
 S3_FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "slow")
 API_FAULTS = ("500", "503", "429", "lost")
-MODULES = ("boto3", "tests.warm", "tests.run", "mobileclip2.executors.kubernetes", *(f"mobileclip2.stages.{stage}" for stage in (
-    "augmentations", "captioner", "caption_corpus", "evaluation", "raw_shards", "reinforced_dataset", "student",
-    "synthetic_captions", "teacher", "teacher_embeddings"
-)))  # fmt: skip
+STAGES = (
+    "augmentations",
+    "captioner",
+    "caption_corpus",
+    "evaluation",
+    "raw_shards",
+    "reinforced_dataset",
+    "student",
+    "synthetic_captions",
+    "teacher",
+    "teacher_embeddings",
+)
+MODULES = (
+    "boto3",
+    "tests.warm",
+    "tests.run",
+    "tests.collect",
+    "mobileclip2.executors.kubernetes",
+    *(f"mobileclip2.stages.{stage}" for stage in STAGES),
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +111,7 @@ class Schedule:
 
     @classmethod
     def of(cls, seed: int) -> Schedule:
-        draw = random.Random(seed)
+        draw, draw_since = random.Random(seed), random.Random(f"since {seed}")
         where: Where = draw.choice(get_args(Where))
         store: Store = draw.choice(get_args(Store))
         lives = []
@@ -91,6 +124,7 @@ class Schedule:
             if where == "cluster":
                 events.append(_strike(draw, where, "kill", f"{life}-pod", who="pod"))
                 events += [_outage(draw, "API", API_FAULTS) for _ in range(2)]
+            events.append(_later_strike(draw_since, where, store, f"{life}-since"))
             lives.append(tuple(events))
         return cls(seed, where, store, tuple(lives))
 
@@ -105,6 +139,15 @@ def _strike(draw: random.Random, where: Where, what: What, name: str, who: Who |
     moment = draw.randint(1, MOMENTS[where] if struck == "run" else SHARE)
     process = draw.randint(1, PROCESSES) if struck != "run" else 1
     return Strike(name, struck, what, moment, process, size)
+
+
+def _later_strike(draw: random.Random, where: Where, store: Store, name: str) -> Strike:
+    what = draw.choice([what for what in SINCE if store == "bucket" or what != "flipped S3 cache"])
+    # only training has checkpoints, only the run's machine has a feature cache, and any one pod trains
+    anywhere = where == "cluster" and what in {"flipped checkpoint", "flipped S3 cache", "flipped feature cache"}
+    moment = draw.randint(1, SHARE if anywhere else MOMENTS[where] // 2)
+    size, lasts = draw.randrange(1, 1_000_000), draw.randint(1, 6)
+    return Strike(name, "pod" if anywhere else "run", what, moment, 0 if anywhere else 1, size, lasts)
 
 
 def _outage(draw: random.Random, server: Literal["S3", "API"], faults: tuple[str, ...]) -> Outage:
@@ -192,6 +235,7 @@ class World:
         profile = self._prepare(schedule)
         for number, life in enumerate([*schedule.lives, ()]):
             wrong += self._meet(schedule, profile, f"seed-{schedule.seed}-{number}", life, struck)
+            put_sources_back(profile.parent)
             if wrong:
                 break
         lives = number + 1
@@ -236,6 +280,8 @@ class World:
         profile.write_text(yaml.safe_dump(values, sort_keys=False))
         for name in ("tmp", "notes"):
             (place / name).mkdir()
+        if any(isinstance(event, Strike) and event.what == "gc" for life in schedule.lives for event in life):
+            self._store(profile).write(ORPHAN, b"old")
         return profile
 
     def _meet(
@@ -261,13 +307,13 @@ class World:
         def lose(method: str, path: str) -> int | None:
             return 500 if verdicts.get(threading.get_ident()) == "lost" else None
 
-        store = yaml.safe_load(profile.read_text())["store"]
-        store = store if store.startswith("s3://") else str(place / store)
+        store = _store_url(profile)
         own = [each for each in strikes if each.who != "pod"]
         in_pods = [each for each in strikes if each.who == "pod"]
         self.cluster.faults.answer, self.cluster.faults.lose = api, lose
         self.cluster.faults.gate = lambda pod: gate(in_pods, place / "notes", store)
-        status, log = self._live(profile, name, gate(own, place / "notes", store))
+        collect = next((place / "notes" / each.name for each in own if each.what == "gc"), None)
+        status, log = self._live(profile, name, gate(own, place / "notes", store), collect, every_byte=not life)
         notes = {path.name for path in (place / "notes").iterdir()}
         struck += [f"{each.what} ({each.who})" for each in strikes if each.name in notes]
         struck += [f"{name.partition(' ')[0]} {name.partition(' ')[2]}" for name in met]
@@ -277,7 +323,7 @@ class World:
                 f"{name}: ended with {status}, {'hung' if status == HUNG else 'which no fault explains'}",
                 *text.splitlines()[-15:],
             ]
-        if status == 137 and not any(each.who == "run" and each.what == "kill" and each.name in notes for each in own):
+        if status == 137 and not any(each.who == "run" and each.what in KILLS and each.name in notes for each in own):
             return [f"{name}: killed by nobody"]
         if not life and status:
             return [f"{name}: failed although nothing happened", *text.splitlines()[-15:]]
@@ -289,8 +335,16 @@ class World:
                 return [f"{name}: a pod ended with a traceback", *said.splitlines()[-15:]]
         return []
 
-    def _live(self, profile: Path, name: str, strikes: dict[str, Any]) -> tuple[int, Path]:
-        """The status and the log of a run."""
+    def _live(
+        self,
+        profile: Path,
+        name: str,
+        strikes: dict[str, Any],
+        collect: Path | None = None,
+        *,
+        every_byte: bool = False,
+    ) -> tuple[int, Path]:
+        """The status and the log of a run. A gc starts beside it when the note ``collect`` appears."""
         place = profile.parent
         env = {
             **self.s3.env,
@@ -305,43 +359,66 @@ class World:
             "KUBECONFIG": str(self.cluster.kubeconfig),
         }
         log = self.folder / f"{name}.log"
-        self.kubelet.start(
-            name, ["python", "-m", "tests.run", str(profile)], env, log, strikes or gate([], place / "notes", "")
-        )
+        nothing = gate([], place / "notes", "")
+        more = ["--every-byte"] if every_byte else []
+        self.kubelet.start(name, ["python", "-m", "tests.run", str(profile), *more], env, log, strikes or nothing)
+        deadline, gc = time.monotonic() + LIFE_SECONDS, f"{name}-gc"
         with self.ended:
-            if not self.ended.wait_for(lambda: name in self.statuses, LIFE_SECONDS):
-                self.kubelet.signal(name, 9)
-                return HUNG, log
-            return self.statuses.pop(name), log
+            running = {name}
+            while running - self.statuses.keys():
+                self.ended.wait(0.1)
+                if collect is not None and collect.exists() and gc not in running:
+                    running.add(gc)
+                    self.kubelet.start(gc, ["python", "-m", "tests.collect", str(profile)], env, log, nothing)
+                if time.monotonic() > deadline:
+                    for each in running - self.statuses.keys():
+                        self.kubelet.signal(each, 9)
+                    return HUNG, log
+            status = self.statuses.pop(name)
+            collected = self.statuses.pop(gc, 0)
+            return (collected if collected not in {0, run.REFUSED} else status), log
 
     def _run_ended(self, name: str, status: int) -> None:
         with self.ended:
             self.statuses[name] = status
             self.ended.notify_all()
 
+    def _store(self, profile: Path) -> Storage:
+        storage = open_storage(_store_url(profile))
+        if isinstance(storage, S3Storage):
+            storage._client = self._s3_client()
+        return storage
+
+    def _s3_client(self) -> Any:
+        return boto3.session.Session("test", "test").client(
+            "s3", endpoint_url="http://{}:{}".format(*self.s3.behind), region_name="us-east-1"
+        )
+
     def _stored(self, profile: Path) -> dict[str, str]:
         """MD5 of whatever lies in the folders of outputs, unfinished files too."""
-        store = yaml.safe_load(profile.read_text())["store"]
+        store = _store_url(profile)
         if not store.startswith("s3://"):
-            root = profile.parent / store
+            root = Path(store)
             files = [path for path in root.rglob("*") if path.is_file()]
             found = {path.relative_to(root).as_posix(): path for path in files}
             return {
                 key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
                 for key, path in found.items()
-                if not key.startswith(".")
+                if not key.startswith(".") and key != ORPHAN
             }
-        client = boto3.session.Session("test", "test").client(
-            "s3", endpoint_url="http://{}:{}".format(*self.s3.behind), region_name="us-east-1"
-        )
         prefix = store.removeprefix("s3://chaos/") + "/"
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket="chaos", Prefix=prefix)
+        pages = self._s3_client().get_paginator("list_objects_v2").paginate(Bucket="chaos", Prefix=prefix)
         found_etags = {
             item["Key"].removeprefix(prefix): item["ETag"].strip('"')
             for page in pages
             for item in page.get("Contents", [])
         }
-        return {key: etag for key, etag in found_etags.items() if not key.startswith(".")}
+        return {key: etag for key, etag in found_etags.items() if not key.startswith(".") and key != ORPHAN}
+
+
+def _store_url(profile: Path) -> str:
+    store: str = yaml.safe_load(profile.read_text())["store"]
+    return store if store.startswith("s3://") else str(profile.parent / store)
 
 
 HUNG = -1

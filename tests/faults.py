@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +20,28 @@ from mobileclip2.executors.commands import LOGS
 
 T = TypeVar("T")
 
-What = Literal["kill", "full disk", "truncate", "vanish", "clock"]
+What = Literal[
+    "kill",
+    "full disk",
+    "truncate",
+    "vanish",
+    "clock",
+    "flipped artifact",
+    "flipped checkpoint",
+    "flipped S3 cache",
+    "flipped feature cache",
+    "flipped stat cache",
+    "swapped source",
+    "lost lease",
+    "stolen lease",
+    "gc",
+]
+"""``flipped checkpoint`` also kills the process, and ``gc`` asks whoever watches the notes to start a collection"""
+
+KILLS: tuple[What, ...] = ("kill", "flipped checkpoint")
 BALLAST = "ballast"
+SWAPPED = "swapped"
+"""suffix of a source tar while another one lies in its place"""
 ARMED = "TESTS_FAULTS"
 """environment variable with the arguments of :func:`arm`"""
 
@@ -37,9 +57,11 @@ class Strike:
     moment: int
     """counted from 1, by each process for itself"""
     process: int = 1
-    """the n-th worker or pod of a run, in the order of their first files"""
+    """the n-th worker or pod of a run, in the order of their first files; 0 for any of them"""
     size: int = 0
-    """which stored file, for damage; seconds, for a clock"""
+    """which file and byte, for damage; seconds, for a clock"""
+    lasts: int = 0
+    """moments after which a swapped source is put back"""
 
 
 def gate(strikes: list[Strike], folder: Path, store: str) -> dict[str, Any]:
@@ -62,6 +84,7 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
     passed: dict[int, int] = {}
     number: dict[int, int] = {}
     clock = Clock()
+    disk = Path(folder).parent
 
     def moment() -> None:
         process = os.getpid()
@@ -71,9 +94,17 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
         passed[process] += 1
         for strike in waiting:
             here = strike.who == "pod" or (strike.who == "run") == (process == owner)
-            if here and (strike.process, strike.moment) == (number[process], passed[process]):
-                (Path(folder) / strike.name).touch()
-                meet(strike, Path(folder).parent, store, clock)
+            if not here or strike.process not in {0, number[process]} or passed[process] < strike.moment:
+                continue
+            note = Path(folder) / strike.name
+            if strike.what == "swapped source" and passed[process] == strike.moment + strike.lasts and note.exists():
+                put_sources_back(disk)
+            if strike.what in OLD:
+                if passed[process] == strike.moment:
+                    note.touch()
+                    meet(strike, disk, store, clock)
+            elif not note.exists():
+                strike_when_possible(strike, disk, store, note)
 
     def around(act: Callable[..., T]) -> Callable[..., T]:
         def acting(*some: Any, **more: Any) -> T:
@@ -109,6 +140,10 @@ def hasten() -> None:
     botocore.retries.standard.ExponentialBackoff.delay_amount = lambda *_: 0.01
 
 
+OLD: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish", "clock")
+"""those that strike at their moment; the others wait from then on until there is something that they can strike"""
+
+
 def meet(strike: Strike, disk: Path, store: str, clock: Clock) -> None:
     match strike.what:
         case "kill":
@@ -129,6 +164,145 @@ def fill(path: Path) -> None:
             os.write(file, bytes(1 << 20))
     except OSError:
         os.close(file)
+
+
+def strike_when_possible(strike: Strike, disk: Path, store: str, note: Path) -> None:
+    """Strikes and leaves a note, or does neither while there is nothing to strike."""
+    from mobileclip2.store.user_cache import cache_folder
+
+    match strike.what:
+        case "flipped artifact":
+            struck = flip_artifact(store, strike.size)
+        case "flipped checkpoint":
+            struck = flip_checkpoint(store, strike.size)
+        case "flipped S3 cache":
+            struck = flip_one(_files(cache_folder() / "s3"), strike.size)
+        case "flipped feature cache":
+            struck = flip_one(_files(cache_folder() / "features"), strike.size)
+        case "flipped stat cache":
+            struck = flip_one(cache_folder().glob("remembered.sqlite*"), strike.size)
+        case "swapped source":
+            struck = swap_source(disk, strike.size)
+        case "lost lease" | "stolen lease":
+            struck = take_lease(store, strike.size, lost=strike.what == "lost lease")
+        case _:
+            struck = True
+    if struck:
+        note.touch()
+        if strike.what == "flipped checkpoint":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".partial"))
+
+
+def flipped(data: bytes, which: int) -> bytes:
+    position = which % len(data)
+    return data[:position] + bytes([data[position] ^ 1 << which % 8]) + data[position + 1 :]
+
+
+def flip(path: Path, which: int) -> None:
+    """Flips a bit and leaves size and times of the file, as a failing disk does."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        position = which % status.st_size
+        file.seek(position)
+        byte = file.read(1)
+        file.seek(position)
+        file.write(flipped(byte, which))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def flip_one(files: Iterable[Path], which: int) -> bool:
+    some = sorted(path for path in files if path.stat().st_size)
+    if some:
+        flip(some[which % len(some)], which)
+    return bool(some)
+
+
+def flip_key(store: str, keys: list[str], which: int) -> bool:
+    """Flips a bit of one of these stored files. An object keeps the hash in its metadata."""
+    from mobileclip2.store import LocalStorage, open_storage
+
+    storage = open_storage(store)
+    if not keys:
+        return False
+    key = keys[which % len(keys)]
+    if isinstance(storage, LocalStorage):
+        flip(storage.root / key, which)
+    else:
+        where = {"Bucket": storage.bucket, "Key": storage.prefix + key}
+        metadata = storage._retry(key, lambda client: client.head_object(**where))["Metadata"]
+        body = flipped(storage.read(key), which)
+        storage._retry(key, lambda client: client.put_object(**where, Body=body, Metadata=metadata))
+    return True
+
+
+def flip_artifact(store: str, which: int) -> bool:
+    """Flips a bit in a file of a finished artifact. Of a manifest and a lineage, not every bit has a meaning."""
+    from mobileclip2.store import open_storage
+
+    sizes = {key: size for key, size in open_storage(store).list("") if not key.startswith(".")}
+    closed = {key.removesuffix("manifest.json") for key in sizes if key.endswith("/manifest.json")}
+    exempt = ("/manifest.json", "/lineage.json")
+    keys = [key for key in sizes if not key.endswith(exempt) and key.rpartition("/")[0] + "/" in closed and sizes[key]]
+    return flip_key(store, sorted(keys), which)
+
+
+def flip_checkpoint(store: str, which: int) -> bool:
+    """Flips a bit in the newest checkpoint of a training."""
+    from mobileclip2.store import LocalStorage, open_storage
+
+    storage = open_storage(store)
+    keys = [key for key, _ in storage.list(".scratch/") if key.rpartition("/")[2].startswith("resume-")]
+    if isinstance(storage, LocalStorage):
+        newest = sorted(keys, key=lambda key: (storage.root / key).stat().st_mtime_ns)[-1:]
+    else:
+        newest = sorted(keys, key=lambda key: storage.read_version(key).age)[:1]
+    return flip_key(store, newest, which)
+
+
+def swap_source(disk: Path, which: int) -> bool:
+    """Puts another tar of the sources in the place of one of them, until :func:`put_sources_back`."""
+    tars = sorted((disk / "shards").glob("*.tar"))
+    tar, other = tars[which % len(tars)], tars[(which + 1) % len(tars)]
+    os.rename(tar, tar.with_suffix(f".{SWAPPED}"))  # noqa: PTH104  (Path.replace counts moments)
+    try:
+        tar.write_bytes(other.read_bytes())
+    except OSError:  # the disk is full
+        put_sources_back(disk)
+        return False
+    return True
+
+
+def put_sources_back(disk: Path) -> None:
+    for path in (disk / "shards").glob(f"*.{SWAPPED}"):
+        os.rename(path, path.with_suffix(".tar"))  # noqa: PTH104
+
+
+def take_lease(store: str, which: int, *, lost: bool) -> bool:
+    """Deletes a lease, or puts that of a process which soon ends in its place."""
+    from mobileclip2.store import LocalStorage, open_storage
+    from mobileclip2.store.lease import FOLDER
+
+    storage = open_storage(store)
+    keys = sorted(key for key, _ in storage.list(f"{FOLDER}/"))
+    if not keys:
+        return False
+    key = keys[which % len(keys)]
+    thief = json.dumps({"holder": "thief", "name": "stolen", "renewed": 0.0, "note": "uses nothing"}).encode()
+    if not isinstance(storage, LocalStorage):
+        if lost:
+            storage.delete(key)
+        else:
+            where = {"Bucket": storage.bucket, "Key": storage.prefix + key}
+            storage._retry(key, lambda client: client.put_object(**where, Body=thief))
+        return True
+    (storage.root / key).unlink(missing_ok=True)
+    if not lost:
+        (storage.root / key).write_bytes(thief)
+    return True
 
 
 def damage(store: str, which: int, *, truncate: bool) -> None:

@@ -1,4 +1,4 @@
-"""A run of everything that a profile lacks, as a process of its own: ``python -m tests.run PROFILE``.
+"""A run of everything that a profile lacks, as a process of its own: ``python -m tests.run PROFILE [--every-byte]``.
 
 What is divided by shards is shared out over the workers that the profile wants, from a server that has imported torch already.
 Training stays in one process: sums over two are rounded otherwise.
@@ -44,6 +44,8 @@ def compute(profile: Profile) -> Executor:
 def main() -> int:
     profile = load(Path(sys.argv[1]))
     pipeline = Pipeline(profile, compute(profile))
+    if "--every-byte" in sys.argv:
+        pipeline.forget(every_byte=True)
     try:
         for asset, group in pipeline.stale():
             print(asset.key, group or "", flush=True)

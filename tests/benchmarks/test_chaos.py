@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import LIVES, Outage, Schedule
-from tests.faults import Strike
+from benchmarks.chaos import LIVES, SINCE, Outage, Schedule
+from mobileclip2.errors import LeaseLost
+from mobileclip2.store import LocalStorage
+from mobileclip2.store.lease import acquire
+from tests.faults import Strike, flip, put_sources_back, swap_source, take_lease
 
 ROOT = Path(__file__).parents[2]
 SEEDS = range(500)
@@ -25,13 +28,47 @@ def test_schedules_hold_every_fault_in_every_place():
     assert len({(schedule.where, schedule.store) for schedule in schedules}) == 6
     assert {len(schedule.lives) for schedule in schedules} == {LIVES}
     events = [event for schedule in schedules for life in schedule.lives for event in life]
-    strikes = {(each.who, each.what) for each in events if isinstance(each, Strike)}
+    since = [each for each in events if isinstance(each, Strike) and each.what in SINCE]
+    assert len(since) == len(SEEDS) * LIVES
+    assert {each.what for each in since} == set(SINCE)
+    assert {each.who for each in since} == {"run", "pod"}
+    strikes = {(each.who, each.what) for each in events if isinstance(each, Strike) and each.what not in SINCE}
     assert strikes == {
         (who, what) for who in ("run", "worker", "pod") for what in ("kill", "full disk", "truncate", "vanish", "clock")
     }
     outages = {(each.server, each.what) for each in events if isinstance(each, Outage)}
     assert {what for server, what in outages if server == "API"} == {"500", "503", "429", "lost"}
     assert len({what for server, what in outages if server == "S3"}) == 11
+
+
+def test_a_flipped_bit_leaves_size_and_times(tmp_path: Path):
+    (tmp_path / "file").write_bytes(bytes(10))
+    before = (tmp_path / "file").stat()
+    flip(tmp_path / "file", 13)
+    after = (tmp_path / "file").stat()
+    assert (tmp_path / "file").read_bytes() == bytes([0, 0, 0, 1 << 5, 0, 0, 0, 0, 0, 0])
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+
+
+def test_a_swapped_source_comes_back(tmp_path: Path):
+    (tmp_path / "shards").mkdir()
+    for name in ("0", "1"):
+        (tmp_path / "shards" / f"{name}.tar").write_text(name)
+    assert swap_source(tmp_path, 0)
+    assert (tmp_path / "shards" / "0.tar").read_text() == "1"
+    put_sources_back(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["0.tar", "1.tar"]
+    assert (tmp_path / "shards" / "0.tar").read_text() == "0"
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_holder_of_a_taken_lease_notices(tmp_path: Path, lost: bool):
+    storage = LocalStorage(tmp_path)
+    assert not take_lease(str(tmp_path), 0, lost=lost)
+    with acquire(storage, ["output"]) as lease:
+        assert take_lease(str(tmp_path), 0, lost=lost)
+        with pytest.raises(LeaseLost):
+            lease.check()
 
 
 @pytest.mark.slow
