@@ -75,6 +75,7 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
     The file system of ``folder`` is the one that fills up, by a file beside it. ``owner`` is the process that runs; the server
     that forks its workers imports this module, which arms it.
     """
+    from mobileclip2.store import storage
     from mobileclip2.store.s3 import S3Storage
 
     hasten()
@@ -117,7 +118,12 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
 
         return acting
 
-    replace = Path.replace
+    replace, rename_exclusive = Path.replace, storage.rename_exclusive
+
+    def named_exclusively(temporary: Path, path: Path) -> None:
+        rename_exclusive(temporary, path)
+        if clock.seconds:
+            os.utime(path, (time.time(), time.time()))
 
     def named(self: Path, target: Path) -> Path:
         path = replace(self, target)
@@ -126,6 +132,7 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
         return path
 
     Path.replace = around(named)  # type: ignore[method-assign]
+    storage.rename_exclusive = around(named_exclusively)
     S3Storage._put = around(S3Storage._put)  # type: ignore[method-assign]
 
 

@@ -22,10 +22,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mobileclip2.executors.commands import LOGS, TORCHRUN
 from tests.faults import arm
+
+T = TypeVar("T")
 
 POD = "FAKE_CLUSTER_POD"
 MODULES = (
@@ -192,21 +194,27 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.
 
     if not writes:
         return
-    replace, count = Path.replace, 0
+    from mobileclip2.store import storage
 
-    def noting(self: Path, target: Path) -> Path:
-        nonlocal count
-        if f"/{LOGS}/" in str(target):  # of the process that looks after the pod's
-            return replace(self, target)
-        count += 1
-        with Path(writes).open("a") as file:
-            file.write(f"{target}\n")
-        time.sleep(wait)
-        while count == at and Path(gate).exists():
-            time.sleep(0.01)
-        return replace(self, target)
+    count = 0
 
-    Path.replace = noting  # type: ignore[assignment, method-assign]
+    def noting(rename: Callable[[Path, Path], T]) -> Callable[[Path, Path], T]:
+        def renaming(temporary: Path, target: Path) -> T:
+            nonlocal count
+            if f"/{LOGS}/" in str(target):  # of the process that looks after the pod's
+                return rename(temporary, target)
+            count += 1
+            with Path(writes).open("a") as file:
+                file.write(f"{target}\n")
+            time.sleep(wait)
+            while count == at and Path(gate).exists():
+                time.sleep(0.01)
+            return rename(temporary, target)
+
+        return renaming
+
+    Path.replace = noting(Path.replace)  # type: ignore[assignment, method-assign]
+    storage.rename_exclusive = noting(storage.rename_exclusive)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Fence(Protocol):
         """Raise LeaseLost if the lease is lost. Called before each write and deletion."""
 
     def renew(self) -> None:
-        """Renew the lease, or raise LeaseLost. Called before the manifest is written."""
+        """Renew the lease, or raise LeaseLost. Called immediately before the manifest is written."""
 
 
 class NoFence:
@@ -155,10 +155,24 @@ class ArtifactFolder:
         return DamagedOutput(f"{self.storage.url}/{self.key(name)}: {damage}; run again to recompute it")
 
     def commit(self, manifest: Manifest) -> None:
-        """Delete leftovers of killed writers, write the manifest, and delete the hashes that it replaces."""
-        self.fence.renew()
+        """Delete leftovers of killed writers, write the manifest, and delete the hashes that it replaces.
+
+        The write is conditional, so that a process which was stopped after it renewed its lease replaces no manifest of the
+        next holder.
+
+        Raises:
+            LeaseLost: another process holds the lease.
+        """
+        self.fence.check()
         self.storage.delete_temporary(self.prefix)
-        self.storage.write(self.key("manifest.json"), manifest.to_bytes())
+        key, data = self.key("manifest.json"), manifest.to_bytes()
+        self.fence.renew()
+        while not self.storage.create(key, data):
+            # either this process or the one that wrote it has lost the lease
+            found = self.storage.version_token(key)
+            self.fence.renew()
+            if found and self.storage.replace(key, data, found):
+                break
         if self._has_records:
             for key, _ in list(self.storage.list(f"{self.prefix}/")):
                 if key.endswith(RECORD):
@@ -236,10 +250,13 @@ class Artifact(ArtifactFolder):
         Raises:
             DamagedOutput: the file is gone, or differs from the manifest. The next plan then compares the whole artifact.
         """
-        path = super().fetch(name)
-        file = self._files.get(name)
-        is_first = not int(os.environ.get("LOCAL_RANK", "0"))
-        if file and (path.stat().st_size != file.size or (is_first and not has_hash(path, file.sha256))):
+        try:
+            path = super().fetch(name)
+            file = self._files.get(name)
+            is_first = not int(os.environ.get("LOCAL_RANK", "0"))
+            if file and (path.stat().st_size != file.size or (is_first and not has_hash(path, file.sha256))):
+                raise self._damaged(name, "it no longer matches its manifest")
+        except DamagedOutput:
             StatCache().put(f"{self.storage.url}/{self.prefix}", DOUBTED, "")
-            raise self._damaged(name, "it no longer matches its manifest")
+            raise
         return path

@@ -171,9 +171,9 @@ class S3Storage:
         """
         return self._retry(key, lambda client: self._put(client, key, data, IfNoneMatch="*"))
 
-    def replace(self, key: str, data: bytes, etag: str) -> bool:
-        """Replace an object if its ETag is ``etag``. Return whether it was replaced."""
-        return self._retry(key, lambda client: self._put(client, key, data, IfMatch=etag))
+    def replace(self, key: str, data: bytes, version_token: str) -> bool:
+        """Replace an object if it has this ETag. Return whether it was replaced."""
+        return self._retry(key, lambda client: self._put(client, key, data, IfMatch=version_token))
 
     def _put(self, client: S3Client, key: str, data: bytes, **condition: Unpack[_Condition]) -> bool:
         from botocore.exceptions import ClientError

@@ -5,6 +5,7 @@ Writes are atomic: a file is written under a temporary name, flushed and renamed
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -46,6 +47,12 @@ class Storage(Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Write ``key`` atomically."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write ``key`` atomically if it does not exist. Return whether it was written."""
+
+    def replace(self, key: str, data: bytes, version_token: str) -> bool:
+        """Replace ``key`` if it has this version token. Return whether it was replaced."""
 
     def put(self, key: str, path: Path) -> None:
         """Store a copy of a local file."""
@@ -135,11 +142,12 @@ def _no_room(error: OSError) -> StoreError:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` if the block succeeds.
 
     Raises:
         StoreError: the disk is full or cannot be written.
+        _Exists: ``path`` exists, and ``exclusive`` is true.
     """
     # A process id is not unique across pods that share a volume, and ``path.name`` may already have the maximum length.
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
@@ -148,12 +156,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.replace(path)
+        (rename_exclusive if exclusive else Path.replace)(temporary, path)
     except OSError as error:
         explain(error, str(path))
     finally:
         with suppress(NotADirectoryError):
             temporary.unlink(missing_ok=True)
+
+
+class _Exists(Exception):
+    """The file exists."""
+
+
+_CURRENT_FOLDER, _NO_REPLACE = -100, 1
+"""AT_FDCWD and RENAME_NOREPLACE of Linux"""
+
+
+def rename_exclusive(temporary: Path, path: Path) -> None:
+    """Rename a file unless ``path`` exists.
+
+    Raises:
+        _Exists: ``path`` exists.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # another C library
+        code = errno.ENOSYS
+    else:
+        names = os.fsencode(temporary), os.fsencode(path)
+        failed = rename(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _NO_REPLACE)
+        code = ctypes.get_errno() if failed else 0
+    if code in {errno.ENOSYS, errno.EINVAL}:  # network file systems have no such rename
+        if path.exists():
+            raise _Exists
+        temporary.replace(path)
+    elif code == errno.EEXIST:
+        raise _Exists
+    elif code:
+        raise OSError(code, os.strerror(code), str(path))
 
 
 def _create(path: Path) -> None:
@@ -216,6 +256,22 @@ class LocalStorage:
         """Write a file atomically."""
         with atomic_path(self._path(key)) as temporary:
             temporary.write_bytes(data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write a file atomically if it does not exist. Return whether it was written."""
+        try:
+            with atomic_path(self._path(key), exclusive=True) as temporary:
+                temporary.write_bytes(data)
+        except _Exists:
+            return False
+        return True
+
+    def replace(self, key: str, data: bytes, version_token: str) -> bool:
+        """Replace a file if it has this version token. Return whether it was replaced."""
+        if self.version_token(key) != version_token:
+            return False
+        self.write(key, data)
+        return True
 
     def put(self, key: str, path: Path) -> None:
         """Copy a local file atomically."""

@@ -2,15 +2,20 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.store import storage
 from tests.processes import run_process
 from tests.tiny import make_tiny
+
+T = TypeVar("T")
 
 RENAMES_PER_PROCESS = (9, 10, 11)
 """Numbers of finished files at which processes are killed in turn, so that every stage is interrupted. They exceed the nine files
@@ -31,16 +36,20 @@ def materialize_until(profile: Path, renames: int | None) -> None:
 
 
 def die_at(renames: int) -> None:
-    replace, left = Path.replace, renames
+    left = renames
 
-    def counting(self: Path, target: Path) -> Path:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(self, target)
+    def counted(rename: Callable[[Path, Path], T]) -> Callable[[Path, Path], T]:
+        def counting(temporary: Path, path: Path) -> T:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(temporary, path)
 
-    Path.replace = counting  # type: ignore[method-assign]
+        return counting
+
+    Path.replace = counted(Path.replace)  # type: ignore[method-assign, assignment]
+    storage.rename_exclusive = counted(storage.rename_exclusive)
 
 
 def manifests(folder: Path) -> dict[str, bytes]:

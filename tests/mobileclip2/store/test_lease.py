@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -177,8 +178,85 @@ with lease.acquire(output.storage, [output.prefix]) as held:
         print("written", flush=True)
 """
 
+STOPPED_BEFORE_THE_MANIFEST = """
+import os, signal, sys
+from mobileclip2.errors import LeaseLost
+from mobileclip2.store import ArtifactFolder, LocalStorage, Manifest, S3Storage, lease
+from pathlib import Path
+lease.RENEW_SECONDS, lease.VOID_SECONDS = 0.5, 3.0
+url, cache, manifest = sys.argv[1:]
+output = ArtifactFolder(S3Storage(url, Path(cache)) if cache else LocalStorage(url), "a", Path(manifest).stem, "g00")
+with lease.acquire(output.storage, [output.prefix]) as held:
+    output.fence = held
+    create = type(output.storage).create
+    def stopped(self, key, data):
+        if key.endswith("manifest.json"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return create(self, key, data)
+    type(output.storage).create = stopped
+    try:
+        output.commit(Manifest.from_bytes(Path(manifest).read_bytes()))
+    except LeaseLost as error:
+        print(error, flush=True)
+    else:
+        print("written", flush=True)
+"""
+
+
+@contextmanager
+def stopped_before_its_manifest(storage, folder, manifest):
+    """A process that renewed its lease, and is stopped before it writes its manifest."""
+    path = folder / f"{manifest.fingerprint}.json"
+    path.write_bytes(manifest.to_bytes())
+    cache = str(storage.cache) if isinstance(storage, S3Storage) else ""
+    command = [sys.executable, "-c", STOPPED_BEFORE_THE_MANIFEST, storage.url, cache, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(tmp_path, manifest):
+    """On a disk it loses its lease only if somebody deletes the file."""
+    storage = LocalStorage(tmp_path / "store")
+    output = ArtifactFolder(storage, "a", manifest().fingerprint, "g00")
+    with stopped_before_its_manifest(storage, tmp_path, manifest(samples=1)) as process:
+        (tmp_path / "store" / lease._key(output.prefix)).unlink()
+        with acquire(storage, [output.prefix]) as held:
+            output.fence = held
+            output.commit(manifest(samples=2))
+        process.send_signal(signal.SIGCONT)
+        assert "this lease was lost" in process.stdout.readline()
+    assert output.read_manifest() == manifest(samples=2)
+
+
+def test_the_holder_of_the_lease_replaces_the_manifest_of_a_process_that_lost_it(tmp_path, manifest):
+    output = ArtifactFolder(LocalStorage(tmp_path), "a", manifest().fingerprint, "g00")
+    with acquire(output.storage, [output.prefix]) as held:
+        output.fence = held
+        output.write("manifest.json", manifest(samples=1).to_bytes())
+        output.commit(manifest(samples=2))
+    assert output.read_manifest() == manifest(samples=2)
+
 
 class TestBucket:
+    def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(
+        self, storage, tmp_path, manifest, monkeypatch
+    ):
+        monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)
+        monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
+        output = ArtifactFolder(storage, "a", manifest().fingerprint, "g00")
+        with stopped_before_its_manifest(storage, tmp_path, manifest(samples=1)) as process:
+            with acquire(storage, [output.prefix]) as held:
+                output.fence = held
+                output.commit(manifest(samples=2))
+            process.send_signal(signal.SIGCONT)
+            assert "this lease was lost" in process.stdout.readline()
+        assert output.read_manifest() == manifest(samples=2)
+
     @pytest.mark.parametrize("another", [True, False])
     def test_a_process_that_was_stopped_for_too_long_writes_nothing(self, storage, monkeypatch, another):
         monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)

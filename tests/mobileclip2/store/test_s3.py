@@ -1,5 +1,6 @@
 """Sources and stores in a bucket of an S3 server on loopback."""
 
+import errno
 from pathlib import Path
 
 import boto3
@@ -11,7 +12,9 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import SourceInventory, list_files, local_folder
 from mobileclip2.errors import DamagedOutput, ShardError, StoreError
 from mobileclip2.stages import raw_shards
-from mobileclip2.store import S3Storage
+from mobileclip2.store import Artifact, ArtifactFolder, S3Storage
+from mobileclip2.store.manifest_cache import ManifestCache
+from mobileclip2.store.stat_cache import DOUBTED, StatCache
 from tests.tiny import make_tiny
 
 
@@ -41,6 +44,37 @@ def test_a_changed_object_is_fetched_anew(bucket, tmp_path):
     store.write("set/x", b"new")
     assert store.fetch("set/x").read_bytes() == b"new"
     assert local_folder(f"{store.url}/set") != folder
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_damaged_file_of_a_cached_folder_is_downloaded_again(bucket, tmp_path, monkeypatch, linked):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    if not linked:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    store = storage(bucket, tmp_path)
+    store.write("set/x", b"content")
+    path = local_folder(f"{store.url}/set") / "x"
+    path.write_bytes(b"damaged")
+    assert local_folder(f"{store.url}/set") / "x" == path
+    assert path.read_bytes() == b"content"
+
+
+def test_a_damaged_object_of_an_artifact_is_recomputed_by_the_next_run(bucket, tmp_path, manifest):
+    """Its bytes differ from the hash in its own metadata."""
+    store = storage(bucket, tmp_path)
+    output = ArtifactFolder(store, "a", manifest().fingerprint, "g00")
+    output.write("x", b"1")
+    output.commit(manifest(files=output.describe(["x"])))
+    summary = ManifestCache().of(output)
+    where = {"Bucket": bucket, "Key": store.prefix + output.key("x")}
+    store.client.put_object(**where, Body=b"2", Metadata=store._head(output.key("x"))["Metadata"])
+    with pytest.raises(DamagedOutput, match="the received bytes differ from the stored bytes"):
+        Artifact(store, summary).fetch("x")
+    assert StatCache().get(f"{store.url}/{output.prefix}", DOUBTED) == ""
+    with pytest.raises(DamagedOutput):
+        ManifestCache().of(output)
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -1,3 +1,4 @@
+import ctypes
 import errno
 import os
 from pathlib import Path
@@ -44,6 +45,32 @@ def test_a_read_only_store(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(StoreError, match="read-only; point 'store'"):
         LocalStorage(tmp_path).write("a", b"1")
+
+
+@pytest.mark.parametrize("problem", [0, errno.EINVAL, errno.ENOSYS])
+def test_a_created_file_replaces_none(tmp_path, monkeypatch, problem):
+    """NFS answers EINVAL, and an old kernel ENOSYS."""
+
+    class Library:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def renameat2(self, *_: object) -> int:
+            ctypes.set_errno(problem)
+            return -1
+
+    if problem:
+        monkeypatch.setattr(storage_module.ctypes, "CDLL", Library)
+    store = LocalStorage(tmp_path)
+    assert store.create("a/b", b"1")
+    assert not store.create("a/b", b"2")
+    assert store.read("a/b") == b"1"
+    token = store.version_token("a/b")
+    assert token
+    assert not store.replace("a/b", b"3", "other")
+    assert store.replace("a/b", b"34", token)
+    assert store.read("a/b") == b"34"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
 def test_what_is_appended_comes_last(tmp_path, monkeypatch):
