@@ -40,7 +40,7 @@ from mobileclip2.store import Storage
 from mobileclip2.store.s3 import S3Storage
 from mobileclip2.store.stat_cache import StatCache
 from mobileclip2.store.storage import atomic_path, file_sha256
-from mobileclip2.store.user_cache import begin_use, cache_folder, use
+from mobileclip2.store.user_cache import begin_use, cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -605,9 +605,13 @@ def local_folder(url: str, listed: Sequence[ListedFile] | None = None) -> Path:
     target = cache_folder() / "folders" / fingerprint([url, files])
     begin_use()
     for relative, etag in files:
-        if (target / relative).exists():
-            use(target / relative)
-        else:
-            with atomic_path(target / relative) as temporary:
-                shutil.copyfile(storage.fetch(relative, etag), temporary)
+        path = target / relative
+        fetched = storage.fetch(relative, etag)  # it compares the hash
+        if not (path.exists() and path.samefile(fetched)):
+            with atomic_path(path) as temporary:
+                temporary.unlink()
+                try:
+                    temporary.hardlink_to(fetched)
+                except OSError:  # the file system has no hard links
+                    shutil.copyfile(fetched, temporary)
     return target

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import local_folder
+from mobileclip2.engine.source_inventory import Folder
 from mobileclip2.engine.trace import lineage_of
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
@@ -51,11 +51,14 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
         raise UserError(f"export: there is no student '{key}'; the profile has {listed(students)}")
     (stored,) = pipeline.read(key)
     image_text = load_image_text(stored, pipeline.inventory)
-    sets = [
-        EvaluationSet(source.name, Path(local_folder(pipeline.profile.locate(source.url))))
-        for source in pipeline.profile.evaluation
-    ]
-    found = inputs(sets, CALIBRATION)
+    with ExitStack() as stack:
+        sets = []
+        for source in pipeline.profile.evaluation:
+            listed_folder = Folder(source.url)
+            planned = pipeline.inventory.digest(listed_folder, None)
+            opened = stack.enter_context(pipeline.inventory.unchanged(listed_folder, planned))
+            sets.append(EvaluationSet(source.name, opened))
+        found = inputs(sets, CALIBRATION)
     with _new_folder(to) as folder:
         measured = write(image_text, found, folder, kind, int8=int8, batch=pipeline.profile.batch)
         (folder / LINEAGE).write_bytes(lineage_of(pipeline, key).to_bytes())

@@ -16,7 +16,7 @@ from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.features import Features
 from mobileclip2.models.device import choose_device
-from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.evaluation import planned_sets
 from mobileclip2.stages.filter_scores import SCORE
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.store import Artifact
@@ -153,7 +153,8 @@ def _features_of_set(batch: TaskBatch, task: Task, name: str) -> np.ndarray:
     code = batch.pipeline.graph[f"evaluation/{stored.summary.asset.name}"].code_version
     cache = cache_folder() / "features" / f"{stored.summary.data_version}-{code}-{device.type}"
     features = Features(model, batch=batch.profile.batch, feature_cache=cache)
-    embedded: np.ndarray = features.of_images(open_set(batch.profile, name).samples(), name).numpy()
+    with planned_sets(batch, task, "set", [name]) as (opened,):
+        embedded: np.ndarray = features.of_images(opened.samples(), name).numpy()
     features.save()
     return embedded
 

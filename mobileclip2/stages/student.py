@@ -28,7 +28,7 @@ from mobileclip2.models.build import build, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
-from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.evaluation import planned_sets
 from mobileclip2.stages.load_model import VIEWS, load_image_text
 from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.stages.trained import publish, shards_of, size, tables_of, train_task
@@ -68,7 +68,7 @@ def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainR
         image_text = build(student.model, weights, commits=commits, seed=student.training.seed)
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
-    evaluate = curve_evaluation(batch, student, image_text, device)
+    evaluate = curve_evaluation(batch, task, student, image_text, device)
     result = train_task(batch, image_text.model, objective, source, student.training, device, evaluate)
     image_text.config.pop(VIEWS, None)
     if student.render != EARLIER_RENDERING:
@@ -178,11 +178,15 @@ def _published(batch: TaskBatch, task: Task, name: str) -> Iterator[PublishedSha
 
 
 def curve_evaluation(
-    batch: TaskBatch, student: Student, image_text: ImageText, device: torch.device
+    batch: TaskBatch, task: Task, student: Student, image_text: ImageText, device: torch.device
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """Return the function that evaluates the model during training, or None if the student has no ``evaluate_on``."""
     if not student.evaluate_on:
         return None
-    sets = [open_set(batch.profile, name) for name in student.evaluate_on]
     pixels: dict[str, torch.Tensor] = {}
-    return lambda model: curve_numbers(evaluate(image_text, sets, device=device, pixels=pixels))
+
+    def evaluate_on_sets(_: nn.Module) -> dict[str, float]:
+        with planned_sets(batch, task, "curve", student.evaluate_on) as sets:
+            return curve_numbers(evaluate(image_text, sets, device=device, pixels=pixels))
+
+    return evaluate_on_sets

@@ -13,7 +13,7 @@ from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.interpolate import interpolated
 from mobileclip2.progress import Step
-from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.evaluation import planned_sets
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.trained import publish, size
 
@@ -25,11 +25,11 @@ def run(batch: TaskBatch, wise_ft: WiseFT) -> None:
     end = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     start = _start(batch, task, wise_ft).model.state_dict()
     device = choose_device(batch.profile.device)
-    sets = [open_set(batch.profile, name) for name in wise_ft.pick.sets]
     curve = read_curve(batch.scratch / CURVE)
     for weight in wise_ft.weights[len(curve) :]:
         model.model.load_state_dict(interpolated(start, end, weight))
-        results = evaluate(model, sets, batch=batch.profile.batch, device=device)
+        with planned_sets(batch, task, "curve", wise_ft.pick.sets) as sets:
+            results = evaluate(model, sets, batch=batch.profile.batch, device=device)
         curve.append(Point(weight, {result.key: result.metrics for result in results}))
         write_curve(batch.scratch / CURVE, curve)
         batch.scratch_store.save(CURVE)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from mobileclip2.engine import shard_stage, source_inventory
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import Shard, list_files
 from mobileclip2.errors import ShardError
-from mobileclip2.stages import evaluation, raw_shards, reinforced_dataset
+from mobileclip2.stages import evaluation, export, raw_shards, reinforced_dataset, student
 
 Change = Callable[[Path, Path], Callable[[], object]]
 """(tar, another tar) -> function that puts the tar back"""
@@ -232,35 +233,53 @@ def test_a_copied_folder_stays_current(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["after the plan", "while it is read"])
+@pytest.mark.parametrize("stage", ["evaluation", "student"])
 def test_a_set_that_changes_while_it_is_evaluated_is_refused(
-    finished: Path, when: str, monkeypatch: pytest.MonkeyPatch
+    finished: Path, stage: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in finished.parent.glob("store/evaluation/**/manifest.json"):
+    for path in finished.parent.glob(f"store/{stage}/**/manifest.json"):
         path.unlink()
     pipeline = Pipeline(load(finished))
-    model = next(asset.key for asset, _ in pipeline.stale() if asset.stage == "evaluation")
-    (tar, *_) = (finished.parent / "evaluation" / "shapes").rglob("*.tar")
-    other = finished.parent / "other.tar"
+    key, group = {"evaluation": ("evaluation/pupil", "shapes"), "student": ("student/pupil", None)}[stage]
+    assert key in {asset.key for asset, _ in pipeline.stale()}
+    module = {"evaluation": evaluation, "student": student}[stage]
+    change_set(finished, when, module, "evaluate", monkeypatch)
+    with pytest.raises(ShardError, match="has changed"):
+        pipeline.materialize(key, group)
+    assert not list(finished.parent.glob(f"store/{key}/**/manifest.json"))
+
+
+def test_a_set_that_changes_while_an_export_reads_it_is_refused(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = finished.parent / "exported"
+    change_set(finished, "while it is read", export, "inputs", monkeypatch)
+    with pytest.raises(ShardError, match=r"'test/0\.tar' has changed while it was read"):
+        export.export(Pipeline(load(finished)), "student/pupil", to, "open_clip")
+    assert not to.exists()
+
+
+def change_set(profile: Path, when: str, module: ModuleType, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change the tar of the evaluation set, or replace it while a function of a module reads it, and put it back."""
+    (tar, *_) = (profile.parent / "evaluation" / "shapes").rglob("*.tar")
+    other = profile.parent / "other.tar"
     shutil.copy(tar, other)
     with other.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\0")
+    read = getattr(module, reader)
 
     def changed(*arguments: Any, **options: Any) -> Any:
         put_back = rename_away(tar, other)
-        result = evaluate(*arguments, **options)
+        result = read(*arguments, **options)
         put_back()
         return result
 
-    evaluate = evaluation.evaluate
     if when == "after the plan":
         with tar.open("ab") as file:
             file.write(bytes(512))
     else:
-        monkeypatch.setattr(evaluation, "evaluate", changed)
-    with pytest.raises(ShardError, match="has changed"):
-        pipeline.materialize(model, "shapes")
-    assert not list(finished.parent.glob(f"store/{model}/**/manifest.json"))
+        monkeypatch.setattr(module, reader, changed)
 
 
 def test_the_version_of_a_file_has_its_change_time(tmp_path: Path) -> None:
