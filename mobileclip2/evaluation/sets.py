@@ -106,6 +106,11 @@ class EvaluationSet:
             return names  # published sets have equal names; ImageNet has two "missile"
         lines: dict[str, int] = {}
         for line, name in enumerate(names, 1):
+            if is_placeholder(name) or is_literal(name):
+                raise UserError(
+                    f"{self.path / CLASSNAMES}, line {line}: '{name[:80]}' is not a name but a value that a program printed; "
+                    "write the name of the class in words"
+                )
             if name in lines:
                 raise UserError(
                     f"{self.path / CLASSNAMES}, line {line}: '{name}' is also the name in line {lines[name]}; a model cannot "
@@ -347,7 +352,7 @@ def _captions(raw: RawSample) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise BadSample("caption-not-utf8", f"txt is not UTF-8 at byte {error.start}") from error
     if not any(map(is_visible, captions)):
-        raise BadSample("no-caption", "txt is blank")
+        raise BadSample("no-caption", "txt is blank, or no character is visible")
     for line, caption in enumerate(captions, 1):
         if is_placeholder(caption):
             raise BadSample(
