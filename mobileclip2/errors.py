@@ -1,11 +1,25 @@
 """Errors that a user can fix: each message says what is wrong, where, and what to do."""
 
+import re
+
+_SCHEME = r"\b([A-Za-z][A-Za-z0-9+.-]+:/{1,2})"  # a path has one slash where a URL has two
+_LOGIN = re.compile(_SCHEME + r"(?:[^\s/@]*|[^\s/@:]+:[^\s@]*)@")
+_QUERY = re.compile(_SCHEME + r"([^\s?'\"]*\?)[^\s'\"]*=[^\s'\"]*")
+
+
+def without_secrets(message: str) -> str:
+    """Replace user names, passwords and query strings of URLs in a message."""
+    return _QUERY.sub(r"\1\2…", _LOGIN.sub(r"\1…@", message))
+
 
 class UserError(Exception):
     """An error that the user can fix. The command line prints its message without a traceback.
 
-    The message names the file, sample or field, and ends with what to do.
+    The message names the file, sample or field, and ends with what to do. It never repeats the password of a URL.
     """
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(without_secrets(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ProfileError(UserError):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobileclip2 import __version__
-from mobileclip2.errors import LedgerError, UserError
+from mobileclip2.errors import LedgerError, UserError, without_secrets
 from mobileclip2.names import did_you_mean, find, is_url, listed
 from mobileclip2.progress import doing
 from pipelines.profiles import built_in, profile_path
@@ -45,6 +46,25 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors do not repeat the password of a URL."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error, and exit."""
+        super().error(without_secrets(message))
+
+
+def local_path(text: str) -> Path:
+    """Parse a path for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a URL, which would become the name of a local folder.
+    """
+    if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", text):
+        raise argparse.ArgumentTypeError("URLs are not supported here; give a local path")
+    return Path(text)
 
 
 def argument(*names: str, complete: Callable[..., list[str]] | None = None, **options: Any) -> Argument:
@@ -156,7 +176,7 @@ def run_action(chosen: argparse.Namespace, display: RunDisplay | None = None) ->
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mobileclip2",
         description=__doc__,
         formatter_class=plain,

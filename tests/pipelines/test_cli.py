@@ -208,3 +208,42 @@ def test_help_loads_neither_torch_nor_dagster():
     code = "import sys; from pipelines.cli import make_parser; make_parser().format_help(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"torch", "dagster", "pydantic", "rich", "argcomplete"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("url", ["https://me:hunter2@host/x", "s3://bucket/x?X-Amz-Signature=hunter2"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "URL",
+        "plan --profile URL",
+        "check --profile URL",
+        "run URL",
+        "run --rehearse URL",
+        "gc URL",
+        "gc --keep URL",
+        "import URL -o out",
+        "import . -o URL",
+        "init --images URL",
+        "init --images . --evaluate URL",
+        "search a URL",
+        "search URL .",
+        "evaluate --student URL",
+        "evaluate --student plain --baseline URL",
+        "evaluate --student plain --markdown URL",
+        "export plain --format onnx --to URL",
+        "lineage URL",
+        "report URL",
+        "report --report URL",
+    ],
+)
+def test_no_command_repeats_the_password_of_a_url(words, url, profile, capfd, monkeypatch):
+    monkeypatch.chdir(profile.parent)
+    monkeypatch.setenv("MOBILECLIP2_PROFILE", str(profile))
+    try:
+        status = main([word if word != "URL" else url for word in words.split()])
+    except SystemExit as end:
+        status = end.code
+    printed = capfd.readouterr()
+    assert status in {1, 2}, printed
+    assert "hunter2" not in printed.out + printed.err
+    assert not [path for path in profile.parent.rglob("*") if "hunter2" in str(path)]
