@@ -3,7 +3,9 @@
 Fingerprints contain the content hashes of files, never their paths. Hashes of local files are cached by (path, size, mtime,
 inode, ctime), so that planning needs one ``stat`` per shard. In a bucket, the ETag is the hash.
 
-A stage compares each file with the version that the plan saw, before and after it reads the file.
+A stage compares each file with the version that the plan saw, before and after it reads the file. Inode and change time are
+compared within one process only, because some mounts number the same files differently on each machine. A process that gets
+its shards from another process compares size, modification time and hash instead.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ class Shard(NamedTuple):
     url: str
     version_token: str = ""
     """version token at the time of the listing; see :class:`ListedFile`"""
+    sha256: str | None = None
+    """hash of a local file that another process listed; None if this process listed it, or if nobody knows the hash"""
 
     @property
     def id(self) -> str:
@@ -239,7 +243,7 @@ class SourceInventory:
 
     def _listing_digest(self, files: Sequence[Shard | ListedFile]) -> str:
         """Return the hash of a listing. It is cached as a whole, because hundreds of thousands of cache look-ups take seconds."""
-        listing = _hash(f"{relative}\0{url}\0{version_token}\n" for relative, url, version_token in files)
+        listing = _hash(f"{file.relative}\0{file.url}\0{file.version_token}\n" for file in files)
         cache_key = f"files {listing}"
         digest = self._stat_cache.get(cache_key, listing)
         if digest is None:
@@ -254,9 +258,9 @@ class SourceInventory:
         return digest
 
     def _digest_lines(self, files: Sequence[Shard | ListedFile]) -> Iterator[str]:
-        for number, (relative, url, version_token) in enumerate(files):
+        for number, file in enumerate(files):
             counted(number, len(files), "files")
-            yield f"{relative}\0{self._cached_digest(url, version_token)}\n"
+            yield f"{file.relative}\0{self._cached_digest(file.url, file.version_token)}\n"
 
     def _read_shared(self, listing: str) -> str | None:
         try:
@@ -282,6 +286,15 @@ class SourceInventory:
                 f"{url}: '{min(changed).relative}' has changed while it was read; leave the folder alone during a run, "
                 "and run again"
             )
+
+    def for_other_processes(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Return shards with the hashes that the cache has. Other processes then need no equal inodes."""
+        return [
+            shard._replace(sha256=self._stat_cache.get(shard.url, shard.version_token))
+            if not shard.url.startswith("s3://")
+            else shard
+            for shard in shards
+        ]
 
     def share(self) -> None:
         """Write the new hashes to the store. Other machines that see the same files then read them."""
@@ -534,7 +547,7 @@ def open_shard(shard: Shard) -> Iterator[BinaryIO]:
     Raises:
         ShardError: the shard is missing or has changed. An error of the block can be a consequence, so this one replaces it.
     """
-    with local_copy(shard.url, shard.version_token).open("rb") as file:
+    with local_copy(shard.url, "" if shard.sha256 else shard.version_token).open("rb") as file:
         check_unchanged(shard, file)
         try:
             yield file
@@ -564,7 +577,27 @@ def check_unchanged(shard: Shard, file: BinaryIO | None = None) -> None:
     except FileNotFoundError:
         raise _missing(url) from None
     for version_token in found:
-        _check_version(url, planned, version_token)
+        _check_version(url, _expected(shard, version_token), version_token)
+
+
+_seen: dict[tuple[str, str], str] = {}
+"""version tokens of this process by the URL and the version token of another process"""
+
+
+def _expected(shard: Shard, found: str) -> str:
+    """Return the version token that a shard must have in this process.
+
+    That is the one of the plan. If another process planned, it is the first one here whose size, modification time and hash are
+    those of the plan.
+    """
+    key = shard.url, shard.version_token
+    if shard.sha256 is None or found == shard.version_token or key in _seen:
+        return _seen.get(key, shard.version_token)
+    path, same = Path(shard.url), found.split(":")[:2] == shard.version_token.split(":")[:2]
+    if same and file_sha256(path) == shard.sha256 and _version_token(path.stat()) == found:
+        _seen[key] = found
+        return found
+    return shard.version_token
 
 
 def local_copy(url: str, version_token: str = "") -> Path:

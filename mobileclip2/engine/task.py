@@ -85,7 +85,7 @@ class TaskSpec(BaseModel):
                 )
                 for task in batch.tasks
             ],
-            shards=batch.shards if by_shard else None,
+            shards=batch.inventory.for_other_processes(batch.shards) if by_shard else None,
             lineage=None if by_shard else lineage(batch.pipeline, batch.tasks),
             holder=batch.holder,
         )

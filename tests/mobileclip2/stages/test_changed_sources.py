@@ -14,10 +14,13 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.data.tar import TarWriter, read_samples
 from mobileclip2.engine import shard_stage, source_inventory
-from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import Shard, list_files
+from mobileclip2.engine.pipeline import Pipeline, TaskBatch
+from mobileclip2.engine.source_inventory import Shard, list_files, open_shard
+from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ShardError
+from mobileclip2.progress import silent
 from mobileclip2.stages import evaluation, export, raw_shards, reinforced_dataset, student
+from mobileclip2.store.storage import file_sha256
 
 Change = Callable[[Path, Path], Callable[[], object]]
 """(tar, another tar) -> function that puts the tar back"""
@@ -222,6 +225,60 @@ def test_a_file_that_changes_while_it_is_hashed_is_refused(tiny: Path, monkeypat
     monkeypatch.setattr(source_inventory, "file_sha256", replaced)
     with pytest.raises(ShardError, match=r"\.tar: the file has changed since the run was planned"):
         list(Pipeline(load(tiny)).stale())
+
+
+def of_another_machine(shard: Shard) -> Shard:
+    """Return a shard as a mount with other inodes and change times shows it to the process that plans."""
+    size, mtime, inode, _ = shard.version_token.split(":")
+    return shard._replace(version_token=f"{size}:{mtime}:{int(inode) + 1}:1")
+
+
+def test_another_process_needs_no_equal_inode(tiny: Path) -> None:
+    pipeline = planned(tiny)
+    (shard, *_) = pipeline.inventory.for_other_processes(pipeline.inventory.group_shards("g00"))
+    assert shard.sha256 == file_sha256(Path(shard.url))
+    with open_shard(of_another_machine(shard)) as file:
+        assert file.read(1)
+    with (
+        pytest.raises(ShardError, match=r"the file has changed since the run was planned \(inode .* change time"),
+        open_shard(of_another_machine(shard)._replace(sha256=None)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_process_compares_the_hash(tiny: Path, tar: Path, another: Path, change: Change) -> None:
+    pipeline = planned(tiny)
+    (shard, *_) = pipeline.inventory.for_other_processes(pipeline.inventory.group_shards("g00"))
+    size = tar.stat().st_size
+    change(tar, another)
+    os.truncate(tar, size)
+    os.utime(tar, ns=(0, int(shard.version_token.split(":")[1])))
+    with pytest.raises(ShardError, match="has changed since the run was planned"), open_shard(shard):
+        pass
+
+
+@pytest.mark.parametrize("change", [rename_away, rewrite_in_place])
+def test_another_process_compares_the_inode_while_it_reads(
+    tiny: Path, tar: Path, another: Path, change: Change
+) -> None:
+    pipeline = planned(tiny)
+    (shard, *_) = pipeline.inventory.for_other_processes(pipeline.inventory.group_shards("g00"))
+    with (
+        pytest.raises(ShardError, match="has changed since the run was planned"),
+        open_shard(of_another_machine(shard)),
+    ):
+        change(tar, another)()
+
+
+def test_a_task_spec_has_the_hashes_of_its_shards(tiny: Path) -> None:
+    pipeline = planned(tiny)
+    asset = pipeline.graph["raw_shards"]
+    task = pipeline.task_for(asset, asset.slices["whole"], "g00")
+    assert task
+    spec = TaskSpec.of(TaskBatch(pipeline, asset, "g00", [task], silent))
+    read = TaskSpec.model_validate_json(spec.model_dump_json())
+    assert read.shards and all(shard.sha256 == file_sha256(Path(shard.url)) for shard in read.shards)
 
 
 def test_a_copied_folder_stays_current(tiny: Path, tmp_path: Path) -> None:
