@@ -9,11 +9,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mobileclip2.data import sidecar
 from tests.tiny import make_tiny
 
 DATA_STAGES = ("raw_shards", "caption_corpus", "augmentations")
+EMBEDDINGS = ("teacher_embeddings/wide/image", "teacher_embeddings/wide/text")
+SAME_COSINE = 0.9999
+"""lowest cosine of two embeddings of one input on two processors"""
 PROGRAM = """
 import os, sys
 os.umask(int(sys.argv[3], 8))
@@ -21,7 +26,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 pipeline = Pipeline(load(sys.argv[1]))
 for asset, group in pipeline.stale():
-    if asset.stage in sys.argv[2].split(",") or sys.argv[2] == "all":
+    if {"all", asset.stage, asset.key} & set(sys.argv[2].split(",")):
         pipeline.materialize(asset.key, group)
 """
 ROOT = Path(__file__).resolve().parents[3]
@@ -69,8 +74,7 @@ def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Pa
     assert len(here) > 35 and there == here
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+on_other_processors = pytest.mark.parametrize(
     "processor",
     [
         {"OMP_NUM_THREADS": "2"},
@@ -79,8 +83,46 @@ def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Pa
     ],
     ids=["threads", "avx2", "sse41"],
 )
+
+
+@pytest.mark.slow
+@on_other_processors
 def test_the_data_stages_are_equal_on_other_processors(
     base: Path, data: dict[str, bytes], tmp_path: Path, processor: dict[str, str]
 ) -> None:
     assert {path.split("/")[0] for path in data} == set(DATA_STAGES)
     assert manifests(copied(base, tmp_path / "tiny"), ",".join(DATA_STAGES), tmp_path, **processor) == data
+
+
+def embeddings(profile: Path, cwd: Path, **processor: str) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Compute the embeddings with given weights; return keys and values by the path of the file in the store."""
+    manifests(profile, ",".join([*DATA_STAGES, "teacher", *EMBEDDINGS]), cwd, **processor)
+    store, found = profile.parent / "store", {}
+    for path in store.glob("teacher_embeddings/**/*.parquet"):
+        keys, bits = sidecar.read_embeddings(path)
+        # bf16 is the upper half of a float32
+        found[path.relative_to(store).as_posix()] = keys, (bits.astype(np.uint32) << 16).view(np.float32)
+    return found
+
+
+@pytest.fixture(scope="module")
+def embedded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[list[str], np.ndarray]]]:
+    folder = tmp_path_factory.mktemp("embedded")
+    yield embeddings(copied(base, folder / "tiny"), folder)
+
+
+@pytest.mark.slow
+@on_other_processors
+def test_embeddings_on_other_processors_have_equal_keys_and_directions(
+    base: Path, embedded: dict[str, tuple[list[str], np.ndarray]], tmp_path: Path, processor: dict[str, str]
+) -> None:
+    """Equal bytes are not promised, and neither are equal data versions."""
+    found = embeddings(copied(base, tmp_path / "tiny"), tmp_path, **processor)
+    assert found.keys() == embedded.keys()
+    assert {path.rsplit("/", 3)[0] for path in found} >= set(EMBEDDINGS)
+    for path, (keys, values) in found.items():
+        assert keys == embedded[path][0]
+        expected = embedded[path][1]
+        assert values.shape == expected.shape
+        norms = np.linalg.norm(values, axis=-1) * np.linalg.norm(expected, axis=-1)
+        assert ((values * expected).sum(-1) / norms).min() > SAME_COSINE
