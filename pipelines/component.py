@@ -1,0 +1,92 @@
+"""The component: the graph of a profile inside any Dagster project, ``dg scaffold defs pipelines.component.MobileClip2``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import BaseModel, Field
+
+from assets.code_version import code_versions
+from assets.keys import named
+from mobileclip2.config.profile import Profile, load
+from mobileclip2.engine.pipeline import Pipeline
+from pipelines.asset_definitions import stages
+from pipelines.observe import report
+from pipelines.profiles import built_in, profile_path
+from pipelines.sensors import OBSERVE_EVERY_SECONDS
+
+PROFILE = "path of a profile, relative to the folder of defs.yaml, or the name of a built-in profile"
+
+
+class Parameters(BaseModel):
+    """Parameters of ``dg scaffold defs``."""
+
+    profile: str = Field("demo", description=PROFILE)
+
+
+class ProfileScaffolder(dg.Scaffolder[Parameters]):
+    """Writes a ``defs.yaml`` with a profile."""
+
+    @classmethod
+    def get_scaffold_params(cls) -> type[Parameters]:
+        """Return the parameters."""
+        return Parameters
+
+    def scaffold(self, request: dg.ScaffoldRequest[Parameters]) -> None:
+        """Write ``defs.yaml``."""
+        dg.scaffold_component(request, {"profile": request.params.profile})
+
+
+@dg.scaffold_with(ProfileScaffolder)
+class MobileClip2(dg.Component, dg.Model, dg.Resolvable):
+    """Train MobileCLIP2-style image-text models: the assets and checks of a profile.
+
+    Keys of assets and names of groups and resources have a prefix, so that several profiles share a code location.
+    """
+
+    profile: str = Field(..., description=PROFILE)
+    key_prefix: str | None = Field(None, description="prefix of the keys; by default, the name of the profile")
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Define the assets, checks and inputs of the profile, and the sensor that observes them.
+
+        Runs use the executor of the project.
+        """
+        profile = self.load_profile(context.path.parent if context.path.is_file() else context.path)
+        defined = stages(profile)
+        return dg.Definitions(
+            assets=defined.assets,
+            resources=defined.resources,
+            sensors=[observe_profile(profile)],
+        )
+
+    def load_profile(self, folder: Path) -> Profile:
+        """Load the profile with the prefix.
+
+        Raises:
+            ProfileError: the profile is missing or invalid.
+        """
+        file = profile_path(self.profile) if self.profile in built_in() else folder / self.profile
+        profile = load(file)
+        return profile.model_copy(update={"key_prefix": self.key_prefix or profile.name})
+
+
+def observe_profile(loaded: Profile) -> dg.SensorDefinition:
+    """Define the sensor that tells Dagster the versions of the inputs and the outputs of the store."""
+    versions = code_versions(Pipeline(loaded).graph)
+
+    @dg.sensor(
+        name=named("observe_changes", loaded),
+        asset_selection=dg.AssetSelection.key_prefixes(loaded.key_prefix),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        minimum_interval_seconds=OBSERVE_EVERY_SECONDS,
+        description="Reports the versions of the inputs, and the outputs that the store has. Computes nothing.",
+    )
+    def observe_changes(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        pipeline = Pipeline(load(loaded.file).model_copy(update={"key_prefix": loaded.key_prefix}))
+        if code_versions(pipeline.graph) != versions:
+            return dg.SkipReason(f"{loaded.file} has changed; reload the definitions")
+        return dg.SkipReason(f"reported {report(pipeline, context.instance)} changes")
+
+    return observe_changes
