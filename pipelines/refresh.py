@@ -81,8 +81,8 @@ def submit_backfill(planned: Plan, run_id: str, prefix: str | None) -> dict[str,
         backfill = submit(server, planned.pairs, title, {REFRESH_TAG: run_id}, prefix)
     except RemoteError as error:
         raise UserError(
-            f"the backfill was not submitted: {error}. Set {ADDRESS} to the address of this Dagster's webserver, and reload "
-            "the definitions if the profile has other assets or groups than they"
+            f"the backfill was not submitted: {error}. Set {ADDRESS} to the address of this Dagster's webserver. If the profile "
+            "has other assets or groups than Dagster shows, reload the definitions"
         ) from None
     return {BACKFILL_ENTRY: backfill, "backfill": dg.MetadataValue.url(f"/runs/b/{backfill}")}
 

@@ -202,17 +202,19 @@ def find_job(server: Server, name: str, location: str | None) -> Job:
             f"{server.address} has no code location '{location}', it has {_listed(names)}; deploy it or correct --location"
         )
     jobs, broken = [], []
-    for place, entry in zip(names, entries, strict=True):
+    for located, entry in zip(names, entries, strict=True):
         loaded = entry.get("locationOrLoadError")
-        if location not in {None, place}:
+        if location not in {None, located}:
             continue
         if isinstance(loaded, dict) and loaded.get("__typename") == "RepositoryLocation":
             for repository in server.take(loaded, "repositories", list):
                 names_of_jobs = [server.take(each, "name", str) for each in server.take(repository, "jobs", list)]
                 if name in names_of_jobs:
-                    jobs.append(Job(name, place, server.take(repository, "name", str)))
+                    jobs.append(Job(name, located, server.take(repository, "name", str)))
         else:
-            broken.append(f"'{place}' ({first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})")
+            broken.append(
+                f"'{located}' ({first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})"
+            )
     if broken and not jobs:
         raise RemoteError(f"{server.address}: code location does not load: {', '.join(broken)}; fix it and reload it")
     if not jobs:
