@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import re
 import shutil
 import signal
 import sys
@@ -54,17 +53,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the usage and the error, and exit."""
         super().error(without_secrets(message))
-
-
-def local_path(text: str) -> Path:
-    """Parse a path for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: it is a URL, which would become the name of a local folder.
-    """
-    if re.match("[A-Za-z][A-Za-z0-9+.-]+:/", text):
-        raise argparse.ArgumentTypeError("URLs are not supported here; give a local path")
-    return Path(text)
 
 
 def argument(*names: str, complete: Callable[..., list[str]] | None = None, **options: Any) -> Argument:
