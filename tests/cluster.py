@@ -668,8 +668,9 @@ def check_job(job: Object) -> None:
         if any(mount["name"] not in volumes for mount in container.get("volumeMounts", [])):
             raise Refused(422, "volumeMounts name no volume")
         resources = container.get("resources", {})
+        requests = {**resources.get("limits", {}), **resources.get("requests", {})}  # a limit is the default request
         for resource, value in resources.get("limits", {}).items():
-            if "/" in resource and resources.get("requests", {}).get(resource) != value:
+            if "/" in resource and requests[resource] != value:
                 raise Refused(422, f"{resource}: requests and limits must be equal")
 
 

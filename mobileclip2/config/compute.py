@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from mobileclip2.config.pod_template import WORK, PodTemplate, merge
 from mobileclip2.config.settings import Settings, Stage
 from mobileclip2.config.slurm import Slurm
 from mobileclip2.fingerprint import UNDECLARED
@@ -46,6 +47,12 @@ class Pods(Settings):
     tolerations: tuple[Toleration, ...] = _undeclared(())
     priority: str | None = _undeclared(None)
     """name of a PriorityClass"""
+    queue_priority: str | None = _undeclared(None)
+    """name of a WorkloadPriorityClass of Kueue; without it, Kueue orders Jobs by ``priority``"""
+    min_pods: int | None = _undeclared(None, ge=1)
+    """fewest pods with which Kueue may start a shard stage; without it, Kueue waits for quota for all of them"""
+    pod_template: PodTemplate = _undeclared({}, repr=False)
+    """merges over the ``pod_template`` of the cluster"""
 
 
 _ONE_GPU = {"gpus": 1, "cpu": "8", "memory": "48Gi", "shared_memory": "8Gi", "disk": "100Gi"}
@@ -88,18 +95,38 @@ class Kubernetes(Settings):
     """name of a Secret that becomes environment variables of the workers, for pods without an identity of their own"""
     start_minutes: float = _undeclared(30.0, gt=0)
     """time limit in minutes for the first pod of a Job to start"""
-    stages: dict[Stage, dict[str, Any]] = _undeclared({})
+    pod_template: PodTemplate = _undeclared({}, repr=False)
+    """``metadata`` and ``spec`` of a pod, which merge under what the pipeline sets"""
+    stages: dict[Stage, dict[str, Any]] = _undeclared({}, repr=False)
 
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:
-        for stage in self.stages:
-            self.pods(stage)
+        for stage, pods in [(stage, self.pods(stage)) for stage in self.stages]:
+            if not self.queue and (pods.queue_priority or pods.min_pods):
+                raise ValueError(f"stages.{stage}: 'queue_priority' and 'min_pods' are for Kueue; set 'queue'")
+            if pods.min_pods and pods.min_pods > pods.pods:
+                raise ValueError(f"stages.{stage}: 'min_pods' is {pods.min_pods}, but 'pods' is only {pods.pods}")
+            self._check_conflicts(pods.pod_template)
+        self._check_conflicts(self.pod_template)
         return self
+
+    def _check_conflicts(self, template: dict[str, Any]) -> None:
+        for container in (template.get("spec") or {}).get("containers") or []:
+            for amounts in (container.get("resources") or {}).values():
+                if self.gpu in amounts:
+                    raise ValueError(f"pod_template: '{WORK}' requests '{self.gpu}'; set gpus of the stage instead")
+            for mount in container.get("volumeMounts") or []:
+                if mount["mountPath"] in self.claims.values():
+                    raise ValueError(f"pod_template: 'claims' mounts a volume at '{mount['mountPath']}' too")
 
     def pods(self, stage: str) -> Pods:
         """Return the pod settings of a stage. The profile takes precedence over the defaults."""
         overrides = next((fields for name, fields in self.stages.items() if name == stage), {})
         return Pods.model_validate({**SANE.get(stage, {}), **overrides})
+
+    def template(self, stage: str) -> dict[str, Any]:
+        """Return the pod template of a stage: its own, merged over the one of the cluster."""
+        return merge(merge({}, self.pod_template), self.pods(stage).pod_template)
 
 
 class ComputeSettings(Settings):

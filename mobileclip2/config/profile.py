@@ -165,8 +165,12 @@ class Profile(Settings):
 
     @property
     def public_text(self) -> str:
-        """Text of the profile's file without the values of ``compute.kubernetes.env``, which can be secrets."""
-        return redact(self.text, "compute", "kubernetes", "env")
+        """Text of the profile's file without the values of environment variables of pods, which can be secrets."""
+        variables = ("pod_template", "spec", "*", "*", "env", "*", "value")
+        text = self.text
+        for path in (("env",), variables, ("stages", "*", *variables)):
+            text = redact(text, "compute", "kubernetes", *path)
+        return text
 
     def locate(self, url: str) -> str:
         """Resolve a relative path against the profile's folder. Return ``s3://`` URLs unchanged."""

@@ -79,8 +79,9 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 def redact(text: str, *path: str) -> str:
-    """Return YAML text with ``'***'`` for each value of the mapping at ``path``, and all else unchanged.
+    """Return YAML text with ``'***'`` for each value below ``path``, and all else unchanged.
 
+    An element ``*`` of the path stands for every key of a mapping and every item of a list.
     A value that another field shares through an alias stays, because it belongs to that field too.
     """
     root = _Loader(text).get_single_node()
@@ -103,9 +104,12 @@ def _find(node: Node | None, path: tuple[str, ...]) -> Iterator[Node]:
     elif isinstance(node, MappingNode):
         for key, value in node.value:
             if (
-                key.value == path[0] and value.start_mark.index >= key.end_mark.index
+                path[0] in {"*", key.value} and value.start_mark.index >= key.end_mark.index
             ):  # an alias refers to an earlier field
                 yield from _find(value, path[1:])
+    elif isinstance(node, SequenceNode) and path[0] == "*":
+        for item in node.value:
+            yield from _find(item, path[1:])
 
 
 def _scalars(node: Node | None) -> Iterator[ScalarNode]:

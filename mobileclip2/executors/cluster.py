@@ -185,7 +185,8 @@ class Cluster:
 
     def _create_once(self, create: Callable[..., Any], manifest: Manifest) -> None:
         try:
-            create(self.namespace, manifest, _request_timeout=REQUEST_SECONDS)
+            # by default the API server drops unknown fields, such as a misspelt one of a pod template
+            create(self.namespace, manifest, field_validation="Strict", _request_timeout=REQUEST_SECONDS)
         except client.ApiException as error:
             if error.status == 409 and _reason(error) == "AlreadyExists":  # a quota can answer 409 too
                 raise _Exists from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes, Pods
+from mobileclip2.config.pod_template import WORK, merge
 from mobileclip2.executors.commands import ON_THIS_MACHINE, pod_command, torchrun_command, worker_command
 from mobileclip2.executors.messages import PERMANENT
 
@@ -24,7 +25,7 @@ JOB_TTL_SECONDS = 3600
 """lifetime of a failed Job, and of a finished Job whose run was killed and did not delete it"""
 
 TRAINING_GRACE_SECONDS = 120
-"""time between the eviction and the kill of a training's pod, in which it writes a checkpoint"""
+"""default time between the eviction and the kill of a training's pod, in which it writes a checkpoint"""
 
 LINGER_SECONDS = 60
 """time that the other pods of a training wait after a failure, so that its Job records the eviction that caused it"""
@@ -62,7 +63,9 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
     """
     pods = cluster.pods(stage)
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
-    shutdown = [f"--shutdown-timeout={TRAINING_GRACE_SECONDS}"]
+    template = cluster.template(stage)
+    grace = (template.get("spec") or {}).get("terminationGracePeriodSeconds", TRAINING_GRACE_SECONDS)
+    shutdown = [f"--shutdown-timeout={grace}"]
     if nodes * processes == 1:
         pod = _pod(cluster, pods, pod_command(worker_command("python", store, key), store, name))
     elif nodes == 1:  # without the Service of a training on several nodes, so nothing else reaches the ranks
@@ -82,7 +85,7 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
         pod = _pod(cluster, pods, command, [rank])
         pod["subdomain"] = name  # a JobSet would set it too
     if trains:
-        pod["terminationGracePeriodSeconds"] = TRAINING_GRACE_SECONDS
+        pod["terminationGracePeriodSeconds"] = grace
     spec = {
         "completionMode": "Indexed",
         "completions": nodes,
@@ -153,7 +156,7 @@ def _failure_policy(disruption: str) -> Manifest:
                 {"action": disruption, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": "work", "operator": "In", "values": [PERMANENT]},
+                    "onExitCodes": {"containerName": WORK, "operator": "In", "values": [PERMANENT]},
                 },
             ]
         },
@@ -165,26 +168,48 @@ def _labels(stage: str) -> dict[str, str]:
 
 
 def _job(cluster: Kubernetes, pods: Pods, stage: str, name: str, spec: Manifest, pod: Manifest) -> Manifest:
-    queue = {"kueue.x-k8s.io/queue-name": cluster.queue} if cluster.queue else {}
-    priority = {"kueue.x-k8s.io/priority-class": pods.priority} if cluster.queue and pods.priority else {}
+    template = merge(cluster.template(stage), {"metadata": {"labels": _labels(stage)}, "spec": pod})
+    template["spec"] |= _hardened(template["spec"])
+    labels = {**template["metadata"]["labels"]}
+    annotations = {**template["metadata"].get("annotations", {})}
+    if cluster.queue:
+        labels["kueue.x-k8s.io/queue-name"] = cluster.queue
+        if pods.queue_priority:
+            labels["kueue.x-k8s.io/priority-class"] = pods.queue_priority
+        # Kueue refuses a minimum that is not below parallelism, and a training needs all of its pods
+        if "backoffLimitPerIndex" in spec and pods.min_pods and pods.min_pods < spec["parallelism"]:
+            annotations["kueue.x-k8s.io/job-min-parallelism"] = str(pods.min_pods)
+    metadata: Manifest = {"name": name, "namespace": cluster.namespace, "labels": labels}
+    if annotations:
+        metadata["annotations"] = annotations
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": cluster.namespace, "labels": {**_labels(stage), **queue, **priority}},
+        "metadata": metadata,
         "spec": {
             **spec,
             "suspend": False,  # Kueue suspends labeled Jobs until it admits them
             "ttlSecondsAfterFinished": JOB_TTL_SECONDS,
-            "template": {"metadata": {"labels": _labels(stage)}, "spec": pod},
+            "template": template,
         },
     }
+
+
+def _hardened(pod: Manifest) -> Manifest:
+    """Return the init containers of a template with the security context that the *restricted* standard requires."""
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    containers = [
+        {**each, "securityContext": {**each.get("securityContext", {}), **security}}
+        for each in pod.get("initContainers", [])
+    ]
+    return {"initContainers": containers} if containers else {}
 
 
 def _pod(cluster: Kubernetes, pods: Pods, command: list[str], env: list[Manifest] | None = None) -> Manifest:
     folders = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "MOBILECLIP2_CACHE": f"{SCRATCH}/cache", "HF_HUB_OFFLINE": "1"}
     gpus = {cluster.gpu: pods.gpus} if pods.gpus else {}
     container: Manifest = {
-        "name": "work",
+        "name": WORK,
         "image": cluster.image,
         "command": command,
         "env": [

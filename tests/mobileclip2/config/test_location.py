@@ -113,7 +113,9 @@ def test_values_of_the_environment_stay_in_the_profile(tmp_path: Path) -> None:
     for name in ("weights.pt", "shards/0.tar", "corpus/0.tar", "shapes/0.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    compute = "compute: {kubernetes: {image: i, env: {TOKEN: hunter2}}}\n"
+    template = "pod_template: {spec: {containers: [{name: work, env: [{name: KEY, value: hunter2}]}]}}"
+    stages = f"stages: {{student: {{{template}}}}}"
+    compute = f"compute: {{kubernetes: {{image: i, env: {{TOKEN: hunter2}}, {template}, {stages}}}}}\n"
     pipeline = Pipeline(parse(PROFILE + compute, origin=tmp_path / "places.yaml"))
     assert pipeline.profile.compute.kubernetes is not None
     assert pipeline.profile.compute.kubernetes.env == {"TOKEN": "hunter2"}

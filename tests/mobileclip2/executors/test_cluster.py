@@ -25,6 +25,7 @@ class Api(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.statuses = [200]
         self.requests: list[str] = []
+        self.queries: list[str] = []
         self.tokens: list[str | None] = []
         self.body = json.dumps(JOB).encode()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -38,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         statuses = self.server.statuses
         self.server.tokens.append(self.headers.get("Authorization"))
         self.server.requests.append(f"{self.command} {self.path.partition('?')[0]}")
+        self.server.queries.append(self.path.partition("?")[2])
         self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(self.server.body)))
@@ -147,3 +149,8 @@ def test_without_a_configured_cluster_the_error_says_how_to_name_one(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
     with pytest.raises(ComputeError, match=r"no cluster is configured here.*run inside a cluster, or set KUBECONFIG"):
         Cluster.connect("ours")
+
+
+def test_unknown_fields_are_refused_by_the_api_server(api: Api, cluster: Cluster) -> None:
+    cluster.create_job(JOB)
+    assert "fieldValidation=Strict" in api.queries[-1], "the server's default drops them with a warning"

@@ -12,7 +12,7 @@ from mobileclip2.engine.graph import CODE_VERSIONS
 from mobileclip2.executors.commands import ON_THIS_MACHINE
 from mobileclip2.executors.manifests import chunks_job, rendezvous_service, training_jobset, unsharded_job
 from mobileclip2.executors.messages import PERMANENT
-from tests.cluster import check_jobset
+from tests.cluster import check_job, check_jobset
 
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 
@@ -30,11 +30,47 @@ SETTINGS = Kubernetes(
             "node_selector": {"gpu": "h100"},
             "tolerations": [{"key": "nvidia.com/gpu"}, {"key": "spot", "operator": "Equal", "value": "yes"}],
             "priority": "low",
+            "queue_priority": "batch",
+            "min_pods": 2,
         },
         "student": {"pods": 2, "gpus": 8},
     },
 )
 PLAIN = Kubernetes(image="registry.example/mobileclip2:abc")
+SIDECAR = {"name": "proxy", "image": "registry.example/proxy:1", "restartPolicy": "Always"}
+TEMPLATE = {
+    "metadata": {"labels": {"team": "vision"}, "annotations": {"kueue.x-k8s.io/elastic-job": "true"}},
+    "spec": {
+        "schedulerName": "volcano",
+        "runtimeClassName": "nvidia",
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"operator": "Exists", "key": "training"}],
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+                }
+            }
+        },
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+        ],
+        "terminationGracePeriodSeconds": 300,
+        "securityContext": {"supplementalGroups": [2000]},
+        "initContainers": [SIDECAR],
+        "volumes": [{"name": "topology", "configMap": {"name": "nccl"}}],
+        "containers": [
+            {
+                "name": "work",
+                "env": [{"name": "NCCL_DEBUG", "value": "INFO"}, {"name": "AWS_ENDPOINT_URL", "value": "lower"}],
+                "envFrom": [{"configMapRef": {"name": "nccl"}}],
+                "resources": {"limits": {"vpc.amazonaws.com/efa": 4, "hugepages-2Mi": "5120Mi"}},
+                "volumeMounts": [{"name": "topology", "mountPath": "/etc/nccl", "readOnly": True}],
+            }
+        ],
+    },
+}
+PLATFORM = Kubernetes.model_validate({**SETTINGS.model_dump(exclude_unset=True), "pod_template": TEMPLATE})
 
 
 def chunks(settings=SETTINGS, stage="teacher_embeddings", count=40):
@@ -46,7 +82,7 @@ def unsharded(settings=SETTINGS, stage="student", trains=True):
 
 
 def every_job():
-    for settings in (SETTINGS, PLAIN):
+    for settings in (SETTINGS, PLAIN, PLATFORM):
         yield from (chunks(settings), unsharded(settings), unsharded(settings, "evaluation", trains=False))
 
 
@@ -89,6 +125,7 @@ def test_pods_write_only_to_their_volumes():
         (container,) = pod["containers"]
         mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert [mount["name"] for mount in container["volumeMounts"] if mount.get("readOnly")] in ([], ["topology"])
         assert set(mounts) == set(volumes)
         env = {entry["name"]: entry.get("value", "") for entry in container["env"]}
         for name in ("HOME", "TMPDIR", "MOBILECLIP2_CACHE"):
@@ -151,6 +188,62 @@ def test_every_stage_has_pod_settings():
 def test_kueue_labels_require_a_queue():
     assert chunks()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert not [label for label in chunks(PLAIN)["metadata"]["labels"] if "kueue" in label]
+
+
+def test_kueue_has_a_priority_of_its_own_and_a_minimum_only_of_chunks():
+    metadata = chunks()["metadata"]
+    assert metadata["labels"]["kueue.x-k8s.io/priority-class"] == "batch"
+    assert metadata["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "2"}
+    assert "annotations" not in chunks(count=2)["metadata"], "Kueue refuses a minimum that is not below parallelism"
+    stages = {"student": {"pods": 4, "min_pods": 2, "priority": "high"}}
+    metadata = unsharded(Kubernetes(image="i", queue="q", stages=stages))["metadata"]
+    assert "annotations" not in metadata and "kueue.x-k8s.io/priority-class" not in metadata["labels"]
+
+
+@pytest.mark.parametrize(
+    ("queue", "fields", "message"),
+    [
+        (None, {"min_pods": 1}, "are for Kueue; set 'queue'"),
+        (None, {"queue_priority": "a"}, "are for Kueue; set 'queue'"),
+        ("q", {"pods": 2, "min_pods": 3}, "'min_pods' is 3, but 'pods' is only 2"),
+    ],
+)
+def test_settings_of_kueue_are_checked(queue, fields, message):
+    with pytest.raises(ValidationError, match=message):
+        Kubernetes(image="i", queue=queue, stages={"student": fields})
+
+
+def test_a_pod_template_merges_under_the_pods_of_a_stage():
+    plain, job = chunks(), chunks(PLATFORM)
+    pod, ours = pod_of(job), pod_of(plain)
+    for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+        assert metadata["labels"]["team"] == "vision" and "app.kubernetes.io/component" in metadata["labels"]
+        assert metadata["annotations"]["kueue.x-k8s.io/elastic-job"] == "true"
+    template = TEMPLATE["spec"]
+    for field in ("schedulerName", "runtimeClassName", "affinity", "topologySpreadConstraints", "imagePullSecrets"):
+        assert pod[field] == template[field]
+    assert pod["tolerations"] == [*template["tolerations"], *ours["tolerations"]]
+    assert pod["securityContext"] == {**ours["securityContext"], "supplementalGroups": [2000]}
+    (container,), (own,) = pod["containers"], ours["containers"]
+    assert {each["name"]: each.get("value") for each in container["env"]} == {
+        "NCCL_DEBUG": "INFO",
+        **{each["name"]: each.get("value") for each in own["env"]},
+    }
+    limits = {"vpc.amazonaws.com/efa": 4, "hugepages-2Mi": "5120Mi"}
+    assert container["resources"]["limits"] == {**own["resources"]["limits"], **limits}
+    assert [each["name"] for each in pod["volumes"]] == ["topology", *(each["name"] for each in ours["volumes"])]
+    assert container["envFrom"] == [{"configMapRef": {"name": "nccl"}}, *own["envFrom"]]
+    (sidecar,) = pod["initContainers"]
+    assert sidecar["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert "securityContext" not in PLATFORM.pod_template["spec"]["initContainers"][0], "the profile stays as it is"
+    check_job(chunks(PLATFORM))
+
+
+def test_a_grace_period_of_the_template_is_that_of_torchrun():
+    pod = pod_of(unsharded(PLATFORM))
+    assert pod["terminationGracePeriodSeconds"] == 300
+    assert "--shutdown-timeout=300" in pod["containers"][0]["command"]
+    assert pod_of(unsharded(PLATFORM, "evaluation", trains=False))["terminationGracePeriodSeconds"] == 300
 
 
 def test_a_training_has_its_rendezvous_at_the_first_pod():
