@@ -15,6 +15,7 @@ import yaml
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
+from pipelines.backfill import failures_of
 from pipelines.graphql import Server
 from pipelines.remote import evaluate_remotely
 from tests.cluster import FakeCluster, Faults, Object
@@ -43,7 +44,7 @@ compute:
       evaluation: {gpus: 0}
 """
 
-ASSETS = "query Assets { assetNodes { assetKey { path } } }"
+ASSETS = "query Assets { assetNodes { assetKey { path } isMaterializable } }"
 MATERIALISE = """
 mutation Materialize($parameters: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $parameters) {
@@ -175,7 +176,7 @@ def ask(dagster: Dagster, query: str, **variables: object) -> Any:
 
 def materialize(dagster: Dagster, keys: list[dict[str, Any]] | None = None) -> str:
     """Asks for some assets, or all of them, in every partition, as the UI does."""
-    keys = keys or [node["assetKey"] for node in ask(dagster, ASSETS)]
+    keys = keys or [node["assetKey"] for node in ask(dagster, ASSETS) if node["isMaterializable"]]
     launched = ask(dagster, MATERIALISE, parameters={"assetSelection": keys, "allPartitions": True})
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
     return str(launched["backfillId"])
@@ -186,7 +187,7 @@ def wait(dagster: Dagster, backfill: str, seconds: float = 500) -> None:
     while True:
         found = ask(dagster, BACKFILL, backfill=backfill)
         if found["status"].startswith("COMPLETED"):
-            assert found["status"] == "COMPLETED_SUCCESS", runs(dagster)
+            assert found["status"] == "COMPLETED_SUCCESS", (runs(dagster), failures_of(Server(dagster.url), backfill))
             return
         assert found["status"] in {"REQUESTED", "COMPLETING"}, found
         assert time.monotonic() < until, (runs(dagster), (dagster.folder / "log").read_text()[-4000:])
