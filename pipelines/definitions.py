@@ -25,7 +25,7 @@ def definitions_of(profile: Profile) -> dg.Definitions:
             jobs=[
                 refresh_job,
                 *([studies_job(profile)] if profile.studies else []),
-                evaluate_job,
+                *([evaluate_job(profile)] if profile.evaluation and (profile.students or profile.teachers) else []),
             ],
             sensors=[observe_changes(pipeline), *automation(pipeline.profile, pipeline.graph)],
         ),

@@ -151,7 +151,9 @@ def evaluate_remotely(
     """
     until = server.deadline = time.monotonic() + 60 * minutes
     job = find_job(server, EVALUATE, location)
-    ops = {EVALUATE_OP: {"config": {"student": student} | ({"baseline": baseline} if baseline else {})}}
+    ops = {
+        EVALUATE_OP: {"config": {"student": student.rpartition("/")[2]} | ({"baseline": baseline} if baseline else {})}
+    }
     state = run_job(server, job, ops, until)
     if state.backfill:
         wait_for_backfill(server, state.backfill, until)

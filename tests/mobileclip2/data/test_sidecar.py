@@ -59,6 +59,23 @@ def test_a_walk_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
     assert groups == [0, 1, 2]
 
 
+@pytest.mark.parametrize("count", [0, 1, sidecar.ROW_GROUP, sidecar.ROW_GROUP + 1, 10 * sidecar.ROW_GROUP])
+def test_the_first_embeddings_are_read_alone(tmp_path, count):
+    rows = 2 * sidecar.ROW_GROUP + 3
+    bits = np.arange(2 * rows, dtype=np.uint16).reshape(rows, 2)
+    sidecar.write(sidecar.embeddings_table([str(row) for row in range(rows)], bits), tmp_path / "e.parquet")
+    with sidecar.Embeddings(tmp_path / "e.parquet") as embeddings:
+        assert np.array_equal(embeddings.first(count), bits[:count])
+
+
+def test_the_schema_is_read_from_the_footer(tmp_path):
+    sidecar.write(pa.table({"key": [], "caption": []}, schema=sidecar.CAPTIONS), tmp_path / "c.parquet")
+    assert sidecar.schema(tmp_path / "c.parquet").equals(sidecar.CAPTIONS)
+    (tmp_path / "c.parquet").write_bytes(b"damaged")
+    with pytest.raises(DamagedOutput, match=r"c\.parquet"):
+        sidecar.schema(tmp_path / "c.parquet")
+
+
 @given(keys)
 def test_the_same_table_gives_the_same_bytes(tmp_path_factory, names):
     table = pa.table({"key": names, "caption": names}, schema=sidecar.CAPTIONS)
