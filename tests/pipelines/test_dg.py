@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from assets.inputs import GROUP
-from assets.keys import SEPARATOR
+from assets.keys import dagster_key
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
@@ -65,13 +65,17 @@ def test_a_profile_that_cannot_be_loaded_fails_the_check(environment, tmp_path):
     assert "sources" in done.stdout + done.stderr
 
 
+def listed_key(key):
+    return dagster_key(AssetKey(key)).to_user_string()
+
+
 def test_every_asset_is_listed(listed):
     graph = build_graph(load(PROFILES / "demo.yaml"))
     inputs = {key for key in listed if key.startswith(f"{GROUP}/")}
-    assert {AssetKey(key.replace(SEPARATOR, "/")) for key in set(listed) - inputs} == set(graph)
+    assert set(listed) - inputs == {listed_key(key) for key in graph}
     assert {"inputs/source_shards", "inputs/evaluation_sets", "inputs/lite0_teacher_files"} <= inputs
     for key, asset in graph.items():
-        assert set(listed[key]["dependency_keys"]) - inputs == set(asset.upstream)
+        assert set(listed[listed_key(key)]["dependency_keys"]) - inputs == {listed_key(each) for each in asset.upstream}
 
 
 def test_telemetry_is_off(environment, listed):
