@@ -65,6 +65,18 @@ def test_an_import_of_the_code_location_reads_no_profile():
     assert loaded.returncode and "nothing.yaml" in loaded.stderr
 
 
+def test_loading_the_definitions_imports_no_heavy_package():
+    code = (
+        "import sys, pipelines.component, pipelines.definitions as location; location.defs();"
+        "sys.exit(', '.join({'numpy', 'pyarrow', 'torch', 'PIL', 'matplotlib'} & set(sys.modules)) or 0)"
+    )
+    environment = {**os.environ, "MOBILECLIP2_PROFILE": "demo"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+
+
 def test_profiles_are_where_the_readme_says():
     assert {"demo", "tiny", "dfndr-12m", "dfndr-2b"} <= set(NAMES)
     assert Path(PROFILES).is_dir()
