@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -15,6 +16,8 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 if TYPE_CHECKING:
     from mobileclip2.stages.data_checks import Verdict
+
+logger = logging.getLogger(__name__)
 
 
 def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
@@ -38,7 +41,6 @@ def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
     """Return the metrics of this set, a plot of all sets that are evaluated so far, and the report after the last set."""
     from mobileclip2.evaluation.results import MAIN_METRIC
     from mobileclip2.report.sheets import evaluation_results
-    from mobileclip2.report.stored import store_report
 
     assert result.group is not None
     metrics, picture = evaluation_results(pipeline, result.asset.name, result.group)
@@ -48,8 +50,20 @@ def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
         **({MAIN_METRIC: metrics[MAIN_METRIC]} if MAIN_METRIC in metrics else {}),
         "metrics": dg.MetadataValue.table(records=records, schema=schema),
         "plot": dg.MetadataValue.md(picture),
-        **({"report": link(store_report(pipeline))} if pipeline.is_current(result.asset.key) else {}),
+        **(report(pipeline) if pipeline.is_current(result.asset.key) else {}),
     }
+
+
+def report(pipeline: Pipeline) -> dict[str, dg.MetadataValue[Any]]:
+    """Write the report to the store, and return the link. Return nothing if an input of the report cannot be read."""
+    from mobileclip2.errors import UserError
+    from mobileclip2.report.stored import store_report
+
+    try:
+        return {"report": link(store_report(pipeline))}
+    except UserError as error:  # the results are stored, so the evaluation has succeeded
+        logger.warning("no report: %s", error)
+        return {}
 
 
 def no_worse_than_baseline(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

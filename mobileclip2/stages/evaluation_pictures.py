@@ -57,10 +57,13 @@ def _hashes(pipeline: Pipeline, source: EvaluationSource) -> pa.Array | None:
         return None
     try:
         key = f"{FOLDER}/{pipeline.inventory.digest(Folder(source.url), None)}.txt"
-        if not pipeline.storage.exists(key):
-            pictures = (sample.image for sample in EvaluationSet(source.name, Path(folder)).samples() if sample.image)
-            lines = dict.fromkeys(hashlib.sha256(picture).hexdigest() for picture in pictures)
-            pipeline.storage.write(key, "\n".join(lines).encode())
     except UserError:
         return None
+    if not pipeline.storage.exists(key):
+        try:
+            pictures = (sample.image for sample in EvaluationSet(source.name, Path(folder)).samples() if sample.image)
+            lines = dict.fromkeys(hashlib.sha256(picture).hexdigest() for picture in pictures)
+        except UserError:
+            return None
+        pipeline.storage.write(key, "\n".join(lines).encode())
     return pa.array(pipeline.storage.read(key).decode().split(), pa.string())

@@ -8,12 +8,15 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.evaluation import report
 from mobileclip2.config.profile import load
 from mobileclip2.engine import gc as garbage
 from mobileclip2.engine import graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
+from mobileclip2.errors import UserError
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.report import stored
 from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 from tests.pipelines.small import edited
@@ -111,3 +114,11 @@ def test_a_changed_set_runs_alone_again_and_what_it_gave_before_is_not_needed(pi
     garbage.delete(pipeline, left)
     pipeline.forget()
     assert not list(pipeline.stale()) and garbage.unneeded([pipeline], set(), []) == []
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_the_evaluation(finished, monkeypatch, caplog):
+    def fail(pipeline):
+        raise UserError("the set is gone")
+
+    monkeypatch.setattr(stored, "store_report", fail)
+    assert report(Pipeline(load(finished))) == {} and "the set is gone" in caplog.text
