@@ -510,7 +510,7 @@ class FakeCluster:
             if used + wanted <= gpus:
                 pod["spec"]["nodeName"] = node
                 self._condition(pod, "PodScheduled", "True")
-                pod["status"]["phase"] = "Running"
+                pod["status"].update(phase="Running", startTime=now())
                 self._condition(pod, "Ready", "True")
                 self._state(pod, {"running": {"startedAt": now()}})
                 self._start(pod)

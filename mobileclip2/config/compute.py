@@ -129,6 +129,14 @@ class Kubernetes(Settings):
         return merge(merge({}, self.pod_template), self.pods(stage).pod_template)
 
 
+class Metrics(Settings):
+    """Where a run serves the metrics of its tasks on a cluster, for Prometheus."""
+
+    port: int = _undeclared(9464, ge=1, le=65535)
+    host: str = _undeclared("127.0.0.1")
+    """address to bind; ``0.0.0.0`` in a pod, whose port a network policy protects"""
+
+
 class ComputeSettings(Settings):
     """Where stages run: in this process, in several local processes, or in a cluster."""
 
@@ -138,9 +146,12 @@ class ComputeSettings(Settings):
     """longest time that the processes of a training wait for each other, as for an evaluation of the first one"""
     kubernetes: Kubernetes | None = _undeclared(None)
     slurm: Slurm | None = _undeclared(None)
+    metrics: Metrics | None = _undeclared(None)
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:
         if self.kubernetes and self.slurm:
             raise ValueError("'kubernetes' and 'slurm' are both given; stages run in one of them, so remove the other")
+        if self.metrics and not (self.kubernetes or self.slurm):
+            raise ValueError("'metrics' are those of tasks on a cluster; set 'kubernetes' or 'slurm', or remove it")
         return self

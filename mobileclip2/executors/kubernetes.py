@@ -8,6 +8,7 @@ alone, so that a restarted run finds the Job of the killed one.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from mobileclip2.executors.job_status import is_disruption, is_gang, missing_pod
 from mobileclip2.executors.lost_nodes import LostPod, NodeWatch, explain_lost
 from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, training_jobset, unsharded_job
 from mobileclip2.executors.messages import StepReport, first_failure, parse_output
+from mobileclip2.executors.metrics import watch
 from mobileclip2.executors.refusals import is_final
 from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.executors.workload import JobSetWorkload, JobWorkload
@@ -34,6 +36,9 @@ from mobileclip2.executors.workload import JobSetWorkload, JobWorkload
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
+
+POD_LIST_SECONDS = 60.0
+"""time between two requests for the start times of pods, which only metrics need"""
 
 RESTARTS = 3
 """restarts of a training; restarts after lost nodes do not count"""
@@ -109,6 +114,8 @@ class KubernetesExecutor:
 
     def _run_shards(self, batch: TaskBatch, stage: ShardStage, spec: TaskSpec) -> float:
         pods = self.settings.pods(batch.asset.stage)
+        metrics = watch(batch)
+        metrics.gpus_per_pod = pods.gpus
         stage.discard_truncated(batch)
         progress = ShardProgress(batch, stage)
         chunks = count_chunks(progress.total, seconds_a_shard(batch), pods.pods)
@@ -127,6 +134,7 @@ class KubernetesExecutor:
                 # safe even if the node still runs: equal shards have equal bytes, and only this run commits manifests
                 seconds += lost.seconds
                 chunks = max(1, min(chunks, len(stage.unfinished(batch))))
+                metrics.retries += 1
                 logger.warning("%s: starting the chunks of lost nodes again: %s", batch.asset.key, lost.message)
         progress.expect_all(f"the Job {spec.name}")
         stage.commit(batch)
@@ -144,6 +152,8 @@ class KubernetesExecutor:
             work = JobSetWorkload(self.cluster, training_jobset(job, RESTARTS))
         elif job["spec"]["completions"] > 1:
             service = partial(rendezvous_service, self.settings, stage, name)
+        metrics = watch(batch)
+        metrics.gpus_per_pod = pods.gpus
         restarts, seconds = 0, 0.0
         while True:
             try:
@@ -158,6 +168,7 @@ class KubernetesExecutor:
                 if failed.permanent or restarts > RESTARTS or is_jobset:  # a JobSet has had its restarts
                     raise
                 message = failed.message
+            metrics.retries += 1
             logger.warning("%s: restarting from the last checkpoint: %s", batch.asset.key, message)
 
     def _wait(
@@ -181,6 +192,7 @@ class KubernetesExecutor:
             ComputeError: no pod could start, the Job was deleted, or the cluster is unreachable.
         """
         self._create(work)
+        metrics = watch(batch)
         try:
             seconds = self._watch(batch, work, report, service)
         except (_Failed, _Silent):
@@ -189,6 +201,8 @@ class KubernetesExecutor:
             if isinstance(error, Exception) or not batch.pipeline.run_status.will_resume():
                 self._try_delete(work)
             raise
+        finally:
+            metrics.end()
         self._try_delete(work)
         return seconds
 
@@ -199,7 +213,8 @@ class KubernetesExecutor:
         report: Callable[[Any], None],
         service: Callable[[str], Manifest] | None,
     ) -> float:
-        watch, warned, uid = NodeWatch(), set[str](), None
+        nodes, warned, uid = NodeWatch(), set[str](), None
+        metrics, failed_before, listed = watch(batch), 0, -math.inf
         seconds, succeeded = 0.0, 0
         progressed = polled = time.monotonic()
         while True:
@@ -216,15 +231,25 @@ class KubernetesExecutor:
                 continue
             if service and uid is None:
                 self._create_service(service(job.metadata.uid))
+            if uid not in {None, job.metadata.uid}:  # the controller of JobSets restarted the training
+                metrics.retries += 1
             uid, now, status = job.metadata.uid, time.monotonic(), job.status
             ready, active, terminating = status.ready or 0, status.active or 0, status.terminating or 0
+            metrics.running(ready, now - polled)
             seconds, polled = seconds + ready * (now - polled), now
+            if not is_gang(job):
+                metrics.retries += max(0, (status.failed or 0) - failed_before)
+                failed_before = max(failed_before, status.failed or 0)
+            if not ready:
+                metrics.oldest_start = None
+            elif batch.profile.compute.metrics and (metrics.oldest_start is None or now - listed > POD_LIST_SECONDS):
+                listed, metrics.oldest_start = now, self._oldest_start(uid)
             report(job)
             if end and end.type == "Complete":
                 return seconds
             if end:
                 raise self._failed(batch, job, end, seconds, disrupted=is_disruption(end) or bool(warned))
-            lost = watch.lost(self.cluster.pods(uid)) if terminating or ready < active else []
+            lost = nodes.lost(self.cluster.pods(uid)) if terminating or ready < active else []
             for node in {pod.node for pod in lost} - warned:
                 warned.add(node)
                 logger.warning("%s: %s", batch.asset.key, explain_lost([pod for pod in lost if pod.node == node]))
@@ -239,6 +264,11 @@ class KubernetesExecutor:
                 if now - progressed > self.settings.start_minutes * 60:
                     raise self._stuck(job, lost, refusals)
             time.sleep(self.poll)
+
+    def _oldest_start(self, uid: str) -> float | None:
+        """Return the UNIX time when the oldest running pod of a Job started."""
+        pods = [pod.status for pod in self.cluster.pods(uid) if pod.status.phase == "Running" and pod.status.start_time]
+        return min((status.start_time.timestamp() for status in pods), default=None)
 
     def _refusals(self, job: Any) -> list[str]:
         """Return why pods of a Job are refused now.
@@ -309,6 +339,8 @@ class KubernetesExecutor:
         for pod in self.cluster.pods(job.metadata.uid, index=0):
             messages, _ = parse_output(self.cluster.log_tail(pod.metadata.name))
             for report in [message for message in messages if isinstance(message, StepReport)][-1:]:
+                metrics = watch(batch)
+                metrics.steps, metrics.steps_finished = report.step.total, report.step.done
                 batch.progress(report.step)
 
     def _failed(self, batch: TaskBatch, job: Any, end: Any, seconds: float, *, disrupted: bool) -> _Failed:

@@ -8,6 +8,7 @@ from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage
 from mobileclip2.errors import ComputeError
 from mobileclip2.executors.chunks import group_samples
+from mobileclip2.executors.metrics import watch
 from mobileclip2.progress import Step
 
 
@@ -20,6 +21,7 @@ class ShardProgress:
         self.total = len(batch.shards)
         self.samples = group_samples(batch)
         self.finished_before = self._finished()
+        self.counted_samples = 0.0
         self.started = time.monotonic()
 
     def _finished(self) -> int:
@@ -29,8 +31,13 @@ class ShardProgress:
         """Report the finished shards, ``numbers`` and the samples per second."""
         finished = self._finished()
         seconds = time.monotonic() - self.started
-        if self.samples and finished > self.finished_before:
-            numbers["samples/s"] = (finished - self.finished_before) / self.total * self.samples / seconds
+        samples = max(0, finished - self.finished_before) / max(1, self.total) * self.samples
+        if samples:
+            numbers["samples/s"] = samples / seconds
+        metrics = watch(self.batch)
+        metrics.shards, metrics.shards_finished = self.total, finished
+        metrics.samples += max(0.0, samples - self.counted_samples)
+        self.counted_samples = max(self.counted_samples, samples)
         self.batch.progress(Step(finished, self.total, "shards", numbers))
 
     def expect_all(self, workers: str) -> None:

@@ -21,6 +21,7 @@ from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.messages import StepReport, first_failure, parse_output
+from mobileclip2.executors.metrics import watch
 from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.executors.slurm_client import JobTask, SlurmClient
 from mobileclip2.executors.slurm_scripts import array_script, unsharded_script
@@ -94,6 +95,8 @@ class _Job:
         self._log = executor.log_folder(batch, spec)
         self._python = executor.settings.python or sys.executable
         self._told = 0.0
+        self._metrics = watch(batch)
+        self._metrics.gpus_per_pod = self._stage.gpus * (self._stage.nodes if batch.asset.trains else 1)
 
     def run_shards(self, stage: ShardStage) -> float:
         """Run the chunks of a group as an array job, and failed chunks again."""
@@ -170,11 +173,17 @@ class _Job:
         The tasks are empty if Slurm no longer knows the job. Cancel the job if the wait is interrupted.
         """
         seconds, polled = 0.0, time.monotonic()
+        started: dict[int, float] = {}
         try:
             while True:
                 tasks = self._client.tasks(job)
                 now, running = time.monotonic(), sum(task.state == "RUNNING" for task in tasks)
+                self._metrics.running(running, now - polled)
                 seconds, polled = seconds + running * (now - polled), now
+                started = {
+                    task.index: started.get(task.index, time.time()) for task in tasks if task.state == "RUNNING"
+                }
+                self._metrics.oldest_start = min(started.values(), default=None)
                 report(running)
                 for task in tasks:
                     self._check(job, task)
@@ -186,6 +195,8 @@ class _Job:
         except BaseException:
             self._client.cancel(job)
             raise
+        finally:
+            self._metrics.end()
 
     def _check(self, job: int, task: JobTask) -> None:
         """Raise the permanent error of a failed task, or an error if a person must release the job."""
@@ -227,6 +238,7 @@ class _Job:
                 f"  The log is {self._log / f'{index}.log'}. Finished shards and checkpoints are kept: fix the cause, run again"
             )
         states = ", ".join(sorted({task.state for task in failed.values()})) or "the job is gone"
+        self._metrics.retries += max(1, len(failed))
         logger.warning("%s: submitting again: %s", self._batch.asset.key, states)
         return retries
 
@@ -235,6 +247,7 @@ class _Job:
         steps = [message for message in parse_output(self._tail(0))[0] if isinstance(message, StepReport)]
         if not steps:
             return -1
+        self._metrics.steps, self._metrics.steps_finished = steps[-1].step.total, steps[-1].step.done
         self._batch.progress(steps[-1].step)
         return steps[-1].step.done
 

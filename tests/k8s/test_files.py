@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import dagster_k8s
 import kubernetes_validate
 import pytest
 import yaml
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 VERSIONS = ("1.33", "1.34", "1.35", "1.36", "1.37")
 EXAMPLES = sorted((K8S / "examples").glob("*.yaml"))
+MONITORED = Path(__file__).parent / "monitored.yaml"
 VALUES = values_of(K8S / "dagster.yaml", EXAMPLES[0])
 FILES = {"defaults": (), **{path.stem: (path,) for path in EXAMPLES}}
 MANIFESTS = [*manifests(EXAMPLES[0]), yaml.safe_load((K8S / "namespace.yaml").read_text())]
@@ -36,11 +38,31 @@ def profile_of(example: Path) -> tuple[Profile, Kubernetes]:
 @pytest.mark.parametrize("files", FILES)
 def test_the_schemas_accept_what_the_chart_makes(files, version):
     made = manifests(*FILES[files])
-    for manifest in [*made, *kind("Namespace")]:
+    opened = manifests(*FILES[files], MONITORED)
+    assert len(opened) == len(made) + 1
+    for manifest in [*opened, *kind("Namespace")]:
         kubernetes_validate.validate(manifest, version, strict=True)
     kinds = [manifest["kind"] for manifest in made]
     assert kinds.count("ServiceAccount") == kinds.count("NetworkPolicy") == 2 and "PodDisruptionBudget" in kinds
     assert ("PersistentVolumeClaim" in kinds) == (files == "workstation")
+
+
+def test_prometheus_reaches_only_the_port_of_runs_and_steps():
+    from mobileclip2.config.compute import Metrics
+
+    (policy,) = [each for each in manifests(MONITORED) if each["metadata"]["name"] == "metrics"]
+    (rule,) = policy["spec"]["ingress"]
+    (source,), (port,) = rule["from"], rule["ports"]
+    assert source == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    assert port == {"port": Metrics().port, "protocol": "TCP"}
+    (scrape,) = yaml.safe_load((K8S / "monitoring" / "scrape.yaml").read_text())
+    configs = {tuple(each["source_labels"]): each for each in scrape["relabel_configs"]}
+    assert configs["__meta_kubernetes_pod_ip",]["replacement"] == f"$1:{port['port']}"
+    (expression,) = policy["spec"]["podSelector"]["matchExpressions"]
+    components = configs["__meta_kubernetes_pod_label_app_kubernetes_io_component",]["regex"]
+    assert expression["values"] == components.split("|")
+    code = "".join(path.read_text() for path in Path(dagster_k8s.__file__).parent.glob("*.py"))
+    assert all(f'component="{name}"' in code for name in expression["values"]), "as Dagster labels its pods"
 
 
 def test_no_word_of_the_templates_is_left():

@@ -103,6 +103,10 @@ for module in pkgutil.walk_packages(mobileclip2.__path__, "mobileclip2."):
     [
         ("pipeline", "import pipelines.run"),
         ("k8s", "import mobileclip2.executors.cluster"),
+        (
+            "metrics",
+            "from mobileclip2.executors import metrics; metrics._serve(metrics.Metrics())",
+        ),
         ("aws", "from mobileclip2.store.s3 import S3Storage; S3Storage('s3://bucket').exists('key')"),
         ("export", "import mobileclip2.stages.export"),
         ("export-apple", "from mobileclip2.export.as_coreml import write; write((), None)"),

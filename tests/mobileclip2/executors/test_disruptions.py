@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from mobileclip2.config.compute import Kubernetes
+from mobileclip2.config.compute import ComputeSettings, Kubernetes
 from mobileclip2.errors import ComputeError
 from mobileclip2.executors import kubernetes
 from mobileclip2.executors.cluster import Cluster
 from mobileclip2.executors.kubernetes import RESTARTS, KubernetesExecutor
+from mobileclip2.executors.metrics import watch
 from tests.cluster import FakeCluster, Object
 from tests.mobileclip2.executors.gate import until
 
@@ -37,6 +38,8 @@ class Training:
         status = SimpleNamespace(is_ended=lambda: self.ended, will_resume=lambda: self.resumes)
         self.batch: Any = SimpleNamespace(
             asset=SimpleNamespace(key="student/a", stage="student", trains=True),
+            group=str(folder),
+            profile=SimpleNamespace(compute=ComputeSettings()),
             pipeline=SimpleNamespace(run_status=status, storage=SimpleNamespace(url="store")),
         )
         self.error: BaseException | None = None
@@ -126,6 +129,7 @@ def test_more_evictions_than_restarts_do_not_end_a_training(train: Train) -> Non
     training.done.touch()
     training.end()
     assert len(training.cluster.everything) == 2 * (RESTARTS + 3)
+    assert watch(training.batch).retries == RESTARTS + 2
 
 
 def test_failures_end_a_training_and_its_last_job_stays(train: Train) -> None:
@@ -222,6 +226,7 @@ def test_a_jobset_that_has_used_its_restarts_fails_the_run(train: Train) -> None
     with pytest.raises(kubernetes._Failed, match=r"jobset failed(.|\n)*ended with 1"):
         training.end()
     assert len({pod["metadata"]["ownerReferences"][0]["uid"] for pod in training.cluster.everything}) == RESTARTS + 1
+    assert 0 < watch(training.batch).retries <= RESTARTS, "a poll can miss a Job that lives as briefly as here"
 
 
 def test_a_jobset_leaves_a_lost_node(train: Train) -> None:

@@ -4,11 +4,13 @@ import json
 import shutil
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from assets.keys import dagster_key
 from mobileclip2.config.compute import Kubernetes
@@ -22,6 +24,7 @@ from pipelines.run import materialize
 from tests.cluster import FakeCluster, Faults
 from tests.mobileclip2.executors.gate import Gate, manifests, until
 from tests.s3 import FaultyS3
+from tests.ui.server import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +119,51 @@ def test_a_group_gives_the_manifests_of_one_machine(cluster, pipeline, expected,
     last = run.steps[-1]
     assert (last.done, last.total, last.unit) == (SHARDS, SHARDS, "shards") and last.numbers["samples/s"] > 0
     assert not list((Path(pipeline.storage.url) / ".orders").iterdir())
+
+
+TEMPLATE = """
+    pod_template:
+      metadata: {labels: {team: vision}}
+      spec: {schedulerName: volcano, containers: [{name: work, env: [{name: NCCL_DEBUG, value: INFO}]}]}
+"""
+
+
+def test_a_run_serves_metrics_while_its_pods_follow_a_template(cluster, pipeline, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobileclip2.executors.metrics._watched", {})
+    port = free_port()
+    profile = Path(pipeline.profile.folder) / "tiny.yaml"
+    text = profile.read_text().replace("    image: tests\n", f"    image: tests{TEMPLATE}")
+    profile.write_text(text.replace("compute:\n", f"compute:\n  metrics: {{port: {port}}}\n"))
+    pipeline = on_cluster(profile)
+    gate = Gate(cluster, tmp_path)
+    run = Running(pipeline)
+    gate.wait_for(4 * 3)
+    until(lambda: scrape(port).get("oldest_chunk_seconds", 0) > 0)
+    cluster.kill(cluster.pods("Running")[0])
+    until(lambda: scrape(port)["retries_total"] == 1)
+    found = scrape(port)
+    assert (found["shards"], found["shards_finished"]) == (SHARDS, 4) and found["gpus"] in {3, 4}
+    assert found["samples_total"] == (SHARDS * 4 - 1) / 2 and found["gpu_seconds_total"] > 0
+    gate.open()
+    run.end()
+    assert stored(pipeline) == expected
+    found = scrape(port)
+    assert found["shards_finished"] == SHARDS and found["samples_total"] == SHARDS * 4 - 1
+    assert found["gpus"] == found["oldest_chunk_seconds"] == 0, "no pod runs any more"
+    for pod in cluster.everything:
+        assert pod["metadata"]["labels"]["team"] == "vision" and pod["spec"]["schedulerName"] == "volcano"
+
+
+def scrape(port):
+    """Return the metrics of ``ASSET`` by their names without the prefix."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        sample.name.removeprefix("mobileclip2_"): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.labels == {"stage": "teacher_embeddings", "asset": ASSET, "group": "g00"}
+    }
 
 
 def test_killed_and_evicted_pods_lose_only_the_current_shard(cluster, pipeline, expected, tmp_path):
