@@ -144,10 +144,10 @@ class _Run:
             stopping = self._step(forward, batch, step)
             if self._due(step, settings.log_every, settings.checkpoint_every, settings.evaluate_every):
                 self._report(step)
-            if self._due(step, settings.checkpoint_every):
-                self._save(step)
-            elif stopping:
+            if stopping and step < settings.total_steps:
                 self._stop(step)
+            elif self._due(step, settings.checkpoint_every):
+                self._save(step)
         return self._finish()
 
     def _prepare(self) -> None:

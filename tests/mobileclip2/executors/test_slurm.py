@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -129,6 +130,29 @@ def test_a_preempted_training_continues_from_its_checkpoint(profile: Path, clust
     steps = [line for line in stored.fetch("metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     assert len(steps) == 400
     assert log.read_text().count('"done":20,') + log.read_text().count('"done": 20,') == 1  # not from the start
+
+
+def test_a_training_saves_a_checkpoint_before_its_time_limit(profile: Path, cluster: SlurmCluster) -> None:
+    """Slurm counts limits in minutes, and sends the signal up to a minute early."""
+    with_slurm(profile, steps=100_000, student={"minutes": 1})
+    values = yaml.safe_load(profile.read_text())
+    values["compute"]["slurm"]["grace_seconds"] = 15
+    profile.write_text(yaml.safe_dump(values))
+    raw(profile)
+    name = name_of(opened(profile), "student/plain")
+    process = start_process(materialize, profile, "student/plain", None)
+    log = profile.parent / "store" / ".slurm" / name / "0.log"
+    stopped = re.compile(r"stopped by SIGTERM after step (\d+) of(.*)", re.S)
+    done = re.compile(r'"done": ?(\d+)')
+    try:
+        until(lambda: log.exists() and stopped.search(log.read_text()), 150)
+        until(lambda: done.search(stopped.findall(log.read_text())[0][1]), 60)
+    finally:
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(60)
+    ((step, rest),) = stopped.findall(log.read_text())[:1]
+    assert int(done.findall(rest)[0]) > int(step) > 0, "the next job continues"
+    until(lambda: not SlurmClient().active(name), 60)
 
 
 def test_an_interrupted_run_cancels_its_job(profile: Path, cluster: SlurmCluster) -> None:

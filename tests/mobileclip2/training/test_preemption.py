@@ -45,7 +45,7 @@ def test_a_handler_of_the_program_stays() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def train_until_signaled(folder: Path) -> None:
+def train_until_signaled(folder: Path, checkpoint_every: int) -> None:
     """Train. The last rank sends itself SIGTERM, which comes before step ``SIGNALED``."""
     model, objective = tiny_training("contrastive")
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -62,7 +62,8 @@ def train_until_signaled(folder: Path) -> None:
     source.sample = sample  # type: ignore[method-assign]
     steps: list[Step] = []
     with pytest.raises(ComputeError, match=rf"stopped by SIGTERM after step \d of {STEPS}; it is saved"):
-        train(model, objective, source, SETTINGS, folder, fingerprint="a", progress=steps.append)
+        settings = SETTINGS.model_copy(update={"checkpoint_every": checkpoint_every})
+        train(model, objective, source, settings, folder, fingerprint="a", progress=steps.append)
     if rank == 0:
         assert 1 <= steps[-1].done < STEPS
 
@@ -73,17 +74,17 @@ def train_to_the_end(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [1, 2])
-def test_sigterm_to_one_process_saves_what_all_have_trained(tmp_path: Path, size: int) -> None:
-    """No checkpoint is due before the last step."""
+@pytest.mark.parametrize(("size", "every"), [(1, STEPS), (2, STEPS), (1, 1)])
+def test_sigterm_to_one_process_saves_what_all_have_trained(tmp_path: Path, size: int, every: int) -> None:
+    """Whether a checkpoint is due after every step or only after the last one."""
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     for folder in (stopped, whole):
         folder.mkdir()
     if size == 1:
-        finish(start_process(train_until_signaled, stopped))
+        finish(start_process(train_until_signaled, stopped, every))
         finish(start_process(train_to_the_end, whole))
     else:
-        finish(*start_world(size, train_until_signaled, stopped))
+        finish(*start_world(size, train_until_signaled, stopped, every))
         finish(*start_world(size, train_to_the_end, whole))
     saved = max(int(read_metadata(file)["step"]) for file in stopped.glob("resume-*.safetensors"))
     records = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()]
