@@ -131,7 +131,8 @@ def test_a_git_revision_is_what_the_store_has_of_its_profile(profile, capsys):
 
 
 def test_the_asset_check_has_the_verdict(profile):
-    from assets.evaluation import no_worse
+    from assets.checks import Check
+    from assets.evaluation import no_worse_than_baseline
     from pipelines.definitions import definitions_of
 
     folder = baseline(profile, right=True)
@@ -141,10 +142,10 @@ def test_the_asset_check_has_the_verdict(profile):
     pipeline = Pipeline(load(profile))
     done = pipeline.materialize("evaluation/plain", "shapes")
     assert done.computed == []
-    check = no_worse(pipeline, done)
+    check = Check(no_worse_than_baseline).evaluate(pipeline, done)
     assert not check.passed and check.severity.value == "ERROR" and "**The gate fails.**" in check.description
     names = {key.name for key in definitions_of(pipeline.profile).get_repository_def().asset_graph.asset_check_keys}
     assert "no_worse_than_baseline" in names
     shutil.rmtree(folder)
-    check = no_worse(pipeline, done)
+    check = Check(no_worse_than_baseline).evaluate(pipeline, done)
     assert not check.passed and check.severity.value == "WARN" and "correct the name" in check.description
