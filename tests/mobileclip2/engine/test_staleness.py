@@ -166,9 +166,9 @@ def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
 def test_a_selection_holds_all_that_it_reads_in_order(pipeline: Pipeline) -> None:
     assert selected(pipeline, ["teacher_embeddings/wide/first"]) == [
         "raw_shards",
+        "teacher/wide",
         "captioner/first",
         "synthetic_captions/first",
-        "teacher/wide",
         "teacher_embeddings/wide/first",
     ]
     assert selected(pipeline, None) == list(pipeline.graph)
