@@ -28,7 +28,7 @@ SETS = "evaluation_sets"
 MISSING = "missing"
 """data version of an input whose files cannot be found"""
 
-Partition = tuple[dg.AssetKey, str | None]
+InputPartition = tuple[dg.AssetKey, str | None]
 """an input and its partition"""
 
 
@@ -55,8 +55,9 @@ def outside_inputs(profile: Profile, asset: Asset) -> list[OutsideInput]:
     externals = {role: each for slice_ in asset.slices.values() for role, each in slice_.externals.items()}
     for each in externals.values():
         if isinstance(each, GroupShards):
-            key = _key(profile, f"{each.reinforced}_shards" if each.reinforced else "source_shards")
-            found.append(OutsideInput(key, "The tars of each group.", partitions_of(profile, asset)))
+            found.append(
+                OutsideInput(_shards_key(profile, each), "The tars of each group.", partitions_of(profile, asset))
+            )
     sets = dg.StaticPartitionsDefinition([each.name for each in profile.evaluation])
     if read := sorted(filter(None, map(_set_of, externals))):
         found.append(OutsideInput(_key(profile, SETS), "The evaluation sets.", sets, tuple(read)))
@@ -69,6 +70,10 @@ def outside_inputs(profile: Profile, asset: Asset) -> list[OutsideInput]:
         description = f"The files outside the store that {asset.key} reads."
         found.append(OutsideInput(_own_key(profile, asset, "files"), description))
     return found
+
+
+def _shards_key(profile: Profile, shards: GroupShards) -> dg.AssetKey:
+    return _key(profile, f"{shards.reinforced}_shards" if shards.reinforced else "source_shards")
 
 
 def _set_of(role: str) -> str:
@@ -112,7 +117,7 @@ def _define(profile: Profile, each: OutsideInput) -> dg.SourceAsset:
     )
     def observe(context: dg.OpExecutionContext) -> dg.DataVersion | dg.DataVersionsByPartition:
         pipeline: Pipeline = getattr(context.resources, pipeline_key)
-        versions = {place[1]: version for place, version in input_versions(pipeline).items() if place[0] == each.key}
+        versions = {name: version for (key, name), version in input_versions(pipeline).items() if key == each.key}
         if each.partitions is None:
             return dg.DataVersion(versions[None])
         return dg.DataVersionsByPartition({name: version for name, version in versions.items() if name})
@@ -120,25 +125,18 @@ def _define(profile: Profile, each: OutsideInput) -> dg.SourceAsset:
     return observe
 
 
-def input_versions(pipeline: Pipeline, keys: set[AssetKey] | None = None) -> dict[Partition, str]:
+def input_versions(pipeline: Pipeline, keys: set[AssetKey] | None = None) -> dict[InputPartition, str]:
     """Return the data version of every input and partition that some assets read, by default all."""
-    return {
-        place: version
-        for asset in pipeline.graph.values()
-        if keys is None or asset.key in keys
-        for place, version in _versions(pipeline, asset)
-    }
+    chosen = [asset for asset in pipeline.graph.values() if keys is None or asset.key in keys]
+    return {partition: version for asset in chosen for partition, version in _versions(pipeline, asset)}
 
 
-def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[Partition, str]]:
+def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[InputPartition, str]]:
     for slice_ in asset.slices.values():
         for role, external in slice_.externals.items():
             if isinstance(external, GroupShards):
-                (key,) = (
-                    each.key for each in outside_inputs(pipeline.profile, asset) if "_shards" in each.key.path[-1]
-                )
                 for group in pipeline.profile.group_names:
-                    yield (key, group), _digest(pipeline, external, group)
+                    yield (_shards_key(pipeline.profile, external), group), _digest(pipeline, external, group)
             elif name := _set_of(role) or (slice_.name if asset.stage == "evaluation" else ""):
                 yield (_key(pipeline.profile, SETS), name), _digest(pipeline, external, None)
     own = {name: _own_files(pipeline, asset, slice_) for name, slice_ in asset.slices.items()}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from assets.code_version import code_versions
-from assets.inputs import MISSING, Partition, input_versions, outside_inputs
+from assets.inputs import MISSING, InputPartition, input_versions, outside_inputs
 from assets.keys import dagster_key
 from assets.materialize import OUTPUT_TAG, output_of
 from mobileclip2.asset_key import AssetKey
@@ -39,7 +39,7 @@ def report(pipeline: Pipeline, dagster: dg.DagsterInstance) -> int:
     return events + _Outputs(pipeline, dagster, versions).report()
 
 
-def observe(dagster: dg.DagsterInstance, versions: Mapping[Partition, str]) -> int:
+def observe(dagster: dg.DagsterInstance, versions: Mapping[InputPartition, str]) -> int:
     """Report the data versions of inputs that differ from the last observed ones, and return their number."""
     changed = 0
     for (key, partition), version in versions.items():
@@ -56,7 +56,7 @@ def observe(dagster: dg.DagsterInstance, versions: Mapping[Partition, str]) -> i
 class _Outputs:
     """Reports outputs of the store as materializations, in topological order."""
 
-    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, versions: Mapping[Partition, str]) -> None:
+    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, versions: Mapping[InputPartition, str]) -> None:
         self._pipeline, self._dagster, self._inputs = pipeline, dagster, versions
         self._codes = code_versions(pipeline.graph)
         self._reported: set[AssetKey] = set()

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import dagster as dg
+import yaml
 
 from assets.inputs import MISSING, SETS, input_versions, observed, outside_inputs
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from pipelines.profiles import PROFILES
+from tests.mobileclip2.stages.published_shards import published_profile
 from tests.pipelines.small import edited
 
 
@@ -64,3 +66,13 @@ def test_names_of_inputs_are_distinct() -> None:
         profile = load(PROFILES / f"{name}.yaml")
         keys = [asset.key for asset in observed(profile, build_graph(profile))]
         assert len({key.path[-1] for key in keys}) == len(keys) and keys
+
+
+def test_pictures_that_are_joined_to_published_shards_are_an_input_of_their_own(tiny: Path) -> None:
+    tiny.write_text(yaml.safe_dump(published_profile(tiny, images={"url": "shards"})))
+    keys = {key for key, _ in input_versions(Pipeline(load(tiny)))}
+    assert {key.path[-1] for key in keys} == {
+        "datacompdr_shards",
+        "datacompdr_reinforced_shards_files",
+        "evaluation_sets",
+    }
