@@ -5,7 +5,6 @@ Writes are atomic: a file is written under a temporary name, flushed and renamed
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import hashlib
 import os
@@ -168,32 +167,22 @@ class _Exists(Exception):
     """The file exists."""
 
 
-_CURRENT_FOLDER, _NO_REPLACE = -100, 1
-"""AT_FDCWD and RENAME_NOREPLACE of Linux"""
-
-
 def rename_exclusive(temporary: Path, path: Path) -> None:
-    """Rename a file unless ``path`` exists.
+    """Give a file its name unless ``path`` exists. The caller deletes ``temporary``.
 
     Raises:
         _Exists: ``path`` exists.
     """
     try:
-        rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:  # another C library
-        code = errno.ENOSYS
-    else:
-        names = os.fsencode(temporary), os.fsencode(path)
-        failed = rename(_CURRENT_FOLDER, names[0], _CURRENT_FOLDER, names[1], _NO_REPLACE)
-        code = ctypes.get_errno() if failed else 0
-    if code in {errno.ENOSYS, errno.EINVAL}:  # network file systems have no such rename
+        path.hardlink_to(temporary)  # a rename would replace the file
+    except FileExistsError:
+        raise _Exists from None
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:  # of a file system without hard links
+            raise
         if path.exists():
-            raise _Exists
+            raise _Exists from None
         temporary.replace(path)
-    elif code == errno.EEXIST:
-        raise _Exists
-    elif code:
-        raise OSError(code, os.strerror(code), str(path))
 
 
 def _create(path: Path) -> None:
