@@ -14,7 +14,7 @@ import dagster as dg
 
 from assets.keys import dagster_key, named
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store.lease import is_held
 
@@ -32,7 +32,7 @@ STAGES = {
 OTHER_STAGES = "prepare_when_inputs_change"
 """name of the sensor for all other stages"""
 
-Key = tuple[dg.AssetKey, str | None]
+AssetPartition = tuple[dg.AssetKey, str | None]
 
 
 class IsReady(dg.AutomationCondition[dg.AssetKey]):
@@ -40,7 +40,7 @@ class IsReady(dg.AutomationCondition[dg.AssetKey]):
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
-        self._ready: set[Key] = set()
+        self._ready: set[AssetPartition] = set()
         self._evaluated: datetime | None = None
 
     @property
@@ -63,7 +63,7 @@ class IsReady(dg.AutomationCondition[dg.AssetKey]):
         return dg.AutomationResult(context, true_subset=subset)
 
 
-def ready(pipeline: Pipeline) -> Iterator[Key]:
+def ready(pipeline: Pipeline) -> Iterator[AssetPartition]:
     """Yield each asset and group that can be computed now and that no run computes."""
     for asset, group in pipeline.stale():
         missing = pipeline.missing(asset, group)
@@ -82,11 +82,11 @@ def compute_when_ready(profile: Profile) -> dg.AutomationCondition[dg.AssetKey]:
     return IsReady(profile) & ~condition.in_progress() & (~failed | changed_since_failure)
 
 
-def automation(profile: Profile, graph: Graph) -> list[dg.SensorDefinition]:
+def automation(profile: Profile) -> list[dg.SensorDefinition]:
     """Define the sensors that evaluate the conditions. Each asset has one."""
     sensor_of = {stage: name for name, stages in STAGES.items() for stage in stages}
     keys: dict[str, list[dg.AssetKey]] = {}
-    for asset in graph.values():
+    for asset in build_graph(profile).values():
         keys.setdefault(sensor_of.get(asset.stage, OTHER_STAGES), []).append(dagster_key(asset.key, profile))
     return [
         dg.AutomationConditionSensorDefinition(

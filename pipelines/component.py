@@ -7,14 +7,10 @@ from pathlib import Path
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from assets.code_version import code_versions
-from assets.keys import named
 from mobileclip2.config.profile import Profile, load
-from mobileclip2.engine.pipeline import Pipeline
 from pipelines.asset_definitions import stages
-from pipelines.observe import report
 from pipelines.profiles import built_in, profile_path
-from pipelines.sensors import OBSERVE_EVERY_SECONDS
+from pipelines.sensors import observe_changes
 
 PROFILE = "path of a profile, relative to the folder of defs.yaml, or the name of a built-in profile"
 
@@ -58,7 +54,7 @@ class MobileClip2(dg.Component, dg.Model, dg.Resolvable):
         return dg.Definitions(
             assets=defined.assets,
             resources=defined.resources,
-            sensors=[observe_profile(profile)],
+            sensors=[observe_changes(profile)],
         )
 
     def load_profile(self, folder: Path) -> Profile:
@@ -70,23 +66,3 @@ class MobileClip2(dg.Component, dg.Model, dg.Resolvable):
         file = profile_path(self.profile) if self.profile in built_in() else folder / self.profile
         profile = load(file)
         return profile.model_copy(update={"key_prefix": self.key_prefix or profile.name})
-
-
-def observe_profile(loaded: Profile) -> dg.SensorDefinition:
-    """Define the sensor that tells Dagster the versions of the inputs and the outputs of the store."""
-    versions = code_versions(Pipeline(loaded).graph)
-
-    @dg.sensor(
-        name=named("observe_changes", loaded),
-        asset_selection=dg.AssetSelection.key_prefixes(loaded.key_prefix),
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=OBSERVE_EVERY_SECONDS,
-        description="Reports the versions of the inputs, and the outputs that the store has. Computes nothing.",
-    )
-    def observe_changes(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        pipeline = Pipeline(load(loaded.file).model_copy(update={"key_prefix": loaded.key_prefix}))
-        if code_versions(pipeline.graph) != versions:
-            return dg.SkipReason(f"{loaded.file} has changed; reload the definitions")
-        return dg.SkipReason(f"reported {report(pipeline, context.instance)} changes")
-
-    return observe_changes

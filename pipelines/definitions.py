@@ -7,7 +7,6 @@ import os
 import dagster as dg
 
 from mobileclip2.config.profile import Profile, load
-from mobileclip2.engine.pipeline import Pipeline
 from pipelines.asset_definitions import stages
 from pipelines.automation import automation
 from pipelines.evaluate_job import evaluate_job
@@ -18,7 +17,6 @@ from pipelines.sensors import observe_changes
 
 def definitions_of(profile: Profile) -> dg.Definitions:
     """Define the assets, jobs and sensors of a profile."""
-    pipeline = Pipeline(profile)
     return dg.Definitions.merge(
         stages(profile),
         dg.Definitions(
@@ -27,7 +25,7 @@ def definitions_of(profile: Profile) -> dg.Definitions:
                 *([studies_job(profile)] if profile.studies else []),
                 *([evaluate_job(profile)] if profile.evaluation and (profile.students or profile.teachers) else []),
             ],
-            sensors=[observe_changes(pipeline), *automation(pipeline.profile, pipeline.graph)],
+            sensors=[observe_changes(profile), *automation(profile)],
         ),
     )
 
