@@ -13,11 +13,13 @@ import statistics
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from mobileclip2.asset_key import Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline, TaskBatch
 from mobileclip2.engine.stage import load_stage
@@ -68,9 +70,10 @@ def computed(pipeline: Pipeline, instance: dg.DagsterInstance) -> list[dict[str,
         for asset in pipeline.graph.values():
             for group in pipeline.groups(asset):
                 timed.seconds = 0.0
-                whole = _seconds(lambda a=asset, g=group: materialize(repository, instance, a, g))
+                run = partial(materialize, pipeline.profile, repository, instance, Partition(asset.key, group))
+                whole = _seconds(run)
                 work = timed.seconds
-                again = _seconds(lambda a=asset, g=group: materialize(repository, instance, a, g))
+                again = _seconds(run)
                 rows.append({"stage": asset.stage, "run": whole, "work": work, "nothing_to_do": again})
     finally:
         compute.executor_of = compute_of

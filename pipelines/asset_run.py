@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from assets.keys import dagster_key
+from mobileclip2.asset_key import Partition
 from mobileclip2.extras import needs
 
 with needs("pipeline"):
     import dagster as dg
 
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step
-from pipelines.display import label_of
 from pipelines.processes import COMMAND_TAG, PROCESS_TAG, this_process
 from pipelines.supervise import KEPT
 
@@ -36,17 +35,16 @@ class RunObserver(Protocol):
 
 
 def materialize(
+    profile: Profile,
     repository: dg.RepositoryDefinition,
     dagster: dg.DagsterInstance,
-    asset: Asset,
-    group: str | None,
+    partition: Partition,
     command: str | None = None,
-    profile: Profile | None = None,
 ) -> None:
     """Execute one Dagster run for an asset and group.
 
     Args:
-        profile: Its prefix is part of Dagster's key of the asset.
+        profile: The profile that ``repository`` defines.
         command: Process of the command that this run is part of. Default: this process.
 
     Raises:
@@ -57,8 +55,8 @@ def materialize(
     process = this_process()
     result = job.execute_in_process(
         instance=dagster,
-        asset_selection=[dagster_key(asset.key, profile)],
-        partition_key=group,
+        asset_selection=[dagster_key(partition.asset, profile)],
+        partition_key=partition.group,
         raise_on_error=False,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         # the command shows the failure, and would not wait for a retry
@@ -70,9 +68,7 @@ def materialize(
     if any(map(_is_interruption, failures)):
         dagster.report_run_canceled(result.dagster_run, f"Stopped; {KEPT}.")
         raise KeyboardInterrupt
-    raise UserError(
-        f"{label_of(asset.key, group)}: {_cause(failures) or f'the run {result.run_id} failed; see its page'}"
-    )
+    raise UserError(f"{partition}: {_cause(failures) or f'the run {result.run_id} failed; see its page'}")
 
 
 def _failures(dagster: dg.DagsterInstance, run_id: str) -> list[Any]:

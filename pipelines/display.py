@@ -12,7 +12,6 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.progress import Step
 
 LINE_SECONDS = 20.0
@@ -179,8 +178,3 @@ class Clock(ProgressColumn):
         """Return the elapsed time of a bar."""
         minutes, seconds = divmod(int(task.fields["seconds"]), 60)
         return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.elapsed")
-
-
-def label_of(asset: AssetKey, group: str | None) -> str:
-    """Return the label of an asset and group in messages: ``student/x [g00]``."""
-    return str(Partition(asset, group))

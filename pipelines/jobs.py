@@ -142,10 +142,9 @@ def _compute(profile: Profile, partition: Partition, slot: int, count: int, comm
         send("step", step.done, step.total, step.unit, step.numbers)
 
     repository = stages(profile, on_step).get_repository_def()
-    asset = Pipeline(profile).graph[partition.asset]
     try:
         with instance() as dagster:
-            materialize(repository, dagster, asset, partition.group, command, profile)
+            materialize(profile, repository, dagster, partition, command)
     except UserError as error:
         send("failed", str(error))
     except KeyboardInterrupt:

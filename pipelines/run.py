@@ -154,8 +154,7 @@ class ThisProcess(nullcontext[None]):
         partition, failure = self._current, None
         assert partition
         try:
-            asset = self._pipeline.graph[partition.asset]
-            materialize(self._repository, self._dagster, asset, partition.group, profile=self._pipeline.profile)
+            materialize(self._pipeline.profile, self._repository, self._dagster, partition)
         except UserError as error:
             failure = error
         self._current = None

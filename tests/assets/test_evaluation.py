@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from assets.evaluation import report
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine import gc as garbage
 from mobileclip2.engine import graph
@@ -73,7 +74,7 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     assert repository.assets_defs_by_key[KEY].partitions_def.get_partition_keys() == SETS
     assert plan(pipeline).pairs == [(f"evaluation/{model}", name) for model in ("pupil", "wide") for name in SETS[1:]]
 
-    materialize(repository, instance, pipeline.graph["evaluation/pupil"], "vtab/flowers")
+    materialize(pipeline.profile, repository, instance, Partition(AssetKey("evaluation/pupil"), "vtab/flowers"))
     pairs = plan(Pipeline(load(pipeline.profile.file))).pairs
     assert [name for key, name in pairs if key == "evaluation/pupil"] == ["vtab-flowers"]
     shown = last(instance, "vtab/flowers").metadata
@@ -84,8 +85,8 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     assert "evaluation/pupil [vtab-flowers]: not materialized yet" in verdict(instance).description
 
     for key, name in pairs:
-        materialize(repository, instance, pipeline.graph[key], name)
-    materialize(repository, instance, pipeline.graph["evaluation/pupil"], "shapes")
+        materialize(pipeline.profile, repository, instance, Partition(key, name))
+    materialize(pipeline.profile, repository, instance, Partition(AssetKey("evaluation/pupil"), "shapes"))
     entries = last(instance, "shapes").metadata
     assert entries["reused"].value is True and Path(entries["report"].path).is_file()
     assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"

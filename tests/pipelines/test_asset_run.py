@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
@@ -20,7 +21,8 @@ def pipeline(tiny) -> Pipeline:
 
 def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
     asset = pipeline.graph["raw_shards"]
-    materialize(definitions_of(pipeline.profile).get_repository_def(), instance, asset, "g00")
+    repository = definitions_of(pipeline.profile).get_repository_def()
+    materialize(pipeline.profile, repository, instance, Partition(asset.key, "g00"))
     (run,) = instance.get_runs()
     assert run.asset_selection == {dg.AssetKey("raw_shards")}
     assert run.tags["dagster/partition"] == "g00"
@@ -34,7 +36,7 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
     shutil.rmtree(corpus)
     repository = definitions_of(pipeline.profile).get_repository_def()
     with pytest.raises(UserError) as raised:
-        materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
+        materialize(pipeline.profile, repository, instance, Partition(AssetKey("caption_corpus/clean"), None))
     assert str(raised.value).startswith(f"caption_corpus/clean: {corpus}: no such folder")
     assert "Traceback" not in str(raised.value) and "Stack Trace" not in str(raised.value)
 
@@ -46,7 +48,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypa
     monkeypatch.setattr(Pipeline, "materialize", broken)
     repository = definitions_of(pipeline.profile).get_repository_def()
     with pytest.raises(UserError, match=r"caption_corpus/clean: ZeroDivisionError: a fault(.|\n)*in broken"):
-        materialize(repository, instance, pipeline.graph["caption_corpus/clean"], None)
+        materialize(pipeline.profile, repository, instance, Partition(AssetKey("caption_corpus/clean"), None))
 
 
 def test_each_run_has_a_pipeline_of_its_own(pipeline, instance):
@@ -56,10 +58,10 @@ def test_each_run_has_a_pipeline_of_its_own(pipeline, instance):
     repository = definitions_of(pipeline.profile).get_repository_def()
     key = dg.AssetKey("raw_shards")
     for reused in (False, True):
-        materialize(repository, instance, asset, "g00")
+        materialize(pipeline.profile, repository, instance, Partition(asset.key, "g00"))
         event = instance.get_latest_materialization_event(key)
         assert event.asset_materialization.metadata["reused"].value is reused
     shutil.rmtree(Path(pipeline.storage.url) / "raw_shards")
-    materialize(repository, instance, asset, "g00")
+    materialize(pipeline.profile, repository, instance, Partition(asset.key, "g00"))
     assert instance.get_latest_materialization_event(key).asset_materialization.metadata["reused"].value is False
     assert pipeline.missing(asset, "g00"), "the pipeline of the caller is another one"

@@ -8,6 +8,7 @@ import dagster as dg
 import open_clip
 import pytest
 
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.source_inventory import Folder
@@ -58,7 +59,7 @@ def test_the_interface_shows_the_curve_and_the_gate(finished, instance):
     pipeline = edited(finished, change)
     repository = definitions_of(pipeline.profile).get_repository_def()
     for key, group in (("student/tuned", None), ("student/middle", None), ("evaluation/middle", "shapes")):
-        materialize(repository, instance, pipeline.graph[key], group)
+        materialize(pipeline.profile, repository, instance, Partition(AssetKey(key), group))
     event = instance.get_latest_materialization_event(dg.AssetKey("student.middle"))
     shown = event.asset_materialization.metadata
     (read,) = pipeline.read("student/middle")

@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from mobileclip2.asset_key import Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine import graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -93,7 +94,7 @@ def test_a_run_alone_leaves_what_it_computed_in_sync(smallest: Path, instance: d
     pipeline = Pipeline(load(smallest))
     repository = definitions_of(pipeline.profile).get_repository_def()
     for asset, group in list(pipeline.stale()):
-        materialize(repository, instance, asset, group)
+        materialize(pipeline.profile, repository, instance, Partition(asset.key, group))
     assert unsynced(smallest, instance) == set()
     assert report(Pipeline(load(smallest)), instance) == 0
 

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from assets.keys import dagster_key
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.compute import Kubernetes
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
@@ -414,7 +415,8 @@ def test_through_dagster(cluster, pipeline, expected, tmp_path):
     home = tmp_path / "dagster"
     home.mkdir()
     with dg.DagsterInstance.local_temp(str(home)) as instance:
-        materialize(definitions_of(pipeline.profile).get_repository_def(), instance, pipeline.graph[ASSET], "g00")
+        repository = definitions_of(pipeline.profile).get_repository_def()
+        materialize(pipeline.profile, repository, instance, Partition(AssetKey(ASSET), "g00"))
         event = instance.get_latest_materialization_event(dagster_key(pipeline.graph[ASSET].key))
     assert event.asset_materialization.metadata["reused"].value is False
     assert stored(pipeline) == expected
