@@ -6,29 +6,23 @@ PostgreSQL are those of a cluster; pods are processes of this machine. The time 
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mobileclip2.asset_key import AssetKey, Partition
+from mobileclip2.asset_key import Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
-from pipelines.backfill import BACKFILL_TAG, PARTITION_TAGS
+from pipelines.backfill import BACKFILL_TAG, PARTITION_TAGS, assets_by_step
 from pipelines.graphql import Server
 from pipelines.remote import refresh_remotely
 from pipelines.schedule import upstream_of
 from tests.cluster import FakeCluster
-from tests.mobileclip2.executors.test_dagster import COMPUTE, settings
-from tests.pipelines.server import FAST_DAEMON, Dagster
+from tests.mobileclip2.executors.test_dagster import COMPUTE, on_cluster
 from tests.pipelines.small import edited
-from tests.postgres import server
 from tests.tiny import make_tiny
-from tests.ui.server import free_port
 
 GROUPS = 4
 MINUTES = 60
@@ -37,7 +31,7 @@ NODES = {"one": 2, "two": 2}
 
 RUNS = """
 query Runs {
-  runsOrError { ... on Runs { results { tags { key value } creationTime stepStats { stepKey startTime endTime } } } }
+  runsOrError { ... on Runs { results { tags { key value } assetSelection { path } stepStats { stepKey startTime endTime } } } }
 }
 """
 
@@ -52,22 +46,11 @@ def measure() -> dict[str, Any]:
         cluster = stack.enter_context(FakeCluster(folder / "cluster", NODES))
         home = folder / "dagster"
         home.mkdir()
-        url = f"http://127.0.0.1:{free_port()}"
-        environment = {
-            "MOBILECLIP2_PROFILE": str(profile),
-            "MOBILECLIP2_CACHE": str(home / "cache"),
-            "MOBILECLIP2_DAGSTER": url,
-        }
-        env = [{"name": name, "value": value} for name, value in environment.items()]
-        context = json.dumps({"k8s": {"namespace": "mobileclip2", "env": env}})
-        written = home / "settings.yaml"
-        written.write_text(yaml.safe_dump(settings(cluster, home, stack.enter_context(server()))))
-        code = ("--container-image", "tests", "--container-context", context)
-        Dagster(profile, home, stack, written, code, FAST_DAEMON, url).with_daemon()
+        dagster = on_cluster(cluster, profile, home, stack)
         started = time.time()
-        refresh_remotely(Server(url), [], None, MINUTES)
+        refresh_remotely(Server(dagster.url), [], None, MINUTES)
         wall = time.time() - started
-        return {"wall": wall, **paths(Pipeline(load(profile)), seconds_of_steps(Server(url)))}
+        return {"wall": wall, **paths(Pipeline(load(profile)), seconds_of_steps(Server(dagster.url)))}
 
 
 def seconds_of_steps(server: Server) -> dict[Partition, float]:
@@ -77,9 +60,9 @@ def seconds_of_steps(server: Server) -> dict[Partition, float]:
         if BACKFILL_TAG not in tags:
             continue
         group = next((tags[tag] for tag in PARTITION_TAGS if tag in tags), None)
+        by_step = assets_by_step(run)
         for step in run["stepStats"]:
-            key = AssetKey(step["stepKey"].replace("__", "/"))
-            found[Partition(key, group)] = step["endTime"] - step["startTime"]
+            found[Partition(by_step[step["stepKey"]], group)] = step["endTime"] - step["startTime"]
     return found
 
 

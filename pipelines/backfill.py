@@ -211,13 +211,17 @@ def failures_of(server: Server, backfill: str) -> list[str]:
     return [*lines, f"and {more} more runs"] if more > 0 else lines
 
 
+def assets_by_step(run: dict[str, Any]) -> dict[str, AssetKey]:
+    """Return the assets of a run by the names of its steps. Dagster makes the name of a step from the key of its asset."""
+    paths = [key["path"] for key in run.get("assetSelection") or []]
+    return {re.sub(r"\W", "_", "__".join(path)): AssetKey.from_dotted(path[-1]) for path in paths}
+
+
 def _failures_of_run(server: Server, run: dict[str, Any]) -> list[str]:
     tags = {tag.get("key"): tag.get("value") for tag in server.take(run, "tags", list)}
     name = next((tags[tag] for tag in PARTITION_TAGS if tags.get(tag)), None)
     group = f" [{name}]" if name else ""
-    paths = [server.take(key, "path", list) for key in run.get("assetSelection") or []]
-    # Dagster names a step by the words of its asset's key
-    asset_of_step = {re.sub(r"\W", "_", "__".join(path)): AssetKey.from_dotted(path[-1]) for path in paths}
+    by_step = assets_by_step(run)
     steps, of_run, cursor = [], "", None
     while True:
         answer = _ask(server, FAILED_STEPS, "logsForRun", run=server.take(run, "runId", str), after=cursor)
@@ -228,7 +232,7 @@ def _failures_of_run(server: Server, run: dict[str, Any]) -> list[str]:
             )
             if event.get("__typename") == "ExecutionStepFailureEvent":
                 step = server.take(event, "stepKey", str)
-                asset = asset_of_step.get(step, step)
+                asset = by_step.get(step, step)
                 steps.append(clean(f"{asset}{group}: {str(message).strip()}"))
             elif event.get("__typename") == "RunFailureEvent":
                 of_run = first_line(message or event.get("message"))

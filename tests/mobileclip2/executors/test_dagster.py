@@ -145,11 +145,8 @@ def expected(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return manifests(local)
 
 
-@pytest.fixture(scope="module")
-def dagster(running: FakeCluster, profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
-    running.faults = Faults()
-    running.everything.clear()
-    home = tmp_path_factory.mktemp("dagster")
+def on_cluster(cluster: FakeCluster, profile: Path, home: Path, stack: ExitStack) -> Dagster:
+    """Start Dagster with PostgreSQL and a daemon. Its runs and steps are pods of the cluster."""
     # what the chart makes of 'includeConfigInLaunchedRuns'
     url = f"http://127.0.0.1:{free_port()}"
     environment = {
@@ -160,10 +157,18 @@ def dagster(running: FakeCluster, profile: Path, tmp_path_factory: pytest.TempPa
     env = [{"name": name, "value": value} for name, value in environment.items()]
     context = json.dumps({"k8s": {"namespace": "mobileclip2", "env": env}})
     code = ("--container-image", "tests", "--container-context", context)
+    written = home / "settings.yaml"
+    written.write_text(yaml.safe_dump(settings(cluster, home, stack.enter_context(server()))))
+    return Dagster(profile, home, stack, written, code, FAST_DAEMON, url).with_daemon()
+
+
+@pytest.fixture(scope="module")
+def dagster(running: FakeCluster, profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dagster]:
+    running.faults = Faults()
+    running.everything.clear()
+    home = tmp_path_factory.mktemp("dagster")
     with ExitStack() as stack:
-        written = home / "settings.yaml"
-        written.write_text(yaml.safe_dump(settings(running, home, stack.enter_context(server()))))
-        yield Dagster(profile, home, stack, written, code, FAST_DAEMON, url).with_daemon()
+        yield on_cluster(running, profile, home, stack)
     with running.lock:  # Dagster leaves its finished Jobs to their time to live
         for name in list(running.objects["jobs"]):
             running.delete("jobs", name)
