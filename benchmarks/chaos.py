@@ -31,7 +31,7 @@ from mobileclip2.store import S3Storage, Storage, open_storage
 from mobileclip2.store.artifact import RECORD
 from tests import run
 from tests.cluster import FakeCluster
-from tests.faults import BALLAST, KILLS, Strike, What, gate, put_sources_back
+from tests.faults import BALLAST, KILLS, Later, Strike, What, gate, put_sources_back
 from tests.kubelet import Kubelet
 from tests.s3 import Fault, FaultyS3
 from tests.small_disk import small_disk
@@ -54,17 +54,7 @@ SILENT_SECONDS = 240
 """a run that logs nothing for so long hangs"""
 DISK_MEGABYTES = 256
 ENDS: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish")
-SINCE: tuple[What, ...] = (
-    "flipped artifact",
-    "flipped checkpoint",
-    "flipped S3 cache",
-    "flipped feature cache",
-    "flipped stat cache",
-    "swapped source",
-    "lost lease",
-    "stolen lease",
-    "gc",
-)
+LATER: tuple[What, ...] = get_args(Later)
 """one of them is in each life, drawn from another sequence, so that seeds keep their other faults"""
 ORPHAN = "raw_shards/0123456789abcdef/g00/old.parquet"
 """an output that no profile needs, for gc"""
@@ -144,7 +134,7 @@ def _strike(draw: random.Random, where: Where, what: What, name: str, who: Who |
 
 
 def _later_strike(draw: random.Random, where: Where, store: Store, name: str) -> Strike:
-    what = draw.choice([what for what in SINCE if store == "bucket" or what != "flipped S3 cache"])
+    what = draw.choice([what for what in LATER if store == "bucket" or what != "flipped S3 cache"])
     # only training has checkpoints, only the run's machine has a feature cache, and any one pod trains
     anywhere = where == "cluster" and what in {"flipped checkpoint", "flipped S3 cache", "flipped feature cache"}
     moment = draw.randint(1, SHARE if anywhere else MOMENTS[where] // 2)

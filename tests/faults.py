@@ -20,12 +20,7 @@ from mobileclip2.executors.commands import LOGS
 
 T = TypeVar("T")
 
-What = Literal[
-    "kill",
-    "full disk",
-    "truncate",
-    "vanish",
-    "clock",
+Later = Literal[
     "flipped artifact",
     "flipped checkpoint",
     "flipped S3 cache",
@@ -36,7 +31,16 @@ What = Literal[
     "stolen lease",
     "gc",
 ]
-"""``flipped checkpoint`` also kills the process, and ``gc`` asks whoever watches the notes to start a collection"""
+"""faults that were added after the others. ``flipped checkpoint`` also kills the process. ``gc`` only writes a note, and the
+process that reads the notes starts a collection"""
+What = Literal[
+    "kill",
+    "full disk",
+    "truncate",
+    "vanish",
+    "clock",
+    Later,
+]
 
 KILLS: tuple[What, ...] = ("kill", "flipped checkpoint")
 BALLAST = "ballast"

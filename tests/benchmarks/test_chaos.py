@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos import LIVES, SINCE, Outage, Schedule
+from benchmarks.chaos import LATER, LIVES, Outage, Schedule
 from mobileclip2.errors import LeaseLost
 from mobileclip2.store import LocalStorage
 from mobileclip2.store.lease import acquire
@@ -28,11 +28,11 @@ def test_schedules_hold_every_fault_in_every_place():
     assert len({(schedule.where, schedule.store) for schedule in schedules}) == 6
     assert {len(schedule.lives) for schedule in schedules} == {LIVES}
     events = [event for schedule in schedules for life in schedule.lives for event in life]
-    since = [each for each in events if isinstance(each, Strike) and each.what in SINCE]
+    since = [each for each in events if isinstance(each, Strike) and each.what in LATER]
     assert len(since) == len(SEEDS) * LIVES
-    assert {each.what for each in since} == set(SINCE)
+    assert {each.what for each in since} == set(LATER)
     assert {each.who for each in since} == {"run", "pod"}
-    strikes = {(each.who, each.what) for each in events if isinstance(each, Strike) and each.what not in SINCE}
+    strikes = {(each.who, each.what) for each in events if isinstance(each, Strike) and each.what not in LATER}
     assert strikes == {
         (who, what) for who in ("run", "worker", "pod") for what in ("kill", "full disk", "truncate", "vanish", "clock")
     }
