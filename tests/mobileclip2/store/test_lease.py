@@ -219,18 +219,22 @@ def stopped_before_its_manifest(storage, folder, manifest):
             process.kill()
 
 
-def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(tmp_path, manifest):
-    """On a disk it loses its lease only if somebody deletes the file."""
-    storage = LocalStorage(tmp_path / "store")
+def check_that_a_stopped_process_replaces_no_manifest(storage, folder, manifest, lose_lease):
     output = ArtifactFolder(storage, "a", manifest().fingerprint, "g00")
-    with stopped_before_its_manifest(storage, tmp_path, manifest(samples=1)) as process:
-        (tmp_path / "store" / lease._key(output.prefix)).unlink()
+    with stopped_before_its_manifest(storage, folder, manifest(samples=1)) as process:
+        lose_lease(lease._key(output.prefix))
         with acquire(storage, [output.prefix]) as held:
             output.fence = held
             output.commit(manifest(samples=2))
         process.send_signal(signal.SIGCONT)
         assert "this lease was lost" in process.stdout.readline()
     assert output.read_manifest() == manifest(samples=2)
+
+
+def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(tmp_path, manifest):
+    """On a disk it loses its lease only if somebody deletes the file."""
+    storage = LocalStorage(tmp_path / "store")
+    check_that_a_stopped_process_replaces_no_manifest(storage, tmp_path, manifest, storage.delete)
 
 
 def test_the_holder_of_the_lease_replaces_the_manifest_of_a_process_that_lost_it(tmp_path, manifest):
@@ -248,14 +252,7 @@ class TestBucket:
     ):
         monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
-        output = ArtifactFolder(storage, "a", manifest().fingerprint, "g00")
-        with stopped_before_its_manifest(storage, tmp_path, manifest(samples=1)) as process:
-            with acquire(storage, [output.prefix]) as held:
-                output.fence = held
-                output.commit(manifest(samples=2))
-            process.send_signal(signal.SIGCONT)
-            assert "this lease was lost" in process.stdout.readline()
-        assert output.read_manifest() == manifest(samples=2)
+        check_that_a_stopped_process_replaces_no_manifest(storage, tmp_path, manifest, lambda key: None)
 
     @pytest.mark.parametrize("another", [True, False])
     def test_a_process_that_was_stopped_for_too_long_writes_nothing(self, storage, monkeypatch, another):
