@@ -78,8 +78,10 @@ def _names(pipeline: Pipeline, model: str, baseline: str | None) -> tuple[str, s
     known = [asset.name for asset in pipeline.graph.values() if asset.stage == "evaluation"]
     model = model_name(model)
     if model not in known:
-        near = did_you_mean(model, known) or f"; the profile evaluates {', '.join(known) or 'nothing'}"
-        raise UserError(f"--student {model}: no such model{near}; correct the name")
+        near = (
+            did_you_mean(model, known) or f"; the profile evaluates {', '.join(known) or 'nothing'}; correct the name"
+        )
+        raise UserError(f"--student {model}: no such model{near}")
     baseline = baseline or pipeline.profile.gate.baseline
     return model, model_name(baseline) if baseline and model_name(baseline) in known else baseline
 
