@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dagster as dg
 
+from assets.keys import dagster_key
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.plan import plan
 from mobileclip2.report.gather import gather
 from mobileclip2.report.pipeline import render_pipeline
 from mobileclip2.report.study import study_result
+from pipelines.asset_run import materialize
 from pipelines.definitions import definitions_of
 from pipelines.profiles import profile_path
 from pipelines.refresh import submit_plan
-from pipelines.run import materialize
 from tests.pipelines.small import edited
 
 INGREDIENTS = {
@@ -43,11 +45,12 @@ def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
     trials = ["base-seed0", "base-seed3", "distillation-seed0", "distillation-seed3", "half-seed0", "half-seed3"]
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials]
     defs = definitions_of(pipeline.profile)
-    asset = defs.resolve_assets_def(dg.AssetKey("study.ingredients"))
+    study = AssetKey("study/ingredients")
+    asset = defs.resolve_assets_def(dagster_key(study))
     assert asset.partitions_def.get_partition_keys() == trials
 
     for trial in ("distillation-seed0", "distillation-seed3"):
-        materialize(defs.get_repository_def(), instance, pipeline.graph["study/ingredients"], trial)
+        materialize(pipeline.profile, defs.get_repository_def(), instance, Partition(study, trial))
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials if "distillation" not in trial]
     event = instance.get_latest_materialization_event(dg.AssetKey("study.ingredients")).asset_materialization
     assert event.partition == "distillation-seed3"

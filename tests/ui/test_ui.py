@@ -21,7 +21,7 @@ from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 from mobileclip2.store.storage import file_sha256
-from pipelines.backfill import BACKFILL_TAG, PARTITION_TAGS, wait_for_backfill
+from pipelines.backfill import BACKFILL_TAG, PARTITION_TAGS, assets_by_step, wait_for_backfill
 from pipelines.definitions import definitions_of
 from pipelines.graphql import Server
 from pipelines.remote import REFRESH_OP
@@ -76,8 +76,8 @@ def refresh(page: Page, *assets: str) -> str:
     page.see("refresh", "evaluate")
     page.click("//a[normalize-space()='refresh']")
     page.click("//a[normalize-space()='Launchpad']")
-    if assets:
-        page.write_code(json.dumps({"ops": {REFRESH_OP: {"config": {"assets": assets}}}}))
+    # the browser keeps what an earlier launch wrote there
+    page.write_code(json.dumps({"ops": {REFRESH_OP: {"config": {"assets": assets}}}}))
     page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
     (backfill,) = page.until(lambda: backfills(page) - before, "a submitted backfill")
     wait_for_backfill(Server(page.url), backfill, time.monotonic() + BACKFILL_SECONDS)
@@ -96,7 +96,7 @@ def targets(page: Page, backfill: str) -> set[tuple[str, str | None]]:
     for run in Server(page.url).ask(query, filter=of_backfill)["runsOrError"]["results"]:
         tags = {tag["key"]: tag["value"] for tag in run["tags"]}
         group = next((tags[tag] for tag in PARTITION_TAGS if tag in tags), None)
-        found |= {("/".join(key["path"]), group) for key in run["assetSelection"]}
+        found |= {(str(asset), group) for asset in assets_by_step(run).values()}
     return found
 
 

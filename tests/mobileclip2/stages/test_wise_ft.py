@@ -216,7 +216,7 @@ def die_at(point):
 def test_the_ui_and_the_report_show_the_curve(profile):
     pipeline = Pipeline(load(profile))
     rows, picked, picture = between_sheet(pipeline, "between")
-    assert len(rows) == 2 * len(WEIGHTS) and picture.startswith("![interpolated weights](data:image/png;base64,")
+    assert len(rows) == 2 * len(WEIGHTS) and picture.sheet.startswith("![interpolated weights](data:image/png;base64,")
     page = render_pipeline(gather(pipeline))
     assert "Interpolated weights" in page and f"picked {picked:g}" in page
     assert f"weight {picked:g} of after" in page
