@@ -36,10 +36,13 @@ test: setup ## lint, types and the tests
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long" $(COVERAGE)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not image" $(COVERAGE)
 
 test-long: setup ## every profile of the documentation as a whole run
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m long
+
+image: setup ## the image of workers, built with buildah, and a group computed in it
+	k8s/try-image
 
 MINUTES ?= 60
 READERS := 27
@@ -82,4 +85,4 @@ docs: $(VENV)/tools/docs/.ready ## the pages and the API reference as a site in 
 clean: ## removes outputs and Dagster's history, keeps the environment
 	rm -rf .store .dagster report.html
 
-.PHONY: help setup demo test test-long fuzz coverage ui lock docs clean
+.PHONY: help setup demo test test-long image fuzz coverage ui lock docs clean

@@ -125,7 +125,7 @@ class FakeCluster:
         self.ports: dict[str, int] = {}
         """where the pods of a Job meet"""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.kubelet = Kubelet(self._ended)
+        self.kubelet = Kubelet(self.ended)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.kubeconfig = self.folder / "kubeconfig.yaml"
@@ -524,13 +524,13 @@ class FakeCluster:
         (container,) = spec["containers"]
         scratch = self.folder / name / "scratch"
         scratch.mkdir(parents=True)
-        env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+        env = self.image_environment()
         if instructions := os.environ.get("ONEDNN_MAX_CPU_ISA"):  # trained weights depend on it
             env["ONEDNN_MAX_CPU_ISA"] = instructions
         index = str(index_of(pod))
         for entry in [*container.get("env", []), {"name": "JOB_COMPLETION_INDEX", "value": index}]:
             value = entry.get("value", name if "metadata.name" in str(entry) else index)
-            env[entry["name"]] = re.sub(r"^/scratch", str(scratch), value)
+            env[entry["name"]] = re.sub(r"^/scratch", self.seen_in_container(scratch), value)
         host = rf"{re.escape(name.rpartition('-')[0].rpartition('-')[0])}-\d+\.{re.escape(spec.get('subdomain', '-'))}"
         # the image has no entry point
         words = [*container.get("command", []), *container.get("args", [])]
@@ -539,9 +539,21 @@ class FakeCluster:
         job = pod["metadata"]["labels"][NAME]
         meets = f"--master-port={self.ports.setdefault(job, free_port())}"
         command = [meets if word.startswith("--master-port=") else word for word in command]
-        self.kubelet.start(name, command, env, self.folder / f"{name}.log", self.faults.gate(pod))
+        self.start_container(pod, command, env, self.folder / f"{name}.log")
 
-    def _ended(self, name: str, code: int) -> None:
+    def image_environment(self) -> dict[str, str]:
+        """Return the variables of an image: here those that a process of this machine needs."""
+        return {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+
+    def seen_in_container(self, scratch: Path) -> str:
+        """Return where a container sees the folder of its scratch volume."""
+        return str(scratch)
+
+    def start_container(self, pod: Object, command: list[str], env: dict[str, str], log: Path) -> None:
+        """Start the container of a pod as a process of this machine. The process calls :meth:`ended` at its end."""
+        self.kubelet.start(pod["metadata"]["name"], command, env, log, self.faults.gate(pod))
+
+    def ended(self, name: str, code: int) -> None:
         with self.lock:
             self.kill_at.pop(name, None)
             pod = self.objects["pods"].get(name)
