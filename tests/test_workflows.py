@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+ACTION = "./.github/actions/evaluate"
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
@@ -20,9 +21,19 @@ def test_workflows_are_pinned_and_least_privileged(file):
     for job in workflow["jobs"].values():
         assert job["timeout-minutes"] <= 60
         for step in job["steps"]:
-            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]) if "uses" in step else "run" in step
-            # what a stranger can name must not become a part of a script
-            assert "${{" not in step.get("run", "")
+            is_safe(step)
+
+
+def test_the_action_is_pinned_too():
+    for step in yaml.safe_load((ROOT / ACTION / "action.yml").read_text())["runs"]["steps"]:
+        is_safe(step)
+
+
+def is_safe(step):
+    pinned = re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step.get("uses", ""))
+    assert pinned or step.get("uses") == ACTION or "run" in step
+    # what a stranger can name must not become a part of a script
+    assert "${{" not in step.get("run", "")
 
 
 def test_the_only_secret_goes_to_one_step_that_runs_no_code_of_the_pull_request():
@@ -31,6 +42,9 @@ def test_the_only_secret_goes_to_one_step_that_runs_no_code_of_the_pull_request(
     remote = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]["remote"]
     assert remote["permissions"] == {"contents": "read"} and remote["environment"] == "dagster"
     (asking,) = [step for step in remote["steps"] if "secrets." in str(step)]
+    assert asking["uses"] == ACTION and "token" in asking["with"]
+    steps = yaml.safe_load((ROOT / ACTION / "action.yml").read_text())["runs"]["steps"]
+    (asking,) = [step for step in steps if "inputs.token" in str(step)]
     assert "MOBILECLIP2_DAGSTER_TOKEN" in asking["env"] and "TOKEN" not in asking["run"]
     (checkout,) = [step for step in remote["steps"] if "checkout" in step.get("uses", "")]
     assert checkout["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"

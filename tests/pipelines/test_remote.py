@@ -128,32 +128,48 @@ def test_without_a_daemon_the_queued_run_is_withdrawn(dagster):
 
 
 def workflow_job(dagster: Dagster, folder: Path, student: str) -> tuple[int, str]:
-    """Runs the shell steps of the workflow's job ``remote`` as a runner does: status of the first that fails, and the output."""
+    """Runs the action as the workflow's job ``remote`` does: status of the first step that fails, and the output."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())
     known = {
+        "env.STUDENT": student,
         "vars.DAGSTER_URL": dagster.url,
         "github.event.pull_request.head.sha || github.sha": LOCATION.partition("-")[2],
         "secrets.MOBILECLIP2_DAGSTER_TOKEN": "token",
     }
-    folder.mkdir()
-    for package in ("pipelines", "mobileclip2"):
-        (folder / package).symlink_to(ROOT / package)
+    (use,) = (step for step in workflow["jobs"]["remote"]["steps"] if step["uses"].startswith("./"))
+    for name in ("pipelines", "mobileclip2"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / ".github", folder / ".github")
     python = folder / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -S "$@"\n')
     python.chmod(0o755)
+    return run_action(folder / use["uses"], {name: filled(value, known) for name, value in use["with"].items()}, folder)
+
+
+def filled(text: str, known: dict[str, str]) -> str:
+    """Returns a text with the values of its expressions."""
+    return re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], text)
+
+
+def run_action(action: Path, given: dict[str, str], folder: Path) -> tuple[int, str]:
+    """Runs the shell steps of a composite action as a runner does."""
+    described = yaml.safe_load((action / "action.yml").read_text())
+    inputs = {name: given.get(name, each.get("default")) for name, each in described["inputs"].items()}
+    assert None not in inputs.values() and given.keys() <= inputs.keys()
+    holds = {"inputs.dagster == ''": not inputs["dagster"], "inputs.dagster != ''": bool(inputs["dagster"])}
     result, output = 0, ""
-    for step in workflow["jobs"]["remote"]["steps"]:
-        if "run" not in step or (result and "!cancelled()" not in step.get("if", "")):
+    for step in described["runs"]["steps"]:
+        condition = step.get("if", "")
+        if "run" not in step or not holds.get(condition, not result or "!cancelled()" in condition):
             continue
-        given = {**workflow["env"], "STUDENT": student, **step.get("env", {})}
-        filled = {
-            name: re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], value) for name, value in given.items()
-        }
+        known = {f"inputs.{name}": value for name, value in inputs.items()}
         environment = {
-            "PATH": f"{python.parent}:/usr/bin:/bin",
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
             "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
-            **filled,
+            "GITHUB_ACTION_PATH": str(action),
+            **{name: filled(value, known) for name, value in step.get("env", {}).items()},
         }
         ran = subprocess.run(
             ["bash", "-e", "-c", step["run"]], cwd=folder, env=environment, capture_output=True, text=True, timeout=200
@@ -161,6 +177,22 @@ def workflow_job(dagster: Dagster, folder: Path, student: str) -> tuple[int, str
         output += ran.stdout + ran.stderr
         result = result or ran.returncode
     return result, output
+
+
+def test_the_action_sets_up_its_own_checkout_and_names_its_inputs(tmp_path):
+    """The command is a stand-in, because the action installs everything."""
+    code = tmp_path / "code"
+    shutil.copytree(ROOT / ".github", code / ".github")
+    (code / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin && cp command .venv/bin/mobileclip2\n")
+    (code / "command").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > arguments\necho table > comparison.md\nexit 3\n')
+    (code / "command").chmod(0o755)
+    given = {"student": "mine; touch stolen", "profile": "own profile.yaml", "baseline": "origin/main"}
+    result, output = run_action(code / ".github" / "actions" / "evaluate", given, tmp_path)
+    assert result == 3, output
+    expected = ["evaluate", "--profile", "own profile.yaml", "--student", "mine; touch stolen"]
+    expected += ["--markdown", "comparison.md", "--baseline", "origin/main"]
+    assert (tmp_path / "arguments").read_text().splitlines() == expected
+    assert (tmp_path / "summary.md").read_text() == "table\n"
 
 
 def test_the_workflow_passes_and_shows_the_table(dagster, tmp_path):
