@@ -7,13 +7,16 @@ from pathlib import Path
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.plan import plan
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.gate import compare
 from mobileclip2.names import did_you_mean
+from mobileclip2.report.changes import changes_as_markdown, data_changes
 from mobileclip2.report.comparison import as_markdown, published_like
-from mobileclip2.stages.stored_results import baseline_results, stored_results
+from mobileclip2.stages.stored_results import baseline_results, pipeline_at, stored_results
 from mobileclip2.store.storage import atomic_path
 from pipelines.run import RunDisplay, run
+from pipelines.show import plan_as_markdown
 
 PASSED, FAILED = 0, 3
 """exit statuses of the gate; 1 is a user error, 2 a usage error"""
@@ -25,6 +28,8 @@ class GateResult:
 
     table: str
     """Markdown table, followed by the verdict and its reasons"""
+    data: str
+    """Markdown table of the samples and captions that differ from the baseline's; empty if the baseline is no git revision"""
     failed: bool
 
 
@@ -33,15 +38,21 @@ def evaluate(
 ) -> int:
     """Materialize the evaluations of a model and its baseline, print the comparison, and return the exit status.
 
+    Args:
+        markdown: A file for the comparison, the data that differ from those of a git revision, and the cost of everything in
+            the profile that was not stored before.
+
     Raises:
         UserError: The evaluation failed, or the baseline has no comparable results.
     """
-    run(pipeline, evaluations(pipeline, model, baseline), display)
+    chosen = evaluations(pipeline, model, baseline)
+    cost = plan_as_markdown(plan(pipeline)) if markdown else ""
+    run(pipeline, chosen, display)
     result = apply_gate(pipeline, model, baseline)
     print(result.table, end="")
     if markdown:
         with atomic_path(markdown) as temporary:
-            temporary.write_text(result.table, encoding="utf-8")
+            temporary.write_text("\n".join([result.table, *filter(None, [result.data, cost])]), encoding="utf-8")
     return FAILED if result.failed else PASSED
 
 
@@ -71,7 +82,14 @@ def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> GateResu
     reference = baseline_results(pipeline, baseline, model) if baseline else None
     comparison = compare(stored_results(pipeline, model), reference, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
-    return GateResult(table, bool(comparison.failed))
+    return GateResult(table, _data(pipeline, baseline), bool(comparison.failed))
+
+
+def _data(pipeline: Pipeline, baseline: str | None) -> str:
+    if not baseline or f"evaluation/{baseline}" in pipeline.graph or Path(baseline).exists():
+        return ""
+    earlier = pipeline_at(pipeline, baseline)
+    return changes_as_markdown(data_changes(earlier, pipeline), baseline) if earlier else ""
 
 
 def _names(pipeline: Pipeline, model: str, baseline: str | None) -> tuple[str, str | None]:

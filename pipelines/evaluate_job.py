@@ -65,5 +65,5 @@ def evaluate_student(context: dg.OpExecutionContext, pipeline: Pipeline) -> dg.O
         result = apply_gate(pipeline, student, baseline)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    table = dg.MetadataValue.md(result.table)
+    table = dg.MetadataValue.md("\n".join(filter(None, [result.table, result.data])))
     return dg.Output(None, metadata={FAILED_ENTRY: result.failed, TABLE_ENTRY: table})

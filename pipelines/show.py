@@ -76,6 +76,21 @@ def plan_as_table(plan: Plan, *, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def plan_as_markdown(plan: Plan) -> str:
+    """Format the plan as Markdown for a pull request's comment: the totals, and a folded table with a line for each asset."""
+    heading = "### Cost of what is not stored\n\n"
+    if not plan.items:
+        return f"{heading}Nothing: all {plan.reused} slices are stored.\n"
+    lines = ["| asset | groups and slices | samples | bytes | time | why |", "|---|---|--:|--:|--:|---|"]
+    for row in rows(plan):
+        spans = " ".join(filter(None, groups_and_slices(row)))
+        reasons = why(row).replace("|", "\\|")
+        lines.append(f"| {' | '.join((row.asset, spans, *cells(row.cost), reasons))} |")
+    costs = ", ".join(f"{name} {value}" for name, value in zip(COLUMNS, cells(plan.cost), strict=True))
+    totals = f"{len(plan.pairs)} asset-group pairs; {plan.reused} slices are reused; {costs}"
+    return f"{heading}<details><summary>{totals}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
+
+
 def _wrapped(text: str, width: int) -> list[str]:
     """Wrap text at spaces. A word that is longer than a line is not broken."""
     return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False) or [""]
@@ -167,9 +182,12 @@ def cells(cost: Cost) -> tuple[str, str, str]:
 
 
 def groups_and_slices(row: Row) -> tuple[str, str]:
-    """Format the groups and slices of a row as spans such as ``g00..g03 (4)``. Empty if the asset has only one."""
+    """Format the groups and slices of a row as spans such as ``g00..g03 (4)``. Empty if the asset has only one.
+
+    The slices of an evaluation are its groups, and are not repeated.
+    """
     groups = "" if row.groups == (None,) else _span([str(group) for group in row.groups])
-    return groups, "" if row.slices == (DEFAULT_SLICE,) else _span(list(row.slices))
+    return groups, "" if row.slices in {(DEFAULT_SLICE,), row.groups} else _span(list(row.slices))
 
 
 def why(row: Row) -> str:

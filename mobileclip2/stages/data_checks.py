@@ -131,8 +131,13 @@ def artifacts(pipeline: Pipeline, result: MaterializeResult) -> list[Artifact]:
     return [Artifact(pipeline.storage, summary) for summary in result.summaries.values()]
 
 
-def paths(artifact: Artifact) -> Iterator[Path]:
-    """Yield a local copy of each sidecar of an output."""
+def sidecar_names(artifact: Artifact) -> Iterator[str]:
+    """Yield the name of each sidecar of an output."""
     for file in artifact.manifest.files:
         if file.name.endswith(".parquet") and not file.name.endswith(SKIPPED):
-            yield artifact.fetch(file.name)
+            yield file.name
+
+
+def paths(artifact: Artifact) -> Iterator[Path]:
+    """Yield a local copy of each sidecar of an output."""
+    return map(artifact.fetch, sidecar_names(artifact))

@@ -57,13 +57,12 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     for path in (Path(baseline), Path(pipeline.profile.locate(baseline))):
         if path.exists():
             return read_results(path)
-    text = _at_revision(Path(pipeline.profile.file), baseline)
-    if text is None:
+    earlier, key = pipeline_at(pipeline, baseline), f"evaluation/{model}"
+    if earlier is None:
         raise UserError(
             f"baseline '{baseline}': not a student or teacher of the profile, a file or folder of results, or a git revision "
             "with this profile; correct the name"
         )
-    earlier, key = Pipeline(parse(text, origin=Path(pipeline.profile.file))), f"evaluation/{model}"
     if key not in earlier.graph:
         raise UserError(f"baseline '{baseline}': the profile of that revision has no '{model}'; name another baseline")
     if not earlier.is_current(key):
@@ -72,6 +71,13 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
             f"run 'mobileclip2 evaluate --student {model}' there with this store, or pass a folder of its results"
         )
     return stored_results(earlier, model)
+
+
+def pipeline_at(pipeline: Pipeline, revision: str) -> Pipeline | None:
+    """Return the pipeline that the profile of a git revision defines, or None if the revision lacks the file."""
+    file = Path(pipeline.profile.file)
+    text = _at_revision(file, revision)
+    return None if text is None else Pipeline(parse(text, origin=file))
 
 
 def _at_revision(file: Path, revision: str) -> str | None:

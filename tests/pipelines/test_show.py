@@ -6,7 +6,7 @@ from mobileclip2.engine.cost import Cost
 from mobileclip2.engine.gc import Stored
 from mobileclip2.engine.plan import Item, Plan
 from pipelines.cli import main
-from pipelines.show import cells, plan_as_json, plan_as_table, unneeded_as_table
+from pipelines.show import cells, plan_as_json, plan_as_markdown, plan_as_table, unneeded_as_table
 
 
 def item(group, part="view-0", why=("seed 1 -> 2",), cost=None):
@@ -20,6 +20,23 @@ def test_a_row_gathers_groups_and_parts_of_one_reason():
     assert lines[1:3] == ["augmentations g00..g01 (2) view-0..view-1 (2) 30 6.0 kB 4 s", "seed 1 -> 2"]
     assert lines[3:5] == ["augmentations g02 view-0 10 2.0 kB 2 s", "new"]
     assert lines[5] == "3 asset-group pairs; 7 slices are reused 40 8.0 kB 6 s" and len(lines) == 6
+
+
+def test_a_plan_as_markdown_has_totals_and_a_row_for_each_reason():
+    plan = Plan((item("g00"), item("g01"), item("g02", why=("a|b -> c",))), reused=7)
+    lines = plan_as_markdown(plan).splitlines()
+    totals = "3 asset-group pairs; 7 slices are reused; samples 30, bytes 6.0 kB, time 4 s"
+    assert lines[2] == f"<details><summary>{totals}</summary>" and lines[-1] == "</details>"
+    assert lines[6:8] == [
+        "| augmentations | g00..g01 (2) view-0 | 20 | 4.0 kB | 3 s | seed 1 -> 2 |",
+        "| augmentations | g02 view-0 | 10 | 2.0 kB | 2 s | a\\|b -> c |",
+    ]
+    assert "Nothing: all 7 slices are stored." in plan_as_markdown(Plan((), reused=7))
+
+
+def test_the_sets_of_an_evaluation_appear_once():
+    evaluated = Item("evaluation/plain", "shapes", "shapes", ("new",), Cost(1, 1, 1.0))
+    assert "evaluation/plain shapes  " in plan_as_table(Plan((evaluated,), 0), width=100)
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
