@@ -14,6 +14,7 @@ from mobileclip2.engine.lineage import LINEAGE, read_lineage
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import StoreError, UserError
 from mobileclip2.store import Storage
+from mobileclip2.store.artifact import RECORD
 from mobileclip2.store.lease import DELETING, USES_NOTHING, Held, Lease, acquire, all_held, is_held, sweep
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 
@@ -169,6 +170,7 @@ def delete(pipeline: Pipeline, outputs: Sequence[Stored]) -> list[Stored]:
         storage, [COLLECTING], USES_NOTHING, lambda: logger.warning("another gc deletes here, waiting for it")
     ):
         sweep(storage)
+        _sweep_hashes(storage)
         runs = NeededByRuns(storage, outputs)
         for each in outputs:
             if is_held(storage, each.path):
@@ -184,6 +186,13 @@ def delete(pipeline: Pipeline, outputs: Sequence[Stored]) -> list[Stored]:
                     _delete(storage, each.path, [output, lease])
                     deleted.append(each)
     return deleted
+
+
+def _sweep_hashes(storage: Storage) -> None:
+    """Delete the hashes of single files that a process left when it was killed after it had written the manifest."""
+    for key in [key for key, _ in storage.list("") if key.endswith(RECORD) and not key.startswith(".")]:
+        if storage.exists(f"{key.rpartition('/')[0]}/manifest.json"):
+            storage.delete(key)
 
 
 def _delete(storage: Storage, path: str, leases: list[Lease]) -> None:

@@ -187,6 +187,18 @@ def test_an_output_that_changed_meanwhile_is_kept(pipeline: Pipeline) -> None:
         assert paths(delete(changed, outputs)) == set(views[2:])
 
 
+def test_hashes_that_a_killed_process_left_are_deleted(pipeline: Pipeline) -> None:
+    """Beside a manifest they mean nothing; beside an unfinished output they tell which shards are whole."""
+    finished = Path(pipeline.storage.url) / pipeline.read("raw_shards", "g00")[0].prefix
+    unfinished = finished.with_name("g09")
+    unfinished.mkdir()
+    for folder in (finished, unfinished):
+        (folder / "00000.parquet.sha256").write_text("0" * 64)
+    assert delete(pipeline, []) == []
+    assert not (finished / "00000.parquet.sha256").exists() and (unfinished / "00000.parquet.sha256").exists()
+    assert pipeline.is_current("caption_corpus/clean")
+
+
 def test_a_run_that_begins_during_a_deletion_waits_for_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
     views = sorted(views_of(pipeline))
