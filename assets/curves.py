@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dagster as dg
+
 from assets.metadata import folder, link, pictures
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
@@ -13,9 +15,11 @@ def training_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str
     (summary,) = result.summaries.values()
     if "metrics.jsonl" not in (summary.watched or []):
         return {}
+    board = pipeline.profile.tensorboard
     numbers, curve = training_curve(pipeline, result.asset.key, result.group)
     return {
         **pictures(loss_curve=curve),
         **numbers,
         "training_log": link(f"{folder(pipeline, result)}/metrics.jsonl"),
+        **({"tensorboard": dg.MetadataValue.url(board)} if board else {}),
     }

@@ -619,6 +619,24 @@ def write_report(chosen: argparse.Namespace) -> int:
     return student_report(pipeline, student, chosen.report or Path(f"report-{student}.html"))
 
 
+@command(
+    "tensorboard",
+    "write the metrics of stored trainings as event files of TensorBoard",
+    argument("folder", type=local_path, help="folder of the event files, a run for each training"),
+    examples=("tensorboard runs",),
+)
+def write_tensorboard(chosen: argparse.Namespace) -> int:
+    """Write the event files, and print the command that shows them."""
+    pipeline = pipeline_of(chosen)
+    with doing("importing"):
+        from mobileclip2.report.tensorboard import write_events
+
+    runs = write_events(pipeline, chosen.folder)
+    print(f"{chosen.folder}: {len(runs)} trainings{': ' if runs else ''}{', '.join(runs)}")
+    print(f"show them with: tensorboard --logdir {chosen.folder}" if runs else "run 'mobileclip2 run' first")
+    return 0
+
+
 SHELLS = ("bash", "zsh", "fish")
 
 

@@ -6,6 +6,7 @@ import re
 from itertools import islice
 from math import prod
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from braceexpand import braceexpand
 from pydantic import AfterValidator
@@ -92,6 +93,13 @@ def _locations(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     return value
 
 
+def _address(value: str) -> str:
+    parts = urlsplit(value) if value.isprintable() else None
+    if not parts or parts.scheme not in {"http", "https"} or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise ValueError("not the address of a page; write 'https://host/' without a password and without '?'")
+    return value
+
+
 def _baseline(value: str) -> str:
     # also the name of a model or a git revision, which may contain ':'
     if "://" in value or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", value):
@@ -105,4 +113,5 @@ LocalPath = Annotated[str, AfterValidator(_path)]
 Location = Annotated[str, AfterValidator(_location)]
 Locations = Annotated[str | tuple[str, ...], AfterValidator(_locations)]
 """a location or a list of them, each with braces that :func:`expand` expands"""
+HttpAddress = Annotated[str, AfterValidator(_address)]
 Baseline = Annotated[str, AfterValidator(_baseline)]

@@ -22,7 +22,7 @@ from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
 from mobileclip2.config.filtering import Filter, Select
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
-from mobileclip2.config.location import LocalPath, Location
+from mobileclip2.config.location import HttpAddress, LocalPath, Location
 from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.sources import OWN, Corpus, EvaluationSource, ReinforcedSource, Source
@@ -72,6 +72,8 @@ class Profile(Settings):
     """samples per second by stage or asset; they set the cost of a plan and the chunk size until rates are measured"""
     ledger: LocalPath | None = Field(None, json_schema_extra=UNDECLARED)
     """folder of ``dvc.yaml`` in a git repository; None disables the ledger"""
+    tensorboard: HttpAddress | None = Field(None, json_schema_extra=UNDECLARED)
+    """address of a TensorBoard that shows the trainings; Dagster links to it"""
     compute: ComputeSettings = Field(ComputeSettings(), json_schema_extra=UNDECLARED)
     folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
     """folder of the profile's file, set on loading"""

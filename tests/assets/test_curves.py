@@ -17,6 +17,14 @@ def test_a_training_shows_its_last_metrics_and_its_curve(
     assert Path(entries["training_log"].path).is_file()
 
 
+def test_a_training_links_to_the_tensorboard_of_the_profile(materialized: Callable[..., Pipeline]) -> None:
+    shared = materialized("student/plain")
+    profile = shared.profile.model_copy(update={"tensorboard": "http://127.0.0.1:6006/"})
+    pipeline = Pipeline(profile)
+    entries = training_metadata(pipeline, pipeline.materialize("student/plain"))
+    assert entries["tensorboard"].url == "http://127.0.0.1:6006/"
+
+
 def test_a_model_without_training_has_no_curve(materialized: Callable[..., Pipeline]) -> None:
     pipeline = materialized("teacher/wide")
     assert training_metadata(pipeline, pipeline.materialize("teacher/wide")) == {}

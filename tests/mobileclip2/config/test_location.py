@@ -75,6 +75,23 @@ def test_a_secret_is_refused_and_not_repeated(field: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "address",
+    [
+        "https://me:hunter2@host/",
+        "http://host/?token=hunter2",
+        "javascript:hunter2",
+        "//hunter2",
+        "http://",
+        "http://a\nb/",
+    ],
+)
+def test_the_address_of_a_page_has_no_secret(address: str) -> None:
+    with pytest.raises(ProfileError, match="not the address of a page") as error:
+        parse(yaml.safe_dump({**yaml.safe_load(PROFILE), "tensorboard": address}), origin=Path("/profiles/places.yaml"))
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     "url", ["gs:bucket", "s3:", "s3://", "s3:///x", "s3://bucket/../other", "s3://b//x", "", " ", "~/x", "$DATA"]
 )
 def test_other_mistakes(url: str) -> None:
