@@ -46,7 +46,7 @@ def evaluate(
         UserError: The evaluation failed, or the baseline has no comparable results.
     """
     chosen = evaluations(pipeline, model, baseline)
-    cost = plan_as_markdown(plan(pipeline)) if markdown else ""
+    cost = _cost(pipeline) if markdown else ""
     run(pipeline, chosen, display)
     result = apply_gate(pipeline, model, baseline)
     print(result.table, end="")
@@ -85,11 +85,23 @@ def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> GateResu
     return GateResult(table, _data(pipeline, baseline), bool(comparison.failed))
 
 
+def _cost(pipeline: Pipeline) -> str:
+    try:
+        return plan_as_markdown(plan(pipeline))
+    except UserError as error:  # an input that this evaluation may not need
+        return f"### Cost of what is not stored\n\nNot known: {error}\n"
+
+
 def _data(pipeline: Pipeline, baseline: str | None) -> str:
     if not baseline or f"evaluation/{baseline}" in pipeline.graph or Path(baseline).exists():
         return ""
     earlier = pipeline_at(pipeline, baseline)
-    return changes_as_markdown(data_changes(earlier, pipeline), baseline) if earlier else ""
+    if not earlier:
+        return ""
+    try:
+        return changes_as_markdown(data_changes(earlier, pipeline), baseline)
+    except UserError as error:  # the verdict on the model does not depend on it
+        return f"### Data, compared with {baseline}\n\nNot compared: {error}\n"
 
 
 def _names(pipeline: Pipeline, model: str, baseline: str | None) -> tuple[str, str | None]:

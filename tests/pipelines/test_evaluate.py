@@ -132,6 +132,11 @@ def test_a_git_revision_is_what_the_store_has_of_its_profile(profile, capsys):
     assert "### Cost of what is not stored" in comment and "| student/plain |  |" in comment
     assert "train.seed 0 -> 7" in comment
     git("commit", "-am", "as it is")
+    capsys.readouterr()
+    (profile.parent / "corpus").rename(profile.parent / "elsewhere")
+    assert evaluate(profile, "--baseline", "main", "--markdown", "comment.md") in {0, 3}
+    assert "Not compared: " in Path("comment.md").read_text() and "corpus" in Path("comment.md").read_text()
+    (profile.parent / "elsewhere").rename(profile.parent / "corpus")
     values["students"][1]["train"]["seed"] = 8
     shutil.rmtree(profile.parent / "store" / "evaluation")
     assert evaluate(profile, "--baseline", "main") == 1
