@@ -17,14 +17,18 @@ are cores, each on one thread.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from benchmarks._reinforcement_bars import bars
 from mobileclip2.config.profile import Profile, parse
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.bootstrap import draws, interval
@@ -72,8 +76,21 @@ def profile() -> Profile:
     return parse(yaml.safe_dump({**values, "students": students}, sort_keys=False), origin=PROFILES / "demo.yaml")
 
 
-def measure() -> dict[str, Any]:
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--read", type=Path, help="show the numbers of an earlier run with --json, and measure nothing")
+    parser.add_argument("--picture", type=Path, help="also draw the numbers, as SVG")
+
+
+def measure(read: Path | None, picture: Path | None) -> dict[str, Any]:
     """Train what is missing. A second call only reads."""
+    numbers = json.loads(read.read_text()) if read else trained()
+    if picture:
+        picture.write_text(bars(numbers))
+    return numbers
+
+
+def trained() -> dict[str, Any]:
+    """Train the students that are not stored yet, and return the numbers of all."""
     pipeline = Pipeline(profile())
     students = [key for key in pipeline.graph if key.startswith("student/")]
     for key in pipeline.graph:

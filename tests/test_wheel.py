@@ -77,3 +77,13 @@ def test_it_runs_where_nothing_else_is(wheel, tiny_template, tmp_path, request):
     assert "</html>" in (work / "report.html").read_text()
     where = call(environment / "bin" / "python", "-c", "import pipelines; print(pipelines.__file__)", cwd=work)
     assert Path(where).is_relative_to(environment)
+
+    if request.config.getoption("--python") != sys.executable:  # every Python writes the same bytes
+        here = Path(shutil.copytree(tiny_template, tmp_path / "here"))
+        call(Path(sys.executable).with_name("mobileclip2"), "run", "--profile", "tiny.yaml", cwd=here)
+        assert manifests(work) == manifests(here) and manifests(here)
+
+
+def manifests(folder: Path) -> dict[Path, bytes]:
+    store = folder / "store"
+    return {path.relative_to(store): path.read_bytes() for path in store.rglob("manifest.json")}
