@@ -67,7 +67,7 @@ lock: setup ## resolves the dependencies again: of development, the image of wor
 
 # what the pages link to, at the same relative paths, so that one set of links serves the repository and the site
 PAGES := README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md CITATION.cff LICENSE NOTICE docs demo/README.md demo/ATTRIBUTION.md \
-	demo/licenses $(wildcard pipelines/profiles/*.yaml) k8s/Dockerfile k8s/examples mobileclip2/models/reparameterize.py examples
+	demo/licenses $(wildcard pipelines/profiles/*.yaml) k8s/Dockerfile k8s/examples benchmarks/results mobileclip2/models/reparameterize.py examples
 ROOMS := $(notdir $(patsubst %/__init__.py,%,$(wildcard mobileclip2/*/__init__.py)))
 
 $(VENV)/tools/docs/.ready: requirements-docs.lock | setup
