@@ -130,8 +130,8 @@ class Server:
                     raise RemoteError(
                         f"{self.address}: the answer is larger than any answer of Dagster; correct --dagster"
                     )
-                if time.monotonic() > until:
-                    break  # the caller has left
+                if time.monotonic() > until:  # a part must not look like an answer
+                    raise _late(seconds)
             return bytes(body)
 
     def _away(self, reason: object) -> Away:
@@ -174,7 +174,11 @@ def _within(seconds: float, exchange: Callable[[], bytes]) -> bytes:
     try:
         return future.result(seconds)
     except TimeoutError:
-        raise TimeoutError(f"timed out: the answer was not complete after {seconds:.1f} s") from None
+        raise _late(seconds) from None
+
+
+def _late(seconds: float) -> TimeoutError:
+    return TimeoutError(f"timed out: the answer was not complete after {seconds:.1f} s")
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -299,6 +299,13 @@ def test_a_request_ends_where_a_server_drips(drip):
         Server(address).ask("", seconds=0.5)
 
 
+def test_a_part_of_an_answer_is_none(monkeypatch):
+    """Whoever notices first that the time is over."""
+    monkeypatch.setattr(graphql, "_within", lambda seconds, exchange: exchange())
+    with dripping(*DRIPS["length"]) as address, pytest.raises(Away, match="timed out: the answer was not complete"):
+        Server(address).ask("", seconds=0.1)
+
+
 def test_the_whole_call_ends_at_its_deadline_where_a_server_drips(monkeypatch):
     monkeypatch.setattr(graphql, "LAST_SECONDS", 0.2)
     with dripping(*DRIPS["header"]) as address, pytest.raises(Away, match="timed out"):

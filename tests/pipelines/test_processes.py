@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +72,9 @@ pipeline.InProcessExecutor.run = crash
 
 
 @pytest.mark.slow
-def test_a_crash_of_a_run_that_the_interface_launched_is_told_on_its_page(small, tmp_path, monkeypatch):
+def test_a_crash_of_a_run_that_the_interface_launched_is_told_on_its_page(finished, tmp_path, monkeypatch):
+    """One pair is missing, so that there are one run and its retries."""
+    shutil.rmtree(finished.parent / "store" / "evaluation")
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(CRASH)
@@ -79,7 +82,7 @@ def test_a_crash_of_a_run_that_the_interface_launched_is_told_on_its_page(small,
     home = tmp_path / "home"
     home.mkdir()
     with ExitStack() as stack:
-        server = Server(Dagster(small, home, stack, daemon=FAST_DAEMON).with_daemon().url)
+        server = Server(Dagster(finished, home, stack, daemon=FAST_DAEMON).with_daemon().url)
         with pytest.raises(UserError):
             evaluate_remotely(server, "pupil", None, None, 5.0, None)
         with dg.DagsterInstance.from_config(str(home)) as instance:
