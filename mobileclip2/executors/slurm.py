@@ -38,8 +38,10 @@ REPORT_SECONDS = 600.0
 """time between two reports of why a job is pending"""
 LOST = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
 """states of tasks that Slurm ended for reasons of its own, and did not requeue"""
-STUCK = {"BadConstraints", "JobHeldAdmin", "DependencyNeverSatisfied", "launch_failed_requeued_held"}
+STUCK = {"BadConstraints", "JobHeldAdmin", "DependencyNeverSatisfied"}
 """reasons of a pending job that waits for a person"""
+LAUNCH_FAILED = "launch_failed_requeued_held"
+"""reason of a job that could not start on a node, for example because a controller that was killed had forgotten it"""
 FOLDER = ".slurm"
 
 
@@ -95,6 +97,7 @@ class _Job:
         self._log = executor.log_folder(batch, spec)
         self._python = executor.settings.python or sys.executable
         self._told = 0.0
+        self._releases = 0
         self._metrics = watch(batch)
         self._metrics.gpus_per_pod = self._stage.gpus * (self._stage.nodes if batch.asset.trains else 1)
 
@@ -187,6 +190,8 @@ class _Job:
                 report(running)
                 for task in tasks:
                     self._check(job, task)
+                if any(task.state == "PENDING" and task.reason == LAUNCH_FAILED for task in tasks):
+                    self._release(job)
                 if all(task.ended for task in tasks):
                     return {task.index: task for task in tasks}, seconds
                 if not running:
@@ -213,6 +218,17 @@ class _Job:
                 f"{self._batch.asset.key}: the job {job} cannot start: {task.reason}; check the resources of the stage under "
                 "'compute.slurm' and run again"
             )
+
+    def _release(self, job: int) -> None:
+        """Let a job start again whose launch failed. Slurm holds it until somebody asks for that."""
+        self._releases += 1
+        if self._releases > RETRIES:
+            raise ComputeError(
+                f"{self._batch.asset.key}: the launch of the job {job} failed {self._releases} times; the cause is in the logs "
+                "of slurmd on the nodes. Fix it and run again"
+            )
+        logger.warning("%s: the launch of the job %s failed; releasing it", self._batch.asset.key, job)
+        self._client.release(job)
 
     def _tell_why(self, tasks: list[JobTask], now: float) -> None:
         reasons = sorted({task.reason for task in tasks if task.state == "PENDING"} - {"None"})

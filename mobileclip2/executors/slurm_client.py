@@ -113,6 +113,10 @@ class SlurmClient:
         )
         return max(1, int(match[1]) - 1) if match else 1000
 
+    def release(self, job: int) -> None:
+        """Release a job that Slurm holds after a failed launch."""
+        self._with_retries(lambda: self._run(["scontrol", "release", str(job)]))
+
     def cancel(self, job: int) -> None:
         """Cancel a job. Do nothing if it has ended."""
         try:
@@ -165,4 +169,5 @@ class SlurmClient:
 
 def _parse(row: str) -> JobTask:
     index, state, reason = row.strip().split("|")
-    return JobTask(int(index) if index.isdigit() else 0, state, reason)
+    # squeue writes a reason with spaces, scontrol and the documentation with underscores
+    return JobTask(int(index) if index.isdigit() else 0, state, reason.replace(" ", "_"))

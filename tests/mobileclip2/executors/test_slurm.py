@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors import executor_of
 from mobileclip2.executors.local import LocalExecutor
 from mobileclip2.executors.slurm import SlurmExecutor
-from mobileclip2.executors.slurm_client import JobTask, SlurmClient
+from mobileclip2.executors.slurm_client import JobTask, SlurmClient, _parse
 from mobileclip2.progress import silent
 from tests.processes import start_process
 from tests.slurm import SlurmCluster, installed, slurm_cluster, until, wait_for
@@ -206,6 +207,9 @@ def test_a_controller_that_is_away_for_seconds_is_waited_for(profile: Path, clus
     name = name_of(pipeline, "student/plain")
     process = start_process(materialize, profile, "student/plain", None)
     wait_for(cluster, name, "RUNNING")
+    # a controller that forgot the job would start it again, and drain the node that has it already
+    since = time.time()
+    until(lambda: (cluster.folder / "state" / "job_state").stat().st_mtime > since, 30)
     cluster.kill("slurmctld")
     cluster.start_controller()
     process.join(240)
@@ -252,6 +256,37 @@ def test_jobs_that_slurm_lost_do_not_count(tiny: Path, lost: str) -> None:
     with pytest.raises(ComputeError, match=r"failed: FAILED .*\n.*its log is empty\n.*The log is .*0\.log\. Finished"):
         pipeline.materialize("student/plain")
     assert client.submitted == 9 + 4
+
+
+class Held(Scripted):
+    """A client whose job could not be launched ``times`` times, and is cancelled then."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__("CANCELLED")
+        self.times, self.released = times, 0
+
+    def tasks(self, job: int) -> list[JobTask]:
+        if self.released == self.times:
+            return super().tasks(job)
+        return [_parse("N/A|PENDING|launch failed requeued held")]
+
+    def release(self, job: int) -> None:
+        self.released += 1
+
+
+@pytest.mark.parametrize(
+    ("times", "message"), [(3, "the job 1 was cancelled"), (9, "the launch of the job 1 failed 4 times")]
+)
+def test_a_job_whose_launch_failed_is_released_and_given_up_in_the_end(tiny: Path, times: int, message: str) -> None:
+    with_slurm(tiny)
+    raw(tiny)
+    pipeline = opened(tiny)
+    client = Held(times)
+    pipeline.compute.client = client  # type: ignore[attr-defined]
+    pipeline.compute.poll = 0.01  # type: ignore[attr-defined]
+    with pytest.raises(ComputeError, match=message):
+        pipeline.materialize("student/plain")
+    assert client.released == 3
 
 
 def test_a_cancelled_job_ends_the_run(tiny: Path) -> None:
