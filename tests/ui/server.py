@@ -38,6 +38,7 @@ def serve(profile: Path, folder: Path) -> Iterator[str]:
         "MOBILECLIP2_PROFILE": str(profile),
         "MOBILECLIP2_CACHE": str(folder / "cache"),
         "PORT": str(port),
+        "PYTHONPATH": str(Path(__file__).with_name("fast_daemon")),
     }
     # the environment that runs this test is set up already
     command = ["make", "--assume-old=.venv/.ready", "ui"]
