@@ -243,7 +243,7 @@ ALONE = {
         "tag",
         "train",
     ),
-    *("checks", "compute", "datasets", "gate", "of", "reinforced", "sha256", "to"),
+    *("checks", "compute", "datasets", "gate", "of", "reinforced", "sha256", "tensorboard", "to"),
 }
 """fields without another valid value if the rest of the profile is unchanged"""
 
