@@ -243,7 +243,8 @@ class EvaluationSet:
                 with pq.ParquetFile(shard, pre_buffer=False) as file:
                     for batch in file.iter_batches(16, columns=list(columns)):
                         yield {name: batch.column(name).to_pylist() for name in columns}
-            except (pa.ArrowException, KeyError, OSError) as error:
+            # a name or a text that is not UTF-8 is no error of pyarrow
+            except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as error:
                 raise ShardError(
                     f"{shard}: not a Parquet file of an association set ({error}); download it again"
                 ) from error

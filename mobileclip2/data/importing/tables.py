@@ -53,6 +53,9 @@ class Columns:
 
 GUESSED = Columns()
 
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""errors of pyarrow for a damaged file; a name or a text that is not UTF-8 is none of its own"""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -113,7 +116,7 @@ class Table:
         if self._kind == "parquet":
             try:
                 return list(pq.read_schema(self.path).names)
-            except (pa.ArrowException, OSError) as error:
+            except UNREADABLE as error:
                 raise UserError(f"{self.path}: not a Parquet file ({error})") from error
         if self._kind == "csv":
             return self._header
@@ -146,7 +149,7 @@ class Table:
             with pq.ParquetFile(self.path, pre_buffer=False) as file:
                 for batch in file.iter_batches(16, columns=columns):
                     yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise UserError(f"{self.path}: the table is damaged ({error}); write it again") from error
 
     @cached_property

@@ -121,6 +121,18 @@ def test_a_missing_picture_is_never_taken_from_another_folder(folder):
     assert found.image == folder / "cat" / "cat.jpg"
 
 
+@pytest.mark.parametrize("damaged", [b"the caption", b"a text of a row"])
+def test_a_name_or_text_of_parquet_that_is_not_utf8_names_the_table(folder, damaged):
+    path = folder / "t.parquet"
+    table = pa.table({"image": ["a.jpg"], "the caption": ["a text of a row"]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, store_schema=False)
+    data = path.read_bytes()
+    assert damaged in data
+    path.write_bytes(data.replace(damaged, b"\xe9" + damaged[1:]))
+    with pytest.raises(UserError, match=r"t\.parquet: (not a Parquet file|the table is damaged)"):
+        list(Table(path, columns=Columns(captions=("the caption",))))
+
+
 def test_a_large_parquet_table_is_not_kept_in_memory(folder):
     pictures = [bytes([n % 256]) * 100_000 for n in range(200)]
     table = pa.table({"image": pictures, "caption": [str(n) for n in range(200)]})
