@@ -1,7 +1,8 @@
-"""What a profile changes in the stored data of another profile: samples, and captions that differ."""
+"""Captions that differ between the stored data of two profiles."""
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,67 +16,64 @@ STAGES = ("raw_shards", "caption_corpus", "synthetic_captions")
 """stages whose sidecars have captions"""
 
 
+Outputs = dict[tuple[str | None, str], Artifact]
+"""stored outputs of an asset by group and slice"""
+
+
 @dataclass(frozen=True)
 class DataChange:
-    """The difference between the stored outputs of an asset under two profiles."""
+    """The difference between the stored captions of an asset under two profiles."""
 
     asset: AssetKey
     before: int | None
-    """number of samples; None if the earlier profile has no such asset or it is not stored"""
+    """number of captions; None if the earlier profile has no such asset or it is not stored"""
     after: int | None
-    differ: int
-    """number of samples of both outputs whose captions differ"""
+    changed: int
+    """number of captions that both have for a sample and slice, and that differ"""
     example: tuple[str, str, str] | None = None
-    """key of the first of them, its caption before, and its caption after"""
+    """key of the first of these samples, its caption before, and its caption after"""
 
 
 def data_changes(before: Pipeline, after: Pipeline) -> list[DataChange]:
-    """Compare the stored samples and captions of two profiles. Assets with equal outputs are left out.
+    """Compare the stored captions of two profiles. Assets with equal captions are left out.
 
     Files with equal hashes are not read. Groups that are not stored under both profiles do not count.
     """
-    keys = [key for key in {**before.graph, **after.graph} if AssetKey(key).stage in STAGES]
-    changes = (_change(AssetKey(key), _outputs(before, key), _outputs(after, key)) for key in keys)
-    return [change for change in changes if change is not None]
+    keys = [AssetKey(key) for key in {**before.graph, **after.graph}]
+    changes = [_change(key, _outputs(before, key), _outputs(after, key)) for key in keys if key.stage in STAGES]
+    return [change for change in changes if change.before != change.after or change.changed]
 
 
-def _outputs(pipeline: Pipeline, key: str) -> dict[str | None, list[Artifact]]:
-    """Return the stored outputs of an asset by group."""
+def _outputs(pipeline: Pipeline, key: AssetKey) -> Outputs:
     if key not in pipeline.graph:
         return {}
-    asset = pipeline.graph[AssetKey(key)]
-    return {group: pipeline.read(key, group) for group in pipeline.groups(asset) if not pipeline.missing(asset, group)}
+    asset = pipeline.graph[key]
+    stored = [group for group in pipeline.groups(asset) if not pipeline.missing(asset, group)]
+    return {(group, output.summary.part): output for group in stored for output in pipeline.read(key, group)}
 
 
-def _change(
-    asset: AssetKey, before: dict[str | None, list[Artifact]], after: dict[str | None, list[Artifact]]
-) -> DataChange | None:
-    groups = before.keys() & after.keys() if before and after else {*before, *after}
-    differ, example = 0, None
-    for sample in _differing(before, after, sorted(groups, key=str)):
-        differ, example = differ + 1, example or sample
-    counts = [
-        sum(artifact.manifest.samples for group in groups for artifact in outputs[group]) if outputs else None
-        for outputs in (before, after)
-    ]
-    if counts[0] == counts[1] and not differ:
-        return None
-    return DataChange(asset, counts[0], counts[1], differ, example)
+def _change(asset: AssetKey, before: Outputs, after: Outputs) -> DataChange:
+    groups = {group for group, _ in before} & {group for group, _ in after} or {group for group, _ in before | after}
+    changed, example = 0, None
+    for each in _differing(before, after):
+        changed, example = changed + 1, example or each
+    return DataChange(asset, _count(before, groups), _count(after, groups), changed, example)
 
 
-def _differing(
-    before: dict[str | None, list[Artifact]], after: dict[str | None, list[Artifact]], groups: list[str | None]
-) -> Iterator[tuple[str, str, str]]:
+def _count(outputs: Outputs, groups: set[str | None]) -> int | None:
+    return (
+        sum(output.manifest.samples for (group, _), output in outputs.items() if group in groups) if outputs else None
+    )
+
+
+def _differing(before: Outputs, after: Outputs) -> Iterator[tuple[str, str, str]]:
     """Yield key, earlier caption and later caption of the samples whose captions differ."""
-    for group in groups:
-        old, new = (
-            {name: artifact for artifact in outputs.get(group, ()) for name in sidecar_names(artifact)}
-            for outputs in (before, after)
-        )
-        for name in sorted(old.keys() & new.keys()):
-            if _sha256(old[name], name) != _sha256(new[name], name):
-                earlier = _captions(old[name], name)
-                for key, caption in _captions(new[name], name).items():
+    for place in sorted(before.keys() & after.keys(), key=str):
+        old, new = before[place], after[place]
+        for name in sorted({*sidecar_names(old)} & {*sidecar_names(new)}):
+            if _sha256(old, name) != _sha256(new, name):
+                earlier = _captions(old, name)
+                for key, caption in _captions(new, name).items():
                     if earlier.get(key, caption) != caption:
                         yield key, earlier[key], caption
 
@@ -90,15 +88,15 @@ def _captions(artifact: Artifact, name: str) -> dict[str, str]:
 
 
 def changes_as_markdown(changes: list[DataChange], baseline: str) -> str:
-    """Format changes of the data as a Markdown table. The text is that of a pull request's comment."""
+    """Format changes of the data as a Markdown table for a pull request's comment."""
     heading = f"### Data, compared with {baseline}\n\n"
     if not changes:
-        return f"{heading}No samples and no captions differ.\n"
-    lines = ["| asset | samples | captions that differ | example |", "|---|--:|--:|---|"]
+        return f"{heading}No captions differ.\n"
+    lines = ["| asset | captions | captions that differ | example |", "|---|--:|--:|---|"]
     for change in changes:
         counts = " → ".join("not stored" if count is None else f"{count:,}" for count in (change.before, change.after))
-        share = f" ({change.differ / change.after:.1%})" if change.differ and change.after else ""
-        lines.append(f"| {change.asset} | {counts} | {change.differ:,}{share} | {_example(change)} |")
+        share = f" ({change.changed / change.after:.1%})" if change.changed and change.after else ""
+        lines.append(f"| {change.asset} | {counts} | {change.changed:,}{share} | {_example(change)} |")
     return heading + "\n".join(lines) + "\n"
 
 
@@ -108,13 +106,11 @@ SHOWN_CHARACTERS = 60
 def _example(change: DataChange) -> str:
     if change.example is None:
         return ""
-    key, *captions = change.example
-    before, after = (_quoted(caption) for caption in captions)
-    return f"`{key}`: {before} → {after}"
+    key, before, after = map(_plain, change.example)
+    return f"{key}: “{before}” → “{after}”"
 
 
-def _quoted(caption: str) -> str:
-    """Return a caption as text of a Markdown table. Captions come from the web, so nothing in them is markup."""
-    short = caption if len(caption) <= SHOWN_CHARACTERS else f"{caption[: SHOWN_CHARACTERS - 1]}…"
-    escaped = "".join(f"\\{character}" if character in r"\`*_{}[]<>()#+-.!|@~" else character for character in short)
-    return f"“{' '.join(escaped.split())}”"
+def _plain(text: str) -> str:
+    """Return the start of a text as it is shown in a Markdown table. Keys and captions come from the web."""
+    short = text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 1]}…"
+    return " ".join("".join(f"\\{char}" if char in string.punctuation else char for char in short).split())

@@ -128,7 +128,7 @@ def test_a_git_revision_is_what_the_store_has_of_its_profile(profile, capsys):
     assert "### plain against main" in printed and "+0.0 [+0.0, +0.0]" not in printed
     comment = Path("comment.md").read_text()
     assert comment.startswith(printed)
-    assert "### Data, compared with main" in comment and "| raw_shards | 23 → 23 | 23 (100.0%) | `0000" in comment
+    assert "### Data, compared with main" in comment and "| raw_shards | 23 → 23 | 23 (100.0%) | 0000" in comment
     assert "### Cost of what is not stored" in comment and "| student/plain |  |" in comment
     assert "train.seed 0 -> 7" in comment
     git("commit", "-am", "as it is")

@@ -1,3 +1,4 @@
+import operator
 import shutil
 from pathlib import Path
 
@@ -5,8 +6,10 @@ import pytest
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import load
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.report.changes import DataChange, changes_as_markdown, data_changes
+from mobileclip2.stages.data_checks import paths
 from tests.pipelines.small import edited, without_captioners
 
 
@@ -24,7 +27,7 @@ def test_captions_of_another_field_differ(tiny, before):
     (change,) = data_changes(before, after)
     kept = sum(artifact.manifest.samples for artifact in after.read("raw_shards", "g00"))
     assert change.asset == "raw_shards"
-    assert change.before == change.after == change.differ == kept > 10, "the group that is not stored does not count"
+    assert change.before == change.after == change.changed == kept > 10, "the group that is not stored does not count"
     key, earlier, later = change.example
     assert later == key and earlier.startswith("a ")
 
@@ -32,7 +35,7 @@ def test_captions_of_another_field_differ(tiny, before):
 def test_equal_profiles_and_unread_changes_have_no_difference(tiny, before):
     after = edited(tiny, lambda values: values["views"].update(seed=9))
     assert data_changes(before, after) == []
-    assert "No samples and no captions differ." in changes_as_markdown([], "main")
+    assert "No captions differ." in changes_as_markdown([], "main")
 
 
 def test_added_removed_and_missing_outputs(tiny, before):
@@ -55,10 +58,31 @@ def test_other_samples_are_counted(tiny, before):
     assert data_changes(before, after) == [DataChange(AssetKey("raw_shards"), 23, 11, 0)]
 
 
-def test_a_caption_is_text_and_no_markup():
-    example = ("0001", "a | b `c` <img src=x> @everyone #1", "long " * 30)
+def test_each_slice_of_captions_is_compared(tiny, before):
+    """The two slices of a captioner have files of the same names."""
+    before.materialize("captioner/first")
+    before.materialize("synthetic_captions/first", "g00")
+    after = edited(tiny, lambda values: values["captioners"][0]["generation"].update(max_tokens=6))
+    after.materialize("synthetic_captions/first", "g00")
+    old, new = (
+        [captions_of(output) for output in pipeline.read("synthetic_captions/first", "g00")]
+        for pipeline in (before, after)
+    )
+    differing = [sum(map(operator.ne, *slices)) for slices in zip(old, new, strict=True)]
+    assert len(differing) == 2 and all(differing)
+    (change,) = data_changes(before, after)
+    assert change.changed == sum(differing)
+    assert change.before == change.after == sum(map(len, new))
+
+
+def captions_of(output):
+    return [caption for path in paths(output) for caption in sidecar.read(path).column("caption").to_pylist()]
+
+
+def test_a_caption_and_a_key_are_text_and_no_markup():
+    example = ("00`|01", "a | b `c` <img src=x> @everyone #1", "long " * 30)
     table = changes_as_markdown([DataChange(AssetKey("raw_shards"), 2, 2, 1, example)], "origin/main")
     (row,) = (line for line in table.splitlines() if line.startswith("| raw_shards"))
     assert row.replace("\\|", "").count("|") == 5
     assert "\\<img" in row and "\\@everyone" in row and "\\`c\\`" in row and "…" in row
-    assert "| 2 → 2 | 1 (50.0%) | `0001`: “" in row
+    assert "| 2 → 2 | 1 (50.0%) | 00\\`\\|01: “" in row
