@@ -28,8 +28,6 @@ class GateResult:
 
     table: str
     """Markdown table, followed by the verdict and its reasons"""
-    data: str
-    """Markdown table of the samples and captions that differ from the baseline's; empty if the baseline is no git revision"""
     failed: bool
 
 
@@ -51,8 +49,9 @@ def evaluate(
     result = apply_gate(pipeline, model, baseline)
     print(result.table, end="")
     if markdown:
+        sections = [result.table, data_section(pipeline, baseline), cost]
         with atomic_path(markdown) as temporary:
-            temporary.write_text("\n".join([result.table, *filter(None, [result.data, cost])]), encoding="utf-8")
+            temporary.write_text("\n".join(filter(None, sections)), encoding="utf-8")
     return FAILED if result.failed else PASSED
 
 
@@ -82,7 +81,7 @@ def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> GateResu
     reference = baseline_results(pipeline, baseline, model) if baseline else None
     comparison = compare(stored_results(pipeline, model), reference, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
-    return GateResult(table, _data(pipeline, baseline), bool(comparison.failed))
+    return GateResult(table, bool(comparison.failed))
 
 
 def _cost(pipeline: Pipeline) -> str:
@@ -92,11 +91,11 @@ def _cost(pipeline: Pipeline) -> str:
         return f"### Cost of what is not stored\n\nNot known: {error}\n"
 
 
-def _data(pipeline: Pipeline, baseline: str | None) -> str:
-    if not baseline or f"evaluation/{baseline}" in pipeline.graph or Path(baseline).exists():
-        return ""
-    earlier = pipeline_at(pipeline, baseline)
-    if not earlier:
+def data_section(pipeline: Pipeline, baseline: str | None) -> str:
+    """Return a Markdown table of the captions that differ from those of a git revision. Empty for another baseline."""
+    baseline = baseline or pipeline.profile.gate.baseline
+    earlier = pipeline_at(pipeline, baseline) if baseline else None
+    if not baseline or not earlier:
         return ""
     try:
         return changes_as_markdown(data_changes(earlier, pipeline), baseline)

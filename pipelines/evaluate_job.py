@@ -50,7 +50,11 @@ def config_schema(profile: Profile) -> dict[str, dg.Field]:
 
 def evaluate_student(context: dg.OpExecutionContext, pipeline: Pipeline) -> dg.Output[None]:
     """Apply the gate, or submit a backfill of the missing evaluation. The run succeeds if the gate fails."""
-    from pipelines.evaluate import apply_gate, evaluations  # keep their imports out of loading the definitions
+    from pipelines.evaluate import (
+        apply_gate,
+        data_section,
+        evaluations,
+    )  # keep their imports out of loading the definitions
 
     config: dict[str, Any] = context.op_config
     student, baseline = config["student"], config.get("baseline")
@@ -65,5 +69,5 @@ def evaluate_student(context: dg.OpExecutionContext, pipeline: Pipeline) -> dg.O
         result = apply_gate(pipeline, student, baseline)
     except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
-    table = dg.MetadataValue.md("\n".join(filter(None, [result.table, result.data])))
+    table = dg.MetadataValue.md("\n".join(filter(None, [result.table, data_section(pipeline, baseline)])))
     return dg.Output(None, metadata={FAILED_ENTRY: result.failed, TABLE_ENTRY: table})

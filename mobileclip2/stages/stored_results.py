@@ -54,9 +54,8 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
         )
     if f"evaluation/{baseline}" in pipeline.graph:
         return stored_results(pipeline, baseline)
-    for path in (Path(baseline), Path(pipeline.profile.locate(baseline))):
-        if path.exists():
-            return read_results(path)
+    if path := _results_path(pipeline, baseline):
+        return read_results(path)
     earlier, key = pipeline_at(pipeline, baseline), f"evaluation/{model}"
     if earlier is None:
         raise UserError(
@@ -73,11 +72,17 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
     return stored_results(earlier, model)
 
 
-def pipeline_at(pipeline: Pipeline, revision: str) -> Pipeline | None:
-    """Return the pipeline that the profile of a git revision defines, or None if the revision lacks the file."""
+def pipeline_at(pipeline: Pipeline, baseline: str) -> Pipeline | None:
+    """Return the pipeline of the profile at the git revision that a baseline names. None if the baseline is no revision."""
+    if f"evaluation/{baseline}" in pipeline.graph or _results_path(pipeline, baseline):
+        return None
     file = Path(pipeline.profile.file)
-    text = _at_revision(file, revision)
+    text = _at_revision(file, baseline)
     return None if text is None else Pipeline(parse(text, origin=file))
+
+
+def _results_path(pipeline: Pipeline, baseline: str) -> Path | None:
+    return next(filter(Path.exists, (Path(baseline), Path(pipeline.profile.locate(baseline)))), None)
 
 
 def _at_revision(file: Path, revision: str) -> str | None:
