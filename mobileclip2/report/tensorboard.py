@@ -44,7 +44,7 @@ def write_events(pipeline: Pipeline, folder: Path) -> list[str]:
 
 def _trainings(pipeline: Pipeline) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
     for asset in pipeline.graph.values():
-        if asset.stage in {"student", "captioner", "teacher", "study"}:
+        if asset.trains:
             for group in pipeline.groups(asset):
                 if not pipeline.missing(asset, group) and (records := training_records(pipeline, asset.key, group)):
                     yield "/".join(filter(None, (asset.key, group))), records
