@@ -103,7 +103,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 MpiDefault=none
 AuthType=auth/munge
-AuthInfo=socket={munge}
+AuthInfo=socket={munge},cred_expire=20
 CredType=cred/munge
 SlurmUser=root
 SlurmdUser=root

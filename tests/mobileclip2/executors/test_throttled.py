@@ -8,7 +8,7 @@ import yaml
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.executors import executor_of
-from mobileclip2.store import lease
+from mobileclip2.store import lease, s3
 from tests.cluster import FakeCluster
 from tests.faults import gate
 from tests.s3 import FaultyS3
@@ -37,18 +37,20 @@ def test_a_group_finishes_with_half_of_the_requests_throttled(tmp_path, monkeypa
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
-    # pods expect the lease to be renewed as often as `hasten` says
+    # as `hasten` in the pods, which expect the lease to be renewed so often
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
+    monkeypatch.setattr(s3, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     profile = make_tiny(tmp_path / "tiny", shards=2 * SHARDS, samples=4)
     alone = prepare(profile)
     alone.materialize(ASSET, GROUP)
-    with FaultyS3() as s3, FakeCluster(tmp_path / "cluster", {"one": PODS}) as cluster:
-        for name, value in {**s3.env, "KUBECONFIG": str(cluster.kubeconfig)}.items():
+    with FaultyS3() as server, FakeCluster(tmp_path / "cluster", {"one": PODS}) as cluster:
+        for name, value in {**server.env, "KUBECONFIG": str(cluster.kubeconfig)}.items():
             monkeypatch.setenv(name, value)
-        s3.create_bucket("throttled")
+        server.create_bucket("throttled")
         values = yaml.safe_load(profile.read_text())
         stages = {"teacher_embeddings": {"pods": PODS, "gpus": 1}}
-        kubernetes = {"image": "tests", "env": s3.env, "stages": stages}
+        kubernetes = {"image": "tests", "env": server.env, "stages": stages}
         values.update(store="s3://throttled/store", compute={"kubernetes": kubernetes})
         in_bucket = profile.with_name("bucket.yaml")
         in_bucket.write_text(yaml.safe_dump(values))
@@ -57,18 +59,18 @@ def test_a_group_finishes_with_half_of_the_requests_throttled(tmp_path, monkeypa
         notes = tmp_path / "notes"
         notes.mkdir()
         cluster.faults.gate = lambda pod: gate([], notes, "")
-        s3.reset(lambda request: "503" if request.number % 2 else None)
+        server.reset(lambda request: "503" if request.number % 2 else None)
         loaded = load(in_bucket)
         Pipeline(loaded, executor_of(loaded)).materialize(ASSET, GROUP)
         stored = Counter(
             request.path
-            for request in s3.requests
+            for request in server.requests
             if request.method == "PUT" and request.path.endswith(".parquet") and not request.number % 2
         )
         print(
-            f"{len(s3.requests) // 2} of {len(s3.requests)} requests refused, {len(stored)} files, {stored.total()} puts"
+            f"{len(server.requests) // 2} of {len(server.requests)} requests refused, {len(stored)} files, {stored.total()} puts"
         )
         assert len(cluster.everything) == PODS
         assert stored.total() == len(stored) == SHARDS * VIEWS, "a shard was computed twice"
-        s3.reset()
+        server.reset()
         assert manifests(Pipeline(loaded)) == manifests(alone)
