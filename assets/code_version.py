@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mobileclip2.asset_key import AssetKey
+from mobileclip2.engine.external import Pinned
 from mobileclip2.engine.graph import Asset, Graph, Slice
-from mobileclip2.engine.source_inventory import Pinned
 from mobileclip2.fingerprint import fingerprint
 
 

@@ -13,9 +13,9 @@ from assets.keys import named, prefixed
 from assets.materialize import partitions_of
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
+from mobileclip2.engine.external import External, GroupShards
 from mobileclip2.engine.graph import Asset, Graph, Slice
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import External, GroupShards
 from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import fingerprint
 
@@ -33,7 +33,7 @@ InputPartition = tuple[dg.AssetKey, str | None]
 
 
 @dataclass(frozen=True)
-class OutsideInput:
+class ExternalInput:
     """An observable asset of Dagster that an asset reads."""
 
     key: dg.AssetKey
@@ -49,26 +49,26 @@ class OutsideInput:
         return dg.AssetDep(self.key, partition_mapping=mapping)
 
 
-def outside_inputs(profile: Profile, asset: Asset) -> list[OutsideInput]:
+def external_inputs(profile: Profile, asset: Asset) -> list[ExternalInput]:
     """Return the inputs of an asset from outside the store."""
-    found: list[OutsideInput] = []
+    found: list[ExternalInput] = []
     externals = {role: each for slice_ in asset.slices.values() for role, each in slice_.externals.items()}
     for each in externals.values():
         if isinstance(each, GroupShards):
             found.append(
-                OutsideInput(_shards_key(profile, each), "The tars of each group.", partitions_of(profile, asset))
+                ExternalInput(_shards_key(profile, each), "The tars of each group.", partitions_of(profile, asset))
             )
     sets = dg.StaticPartitionsDefinition([each.name for each in profile.evaluation])
     if read := sorted(filter(None, map(_set_of, externals))):
-        found.append(OutsideInput(_key(profile, SETS), "The evaluation sets.", sets, tuple(read)))
+        found.append(ExternalInput(_key(profile, SETS), "The evaluation sets.", sets, tuple(read)))
     elif asset.stage == "evaluation":
-        found.append(OutsideInput(_key(profile, SETS), "The evaluation sets.", sets))
+        found.append(ExternalInput(_key(profile, SETS), "The evaluation sets.", sets))
     if _has_variants(asset):
         description = "The declared fields and the files of each variant."
-        found.append(OutsideInput(_own_key(profile, asset, "variants"), description, partitions_of(profile, asset)))
+        found.append(ExternalInput(_own_key(profile, asset, "variants"), description, partitions_of(profile, asset)))
     elif any(_is_own(asset, role, each) for role, each in externals.items()):
         description = f"The files outside the store that {asset.key} reads."
-        found.append(OutsideInput(_own_key(profile, asset, "files"), description))
+        found.append(ExternalInput(_own_key(profile, asset, "files"), description))
     return found
 
 
@@ -101,11 +101,11 @@ def _is_own(asset: Asset, role: str, external: External) -> bool:
 
 def observed(profile: Profile, graph: Graph) -> list[dg.SourceAsset]:
     """Define the observable assets of a profile."""
-    found = {each.key: each for asset in graph.values() for each in outside_inputs(profile, asset)}
+    found = {each.key: each for asset in graph.values() for each in external_inputs(profile, asset)}
     return [_define(profile, each) for each in found.values()]
 
 
-def _define(profile: Profile, each: OutsideInput) -> dg.SourceAsset:
+def _define(profile: Profile, each: ExternalInput) -> dg.SourceAsset:
     pipeline_key = named("pipeline", profile)
 
     @dg.observable_source_asset(
@@ -117,7 +117,14 @@ def _define(profile: Profile, each: OutsideInput) -> dg.SourceAsset:
     )
     def observe(context: dg.OpExecutionContext) -> dg.DataVersion | dg.DataVersionsByPartition:
         pipeline: Pipeline = getattr(context.resources, pipeline_key)
-        versions = {name: version for (key, name), version in input_versions(pipeline).items() if key == each.key}
+        readers = {
+            asset.key
+            for asset in pipeline.graph.values()
+            if each.key in {read.key for read in external_inputs(profile, asset)}
+        }
+        versions = {
+            name: version for (key, name), version in input_versions(pipeline, readers).items() if key == each.key
+        }
         if each.partitions is None:
             return dg.DataVersion(versions[None])
         return dg.DataVersionsByPartition({name: version for name, version in versions.items() if name})

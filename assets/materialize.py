@@ -78,9 +78,8 @@ def define(
         pipeline: Pipeline = getattr(context.resources, pipeline_key)
         on_step: Progress = getattr(context.resources, on_step_key)
         group = context.partition_key if partitions else None
-        pipeline.run_status = LaunchedRun(context)
         try:
-            result = pipeline.materialize(asset.key, group, log_progress(context, on_step))
+            result = pipeline.materialize(asset.key, group, log_progress(context, on_step), LaunchedRun(context))
         except UserError as error:
             # the run's page shows the message of a Failure above the traceback, and that of other exceptions below
             raise dg.Failure(str(error), allow_retries=False) from None

@@ -1,4 +1,4 @@
-"""Metadata that every asset has, in the terms of Dagster: rows, size, place in the store, columns, code and slices."""
+"""Metadata that every asset has, in the terms of Dagster: rows, size, location in the store, columns, code and slices."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _code_references(asset: Asset, *functions: Callable[..., Any] | None) -> dg.
     return dg.CodeReferencesMetadataValue(code_references=references)
 
 
-def uri(place: str) -> str:
+def uri(location: str) -> str:
     """Return the address of a file or folder. A path becomes a ``file://`` URI."""
-    return place if "://" in place else Path(place).as_uri()
+    return location if "://" in location else Path(location).as_uri()
 
 
-def link(place: str) -> dg.MetadataValue[Any]:
+def link(location: str) -> dg.MetadataValue[Any]:
     """Return the entry of a file or folder: a link if it is a URL, or a path with a button that copies it."""
-    return dg.MetadataValue.url(place) if "://" in place else dg.MetadataValue.path(place)
+    return dg.MetadataValue.url(location) if "://" in location else dg.MetadataValue.path(location)
 
 
 def pictures(**sheets: Sheet) -> dict[str, dg.MetadataValue]:

@@ -1,4 +1,4 @@
-"""Photographs' stand-ins and the reinforced shards that are made of them, for whoever measures reading."""
+"""Photographs' stand-ins and the reinforced shards that are made of them, for the benchmarks of reading."""
 
 from __future__ import annotations
 

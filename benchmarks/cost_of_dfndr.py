@@ -23,7 +23,7 @@ GPUS, PEAK, UTILISATION = 64, 989e12, 0.40
 """dense bf16 of an H100; the share that a ViT of this size reaches is ASSUMED: none was here to measure"""
 
 KEPT = 0.90
-"""of the bare forward pass that a whole stage keeps; on a CPU ``image_embeddings`` tells, for a GPU it is ASSUMED"""
+"""of the bare forward pass that a whole stage keeps; ``image_embeddings`` measures it on a CPU, for a GPU it is ASSUMED"""
 
 OVER_BARE = 1.39
 """captions over their bare arithmetic: as ``captions`` measured on a CPU at 160 captions a step, for a GPU it is ASSUMED"""

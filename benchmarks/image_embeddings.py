@@ -32,8 +32,8 @@ from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.data.image import decode
 from mobileclip2.engine.pipeline import Pipeline, Task
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import encoded_images, raw_table, side_name
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.device import inference
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages.load_model import load_image_text

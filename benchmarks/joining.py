@@ -2,7 +2,7 @@
 
 The paper's full recipe: two teachers of 768 numbers, two views, the real caption and five synthetic ones; photo-like JPEGs.
 The copy is of the finished tar, and like the join it is on the disk when it counts as done. The join with ``storage: npz`` packs
-nothing, so the difference tells what packing costs.
+nothing, so the difference is the cost of packing.
 """
 
 from __future__ import annotations

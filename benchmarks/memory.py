@@ -3,7 +3,7 @@
 Each stage runs in a process of its own, forked where everything is imported already; what counts is how far the process grew
 above what it began with. The profile is the tests' with its small models, the images are JPEGs of up to 512 pixels, of which one
 decoded takes 0.6 MB: a stage that holds a shard's decoded images would grow by 115 MB from the first size to the third. What
-training remembers of a small dataset on purpose is switched off.
+training caches of a small dataset is switched off.
 """
 
 from __future__ import annotations

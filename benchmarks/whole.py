@@ -44,8 +44,8 @@ from mobileclip2.data.augmentation import View, render
 from mobileclip2.data.image import decode
 from mobileclip2.data.tar import read_samples
 from mobileclip2.engine.pipeline import Pipeline, Task, TaskBatch
+from mobileclip2.engine.shard import Shard, local_copy
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard
-from mobileclip2.engine.source_inventory import Shard, local_copy
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.image_text import ImageText

@@ -9,7 +9,7 @@ from assets.captioner import captioners
 from assets.code_version import code_versions
 from assets.evaluation import evaluations
 from assets.filtering import filtering
-from assets.inputs import input_versions, observed, outside_inputs
+from assets.inputs import external_inputs, input_versions, observed
 from assets.keys import dagster_key, library_key, named
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
@@ -48,7 +48,7 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     """Define all assets of a profile. Their resources are the pipeline and ``on_step``, which receives their progress."""
     graph = build_graph(profile)
     versions = {dagster_key(key, profile): version for key, version in code_versions(graph).items()}
-    inputs = {dagster_key(asset.key, profile): outside_inputs(profile, asset) for asset in graph.values()}
+    inputs = {dagster_key(asset.key, profile): external_inputs(profile, asset) for asset in graph.values()}
     condition = compute_when_ready(profile)
 
     def compared(spec: dg.AssetSpec) -> dg.AssetSpec:

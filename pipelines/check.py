@@ -107,7 +107,7 @@ def _print_estimates(console: Console, estimates: list[Estimate]) -> None:
         "  Samples are those of each first shard, times the number of shards. Memory is weights, gradients, moments and "
         "activations of one training process, or the weights. Disk is before compression."
     )
-    if unknown := dict.fromkeys(each.asset.partition("/")[0] for each in estimates if each.seconds is None):
+    if unknown := dict.fromkeys(each.asset.stage for each in estimates if each.seconds is None):
         console.print(
             f"  The time of {', '.join(unknown)} is not known. It is measured when one group has run on this store "
             f"(mobileclip2 run {next(iter(unknown))}), or stated in the profile in samples a second: "

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mobileclip2 import __version__
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.errors import LedgerError, UserError, without_secrets
 from mobileclip2.names import did_you_mean, find, is_url, listed
 from mobileclip2.progress import doing
-from pipelines.profiles import built_in, profile_path
+from pipelines.profiles import built_in, default_profile, profile_path
 
 if TYPE_CHECKING:
     # `evaluate --dagster` runs where only Python is installed
-    from mobileclip2.asset_key import AssetKey
     from mobileclip2.engine.pipeline import Pipeline
     from pipelines.graphql import Server
     from pipelines.run import RunDisplay
@@ -102,7 +102,7 @@ def complete_assets(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> l
 
 def complete_students(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Complete students of the profile."""
-    return [key for key in complete_assets(prefix, parsed_args) if key.startswith("student/")]
+    return [key for key in complete_assets(prefix, parsed_args) if AssetKey(key).stage == "student"]
 
 
 PROFILE = argument(
@@ -192,20 +192,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
-    """Load the pipeline of the chosen profile, and set ``MOBILECLIP2_PROFILE`` for child processes."""
+    """Load the pipeline of the chosen profile."""
     with doing("reading the profile"):
         from mobileclip2.config.profile import load
         from mobileclip2.engine.pipeline import Pipeline
 
-        path = profile_path(chosen_profile(chosen))
-        os.environ["MOBILECLIP2_PROFILE"] = str(path)
-        return Pipeline(load(path))
-
-
-def chosen_profile(chosen: argparse.Namespace) -> str:
-    """Return the profile of the command, of the environment or of the current folder; by default, the demo."""
-    in_folder = "mobileclip2.yaml" if Path("mobileclip2.yaml").is_file() else "demo"
-    return chosen.profile or os.environ.get("MOBILECLIP2_PROFILE") or in_folder
+        return Pipeline(load(profile_path(chosen.profile or default_profile())))
 
 
 def student_of(pipeline: Pipeline, name: str) -> AssetKey:
@@ -353,11 +345,11 @@ def search_folder(chosen: argparse.Namespace) -> int:
         chosen.error("the folder of pictures is a URL; give the path of a local folder")
     if chosen.top < 1:
         chosen.error("--top must be at least 1")
-    os.environ["MOBILECLIP2_PROFILE"] = str(profile_path(chosen_profile(chosen)))
+    profile = profile_path(chosen.profile or default_profile())
     with doing("importing modules"):
         from pipelines.search import search_pictures
 
-    return search_pictures(chosen.model, queries, Path(folder), chosen.page, chosen.top, terminal_width())
+    return search_pictures(chosen.model, profile, queries, Path(folder), chosen.page, chosen.top, terminal_width())
 
 
 @command(
@@ -387,7 +379,7 @@ def show_plan(chosen: argparse.Namespace) -> int:
     from mobileclip2.engine.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
 
-    gc.disable()  # collections find no garbage among a million small objects that live until the end
+    gc.disable()  # a plan creates a million objects and frees none, so collections only cost time
     pipeline = pipeline_of(chosen)
     with doing("planning"):
         planned = plan(pipeline, chosen.assets, every_byte=chosen.verify)
@@ -436,7 +428,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
             from mobileclip2.config.profile import load
             from pipelines.rehearsal.profile import rehearse
 
-            profile = rehearse(load(profile_path(chosen_profile(chosen))), chosen.rehearse)
+            profile = rehearse(load(profile_path(chosen.profile or default_profile())), chosen.rehearse)
         chosen.profile = str(profile)
         chosen.report = chosen.report or chosen.rehearse / "report.html"
     pipeline = pipeline_of(chosen)

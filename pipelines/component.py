@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from mobileclip2.config.profile import Profile, load
 from pipelines.asset_definitions import stages
+from pipelines.automation import automation
 from pipelines.profiles import built_in, profile_path
 from pipelines.sensors import observe_changes
 
@@ -45,16 +46,13 @@ class MobileClip2(dg.Component, dg.Model, dg.Resolvable):
     key_prefix: str | None = Field(None, description="prefix of the keys; by default, the name of the profile")
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Define the assets, checks and inputs of the profile, and the sensor that observes them.
-
-        Runs use the executor of the project.
-        """
+        """Define the assets, checks, inputs and sensors of the profile. Runs use the executor of the project."""
         profile = self.load_profile(context.path.parent if context.path.is_file() else context.path)
         defined = stages(profile)
         return dg.Definitions(
             assets=defined.assets,
             resources=defined.resources,
-            sensors=[observe_changes(profile)],
+            sensors=[observe_changes(profile), *automation(profile)],
         )
 
     def load_profile(self, folder: Path) -> Profile:

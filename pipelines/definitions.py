@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import dagster as dg
 
 from mobileclip2.config.profile import Profile, load
 from pipelines.asset_definitions import stages
 from pipelines.automation import automation
 from pipelines.evaluate_job import evaluate_job
-from pipelines.profiles import profile_path
+from pipelines.profiles import default_profile, profile_path
 from pipelines.refresh import refresh_job, studies_job
 from pipelines.sensors import observe_changes
 
@@ -32,6 +30,6 @@ def definitions_of(profile: Profile) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """Define the profile in ``MOBILECLIP2_PROFILE``, by default the demo."""
-    # Dagster loads a module by its name, so only the environment can tell it the profile
-    return definitions_of(load(profile_path(os.environ.get("MOBILECLIP2_PROFILE", "demo"))))
+    """Define the default profile."""
+    # Dagster loads this module by its name, so the profile comes from the environment
+    return definitions_of(load(profile_path(default_profile())))

@@ -21,8 +21,8 @@ from mobileclip2.asset_key import Partition
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.executors.signals import death
 from mobileclip2.progress import Step
+from mobileclip2.signals import death
 from pipelines.asset_definitions import stages
 from pipelines.asset_run import RunObserver, materialize
 from pipelines.instance import instance

@@ -1,4 +1,4 @@
-"""Tell Dagster what it cannot see: the versions of inputs from outside, and outputs that none of its runs has reported.
+"""Report to Dagster the versions of external inputs, and the stored outputs that none of its runs has reported.
 
 Dagster's staleness then equals the plan as far as Dagster can express it. The store can have other outputs than the last ones of
 Dagster's history: after a change that was taken back, after new code that writes the same bytes, and from other machines.
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from assets.code_version import code_versions
-from assets.inputs import MISSING, InputPartition, input_versions, outside_inputs
+from assets.inputs import MISSING, InputPartition, external_inputs, input_versions
 from assets.keys import dagster_key
 from assets.materialize import OUTPUT_TAG, output_of
 from mobileclip2.asset_key import AssetKey
@@ -106,7 +106,7 @@ class _Outputs:
             key = dagster_key(upstream, self._pipeline.profile)
             records = self._dagster.fetch_materializations(key, limit=1).records
             tags |= _tags_of_input(key, self._stored.get((upstream, None)), records)
-        for each in outside_inputs(self._pipeline.profile, asset):
+        for each in external_inputs(self._pipeline.profile, asset):
             records = self._dagster.fetch_observations(each.key, limit=1).records
             tags |= _tags_of_input(each.key, self._inputs.get((each.key, None)), records)
         return tags

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobileclip2.errors import StoreError
+from mobileclip2.signals import death
 from mobileclip2.store.user_cache import cache_folder
 
 if TYPE_CHECKING:
@@ -96,10 +97,6 @@ def crash_report(process: str, number: int | None = None) -> str | None:
     Returns:
         None if the process ended normally, or was reported before.
     """
-    from mobileclip2.executors.signals import (
-        death,
-    )  # its package imports pyarrow, and loading the definitions must stay fast
-
     try:
         path = _crash_file(process)
         text = path.read_text(errors="replace")

@@ -101,7 +101,7 @@ mutation Stop($run: String!) { terminateRun(runId: $run) { __typename } }
 
 
 @dataclass(frozen=True)
-class Job:
+class RemoteJob:
     """A job on the server."""
 
     name: str
@@ -173,7 +173,7 @@ def evaluate_remotely(
     return GATE_FAILED if state.gate_fails else PASSED
 
 
-def run_job(server: Server, job: Job, ops: dict[str, Any], until: float) -> RunState:
+def run_job(server: Server, job: RemoteJob, ops: dict[str, Any], until: float) -> RunState:
     """Launch a job, and wait until it has succeeded.
 
     Raises:
@@ -190,7 +190,7 @@ def run_job(server: Server, job: Job, ops: dict[str, Any], until: float) -> RunS
     return state
 
 
-def find_job(server: Server, name: str, location: str | None) -> Job:
+def find_job(server: Server, name: str, location: str | None) -> RemoteJob:
     """Return the job of a name in the given code location, or in the only code location that has it.
 
     Raises:
@@ -212,7 +212,7 @@ def find_job(server: Server, name: str, location: str | None) -> Job:
             for repository in server.take(loaded, "repositories", list):
                 names_of_jobs = [server.take(each, "name", str) for each in server.take(repository, "jobs", list)]
                 if name in names_of_jobs:
-                    jobs.append(Job(name, located, server.take(repository, "name", str)))
+                    jobs.append(RemoteJob(name, located, server.take(repository, "name", str)))
         else:
             broken.append(
                 f"'{located}' ({first_line(loaded.get('message')) if isinstance(loaded, dict) else 'loading'})"
@@ -227,7 +227,7 @@ def find_job(server: Server, name: str, location: str | None) -> Job:
     return jobs[0]
 
 
-def launch(server: Server, job: Job, ops: dict[str, Any]) -> str:
+def launch(server: Server, job: RemoteJob, ops: dict[str, Any]) -> str:
     """Launch a run through the server's run coordinator, and return its id.
 
     Raises:

@@ -79,7 +79,7 @@ def refresh(
     schedule, runs, failures = Schedule(pipeline, keys), 0, list[UserError]()
     runner = Jobs(pipeline, dagster, observer, jobs) if jobs > 1 else ThisProcess(pipeline, dagster, observer)
     try:
-        with pipeline.hold() as lease, runner:
+        with pipeline.run_lease() as lease, runner:
             while True:
                 while not runner.is_full and (partition := schedule.next()):
                     lease.check()

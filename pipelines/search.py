@@ -14,14 +14,18 @@ from mobileclip2.progress import counted, doing
 from mobileclip2.report.search import QueryResult, write_search
 
 
-def search_pictures(model: str, queries: Sequence[str], folder: Path, page: Path, top: int, width: int) -> int:
+def search_pictures(
+    model: str, profile: Path, queries: Sequence[str], folder: Path, page: Path, top: int, width: int
+) -> int:
     """Rank the pictures for each query, print the best ones, and write a page that shows them.
+
+    ``profile`` is that of ``student/x`` and ``teacher/x``.
 
     Raises:
         UserError: the model or the folder cannot be read.
     """
     with doing(f"loading {model}"):
-        loaded = load(model)
+        loaded = load(model, profile=profile)
     with doing(f"embedding the pictures of {folder}"):
         indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
     results = [QueryResult(query, search(loaded, _query(query), indexed, top)) for query in queries]

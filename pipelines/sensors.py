@@ -16,7 +16,7 @@ OBSERVE_EVERY_SECONDS = 30
 
 
 def observe_changes(loaded: Profile) -> dg.SensorDefinition:
-    """Define the sensor that tells Dagster the versions of inputs and the outputs of the store."""
+    """Define the sensor that reports the versions of inputs and the stored outputs."""
     versions = code_versions(build_graph(loaded))
     prefix = loaded.key_prefix
 

@@ -18,7 +18,7 @@ from mobileclip2.engine.cost import Cost
 from mobileclip2.engine.gc import Stored
 from mobileclip2.engine.graph import DEFAULT_SLICE
 from mobileclip2.engine.lineage import Lineage, branches
-from mobileclip2.engine.plan import Plan, Row, rows
+from mobileclip2.engine.plan import Plan, PlanRow, rows
 
 SHOWN_REASONS = 4
 """maximum for each row of the table; the JSON has all"""
@@ -181,7 +181,7 @@ def cells(cost: Cost) -> tuple[str, str, str]:
     return samples, size, seconds
 
 
-def groups_and_slices(row: Row) -> tuple[str, str]:
+def groups_and_slices(row: PlanRow) -> tuple[str, str]:
     """Format the groups and slices of a row as spans such as ``g00..g03 (4)``. Empty if the asset has only one.
 
     The slices of an evaluation are its groups, and are not repeated.
@@ -190,7 +190,7 @@ def groups_and_slices(row: Row) -> tuple[str, str]:
     return groups, "" if row.slices in {(DEFAULT_SLICE,), row.groups} else _span(list(row.slices))
 
 
-def why(row: Row) -> str:
+def why(row: PlanRow) -> str:
     """Format the first :data:`SHOWN_REASONS` reasons of a row."""
     more = len(row.reasons) - SHOWN_REASONS
     return "; ".join(row.reasons[:SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobileclip2.progress import Step, show_activities
+from mobileclip2.signals import death, signal_name
 
 if TYPE_CHECKING:
     from pipelines.display import Display
@@ -276,15 +277,12 @@ class Supervisor:
         self._forwarded += new
 
     def _stopped(self, number: int, label: str) -> int:
-        from mobileclip2.executors.signals import signal_name
-
         how = "Ctrl-C" if number == signal.SIGINT else signal_name(number)
         print(f"mobileclip2: stopped by {how}{f' in {label}' if label else ''}; {KEPT}", file=sys.stderr)
         self._end_run(f"Stopped by {how}; {KEPT}.", canceled=True)
         return 128 + number
 
     def _died(self, number: int, label: str) -> int:
-        from mobileclip2.executors.signals import death
         from pipelines.processes import crash_report
 
         cause = (self.process and crash_report(self.process, number)) or death(number)

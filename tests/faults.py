@@ -191,7 +191,7 @@ def strike_when_possible(strike: Strike, disk: Path, store: str, note: Path) -> 
         case "flipped feature cache":
             struck = flip_one(_files(cache_folder() / "features"), strike.size)
         case "flipped stat cache":
-            struck = flip_one(cache_folder().glob("remembered.sqlite*"), strike.size)
+            struck = flip_one(cache_folder().glob("hashes.sqlite*"), strike.size)
         case "swapped source":
             struck = swap_source(disk, strike.size)
         case "lost lease" | "stolen lease":
@@ -302,7 +302,7 @@ def take_lease(store: str, which: int, *, lost: bool) -> bool:
     if not keys:
         return False
     key = keys[which % len(keys)]
-    thief = json.dumps({"holder": "thief", "name": "stolen", "renewed": 0.0, "note": "uses nothing"}).encode()
+    thief = json.dumps({"holder": "thief", "name": "stolen", "renewed": 0.0, "payload": "uses nothing"}).encode()
     if not isinstance(storage, LocalStorage):
         if lost:
             storage.delete(key)

@@ -19,9 +19,9 @@ from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
 from mobileclip2.config.model import Model, PreprocessSettings, Weights
-from mobileclip2.config.sources import Corpus, EvaluationSource, Images, ReinforcedSource, ReinforcedTeacher, Source
+from mobileclip2.config.sources import Corpus, EvaluationSource, Images, ReinforcedShards, ReinforcedTeacher, Source
 from mobileclip2.config.student import Loss, Pick, Student, WiseFT
-from mobileclip2.config.study import Row, Study
+from mobileclip2.config.study import Study, StudyRow
 from mobileclip2.config.teacher import Locked, Teacher
 from mobileclip2.config.training import TrainSettings
 
@@ -35,7 +35,7 @@ SMALLEST = {"name": "page", "store": "store", "sources": [{"url": "shards"}]}
 SECTIONS: dict[str, type[BaseModel]] = {
     "Profile": profile.Profile,
     "Source": Source,
-    "Reinforced": ReinforcedSource,
+    "Reinforced": ReinforcedShards,
     "Reinforced teacher": ReinforcedTeacher,
     "Images": Images,
     "Filters": Filters,
@@ -58,7 +58,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Pick": Pick,
     "Loss": Loss,
     "Studies": Study,
-    "Row": Row,
+    "Row": StudyRow,
     "Train": TrainSettings,
     "Evaluation": EvaluationSource,
     "Compute": compute.ComputeSettings,
@@ -100,8 +100,8 @@ def test_links_resolve(page):
 def test_the_site_lists_every_page_and_room():
     navigation = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
     pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
-    rooms = {f"api/{package.parent.name}.md" for package in (ROOT / "mobileclip2").glob("*/__init__.py")}
-    assert {page for page in navigation if page.startswith(("docs/", "api/"))} == pages | rooms
+    packages = {f"api/{package.parent.name}.md" for package in (ROOT / "mobileclip2").glob("*/__init__.py")}
+    assert {page for page in navigation if page.startswith(("docs/", "api/"))} == pages | packages
 
 
 def table(section: str) -> dict[str, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What each run and pod would load anew, loaded once by the process that they are forked from.
+"""Load once what each run and pod needs. They are forked from the process that imports this module.
 
 CLIP's vocabulary takes half the time of the tiny graph, and boto3's description of S3 a good part of a second for each process.
 """
@@ -13,10 +13,10 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 WHOLE = dict(SimpleTokenizer().__dict__)
 
 
-def _remembered(self: SimpleTokenizer, context_length: int = DEFAULT_CONTEXT_LENGTH, **other: Any) -> None:
+def _cached_tokenizer(self: SimpleTokenizer, context_length: int = DEFAULT_CONTEXT_LENGTH, **other: Any) -> None:
     assert not other, f"not loaded once: {other}"
     self.__dict__.update(WHOLE, cache=dict(WHOLE["cache"]), context_length=context_length)
 
 
-SimpleTokenizer.__init__ = _remembered
+SimpleTokenizer.__init__ = _cached_tokenizer
 boto3.client("s3", region_name="us-east-1", aws_access_key_id="nobody", aws_secret_access_key="nothing")

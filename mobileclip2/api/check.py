@@ -16,12 +16,11 @@ from mobileclip2.api.check_data import (
     open_reinforced,
     open_shards,
 )
-from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
-from mobileclip2.config.training import TrainSettings
+from mobileclip2.engine.external import Pinned
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import Pinned, SourceInventory
+from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.errors import UserError
 from mobileclip2.progress import doing
 
@@ -64,36 +63,31 @@ def check(pipeline: Pipeline) -> Checked:
     It opens one shard of each input, so that its time does not grow with the data. The store is not needed.
     """
     checked = Checked()
-    _check_data(pipeline, checked)
+    inventory = SourceInventory(pipeline.profile)  # not the pipeline's, which needs the store
+    _check_data(pipeline.profile, inventory, checked)
     with doing("looking for weights"):
-        _check_weights(pipeline, checked)
-    _check_models(pipeline, checked)
+        _check_weights(pipeline, inventory, checked)
+    _check_models(pipeline, inventory, checked)
     return checked
 
 
-def _check_data(pipeline: Pipeline, checked: Checked) -> None:
-    profile = pipeline.profile
-    inventory = SourceInventory(profile)  # not the pipeline's, which needs the store
+def _check_data(profile: Profile, inventory: SourceInventory, checked: Checked) -> None:
     for source in profile.sources:
         field = f"source '{source.name}'"
         with doing(f"opening {source.name}"), checked.collecting():
             files = inventory.list_shards(field, source.url, source.pattern, "sources")
-            checked.sources.append(
-                open_shards(field, _shown(source.url), files, profile.filters, source.caption_keys or ())
-            )
+            checked.sources.append(open_shards(field, files, profile.filters, source.caption_keys or ()))
     for corpus in profile.caption_corpora:
         field = f"caption corpus '{corpus.name}'"
         with doing(f"opening {corpus.name}"), checked.collecting():
             files = inventory.list_shards(field, corpus.url, corpus.pattern, "caption_corpora")
-            checked.corpora[corpus.name] = open_shards(
-                field, _shown(corpus.url), files, profile.filters, corpus.caption_keys or ()
-            )
+            checked.corpora[corpus.name] = open_shards(field, files, profile.filters, corpus.caption_keys or ())
     for published in profile.reinforced:
         field = f"reinforced '{published.name}'"
         with doing(f"opening {published.name}"), checked.collecting():
             files = inventory.list_shards(field, published.url, published.pattern, "reinforced")
             dims = {teacher.name: teacher.dim for teacher in published.teachers}
-            checked.reinforced[published.name] = open_reinforced(field, _shown(published.url), files, dims)
+            checked.reinforced[published.name] = open_reinforced(field, files, dims)
             if published.images:
                 inventory.image_shards(published.name)
     for each in profile.evaluation:
@@ -101,15 +95,10 @@ def _check_data(pipeline: Pipeline, checked: Checked) -> None:
             checked.sets[each.name] = open_evaluation_set(each.name, profile.locate(each.url))
 
 
-def _shown(url: str | tuple[str, ...]) -> str:
-    return url if isinstance(url, str) else ", ".join(url)
-
-
-def _check_weights(pipeline: Pipeline, checked: Checked) -> None:
+def _check_weights(pipeline: Pipeline, inventory: SourceInventory, checked: Checked) -> None:
     """Find every weight: files on this machine with their pinned hash, models of the hub without a download."""
     from mobileclip2.stages.published_weights import check_published_weights
 
-    inventory = SourceInventory(pipeline.profile)  # not the pipeline's, which needs the store
     for asset in pipeline.graph.values():
         for slice_ in asset.slices.values():
             for external in slice_.externals.values():
@@ -121,15 +110,16 @@ def _check_weights(pipeline: Pipeline, checked: Checked) -> None:
                 checked.commits |= check_published_weights(pipeline, [asset.key], stored=True)
 
 
-def _check_models(pipeline: Pipeline, checked: Checked) -> None:
+def _check_models(pipeline: Pipeline, inventory: SourceInventory, checked: Checked) -> None:
     """Build each model of the profile on the meta device. Equal models are built once."""
     from mobileclip2.api.check_models import size_captioner, size_locked, size_model
+    from mobileclip2.stages.published_weights import model_of
 
-    profile, inventory = pipeline.profile, SourceInventory(pipeline.profile)
+    profile = pipeline.profile
     built: dict[str, SizedModel] = {}
 
     def size(asset: Asset) -> SizedModel | None:
-        model, name, train = _model_of(profile, asset)
+        model, name = model_of(profile, asset)
         if model and model.hub and name not in checked.commits:
             return None  # the hub's answer is among the problems
         commits = checked.commits.get(name, {})
@@ -143,6 +133,7 @@ def _check_models(pipeline: Pipeline, checked: Checked) -> None:
             key, make = repr(spec), partial(size_locked, f"teachers.{asset.name}.locked", spec, file)
         else:
             assert model
+            train = profile.student(asset.name).train if asset.stage == "student" else None
             key, make = repr((model, train)), partial(size_model, name, model, commits, train)
         if key not in built:
             built[key] = make()
@@ -156,18 +147,6 @@ def _check_models(pipeline: Pipeline, checked: Checked) -> None:
     for asset in pipeline.graph.values():
         if (origin := _origin(profile, asset)) in checked.models:
             checked.models[asset.key] = checked.models[origin]
-
-
-def _model_of(profile: Profile, asset: Asset) -> tuple[Model | None, str, TrainSettings | None]:
-    """Return the model that an asset builds, the field that names it, and the settings of its training."""
-    match asset.stage:
-        case "teacher":
-            return profile.teacher(asset.name).model, f"teachers.{asset.name}.model", None
-        case "captioner":
-            return profile.captioner(asset.name).model, f"captioners.{asset.name}.model", None
-        case _:
-            student = profile.student(asset.name)
-            return student.model, f"students.{asset.name}.model", student.train
 
 
 def _origin(profile: Profile, asset: Asset) -> str:

@@ -20,7 +20,8 @@ from mobileclip2.data.reinforced_format import parse
 from mobileclip2.data.tar import RawSample, member_names, read_samples, split_path
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, validate_shard
 from mobileclip2.data.validate_reinforced import complete
-from mobileclip2.engine.source_inventory import ListedFile, list_files, local_copy
+from mobileclip2.engine.listing import ListedFile, list_files
+from mobileclip2.engine.shard import local_copy
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.sets import CLASSNAMES, NSHARDS, TEMPLATES, TYPE, EvaluationSet
 from mobileclip2.store.storage import temporary_files
@@ -37,7 +38,6 @@ class OpenedShards:
     """A source or a corpus, and its first valid sample."""
 
     field: str
-    url: str
     shards: int
     samples: int
     """samples of the first shard, times the number of shards"""
@@ -58,7 +58,6 @@ class OpenedReinforced:
     """Published reinforced shards, and what their first sample holds."""
 
     field: str
-    url: str
     shards: int
     samples: int
     """samples of the first shard, times the number of shards"""
@@ -70,7 +69,6 @@ class OpenedSet:
     """An evaluation set, and its first sample."""
 
     field: str
-    url: str
     kind: str
     shards: int
     samples: int
@@ -81,13 +79,12 @@ class OpenedSet:
 
 
 def open_shards(
-    field: str, url: str, files: Sequence[ListedFile], filters: Filters, caption_keys: Sequence[str] = ()
+    field: str, files: Sequence[ListedFile], filters: Filters, caption_keys: Sequence[str] = ()
 ) -> OpenedShards:
     """Open the first shard, and validate its samples until one is valid.
 
     Args:
         field: name in messages, such as ``source 'mine'``.
-        url: location of the shards, for the report.
         files: all shards, at least one.
 
     Raises:
@@ -95,13 +92,13 @@ def open_shards(
             the command that makes shards of what is there.
     """
     try:
-        return _first_sample(field, url, files, filters, caption_keys)
+        return _first_sample(field, files, filters, caption_keys)
     except ShardError as error:
         raise ShardError(f"{field}: {error}") from error
 
 
 def _first_sample(
-    field: str, url: str, files: Sequence[ListedFile], filters: Filters, caption_keys: Sequence[str]
+    field: str, files: Sequence[ListedFile], filters: Filters, caption_keys: Sequence[str]
 ) -> OpenedShards:
     shard = local_copy(files[0].url)
     seen: list[RawSample] = []
@@ -114,7 +111,6 @@ def _first_sample(
                 (row,) = validated.table.to_pylist()
                 return OpenedShards(
                     field=field,
-                    url=url,
                     shards=len(files),
                     samples=_count(shard) * len(files),
                     key=row["key"],
@@ -180,7 +176,7 @@ def _open_set(field: str, url: str, set_: EvaluationSet, names: set[str]) -> Ope
     classes = len(set_.classnames) if set_.kind == "classification" else 0
     shown = set_.classnames[sample.target] if classes else next(iter(sample.captions), "")
     count = _count(set_.shards[0]) * len(set_.shards) if set_.kind != "association" else set_.size
-    return OpenedSet(field, url, set_.kind, len(set_.shards), count, classes, shown)
+    return OpenedSet(field, set_.kind, len(set_.shards), count, classes, shown)
 
 
 def _beginning(files: Sequence[ListedFile], folder: Path) -> Path:
@@ -268,9 +264,7 @@ def _instead(url: str, name: str) -> str:
     return f"make it with: mobileclip2 import {shlex.quote(url)} {target}"
 
 
-def open_reinforced(
-    field: str, url: str, files: Sequence[ListedFile], teachers: Mapping[str, int | None]
-) -> OpenedReinforced:
+def open_reinforced(field: str, files: Sequence[ListedFile], teachers: Mapping[str, int | None]) -> OpenedReinforced:
     """Read the first reinforced sample of the first shard. Images in other shards are not looked up.
 
     Raises:
@@ -299,4 +293,4 @@ def open_reinforced(
             f"{field}: {files[0].url}: embeddings have {dims} dimensions, and the teachers of the profile {stated}"
         )
     shown = f"{len(found.views)} views, {sum(map(len, found.captions.values()))} synthetic captions, {dims} dimensions"
-    return OpenedReinforced(field, url, len(files), _count(shard) * len(files), shown)
+    return OpenedReinforced(field, len(files), _count(shard) * len(files), shown)

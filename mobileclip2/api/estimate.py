@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from mobileclip2.api.check import Checked
 from mobileclip2.api.check_data import OpenedShards
+from mobileclip2.asset_key import AssetKey
 from mobileclip2.data.augmentation import sample_view
 from mobileclip2.engine.cost import Costs
-from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.graph import RAW_SHARDS, Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 
@@ -34,7 +35,7 @@ BF16 = 2
 class Estimate:
     """What one asset needs. None is unknown, or not worth stating."""
 
-    asset: str
+    asset: AssetKey
     samples: int
     """images, views, captions or training samples that it processes"""
     flops: float | None = None
@@ -55,10 +56,9 @@ def estimate(pipeline: Pipeline, checked: Checked) -> list[Estimate]:
 
 def _estimate(pipeline: Pipeline, checked: Checked, asset: Asset) -> Estimate | None:
     profile, slices = pipeline.profile, len(asset.slices)
-    pairs = sum(source.samples for source in checked.sources)
     model = checked.models.get(_model_key(asset))
     first = checked.sources[0] if checked.sources else None
-    samples, flops, memory, disk = pairs * slices, None, _weights(model), None
+    samples, flops, memory, disk = _pairs(checked, RAW_SHARDS) * slices, None, _weights(model), None
     match asset.stage:
         case "raw_shards":
             disk = sum(each.samples * (ROW_BYTES + len(each.caption.encode())) for each in checked.sources)
@@ -74,23 +74,23 @@ def _estimate(pipeline: Pipeline, checked: Checked, asset: Asset) -> Estimate | 
         case "augmentations":
             disk = samples * _view_bytes(pipeline, first) if first else None
         case "caption_corpus":
-            samples = checked.corpora[asset.name].samples if asset.name in checked.corpora else 0
+            samples = _pairs(checked, asset.key)
             disk = samples * ROW_BYTES
         case "teacher":
-            samples, disk = _trained(asset), None
-            if not profile.teacher(asset.name).locked:
-                disk = _weights(model)
-            elif model:  # the towers are frozen, and embed every pair once
-                flops = pairs * (model.image_flops + model.text_flops)
+            if locked := profile.teacher(asset.name).locked:  # the frozen towers embed every pair once
+                samples = sum(_pairs(checked, AssetKey(key)) for key in locked.train_on)
+                flops = samples * (model.image_flops + model.text_flops) if model else None
+            else:
+                samples, disk = 0, _weights(model)
         case "captioner" | "student" | "study":
-            samples = _trained(asset)
+            samples = sum(slice_.training_samples or 0 for slice_ in asset.slices.values())
             flops, memory = _training(pipeline, asset, model, samples)
             disk = _training_disk(model, samples) * slices
         case "synthetic_captions":
             disk = samples * CAPTION_BYTES
         case "teacher_embeddings":
             if model:
-                flops = samples * (model.image_flops if asset.key.endswith("/image") else model.text_flops)
+                flops = samples * (model.image_flops if asset.key.kind == "image" else model.text_flops)
                 disk = samples * model.embed_dim * BF16
         case "reinforced_dataset":
             disk = _reinforced(pipeline, checked)
@@ -108,7 +108,7 @@ def _model_key(asset: Asset) -> str:
     """Return the asset whose model an asset runs."""
     match asset.stage:
         case "teacher_embeddings":
-            return f"teacher/{asset.key.path[1]}"
+            return f"teacher/{asset.name}"
         case "synthetic_captions":
             return f"captioner/{asset.name}"
         case "filter_scores":
@@ -120,15 +120,11 @@ def _model_key(asset: Asset) -> str:
     return asset.key
 
 
-def _trained(asset: Asset) -> int:
-    """Return the number of samples that a training sees."""
-    total = 0
-    for slice_ in asset.slices.values():
-        fields = slice_.declared
-        train = fields.get("train") or (fields.get("locked") or {}).get("train")
-        if train:
-            total += int(train["samples"] or train["steps"] * train["batch"])
-    return total
+def _pairs(checked: Checked, key: AssetKey) -> int:
+    """Return the number of pairs of a caption corpus, or of the sources."""
+    if key.stage == "caption_corpus":
+        return checked.corpora[key.name].samples if key.name in checked.corpora else 0
+    return sum(source.samples for source in checked.sources)
 
 
 def _training(

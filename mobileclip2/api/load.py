@@ -21,7 +21,9 @@ PROFILE = "mobileclip2.yaml"
 """name of the profile in the current folder"""
 
 
-def load(name: str | os.PathLike[str], *, device: str = "auto") -> ImageTextModel:
+def load(
+    name: str | os.PathLike[str], *, profile: str | os.PathLike[str] | None = None, device: str = "auto"
+) -> ImageTextModel:
     """Load an image-text model.
 
     Args:
@@ -30,7 +32,8 @@ def load(name: str | os.PathLike[str], *, device: str = "auto") -> ImageTextMode
             - a folder of a stored model: a student's output, or ``mobileclip2 export --format openclip``,
             - an open_clip architecture and tag, ``MobileCLIP2-S0:dfndr2b``,
             - a model of the hub, ``hf-hub:apple/MobileCLIP-S1-OpenCLIP``,
-            - a student or teacher of the profile in the current folder (or of ``MOBILECLIP2_PROFILE``), ``student/mine``.
+            - a student or teacher of the profile, ``student/mine``.
+        profile: path of the profile; by default, that of ``MOBILECLIP2_PROFILE``, or ``mobileclip2.yaml`` in the current folder.
         device: ``auto``, ``cpu``, ``cuda`` or another device of torch.
 
     Raises:
@@ -52,8 +55,8 @@ def load(name: str | os.PathLike[str], *, device: str = "auto") -> ImageTextMode
         except ValueError as error:
             raise UserError(f"{text}: {_reason(error)}") from error
         return ImageTextModel(build.build(model), text, chosen)
-    profile = os.environ.get("MOBILECLIP2_PROFILE") or PROFILE
-    if not Path(profile).is_file():
+    file = Path(profile or os.environ.get("MOBILECLIP2_PROFILE") or PROFILE)
+    if not file.is_file():
         raise UserError(
             f"{text}: neither a folder nor 'architecture:tag' nor 'hf-hub:...'; for a model of a profile, change to the "
             f"folder of {PROFILE} or set MOBILECLIP2_PROFILE"
@@ -61,7 +64,7 @@ def load(name: str | os.PathLike[str], *, device: str = "auto") -> ImageTextMode
     from mobileclip2.config.profile import load as load_profile
     from mobileclip2.engine.pipeline import Pipeline
 
-    return load_from_pipeline(Pipeline(load_profile(profile)), text, device=device)
+    return load_from_pipeline(Pipeline(load_profile(file)), text, device=device)
 
 
 def create(architecture: str | Mapping[str, Any], *, seed: int = 0, device: str = "auto") -> ImageTextModel:

@@ -15,7 +15,7 @@ from mobileclip2.api.model import ImageTextModel
 from mobileclip2.config.profile import load as load_profile
 from mobileclip2.engine import pipeline as engine
 from mobileclip2.engine import plan as planning
-from mobileclip2.engine.source_inventory import local_copy
+from mobileclip2.engine.shard import local_copy
 from mobileclip2.executors import executor_of
 from mobileclip2.names import find
 from mobileclip2.progress import Progress, silent
@@ -87,7 +87,7 @@ class Pipeline:
         pipeline.forget()
         keys = planning.selected(pipeline, list(assets))
         check_published_weights(pipeline, keys)
-        with pipeline.hold() as lease:
+        with pipeline.run_lease() as lease:
             for asset in [pipeline.graph[key] for key in keys]:
                 for group in pipeline.groups(asset):
                     lease.check()

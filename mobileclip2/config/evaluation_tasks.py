@@ -10,7 +10,7 @@ Kind = Literal["classification", "retrieval", "association", "faces"]
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """One evaluation set of the suite. ``main`` is None if the set has no main metric."""
 
     key: str
@@ -31,16 +31,16 @@ class Task:
         return self.main is not None
 
 
-def _wds(key: str, name: str, size: int, main: str | None = "acc1", **options: Any) -> Task:
+def _wds(key: str, name: str, size: int, main: str | None = "acc1", **options: Any) -> EvaluationTask:
     folder = key.removeprefix("fairness/").replace("/", "-")
-    return Task(key, name, size, f"djghosh/wds_{folder}_test", main, **options)
+    return EvaluationTask(key, name, size, f"djghosh/wds_{folder}_test", main, **options)
 
 
 _RECALL, _PAIRS = "mean_per_class_recall", "mean_recall@1"
 _FACES = ("age", "gender", "race", "race_binary")
 _CAMERA = ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y")
 
-TASKS: Mapping[str, Task] = {
+TASKS: Mapping[str, EvaluationTask] = {
     task.key: task
     for task in (
         _wds("vtab/caltech101", "Caltech-101", 6085, _RECALL, vtab=True),
@@ -73,7 +73,7 @@ TASKS: Mapping[str, Task] = {
         _wds("stl10", "STL-10", 8000),
         _wds("sun397", "SUN397", 108_754, vtab=True),
         _wds("vtab/svhn", "SVHN", 26_032, vtab=True),
-        Task(
+        EvaluationTask(
             "retrieval/flickr_1k_test_image_text_retrieval",
             "Flickr",
             1000,
@@ -81,7 +81,7 @@ TASKS: Mapping[str, Task] = {
             _PAIRS,
             "retrieval",
         ),
-        Task(
+        EvaluationTask(
             "retrieval/mscoco_2014_5k_test_image_text_retrieval",
             "MSCOCO",
             5000,
@@ -89,7 +89,7 @@ TASKS: Mapping[str, Task] = {
             _PAIRS,
             "retrieval",
         ),
-        Task("misc/winogavil", "WinoGAViL", 3563, "nlphuji/winogavil", "jaccard_score_10-12", "association"),
+        EvaluationTask("misc/winogavil", "WinoGAViL", 3563, "nlphuji/winogavil", "jaccard_score_10-12", "association"),
         _wds("wilds/iwildcam", "iWildCam", 42_791, "F1-macro_all", fields=_CAMERA),
         _wds("wilds/camelyon17", "Camelyon17", 85_054, fields=("hospital", "slide", "y")),
         _wds("wilds/fmow", "FMoW", 22_108, "acc_worst_region", fields=("region", "year", "y")),

@@ -25,7 +25,7 @@ from mobileclip2.config.gate import Gate
 from mobileclip2.config.location import HttpAddress, LocalPath, Location
 from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
 from mobileclip2.config.settings import Name, Settings
-from mobileclip2.config.sources import OWN, Corpus, EvaluationSource, ReinforcedSource, Source
+from mobileclip2.config.sources import OWN, Corpus, EvaluationSource, ReinforcedShards, Source
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.study import Study
 from mobileclip2.config.teacher import Teacher
@@ -49,7 +49,7 @@ class Profile(Settings):
     store: Location = Field(json_schema_extra=UNDECLARED)
     groups: int = Field(16, ge=1)
     sources: tuple[Source, ...] = ()
-    reinforced: tuple[ReinforcedSource, ...] = ()
+    reinforced: tuple[ReinforcedShards, ...] = ()
     """published reinforced datasets, which students can learn from"""
     filters: Filters = Filters()
     filtering: tuple[Filter, ...] = ()
@@ -104,7 +104,7 @@ class Profile(Settings):
         """Return the student with this name."""
         return next(student for student in self.students if student.name == name)
 
-    def reinforced_source(self, name: str) -> ReinforcedSource:
+    def reinforced_shards(self, name: str) -> ReinforcedShards:
         """Return the published reinforced dataset with this name."""
         return next(source for source in self.reinforced if source.name == name)
 
@@ -122,7 +122,7 @@ class Profile(Settings):
         """Return the logit scale of each teacher of a reinforced dataset, in the order of the embeddings."""
         if dataset == OWN:
             return {name: self.teacher(name).logit_scale for name in self.dataset_teachers}
-        return {teacher.name: teacher.logit_scale for teacher in self.reinforced_source(dataset).teachers}
+        return {teacher.name: teacher.logit_scale for teacher in self.reinforced_shards(dataset).teachers}
 
     def logit_scales(self, student: Student) -> list[float | None]:
         """Return a logit scale for each teacher of the student's datasets in order, or None if the student excludes it."""

@@ -60,7 +60,7 @@ class Images(Settings):
     """whether the key of a reinforced sample is the ``uid`` in the ``json`` of the image's sample, and not its key"""
 
 
-class ReinforcedSource(Settings):
+class ReinforcedShards(Settings):
     """Published reinforced shards, as DataCompDR and DFNDR, or a reinforced dataset of another store of this project."""
 
     name: Name

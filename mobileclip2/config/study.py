@@ -12,7 +12,7 @@ from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.student import Loss, Student
 
 
-class Row(Settings):
+class StudyRow(Settings):
     """A row of a study: data, loss and augmentation of its students."""
 
     name: Name
@@ -33,7 +33,7 @@ class Study(Settings):
     """name of the student that provides model and training settings"""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     evaluate_on: tuple[str, ...] = Field(min_length=1)
-    rows: tuple[Row, ...] = ()
+    rows: tuple[StudyRow, ...] = ()
     scales: dict[str, tuple[Annotated[float, Field(ge=0.01, le=1000)], ...]] = Field(default_factory=dict)
     """logit scales to try for each teacher"""
 
@@ -46,7 +46,7 @@ class Study(Settings):
                 raise ValueError(f"study '{self.name}': {field} must be unique")
         return self
 
-    def lines(self, base: Student, teachers: Sequence[str]) -> list[Row]:
+    def lines(self, base: Student, teachers: Sequence[str]) -> list[StudyRow]:
         """Return the rows, or one row for each teacher and scale."""
         if self.rows:
             return list(self.rows)
@@ -55,7 +55,7 @@ class Study(Settings):
             for scale in scales:
                 alone = {other: scale if other == teacher else None for other in teachers}
                 loss = base.loss.model_copy(update={"logit_scales": alone})
-                rows.append(Row(name=scale_name(teacher, scale), data=base.data, loss=loss))
+                rows.append(StudyRow(name=scale_name(teacher, scale), data=base.data, loss=loss))
         return rows
 
     def trials(self, base: Student, teachers: Sequence[str]) -> dict[str, Student]:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mobileclip2.data.row_file import RowFile, Rows
+from mobileclip2.data.row_file import FileArray, RowFile
 from mobileclip2.data.tar import scan_samples
 from mobileclip2.errors import ShardError
 
@@ -45,7 +45,7 @@ class IndexedTar:
             rows["key"][number] = key.encode()
             for extension, span in samples[key].items():
                 rows["spans"][number, self._extensions.index(extension)] = span
-        self._rows = Rows.store(rows, file or RowFile())
+        self._rows = FileArray.store(rows, file or RowFile())
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -60,7 +60,7 @@ def _open_shared(descriptor: Any, size: int) -> RowFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FileArray:
     """An array ``[n]`` of records in a file. Rows are read on access."""
 
     file: RowFile
@@ -69,7 +69,7 @@ class Rows:
     count: int
 
     @classmethod
-    def store(cls, rows: np.ndarray, file: RowFile) -> Rows:
+    def store(cls, rows: np.ndarray, file: RowFile) -> FileArray:
         """Append an array to a file."""
         return cls(file, rows.dtype, file.append(rows.tobytes()), len(rows))
 

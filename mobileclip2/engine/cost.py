@@ -61,9 +61,8 @@ class Costs:
         self, history: History, earlier: list[ManifestSummary], asset: Asset, slice_: Slice, group: str | None
     ) -> int | None:
         """Return the samples that a training sees, or the latest sample count of the group."""
-        length = slice_.declared.get("train")
-        if length:
-            return int(length["samples"] or length["steps"] * length["batch"])
+        if slice_.training_samples is not None:
+            return slice_.training_samples
         if asset.grouped:
             earlier = self._counted(history, asset, group) or earlier
         return earlier[-1].samples if earlier else None

@@ -96,18 +96,18 @@ class NeededByRuns:
         """
         paths: set[str] = set()
         for held in all_held(self._storage):
-            if held.note != USES_NOTHING:
+            if held.payload != USES_NOTHING:
                 # a process that ends gives up its lease, and a new one can need other paths with the same profile
-                if held.note is None or held.holder not in self._known:
+                if held.payload is None or held.holder not in self._known:
                     self._known[held.holder] = self._needed(held)
                 paths |= self._known[held.holder]
         return paths
 
     def _needed(self, held: Held) -> set[str]:
         try:
-            if held.note is None:
-                raise ValueError("it has no readable note")
-            running = json.loads(held.note)
+            if held.payload is None:
+                raise ValueError("it has no readable payload")
+            running = json.loads(held.payload)
             profile = parse(running["text"], origin=Path(running["folder"]) / "profile.yaml")
             return needed(Pipeline(profile), self._found)
         except (UserError, ValueError, TypeError, KeyError, RecursionError) as error:

@@ -19,7 +19,7 @@ from mobileclip2.config.profile import Profile
 from mobileclip2.config.sources import OWN
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.teacher import Teacher
-from mobileclip2.engine.source_inventory import External, Folder, GroupShards, HubModel, Pinned
+from mobileclip2.engine.external import External, Folder, GroupShards, HubModel, Pinned
 from mobileclip2.fingerprint import declared
 
 CODE_VERSIONS = {
@@ -62,6 +62,12 @@ class Slice:
     declared: dict[str, Any]
     inputs: dict[str, Input] = field(default_factory=dict)
     externals: dict[str, External] = field(default_factory=dict)
+
+    @property
+    def training_samples(self) -> int | None:
+        """Return the number of samples that the training of a student or captioner sees. None if it does not train."""
+        train = self.declared.get("train")
+        return int(train["samples"] or train["steps"] * train["batch"]) if train else None
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mobileclip2.asset_key import AssetKey, Partition, SliceKey
 from mobileclip2.config.profile import Profile
+from mobileclip2.engine.external import HubModel
 from mobileclip2.engine.graph import Asset, Graph, Slice, build_graph
-from mobileclip2.engine.source_inventory import HubModel, Shard, SourceInventory
+from mobileclip2.engine.shard import Shard
+from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.errors import DamagedOutput, StoreError, UserError
 from mobileclip2.fingerprint import fingerprint
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
+class UpstreamOutput(NamedTuple):
     """One output, finished or missing, that a slice reads."""
 
     role: str
@@ -106,6 +108,18 @@ class Task:
         return manifest
 
 
+class RunStatus:
+    """What is known outside this process about its run. By default, the run ends with the process."""
+
+    def is_ended(self) -> bool:
+        """Return whether somebody has ended the run."""
+        return False
+
+    def will_resume(self) -> bool:
+        """Return whether another process continues the run if this one is interrupted."""
+        return False
+
+
 @dataclass
 class TaskBatch:
     """The missing slices of one asset for one group, which a stage computes together."""
@@ -121,6 +135,7 @@ class TaskBatch:
     """lineage of the slices, if the task spec contains it"""
     holder: str = ""
     """holder of the leases of the outputs, see :mod:`~mobileclip2.store.lease`"""
+    run_status: RunStatus = field(default_factory=RunStatus)
 
     @property
     def profile(self) -> Profile:
@@ -180,18 +195,6 @@ class Executor(Protocol):
         """
 
 
-class RunStatus:
-    """What is known outside this process about its run. By default, the run ends with the process."""
-
-    def is_ended(self) -> bool:
-        """Return whether somebody has ended the run."""
-        return False
-
-    def will_resume(self) -> bool:
-        """Return whether another process continues the run if this one is interrupted."""
-        return False
-
-
 class InProcessExecutor:
     """Computes in this process."""
 
@@ -240,10 +243,9 @@ class Pipeline:
     def __init__(self, profile: Profile, compute: Executor | None = None) -> None:
         self.profile = profile
         self.compute: Executor = compute or InProcessExecutor()
-        self.run_status = RunStatus()
         self.graph: Graph = build_graph(profile)
         self._run: Lease | None = None
-        """lease of :meth:`hold`"""
+        """lease of :meth:`run_lease`"""
         self.forget()
 
     @cached_property
@@ -259,12 +261,12 @@ class Pipeline:
         return Path(self.storage.url) / SCRATCH
 
     @property
-    def note(self) -> str:
+    def lock_payload(self) -> str:
         """Return the payload of this process's locks: the profile, from which gc derives the outputs to keep."""
         return json.dumps({"folder": self.profile.folder, "text": self.profile.public_text})
 
     @contextmanager
-    def hold(self) -> Iterator[Lease]:
+    def run_lease(self) -> Iterator[Lease]:
         """Hold a lease during the block, so that gc keeps the outputs of this profile.
 
         Decisions from before the block are dropped, because gc may have deleted outputs since.
@@ -279,7 +281,7 @@ class Pipeline:
             yield self._run
             return
         name = f"run/{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        with acquire(self.storage, [name], self.note) as lease:
+        with acquire(self.storage, [name], self.lock_payload) as lease:
             # gc reads all leases while it holds this one, so it sees ours in all later deletions
             wait_for_holder(self.storage, DELETING)
             self._run = lease
@@ -316,7 +318,7 @@ class Pipeline:
         self.manifest_cache = ManifestCache(every_byte=every_byte)
         self.inventory = SourceInventory(self.profile, lambda: self.storage)
 
-    def sources(self, asset: Asset, slice_: Slice, group: str | None) -> Iterator[Source]:
+    def upstream_outputs(self, asset: Asset, slice_: Slice, group: str | None) -> Iterator[UpstreamOutput]:
         """Yield the outputs that a slice reads for a group, in the order of its roles."""
         for role, source in slice_.inputs.items():
             upstream = self.graph[source.asset]
@@ -327,13 +329,13 @@ class Pipeline:
                     components = [role, name if len(names) > 1 else "", each if len(groups) > 1 else ""]
                     input_name = "/".join(filter(None, components))
                     read = upstream.slices[name]
-                    yield Source(role, input_name, upstream, read, each, self.summary(upstream, read, each))
+                    yield UpstreamOutput(role, input_name, upstream, read, each, self.summary(upstream, read, each))
 
     def task_for(self, asset: Asset, slice_: Slice, group: str | None) -> Task | None:
         """Return the task that computes a slice, or None while an input is missing."""
         inputs: dict[str, list[Artifact]] = {role: [] for role in slice_.inputs}
         versions: dict[str, str] = {}
-        for source in self.sources(asset, slice_, group):
+        for source in self.upstream_outputs(asset, slice_, group):
             if source.summary is None:
                 return None
             inputs[source.role].append(Artifact(self.storage, source.summary))
@@ -390,17 +392,23 @@ class Pipeline:
             artifacts.append(Artifact(self.storage, summary))
         return artifacts
 
-    def materialize(self, key: str, group: str | None = None, progress: Progress = silent) -> MaterializeResult:
+    def materialize(
+        self, key: str, group: str | None = None, progress: Progress = silent, run_status: RunStatus | None = None
+    ) -> MaterializeResult:
         """Compute the missing slices of an asset for one group, and return all slices.
+
+        ``run_status`` tells a cluster's executor whether its run has ended; by default, a run ends with this process.
 
         Raises:
             UserError: an input is missing, or the stage rejects its input.
             LeaseLost: this process lost the lease of an output or of the run.
         """
         with self._registered() as run:
-            return self._materialize(self.graph[key], group, run, progress)
+            return self._materialize(self.graph[key], group, run, progress, run_status or RunStatus())
 
-    def _materialize(self, asset: Asset, group: str | None, run: Lease, progress: Progress) -> MaterializeResult:
+    def _materialize(
+        self, asset: Asset, group: str | None, run: Lease, progress: Progress, run_status: RunStatus
+    ) -> MaterializeResult:
         started = time.monotonic()
         self.invalidate_downstream(asset, group)
         tasks = []
@@ -409,12 +417,12 @@ class Pipeline:
             task = self.task_for(asset, slice_, group)
             if task is None:
                 absent = dict.fromkeys(
-                    source.asset.key for source in self.sources(asset, slice_, group) if source.summary is None
+                    source.asset.key for source in self.upstream_outputs(asset, slice_, group) if source.summary is None
                 )
                 raise UserError(f"{Partition(asset.key, group)}: {', '.join(absent)} must be materialized first")
             tasks.append(task)
         self.inventory.share()
-        computed, device_seconds = self._compute(tasks, run, progress)
+        computed, device_seconds = self._compute(tasks, run, progress, run_status)
         summaries = {}
         for task in tasks:
             summary = self._read_summary(task)
@@ -432,7 +440,9 @@ class Pipeline:
             if isinstance(external, HubModel) and not self.inventory.hub.recorded(external.model):
                 self.inventory.hub.resolve(external.model, asset.key)
 
-    def _compute(self, tasks: list[Task], run: Lease, progress: Progress) -> tuple[list[str], float]:
+    def _compute(
+        self, tasks: list[Task], run: Lease, progress: Progress, run_status: RunStatus
+    ) -> tuple[list[str], float]:
         """Compute the missing slices of an asset, or wait for another run that computes them.
 
         Returns:
@@ -446,7 +456,7 @@ class Pipeline:
         with acquire(
             self.storage,
             [task.output.prefix for task in todo],
-            self.note,
+            self.lock_payload,
             waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", label),
         ) as lease:
             fence = _Fences(lease, run)
@@ -463,7 +473,15 @@ class Pipeline:
                     task.output.discard()
             if not todo:
                 return [], 0.0
-            batch = TaskBatch(self, todo[0].asset, todo[0].group, todo, fenced_progress, holder=lease.holder)
+            batch = TaskBatch(
+                self,
+                todo[0].asset,
+                todo[0].group,
+                todo,
+                fenced_progress,
+                holder=lease.holder,
+                run_status=run_status,
+            )
             seconds = self.compute.run(batch)
         return [task.slice.name for task in todo], seconds
 

@@ -45,7 +45,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """A table row: the items of one asset with the same reasons."""
 
     asset: AssetKey
@@ -93,13 +93,13 @@ def selected(pipeline: Pipeline, only: list[str] | None) -> list[AssetKey]:
     return [key for key in keys if key in found]
 
 
-def rows(plan: Plan) -> list[Row]:
+def rows(plan: Plan) -> list[PlanRow]:
     """Group the items of a plan by asset and reasons."""
     grouped: dict[tuple[AssetKey, tuple[str, ...]], list[Item]] = {}
     for item in plan.items:
         grouped.setdefault((item.asset, item.reasons), []).append(item)
     return [
-        Row(
+        PlanRow(
             asset,
             tuple(dict.fromkeys(item.group for item in items)),
             tuple(dict.fromkeys(item.slice for item in items)),

@@ -17,7 +17,7 @@ from mobileclip2.data import sidecar
 from mobileclip2.data.image import decode
 from mobileclip2.data.validate import check_image, iter_valid
 from mobileclip2.engine.pipeline import Task, TaskBatch
-from mobileclip2.engine.source_inventory import Shard, open_shard
+from mobileclip2.engine.shard import Shard, open_shard
 from mobileclip2.progress import Step
 from mobileclip2.store import Artifact
 

@@ -2,10 +2,6 @@
 
 Fingerprints contain the content hashes of files, never their paths. Hashes of local files are cached by (path, size, mtime,
 inode, ctime), so that planning needs one ``stat`` per shard. In a bucket, the ETag is the hash.
-
-A stage compares each file with the version that the plan saw, before and after it reads the file. Inode and change time are
-compared within one process only, because some mounts number the same files differently on each machine. A process that gets
-its shards from another process compares size, modification time and hash instead.
 """
 
 from __future__ import annotations
@@ -13,36 +9,31 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
 import posixpath
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-from pathspec import PathSpec, RegexPattern
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.location import expand
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.profile import Profile
-from mobileclip2.config.sources import Patterns, ReinforcedSource, Source
+from mobileclip2.config.sources import Patterns, ReinforcedShards, Source
 from mobileclip2.config.teacher import Locked
+from mobileclip2.engine.external import External, Folder, GroupShards, HubModel, Pinned
 from mobileclip2.engine.hub_commits import HubCommits
+from mobileclip2.engine.listing import ListedFile, check_version, file_version, list_files, list_source
+from mobileclip2.engine.shard import Shard, local_folder
 from mobileclip2.engine.wrong_source import advice, is_tar
 from mobileclip2.errors import ShardError, StoreError, WeightsError
-from mobileclip2.fingerprint import canonical, declared, fingerprint
 from mobileclip2.progress import counted, doing
 from mobileclip2.store import Storage
-from mobileclip2.store.s3 import S3Storage
+from mobileclip2.store.s3 import split_s3
 from mobileclip2.store.stat_cache import StatCache
-from mobileclip2.store.storage import atomic_path, file_sha256
-from mobileclip2.store.user_cache import begin_use, cache_folder
+from mobileclip2.store.storage import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -50,77 +41,8 @@ DIGESTS = ".digests"
 """folder of the store with hashes of whole listings, named by the hash of their paths and version tokens"""
 
 
-MAX_STEM_BYTES = 220
-"""maximum length of the part of a sidecar's name that comes from the shard"""
-
-
-class Shard(NamedTuple):
-    """One input tar."""
-
-    relative: str
-    """name of the source and path in it"""
-    url: str
-    version_token: str = ""
-    """version token at the time of the listing; see :class:`ListedFile`"""
-    sha256: str | None = None
-    """hash of a local file that another process listed; None if this process listed it, or if nobody knows the hash"""
-
-    @property
-    def id(self) -> str:
-        """Return the stem of its sidecar names, which is unique even if two folders have tars of the same name."""
-        stem = posixpath.splitext(posixpath.basename(self.relative))[0]
-        if len(stem.encode()) > MAX_STEM_BYTES:  # file systems allow names of 255 bytes, with our hash and suffixes
-            stem = stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
-        return f"{stem}-{hashlib.sha256(self.relative.encode()).hexdigest()[:8]}"
-
-    def number(self) -> int:
-        """Return the number at the end of the name, or a hash of the name.
-
-        It determines the group, so that added shards do not move the others.
-        """
-        digits = _NUMBER.search(self.relative)
-        return int(digits[1]) if digits else int(hashlib.sha256(self.relative.encode()).hexdigest()[:8], 16)
-
-
 _STORED = re.compile(r"([0-9a-f]{16})/g\d\d/")
 """path of a tar in the folder of ``reinforced_dataset`` of a store"""
-
-_NUMBER = re.compile(r"(\d+)(?:\.[^./]*)?$")
-
-
-@dataclass(frozen=True)
-class GroupShards:
-    """External input of ``raw_shards``, or of the named published reinforced dataset: the tars of a group."""
-
-    reinforced: str = ""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """External input: the files of a folder that match a pattern."""
-
-    url: str | tuple[str, ...]
-    pattern: Patterns = "**/*"
-
-
-@dataclass(frozen=True)
-class Pinned:
-    """External input: a file or tag of weights."""
-
-    weights: Weights
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """External input: the repositories of a model on the hub."""
-
-    model: Model
-
-    def __hash__(self) -> int:
-        return hash(canonical(declared(self.model)))
-
-
-External = GroupShards | Folder | Pinned | HubModel
 
 
 class SourceInventory:
@@ -147,10 +69,10 @@ class SourceInventory:
         """
         return [shard for source in self.profile.sources for shard in self._list(source, "sources")]
 
-    def _list(self, source: Source | ReinforcedSource, section: str) -> list[Shard]:
+    def _list(self, source: Source | ReinforcedShards, section: str) -> list[Shard]:
         files = self.list_shards(f"source '{source.name}'", source.url, source.pattern, section)
         versions = sorted({match[1] for file in files if (match := _STORED.match(file.relative))})
-        if isinstance(source, ReinforcedSource) and len(versions) > 1:
+        if isinstance(source, ReinforcedShards) and len(versions) > 1:
             raise ShardError(
                 f"source '{source.name}': holds {len(versions)} versions of a reinforced dataset, {', '.join(versions)}; "
                 "name the folder of one of them in 'url'"
@@ -181,7 +103,7 @@ class SourceInventory:
         if reinforced not in self._grouped:
             names = self.profile.group_names
             groups: dict[str, list[Shard]] = {name: [] for name in names}
-            source = self.profile.reinforced_source(reinforced) if reinforced else None
+            source = self.profile.reinforced_shards(reinforced) if reinforced else None
             for shard in self._list(source, "reinforced") if source else self.shards:
                 groups[names[shard.number() % len(names)]].append(shard)
             self._grouped[reinforced] = groups
@@ -203,7 +125,7 @@ class SourceInventory:
         Raises:
             ShardError: no file matches the pattern.
         """
-        images = self.profile.reinforced_source(name).images
+        images = self.profile.reinforced_shards(name).images
         if images is None:
             return []
         files = self.list_shards(f"images of '{name}'", images.url, images.pattern, "reinforced")
@@ -305,11 +227,8 @@ class SourceInventory:
             except StoreError as error:
                 logger.warning("hashes of source files are not shared: %s", error)
 
-    def file_digest(self, url: str) -> str:
-        """Return the sha256 of a local file, or the ETag of an object."""
-        if url.startswith("s3://"):
-            return split_s3(url)[0].etag(split_s3(url)[1])
-        return self._cached_digest(url, _version_token(Path(url).stat()))
+    def _file_digest(self, path: Path) -> str:
+        return self._cached_digest(str(path), file_version(path.stat()))
 
     def _cached_digest(self, url: str, version_token: str) -> str:
         if url.startswith("s3://"):
@@ -319,7 +238,7 @@ class SourceInventory:
             try:
                 with doing(f"hashing {posixpath.basename(url)}"):
                     digest = file_sha256(Path(url))
-                _check_version(url, version_token, _version_token(Path(url).stat()))
+                check_version(url, version_token, file_version(Path(url).stat()))
             except OSError as error:
                 raise ShardError(
                     f"{url}: cannot be read ({error.strerror}); restore it, or run again without it"
@@ -332,7 +251,7 @@ class SourceInventory:
         if weights.sha256:
             return weights.sha256
         if weights.path:
-            return self.file_digest(str(self.weights_path(weights)))
+            return self._file_digest(self.weights_path(weights))
         return f"tag:{weights.tag}"
 
     def model_weights(self, model: Model) -> Path | None:
@@ -392,9 +311,9 @@ class SourceInventory:
                 path = Path(url)
         if not path.is_file():
             raise WeightsError(f"weights: {path} does not exist; check the profile")
-        if weights.sha256 and self.file_digest(str(path)) != weights.sha256:
+        if weights.sha256 and self._file_digest(path) != weights.sha256:
             raise WeightsError(
-                f"weights: {path} has sha256 {self.file_digest(str(path))}, the profile pins {weights.sha256}; "
+                f"weights: {path} has sha256 {self._file_digest(path)}, the profile pins {weights.sha256}; "
                 "use the pinned file, or correct 'sha256' in the profile"
             )
         return path
@@ -402,249 +321,3 @@ class SourceInventory:
 
 def _hash(lines: Iterable[str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def split_s3(url: str) -> tuple[S3Storage, str]:
-    """Split an ``s3://`` URL into the storage of the bucket and the key."""
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    return S3Storage(f"s3://{bucket}"), key
-
-
-class ListedFile(NamedTuple):
-    """A file or object outside the store."""
-
-    relative: str
-    url: str
-    version_token: str
-    """Changes whenever the content can have changed: size, mtime, inode and ctime of a file, ETag of an object.
-
-    It is compared within one run and is a key of caches. It is not part of a fingerprint, so a copied folder stays current.
-    """
-
-
-def list_source(urls: Sequence[str], pattern: Patterns) -> tuple[list[ListedFile], list[str]]:
-    """List the files of several folders, prefixes, files or objects, and the locations that have none.
-
-    Several locations have paths relative to the deepest folder that contains all of them, so that two files have two paths.
-    """
-    listings: dict[str, dict[str, str]] = {}
-    found = {url: _list_location(url, pattern, listings) for url in urls}
-    empty = [url for url, files in found.items() if not files]
-    if len(found) == 1 or empty:
-        return [file for files in found.values() for file in files], empty
-    folders = [url.rpartition("/")[0] if found[url][0].url == url else url for url in found]
-    start = len(_common_folder(folders))
-    by_url = {file.url: file for files in found.values() for file in files}
-    return sorted(file._replace(relative=file.url[start:].lstrip("/")) for file in by_url.values()), []
-
-
-def _list_location(url: str, pattern: Patterns, listings: dict[str, dict[str, str]]) -> list[ListedFile]:
-    folder, _, name = url.rpartition("/")
-    if url.startswith("s3://") and name.endswith(".tar"):
-        if folder not in listings:  # one listing for all objects that braces name
-            listings[folder] = dict(S3Storage(folder).etags())
-        if etag := listings[folder].get(name):
-            return [ListedFile(name, url, etag)]
-    return list_files(url, pattern)
-
-
-def _common_folder(folders: Sequence[str]) -> str:
-    shortest, longest = min(parts := [folder.split("/") for folder in folders]), max(parts)
-    different = next((n for n, pair in enumerate(zip(shortest, longest, strict=False)) if pair[0] != pair[1]), None)
-    return "/".join(shortest[:different])
-
-
-def list_files(url: str, pattern: Patterns) -> list[ListedFile]:
-    """List the files of a folder or prefix that match a gitignore pattern, sorted by relative path."""
-    matches = _matcher(pattern)
-    if url.startswith("s3://"):
-        storage = S3Storage(url)
-        # bucket consoles create keys that end with a slash to show folders
-        objects = ((key, etag) for key, etag in storage.etags() if not key.endswith("/"))
-        found = [ListedFile(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
-    elif (file := Path(url)).is_file():
-        found = [ListedFile(file.name, url, _version_token(file.stat()))]
-    else:
-        found = [each for each in _walk(url, "") if matches(each.relative)]
-    return sorted(found)
-
-
-def _matcher(pattern: Patterns) -> Callable[[str], object]:
-    """Compile patterns to regular expressions. ``PathSpec.match_file`` is slow because it normalizes each path."""
-    compiled = PathSpec.from_lines("gitignore", [pattern] if isinstance(pattern, str) else pattern).patterns
-    searches = [
-        each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include
-    ]
-    if len(searches) == 1:
-        return searches[0]
-    return lambda path: any(search(path) for search in searches)
-
-
-def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ListedFile]:
-    # plain strings, because Path objects of hundreds of thousands of shards take most of a plan's time
-    try:
-        status = os.stat(folder)  # noqa: PTH116
-        identity = status.st_dev, status.st_ino
-        if identity in parents:
-            raise ShardError(
-                f"{folder}: a symbolic link leads back to a folder that contains it; name folders without it in the profile"
-            )
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:  # skipping the folder would silently drop its data
-        raise ShardError(
-            f"{folder}: cannot be listed ({error.strerror}); make it readable, or name other folders in the profile"
-        ) from error
-    for entry in entries:
-        try:
-            is_folder, is_file = entry.is_dir(), entry.is_file()
-            found = entry.stat() if is_file else None
-        except OSError as error:
-            raise ShardError(
-                f"{entry.path!a}: cannot be read ({error.strerror}); make it readable, or name other folders in the profile"
-            ) from error
-        if is_folder:
-            yield from _walk(entry.path, f"{relative}{entry.name}/", parents | {identity})
-        elif found is not None:
-            try:
-                entry.name.encode()
-            except UnicodeEncodeError:
-                raise ShardError(f"{entry.path!a}: the file name is not UTF-8; rename it") from None
-            yield ListedFile(relative + entry.name, entry.path, _version_token(found))
-
-
-def _version_token(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_ctime_ns}"
-
-
-_FIELDS = ("size", "modification time", "inode", "change time")
-"""the fields of a file's version token, in order"""
-
-
-def _check_version(url: str, planned: str, found: str) -> None:
-    """Compare the version tokens of a file or object.
-
-    Raises:
-        ShardError: they differ. The message names the fields.
-    """
-    if planned == found:
-        return
-    names = ("ETag",) if url.startswith("s3://") else _FIELDS
-    fields = zip(names, planned.split(":"), found.split(":"), strict=False)
-    changes = ", ".join(f"{name} {before} -> {after}" for name, before, after in fields if before != after)
-    raise ShardError(
-        f"{url}: the file has changed since the run was planned ({changes}); leave the sources alone during a run, and run again"
-    )
-
-
-@contextmanager
-def open_shard(shard: Shard) -> Iterator[BinaryIO]:
-    """Open the tar of a shard. Compare it with the version that the plan saw, before and after the block.
-
-    The block reads one open file, so a tar that takes its place and leaves again is not read.
-
-    Raises:
-        ShardError: the shard is missing or has changed. An error of the block can be a consequence, so this one replaces it.
-    """
-    with local_copy(shard.url, "" if shard.sha256 else shard.version_token).open("rb") as file:
-        check_unchanged(shard, file)
-        try:
-            yield file
-        except ShardError:
-            check_unchanged(shard, file)
-            raise
-        check_unchanged(shard, file)
-
-
-def check_unchanged(shard: Shard, file: BinaryIO | None = None) -> None:
-    """Compare a shard, and the open ``file`` of a local one, with the version that the plan saw.
-
-    Raises:
-        ShardError: the shard is missing or has changed.
-    """
-    url, planned = shard.url, shard.version_token
-    if not planned:
-        return
-    try:
-        if url.startswith("s3://"):
-            storage, key = split_s3(url)
-            found = [storage.etag(key)]
-        else:
-            found = [_version_token(Path(url).stat())]
-            if file is not None:
-                found.append(_version_token(os.fstat(file.fileno())))
-    except FileNotFoundError:
-        raise _missing(url) from None
-    for version_token in found:
-        _check_version(url, _expected(shard, version_token), version_token)
-
-
-_seen: dict[tuple[str, str], str] = {}
-"""version tokens of this process by the URL and the version token of another process"""
-
-
-def _expected(shard: Shard, found: str) -> str:
-    """Return the version token that a shard must have in this process.
-
-    That is the one of the plan. If another process planned, it is the first one here whose size, modification time and hash are
-    those of the plan.
-    """
-    key = shard.url, shard.version_token
-    if shard.sha256 is None or found == shard.version_token or key in _seen:
-        return _seen.get(key, shard.version_token)
-    path, same = Path(shard.url), found.split(":")[:2] == shard.version_token.split(":")[:2]
-    if same and file_sha256(path) == shard.sha256 and _version_token(path.stat()) == found:
-        _seen[key] = found
-        return found
-    return shard.version_token
-
-
-def local_copy(url: str, version_token: str = "") -> Path:
-    """Return a local path with the bytes of a file or object, of the given version if there is one.
-
-    Raises:
-        ShardError: the file or object does not exist, or has another version.
-    """
-    try:
-        if url.startswith("s3://"):
-            storage, key = split_s3(url)
-            return storage.fetch(key, version_token)
-        path = Path(url)
-        if path.is_file():
-            if version_token:
-                _check_version(url, version_token, _version_token(path.stat()))
-            return path
-    except FileNotFoundError:
-        pass
-    raise _missing(url)
-
-
-def _missing(url: str) -> ShardError:
-    return ShardError(f"{url}: the shard is missing; it existed when the run was planned. Restore it, or plan again")
-
-
-def local_folder(url: str, listed: Sequence[ListedFile] | None = None) -> Path:
-    """Return a local folder with the content of a folder or prefix: the listed versions, or the current ones.
-
-    Raises:
-        ShardError: an object has changed since the listing.
-    """
-    if not url.startswith("s3://"):
-        return Path(url)
-    storage = S3Storage(url)
-    listed = list_files(url, "**/*") if listed is None else listed
-    files = [(file.relative, file.version_token) for file in listed]
-    target = cache_folder() / "folders" / fingerprint([url, files])
-    begin_use()
-    for relative, etag in files:
-        path = target / relative
-        fetched = storage.fetch(relative, etag)  # it compares the hash
-        if not (path.exists() and path.samefile(fetched)):
-            with atomic_path(path) as temporary:
-                temporary.unlink()
-                try:
-                    temporary.hardlink_to(fetched)
-                except OSError:  # the file system has no hard links
-                    shutil.copyfile(fetched, temporary)
-    return target

@@ -7,7 +7,7 @@ from typing import Any
 
 from mobileclip2.asset_key import SliceKey
 from mobileclip2.engine.graph import Asset, Slice
-from mobileclip2.engine.pipeline import Pipeline, Source
+from mobileclip2.engine.pipeline import Pipeline, UpstreamOutput
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, ManifestSummary
 
@@ -51,7 +51,7 @@ def reasons(pipeline: Pipeline, history: History, asset: Asset, slice_: Slice, g
     """Return the reasons why a slice is missing; ``new`` if the store has no earlier output of it."""
     if damage := pipeline.damaged.get(SliceKey(asset.key, slice_.name, group)):
         return [f"damaged: {damage}"]
-    sources = list(pipeline.sources(asset, slice_, group))
+    sources = list(pipeline.upstream_outputs(asset, slice_, group))
     outside = {role: pipeline.inventory.digest(external, group) for role, external in slice_.externals.items()}
     to_run = dict.fromkeys(f"upstream {source.asset.key}" for source in sources if source.summary is None)
     candidates = [
@@ -71,7 +71,9 @@ def _own_differences(summary: ManifestSummary, asset: Asset, slice_: Slice) -> l
     return changes
 
 
-def _input_differences(summary: ManifestSummary, sources: Sequence[Source], outside: Mapping[str, str]) -> list[str]:
+def _input_differences(
+    summary: ManifestSummary, sources: Sequence[UpstreamOutput], outside: Mapping[str, str]
+) -> list[str]:
     """Compare the inputs of an earlier output with those of a slice. Missing inputs have no version to compare."""
     changes = []
     for source in sources:

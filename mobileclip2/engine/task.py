@@ -15,8 +15,8 @@ from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import parse
 from mobileclip2.engine.lineage import Lineage
 from mobileclip2.engine.pipeline import Pipeline, Task, TaskBatch
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.engine.stage import load_stage
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import UserError

@@ -36,7 +36,7 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
 
 def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
     made_from: dict[str, str] = {}
-    for source in pipeline.sources(task.asset, task.slice, task.group):
+    for source in pipeline.upstream_outputs(task.asset, task.slice, task.group):
         made_from[source.name] = str(source.key)
         if made_from[source.name] not in nodes:
             upstream = pipeline.task_for(source.asset, source.slice, source.group) if source.summary else None

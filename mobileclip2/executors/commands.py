@@ -33,7 +33,7 @@ def torchrun_command(python: str, store: str, key: str, processes: int, rendezvo
     """Return the command that runs a task spec in ``processes`` ranks on each node.
 
     Args:
-        rendezvous: torchrun's options for the nodes and the place where they meet.
+        rendezvous: torchrun's options for the nodes and the address of the rendezvous.
     """
     interpreter, *worker = worker_command(python, store, key)
     return [interpreter, "-m", TORCHRUN, *rendezvous, f"--nproc-per-node={processes}", *worker]

@@ -198,7 +198,7 @@ class KubernetesExecutor:
         except (_Failed, _Silent):
             raise
         except BaseException as error:
-            if isinstance(error, Exception) or not batch.pipeline.run_status.will_resume():
+            if isinstance(error, Exception) or not batch.run_status.will_resume():
                 self._try_delete(work)
             raise
         finally:
@@ -218,12 +218,12 @@ class KubernetesExecutor:
         seconds, succeeded = 0.0, 0
         progressed = polled = time.monotonic()
         while True:
-            look = work.look()
-            if look is None:
+            state = work.state()
+            if state is None:
                 raise ComputeError(f"the Job {work.name} was deleted while it ran; run again, finished shards are kept")
-            if batch.pipeline.run_status.is_ended():
+            if batch.run_status.is_ended():
                 raise ComputeError(f"{batch.asset.key}: the run was ended; run again, finished shards are kept")
-            job, end = look.job, look.end
+            job, end = state.job, state.end
             if job is None:  # a JobSet creates it now
                 if end:
                     raise _Failed(end.message or end.reason, permanent=False, disrupted=False, seconds=seconds)
@@ -307,9 +307,9 @@ class KubernetesExecutor:
         """Create a Job, or adopt the running Job of an earlier run."""
         deadline = time.monotonic() + self.cluster.patience
         while not work.create():
-            look = work.look()
-            if look is not None and not look.is_being_deleted:
-                if not look.end:
+            state = work.state()
+            if state is not None and not state.is_being_deleted:
+                if not state.end:
                     logger.info("adopting the running Job %s", work.name)
                     return
                 work.delete()

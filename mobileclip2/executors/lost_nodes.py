@@ -1,7 +1,7 @@
 """Find the pods of a Job whose node does not answer.
 
-Kubernetes never removes such a pod by itself, because its processes may still run: it stays ``Terminating``. The pods tell which
-node it is, so that no rights on nodes are needed.
+Kubernetes never removes such a pod by itself, because its processes may still run: it stays ``Terminating``. A pod names its
+node, so access to nodes is not needed.
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ LINGER_SECONDS = 60
 USER = 10001
 SCRATCH = "/scratch"
 MANAGER = "mobileclip2"
-JOB_LABEL = "batch.kubernetes.io/job-name"
 JOBSET_JOB = "node"
 """name of the Job in a JobSet"""
 UID_LABEL = "batch.kubernetes.io/controller-uid"
@@ -58,8 +57,8 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
     """Describe a Job for a batch without shards: one pod, or torchrun on all pods of the stage.
 
     A lost pod of a training fails the whole Job, because a restarted pod would wait at a rendezvous that has ended. The executor
-    then creates the Job again, and the training continues from its last checkpoint. The reason of the failed Job tells a
-    disruption from a failure of the pod.
+    then creates the Job again, and the training continues from its last checkpoint. The reason of the failed Job shows
+    whether a disruption or the pod itself ended it.
     """
     pods = cluster.pods(stage)
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
@@ -150,7 +149,7 @@ def rendezvous_service(cluster: Kubernetes, stage: str, name: str, uid: str) -> 
 def _failure_policy(disruption: str) -> Manifest:
     """Return the fields of a Job that end it at a permanent error, and take the action ``disruption`` at a lost pod."""
     return {
-        "podReplacementPolicy": "Failed",  # the API server accepts nothing else with podFailurePolicy
+        "podReplacementPolicy": "Failed",  # podFailurePolicy requires it
         "podFailurePolicy": {
             "rules": [
                 {"action": disruption, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},

@@ -63,7 +63,7 @@ _lock = threading.Lock()
 
 
 def watch(batch: TaskBatch) -> BatchMetrics:
-    """Return the metrics of a batch. The first call of a process starts the server if the profile asks for it."""
+    """Return the metrics of a batch. The first call of a process starts the server if the profile sets ``compute.metrics``."""
     settings = batch.profile.compute.metrics
     asset, group = str(batch.asset.key), batch.group or ""
     with _lock:

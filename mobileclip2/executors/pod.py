@@ -21,7 +21,7 @@ import warnings
 
 from mobileclip2.errors import StoreError
 from mobileclip2.executors.messages import PERMANENT, Failure, first_failure, format_message, parse_output
-from mobileclip2.executors.signals import death
+from mobileclip2.signals import death
 from mobileclip2.store import open_storage
 
 PUSH_SECONDS = 30.0
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     status = _copy(output, child, log, stop)
     if status < 0:
         failure = Failure(message=f"the process died by {death(-status)}", permanent=False)
-        if not stop.told:
+        if not stop.requested:
             log.add(f"{format_message(failure)}\n".encode())
         status = 128 - status
     elif status and log.is_permanent():
@@ -72,12 +72,12 @@ class _Stop:
     """Forwards SIGTERM to the child."""
 
     def __init__(self) -> None:
-        self.told = False
+        self.requested = False
         self.child = 0
         signal.signal(signal.SIGTERM, self._forward)
 
     def _forward(self, *_: object) -> None:
-        self.told = True
+        self.requested = True
         if self.child:
             os.kill(self.child, signal.SIGTERM)
 
@@ -138,7 +138,7 @@ def _copy(output: int, child: int, log: PodLog, stop: _Stop) -> int:
     os.set_blocking(output, False)
     selector = selectors.DefaultSelector()
     selector.register(output, selectors.EVENT_READ)
-    pushed, told = time.monotonic(), False
+    pushed, reported = time.monotonic(), False
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         # a process that the child left behind may keep the pipe open
@@ -157,14 +157,14 @@ def _copy(output: int, child: int, log: PodLog, stop: _Stop) -> int:
             return os.waitstatus_to_exitcode(status)
         if not selector.get_map():
             time.sleep(TICK_SECONDS)
-        if time.monotonic() - pushed > PUSH_SECONDS or stop.told > told:
-            pushed, told = time.monotonic(), stop.told
+        if time.monotonic() - pushed > PUSH_SECONDS or stop.requested > reported:
+            pushed, reported = time.monotonic(), stop.requested
             log.push()
 
 
 def _linger(seconds: float, stop: _Stop) -> None:
     deadline = time.monotonic() + seconds
-    while not stop.told and time.monotonic() < deadline:
+    while not stop.requested and time.monotonic() < deadline:
         time.sleep(TICK_SECONDS)
 
 

@@ -41,7 +41,7 @@ LOST = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
 STUCK = {"BadConstraints", "JobHeldAdmin", "DependencyNeverSatisfied"}
 """reasons of a pending job that waits for a person"""
 LAUNCH_FAILED = "launch_failed_requeued_held"
-"""reason of a job that could not start on a node, for example because a controller that was killed had forgotten it"""
+"""reason of a job that could not start on a node, for example because a killed controller lost its record"""
 FOLDER = ".slurm"
 
 
@@ -220,7 +220,7 @@ class _Job:
             )
 
     def _release(self, job: int) -> None:
-        """Let a job start again whose launch failed. Slurm holds it until somebody asks for that."""
+        """Release a job whose launch failed. Slurm holds such a job."""
         self._releases += 1
         if self._releases > RETRIES:
             raise ComputeError(

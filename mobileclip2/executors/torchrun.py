@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mobileclip2.executors.commands import LOOPBACK
 from mobileclip2.executors.messages import Failure, send
-from mobileclip2.executors.signals import death
+from mobileclip2.signals import death
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

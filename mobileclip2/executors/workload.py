@@ -12,7 +12,7 @@ from mobileclip2.executors.manifests import JOBSET_JOB, Manifest
 
 
 @dataclass(frozen=True)
-class Look:
+class WorkloadState:
     """What exists of a workload at one moment."""
 
     job: Any | None
@@ -33,10 +33,10 @@ class JobWorkload:
         """Create the object. Return False if it exists."""
         return self.cluster.create_job(self.manifest)
 
-    def look(self) -> Look | None:
+    def state(self) -> WorkloadState | None:
         """Return the state, or None if the object does not exist."""
         job = self.cluster.job(self.name)
-        return Look(job, end_condition(job), bool(job.metadata.deletion_timestamp)) if job else None
+        return WorkloadState(job, end_condition(job), bool(job.metadata.deletion_timestamp)) if job else None
 
     def delete(self) -> None:
         """Delete the object and its pods, if it exists."""
@@ -50,7 +50,7 @@ class JobSetWorkload(JobWorkload):
         """Create the object. Return False if it exists."""
         return self.cluster.create_jobset(self.manifest)
 
-    def look(self) -> Look | None:
+    def state(self) -> WorkloadState | None:
         """Return the state, or None if the object does not exist."""
         jobset = self.cluster.jobset(self.name)
         if jobset is None:
@@ -61,7 +61,7 @@ class JobSetWorkload(JobWorkload):
                 kind = "Complete" if each["type"] == "Completed" else "Failed"
                 end = SimpleNamespace(type=kind, reason=each.get("reason"), message=each.get("message"))
         job = self.cluster.job(f"{self.name}-{JOBSET_JOB}-0")
-        return Look(job, end, "deletionTimestamp" in jobset["metadata"])
+        return WorkloadState(job, end, "deletionTimestamp" in jobset["metadata"])
 
     def delete(self) -> None:
         """Delete the object with its Job and its pods, if it exists."""

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mobileclip2.export.model import Model, of_open_clip
+from mobileclip2.export.model import ExportModel, of_open_clip
 from mobileclip2.export.quiet import quiet
 from mobileclip2.models.build import CONFIG, save, save_architecture
 from mobileclip2.models.image_text import ImageText
@@ -29,7 +29,7 @@ def write_folder(image_text: ImageText, folder: Path) -> None:
     _write_architecture(image_text, folder)
 
 
-def read_folder(folder: Path) -> Model:
+def read_folder(folder: Path) -> ExportModel:
     """Load the folder with plain ``open_clip`` and fuse the model."""
     name = f"local-dir:{folder}"
     with quiet():
@@ -46,7 +46,7 @@ def write_towers(image_text: ImageText, fused: nn.Module, folder: Path) -> None:
     _write_architecture(image_text, folder)
 
 
-def read_towers(folder: Path) -> Model:
+def read_towers(folder: Path) -> ExportModel:
     """Load the fused weights of both towers."""
     name = f"local-dir:{folder}"
     with torch.random.fork_rng(devices=[]), quiet():

@@ -21,7 +21,7 @@ Tower = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Model:
+class ExportModel:
     """The steps of a model. Features are L2-normalized fp32 ``[n, embed_dim]``."""
 
     pixels: Callable[[Image.Image], Tensor]
@@ -64,24 +64,24 @@ class TextTower(nn.Module):
 
 def of_open_clip(
     model: nn.Module, pixels: Callable[[Image.Image], Tensor], tokens: Callable[[Sequence[str]], Tensor]
-) -> Model:
+) -> ExportModel:
     """Combine an ``open_clip`` model with its transform and tokenizer."""
-    return Model(pixels, tokens, ImageTower(model.eval()), TextTower(model))
+    return ExportModel(pixels, tokens, ImageTower(model.eval()), TextTower(model))
 
 
-def trained(image_text: ImageText) -> Model:
+def trained(image_text: ImageText) -> ExportModel:
     """Return the trained model without fused layers."""
     return of_open_clip(image_text.model, image_text.preprocess.whole, image_text.tokenize)
 
 
-def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text: Tower) -> Model:
+def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text: Tower) -> ExportModel:
     """Combine towers with the preprocessing and the tokenizer that an export contains."""
 
     def to_pixels(picture: Image.Image) -> Tensor:
         rgb = np.asarray(picture.convert("RGB"))
         return torch.from_numpy(pixels.preprocess(rgb, **conventions(preprocess)))
 
-    return Model(to_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
+    return ExportModel(to_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
 
 
 def conventions(preprocess: Preprocess) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.export.model import Model, Tower
+from mobileclip2.export.model import ExportModel, Tower
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def _texts(sets: Sequence[EvaluationSet]) -> Iterator[str]:
 
 
 @torch.inference_mode()
-def parity(before: Model, after: Model, data: Inputs, precision: str, batch: int) -> list[Parity]:
+def parity(before: ExportModel, after: ExportModel, data: Inputs, precision: str, batch: int) -> list[Parity]:
     """Compare both towers, each with its own preprocessing and tokenizer.
 
     Texts with different tokens are counted, but their features are not compared.

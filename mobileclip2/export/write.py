@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mobileclip2.data.image import decode
 from mobileclip2.errors import UserError
 from mobileclip2.export import as_coreml, as_onnx, as_open_clip, as_torchscript
-from mobileclip2.export.model import ImageTower, Model, TextTower, Tower, conventions, trained, with_numpy
+from mobileclip2.export.model import ExportModel, ImageTower, TextTower, Tower, conventions, trained, with_numpy
 from mobileclip2.export.parity import Inputs, Parity, demand, parity
 from mobileclip2.export.shipped.pixels import SUPPORT
 from mobileclip2.export.shipped.tokens import Tokenizer
@@ -67,7 +67,7 @@ def write(
     return measured
 
 
-def _write_towers(image_text: ImageText, fused: nn.Module, data: Inputs, folder: Path, kind: Format) -> Model:
+def _write_towers(image_text: ImageText, fused: nn.Module, data: Inputs, folder: Path, kind: Format) -> ExportModel:
     """Write both towers and load them back. Core ML packages only load on Apple's systems."""
     if kind == "openclip":
         as_open_clip.write_folder(image_text, folder)
@@ -86,7 +86,7 @@ def _write_towers(image_text: ImageText, fused: nn.Module, data: Inputs, folder:
     return _with_numpy(image_text, folder, exporter.read(folder))
 
 
-def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]) -> Model:
+def _with_numpy(image_text: ImageText, folder: Path, towers: tuple[Tower, Tower]) -> ExportModel:
     tokenizer = Tokenizer(folder / VOCABULARY, _clip_context(image_text))
     return with_numpy(image_text.preprocess, tokenizer, *towers)
 

@@ -98,7 +98,7 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
             source = path_to("reinforced", asset.name)
             yield from (("groups",), ("filters",))
             yield from ((*source, field) for field in ("name", "pattern", "images"))
-            for number in range(len(profile.reinforced_source(asset.name).teachers)):
+            for number in range(len(profile.reinforced_shards(asset.name).teachers)):
                 yield from ((*source, "teachers", number, field) for field in ("name", "dim"))
         case "student":
             yield from _declared_by_student(profile, path_to("students", asset.name))

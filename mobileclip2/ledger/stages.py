@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from mobileclip2.config.profile import Profile
+from mobileclip2.engine.external import External, Folder, GroupShards, HubModel, Pinned
 from mobileclip2.engine.graph import Asset, Graph
-from mobileclip2.engine.source_inventory import External, Folder, GroupShards, HubModel, Pinned
 from mobileclip2.ledger.params import params
 from mobileclip2.ledger.paths import (
     CHECKPOINTS,
@@ -122,7 +122,7 @@ def _local_paths(profile: Profile, external: External) -> list[str]:
         case GroupShards(reinforced):
             urls = [source.url for source in profile.sources]
             if reinforced:
-                urls = [profile.reinforced_source(reinforced).url]
+                urls = [profile.reinforced_shards(reinforced).url]
         case Folder(url):
             urls = [url]
         case Pinned(weights):

@@ -68,8 +68,8 @@ def _count(outputs: Outputs, groups: set[str | None]) -> int | None:
 
 def _differing(before: Outputs, after: Outputs) -> Iterator[tuple[str, str, str]]:
     """Yield key, earlier caption and later caption of the samples whose captions differ."""
-    for place in sorted(before.keys() & after.keys(), key=str):
-        old, new = before[place], after[place]
+    for group_and_slice in sorted(before.keys() & after.keys(), key=str):
+        old, new = before[group_and_slice], after[group_and_slice]
         for name in sorted({*sidecar_names(old)} & {*sidecar_names(new)}):
             if _sha256(old, name) != _sha256(new, name):
                 earlier = _captions(old, name)

@@ -27,7 +27,7 @@ SETS = 4
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedPicture:
     """A picture that a model ranked for a query."""
 
     image: Image.Image
@@ -39,7 +39,7 @@ class Ranking:
     """The best pictures of one model for a query. ``rank`` pictures come before the first right one."""
 
     model: str
-    pictures: Sequence[Found]
+    pictures: Sequence[RankedPicture]
     rank: int
 
 
@@ -102,7 +102,9 @@ def queries(set_: EvaluationSet, results: Mapping[str, Result]) -> list[Query]:
             captions[row],
             images[image_of[row]],
             [
-                Ranking(model, [Found(images[image], image == image_of[row]) for image in nearest[row]], ranks[row])
+                Ranking(
+                    model, [RankedPicture(images[image], image == image_of[row]) for image in nearest[row]], ranks[row]
+                )
                 for model, (ranks, nearest) in tables.items()
             ],
         )

@@ -15,8 +15,8 @@ from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.graph import pairs_of
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report import plots
 from mobileclip2.report.pictures import SampleRow, inline_markdown, sample_sheet

@@ -22,7 +22,7 @@ def write_events(pipeline: Pipeline, folder: Path) -> list[str]:
         StoreError: the folder cannot be written.
         MissingExtra: tensorboardX is not installed.
     """
-    with needs("tensorboard"):  # the rest of this room needs no extra
+    with needs("tensorboard"):  # the rest of this package needs no extra
         from tensorboardX import SummaryWriter
 
     names = []

@@ -11,7 +11,7 @@ from mobileclip2.captioners.coca import trunk_features
 from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.engine.pipeline import TaskBatch
-from mobileclip2.engine.source_inventory import Shard, local_copy
+from mobileclip2.engine.shard import Shard, local_copy
 from mobileclip2.models.build import CONFIG, WEIGHTS, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mobileclip2.config.profile import Profile
 from mobileclip2.data import sidecar
+from mobileclip2.engine.external import Folder
 from mobileclip2.engine.pipeline import Task, TaskBatch
-from mobileclip2.engine.source_inventory import Folder, local_folder
+from mobileclip2.engine.shard import local_folder
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps
 from mobileclip2.evaluation.sets import EvaluationSet

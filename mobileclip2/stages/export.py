@@ -9,9 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobileclip2.engine.external import Folder
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import Folder
 from mobileclip2.engine.trace import lineage_of
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet

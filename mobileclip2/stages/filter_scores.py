@@ -7,8 +7,8 @@ import torch
 
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_sidecars, raw_table, write_sidecar
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.errors import WeightsError
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.device import choose_device, inference

@@ -11,7 +11,7 @@ import numpy as np
 
 from mobileclip2.data.indexed_tar import IndexedTar
 from mobileclip2.data.validate_reinforced import ImageSample
-from mobileclip2.engine.source_inventory import Shard, local_copy
+from mobileclip2.engine.shard import Shard, local_copy
 from mobileclip2.progress import counted, doing
 
 OPEN_TARS = 8

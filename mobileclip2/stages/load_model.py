@@ -1,4 +1,4 @@
-"""Load a teacher or student from the output of its asset."""
+"""Build the model of a profile, or load a teacher or student from the output of its asset."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import tempfile
 from pathlib import Path
 
+from mobileclip2.config.model import Model
 from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.source_inventory import SourceInventory
-from mobileclip2.models.build import CONFIG, WEIGHTS, load
+from mobileclip2.models.build import CONFIG, WEIGHTS, build, load
 from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.store import Artifact
@@ -18,6 +19,12 @@ from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
 VIEWS = "view_cfg"
 """key of a stored configuration that says how the views of the training were rendered; open_clip ignores it"""
+
+
+def build_image_text(model: Model | None, inventory: SourceInventory, seed: int = 0) -> ImageText:
+    """Build the ``model`` of a teacher or student with its weights, or with random weights of ``seed``."""
+    assert model is not None
+    return build(model, inventory.model_weights(model), commits=inventory.model_commits(model), seed=seed)
 
 
 def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:

@@ -10,7 +10,7 @@ from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
-from mobileclip2.config.sources import Corpus, ReinforcedSource, Source
+from mobileclip2.config.sources import Corpus, ReinforcedShards, Source
 from mobileclip2.config.student import Student
 from mobileclip2.config.teacher import Teacher
 from mobileclip2.engine.graph import RAW_SHARDS
@@ -102,7 +102,7 @@ def _samples(pipeline: Pipeline, found: Lineage) -> dict[str, int]:
 def _ingredients(profile: Profile, found: Lineage) -> list[Ingredient]:
     """List the data, teachers, captioners and earlier students of a lineage."""
     assets = {node.asset for node in found.nodes.values()}
-    rows: list[tuple[str, str, Corpus | Source | ReinforcedSource | Teacher | Captioner | Student, str]] = [
+    rows: list[tuple[str, str, Corpus | Source | ReinforcedShards | Teacher | Captioner | Student, str]] = [
         *(("source", "raw_shards", each, "image-text pairs") for each in profile.sources),
         *(("dataset", "reinforced_shards", each, _published(each)) for each in profile.reinforced),
         *(("caption corpus", "caption_corpus", each, "clean image-caption pairs") for each in profile.caption_corpora),
@@ -146,7 +146,7 @@ def _teacher(teacher: Teacher) -> str:
     return f"locked towers {teacher.locked.trunk} and a text encoder under trained projections{scale}"
 
 
-def _published(source: ReinforcedSource) -> str:
+def _published(source: ReinforcedShards) -> str:
     teachers = ", ".join(f"{teacher.name} (logit scale {teacher.logit_scale:g})" for teacher in source.teachers)
     return f"published reinforced shards with embeddings of {teachers}"
 

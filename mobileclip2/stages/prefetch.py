@@ -17,8 +17,8 @@ from PIL import Image
 
 from mobileclip2.data.image import decode
 from mobileclip2.data.preprocess import Preprocess
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import encoded_images
-from mobileclip2.engine.source_inventory import Shard
 
 T = TypeVar("T")
 

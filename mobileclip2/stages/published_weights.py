@@ -40,7 +40,7 @@ def check_published_weights(
                 field = f"teachers.{asset.name}.locked"
                 commits[field] = {listed.repository: listed.commit for _, listed in find_towers(spec, field)}
             continue
-        model, field = _model(pipeline.profile, asset)
+        model, field = model_of(pipeline.profile, asset)
         if not model or not (model.hub or model.tag) or field in commits:
             continue
         if pipeline.is_current(key):
@@ -65,7 +65,7 @@ def _hub_towers(profile: Profile, asset: Asset) -> Locked | None:
     return spec if spec and (spec.text or spec.trunk_weights.tag) else None
 
 
-def _model(profile: Profile, asset: Asset) -> tuple[Model | None, str]:
+def model_of(profile: Profile, asset: Asset) -> tuple[Model | None, str]:
     """Return the model that a stage builds, or None, and the field of the profile that names it."""
     match asset.stage:
         case "teacher":

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share, validate_shard
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard, open_shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, write_sidecar
-from mobileclip2.engine.source_inventory import Shard, open_shard
 
 logger = logging.getLogger(__name__)
 

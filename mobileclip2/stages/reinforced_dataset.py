@@ -11,8 +11,8 @@ from mobileclip2.data.join import TeacherFiles, join_shard
 from mobileclip2.data.validate import check_share
 from mobileclip2.engine.graph import captions_role, embeddings_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard, open_shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, side_name, skipped_name
-from mobileclip2.engine.source_inventory import Shard, open_shard
 from mobileclip2.store.storage import temporary_files
 
 

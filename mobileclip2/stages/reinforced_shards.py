@@ -13,8 +13,8 @@ from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate import check_share
 from mobileclip2.data.validate_reinforced import VALID, teachers_of, validate_reinforced
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard, open_shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_sidecars, side_name, write_sidecar
-from mobileclip2.engine.source_inventory import Shard, open_shard
 from mobileclip2.errors import ShardError
 from mobileclip2.stages.image_index import image_index
 
@@ -22,7 +22,7 @@ from mobileclip2.stages.image_index import image_index
 def begin(batch: TaskBatch) -> WriteShard:
     """Return the function that validates a shard."""
     (task,) = batch.tasks
-    source = batch.profile.reinforced_source(batch.asset.name)
+    source = batch.profile.reinforced_shards(batch.asset.name)
     teachers = {teacher.name: teacher.dim for teacher in source.teachers}
     find_image = None
     if source.images:
@@ -43,7 +43,7 @@ def begin(batch: TaskBatch) -> WriteShard:
 def commit(batch: TaskBatch) -> None:
     """Commit the manifest. Its facts are the teachers' dimensions, and the number of views and captions."""
     (task,) = batch.tasks
-    names = [teacher.name for teacher in batch.profile.reinforced_source(batch.asset.name).teachers]
+    names = [teacher.name for teacher in batch.profile.reinforced_shards(batch.asset.name).teachers]
     tables = [sidecar.read(task.output.fetch(side_name(shard)), VALID) for shard in batch.shards]
     try:
         dims = teachers_of([each for table in tables for each in _distinct(table, "dims")], names)

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.stages.selection import REMOVED, removed_name
 
 

@@ -20,16 +20,16 @@ from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.data.validate_reinforced import VALID
 from mobileclip2.engine.graph import corpus_role, reinforced_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import local_copy
 from mobileclip2.engine.shard_stage import side_name
-from mobileclip2.engine.source_inventory import local_copy
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.evaluate import curve_numbers, evaluate
-from mobileclip2.models.build import build, save, stored_files
+from mobileclip2.models.build import save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
 from mobileclip2.stages.evaluation import planned_sets
-from mobileclip2.stages.load_model import VIEWS, load_image_text
+from mobileclip2.stages.load_model import VIEWS, build_image_text, load_image_text
 from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.stages.trained import publish, shards_of, size, tables_of, train_task
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
@@ -49,9 +49,7 @@ def run(batch: TaskBatch) -> None:
         facts = {**size(image_text), **image_text.provenance, "samples": samples}
         publish(batch, result, partial(save, image_text), stored_files(image_text), facts)
     else:
-        assert student.model is not None
-        weights, commits = batch.inventory.model_weights(student.model), batch.inventory.model_commits(student.model)
-        image_text = build(student.model, weights, commits=commits)
+        image_text = build_image_text(student.model, batch.inventory)
         facts = {**size(image_text), **image_text.provenance}
         publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
 
@@ -63,9 +61,7 @@ def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainR
     if student.base:
         image_text = load_image_text(task.only("base"), batch.inventory)
     else:
-        assert student.model is not None
-        weights, commits = batch.inventory.model_weights(student.model), batch.inventory.model_commits(student.model)
-        image_text = build(student.model, weights, commits=commits, seed=student.training.seed)
+        image_text = build_image_text(student.model, batch.inventory, student.training.seed)
     image_text.model.to(device)
     objective, source = objective_and_source(batch, task, student, image_text)
     evaluate = curve_evaluation(batch, task, student, image_text, device)

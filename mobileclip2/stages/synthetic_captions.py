@@ -8,8 +8,8 @@ from mobileclip2.captioners.captions import caption_images
 from mobileclip2.captioners.load import load_captioner
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device, inference
 from mobileclip2.stages.prefetch import batches, preprocessed_images

@@ -10,10 +10,11 @@ import torch
 
 from mobileclip2.config.teacher import Locked
 from mobileclip2.engine.pipeline import TaskBatch
-from mobileclip2.engine.source_inventory import Shard
+from mobileclip2.engine.shard import Shard
 from mobileclip2.models.batched import each_text_once
-from mobileclip2.models.build import build, save, stored_files
+from mobileclip2.models.build import save, stored_files
 from mobileclip2.models.device import choose_device
+from mobileclip2.stages.load_model import build_image_text
 from mobileclip2.stages.prefetch import preprocessed_images
 from mobileclip2.stages.trained import frozen_features, publish, tables_of, train_task
 from mobileclip2.teachers.hub_towers import download_towers
@@ -36,9 +37,7 @@ def run(batch: TaskBatch) -> None:
     if teacher.locked:
         train_locked(batch, teacher.locked)
         return
-    assert teacher.model is not None
-    weights, commits = batch.inventory.model_weights(teacher.model), batch.inventory.model_commits(teacher.model)
-    image_text = build(teacher.model, weights, commits=commits)
+    image_text = build_image_text(teacher.model, batch.inventory)
     facts = {"embed_dim": image_text.embed_dim, **image_text.provenance}
     publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
 

@@ -11,8 +11,8 @@ from PIL import Image
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.pipeline import Task, TaskBatch
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_sidecars, raw_table, side_name, write_sidecar
-from mobileclip2.engine.source_inventory import Shard
 from mobileclip2.errors import ShardError
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.device import choose_device, inference

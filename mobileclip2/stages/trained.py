@@ -17,8 +17,9 @@ from mobileclip2.asset_key import Partition
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import TaskBatch
+from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import SKIPPED, raw_table, side_name
-from mobileclip2.engine.source_inventory import Shard, SourceInventory
+from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import ShardError
 from mobileclip2.models.image_text import ImageText

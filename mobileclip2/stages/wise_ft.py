@@ -8,13 +8,13 @@ from mobileclip2.config.student import WiseFT
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.wise_ft import CURVE, Point, pick, read_curve, write_curve
-from mobileclip2.models.build import build, save, stored_files
+from mobileclip2.models.build import save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.interpolate import interpolated
 from mobileclip2.progress import Step
 from mobileclip2.stages.evaluation import planned_sets
-from mobileclip2.stages.load_model import load_image_text
+from mobileclip2.stages.load_model import build_image_text, load_image_text
 from mobileclip2.stages.trained import publish, size
 
 
@@ -44,7 +44,4 @@ def _start(batch: TaskBatch, task: Task, wise_ft: WiseFT) -> ImageText:
     """Return the model from which the end was trained: another student, or its pretrained weights."""
     if "start" in task.inputs:
         return load_image_text(task.only("start"), batch.inventory)
-    end = batch.profile.student(wise_ft.to)
-    assert end.model is not None
-    weights, commits = batch.inventory.model_weights(end.model), batch.inventory.model_commits(end.model)
-    return build(end.model, weights, commits=commits)
+    return build_image_text(batch.profile.student(wise_ft.to).model, batch.inventory)

@@ -2,7 +2,7 @@
 
 On a disk, a lease is a file lock. The operating system releases it when the process ends. In a bucket, a lease is a small
 object with a conditional write. Its holder renews it, and it expires without renewal. Expiry uses the clock of the store,
-because the clocks of machines differ. A lease has a note that lists what its holder uses, which garbage collection keeps.
+because the clocks of machines differ. A lease has a payload that lists what its holder uses, which garbage collection keeps.
 
 A process can be stopped for longer than a lease lasts. The holder therefore checks its lease before each write, and asks the
 store before it commits. It measures the time since its last renewal with a clock that also runs while the machine sleeps.
@@ -46,7 +46,7 @@ DELETING = "gc/deleting"
 """lease that gc holds while it looks at all other leases and deletes one output"""
 
 USES_NOTHING = "uses nothing"
-"""note of a holder for which garbage collection keeps nothing"""
+"""payload of a holder for which garbage collection keeps nothing"""
 
 Waiting = Callable[[], None]
 
@@ -58,7 +58,7 @@ class Held(NamedTuple):
     holder: str
     """unique for each time that a lease is taken, or empty if the lease is unreadable"""
     name: str
-    note: str | None
+    payload: str | None
     """None if the lease is unreadable"""
 
 
@@ -97,13 +97,13 @@ class _Taken(Protocol):
 
 
 @contextmanager
-def acquire(storage: Storage, names: list[str], note: str = "", waiting: Waiting = lambda: None) -> Iterator[Lease]:
+def acquire(storage: Storage, names: list[str], payload: str = "", waiting: Waiting = lambda: None) -> Iterator[Lease]:
     """Hold several leases during the block. ``waiting`` is called once before each wait for another holder."""
     lease = Lease(uuid.uuid4().hex)
     with ExitStack() as stack:
         for name in sorted(set(names)):  # the same order in every run prevents a deadlock
             is_waiting = False
-            while (taken := _take(storage, name, lease.holder, note)) is None:
+            while (taken := _take(storage, name, lease.holder, payload)) is None:
                 if not is_waiting:
                     waiting()
                     is_waiting = True
@@ -168,31 +168,31 @@ def _key(name: str) -> str:
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _take(storage: Storage, name: str, holder: str, note: str) -> _Taken | None:
+def _take(storage: Storage, name: str, holder: str, payload: str) -> _Taken | None:
     """Take a lease, or return None if another process holds it."""
-    return _take_key(storage, _key(name), holder, name, note)
+    return _take_key(storage, _key(name), holder, name, payload)
 
 
-def _take_key(storage: Storage, key: str, holder: str, name: str, note: str) -> _Taken | None:
+def _take_key(storage: Storage, key: str, holder: str, name: str, payload: str) -> _Taken | None:
     if isinstance(storage, S3Storage):
-        taken = _ObjectLease(storage, key, holder, name, note)
+        taken = _ObjectLease(storage, key, holder, name, payload)
         return taken if taken.claim() else None
     assert isinstance(storage, LocalStorage)
     path = storage.root / key
     descriptor = _lock(path)
-    return None if descriptor is None else _FileLease(path, descriptor, name, _body(holder, name, note))
+    return None if descriptor is None else _FileLease(path, descriptor, name, _body(holder, name, payload))
 
 
-def _body(holder: str, name: str, note: str) -> bytes:
-    return json.dumps({"holder": holder, "name": name, "renewed": time.time(), "note": note}).encode()
+def _body(holder: str, name: str, payload: str) -> bytes:
+    return json.dumps({"holder": holder, "name": name, "renewed": time.time(), "payload": payload}).encode()
 
 
 def _parse(url: str, data: bytes) -> Held:
     try:
         body = json.loads(data)
-        holder, name, note = body["holder"], body.get("name", ""), body["note"]
-        if isinstance(holder, str) and isinstance(name, str) and isinstance(note, str):
-            return Held(url, holder, name, note)
+        holder, name, payload = body["holder"], body.get("name", ""), body["payload"]
+        if isinstance(holder, str) and isinstance(name, str) and isinstance(payload, str):
+            return Held(url, holder, name, payload)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     return Held(url, "", "", None)
@@ -259,7 +259,7 @@ def _held(storage: Storage, key: str) -> Held | None:
         if data is None:
             return None
         found = _parse(url, data)
-        if found.note is not None or time.monotonic() > deadline:
+        if found.payload is not None or time.monotonic() > deadline:
             return found
         time.sleep(WRITE_SECONDS / 100)  # its holder may be writing it
 
@@ -283,9 +283,9 @@ def _read_locked(path: Path) -> bytes | None:
 
 
 class _ObjectLease:
-    def __init__(self, storage: S3Storage, key: str, holder: str, name: str, note: str) -> None:
+    def __init__(self, storage: S3Storage, key: str, holder: str, name: str, payload: str) -> None:
         self._storage, self._key, self._holder = storage, key, holder
-        self._name, self._note = name, note
+        self._name, self._payload = name, payload
         self._is_lost = False
         self._renewed = _now()
         self._ended = threading.Event()
@@ -310,7 +310,7 @@ class _ObjectLease:
         return self._is_ours(held)  # our own write succeeded if its response was lost
 
     def _body(self) -> bytes:
-        return _body(self._holder, self._name, self._note)
+        return _body(self._holder, self._name, self._payload)
 
     def _is_ours(self, held: ObjectVersion) -> bool:
         return _parse("", held.data).holder == self._holder

@@ -63,6 +63,12 @@ _HASH = "sha256"
 _jitter = random.Random()  # training uses the global generator, and retries must not change its sequence
 
 
+def split_s3(url: str) -> tuple[S3Storage, str]:
+    """Split an ``s3://`` URL into the storage of the bucket and the key."""
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    return S3Storage(f"s3://{bucket}"), key
+
+
 class _Condition(TypedDict, total=False):
     IfMatch: str
     IfNoneMatch: str

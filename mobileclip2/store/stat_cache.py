@@ -33,7 +33,7 @@ class StatCache:
     @cached_property
     def _database(self) -> sqlite3.Connection:
         try:
-            return _open(str(cache_folder() / "remembered.sqlite"))
+            return _open(str(cache_folder() / "hashes.sqlite"))
         except (sqlite3.DatabaseError, OSError, StoreError) as error:
             logger.warning("the cache of hashes cannot be used, so the next run hashes files again: %s", error)
             return _open(":memory:")
@@ -80,6 +80,5 @@ def _open(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
     database.execute("pragma journal_mode=wal")
     database.execute("pragma synchronous=off")
-    database.execute("drop table if exists remembered")  # of earlier versions, without hashes
     database.execute("create table if not exists entries (url text primary key, token text, value text, sha256 text)")
     return database

@@ -26,7 +26,7 @@ from mobileclip2.data.image import decode as decode_image
 from mobileclip2.data.indexed_tar import IndexedTar
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.data.reinforced_format import CAPTIONS, MEMBERS, ReinforcedSample, decode
-from mobileclip2.data.row_file import RowFile, Rows
+from mobileclip2.data.row_file import FileArray, RowFile
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, check_image
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.training.published_shard import PublishedShard
@@ -379,7 +379,7 @@ class _RawShard:
         sizes = np.array([len(caption) for caption in captions], np.int64)
         rows["caption"][:, 0] = file.append(b"".join(captions)) + np.cumsum(sizes) - sizes
         rows["caption"][:, 1] = sizes
-        self._rows = Rows.store(rows, file)
+        self._rows = FileArray.store(rows, file)
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from mobileclip2.data.indexed_tar import IndexedTar
-from mobileclip2.data.row_file import RowFile, Rows
+from mobileclip2.data.row_file import FileArray, RowFile
 from mobileclip2.data.validate_reinforced import complete, digest
 from mobileclip2.errors import ShardError
 
@@ -50,7 +50,7 @@ class OpenPublishedShard:
             if name is not None:
                 keys[name].append(key)
         self._images = [IndexedTar(shard.images[name], file, keys[name]) for name in names]
-        self._rows = Rows.store(rows, file)
+        self._rows = FileArray.store(rows, file)
 
     def __len__(self) -> int:
         return len(self._tar)

@@ -1,5 +1,6 @@
-"""The built-in profiles."""
+"""The built-in profiles, and the profile that is used by default."""
 
+import os
 from pathlib import Path
 
 from mobileclip2.errors import ProfileError
@@ -11,6 +12,12 @@ PROFILES = Path(__file__).parent
 def built_in() -> list[str]:
     """Return the names of the built-in profiles."""
     return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
+def default_profile() -> str:
+    """Return the profile of ``MOBILECLIP2_PROFILE``, or ``mobileclip2.yaml`` in the current folder, or the demo."""
+    in_folder = "mobileclip2.yaml" if Path("mobileclip2.yaml").is_file() else "demo"
+    return os.environ.get("MOBILECLIP2_PROFILE") or in_folder
 
 
 def profile_path(name: str) -> Path:

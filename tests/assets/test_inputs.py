@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from assets.inputs import MISSING, SETS, input_versions, observed, outside_inputs
+from assets.inputs import MISSING, SETS, external_inputs, input_versions, observed
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
@@ -24,7 +24,7 @@ def test_every_profile_has_a_version_for_every_partition_of_every_input() -> Non
         expected = {
             (each.key, partition)
             for asset in pipeline.graph.values()
-            for each in outside_inputs(pipeline.profile, asset)
+            for each in external_inputs(pipeline.profile, asset)
             for partition in each.read or (each.partitions.get_partition_keys() if each.partitions else [None])
         }
         assert set(versions) == expected and MISSING not in versions.values()
@@ -37,10 +37,10 @@ def test_a_student_reads_the_sets_of_its_curve_only(tiny: Path) -> None:
 
     pipeline = edited(tiny, change)
     (read,) = [
-        each for each in outside_inputs(pipeline.profile, pipeline.graph["student/pupil"]) if each.key.path[-1] == SETS
+        each for each in external_inputs(pipeline.profile, pipeline.graph["student/pupil"]) if each.key.path[-1] == SETS
     ]
     assert read.read == ("more",)
-    (of_evaluation,) = outside_inputs(pipeline.profile, pipeline.graph["evaluation/pupil"])
+    (of_evaluation,) = external_inputs(pipeline.profile, pipeline.graph["evaluation/pupil"])
     assert of_evaluation.read is None and of_evaluation.partitions is not None
     assert of_evaluation.partitions.get_partition_keys() == ["shapes", "more"]
 

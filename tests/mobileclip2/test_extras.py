@@ -84,7 +84,7 @@ for module in pkgutil.walk_packages(mobileclip2.__path__, "mobileclip2."):
     assert done.returncode == 0, done.stderr[-3000:]
     missing = re.findall(r"^missing mobileclip2\.(\w+)", done.stdout, re.M)
     assert set(missing) == {"executors", "export", "stages"}
-    for room in (
+    for package in (
         "captioners",
         "evaluation",
         "config",
@@ -95,7 +95,7 @@ for module in pkgutil.walk_packages(mobileclip2.__path__, "mobileclip2."):
         "teachers",
         "training",
     ):
-        assert f"imported mobileclip2.{room}" in done.stdout
+        assert f"imported mobileclip2.{package}" in done.stdout
 
 
 @pytest.mark.parametrize(

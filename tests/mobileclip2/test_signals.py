@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from mobileclip2.executors.signals import DEATHS, death, signal_name
+from mobileclip2.signals import DEATHS, death, signal_name
 
 
 @pytest.mark.parametrize("number", list(DEATHS))

@@ -10,8 +10,8 @@ import pytest
 
 from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.profile import load
+from mobileclip2.engine.external import Folder
 from mobileclip2.engine.graph import build_graph
-from mobileclip2.engine.source_inventory import Folder
 from mobileclip2.report.comparison import published_like
 from pipelines.cli import main
 from pipelines.definitions import definitions_of

@@ -15,7 +15,7 @@ import pytest
 from mobileclip2.errors import RemoteError
 from pipelines import graphql, remote
 from pipelines.graphql import TOKEN, Away, Server
-from pipelines.remote import Job, evaluate_remotely, find_job, launch, wait
+from pipelines.remote import RemoteJob, evaluate_remotely, find_job, launch, wait
 
 SECRET = "tok-5up3r"
 Answer = Callable[[dict], tuple[int, dict[str, str], bytes]]
@@ -162,7 +162,7 @@ def test_code_locations_that_cannot_be_asked(entries, named, message):
 def test_one_of_several_code_locations():
     entries = [location("a", "evaluate"), broken("b"), location("c", "other", "evaluate")]
     with answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _):
-        assert find_job(Server(address), "evaluate", "c") == Job("evaluate", "c", "__repository__")
+        assert find_job(Server(address), "evaluate", "c") == RemoteJob("evaluate", "c", "__repository__")
 
 
 def test_a_refused_launch():
@@ -171,7 +171,7 @@ def test_a_refused_launch():
         answering(lambda body: data(launchRun=refusal)) as (address, _),
         pytest.raises(RemoteError, match='the run was refused: unexpected config entry "student"'),
     ):
-        launch(Server(address), Job("evaluate", "a", "r"), {"evaluate_student": {}})
+        launch(Server(address), RemoteJob("evaluate", "a", "r"), {"evaluate_student": {}})
 
 
 def test_a_launch_without_an_answer_may_have_been_one():
@@ -179,7 +179,7 @@ def test_a_launch_without_an_answer_may_have_been_one():
         answering(lambda body: (504, {}, b"")) as (address, _),
         pytest.raises(RemoteError, match=r"It may have launched the run: see http://[^ ]+/runs"),
     ):
-        launch(Server(address), Job("evaluate", "a", "r"), {"evaluate_student": {}})
+        launch(Server(address), RemoteJob("evaluate", "a", "r"), {"evaluate_student": {}})
 
 
 def run(status: str, *events: dict, more: bool = False) -> dict:

@@ -9,7 +9,7 @@ from PIL import Image
 from selenium.webdriver import Chrome
 
 from mobileclip2.report.filtering import FilterReport, ScoredPair, SelectionReport
-from mobileclip2.report.gallery import Confused, Found, Gallery, GallerySet, Query, Ranking
+from mobileclip2.report.gallery import Confused, Gallery, GallerySet, Query, RankedPicture, Ranking
 from mobileclip2.report.page import write_page
 from mobileclip2.report.pipeline import Report, render_pipeline
 
@@ -26,7 +26,9 @@ return ['figcaption', 'p', 'h3', 'h4', 'b', 'img', 'td']
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    rankings = [Ranking(model, [Found(PICTURE, place == 2) for place in range(5)], 2) for model in (LONG, "b", "c")]
+    rankings = [
+        Ranking(model, [RankedPicture(PICTURE, place == 2) for place in range(5)], 2) for model in (LONG, "b", "c")
+    ]
     confused = [Confused(CLASS, f"{CLASS} {CLASS}", [PICTURE] * 3, PICTURE, {LONG: 3, "b": 1}, 12)]
     sets = [GallerySet(LONG, queries=[Query(CLASS * 3, PICTURE, rankings)]), GallerySet("pets", confused=confused)]
     gallery = Gallery({LONG: "teacher", "b": "student", "c": "baseline"}, LONG, sets)

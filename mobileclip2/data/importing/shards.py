@@ -20,7 +20,7 @@ from mobileclip2.store.storage import atomic_path
 
 ROWS_A_SHARD = 1000
 STATE = "import.json"
-"""file that tells which rows a folder holds"""
+"""file that lists which rows a folder holds"""
 VERSION = 1
 NAMED = 3
 """number of bad rows that a message names for each reason"""

@@ -79,7 +79,7 @@ def opened(folder: Path) -> OpenedShards:
     profile = parse(yaml.safe_dump(values), origin=folder.parent / "profile.yaml")
     field = "source 'mine'"
     files = SourceInventory(profile).list_shards(field, str(folder), "**/*.tar", "sources")
-    return open_shards(field, str(folder), files, Filters())
+    return open_shards(field, files, Filters())
 
 
 WRONG_SOURCES: list[tuple[Callable[[Path], None], list[str]]] = [

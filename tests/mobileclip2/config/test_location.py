@@ -136,8 +136,8 @@ def test_values_of_the_environment_stay_in_the_profile(tmp_path: Path) -> None:
     pipeline = Pipeline(parse(PROFILE + compute, origin=tmp_path / "places.yaml"))
     assert pipeline.profile.compute.kubernetes is not None
     assert pipeline.profile.compute.kubernetes.env == {"TOKEN": "hunter2"}
-    assert "hunter2" not in pipeline.note + repr(pipeline.profile.compute) + gather(pipeline).profile
-    shown = parse(json.loads(pipeline.note)["text"], origin=tmp_path / "places.yaml")
+    assert "hunter2" not in pipeline.lock_payload + repr(pipeline.profile.compute) + gather(pipeline).profile
+    shown = parse(json.loads(pipeline.lock_payload)["text"], origin=tmp_path / "places.yaml")
     assert build_graph(shown) == build_graph(pipeline.profile)
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mobileclip2.config.student import Student
-from mobileclip2.config.study import Row, Study
+from mobileclip2.config.study import Study, StudyRow
 
 BASE = Student.model_validate(
     {
@@ -59,4 +59,4 @@ def test_a_study_that_is_ambiguous_is_rejected(fields: dict[str, Any], message: 
 
 
 def test_a_row_is_reinforced_unless_it_says_raw() -> None:
-    assert Row(name="a").data == "reinforced"
+    assert StudyRow(name="a").data == "reinforced"

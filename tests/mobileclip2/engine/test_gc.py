@@ -105,14 +105,14 @@ def test_any_of_several_profiles_keeps_an_output(pipeline: Pipeline) -> None:
 
 
 def test_commits_runs_and_checkpoints_keep_outputs(pipeline: Pipeline, tmp_path: Path) -> None:
-    note, views = pipeline.note, views_of(pipeline)
+    payload, views = pipeline.lock_payload, views_of(pipeline)
     changed = other_seed(pipeline)
     one, *others = sorted(views)
     assert others and paths(unneeded([changed], {one}, [])) == set(others)
     checkpoint = lineage_file(tmp_path / "kept", one)
     assert needed_by_checkpoints([checkpoint]) == {one}
     assert paths(unneeded([changed], set(), [checkpoint])) == set(others)
-    with acquire(changed.storage, ["somewhere"], note):
+    with acquire(changed.storage, ["somewhere"], payload):
         assert unneeded([changed], set(), []) == []
     assert paths(unneeded([changed], set(), [])) == views
 
@@ -166,13 +166,13 @@ def test_a_folder_to_keep_must_hold_a_checkpoint(tmp_path: Path) -> None:
 
 
 def test_what_a_run_that_began_meanwhile_needs_is_kept(pipeline: Pipeline) -> None:
-    note, views = pipeline.note, views_of(pipeline)
+    payload, views = pipeline.lock_payload, views_of(pipeline)
     old = f".scratch/augmentations/{OLD}"
     pipeline.storage.write(f"{old}/resume.pt", b"1")
     changed = other_seed(pipeline)
     outputs = unneeded([changed], set(), [])
     assert paths(outputs) == {*views, old}
-    with acquire(changed.storage, ["run/elsewhere"], note):
+    with acquire(changed.storage, ["run/elsewhere"], payload):
         assert paths(delete(changed, outputs)) == {old}
     assert views <= set(stored(changed))
     assert paths(delete(changed, unneeded([changed], set(), []))) == views
@@ -206,7 +206,7 @@ def test_a_run_that_begins_during_a_deletion_waits_for_it(pipeline: Pipeline, mo
     began, runs, end = [], [], threading.Event()
 
     def run() -> None:
-        with pipeline.hold():
+        with pipeline.run_lease():
             began.append({*stored(pipeline)} & {*views})
             end.wait(60)
 
@@ -229,8 +229,8 @@ def test_a_run_that_begins_during_a_deletion_waits_for_it(pipeline: Pipeline, mo
     assert began == [set(views[1:])]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"holder": "x", "note": "', b'{"holder": "x", "note": "{}"}'])
-def test_a_lease_without_a_note_keeps_everything(
+@pytest.mark.parametrize("content", [b"", b'{"holder": "x", "payload": "', b'{"holder": "x", "payload": "{}"}'])
+def test_a_lease_without_a_payload_keeps_everything(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.setattr(lease, "WRITE_SECONDS", 0.05)

@@ -1,20 +1,16 @@
 """Inputs outside the store are hashed by one of many pods, and again only after a change."""
 
-import os
 import shutil
 
 import pytest
 import yaml
 
 from mobileclip2.config.profile import load
-from mobileclip2.data.tar import TarWriter
 from mobileclip2.engine import source_inventory
+from mobileclip2.engine.external import GroupShards
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.shard_stage import side_name, skipped_name
-from mobileclip2.engine.source_inventory import DIGESTS, GroupShards, Shard, list_files
+from mobileclip2.engine.source_inventory import DIGESTS
 from mobileclip2.errors import ShardError
-from mobileclip2.stages.reinforced_dataset import tar_name
-from mobileclip2.store import LocalStorage
 from pipelines.cli import main
 
 
@@ -70,46 +66,6 @@ def test_a_failure_to_share_hashes_is_only_a_warning(tiny, monkeypatch, hashed, 
     pod(tiny, monkeypatch, 0).materialize("raw_shards", "g00")
     assert "hashes of source files are not shared" in caplog.text
     assert digest(pod(tiny, monkeypatch, 1)) and len(hashed) == 4
-
-
-@pytest.mark.parametrize("target", [".", "..", "loop", "deep/er", "/"])
-def test_a_loop_of_symbolic_links_is_named(tmp_path, target):
-    (tmp_path / "shards" / "deep" / "er").mkdir(parents=True)
-    place = tmp_path / "shards" / "deep" / "er" if target == "deep/er" else tmp_path / "shards"
-    (place / "loop").symlink_to(tmp_path / "shards" if target in {"deep/er", "/"} else target)
-    with pytest.raises(ShardError, match=r"loop.*(name folders without it|Too many levels of symbolic links)"):
-        list_files(str(tmp_path / "shards"), "**/*.tar")
-
-
-def test_links_to_other_folders_and_files_are_followed(tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "0.tar").touch()
-    (tmp_path / "shards").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / "shards" / name).symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "shards" / "1.tar").symlink_to(tmp_path / "elsewhere" / "0.tar")
-    assert [file.relative for file in list_files(str(tmp_path / "shards"), "**/*.tar")] == [
-        "1.tar",
-        "a/0.tar",
-        "b/0.tar",
-    ]
-
-
-def test_a_name_that_is_not_utf8_is_refused(tmp_path):
-    (tmp_path / os.fsdecode(b"caf\xe9.tar")).touch()
-    with pytest.raises(ShardError, match=r"caf.*not UTF-8; rename it"):
-        list_files(str(tmp_path), "**/*.tar")
-
-
-@pytest.mark.parametrize("stem", ["x" * 248, "\u00e9" * 124, "\u6f22" * 83])
-def test_a_long_name_of_a_shard_becomes_a_shorter_name_of_its_sidecars(tmp_path, stem):
-    shard, other = Shard(f"made/{stem}.tar", "url"), Shard(f"made/{stem[:-1]}0.tar", "url")
-    assert shard.id != other.id
-    for name in (side_name(shard), skipped_name(shard), tar_name(shard)):
-        LocalStorage(tmp_path).write(name, b"x")
-    with TarWriter(tmp_path / tar_name(shard)) as tar:
-        tar.write("a", {"txt": b"x"})
-    assert Shard("made/00000.tar", "url").id.startswith("00000-")
 
 
 def urls(tiny, url, pattern="**/*.tar"):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, Task, averages
+from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS, EvaluationTask, averages
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.results import MAIN_METRIC, loads
@@ -39,7 +39,7 @@ FACES = {
 }
 
 
-def tiny(task: Task, write_set: WriteSet) -> EvaluationSet:
+def tiny(task: EvaluationTask, write_set: WriteSet) -> EvaluationSet:
     """Write a set of the task in its published layout, with a few noise images."""
     fields = {"npy": npy(*range(1, len(task.fields) + 1))} if task.fields else {}
     match task.kind:

@@ -40,7 +40,8 @@ class Training:
             asset=SimpleNamespace(key="student/a", stage="student", trains=True),
             group=str(folder),
             profile=SimpleNamespace(compute=ComputeSettings()),
-            pipeline=SimpleNamespace(run_status=status, storage=SimpleNamespace(url="store")),
+            run_status=status,
+            pipeline=SimpleNamespace(storage=SimpleNamespace(url="store")),
         )
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._run)

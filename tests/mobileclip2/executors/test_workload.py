@@ -33,24 +33,24 @@ class Objects:
         return self.objects.get(f"jobset_{name}")
 
 
-def look(kind: type[JobWorkload], **objects: Any) -> Any:
-    return kind(Objects(**objects), MANIFEST).look()  # type: ignore[arg-type]
+def state(kind: type[JobWorkload], **objects: Any) -> Any:
+    return kind(Objects(**objects), MANIFEST).state()  # type: ignore[arg-type]
 
 
 def test_a_job_is_over_when_it_says_so() -> None:
-    assert look(JobWorkload) is None
-    running = look(JobWorkload, job_a=job("FailureTarget"))
+    assert state(JobWorkload) is None
+    running = state(JobWorkload, job_a=job("FailureTarget"))
     assert running.end is None and not running.is_being_deleted
-    ended = look(JobWorkload, job_a=job("FailureTarget", "Failed", deleted="then"))
+    ended = state(JobWorkload, job_a=job("FailureTarget", "Failed", deleted="then"))
     assert ended.end.type == "Failed" and ended.is_being_deleted
 
 
 def test_the_end_of_a_jobset_counts_and_not_that_of_its_job() -> None:
-    assert look(JobSetWorkload, job_a_node_0=job()) is None
-    between = look(JobSetWorkload, jobset_a=jobset())
+    assert state(JobSetWorkload, job_a_node_0=job()) is None
+    between = state(JobSetWorkload, jobset_a=jobset())
     assert between.job is None and between.end is None
-    restarting = look(JobSetWorkload, jobset_a=jobset("Suspended"), job_a_node_0=job("Failed"))
+    restarting = state(JobSetWorkload, jobset_a=jobset("Suspended"), job_a_node_0=job("Failed"))
     assert restarting.end is None
-    done = look(JobSetWorkload, jobset_a=jobset("Completed", deletionTimestamp="then"), job_a_node_0=job("Complete"))
+    done = state(JobSetWorkload, jobset_a=jobset("Completed", deletionTimestamp="then"), job_a_node_0=job("Complete"))
     assert done.end.type == "Complete" and done.is_being_deleted
-    assert look(JobSetWorkload, jobset_a=jobset("Failed")).end.message == "m"
+    assert state(JobSetWorkload, jobset_a=jobset("Failed")).end.message == "m"

@@ -14,8 +14,9 @@ import pytest
 from mobileclip2.config.profile import load
 from mobileclip2.data.tar import TarWriter, read_samples
 from mobileclip2.engine import shard_stage, source_inventory
+from mobileclip2.engine.listing import list_files
 from mobileclip2.engine.pipeline import Pipeline, TaskBatch
-from mobileclip2.engine.source_inventory import Shard, list_files, open_shard
+from mobileclip2.engine.shard import Shard, open_shard
 from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ShardError
 from mobileclip2.progress import silent

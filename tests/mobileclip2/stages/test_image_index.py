@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from demo.tars import write_tar
-from mobileclip2.engine.source_inventory import Shard
+from mobileclip2.engine.shard import Shard
 from mobileclip2.stages import image_index
 from mobileclip2.stages.image_index import ImageIndex
 

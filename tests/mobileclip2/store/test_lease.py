@@ -25,8 +25,8 @@ with acquire(LocalStorage(sys.argv[1]), ["a"], "from afar"):
 """
 
 
-def notes(storage):
-    return [held.note for held in all_held(storage)]
+def payloads(storage):
+    return [held.payload for held in all_held(storage)]
 
 
 @pytest.fixture
@@ -50,14 +50,14 @@ def test_a_second_holder_waits_until_the_first_is_done_or_dead(tmp_path, elsewhe
         assert len(waited) == 1
 
 
-def test_notes_are_those_of_leases_that_are_held(tmp_path, elsewhere):
+def test_payloads_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
     with acquire(storage, ["b"], "from here"):
-        assert sorted(notes(storage)) == ["from afar", "from here"]
+        assert sorted(payloads(storage)) == ["from afar", "from here"]
         assert is_held(storage, "a") and is_held(storage, "b") and not is_held(storage, "c")
     os.kill(elsewhere.pid, signal.SIGKILL)
     elsewhere.wait()
-    assert notes(storage) == []
+    assert payloads(storage) == []
 
 
 def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
@@ -67,7 +67,7 @@ def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
     storage = LocalStorage(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(StoreError, match="the disk is full"):
         patch.setattr(os, "write", full)
-        with acquire(storage, ["a"], "note"):
+        with acquire(storage, ["a"], "payload"):
             pass
     assert not is_held(storage, "a")
     with acquire(storage, ["a", "a"], "one name, twice"):
@@ -77,25 +77,25 @@ def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "content", [b"", b'{"holder": "x", "no', b"null", b"[]", b'{"folder": "f", "text": "t"}', b"\xff"]
 )
-def test_a_held_lease_without_a_readable_note_is_reported(tmp_path, monkeypatch, content):
+def test_a_held_lease_without_a_readable_payload_is_reported(tmp_path, monkeypatch, content):
     monkeypatch.setattr(lease, "WRITE_SECONDS", 0.05)
     storage = LocalStorage(tmp_path)
-    with acquire(storage, ["a"], "note"):
+    with acquire(storage, ["a"], "payload"):
         path = tmp_path / lease._key("a")
         path.write_bytes(content)
         (held,) = all_held(storage)
-        assert (held.url, held.note) == (str(path), None)
+        assert (held.url, held.payload) == (str(path), None)
 
 
-def test_a_reader_waits_while_a_holder_writes_its_note(tmp_path):
+def test_a_reader_waits_while_a_holder_writes_its_payload(tmp_path):
     storage = LocalStorage(tmp_path)
-    with acquire(storage, ["a"], "note"):
+    with acquire(storage, ["a"], "payload"):
         path = tmp_path / lease._key("a")
         whole = path.read_bytes()
         path.write_bytes(whole[:10])
         written = threading.Timer(0.2, path.write_bytes, [whole])
         written.start()
-        assert notes(storage) == ["note"]
+        assert payloads(storage) == ["payload"]
         written.join()
 
 
@@ -280,12 +280,12 @@ class TestBucket:
         with acquire(storage, ["a"]) as held:
             output.fence = held
             held.renew()
-            storage.write(lease._key("a"), b'{"holder": "other", "note": "theirs"}')
+            storage.write(lease._key("a"), b'{"holder": "other", "payload": "theirs"}')
             with pytest.raises(LeaseLost):
                 held.renew()
             with pytest.raises(LeaseLost):
                 output.write("b", b"1")
-        assert notes(storage) == ["theirs"]
+        assert payloads(storage) == ["theirs"]
 
     def test_the_clock_of_the_holder_does_not_end_its_lease(self, storage, monkeypatch):
         real = time.time
@@ -294,7 +294,7 @@ class TestBucket:
                 monkeypatch.setattr(time, "time", lambda step=step: real() + step)
                 held.renew()
                 held.check()
-            assert notes(storage) == ["mine"]
+            assert payloads(storage) == ["mine"]
 
     def test_a_lease_that_cannot_be_renewed_is_lost(self, storage, monkeypatch):
         def away(*_):
@@ -312,14 +312,14 @@ class TestBucket:
             with pytest.raises(LeaseLost):
                 held.renew()
 
-    @pytest.mark.parametrize("content", [b"", b"null", b'{"holder": 1, "note": null}', b"\xff"])
+    @pytest.mark.parametrize("content", [b"", b"null", b'{"holder": 1, "payload": null}', b"\xff"])
     def test_an_unreadable_object_is_held_until_it_expires(self, storage, monkeypatch, content):
         storage.write(lease._key("a"), content)
-        assert notes(storage) == [None]
+        assert payloads(storage) == [None]
         assert lease._take(storage, "a", "new", "") is None
         monkeypatch.setattr(lease, "_is_expired", lambda held: True)
         with acquire(storage, ["a"], "mine"):
-            assert json.loads(storage.read(lease._key("a")))["note"] == "mine"
+            assert json.loads(storage.read(lease._key("a")))["payload"] == "mine"
 
     @pytest.fixture
     def storage(self, bucket, tmp_path):
@@ -328,23 +328,23 @@ class TestBucket:
     def test_only_one_holds_it(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
         with acquire(storage, ["a"], "mine"):
-            assert notes(storage) == ["mine"]
+            assert payloads(storage) == ["mine"]
             assert lease._take(storage, "a", "another", "") is None
-        assert notes(storage) == []
+        assert payloads(storage) == []
         with acquire(storage, ["a"]):
             pass
 
     def test_a_lease_that_nobody_renews_is_void(self, storage, monkeypatch):
         """Expiry uses the clock of the store, because the clock of a holder can be wrong."""
-        body = {"holder": "gone", "renewed": time.time() - 2 * lease.VOID_SECONDS, "note": "old"}
+        body = {"holder": "gone", "renewed": time.time() - 2 * lease.VOID_SECONDS, "payload": "old"}
         storage.write(lease._key("a"), json.dumps(body).encode())
-        assert notes(storage) == ["old"]
+        assert payloads(storage) == ["old"]
         monkeypatch.setattr(lease, "VOID_SECONDS", 1.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.05)
         time.sleep(2.1)
-        assert notes(storage) == []
+        assert payloads(storage) == []
         with acquire(storage, ["a"], "new"):
-            assert notes(storage) == ["new"]
+            assert payloads(storage) == ["new"]
 
     def test_a_lease_is_renewed_while_its_holder_lives(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)

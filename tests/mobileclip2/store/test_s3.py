@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from mobileclip2.config.profile import load
+from mobileclip2.engine.listing import list_files
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.source_inventory import SourceInventory, list_files, local_folder
+from mobileclip2.engine.shard import local_folder
+from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.errors import DamagedOutput, ShardError, StoreError
 from mobileclip2.stages import raw_shards
 from mobileclip2.store import Artifact, ArtifactFolder, S3Storage

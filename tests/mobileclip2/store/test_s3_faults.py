@@ -198,8 +198,8 @@ def test_no_credentials_and_a_wrong_clock_are_told(s3, storage, monkeypatch):
     storage._renew()
 
 
-def notes(storage):
-    return [held.note for held in all_held(storage)]
+def payloads(storage):
+    return [held.payload for held in all_held(storage)]
 
 
 class TestLease:
@@ -211,13 +211,13 @@ class TestLease:
     def test_one_whose_answer_was_lost_is_held(self, s3, storage):
         s3.reset(at_first("lost", 1, "PUT"))
         with acquire(storage, ["a"], "mine", waiting=lambda: pytest.fail("waits for itself")):
-            assert notes(storage) == ["mine"]
+            assert payloads(storage) == ["mine"]
 
     def test_one_that_was_altered_on_its_way_holds_up_nobody(self, s3, storage):
         s3.reset(at_first("altered upload", 2, "PUT"))
         with acquire(storage, ["a"], "mine"):
-            assert notes(storage) == ["mine"]
-        assert notes(storage) == []
+            assert payloads(storage) == ["mine"]
+        assert payloads(storage) == []
 
     def test_a_store_that_is_away_for_a_while_does_not_end_it(self, s3, storage, monkeypatch):
         monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
@@ -231,14 +231,14 @@ class TestLease:
                 pass
             s3.reset(lambda request: "503")
         s3.reset()
-        assert notes(storage) == ["mine"], "it could not be given back, which is no reason to fail"
+        assert payloads(storage) == ["mine"], "it could not be given back, which is no reason to fail"
 
     def test_one_that_was_lost_is_neither_renewed_nor_given_back(self, s3, storage, caplog):
         with acquire(storage, ["a"], "mine"):
-            storage.write(lease._key("a"), b'{"holder": "other", "renewed": 0, "note": "theirs"}')
+            storage.write(lease._key("a"), b'{"holder": "other", "renewed": 0, "payload": "theirs"}')
             while "this lease was lost" not in caplog.text:
                 pass
-        assert notes(storage) == ["theirs"]
+        assert payloads(storage) == ["theirs"]
 
 
 @pytest.mark.parametrize("fault", ["stalled", "cut by a reset", "reset", "silent"])

@@ -1,6 +1,5 @@
 """A damaged or unwritable cache is ignored."""
 
-import sqlite3
 import subprocess
 
 import pytest
@@ -26,7 +25,7 @@ def test_a_damaged_cache(tmp_path, monkeypatch, damage):
     for number in range(500):
         before.put(f"place-{number}", "look", "value" * 20)
     before._database.execute("pragma wal_checkpoint(truncate)")
-    file = tmp_path / "remembered.sqlite"
+    file = tmp_path / "hashes.sqlite"
     data = file.read_bytes()
     file.write_bytes(damage or data[:4096] + bytes(len(data) - 4096))
     after = StatCache()
@@ -44,16 +43,6 @@ def test_an_altered_entry_is_not_believed(tmp_path, monkeypatch, column, forged)
     for url in ("place", "other"):
         after = StatCache()
         assert after.get(url, "look") is None and after.get(url, "other") is None and not after.contains(url)
-
-
-def test_entries_without_hashes_are_dropped(tmp_path, monkeypatch):
-    monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
-    earlier = sqlite3.connect(tmp_path / "remembered.sqlite")
-    earlier.execute("create table remembered (place text primary key, look text, value text)")
-    earlier.execute("insert into remembered values ('place', 'look', 'value')")
-    earlier.commit()
-    assert StatCache().get("place", "look") is None
-    assert not earlier.execute("select name from sqlite_master where name = 'remembered'").fetchall()
 
 
 def test_a_full_disk(tmp_path, monkeypatch):

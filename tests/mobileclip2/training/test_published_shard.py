@@ -11,7 +11,7 @@ from mobileclip2.data.reinforced_format import decode
 from mobileclip2.data.row_file import RowFile
 from mobileclip2.data.tar import read_samples
 from mobileclip2.data.validate_reinforced import validate_reinforced
-from mobileclip2.engine.source_inventory import Shard
+from mobileclip2.engine.shard import Shard
 from mobileclip2.errors import ShardError
 from mobileclip2.stages.image_index import ImageIndex
 from mobileclip2.training.published_shard import PublishedShard

@@ -1,0 +1,143 @@
+"""List files and objects outside the store, each with a version token that changes when its content can have changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pathspec import PathSpec, RegexPattern
+
+from mobileclip2.config.sources import Patterns
+from mobileclip2.errors import ShardError
+from mobileclip2.store.s3 import S3Storage
+
+
+class ListedFile(NamedTuple):
+    """A file or object outside the store."""
+
+    relative: str
+    url: str
+    version_token: str
+    """Changes whenever the content can have changed: size, mtime, inode and ctime of a file, ETag of an object.
+
+    It is compared within one run and is a key of caches. It is not part of a fingerprint, so a copied folder stays current.
+    """
+
+
+def list_source(urls: Sequence[str], pattern: Patterns) -> tuple[list[ListedFile], list[str]]:
+    """List the files of several folders, prefixes, files or objects, and the locations that have none.
+
+    Several locations have paths relative to the deepest folder that contains all of them, so that two files have two paths.
+    """
+    listings: dict[str, dict[str, str]] = {}
+    found = {url: _list_location(url, pattern, listings) for url in urls}
+    empty = [url for url, files in found.items() if not files]
+    if len(found) == 1 or empty:
+        return [file for files in found.values() for file in files], empty
+    folders = [url.rpartition("/")[0] if found[url][0].url == url else url for url in found]
+    start = len(_common_folder(folders))
+    by_url = {file.url: file for files in found.values() for file in files}
+    return sorted(file._replace(relative=file.url[start:].lstrip("/")) for file in by_url.values()), []
+
+
+def _list_location(url: str, pattern: Patterns, listings: dict[str, dict[str, str]]) -> list[ListedFile]:
+    folder, _, name = url.rpartition("/")
+    if url.startswith("s3://") and name.endswith(".tar"):
+        if folder not in listings:  # one listing for all objects that braces name
+            listings[folder] = dict(S3Storage(folder).etags())
+        if etag := listings[folder].get(name):
+            return [ListedFile(name, url, etag)]
+    return list_files(url, pattern)
+
+
+def _common_folder(folders: Sequence[str]) -> str:
+    shortest, longest = min(parts := [folder.split("/") for folder in folders]), max(parts)
+    different = next((n for n, pair in enumerate(zip(shortest, longest, strict=False)) if pair[0] != pair[1]), None)
+    return "/".join(shortest[:different])
+
+
+def list_files(url: str, pattern: Patterns) -> list[ListedFile]:
+    """List the files of a folder or prefix that match a gitignore pattern, sorted by relative path."""
+    matches = _matcher(pattern)
+    if url.startswith("s3://"):
+        storage = S3Storage(url)
+        # bucket consoles create keys that end with a slash to show folders
+        objects = ((key, etag) for key, etag in storage.etags() if not key.endswith("/"))
+        found = [ListedFile(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
+    elif (file := Path(url)).is_file():
+        found = [ListedFile(file.name, url, file_version(file.stat()))]
+    else:
+        found = [each for each in _walk(url, "") if matches(each.relative)]
+    return sorted(found)
+
+
+def _matcher(pattern: Patterns) -> Callable[[str], object]:
+    """Compile patterns to regular expressions. ``PathSpec.match_file`` is slow because it normalizes each path."""
+    compiled = PathSpec.from_lines("gitignore", [pattern] if isinstance(pattern, str) else pattern).patterns
+    searches = [
+        each.regex.search for each in compiled if isinstance(each, RegexPattern) and each.regex and each.include
+    ]
+    if len(searches) == 1:
+        return searches[0]
+    return lambda path: any(search(path) for search in searches)
+
+
+def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[ListedFile]:
+    # plain strings, because Path objects of hundreds of thousands of shards take most of a plan's time
+    try:
+        status = os.stat(folder)  # noqa: PTH116
+        identity = status.st_dev, status.st_ino
+        if identity in parents:
+            raise ShardError(
+                f"{folder}: a symbolic link leads back to a folder that contains it; name folders without it in the profile"
+            )
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:  # skipping the folder would silently drop its data
+        raise ShardError(
+            f"{folder}: cannot be listed ({error.strerror}); make it readable, or name other folders in the profile"
+        ) from error
+    for entry in entries:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+            found = entry.stat() if is_file else None
+        except OSError as error:
+            raise ShardError(
+                f"{entry.path!a}: cannot be read ({error.strerror}); make it readable, or name other folders in the profile"
+            ) from error
+        if is_folder:
+            yield from _walk(entry.path, f"{relative}{entry.name}/", parents | {identity})
+        elif found is not None:
+            try:
+                entry.name.encode()
+            except UnicodeEncodeError:
+                raise ShardError(f"{entry.path!a}: the file name is not UTF-8; rename it") from None
+            yield ListedFile(relative + entry.name, entry.path, file_version(found))
+
+
+def file_version(stat: os.stat_result) -> str:
+    """Return the version token of a file."""
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_ctime_ns}"
+
+
+_FIELDS = ("size", "modification time", "inode", "change time")
+"""the fields of a file's version token, in order"""
+
+
+def check_version(url: str, planned: str, found: str) -> None:
+    """Compare the version tokens of a file or object.
+
+    Raises:
+        ShardError: they differ. The message names the fields.
+    """
+    if planned == found:
+        return
+    names = ("ETag",) if url.startswith("s3://") else _FIELDS
+    fields = zip(names, planned.split(":"), found.split(":"), strict=False)
+    changes = ", ".join(f"{name} {before} -> {after}" for name, before, after in fields if before != after)
+    raise ShardError(
+        f"{url}: the file has changed since the run was planned ({changes}); leave the sources alone during a run, and run again"
+    )

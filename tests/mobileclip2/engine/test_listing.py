@@ -1,0 +1,37 @@
+"""A listing names every file once and refuses what it cannot list."""
+
+import os
+
+import pytest
+
+from mobileclip2.engine.listing import list_files
+from mobileclip2.errors import ShardError
+
+
+@pytest.mark.parametrize("target", [".", "..", "loop", "deep/er", "/"])
+def test_a_loop_of_symbolic_links_is_named(tmp_path, target):
+    (tmp_path / "shards" / "deep" / "er").mkdir(parents=True)
+    place = tmp_path / "shards" / "deep" / "er" if target == "deep/er" else tmp_path / "shards"
+    (place / "loop").symlink_to(tmp_path / "shards" if target in {"deep/er", "/"} else target)
+    with pytest.raises(ShardError, match=r"loop.*(name folders without it|Too many levels of symbolic links)"):
+        list_files(str(tmp_path / "shards"), "**/*.tar")
+
+
+def test_links_to_other_folders_and_files_are_followed(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "0.tar").touch()
+    (tmp_path / "shards").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "shards" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "shards" / "1.tar").symlink_to(tmp_path / "elsewhere" / "0.tar")
+    assert [file.relative for file in list_files(str(tmp_path / "shards"), "**/*.tar")] == [
+        "1.tar",
+        "a/0.tar",
+        "b/0.tar",
+    ]
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.tar")).touch()
+    with pytest.raises(ShardError, match=r"caf.*not UTF-8; rename it"):
+        list_files(str(tmp_path), "**/*.tar")
