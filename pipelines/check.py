@@ -60,6 +60,12 @@ def _print_data(console: Console, checked: Checked) -> None:
         table.add_row(each.field, f"about {each.samples:,}", shown)
     if table.row_count:
         console.print(table)
+    for field, names in checked.unread.items():
+        if names:
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            console.print(
+                f"  {field}: not read: {', '.join(names[:3])}{more}; make plain tars of them, named '.tar', or remove them"
+            )
 
 
 def _print_models(console: Console, checked: Checked) -> None:

@@ -16,9 +16,12 @@ from mobileclip2.api.check_data import (
     open_reinforced,
     open_shards,
 )
+from mobileclip2.config.location import expand
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.sources import Corpus, Images, ReinforcedShards, Source
 from mobileclip2.engine.external import Pinned
 from mobileclip2.engine.graph import Asset
+from mobileclip2.engine.listing import ListedFile, list_unread
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.errors import UserError
@@ -39,6 +42,8 @@ class Checked:
     """by name"""
     reinforced: dict[str, OpenedReinforced] = field(default_factory=dict)
     """by name"""
+    unread: dict[str, list[str]] = field(default_factory=dict)
+    """files beside the shards that seem to be forgotten, by the field of the shards"""
     sets: dict[str, OpenedSet] = field(default_factory=dict)
     """by name"""
     models: dict[str, SizedModel] = field(default_factory=dict)
@@ -72,24 +77,29 @@ def check(pipeline: Pipeline) -> Checked:
 
 
 def _check_data(profile: Profile, inventory: SourceInventory, checked: Checked) -> None:
+    def list_shards(field: str, source: Source | Corpus | ReinforcedShards | Images, section: str) -> list[ListedFile]:
+        files = inventory.list_shards(field, source.url, source.pattern, section)
+        checked.unread[field] = list_unread([profile.locate(each) for each in expand(source.url)], source.pattern)
+        return files
+
     for source in profile.sources:
         field = f"source '{source.name}'"
         with doing(f"opening {source.name}"), checked.collecting():
-            files = inventory.list_shards(field, source.url, source.pattern, "sources")
+            files = list_shards(field, source, "sources")
             checked.sources.append(open_shards(field, files, profile.filters, source.caption_keys or ()))
     for corpus in profile.caption_corpora:
         field = f"caption corpus '{corpus.name}'"
         with doing(f"opening {corpus.name}"), checked.collecting():
-            files = inventory.list_shards(field, corpus.url, corpus.pattern, "caption_corpora")
+            files = list_shards(field, corpus, "caption_corpora")
             checked.corpora[corpus.name] = open_shards(field, files, profile.filters, corpus.caption_keys or ())
     for published in profile.reinforced:
         field = f"reinforced '{published.name}'"
         with doing(f"opening {published.name}"), checked.collecting():
-            files = inventory.list_shards(field, published.url, published.pattern, "reinforced")
+            files = list_shards(field, published, "reinforced")
             dims = {teacher.name: teacher.dim for teacher in published.teachers}
             checked.reinforced[published.name] = open_reinforced(field, files, dims)
             if published.images:
-                inventory.image_shards(published.name)
+                list_shards(f"images of '{published.name}'", published.images, "reinforced")
     for each in profile.evaluation:
         with doing(f"opening {each.name}"), checked.collecting():
             checked.sets[each.name] = open_evaluation_set(each.name, profile.locate(each.url))

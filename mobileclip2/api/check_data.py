@@ -151,7 +151,7 @@ def open_evaluation_set(name: str, url: str) -> OpenedSet:
 
 def _open_set(field: str, url: str, set_: EvaluationSet, names: set[str]) -> OpenedSet:
     remedy = f"make one from pictures with: mobileclip2 import PICTURES --as-evaluation -o {shlex.quote(url)}"
-    if set_.kind == "classification" and TYPE in names and "retrieval" in (set_.path / TYPE).read_text():
+    if set_.kind == "classification" and TYPE in names and "retrieval" in (set_.path / TYPE).read_text(errors="replace"):
         raise UserError(
             f"{url} is a retrieval set ({TYPE}), and '{set_.name}' is the name of a classification set; {remedy}"
         )
@@ -280,7 +280,7 @@ def open_reinforced(field: str, files: Sequence[ListedFile], teachers: Mapping[s
         if sample.fault:
             raise sample.fault
         found = parse(complete(sample.members, {}), sample.key)
-    except BadSample as bad:
+    except (BadSample, ValueError) as bad:
         members = ", ".join(sorted(sample.members))
         raise ShardError(
             f"{field}: {files[0].url}: sample '{sample.key}' ({members}) is not a reinforced sample ({bad}); name image-text "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,8 +11,13 @@ from typing import NamedTuple
 from pathspec import PathSpec, RegexPattern
 
 from mobileclip2.config.sources import Patterns
+from mobileclip2.engine.wrong_source import UNPACK
 from mobileclip2.errors import ShardError
 from mobileclip2.store.s3 import S3Storage
+
+_TAR_ENDING = re.compile(
+    "|".join(rf"{re.escape(ending)}\Z" for ending in [".tar", *(each for endings in UNPACK for each in endings)]), re.I
+)
 
 
 class ListedFile(NamedTuple):
@@ -60,17 +66,47 @@ def _common_folder(folders: Sequence[str]) -> str:
 
 def list_files(url: str, pattern: Patterns) -> list[ListedFile]:
     """List the files of a folder or prefix that match a gitignore pattern, sorted by relative path."""
+    if not url.startswith("s3://") and (file := Path(url)).is_file():
+        return [ListedFile(file.name, url, file_version(file.stat()))]
     matches = _matcher(pattern)
-    if url.startswith("s3://"):
-        storage = S3Storage(url)
-        # bucket consoles create keys that end with a slash to show folders
-        objects = ((key, etag) for key, etag in storage.etags() if not key.endswith("/"))
-        found = [ListedFile(key, f"{storage.url}/{key}", etag) for key, etag in objects if matches(key)]
-    elif (file := Path(url)).is_file():
-        found = [ListedFile(file.name, url, file_version(file.stat()))]
-    else:
-        found = [each for each in _walk(url, "") if matches(each.relative)]
-    return sorted(found)
+    found = sorted(each for each in _list_all(url) if matches(each.relative))
+    for each in found:
+        if not each.version_token:
+            raise ShardError(
+                f"{each.url}: neither a file nor a symbolic link to one; restore the target of the link, or remove it"
+            )
+    return found
+
+
+def list_unread(urls: Sequence[str], pattern: Patterns) -> list[str]:
+    """List the files beside shards that no run reads, although they seem to be shards.
+
+    These are tars that would match with the ending ``.tar`` in place of, for example, ``.TAR`` or ``.tar.gz``, and symbolic
+    links without a target. A compressed tar beside its plain one is not listed.
+    """
+    matches = _matcher(pattern)
+    unread = []
+    for url in urls:
+        if url.endswith(".tar"):  # a shard
+            continue
+        files = list(_list_all(url))
+        names = {each.relative for each in files}
+        for name, _, version_token in files:
+            plain = _TAR_ENDING.sub(".tar", name)
+            if not matches(name) and (not version_token or (plain not in names and matches(plain))):
+                unread.append(name)
+    return sorted(unread)
+
+
+def _list_all(url: str) -> Iterator[ListedFile]:
+    """List a folder or prefix. Symbolic links without a target, and devices, have no version token."""
+    if not url.startswith("s3://"):
+        yield from _walk(url, "")
+        return
+    storage = S3Storage(url)
+    for key, etag in storage.etags():
+        if not key.endswith("/"):  # bucket consoles create such keys to show folders
+            yield ListedFile(key, f"{storage.url}/{key}", etag)
 
 
 def _matcher(pattern: Patterns) -> Callable[[str], object]:
@@ -110,12 +146,12 @@ def _walk(folder: str, relative: str, parents: frozenset[tuple[int, int]] = froz
             ) from error
         if is_folder:
             yield from _walk(entry.path, f"{relative}{entry.name}/", parents | {identity})
-        elif found is not None:
+        else:
             try:
                 entry.name.encode()
             except UnicodeEncodeError:
                 raise ShardError(f"{entry.path!a}: the file name is not UTF-8; rename it") from None
-            yield ListedFile(relative + entry.name, entry.path, file_version(found))
+            yield ListedFile(relative + entry.name, entry.path, file_version(found) if found else "")
 
 
 def file_version(stat: os.stat_result) -> str:

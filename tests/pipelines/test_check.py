@@ -39,3 +39,13 @@ def test_all_problems_are_numbered_and_the_status_is_1(tiny, capsys):
     capsys.readouterr()
     assert main(["check", "--profile", str(tiny)]) == 1
     assert "mobileclip2: tiny: 2 problems" in capsys.readouterr().err
+
+
+def test_forgotten_tars_are_named_in_one_line(tiny, capsys):
+    for name in ("90.TAR", "91.tar.gz", "92.tar.zst", "93.tgz"):
+        (tiny.parent / "shards" / name).touch()
+    assert check_profile(Pipeline(load(tiny)), 200) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "not read" in line]
+    assert line.strip() == (
+        "source 'made': not read: 90.TAR, 91.tar.gz, 92.tar.zst and 1 more; make plain tars of them, named '.tar', or remove them"
+    )

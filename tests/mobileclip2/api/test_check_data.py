@@ -12,11 +12,12 @@ import yaml
 
 from demo.tars import write_tar
 from mobileclip2.api import check_data
-from mobileclip2.api.check_data import OpenedShards, open_evaluation_set, open_shards
+from mobileclip2.api.check_data import OpenedShards, open_evaluation_set, open_reinforced, open_shards
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.profile import parse
+from mobileclip2.engine.listing import list_files
 from mobileclip2.engine.source_inventory import SourceInventory
-from mobileclip2.errors import UserError
+from mobileclip2.errors import ShardError, UserError
 from tests.test_docs import SMALLEST
 from tests.tiny import CLASSES, draw, encode
 
@@ -230,3 +231,12 @@ def test_of_a_set_in_a_bucket_the_text_files_and_the_first_tar_are_fetched(shape
     (shapes / "classnames.txt").write_text("one\none\n")
     with pytest.raises(UserError, match=r"^evaluation set 'shapes': s3://bucket/shapes/classnames\.txt, line 2"):
         open_evaluation_set("shapes", url)
+
+
+@pytest.mark.parametrize("extensions", [("jpg", "txt"), ("jpg", "txt", "syn.json", "paug.json", "npz")])
+def test_plain_shards_are_no_reinforced_shards(tmp_path, extensions):
+    tar(tmp_path, *extensions)
+    with pytest.raises(
+        ShardError, match=r"reinforced 'r': .*is not a reinforced sample .*name image-text shards under"
+    ):
+        open_reinforced("reinforced 'r'", list_files(str(tmp_path), "*.tar"), {"a": None})
