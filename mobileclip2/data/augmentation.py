@@ -17,6 +17,7 @@ from typing import Any, Self
 from PIL import Image, ImageEnhance, ImageOps
 
 from mobileclip2.config.augmentation import Augmentation, RandAugment, Translation
+from mobileclip2.data.bounded_json import load_json
 from mobileclip2.errors import ShardError
 
 REFERENCE_SIZE = 224
@@ -52,6 +53,12 @@ _MAX_MAGNITUDE = {
     "Sharpness": 0.9,
 }
 
+MAX_OPS = 14
+"""maximum number of operations of a view, as in the profile"""
+
+_MAGNITUDES = tuple((1, 9) if name == "Posterize" else (-1e6, 1e6) for name in OPERATIONS)
+"""lower bound of a stored magnitude, and the bound above it, by operation: Pillow renders every magnitude in between"""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -84,16 +91,21 @@ class View:
             raise ValueError(f"not a view: {str(value)[:200]}; expected {expected}") from error
         if crop[0] < 0 or crop[1] < 0 or crop[2] < 1 or crop[3] < 1:
             raise ValueError(f"not a view: crop {crop} has a negative corner or no area")
+        if stored and len(stored) > MAX_OPS:
+            raise ValueError(f"not a view: {len(stored)} operations; at most {MAX_OPS}")
         for op, magnitude in stored or ():
-            if not 0 <= op < len(OPERATIONS) or not math.isfinite(magnitude):
-                known = f"operations are 0 to {len(OPERATIONS) - 1}, with a finite magnitude"
-                raise ValueError(f"not a view: operation [{op}, {magnitude}]; {known}")
+            if not 0 <= op < len(OPERATIONS):
+                raise ValueError(f"not a view: operation {op}; operations are 0 to {len(OPERATIONS) - 1}")
+            low, high = _MAGNITUDES[op]
+            if not low <= magnitude < high:
+                known = f"at least {low:,.0f} and below {high:,.0f}"
+                raise ValueError(f"not a view: {OPERATIONS[op]} with magnitude {magnitude:g}; it must be {known}")
         return cls(crop, stored)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Parse the JSON text of :meth:`to_json`."""
-        return cls.from_list(json.loads(text))
+        return cls.from_list(load_json(text.encode()))
 
 
 def parse_views(value: Any) -> list[View]:
@@ -102,7 +114,7 @@ def parse_views(value: Any) -> list[View]:
     Raises:
         ValueError: the value is not a list, or a view is malformed.
     """
-    views = json.loads(value) if isinstance(value, str | bytes) else value
+    views = load_json(value.encode()) if isinstance(value, str) else value
     if not isinstance(views, list):
         raise ValueError(f"param_aug is not a list of views: {str(views)[:200]}")
     return [View.from_list(view) for view in views]

@@ -14,6 +14,9 @@ _BLANK = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0"}
 
 _LITERALS = {"[": "]", "(": ")", "{": "}"}
 
+MAX_PARSED_CHARS = 1 << 16
+"""maximum length of a text that is parsed, which takes 500 times its memory"""
+
 
 def is_visible(text: str) -> bool:
     """Return whether a text has a character that is drawn: no white space, control, format or combining character."""
@@ -31,6 +34,8 @@ def is_literal(text: str) -> bool:
     is_bytes = text[:2] in ("b'", 'b"') and text[-1:] == text[1:2]
     if not is_bytes and (len(text) < 2 or _LITERALS.get(text[0]) != text[-1]):
         return False
+    if len(text) > MAX_PARSED_CHARS:
+        return True  # nobody writes a caption of this length in brackets
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,15 +26,30 @@ class IndexedTar:
     The samples are those of :func:`mobileclip2.data.tar.scan_samples` without a fault. They are numbered in the order of
     the tar, or in the order of ``keys``. The object can be pickled and shared by forked processes.
 
+    Each sample has an entry for each extension of the tar. If the tar is not your own, give ``extensions``, the members
+    that you read. Otherwise a tar with another extension in each sample has an index of quadratic size.
+
     Raises:
         ShardError: the file is missing, truncated, damaged or not a tar, or it lacks one of the keys.
     """
 
-    def __init__(self, path: Path, file: RowFile | None = None, keys: Iterable[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file: RowFile | None = None,
+        keys: Iterable[str] | None = None,
+        extensions: Collection[str] | None = None,
+    ) -> None:
         self.path = path
         with _guard(path), path.open("rb") as opened:
             self._identity = _identity(opened)
-            samples = {sample.key: sample.spans for sample in scan_samples(opened, str(path)) if not sample.fault}
+            samples = {
+                sample.key: {
+                    name: span for name, span in sample.spans.items() if extensions is None or name in extensions
+                }
+                for sample in scan_samples(opened, str(path))
+                if not sample.fault
+            }
         keys = list(samples if keys is None else keys)
         self._extensions = _interned(tuple(dict.fromkeys(name for members in samples.values() for name in members)))
         dtype = _row_dtype(max((len(key.encode()) for key in keys), default=1), len(self._extensions))
@@ -59,7 +74,7 @@ class IndexedTar:
         return [_text(key) for key in self._rows.all()["key"]]
 
     def members(self, number: int, *extensions: str) -> dict[str, bytes]:
-        """Return the members of a sample by extension: those of ``extensions`` that exist, or all members.
+        """Return the members of a sample by extension: those of ``extensions`` that exist, or all that are indexed.
 
         Raises:
             ShardError: the file was deleted, truncated or replaced.

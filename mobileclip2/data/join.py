@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ import pyarrow as pa
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.image import opaque_copy
 from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
 from mobileclip2.data.tar import TarWriter
@@ -285,8 +285,8 @@ def _rest(members: dict[str, bytes], sha256: str, dims: dict[str, int]) -> dict[
     """Return the content of ``json``: the fields of the source, the hash of the image, and the teachers."""
     data = members.get("json", b"{}")
     try:
-        fields = json.loads(data) if len(data) <= MAX_TEXT_BYTES else {}
-    except (ValueError, RecursionError):
+        fields = load_json(data) if len(data) <= MAX_TEXT_BYTES else {}
+    except ValueError:
         fields = {}
     teachers = [{"name": name, "dim": dim} for name, dim in dims.items()]
     return {**(fields if isinstance(fields, dict) else {}), "image_sha256": sha256, "teachers": teachers}

@@ -27,6 +27,7 @@ import torch
 from isal import isal_zlib
 
 from mobileclip2.data.augmentation import View, parse_views
+from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.tar import MAX_SAMPLE_BYTES
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, MAX_TEXT_BYTES
 from mobileclip2.errors import ShardError
@@ -38,6 +39,9 @@ CAPTIONS = "syn_text"
 """prefix of the fields of synthetic captions"""
 
 MEMBERS = (*IMAGE_EXTENSIONS, "txt", "url.txt", "syn.json", "paug.json", "npz", "pth.gz", "json")
+
+_DTYPES = {torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2}
+"""dtypes of embeddings; torch cannot convert every dtype of its own to float32"""
 
 _GZIP = 16 + zlib.MAX_WBITS
 """zlib window bits of a gzip stream, which has no name and no time"""
@@ -188,7 +192,7 @@ def _views(fields: dict[str, Any]) -> list[View]:
         raise ValueError(f"'param_aug' is missing in paug.json among {', '.join(fields) or 'none'}")
     try:
         return parse_views(fields["param_aug"])
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"paug.json: {error}") from error
 
 
@@ -209,11 +213,16 @@ def unpack(members: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
         raise ValueError(f"'{name}' cannot be read ({str(error)[:200]})") from error
     if not isinstance(fields, dict):
         raise ValueError(f"'{name}' must be a mapping of fields, not a {type(fields).__name__}")
-    return {
-        str(key): value
-        for key, value in fields.items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
+    found = {
+        str(key): value for key, value in fields.items() if isinstance(value, torch.Tensor) and value.dtype in _DTYPES
     }
+    for key, rows in found.items():
+        # torch.load() also returns expanded, sparse and meta tensors, which can have any shape
+        if rows.layout != torch.strided or rows.is_meta or rows.nbytes > rows.untyped_storage().nbytes():
+            raise ValueError(f"'{key}' in '{name}' has shape {list(rows.shape)}, but not that many numbers")
+    if (size := sum(rows.nbytes for rows in found.values())) > MAX_SAMPLE_BYTES:
+        raise ValueError(f"the embeddings in '{name}' have {size:,} bytes; at most {MAX_SAMPLE_BYTES:,}")
+    return found
 
 
 def _read_npz(data: bytes) -> dict[str, torch.Tensor]:
@@ -236,11 +245,13 @@ def _read_pth_gz(data: bytes) -> Any:
     _check_unpacked(len(archive))
     if not stream.eof:
         raise EOFError("the compressed data ends early")
-    layouts = _LAYOUTS.setdefault(len(archive), [])
-    layout = next((layout for layout in layouts if archive.startswith(layout.head)), None)
+    layout = next((layout for layout in _LAYOUTS.get(len(archive), ()) if archive.startswith(layout.head)), None)
     if layout is None:
         fields = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-        layouts += _layouts(archive, fields)
+        for layout in _layouts(archive, fields):
+            if sum(map(len, _LAYOUTS.values())) >= MAX_LAYOUTS:
+                _LAYOUTS.clear()
+            _LAYOUTS.setdefault(len(archive), []).append(layout)
         return fields
     return {
         name: torch.frombuffer(archive, dtype=dtype, count=shape.numel(), offset=start).view(shape)
@@ -260,6 +271,12 @@ class _Layout:
     tensors: tuple[tuple[str, torch.dtype, torch.Size, int], ...]
     """name, dtype, shape and offset in the archive"""
 
+
+MAX_LAYOUTS = 256
+"""maximum number of known layouts; a dataset has one for each number of captions that its samples have"""
+
+MAX_HEAD_BYTES = 64 << 10
+"""maximum size of the head of a known layout; usual ones have about 1 KiB"""
 
 _LAYOUTS: dict[int, list[_Layout]] = {}
 """known layouts by the length of the archive"""
@@ -293,7 +310,7 @@ def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
             return []
         tensors.append((name, tensor.dtype, tensor.shape, start))
     first = min(start for *_, start in tensors)
-    if entries["data.pkl"].header_offset >= first:
+    if entries["data.pkl"].header_offset >= first or first > MAX_HEAD_BYTES:
         return []
     return [_Layout(bytes(archive[:first]), tuple(tensors))]
 
@@ -333,8 +350,8 @@ def _object(members: Mapping[str, bytes], name: str) -> dict[str, Any]:
     if len(members[name]) > MAX_TEXT_BYTES:
         raise ValueError(f"'{name}' has {len(members[name]):,} bytes; at most {MAX_TEXT_BYTES:,}")
     try:
-        value = json.loads(members[name])
-    except (ValueError, RecursionError) as error:
+        value = load_json(members[name])
+    except ValueError as error:
         raise ValueError(f"'{name}' is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"'{name}' is not a mapping of fields")

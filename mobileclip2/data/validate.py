@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow as pa
 from mobileclip2.config.filters import Filters
 from mobileclip2.data import image
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError
@@ -259,8 +259,8 @@ def _text(data: bytes, member: str) -> str:
 def _fields(data: bytes) -> dict[str, Any]:
     _check_length(data, "json")
     try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        fields = load_json(data)
+    except ValueError as error:
         raise BadSample("bad-json", f"'json' cannot be read: {error}") from error
     if not isinstance(fields, dict):
         raise BadSample("bad-json", "'json' is not a mapping of fields")

@@ -44,6 +44,9 @@ class ImageSample(NamedTuple):
     members: dict[str, bytes]
 
 
+IMAGE_MEMBERS = (*IMAGE_EXTENSIONS, "txt", "json")
+"""members of an image shard that a reinforced sample can take"""
+
 FindImage = Callable[[str], ImageSample | None]
 """returns the sample of an image shard by the key of a reinforced sample"""
 
@@ -178,6 +181,8 @@ def _teacher_dims(sample: ReinforcedSample, teachers: Mapping[str, int | None], 
         listed = ", ".join(f"{name} ({dim})" for name, dim in found.items())
         if list(found) != list(teachers):
             raise refuse(f"its teachers are {listed}, not {', '.join(teachers)}")
+        if any(type(dim) is not int or dim < 1 for dim in found.values()):
+            raise refuse(f"its teachers are {listed}, and each needs a dimension of at least 1")
         if any(dim not in (None, found[name]) for name, dim in teachers.items()):
             raise refuse(f"its teachers are {listed}, and the profile states {dims}")
         dims = list(found.values())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 
+from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.indexed_tar import IndexedTar
-from mobileclip2.data.validate_reinforced import ImageSample
+from mobileclip2.data.validate import MAX_TEXT_BYTES
+from mobileclip2.data.validate_reinforced import IMAGE_MEMBERS, ImageSample
 from mobileclip2.engine.shard import Shard, local_copy
 from mobileclip2.progress import counted, doing
 
@@ -28,7 +29,7 @@ class ImageIndex:
         with doing("indexing images"):
             for number, shard in enumerate(shards):
                 counted(number, len(shards), "image shards")
-                found = np.array([_hash(key) for key, _ in self._keys(shard)], np.uint64)
+                found = np.array([_hash(key) for key, _ in self._keys(_index(shard))], np.uint64)
                 hashes.append(found)
                 numbers.append(np.full(len(found), number, np.int32))
         joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
@@ -50,25 +51,23 @@ class ImageIndex:
         return None
 
     def _open(self, number: int) -> tuple[IndexedTar, dict[str, int]]:
-        shard = self._shards[number]
-        tar = IndexedTar(local_copy(shard.url, shard.version_token))
+        tar = _index(self._shards[number])
         rows: dict[str, int] = {}
-        for key, row in self._keys_of(tar):
+        for key, row in self._keys(tar):
             rows.setdefault(key, row)
         return tar, rows
 
-    def _keys(self, shard: Shard) -> Iterator[tuple[str, int]]:
-        yield from self._keys_of(IndexedTar(local_copy(shard.url, shard.version_token)))
-
-    def _keys_of(self, tar: IndexedTar) -> Iterator[tuple[str, int]]:
+    def _keys(self, tar: IndexedTar) -> Iterator[tuple[str, int]]:
         """Yield the key of each sample, or its ``uid``, and its row."""
         for row in range(len(tar)):
             if not self._uid:
                 yield tar.key(row), row
                 continue
+            data = tar.members(row, "json").get("json", b"")
             try:
-                yield str(json.loads(tar.members(row, "json")["json"])["uid"]), row
-            except (KeyError, TypeError, ValueError, RecursionError):
+                if len(data) <= MAX_TEXT_BYTES:
+                    yield str(load_json(data)["uid"]), row
+            except (KeyError, TypeError, ValueError):
                 continue  # an image without uid belongs to no reinforced sample
 
 
@@ -76,6 +75,10 @@ class ImageIndex:
 def image_index(shards: tuple[Shard, ...], *, uid: bool) -> ImageIndex:
     """Return the index of image shards. The groups of a run share it."""
     return ImageIndex(shards, uid=uid)
+
+
+def _index(shard: Shard) -> IndexedTar:
+    return IndexedTar(local_copy(shard.url, shard.version_token), extensions=IMAGE_MEMBERS)
 
 
 def _hash(key: str) -> int:

@@ -120,12 +120,15 @@ class ReinforcedSource:
         self._captions = _compile(captions)
         file = RowFile()
         self._shards = [
-            shard.open(file) if isinstance(shard, PublishedShard) else IndexedTar(shard, file) for shard in shards
+            shard.open(file) if isinstance(shard, PublishedShard) else IndexedTar(shard, file, extensions=MEMBERS)
+            for shard in shards
         ]
         self._image_shards: list[IndexedTar] | None = None
         if images is not None:
             tars = [shard for shard in self._shards if isinstance(shard, IndexedTar)]
-            self._image_shards = [IndexedTar(path, file, tar.keys()) for path, tar in zip(images, tars, strict=True)]
+            self._image_shards = [
+                IndexedTar(path, file, tar.keys(), IMAGE_EXTENSIONS) for path, tar in zip(images, tars, strict=True)
+            ]
         self._index = _ShardIndex([len(shard) for shard in self._shards])
         self._caches_samples = sum(shard.path.stat().st_size for shard in self._shards) <= CACHED_BYTES
         self._sample_cache: dict[tuple[int, int], ReinforcedSample] = {}
@@ -371,7 +374,7 @@ class _RawShard:
 
     def __init__(self, path: Path, table: pa.Table, file: RowFile) -> None:
         self.path, self._file = path, file
-        self._tar = IndexedTar(path, file, table.column("key").to_pylist())
+        self._tar = IndexedTar(path, file, table.column("key").to_pylist(), IMAGE_EXTENSIONS)
         captions = [caption.encode() for caption in table.column("caption").to_pylist()]
         rows = np.zeros(len(captions), self._KIND)
         rows["image"] = table.column("image").to_pylist()

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from mobileclip2.data.indexed_tar import IndexedTar
+from mobileclip2.data.reinforced_format import MEMBERS
 from mobileclip2.data.row_file import FileArray, RowFile
-from mobileclip2.data.validate_reinforced import complete, digest
+from mobileclip2.data.validate_reinforced import IMAGE_MEMBERS, complete, digest
 from mobileclip2.errors import ShardError
 
 
@@ -39,7 +40,7 @@ class OpenPublishedShard:
     def __init__(self, shard: PublishedShard, file: RowFile) -> None:
         self.path = shard.path
         columns = {name: shard.table.column(name).to_pylist() for name in ("key", "image_key", "image_shard", "sha256")}
-        self._tar = IndexedTar(shard.path, file, columns["key"])
+        self._tar = IndexedTar(shard.path, file, columns["key"], MEMBERS)
         names = [name for name in dict.fromkeys(columns["image_shard"]) if name is not None]
         keys: dict[str, list[str]] = {name: [] for name in names}
         rows = np.zeros(len(columns["key"]), [("sha256", "S64"), ("image", np.int64, 2)])
@@ -49,7 +50,7 @@ class OpenPublishedShard:
             rows[row] = sha256.encode(), (-1, -1) if name is None else (names.index(name), len(keys[name]))
             if name is not None:
                 keys[name].append(key)
-        self._images = [IndexedTar(shard.images[name], file, keys[name]) for name in names]
+        self._images = [IndexedTar(shard.images[name], file, keys[name], IMAGE_MEMBERS) for name in names]
         self._rows = FileArray.store(rows, file)
 
     def __len__(self) -> int:

@@ -194,12 +194,26 @@ def test_a_view_of_another_image_is_refused():
         [[[0.5, 0, 5, 5], None]],
         [[[0, 0, 5, 5], [[1, float("nan")]]]],
         [[[0, 0, 5, float("inf")], None]],
+        [[[0, 0, 5, 5], [[10, 9.0]]]],
+        [[[0, 0, 5, 5], [[10, 0.5]]]],
+        [[[0, 0, 5, 5], [[3, 1e308]]]],
+        [[[0, 0, 5, 5], [[4, -2e6]]]],
+        [[[0, 0, 5, 5], [[0, 0.0]] * 15]],
+        "[" * 100_000,
         "not json",
     ],
 )
 def test_malformed_views_are_refused(value):
     with pytest.raises(ValueError):
         parse_views(value)
+
+
+@pytest.mark.parametrize("op", range(14))
+def test_every_accepted_magnitude_can_be_rendered(op):
+    for magnitude in (1.0, 8.9) if OPERATIONS[op] == "Posterize" else (-1e6, -0.5, 0.0, 999_999.0):
+        (view,) = parse_views([[[0, 0, 9, 9], [[op, magnitude]]]])
+        for translation in ("scaled", "pixels"):
+            assert render(picture(), view, 384, translation=translation).size == (384, 384)
 
 
 @pytest.mark.parametrize(

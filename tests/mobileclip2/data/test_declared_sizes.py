@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import re
 import tarfile
 import tracemalloc
 import zipfile
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from mobileclip2.config.filters import Filters
 from mobileclip2.data.indexed_tar import IndexedTar
@@ -146,6 +149,7 @@ def test_a_text_is_read_up_to_its_limit(member: str, text: bytes) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "png")
     sample = RawSample("a", {"png": buffer.getvalue(), member: text})
+    validate_shard([RawSample("b")], Filters())  # the first table imports pandas
     tracemalloc.start()
     skipped = validate_shard([sample], Filters()).skipped.to_pylist()
     peak = tracemalloc.get_traced_memory()[1]
@@ -190,3 +194,37 @@ def gzip_bomb() -> bytes:
 def test_embeddings_that_declare_too_much(members: dict[str, bytes]) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         unpack(members)
+
+
+def pth_gz(fields: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(fields, buffer)
+    return gzip.compress(buffer.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.ones(1).expand(1, 1 << 34), "has shape [1, 17179869184], but not that many numbers"),
+        (torch.ones(1).expand(1, 2), "has shape [1, 2], but not that many numbers"),
+        (torch.ones(1, 8).to_sparse(), "has shape [1, 8], but not that many numbers"),
+        (torch.ones(1, 8, device="meta"), "has shape [1, 8], but not that many numbers"),
+    ],
+    ids=["huge", "small", "sparse", "meta"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_a_tensor_has_the_numbers_that_its_shape_declares(rows: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        unpack({"pth.gz": pth_gz({"image_emb": rows})})
+
+
+def test_many_tensors_of_one_storage_are_counted() -> None:
+    rows = torch.zeros(1, 1 << 20)
+    with pytest.raises(ValueError, match=r"the embeddings in 'pth\.gz' have 272,629,760 bytes; at most 268,435,456"):
+        unpack({"pth.gz": pth_gz({f"syn_text_{number}_emb": rows.view(1, -1) for number in range(65)})})
+
+
+def test_numbers_that_torch_cannot_convert_are_no_embeddings() -> None:
+    rows = torch.zeros(1, 4, dtype=torch.uint8)
+    fields = {"image_emb": rows.view(torch.float4_e2m1fn_x2), "text_emb": rows, "syn_text_emb": rows.half()}
+    assert list(unpack({"pth.gz": pth_gz(fields)})) == ["syn_text_emb"]

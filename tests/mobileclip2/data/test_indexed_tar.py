@@ -347,3 +347,12 @@ def test_processes_can_share_it(tmp_path):
     with FORKSERVER.Pool(2) as pool:
         found = pool.starmap(_read, [(indexed, number) for number in range(40)])
     assert [members["txt"] for members in found] == [data for _, data in files]
+
+
+def test_members_that_nobody_reads_take_no_room(tmp_path):
+    files = [(f"{n}.{name}", name.encode()) for n in range(100) for name in ("jpg", "txt", f"meta{n}.json")]
+    path = tar_of(tmp_path / "s.tar", files)
+    usual, everything = IndexedTar(path, extensions=("png", "jpg", "txt")), IndexedTar(path)
+    assert usual.members(7) == {"jpg": b"jpg", "txt": b"txt"} == usual.members(7, "jpg", "txt", "meta7.json")
+    assert usual._rows.dtype.itemsize == 2 + 2 * 16 and everything._rows.dtype.itemsize == 2 + 102 * 16
+    assert len(IndexedTar(path, extensions=())) == 100 and IndexedTar(path, extensions=()).members(0) == {}

@@ -296,7 +296,7 @@ def test_an_embedding_has_length_one_up_to_rounding(tmp_path, length, kept):
     assert (shard.keys[2] in shard.join()[1]) is kept
 
 
-@pytest.mark.parametrize("content", [b"[1]", b"{", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"[1]", b"{", b"[" * 100_000, b'{"a":' * 950 + b"1" + b"}" * 950])
 def test_an_unusable_json_of_the_source_is_left_out(tmp_path, content):
     shard = Shard(tmp_path)
     with TarWriter(shard.source) as writer:
@@ -306,7 +306,7 @@ def test_an_unusable_json_of_the_source_is_left_out(tmp_path, content):
     assert {tuple(sample.rest) for sample in samples.values()} == {("image_sha256", "teachers")}
 
 
-@pytest.mark.parametrize("view", ["[[0, 0, 31, 10], null]", "[[0, 31, 10, 10], null]", "[0]", "{"])
+@pytest.mark.parametrize("view", ["[[0, 0, 31, 10], null]", "[[0, 31, 10, 10], null]", "[0]", "{", "[" * 100_000])
 def test_a_view_that_is_none_of_this_image_is_left_out(tmp_path, view):
     shard = Shard(tmp_path)
     views = [shard.view(0, key).to_json() for key in shard.keys]

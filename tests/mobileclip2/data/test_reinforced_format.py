@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import time
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -329,3 +330,27 @@ def test_a_sample_without_views_is_refused():
     sample = example()
     with pytest.raises(ValueError, match=r"paug\.json has no view"):
         encode(replace(sample, views=[], image_emb=sample.image_emb[:0]), "pth.gz")
+
+
+def padded_archive(number: int, padding: int) -> bytes:
+    """Return an archive with another head for each number."""
+    buffer, padded = io.BytesIO(), io.BytesIO()
+    torch.save({"image_emb": torch.ones(1, 4)}, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(padded, "w") as target:
+        target.writestr("archive/data.pkl", source.read("archive/data.pkl"))
+        target.writestr("archive/pad", f"{number:8}" + "x" * padding)
+        for name in source.namelist():
+            if name != "archive/data.pkl":
+                target.writestr(name, source.read(name))
+    return gzip.compress(padded.getvalue(), 1)
+
+
+def test_the_memory_of_layouts_is_bounded(monkeypatch):
+    monkeypatch.setattr(format, "MAX_LAYOUTS", 3)
+    format._LAYOUTS.clear()
+    for number in range(8):
+        format._read_pth_gz(padded_archive(number, number // 2))
+        assert 0 < sum(map(len, format._LAYOUTS.values())) <= 3
+    kept = dict(format._LAYOUTS)
+    format._read_pth_gz(padded_archive(0, format.MAX_HEAD_BYTES))
+    assert kept == format._LAYOUTS

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mobileclip2.config.filters import Filters
@@ -48,6 +50,14 @@ def test_a_single_teacher_has_the_width_of_the_embeddings() -> None:
     assert table.column("dims").to_pylist() == [[16]]
     with pytest.raises(ShardError, match=r"^s: sample 'k': its embeddings have 16 numbers, and the dimensions \[8\]"):
         validate_reinforced([RawSample("k", parts)], {"only": 8}, Filters(), "s")
+
+
+@pytest.mark.parametrize("dims", [(-1, 33), (0, 32), (33, -1), (True, 31), (8.0, 24), (None, 32), ("24", 8)])
+def test_a_dimension_below_one_is_refused(dims: tuple[object, object]) -> None:
+    stated = [{"name": name, "dim": dim} for name, dim in zip(TEACHERS, dims, strict=True)]
+    parts = {**picture(0), **members(0), "json": json.dumps({"teachers": stated}).encode()}
+    with pytest.raises(ShardError, match=r"^s: sample 'k': its teachers are .*each needs a dimension of at least 1"):
+        validate_reinforced([RawSample("k", parts)], dict.fromkeys(TEACHERS), Filters(), "s")
 
 
 def test_samples_of_different_teachers_are_told_apart() -> None:

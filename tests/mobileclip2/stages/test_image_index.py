@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from demo.tars import write_tar
+from mobileclip2.data.validate import MAX_TEXT_BYTES
 from mobileclip2.engine.shard import Shard
 from mobileclip2.stages import image_index
 from mobileclip2.stages.image_index import ImageIndex
@@ -35,3 +36,10 @@ def test_keys_with_the_same_hash_are_told_apart(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(image_index, "_hash", lambda key: 7)
     index = ImageIndex(shards(tmp_path, [("a.jpg", b"0")], [("b.jpg", b"1")]), uid=False)
     assert [(found := index.find(key)) and found.shard for key in "abc"] == ["0.tar", "1.tar", None]
+
+
+@pytest.mark.parametrize("data", [b'{"uid": "x", "more": "%s"}' % (b"a" * MAX_TEXT_BYTES), b"[" * 100_000])
+def test_an_oversized_json_has_no_uid(tmp_path: Path, data: bytes) -> None:
+    members = [("1.jpg", b"0"), ("1.json", data), ("2.jpg", b"1"), ("2.json", b'{"uid": "y"}')]
+    index = ImageIndex(shards(tmp_path, members), uid=True)
+    assert index.find("x") is None and index.find("y") is not None
