@@ -12,9 +12,8 @@ import torch
 
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.evaluation.features import Features
-from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.ranking import nearest, rank
-from mobileclip2.evaluation.results import MAIN_METRIC, MetricName, Result
+from mobileclip2.evaluation.results import MAIN_METRIC, MetricName, Result, measure
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText

@@ -164,8 +164,11 @@ def _check_defined(result: Result, other: Result | None, name: str) -> None:
         subject = f"'{result.key}': {name} of {owner}"
         if name not in each.metrics:
             raise UserError(f"{subject} is missing; evaluate it again, or remove the metric from the gate")
-        if each.metrics[name] is None:
+        value = each.metrics[name]
+        if value is None:
             raise UserError(f"{subject} is not defined (NaN or null); remove the set from 'gate.sets'")
+        if not 0 <= value <= 1:
+            raise UserError(f"{subject} is {value:g}, not between 0 and 1; divide percentages by 100")
 
 
 def _incomparable(result: Result, other: Result | None) -> str:

@@ -6,15 +6,12 @@ captions, or a question with its candidates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
-
-from mobileclip2.evaluation.results import Metrics, with_main
 
 RECALLS = (1, 5, 10)
 
@@ -35,12 +32,6 @@ class Metric:
         """Compute the metric of a table, with weight 1 for all units."""
         rows = self.rows(table)
         return float(self.value(rows, np.ones((1, len(rows))))[0])
-
-
-def measure(key: str, table: pa.Table) -> Metrics:
-    """Compute all metrics of a prediction table and DataComp's main metric, or None for undefined metrics."""
-    values = {name: metric.of(table) for name, metric in metrics_of(key, table).items()}
-    return with_main(key, {name: value if math.isfinite(value) else None for name, value in values.items()})
 
 
 def metrics_of(key: str, table: pa.Table) -> dict[str, Metric]:

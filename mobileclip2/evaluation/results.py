@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from mobileclip2.config.evaluation_tasks import TASKS
-from mobileclip2.data import sidecar
 from mobileclip2.errors import UserError
+from mobileclip2.evaluation.metrics import metrics_of
+from mobileclip2.evaluation.samples import REMEDY, read_samples
 
 MAIN_METRIC = "main_metric"
 RESULTS = "results.jsonl"
@@ -22,6 +23,9 @@ SAMPLES = "samples.parquet"
 """File name of the prediction table."""
 MAX_BYTES = 16 << 20
 """maximum size of a file of results; a line has about 1 KiB"""
+
+ROUNDING = 0.0005
+"""largest difference of a stated metric from that of its samples: published percentages have one decimal"""
 
 Metrics = Mapping[str, float | None]
 
@@ -69,7 +73,7 @@ class MetricName(NamedTuple):
         return f"{self.set}/{self.metric}"
 
 
-def main_name(key: str, metrics: Metrics) -> str | None:
+def main_name(key: str, metrics: Collection[str]) -> str | None:
     """Return the name of a set's main metric in tables and averages, or None if it has no main metric."""
     names = (TASKS[key].main,) if key in TASKS else ("mean_recall@1", "acc1")
     return next((name for name in names if name in metrics), None)
@@ -79,6 +83,12 @@ def with_main(key: str, metrics: Metrics) -> Metrics:
     """Add the main metric of a set to its metrics, under DataComp's name."""
     name = main_name(key, metrics)
     return {**metrics, MAIN_METRIC: metrics[name] if name else None}
+
+
+def measure(key: str, table: pa.Table) -> Metrics:
+    """Compute all metrics of a prediction table and DataComp's main metric, or None for undefined metrics."""
+    values = {name: metric.of(table) for name, metric in metrics_of(key, table).items()}
+    return with_main(key, {name: value if math.isfinite(value) else None for name, value in values.items()})
 
 
 def dumps(results: Iterable[Result]) -> str:
@@ -125,20 +135,51 @@ def read_results(path: Path) -> list[Result]:
     """Read a file of JSON lines, or every ``results.jsonl`` in a folder with its prediction table.
 
     Raises:
-        UserError: the file cannot be read or has another format, or the folder has no results or two results of a set.
+        UserError: the file cannot be read or has another format, the folder has no results or two results of a set, or a
+            metric contradicts its prediction table.
     """
     if not path.is_dir():
         return _read_file(path)
     results: dict[str, Result] = {}
     for file in sorted(path.rglob(RESULTS)):
         table = file.with_name(SAMPLES)
-        for result in _read_file(file):
+        found = _read_file(file)
+        if table.exists():
+            if len(found) != 1:
+                raise UserError(
+                    f"{table}: the {RESULTS} beside it has {len(found)} results, and samples belong to one; {REMEDY}"
+                )
+            found = [with_samples(found[0], table)]
+        for result in found:
             if result.key in results:
                 raise UserError(f"{path}: two results of '{result.key}'; give the folder of one evaluation")
-            results[result.key] = replace(result, samples=sidecar.read(table) if table.exists() else None)
+            results[result.key] = result
     if not results:
         raise UserError(f"{path}: no {RESULTS} in it; give a folder of evaluations or a file of JSON lines")
     return list(results.values())
+
+
+def with_samples(result: Result, path: Path) -> Result:
+    """Return a result with its prediction table, from which its metrics are recomputed and compared.
+
+    Raises:
+        DamagedOutput: the table cannot be read.
+        UserError: the table is not one of the set, or a metric differs from the table.
+    """
+    table = read_samples(path, result.key)
+    metrics = metrics_of(result.key, table)
+    if not metrics.keys() & result.metrics.keys():
+        raise UserError(
+            f"{path}: '{result.key}': the samples give {', '.join(metrics)}, none of the stated metrics; {REMEDY}"
+        )
+    for name, stated in result.metrics.items():
+        metric = metrics.get((main_name(result.key, metrics) or "") if name == MAIN_METRIC else name)
+        if metric and stated is not None and not round(abs(metric.of(table) - stated), 9) <= ROUNDING:
+            raise UserError(
+                f"{path}: '{result.key}': {name} of these samples is {metric.of(table):.4g}, but {RESULTS} says {stated:.4g}; "
+                + REMEDY
+            )
+    return replace(result, samples=table)
 
 
 def _read_file(path: Path) -> list[Result]:

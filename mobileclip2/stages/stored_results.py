@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2.config.profile import parse
-from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, loads, read_results
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, read_results, with_samples
 from mobileclip2.store import Artifact
 
 
@@ -18,10 +16,10 @@ def stored_results(pipeline: Pipeline, model: str) -> list[Result]:
     """Return the results and samples of a model on every set, in the order of the profile.
 
     Raises:
-        UserError: an evaluation of the model is missing.
+        UserError: an evaluation of the model is missing, or its metrics contradict its samples.
     """
     return [
-        replace(result, samples=sidecar.read(artifact.fetch(SAMPLES)))
+        with_samples(result, artifact.fetch(SAMPLES))
         for artifact in pipeline.read(f"evaluation/{model}")
         for result in _results(artifact)
     ]
@@ -35,7 +33,7 @@ def results_so_far(pipeline: Pipeline, model: str) -> list[Result]:
 
 
 def _results(artifact: Artifact) -> list[Result]:
-    return loads(artifact.fetch(RESULTS).read_text(), artifact.key(RESULTS))
+    return read_results(artifact.fetch(RESULTS))
 
 
 def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Result]:

@@ -14,8 +14,7 @@ import yaml
 from mobileclip2.config.profile import load
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.evaluation.metrics import measure
-from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps, read_results
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, dumps, measure, read_results
 from pipelines.cli import main
 
 pytestmark = pytest.mark.slow
@@ -88,6 +87,13 @@ def test_a_file_as_published_is_a_baseline(profile, capsys):
     assert evaluate(profile, "--baseline", "published.jsonl") == 3
     printed = capsys.readouterr().out
     assert "the intervals do not include its noise" in printed and "The baseline has no protocol" in printed
+
+
+def test_a_baseline_that_contradicts_its_samples_is_an_error_and_no_verdict(profile, capsys):
+    folder = baseline(profile, right=True)
+    shutil.copy(next((profile.parent / "store" / "evaluation" / "plain").rglob(SAMPLES)), next(folder.rglob(SAMPLES)))
+    assert evaluate(profile, "--baseline", str(folder)) == 1
+    assert "'shapes': acc1 of these samples is" in capsys.readouterr().err
 
 
 def test_another_protocol_is_an_error_and_no_verdict(profile, capsys):

@@ -15,8 +15,7 @@ from mobileclip2.errors import UserError
 from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, compare
-from mobileclip2.evaluation.metrics import measure
-from mobileclip2.evaluation.results import Result
+from mobileclip2.evaluation.results import Result, measure
 from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.report.comparison import as_markdown
 from tests.mobileclip2.evaluation.small_sets import WriteSet, build_model
@@ -127,6 +126,10 @@ Change = Callable[[Result], Result]
         (
             lambda result: replace(result, metrics={**result.metrics, "acc1": None}),
             r"'mine': acc1 of the baseline is not defined \(NaN or null\)",
+        ),
+        (
+            lambda result: replace(result, metrics={**result.metrics, "acc1": 71.5}),
+            r"'mine': acc1 of the baseline is 71\.5, not between 0 and 1; divide percentages by 100",
         ),
         (
             lambda result: replace(result, protocol="q"),

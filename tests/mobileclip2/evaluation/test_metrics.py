@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mobileclip2.evaluation.metrics import measure
 from mobileclip2.evaluation.ranking import rank
+from mobileclip2.evaluation.results import measure
 
 
 def predictions(targets: Sequence[int], predicted: Sequence[int], ranks: Sequence[int] | None = None, **fields):

@@ -4,12 +4,14 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mobileclip2.data import sidecar
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.results import Result, dumps, loads, read_results, with_main
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, Result, dumps, loads, read_results, with_main
 
 PUBLISHED = """\
 {"key": "imagenet1k", "dataset": "ImageNet 1k", "metrics": {"acc1": 0.7145, "acc5": 0.93, "main_metric": 0.7145}}
@@ -94,6 +96,46 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.jsonl: the results cannot be read"):
         read_results(tmp_path / "gone.jsonl")
+
+
+TABLE = pa.table({"key": ["a", "b"], "target": [0, 1], "predicted": [0, 0], "rank": [0, 9]})
+IDS = pa.table({"query": ["text", "image"], "key": ["a", "a"], "rank": [0, 0]})
+ONE = '{"key": "mine", "dataset": "Mine", "metrics": {"acc1": 0.5, "acc5": null, "main_metric": 0.5}}\n'
+
+
+def stored(folder: Path, text: str, table: pa.Table) -> Path:
+    (folder / RESULTS).write_text(text)
+    sidecar.write(table, folder / SAMPLES)
+    return folder
+
+
+@pytest.mark.parametrize("acc1", ["0.5", "0.5004", "null"])
+def test_rounded_and_undefined_metrics_agree_with_their_samples(tmp_path: Path, acc1: str) -> None:
+    (result,) = read_results(stored(tmp_path, ONE.replace("0.5", acc1), TABLE))
+    assert result.samples is not None and result.samples.equals(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "table", "message"),
+    [
+        (ONE.replace("0.5", "1.0"), TABLE, r"'mine': acc1 of these samples is 0\.5, but results\.jsonl says 1"),
+        (ONE.replace("null", "1.0"), TABLE, r"'mine': acc5 of these samples is 0\.5, but results\.jsonl says 1"),
+        (ONE.replace("0.5}", "0.6}"), TABLE, r"'mine': main_metric of these samples is 0\.5, but .* says 0\.6"),
+        (ONE, IDS, "'mine': the samples give .*, none of the stated metrics"),
+        (ONE, TABLE.drop_columns(["rank"]), "'mine': column 'rank' is missing"),
+        (PUBLISHED, TABLE, "the results.jsonl beside it has 3 results, and samples belong to one"),
+    ],
+)
+def test_samples_that_contradict_the_metrics_are_refused(
+    tmp_path: Path, text: str, table: pa.Table, message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"samples\.parquet: {message}"):
+        read_results(stored(tmp_path, text, table))
+
+
+def test_a_folder_of_published_results_needs_no_samples(tmp_path: Path) -> None:
+    (tmp_path / RESULTS).write_text(PUBLISHED)
+    assert [result.samples for result in read_results(tmp_path)] == [None, None, None]
 
 
 def test_main_metrics() -> None:

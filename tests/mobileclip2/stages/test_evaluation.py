@@ -6,8 +6,7 @@ import pytest
 
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.evaluation.metrics import measure
-from mobileclip2.evaluation.results import RESULTS, SAMPLES, loads
+from mobileclip2.evaluation.results import RESULTS, SAMPLES, loads, measure
 from mobileclip2.stages.evaluation import open_set
 from tests.tiny import CLASSES
 

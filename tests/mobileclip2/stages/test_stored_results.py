@@ -4,12 +4,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mobileclip2.config.profile import load
+from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.evaluation.results import RESULTS
+from mobileclip2.evaluation.results import RESULTS, SAMPLES
 from mobileclip2.stages.stored_results import baseline_results, results_so_far, stored_results
 from tests.tiny import CLASSES
 
@@ -36,6 +38,19 @@ def test_a_baseline_is_a_model_or_a_folder_of_results(materialized: Callable[...
     folder = shutil.copytree(stored.fetch(RESULTS).parent, tmp_path / "results")
     (found,) = baseline_results(pipeline, str(folder), "pupil")
     assert found.metrics == expected.metrics and found.samples.equals(expected.samples)
+
+
+def test_a_baseline_that_contradicts_its_samples_is_refused(
+    materialized: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    pipeline = materialized("evaluation/wide")
+    (stored,) = pipeline.read("evaluation/wide", "shapes")
+    folder = shutil.copytree(stored.fetch(RESULTS).parent, tmp_path / "results")
+    table = sidecar.read(folder / SAMPLES)
+    worst = pa.array([len(CLASSES)] * table.num_rows, pa.int32())
+    sidecar.write(table.set_column(table.column_names.index("rank"), "rank", worst), folder / SAMPLES)
+    with pytest.raises(UserError, match=r"samples\.parquet: 'shapes': acc1 of these samples is 0, but results\.jsonl"):
+        baseline_results(pipeline, str(folder), "pupil")
 
 
 def test_a_baseline_that_does_not_exist_is_named(materialized: Callable[..., Pipeline]) -> None:
