@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 CONTENTS, FOLDER = "contents", "folder"
 """metadata of a file: the keys of its features, and the model and kind that it belongs to"""
 
+_DAMAGES = (DamagedTensors, KeyError, ValueError, TypeError, RecursionError)
+
 
 class FeatureCache:
     """Features ``[dim]`` by the key of their content, in memory and in the files of ``folder``.
@@ -38,7 +40,7 @@ class FeatureCache:
             # Only the header is read here. A damaged key is in no set, or its file fails in _read.
             try:
                 self._files.update(dict.fromkeys(json.loads(read_metadata(path)[CONTENTS]), path))
-            except (DamagedTensors, KeyError, ValueError, TypeError) as error:
+            except _DAMAGES as error:
                 self._drop(path, error)
 
     def __contains__(self, key: str) -> bool:
@@ -77,7 +79,7 @@ class FeatureCache:
             if len(keys) != len(features):
                 raise ValueError(f"it has {len(keys)} keys and {len(features)} features")
             self.add(keys, features)
-        except (DamagedTensors, KeyError, ValueError, TypeError) as error:
+        except _DAMAGES as error:
             self._drop(path, error)
 
     def _drop(self, path: Path, error: Exception) -> None:

@@ -15,11 +15,13 @@ kind ``association`` is a folder of Parquet files from the Hugging Face hub, wit
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +35,7 @@ import pyarrow.parquet as pq
 
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
+from mobileclip2.data.caption_text import MAX_PARSED_CHARS, is_literal, is_placeholder, is_visible
 from mobileclip2.data.tar import RawSample, member_names, read_samples
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.store.storage import file_sha256
@@ -104,19 +106,19 @@ class EvaluationSet:
         names = self._lines(CLASSNAMES)
         if self.name in TASKS:
             return names  # published sets have equal names; ImageNet has two "missile"
-        lines: dict[str, int] = {}
+        earlier: dict[str, tuple[int, str]] = {}
         for line, name in enumerate(names, 1):
             if is_placeholder(name) or is_literal(name):
                 raise UserError(
                     f"{self.path / CLASSNAMES}, line {line}: '{name[:80]}' is not a name but a value that a program printed; "
                     "write the name of the class in words"
                 )
-            if name in lines:
+            first, other = earlier.setdefault(_as_tokens(name), (line, name))
+            if first < line:
                 raise UserError(
-                    f"{self.path / CLASSNAMES}, line {line}: '{name}' is also the name in line {lines[name]}; a model cannot "
-                    "tell them apart, so give each class a name of its own"
+                    f"{self.path / CLASSNAMES}, line {line}: '{name}' is also the name in line {first}, '{other}'; a "
+                    "tokenizer such as CLIP's ignores case, spaces and Unicode forms, so give each class a name of its own"
                 )
-            lines[name] = line
         return names
 
     @cached_property
@@ -124,7 +126,7 @@ class EvaluationSet:
         """Prompts with ``{c}`` as the placeholder of the class name."""
         templates = self._lines(TEMPLATES)
         for line, template in enumerate(templates, 1):
-            if _CODE.match(template):
+            if _is_code(template):
                 raise UserError(
                     f"{self.path / TEMPLATES}, line {line}: '{template[:80]}' is Python code; write the text alone, such as "
                     "a photo of a {c}."
@@ -190,7 +192,7 @@ class EvaluationSet:
     def size(self) -> int:
         """Number of test images from the headers of the tars. A damaged tar counts as empty."""
         if self.kind == "association":
-            return sum(len(names) for batch in self._questions("candidates") for names in batch["candidates"])
+            return sum(len(question["candidates"]) for question in self._questions("candidates"))
         return sum(_count_images(shard) for shard in self.shards)
 
     def check(self) -> None:
@@ -224,30 +226,34 @@ class EvaluationSet:
                 yield from read_samples(file, str(shard))
 
     def _candidates(self) -> Iterator[Sample]:
-        row = 0
-        for batch in self._questions(*ASSOCIATION_COLUMNS):
-            for names, images, cue, right in zip(*(batch[name] for name in ASSOCIATION_COLUMNS), strict=True):
-                for number, (name, image) in enumerate(zip(names, images, strict=True)):
-                    yield Sample(f"{row}/{number}", image["bytes"] or b"", int(name in right), (cue,))
-                row += 1
+        for row, question in enumerate(self._questions(*ASSOCIATION_COLUMNS)):
+            names, images, cue, right = (question[name] for name in ASSOCIATION_COLUMNS)
+            for number, (name, image) in enumerate(zip(names, images, strict=True)):
+                yield Sample(f"{row}/{number}", image.get("bytes") or b"", int(name in right), (cue,))
 
-    def _questions(self, *columns: str) -> Iterator[dict[str, list[Any]]]:
-        """Yield batches of rows of an association set.
+    def _questions(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """Yield the rows of an association set.
 
         Raises:
-            ShardError: a file cannot be read or lacks a column.
+            ShardError: a file cannot be read, lacks a column, or has an incomplete row.
         """
         for shard in self.shards:
+            row = 0
             try:
                 # a pre-buffered file stays in memory until its last row
                 with pq.ParquetFile(shard, pre_buffer=False) as file:
                     for batch in file.iter_batches(16, columns=list(columns)):
-                        yield {name: batch.column(name).to_pylist() for name in columns}
+                        for values in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
+                            row, question = row + 1, dict(zip(columns, values, strict=True))
+                            _check_question(question)
+                            yield question
             # a name or a text that is not UTF-8 is no error of pyarrow
             except (pa.ArrowException, KeyError, OSError, UnicodeDecodeError) as error:
                 raise ShardError(
                     f"{shard}: not a Parquet file of an association set ({error}); download it again"
                 ) from error
+            except ValueError as error:
+                raise ShardError(f"{shard}, row {row}: {error}; download it again") from error
 
     def _sample(self, raw: RawSample) -> Sample:
         try:
@@ -294,9 +300,34 @@ class EvaluationSet:
         return lines
 
 
+def _as_tokens(name: str) -> str:
+    """Return a name as tokenizers such as CLIP's see it: case, spaces and Unicode forms make no difference."""
+    return " ".join(unicodedata.normalize("NFC", name.casefold()).split())
+
+
 _CODE = re.compile(
-    r"""lambda\b|def |return\b|import |[frbu]{0,2}(["']).*\1,?$|[\[\]()]+,?$|\w+ *= *[\[(]""", re.IGNORECASE
+    r"""lambda\b|def |return\b|import |[\[(\s]*[frbu]{0,2}(["']).*\1[\])},;\s]*$|[\[\]()]+,?$|\w+ *\+?=>? *[frbu]{0,2}["'\[(]""",
+    re.IGNORECASE,
 )
+"""lines of a program that need not be complete statements"""
+
+
+def _is_code(line: str) -> bool:
+    """Return whether a line is part of a program: it has the placeholder within a string."""
+    if _CODE.match(line):
+        return True
+    if len(line) > MAX_PARSED_CHARS:
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escapes that strings do not have
+            statements = ast.parse(line).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
+    # without a value, it is text such as: sign: "{c}"
+    statements = [each for each in statements if not isinstance(each, ast.AnnAssign) or each.value]
+    nodes = (node for statement in statements for node in ast.walk(statement))
+    return any("{c}" in ast.unparse(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr))
 
 
 def _has_placeholder(template: str) -> bool:
@@ -306,6 +337,29 @@ def _has_placeholder(template: str) -> bool:
     except ValueError:
         return False
     return bool(fields) and all(field == ("c", "", None) for field in fields)
+
+
+def _check_question(question: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` if a row of an association set is incomplete."""
+    for name, value in question.items():
+        values = [value] if name == "cue" else value
+        fits = _is_image if name == "candidate_images" else _is_text
+        if not isinstance(values, list) or not values or not all(map(fits, values)):
+            raise ValueError(f"'{name}' lacks a value, or holds one of another type")
+    images = question.get("candidate_images")
+    if images is not None and len(images) != len(question["candidates"]):
+        raise ValueError("'candidates' and 'candidate_images' differ in length")
+    if set(question.get("associations", question["candidates"])).isdisjoint(question["candidates"]):
+        raise ValueError("no association is among the candidates")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_image(value: object) -> bool:
+    # an image without bytes is a bad sample
+    return isinstance(value, dict) and isinstance(value.get("bytes"), bytes | None)
 
 
 def _target(raw: RawSample, classes: int) -> int:
@@ -339,9 +393,12 @@ def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
         raise BadSample("bad-fields", f"npy cannot be read: {str(error)[:200]}") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise BadSample("bad-fields", f"npy holds no numbers but {str(getattr(values, 'dtype', 'an archive'))[:200]}")
-    if values.shape != (len(names),) or not np.all(np.isfinite(values) & (values == np.round(values))):
-        raise BadSample("bad-fields", f"npy has the shape {values.shape}, not {len(names)} integers")
-    return tuple(int(value) for value in values)
+    if values.shape == (len(names),):
+        with np.errstate(invalid="ignore"):  # of numbers outside of int64, which differ from the result
+            integers = values.astype(np.int64)
+        if np.array_equal(integers, values):
+            return tuple(integers.tolist())
+    raise BadSample("bad-fields", f"npy has the shape {values.shape}, not {len(names)} integers of 64 bits")
 
 
 def _captions(raw: RawSample) -> tuple[str, ...]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +24,9 @@ def impossible(shape: str, kind: str = "<i8") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
 
 
-def npy(*values: int) -> bytes:
+def npy(*values: float, dtype: type | None = None) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.array(values))
+    np.save(buffer, np.array(values, dtype))
     return buffer.getvalue()
 
 
@@ -110,6 +111,30 @@ def test_the_candidates_nearest_to_the_cue_are_chosen(model: ImageText, write_se
     assert found == len({0, 1, 2} & set(best)) and result.samples.column("associations").to_pylist() == [3] * 4
 
 
+PICTURE = {"bytes": picture(0), "path": "a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"candidates": ["a", "b", "c"]}, "'candidates' and 'candidate_images' differ in length"),
+        ({"candidates": None}, "'candidates' lacks a value"),
+        ({"candidates": []}, "'candidates' lacks a value"),
+        ({"candidates": [1, 2]}, "'candidates' lacks a value, or holds one of another type"),
+        ({"candidate_images": [PICTURE, None]}, "'candidate_images' lacks a value"),
+        ({"candidate_images": [{"bytes": "text"}, {"bytes": "text"}]}, "'candidate_images' lacks a value, or holds"),
+        ({"associations": None}, "'associations' lacks a value"),
+        ({"associations": ["z"]}, "no association is among the candidates"),
+        ({"cue": None}, "'cue' lacks a value"),
+    ],
+)
+def test_an_incomplete_question_is_named(tmp_path: Path, change: Mapping[str, object], message: str) -> None:
+    row = {"candidates": ["a", "b"], "candidate_images": [PICTURE] * 2, "cue": "sea", "associations": ["a"]}
+    pq.write_table(pa.Table.from_pylist([{**row, **change}]), tmp_path / "0.parquet")
+    with pytest.raises(ShardError, match=rf"0\.parquet, row 1: {message}"):
+        list(EvaluationSet("misc/winogavil", tmp_path).samples())
+
+
 def evaluate_images(model: ImageText, images: list[bytes]) -> list:
     from PIL import Image
 
@@ -129,6 +154,10 @@ def evaluate_images(model: ImageText, images: list[bytes]) -> list:
         ({"npy": impossible("(" * 3000)}, "bad-fields: npy cannot be read"),
         ({"npy": impossible("(2,)", "<U1")}, "bad-fields: npy"),
         ({"npy": impossible("(2,)", "|O")}, "bad-fields: npy cannot be read"),
+        ({"npy": npy(1e300, 0)}, "bad-fields: npy .* not 2 integers"),
+        ({"npy": npy(2**63, 0, dtype=np.uint64)}, "bad-fields: npy .* not 2 integers"),
+        ({"npy": npy(float("nan"), 0)}, "bad-fields: npy .* not 2 integers"),
+        ({"npy": npy(1.5, 0)}, "bad-fields: npy .* not 2 integers"),
     ],
 )
 def test_fields_that_are_missing_fail_the_set(

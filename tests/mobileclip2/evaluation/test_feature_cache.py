@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobileclip2.evaluation.feature_cache import FeatureCache
+from mobileclip2.evaluation.feature_cache import CONTENTS, FOLDER, FeatureCache
+from mobileclip2.models.sealed_tensors import write_sealed
 
 FEATURES = torch.arange(6.0).view(3, 2)
 
@@ -46,6 +47,15 @@ def test_the_keys_of_a_damaged_file_are_missing(folder: Path, size: int) -> None
     opened_before = FeatureCache(folder)
     file.write_bytes(file.read_bytes()[:size])
     assert "a" not in FeatureCache(folder) and "a" not in opened_before
+
+
+@pytest.mark.parametrize("contents", ["[" * 100_000, "[", "7", "[[]]", '["a", "b"]'])
+def test_features_with_damaged_contents_are_recomputed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, contents: str
+) -> None:
+    owner = f"{tmp_path.parent.name}/{tmp_path.name}"
+    write_sealed(tmp_path / "x.safetensors", {"features": FEATURES}, {CONTENTS: contents, FOLDER: owner})
+    assert "a" not in FeatureCache(tmp_path) and "not used, and its features are recomputed" in caplog.text
 
 
 def test_permuted_and_altered_features_are_recomputed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

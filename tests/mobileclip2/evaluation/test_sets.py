@@ -47,6 +47,9 @@ def test_kind_without_dataset_type_follows_the_samples(write_set: WriteSet) -> N
         ("zeroshot_classification_templates.txt", "a {c\n", r"line 1: .* has no place"),
         ("zeroshot_classification_templates.txt", "{{c}}\n", r"line 1: .* has no place"),
         ("classnames.txt", "dog\ncat\n dog \n", r"classnames\.txt, line 3: 'dog' is also the name in line 1"),
+        ("classnames.txt", "Dog\ncat\ndog\n", r"line 3: 'dog' is also the name in line 1, 'Dog'"),
+        ("classnames.txt", "tabby cat\nTabby  cat\n", r"line 2: 'Tabby  cat' is also the name in line 1"),
+        ("classnames.txt", "caf\u00e9\ncafe\u0301\n", r"line 2: 'cafe\u0301' is also the name in line 1"),
         ("classnames.txt", "dog\nnan\n", r"classnames\.txt, line 2: 'nan' is not a name but a value"),
         ("classnames.txt", "None\ndog\n", r"classnames\.txt, line 1: 'None' is not a name but a value"),
         ("classnames.txt", "dog\n['cat']\n", r"classnames\.txt, line 2: .* is not a name but a value"),
@@ -56,6 +59,14 @@ def test_kind_without_dataset_type_follows_the_samples(write_set: WriteSet) -> N
         ("zeroshot_classification_templates.txt", "lambda c: f'a photo of a {c}.',\n", r"line 1: .* is Python code"),
         ("zeroshot_classification_templates.txt", "'a photo of a {c}.',\n", r"line 1: .* is Python code"),
         ("zeroshot_classification_templates.txt", 'f"a photo of a {c}."\n', r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "print('a photo of a {c}')\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "- 'a photo of a {c}'\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "'a photo of a {c}.',  # good\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", 'f"{c}".upper()\n', r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "templates += ['a {c}']\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "['a {c}',\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "c => 'a {c}'\n", r"line 1: .* is Python code"),
+        ("zeroshot_classification_templates.txt", "yield 'a {c}'\n", r"line 1: .* is Python code"),
         ("zeroshot_classification_templates.txt", "a {c}\n[\n", r"line 2: .* is Python code"),
         ("zeroshot_classification_templates.txt", "templates = [\na {c}\n", r"line 1: .* is Python code"),
         ("zeroshot_classification_templates.txt", "a {c:>1000000000}\n", r"line 1: .* has no place"),
@@ -92,8 +103,21 @@ def test_a_byte_order_mark_is_not_part_of_a_text(write_set: WriteSet) -> None:
 
 
 def test_templates_with_quotes_are_text(write_set: WriteSet) -> None:
-    lines = "a 'photo' of a {c}.\n'{c}' on a sign\nDefinition: {c}\n({c})\n"
-    assert len(write_set([("a", labeled(0, 0))], files={"zeroshot_classification_templates.txt": lines}).templates) == 4
+    lines = [
+        "a 'photo' of a {c}.",
+        "'{c}' on a sign",
+        "Definition: {c}",
+        "({c})",
+        'the sign: "{c}"',
+        'sign: "{c}"',
+        '"{c}".',
+        "the {c}'s photo",
+        "photo ({c})",
+        "{c} # {c} 'x'",
+        "it's a {c} " + "(" * 2000,
+    ]
+    files = {"zeroshot_classification_templates.txt": "".join(f"{line}\n" for line in lines)}
+    assert write_set([("a", labeled(0, 0))], files=files).templates == lines
 
 
 def test_missing_folder(tmp_path: Path) -> None:
