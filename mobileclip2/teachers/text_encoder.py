@@ -142,12 +142,19 @@ def declared_pooling(folder: Path) -> Pooling:
     """Return the pooling that a sentence-transformers folder declares, or ``mean``.
 
     Raises:
-        WeightsError: the model pools in another way.
+        WeightsError: the model pools in another way, or the file is no JSON object.
     """
     file = folder / POOLING
     if not file.is_file():
         return "mean"
-    values = json.loads(file.read_text())
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{file}: not valid JSON ({error}); download it again, or set 'locked.text_pooling'"
+        ) from error
     modes = {name for name, value in values.items() if name.startswith("pooling_mode_") and value is True}
     if isinstance(values.get("pooling_mode"), str):
         modes = {values["pooling_mode"]}
@@ -159,8 +166,8 @@ def declared_pooling(folder: Path) -> Pooling:
     }
     if len(modes) != 1 or not modes <= set(known):
         raise WeightsError(
-            f"{file}: the encoder was trained with the pooling {', '.join(sorted(modes))}, which is neither mean nor cls; "
-            "set 'locked.text_pooling', or choose another encoder"
+            f"{file}: the encoder was trained with the pooling {', '.join(sorted(modes)) or 'of no name'}, which is neither "
+            "mean nor cls; set 'locked.text_pooling', or choose another encoder"
         )
     return known[modes.pop()]
 

@@ -56,8 +56,19 @@ def test_the_pooling_is_that_of_sentence_transformers(tmp_path: Path, values: ob
     assert declared_pooling(tmp_path) == pooling
 
 
-def test_another_pooling_is_rejected(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"pooling_mode_max_tokens": true}', "pooling_mode_max_tokens, which is neither mean nor cls"),
+        (b'{"pooling_mode": 5}', "which is neither mean nor cls"),
+        (b"{", "not valid JSON"),
+        (b"[]", "not valid JSON"),
+        (b'{"caf\xe9": 1}', "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_another_pooling_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / POOLING).parent.mkdir()
-    (tmp_path / POOLING).write_text(json.dumps({"pooling_mode_max_tokens": True}))
-    with pytest.raises(WeightsError, match="pooling_mode_max_tokens, which is neither mean nor cls"):
+    (tmp_path / POOLING).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"1_Pooling/config\.json: .*{message}"):
         declared_pooling(tmp_path)
