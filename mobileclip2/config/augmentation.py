@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,8 +37,8 @@ class Augmentation(Settings):
     def _ranges(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise ValueError(f"scale {self.scale}: two shares of the area, 0 < lowest <= highest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1] < math.inf:
-            raise ValueError(f"ratio {self.ratio}: two positive width-to-height ratios, the lower first")
+        if not 1e-6 <= self.ratio[0] <= self.ratio[1] <= 1e6:
+            raise ValueError(f"ratio {self.ratio}: two width-to-height ratios from 1e-6 to 1e6, the lower first")
         return self
 
 

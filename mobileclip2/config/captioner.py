@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
 from mobileclip2.config.model import Model, Weights
-from mobileclip2.config.settings import Name, Settings
+from mobileclip2.config.settings import Name, Settings, Text
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.fingerprint import UNDECLARED
 
@@ -17,13 +17,13 @@ class Captioner(Settings):
     """A CoCa captioner: an open_clip model, a small inline model, or a fine-tuned earlier captioner."""
 
     name: Name
-    base: str | None = None
+    base: Text | None = None
     """name of an earlier captioner that provides the initial weights"""
     model: Model | None = None
     small: CoCaConfig | None = None
     trunk_weights: Weights | None = None
     """weights of the frozen trunk of a small captioner"""
-    train_on: str | None = None
+    train_on: Text | None = None
     """``raw_shards``, ``selected_shards`` or ``caption_corpus/<name>``"""
     train: TrainSettings | None = None
     captions: int = Field(1, ge=1, le=99)

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from mobileclip2.config.settings import Settings
+from mobileclip2.config.settings import Positive, Settings, Text
 
 CLIP_VOCABULARY = 49_408
 
@@ -17,12 +17,12 @@ class CoCaConfig(Settings):
     Both text transformers come from open_clip. They have the same width and ``layers`` blocks each.
     """
 
-    trunk: str = "tf_efficientnet_lite0"
+    trunk: Text = "tf_efficientnet_lite0"
     """name of a timm image model"""
     image_size: int = Field(96, ge=32)
     """side of the square input in pixels"""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, Positive, Positive] = (0.5, 0.5, 0.5)
     tokens: int = Field(8, ge=1)
     """number of image tokens that the decoder attends to"""
     dropout: float = Field(0.5, ge=0, lt=1)

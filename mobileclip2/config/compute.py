@@ -7,9 +7,12 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mobileclip2.config.pod_template import WORK, PodTemplate, merge
-from mobileclip2.config.settings import Settings, Stage
+from mobileclip2.config.settings import Settings, Stage, Text
 from mobileclip2.config.slurm import Slurm
 from mobileclip2.fingerprint import UNDECLARED
+
+MAX_MINUTES = 1e6
+"""about two years"""
 
 
 def _undeclared(default: Any = ..., **limits: Any) -> Any:
@@ -76,7 +79,7 @@ SANE: dict[str, dict[str, Any]] = {
 class Kubernetes(Settings):
     """A Kubernetes cluster that runs every stage."""
 
-    image: str = _undeclared()
+    image: Text = _undeclared()
     """container image of the workers; it must be the same build as that of the run"""
     namespace: str = _undeclared("mobileclip2")
     service_account: str = _undeclared("mobileclip2-work")
@@ -93,7 +96,7 @@ class Kubernetes(Settings):
     """environment variables of the workers; do not put secrets here"""
     secret: str | None = _undeclared(None)
     """name of a Secret that becomes environment variables of the workers, for pods without an identity of their own"""
-    start_minutes: float = _undeclared(30.0, gt=0)
+    start_minutes: float = _undeclared(30.0, gt=0, le=MAX_MINUTES)
     """time limit in minutes for the first pod of a Job to start"""
     pod_template: PodTemplate = _undeclared({}, repr=False)
     """``metadata`` and ``spec`` of a pod, which merge under what the pipeline sets"""
@@ -113,7 +116,7 @@ class Kubernetes(Settings):
     def _check_conflicts(self, template: dict[str, Any]) -> None:
         for container in (template.get("spec") or {}).get("containers") or []:
             for amounts in (container.get("resources") or {}).values():
-                if self.gpu in amounts:
+                if self.gpu in (amounts or ()):
                     raise ValueError(f"pod_template: '{WORK}' requests '{self.gpu}'; set gpus of the stage instead")
             for mount in container.get("volumeMounts") or []:
                 if mount["mountPath"] in self.claims.values():
@@ -142,7 +145,7 @@ class ComputeSettings(Settings):
 
     processes: int = _undeclared(1, ge=1)
     """number of local processes: parallel chunks of a partition, and torchrun processes of a training"""
-    collective_minutes: float = _undeclared(120.0, gt=0)
+    collective_minutes: float = _undeclared(120.0, gt=0, le=MAX_MINUTES)
     """longest time that the processes of a training wait for each other, as for an evaluation of the first one"""
     kubernetes: Kubernetes | None = _undeclared(None)
     slurm: Slurm | None = _undeclared(None)

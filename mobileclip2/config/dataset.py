@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mobileclip2.config.augmentation import Augmentation
 from mobileclip2.config.settings import Settings
@@ -26,3 +26,10 @@ class Dataset(Settings):
     storage: Literal["pth.gz", "npz"] = "pth.gz"
     """member with the embeddings; both hold bf16 numbers, and ``npz`` stores each in four bytes"""
     images: bool = True
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        for field, names in {"teachers": self.teachers or (), "captioners": self.captioners or ()}.items():
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field} must be unique; name each once")
+        return self

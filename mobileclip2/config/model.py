@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from mobileclip2.config import published
 from mobileclip2.config.location import Location
 from mobileclip2.config.published import open_clip_names
-from mobileclip2.config.settings import Settings
+from mobileclip2.config.settings import Positive, Settings, Text
 from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
 from mobileclip2.names import did_you_mean, listed
 
@@ -22,10 +22,10 @@ class Weights(Settings):
     pretrained tag of open_clip).
     """
 
-    package: str | None = None
-    file: str | None = None
+    package: Text | None = None
+    file: Text | None = None
     path: Location | None = Field(None, json_schema_extra=UNDECLARED)
-    tag: str | None = None
+    tag: Text | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
     @model_validator(mode="after")
@@ -39,29 +39,20 @@ class Weights(Settings):
         return self
 
 
-Color = tuple[float, float, float]
-
-
 class PreprocessSettings(Settings):
     """How images were prepared when the weights were trained. The size is the architecture's."""
 
-    mean: Color
-    std: Color
+    mean: tuple[float, float, float]
+    std: tuple[Positive, Positive, Positive]
     interpolation: Literal["bicubic", "bilinear"]
     resize_mode: Literal["shortest", "squash"] = "shortest"
     """``shortest`` resizes the shorter side and crops the center; ``squash`` resizes both sides"""
-
-    @model_validator(mode="after")
-    def _positive(self) -> Self:
-        if min(self.std) <= 0:
-            raise ValueError(f"std: {list(self.std)} must be positive; pixels are divided by it")
-        return self
 
 
 class Model(Settings):
     """An architecture: an open_clip name, an ``hf-hub:`` name, or an inline open_clip configuration."""
 
-    open_clip: str | None = None
+    open_clip: Text | None = None
     config: dict[str, Any] | None = None
     weights: Weights | None = None
     activation: Literal["gelu", "quick_gelu"] | None = Field(None, json_schema_extra=DECLARED_IF_SET)
@@ -75,6 +66,7 @@ class Model(Settings):
     def _one_origin(self) -> Self:
         if (self.open_clip is None) == (self.config is None):
             raise ValueError("name exactly one of 'open_clip' and 'config'")
+        self._check_types(self.config or {})
         if self.open_clip and not self.from_hub and self.open_clip not in open_clip_names():
             raise ValueError(
                 f"open_clip has no model '{self.open_clip}'{did_you_mean(self.open_clip, open_clip_names())}; "
@@ -95,6 +87,14 @@ class Model(Settings):
             if not self.preprocess:
                 self._check_preprocess_is_known()
         return self
+
+    def _check_types(self, config: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if a field of ``config`` that is read before open_clip reads it has another type."""
+        if not isinstance(text := config.get("text_cfg") or {}, dict):
+            raise ValueError("'config.text_cfg' must be a mapping; write the settings of the text tower")
+        for name in ("hf_tokenizer_name", "hf_model_name"):
+            if not isinstance(text.get(name) or "", str):
+                raise ValueError(f"'config.text_cfg.{name}' must be a string; put it in quotes")
 
     def _check_tag(self, tag: str) -> None:
         """Raise ``ValueError`` if the architecture does not have the tag, or has another activation than its weights."""

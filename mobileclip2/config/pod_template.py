@@ -106,7 +106,7 @@ def _problems(template: dict[str, Any]) -> Iterator[str]:
     _check_lists(spec, "spec")
     yield from _reserved("spec", spec)
     grace = spec.get("terminationGracePeriodSeconds", 1)
-    if not isinstance(grace, int) or grace < 1:
+    if type(grace) is not int or grace < 1:
         yield f"'spec.terminationGracePeriodSeconds' is {grace!r}; it must be a number of seconds"
     yield from _reserved("spec.securityContext", _mapping(spec, "securityContext"))
     for name in ("containers", "initContainers"):
@@ -130,6 +130,9 @@ def _container_problems(section: str, container: dict[str, Any]) -> Iterator[str
     for field in sorted(CONTAINER_SECURITY & set(_mapping(container, "securityContext"))):
         yield f"the pipeline sets '{path}.securityContext.{field}'; remove it"
     _check_lists(container, path)
+    for variable in container.get("env") or []:
+        if not isinstance(variable.get("value"), str | None):
+            yield f"'{path}.env.{variable['name']}' must be a string; put it in quotes"
     if name != WORK:
         return
     yield from _reserved(path, container)
@@ -159,8 +162,12 @@ def _mapping(fields: dict[str, Any], name: str) -> dict[str, Any]:
 def _check_lists(fields: dict[str, Any], path: str) -> None:
     for name, key in MERGE_KEYS.items():
         items = fields.get(name) or []
-        if not (isinstance(items, list) and all(isinstance(item, dict) and item.get(key) for item in items)):
-            raise ValueError(f"pod_template: '{path}.{name}' must be a list of mappings, each with '{key}'")
+        if not (isinstance(items, list) and all(isinstance(item, dict) and _is_text(item.get(key)) for item in items)):
+            raise ValueError(f"pod_template: '{path}.{name}' must be a list of mappings, each with a string '{key}'")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _unknown(prefix: str, fields: dict[str, Any], known: set[str]) -> Iterator[str]:

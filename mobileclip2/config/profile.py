@@ -7,11 +7,12 @@ completely before any work starts. Every error names the field. Relative paths a
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Annotated, Protocol, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from mobileclip2.config.augmentation import WEAK_AUGMENTATION, Augmentation
 from mobileclip2.config.captioner import Captioner
@@ -24,7 +25,7 @@ from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
 from mobileclip2.config.location import HttpAddress, LocalPath, Location
 from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
-from mobileclip2.config.settings import Name, Settings
+from mobileclip2.config.settings import Name, Positive, Settings, Stage
 from mobileclip2.config.sources import OWN, Corpus, EvaluationSource, ReinforcedShards, Source
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.study import Study
@@ -35,6 +36,15 @@ from mobileclip2.names import did_you_mean, listed
 
 MAX_GROUPS = 99
 """maximum number of partitions; Dagster ignores edges with 100 or more upstream partitions when it computes staleness"""
+
+# the devices of torch that compute; a profile is read without torch
+_DEVICE = re.compile("auto|(cpu|cuda|hip|hpu|ipu|maia|mps|mtia|npu|privateuseone|ve|vulkan|xla|xpu)(:(0|[1-9][0-9]?))?")
+
+
+def _device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise ValueError(f"torch has no device '{value}'; write 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'")
+    return value
 
 
 class _Named(Protocol):
@@ -65,10 +75,10 @@ class Profile(Settings):
     evaluation: tuple[EvaluationSource, ...] = ()
     gate: Gate = Field(Gate(), json_schema_extra=UNDECLARED)
     checks: Checks = Field(Checks(), json_schema_extra=UNDECLARED)
-    device: str = Field("auto", json_schema_extra=UNDECLARED)
+    device: Annotated[str, AfterValidator(_device)] = Field("auto", json_schema_extra=UNDECLARED)
     batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
     """batch size of teachers and captioners"""
-    rates: dict[str, float] = Field({}, json_schema_extra=UNDECLARED)
+    rates: dict[str, Positive] = Field({}, json_schema_extra=UNDECLARED)
     """samples per second by stage or asset; they set the cost of a plan and the chunk size until rates are measured"""
     ledger: LocalPath | None = Field(None, json_schema_extra=UNDECLARED)
     """folder of ``dvc.yaml`` in a git repository; None disables the ledger"""
@@ -169,10 +179,8 @@ class Profile(Settings):
     def public_text(self) -> str:
         """Text of the profile's file without the values of environment variables of pods, which can be secrets."""
         variables = ("pod_template", "spec", "*", "*", "env", "*", "value")
-        text = self.text
-        for path in (("env",), variables, ("stages", "*", *variables)):
-            text = redact(text, "compute", "kubernetes", *path)
-        return text
+        paths = ("env",), variables, ("stages", "*", *variables)
+        return redact(self.text, *(("compute", "kubernetes", *path) for path in paths))
 
     def locate(self, url: str) -> str:
         """Resolve a relative path against the profile's folder. Return ``s3://`` URLs unchanged."""
@@ -239,6 +247,12 @@ class Profile(Settings):
                 raise ValueError("dataset: a reinforced dataset needs 'sources'; add one, or remove 'dataset'")
             if self.filtering or self.select:
                 raise ValueError("filtering: 'filtering' and 'select' need 'sources'; add one, or remove them")
+        made: list[_Named] = [*self.caption_corpora, *self.captioners, *self.teachers, *self.filtering]
+        made += [*self.reinforced, *self.students, *self.studies]
+        for key in self.rates:
+            stage, *names = key.split("/")
+            check_names("rates", [stage], get_args(Stage))
+            check_names(f"rates.{stage}", names, ["image", "text", *(each.name for each in made)])
         check_names("gate.sets", self.gate.sets or (), [*(source.name for source in self.evaluation), *AVERAGES])
         check_names("dataset.teachers", self.dataset_teachers, [teacher.name for teacher in self.teachers])
         check_names("dataset.captioners", self.dataset_captioners, captioners)

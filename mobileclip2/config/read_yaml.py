@@ -23,6 +23,11 @@ MAX_VALUES = 10_000
 MAX_DEPTH = 50
 """maximum number of nested lists and mappings"""
 
+_MERGE = "tag:yaml.org,2002:merge"
+_STRING = "tag:yaml.org,2002:str"
+_OTHER_TYPES = {"binary", "omap", "pairs", "set", "timestamp"}
+"""types of YAML that JSON does not have"""
+
 _INT64 = range(-(1 << 63), 1 << 63)
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -78,17 +83,17 @@ def parse_yaml(text: str, name: str) -> Any:
         ) from None
 
 
-def redact(text: str, *path: str) -> str:
-    """Return YAML text with ``'***'`` for each value below ``path``, and all else unchanged.
+def redact(text: str, *paths: tuple[str, ...]) -> str:
+    """Return YAML text with ``'***'`` for each value below one of ``paths``, and all else unchanged.
 
-    An element ``*`` of the path stands for every key of a mapping and every item of a list.
-    A value that another field shares through an alias stays, because it belongs to that field too.
+    An element ``*`` of a path stands for every key of a mapping and every item of a list. Merged mappings (``<<``) count as
+    written out. A value that a field elsewhere shares through an alias stays, because it belongs to that field too.
     """
     root = _Loader(text).get_single_node()
-    values = [each for node in _find(root, path) for each in _scalars(node)]
-    uses = Counter(map(id, _scalars(root)))
-    for node in sorted(values, key=lambda each: -each.start_mark.index):
-        if uses[id(node)] > 1:
+    hidden = Counter(each for path in paths for node in _find(root, path) for each in _scalars(node))
+    uses = Counter(_scalars(root))
+    for node in sorted(hidden, key=lambda each: -each.start_mark.index):
+        if uses[node] > hidden[node] or not node.value:
             continue
         start, end = node.start_mark.index, node.end_mark.index
         value = text[start:end]
@@ -103,9 +108,10 @@ def _find(node: Node | None, path: tuple[str, ...]) -> Iterator[Node]:
         yield node
     elif isinstance(node, MappingNode):
         for key, value in node.value:
-            if (
-                path[0] in {"*", key.value} and value.start_mark.index >= key.end_mark.index
-            ):  # an alias refers to an earlier field
+            if key.tag == _MERGE:
+                for merged in value.value if isinstance(value, SequenceNode) else [value]:
+                    yield from _find(merged, path)
+            elif path[0] in {"*", key.value}:
                 yield from _find(value, path[1:])
     elif isinstance(node, SequenceNode) and path[0] == "*":
         for item in node.value:
@@ -150,11 +156,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_object(self, node: Node, deep: bool = False) -> Any:
+        kind = node.tag.rpartition(":")[2]
         try:
             value = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            kind = node.tag.rpartition(":")[2]
             raise _fault(node, f"not a valid value of type '{kind}'") from None
+        if kind in _OTHER_TYPES:
+            raise _fault(node, f"the type '{kind}' is not accepted; write text, and put it in quotes")
         if isinstance(value, int) and value not in _INT64:
             raise _fault(node, "the number needs more than 64 bits")
         if isinstance(value, float) and not math.isfinite(value):
@@ -192,6 +200,8 @@ def _check_keys(node: MappingNode) -> None:
     seen: set[Hashable] = set()
     for key, _ in node.value:
         if isinstance(key, ScalarNode):
+            if key.tag not in {_STRING, _MERGE}:
+                raise _fault(key, f"the key '{key.value[:60]}' is not text; put it in quotes")
             if (key.tag, key.value) in seen:
                 raise _fault(key, f"the key '{key.value[:60]}' is there twice")
             seen.add((key.tag, key.value))

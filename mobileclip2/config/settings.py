@@ -6,7 +6,15 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 
 def _name(value: str) -> str:
@@ -29,6 +37,8 @@ def _set_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 """name of an asset in the graph"""
 SetName = Annotated[str, AfterValidator(_set_name)]
+Text = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 Stage = Literal[
     "raw_shards",
@@ -53,8 +63,19 @@ RENAMED_KEYS = {"licence": "license"}
 """new key of each deprecated profile key"""
 
 
+def _has_bool_as_number(given: Any, read: Any) -> bool:
+    match given, read:
+        case bool(), _:
+            return not isinstance(read, bool)
+        case dict(), dict():
+            return any(map(_has_bool_as_number, given.values(), read.values()))
+        case list() | tuple(), list() | tuple():
+            return any(map(_has_bool_as_number, given, read))
+    return False
+
+
 class Settings(BaseModel):
-    """Base class of all sections. Unknown fields are errors."""
+    """Base class of all sections. Unknown fields are errors, and so are ``yes`` and ``no`` for a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -70,3 +91,11 @@ class Settings(BaseModel):
                 warnings.warn(f"the profile key '{old}' is deprecated; write '{new}'", FutureWarning, stacklevel=2)
                 values = {(new if key == old else key): value for key, value in values.items()}
         return values
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _refuse_bool_as_number(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        read = handler(value)
+        if _has_bool_as_number(value, read):  # pydantic reads them as 1 and 0
+            raise ValueError("'yes', 'no', 'on', 'off', 'true' and 'false' are not numbers; write a number")
+        return read

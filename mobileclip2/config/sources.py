@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pathspec import PathSpec
+from pydantic import AfterValidator, Field, model_validator
 
 from mobileclip2.config.location import Location, Locations
-from mobileclip2.config.settings import Name, SetName, Settings
+from mobileclip2.config.settings import Name, SetName, Settings, Text
 from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
 
-Patterns = str | tuple[str, ...]
+
+def _patterns(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    for each in (value,) if isinstance(value, str) else value:
+        try:
+            PathSpec.from_lines("gitignore", [each])
+        except (ValueError, re.error):
+            raise ValueError(f"'{each}' is not a gitignore pattern; write one such as '**/*.tar'") from None
+    return value
+
+
+Patterns = Annotated[str | tuple[str, ...], AfterValidator(_patterns)]
 """gitignore patterns; a file that matches one of them is read"""
 
-CaptionKeys = tuple[Annotated[str, Field(min_length=1)], ...] | None
+CaptionKeys = tuple[Text, ...] | None
 """members, or fields of ``json``, with a caption; the first valid one counts. By default ``txt``, then ``caption``"""
 
 OWN = "reinforced_dataset"

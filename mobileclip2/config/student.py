@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mobileclip2.config.augmentation import RELEASED_RENDERING, Augmentation, Rendering
 from mobileclip2.config.model import Model
-from mobileclip2.config.settings import Name, Settings
+from mobileclip2.config.settings import Name, Positive, Settings, Text
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.fingerprint import UNDECLARED
 
@@ -20,7 +20,7 @@ class Loss(Settings):
     captions: Literal["both", "real", "synthetic"] = "both"
     captioners: tuple[str, ...] | None = None
     """captioners whose captions are sampled; by default, all captioners of the dataset"""
-    logit_scales: dict[str, Annotated[float, Field(gt=0)] | None] = Field(default_factory=dict)
+    logit_scales: dict[str, Positive | None] = Field(default_factory=dict)
     """logit scale of each named teacher, which overrides the teacher's own; null excludes the teacher"""
 
 
@@ -63,7 +63,7 @@ class Student(Settings):
     """
 
     name: Name
-    base: str | None = None
+    base: Text | None = None
     """name of an earlier student that provides the initial weights"""
     model: Model | None = None
     between: WiseFT | None = None

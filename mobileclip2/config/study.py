@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -10,6 +11,8 @@ from pydantic import Field, model_validator
 from mobileclip2.config.augmentation import Augmentation
 from mobileclip2.config.settings import Name, Settings
 from mobileclip2.config.student import Loss, Student
+
+_Scale = Annotated[float, Field(ge=0.01, le=1000)]
 
 
 class StudyRow(Settings):
@@ -31,10 +34,10 @@ class Study(Settings):
     name: Name
     student: str
     """name of the student that provides model and training settings"""
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     evaluate_on: tuple[str, ...] = Field(min_length=1)
     rows: tuple[StudyRow, ...] = ()
-    scales: dict[str, tuple[Annotated[float, Field(ge=0.01, le=1000)], ...]] = Field(default_factory=dict)
+    scales: dict[str, Annotated[tuple[_Scale, ...], Field(min_length=1)]] = Field(default_factory=dict)
     """logit scales to try for each teacher"""
 
     @model_validator(mode="after")
@@ -44,6 +47,10 @@ class Study(Settings):
         for field, values in {"seeds": self.seeds, "rows": [row.name for row in self.rows], **self.scales}.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"study '{self.name}': {field} must be unique")
+        names = [scale_name(teacher, scale) for teacher, scales in self.scales.items() for scale in scales]
+        name, count = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
+        if count > 1:
+            raise ValueError(f"study '{self.name}': {count} scales have the same name '{name}'; change or remove them")
         return self
 
     def lines(self, base: Student, teachers: Sequence[str]) -> list[StudyRow]:

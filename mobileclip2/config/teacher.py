@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mobileclip2.config.model import Model, Weights
-from mobileclip2.config.settings import Name, Settings
+from mobileclip2.config.settings import Name, Settings, Text
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
 
@@ -15,16 +15,16 @@ from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
 class Locked(Settings):
     """A locked-image teacher (LiT): frozen pretrained towers with two trained projections."""
 
-    trunk: str
+    trunk: Text
     """timm name of the image tower, with the tag of its weights if tags differ in preprocessing"""
     size: int = 96
     trunk_weights: Weights
     """a state dict, or the ``tag`` of weights that timm publishes on the hub"""
-    trunk_revision: str | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    trunk_revision: Text | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """commit of the repository of the ``tag``"""
-    text: str | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    text: Text | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """repository of a transformers text encoder on the hub"""
-    text_revision: str | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+    text_revision: Text | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """commit of ``text``"""
     text_weights: Weights | None = None
     """weights of a transformers text encoder, with config and tokenizer in the same folder"""

@@ -294,7 +294,10 @@ class SourceInventory:
         """
         if weights.package:
             name = weights.package.replace("-", "_")
-            spec = importlib.util.find_spec(name)
+            try:
+                spec = importlib.util.find_spec(name)
+            except (ImportError, ValueError):  # the package that contains it is missing, or it is not a name
+                spec = None
             if spec is None or not spec.submodule_search_locations:
                 raise WeightsError(
                     f"weights: the package '{weights.package}' is not installed; run 'make setup' in a checkout, "

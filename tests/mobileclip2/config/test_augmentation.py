@@ -16,6 +16,8 @@ from mobileclip2.config.augmentation import Augmentation, RandAugment
         ({"scale": (0.1, 1.1)}, "0 < lowest <= highest <= 1"),
         ({"ratio": (2.0, 1.0)}, "the lower first"),
         ({"ratio": (1.0, float("inf"))}, "finite number"),
+        ({"ratio": (1.0, 1.7e308)}, "from 1e-6 to 1e6"),
+        ({"ratio": (5e-324, 1.0)}, "from 1e-6 to 1e6"),
     ],
 )
 def test_a_range_that_no_crop_satisfies_is_rejected(fields: dict[str, Any], message: str) -> None:

@@ -19,5 +19,7 @@ def test_contradictory_settings_are_named() -> None:
         CoCaConfig(width=100, heads=3)
     with pytest.raises(ValidationError, match="min_tokens 9 exceeds max_tokens 8"):
         GenerationSettings(max_tokens=8, min_tokens=9)
+    with pytest.raises(ValidationError, match=r"std\.1\n.*greater than 0"):
+        CoCaConfig(std=(0.5, 0, 0.5))
     with pytest.raises(ValidationError, match="topp"):
         GenerationSettings.model_validate({"topp": 0.5})

@@ -18,6 +18,11 @@ def test_an_unknown_field_of_a_stage_is_rejected() -> None:
         Kubernetes(image="i", stages={"student": {"gpu_count": 1}})
 
 
+def test_a_wait_that_no_clock_counts_is_rejected() -> None:
+    with pytest.raises(ValidationError, match=r"collective_minutes\n.*less than or equal to 1000000"):
+        ComputeSettings(collective_minutes=1e300)
+
+
 def test_a_toleration_has_a_value_only_with_equal() -> None:
     assert Toleration(key="spot", operator="Equal", value="true").value == "true"
     for fields in ({"operator": "Equal"}, {"operator": "Exists", "value": "true"}):

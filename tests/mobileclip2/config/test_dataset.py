@@ -22,3 +22,9 @@ def test_the_dataset_is_stored_in_a_published_format() -> None:
 def test_every_field_changes_the_fingerprint() -> None:
     changed = [Dataset(teachers=("a",)), Dataset(captioners=()), Dataset(storage="npz"), Dataset(images=False)]
     assert len({fingerprint(dataset) for dataset in [Dataset(), *changed]}) == 5
+
+
+@pytest.mark.parametrize("field", ["teachers", "captioners"])
+def test_a_name_that_is_there_twice_is_rejected(field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field} must be unique"):
+        Dataset.model_validate({field: ["a", "a"]})

@@ -122,7 +122,7 @@ def test_preprocessing_goes_where_the_weights_do_not_say_it():
     assert "includes its preprocess; remove it" in refusal(open_clip="hf-hub:some/model", preprocess=LAION)
     message = refusal(open_clip="MobileCLIP2-S0", weights={"tag": "dfndr2b"}, preprocess=LAION)
     assert "the weights 'dfndr2b' include their 'preprocess'" in message
-    assert "must be positive" in refusal(config={"embed_dim": 8}, preprocess={**LAION, "std": (0, 1, 1)})
+    assert "greater than 0" in refusal(config={"embed_dim": 8}, preprocess={**LAION, "std": (0, 1, 1)})
     assert "preprocess" not in declared(with_path("MobileCLIP2-S0"))
     assert declared(with_path("MobileCLIP2-S0", preprocess=LAION))["preprocess"]["std"] == [0.5, 0.5, 0.5]
 
@@ -138,6 +138,10 @@ SHA256 = "0" * 64
         ({"open_clip": "ViT-Z-99"}, "open_clip has no model 'ViT-Z-99'"),
         ({"open_clip": "ViT-B16"}, "did you mean 'ViT-B-16'"),
         ({"open_clip": "hf-hub:a/b", "weights": {"tag": "t"}}, "an 'hf-hub:' model includes its weights"),
+        ({"open_clip": ""}, r"open_clip\n.*at least 1 character"),
+        ({"config": {"text_cfg": 5}}, "'config.text_cfg' must be a mapping"),
+        ({"config": {"text_cfg": {"hf_tokenizer_name": 5}}}, "'config.text_cfg.hf_tokenizer_name' must be a string"),
+        ({"config": {"text_cfg": {"hf_model_name": ["a"]}}}, "'config.text_cfg.hf_model_name' must be a string"),
     ],
 )
 def test_a_model_has_one_known_architecture(fields: dict[str, Any], message: str) -> None:
@@ -154,6 +158,8 @@ def test_a_model_has_one_known_architecture(fields: dict[str, Any], message: str
         ({"path": "a", "file": "b"}, "give 'package' and 'file' together"),
         ({"package": "p", "file": "x.pth"}, "pin them with 'sha256'"),
         ({"path": "a", "sha256": "0123"}, "sha256"),
+        ({"tag": ""}, r"tag\n.*at least 1 character"),
+        ({"package": "", "file": "x.pth", "sha256": SHA256}, r"package\n.*at least 1 character"),
     ],
 )
 def test_weights_have_one_origin_and_packages_are_pinned(fields: dict[str, Any], message: str) -> None:

@@ -29,6 +29,11 @@ def test_lists_merge_by_name_and_null_removes() -> None:
     assert merge({"args": [1]}, {"args": [2]}) == {"args": [2]}
 
 
+def test_null_resources_are_absent() -> None:
+    settings = Kubernetes(image="i", pod_template=work(resources={"requests": None}))
+    assert settings.template("student") == work(resources={})
+
+
 def test_a_stage_merges_over_the_cluster() -> None:
     settings = Kubernetes(
         image="i",
@@ -53,7 +58,15 @@ def test_a_stage_merges_over_the_cluster() -> None:
         ({"spec": {"securityContext": {"runAsUser": 0}}}, "the pipeline sets 'spec.securityContext.runAsUser'"),
         ({"spec": {"serviceAccountName": "a"}}, "set compute.kubernetes.service_account instead"),
         ({"spec": {"terminationGracePeriodSeconds": "2m"}}, "must be a number of seconds"),
-        ({"spec": {"volumes": [{"emptyDir": {}}]}}, "'spec.volumes' must be a list of mappings, each with 'name'"),
+        ({"spec": {"terminationGracePeriodSeconds": True}}, "must be a number of seconds"),
+        (
+            {"spec": {"volumes": [{"emptyDir": {}}]}},
+            "'spec.volumes' must be a list of mappings, each with a string 'name'",
+        ),
+        ({"spec": {"volumes": [{"name": 5}]}}, "'spec.volumes' must be a list of mappings, each with a string 'name'"),
+        (work(env=[{"name": "A", "value": 0}]), "'spec.containers.work.env.A' must be a string; put it in quotes"),
+        (work(env=[{"name": 5, "value": "x"}]), "'spec.containers.work.env' must be a list of mappings"),
+        (work(volumeMounts=[{"name": "v", "mountPath": 5}]), "each with a string 'mountPath'"),
         ({"spec": {"volumes": [{"name": "scratch"}]}}, "the pipeline sets the volume 'scratch'"),
         ({"spec": {"volumes": [{"name": "a", "hostPath": {"path": "/"}}]}}, "the volume 'a' is a hostPath"),
         ({"spec": {"containers": [{"name": "sidecar"}]}}, "'containers' accepts only 'work'"),

@@ -79,6 +79,50 @@ def test_paths_are_relative_to_the_profile(tiny):
     assert profile.locate("s3://bucket/shards") == "s3://bucket/shards"
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"device": "gpu"}, "device: torch has no device 'gpu'; write 'auto', 'cpu'"),
+        ({"device": "cuda:x"}, "device: torch has no device 'cuda:x'"),
+        ({"rates": {"student": -1}}, "rates.student: Input should be greater than 0"),
+        ({"rates": {"studnet": 3}}, "rates: there is no 'studnet'; did you mean 'student'"),
+        ({"rates": {"student/pupli": 3}}, "rates.student: there is no 'pupli'; did you mean 'pupil'"),
+        ({"groups": True}, "groups: 'yes', 'no', 'on', 'off', 'true' and 'false' are not numbers"),
+    ],
+)
+def test_a_value_that_no_stage_can_use(tiny, fields, message):
+    assert message in refused({**tiny, **fields})
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:12", "mps"])
+def test_devices_and_rates_of_assets(tiny, device):
+    rates = {"student": 1, "teacher_embeddings/wide/image": 2.5, "evaluation/pupil": 3}
+    assert reading({**tiny, "device": device, "rates": rates}).rates == rates
+
+
+def test_environment_variables_are_hidden_behind_merges_and_aliases(tiny):
+    text = """
+compute:
+  <<: {kubernetes: {image: x, env: {A: hunter2-a}}}
+  kubernetes:
+    image: x
+    <<: [{env: {B: hunter2-b}}]
+    env: {C: &c hunter2-c, D: *c}
+    stages:
+      student: &stage
+        pod_template: {spec: {containers: [{name: work, env: [{name: E, value: hunter2-e}, {name: F, value: }]}]}}
+      teacher:
+        <<: *stage
+        pods: 1
+"""
+    profile = parse(yaml.safe_dump(tiny) + text, origin=Path("x.yaml"))
+    assert profile.compute.kubernetes.env == {"C": "hunter2-c", "D": "hunter2-c"}
+    assert "hunter2" not in profile.public_text
+    hidden = parse(profile.public_text, origin=Path("x.yaml")).compute.kubernetes
+    assert hidden.env == {"C": "***", "D": "***"}
+    assert hidden.template("teacher")["spec"]["containers"][0]["env"][0] == {"name": "E", "value": "***"}
+
+
 def between(tiny: dict, **changed) -> dict:
     """Add a fine-tuned student and a WiSE-FT student to the profile."""
     tiny["students"].append({"name": "tuned", "base": "pupil", "train": tiny["students"][0]["train"]})

@@ -41,6 +41,10 @@ ATTACKS = {
     "blocks": ("".join("  " * n + "a:\n" for n in range(300)), "line 50", "more than 50 nested"),
     "NUL": (START + "a: \0", "line 4", r"U\+0000"),
     "no date": (START + "ledger: 2024-99-99", "line 4", "type 'timestamp'"),
+    "a date": (START + "ledger: 2024-09-09", "line 4", "type 'timestamp' is not accepted"),
+    "a set": (START + "groups: !!set {a}", "line 4", "type 'set' is not accepted"),
+    "a number as a key": (START + "rates: {5: 1}", "line 4", "the key '5' is not text; put it in quotes"),
+    "a truth value as a key": (START + "rates: {on: 1}", "line 4", "the key 'on' is not text; put it in quotes"),
     "no number": (START + "groups: !!int abc", "line 4", "type 'int'"),
     "no truth value": (START + "groups: !!bool abc", "line 4", "type 'bool'"),
     "a call": (START + "groups: !!python/object/apply:os.getcwd []", "line 4", "could not determine a constructor"),
@@ -95,12 +99,17 @@ a:
 d: {b: {X: stays}}
 e: *w
 """
-    shown = redact(text, "a", "b")
+    shown = redact(text, ("a", "b"))
     hidden = parse_yaml(shown, "x")
     assert hidden["a"]["b"] | {"W": None} == {"X": "***", "Y": "***", "Z": "***", "W": None, "same": "demo"}
     assert "hunter2" not in shown and "block" not in shown and "# kept" in shown
     assert {**hidden, "a": None} == {**parse_yaml(text, "x"), "a": None}
-    assert redact(text, "nowhere") == redact(text, "d", "e", "f") == text
+    assert redact(text) == redact(text, ("nowhere",), ("d", "e", "f")) == text
+
+
+@pytest.mark.parametrize("text", ["a:\n  b:\n", "a: {b: }", "a: {b}", "a: {b: '', c: x}"])
+def test_an_empty_value_hides_nothing(text: str) -> None:
+    assert redact(text, ("a", "b")) == text
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:

@@ -18,6 +18,12 @@ def test_the_pattern_decides_which_tars_are_read() -> None:
     assert declared(Source(url="a", pattern="1*.tar")) != declared(Source(url="a"))
 
 
+@pytest.mark.parametrize("pattern", ["[z-a].tar", "!", ["*.tar", "a\\"]])
+def test_what_is_not_a_pattern_is_rejected(pattern: str | list[str]) -> None:
+    with pytest.raises(ValidationError, match="is not a gitignore pattern"):
+        Source.model_validate({"url": "a", "pattern": pattern})
+
+
 def test_an_evaluation_set_has_a_name_and_a_url() -> None:
     with pytest.raises(ValidationError, match=r"(?s)name.*url"):
         EvaluationSource.model_validate({})

@@ -47,6 +47,7 @@ def test_the_sets_of_a_rule_have_no_duplicates() -> None:
     [
         ({"train": TRAIN}, "student 's': name exactly one of 'base', 'model' and 'between'"),
         ({"base": "b", "model": MODEL, "train": TRAIN}, "student 's': name exactly one of"),
+        ({"base": "", "train": TRAIN}, r"base\n.*at least 1 character"),
         ({"base": "b"}, "student 's': 'train' is missing; only a model with weights can go without it"),
         ({"model": MODEL}, "student 's': 'train' is missing; only a model with weights can go without it"),
         ({"model": PRETRAINED, "evaluate_on": ["own"]}, "student 's' is not trained; remove evaluate_on"),

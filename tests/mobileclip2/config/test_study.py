@@ -51,6 +51,10 @@ def test_a_search_distils_from_one_teacher_at_a_time() -> None:
         ({"rows": [{"name": "a"}], "seeds": [1, 1]}, "study 's': seeds must be unique"),
         ({"scales": {"wide": [20, 20]}}, "study 's': wide must be unique"),
         ({"rows": [{"name": "a"}], "evaluate_on": []}, "evaluate_on"),
+        ({"rows": [{"name": "a"}], "seeds": [0, -1]}, r"seeds\.1"),
+        ({"scales": {"a": []}}, r"scales\.a"),
+        ({"scales": {"a": [50, 50.000001]}}, "study 's': 2 scales have the same name 'a_50'"),
+        ({"scales": {"a": [1.5], "a_1": [5]}}, "study 's': 2 scales have the same name 'a_1_5'"),
     ],
 )
 def test_a_study_that_is_ambiguous_is_rejected(fields: dict[str, Any], message: str) -> None:

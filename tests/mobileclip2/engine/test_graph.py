@@ -163,7 +163,7 @@ def others(value):
             yield from (value + 1, value - 1, value + 1e-4, value * 0.9, value * 2)
         case str():
             yield from (f"{value}x", "raw", "reinforced", "real", "synthetic", "npz", "pth.gz", "bf16")
-            yield from ("bicubic", "model", "pixels", "scaled")
+            yield from ("bicubic", "model", "pixels", "scaled", "cpu")
             yield from (
                 "raw_shards",
                 "caption_corpus/clean",
@@ -187,6 +187,7 @@ def others(value):
             yield {**value, "embed_dim": 99}
             yield {"wide": 31} if value != {"wide": 31} else {}
             yield {**value, "ops": 1}
+            yield {"student": 31}
         case None:
             yield from (
                 1,

@@ -5,12 +5,13 @@ import shutil
 import pytest
 import yaml
 
+from mobileclip2.config.model import Weights
 from mobileclip2.config.profile import load
 from mobileclip2.engine import source_inventory
 from mobileclip2.engine.external import GroupShards
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.source_inventory import DIGESTS
-from mobileclip2.errors import ShardError
+from mobileclip2.errors import ShardError, WeightsError
 from pipelines.cli import main
 
 
@@ -107,3 +108,10 @@ def test_several_patterns_are_one_or_the_other(tiny):
     assert [shard.relative for shard in found] == ["made/00000.tar", "made/00003.tar"]
     with pytest.raises(ShardError, match=r"no shard matches 'a\*\.tar', 'b\*\.tar'"):
         _ = urls(tiny, "shards", ["a*.tar", "b*.tar"]).shards
+
+
+@pytest.mark.parametrize("package", ["nope", "nope.sub", "..x", "__main__"])
+def test_weights_of_a_package_that_is_not_there(tiny, package):
+    weights = Weights(package=package, file="a.pth", sha256="0" * 64)
+    with pytest.raises(WeightsError, match=f"weights: the package '{package}' is not installed"):
+        Pipeline(load(tiny)).inventory.weights_path(weights)

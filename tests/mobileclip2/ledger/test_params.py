@@ -47,7 +47,7 @@ def others(value: Any, names: list[str]) -> Iterator[Any]:
             yield f"{value}x"
             yield value[::-1]
             yield from ("raw", "reinforced", "real", "npz", "pth.gz", "raw_shards", *names)
-            yield from ("bicubic", "model", "pixels", "scaled")
+            yield from ("bicubic", "model", "pixels", "scaled", "auto")
         case dict() | None:
             yield {"raw_shards": 5.0}
 
