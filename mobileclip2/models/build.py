@@ -12,13 +12,15 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import open_clip
 import torch
 from open_clip.model import get_model_preprocess_cfg
 from open_clip.tokenizer import SimpleTokenizer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from torch import nn
+from torchvision.transforms import InterpolationMode
 
 from mobileclip2.config.model import Model
 from mobileclip2.config.published import CONVENTIONS, pretrained
@@ -39,6 +41,38 @@ RESIZE_MODES = ("shortest", "squash")
 
 TEXT_TOWER = "text_tower"
 """key of a stored configuration with the ``config.json`` of a text tower of transformers; open_clip ignores it"""
+
+Number = Annotated[float, Strict()]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+
+
+class _ModelConfig(BaseModel):
+    """What is read here of a ``model_cfg``. open_clip checks the towers."""
+
+    embed_dim: int
+
+
+class _Config(BaseModel):
+    """What is read here of an ``open_clip_config.json``."""
+
+    model_cfg: _ModelConfig
+    preprocess_cfg: dict[str, Any] = {}
+    text_tower: dict[str, Any] = {}
+
+
+def _side(size: Any) -> Any:
+    return size[0] if isinstance(size, list | tuple) and size else size
+
+
+class _PreprocessConfig(BaseModel):
+    """What is read here of a ``preprocess_cfg``, after open_clip's defaults are added."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    size: Annotated[int, Strict(), Field(ge=1, le=8192), BeforeValidator(_side)] = 224
+    mean: tuple[Number, Number, Number]
+    std: tuple[Positive, Positive, Positive]
+    interpolation: InterpolationMode = InterpolationMode.BICUBIC
 
 
 def build(
@@ -102,9 +136,11 @@ def from_config(
     On the device ``meta``, tensors have shapes and no values.
 
     Raises:
+        WeightsError: the configuration is invalid.
         UserError: open_clip cannot build the model, or the image tower takes images of another size.
         StoreError: temporary files cannot be written.
     """
+    _check(_Config, config)
     tokenizer = tokenizer or {}
     with temporary_files(), tempfile.TemporaryDirectory() as folder, _without_warnings():
         (Path(folder) / CONFIG).write_text(json.dumps(_with_local_text_tower(config, Path(folder))))
@@ -141,6 +177,16 @@ def _with_local_text_tower(config: dict[str, Any], folder: Path) -> dict[str, An
     return {"model_cfg": model_cfg, "preprocess_cfg": config.get("preprocess_cfg", {})}
 
 
+def _check(kind: type[BaseModel], config: object) -> None:
+    """Raise ``WeightsError`` if a part of a configuration is invalid."""
+    try:
+        kind.model_validate(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the configuration"
+        raise WeightsError(f"model: '{field}' is invalid: {first['msg']}; correct {CONFIG}") from None
+
+
 def _check_image_size(model: nn.Module, size: int) -> None:
     """Raise ``UserError`` if a timm tower has a fixed image size and ``size`` differs from it."""
     patches = getattr(getattr(getattr(model, "visual", None), "trunk", None), "patch_embed", None)
@@ -164,11 +210,12 @@ def _without_warnings() -> Iterator[None]:
 
 def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any], tokenizer: dict[str, bytes]) -> ImageText:
     cfg = {**get_model_preprocess_cfg(model), **config.get("preprocess_cfg", {})}
+    _check(_PreprocessConfig, cfg)
     size, resize = cfg.get("size", 224), cfg.get("resize_mode") or "shortest"
     if resize not in RESIZE_MODES:
         raise WeightsError(f"model: 'resize_mode' is '{resize}'; only {' and '.join(RESIZE_MODES)} are supported")
     preprocess = Preprocess(
-        size=size if isinstance(size, int) else size[0],
+        size=_side(size),
         mean=cast(Color, tuple(cfg["mean"])),
         std=cast(Color, tuple(cfg["std"])),
         interpolation=cfg.get("interpolation", "bicubic"),
@@ -211,9 +258,20 @@ def stored_files(image_text: ImageText) -> list[str]:
 
 
 def load(config_file: Path, weights_file: Path, tokenizer_files: Sequence[Path] = ()) -> ImageText:
-    """Load a stored model from its files. Ask neither the network nor a cache."""
+    """Load a stored model from its files. Ask neither the network nor a cache.
+
+    Raises:
+        UserError: a file is invalid. The message names it.
+    """
     with doing("loading a model"):
         tokenizer = {path.name: path.read_bytes() for path in tokenizer_files}
-        image_text = from_config(json.loads(config_file.read_text()), tokenizer)
+        try:
+            config = json.loads(config_file.read_bytes())
+        except (ValueError, RecursionError):
+            raise WeightsError(f"{config_file}: not JSON; export or copy the model again") from None
+        try:
+            image_text = from_config(config, tokenizer)
+        except UserError as error:
+            raise type(error)(f"{config_file}: {error}") from error
         load_weights(image_text.model, read_state(weights_file), str(weights_file))
     return image_text

@@ -190,6 +190,44 @@ def with_timm(tower, size):
     }
 
 
+@pytest.mark.parametrize(
+    ("preprocess", "field"),
+    [
+        (5, "preprocess_cfg"),
+        ({"mean": 5}, "mean"),
+        ({"mean": [math.nan] * 3}, "mean.0"),
+        ({"std": [0, 0, 0]}, "std.0"),
+        ({"size": []}, "size"),
+        ({"size": [-3]}, "size"),
+        ({"size": 10**9}, "size"),
+        ({"interpolation": "random"}, "interpolation"),
+    ],
+)
+def test_a_stored_preprocessing_that_is_invalid_is_named(preprocess, field, tmp_path):
+    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": preprocess}))
+    with pytest.raises(WeightsError, match=f"{CONFIG}: model: '{field}' is invalid: .*; correct {CONFIG}"):
+        load(tmp_path / CONFIG, tmp_path / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not JSON; export or copy the model again"),
+        (b"\xff\xfe\x00", "not JSON; export or copy the model again"),
+        (b"[" * 10**5, "not JSON; export or copy the model again"),
+        (b"[]", "model: 'the configuration' is invalid"),
+        (b"{}", "model: 'model_cfg' is invalid"),
+        (b'{"model_cfg": {}}', "model: 'model_cfg.embed_dim' is invalid"),
+        (b'{"model_cfg": {"embed_dim": 8}, "text_tower": 5}', "model: 'text_tower' is invalid"),
+        (b'{"model_cfg": {"embed_dim": 8}}', "model: open_clip cannot build a model"),
+    ],
+)
+def test_a_configuration_of_a_stored_model_that_is_invalid_is_named(content, message, tmp_path):
+    (tmp_path / CONFIG).write_bytes(content)
+    with pytest.raises(UserError, match=f"{CONFIG}: {message}"):
+        load(tmp_path / CONFIG, tmp_path / WEIGHTS)
+
+
 def test_a_full_disk_for_temporary_files_is_named(monkeypatch):
     def full(*some, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
