@@ -119,22 +119,20 @@ def lineage_as_tree(lineage: Lineage, *, width: int) -> str:
     """Format a lineage as a tree from the asset down to shards and weights. A repeated branch is shown once."""
     assets = branches(lineage)
     shown: set[AssetKey] = set()
-
-    def add(tree: Tree, key: AssetKey) -> None:
+    root = Tree("", hide_root=True, guide_style="dim")
+    pending = [(root, lineage.asset)]
+    while pending:  # a file can have more levels than Python can recurse
+        tree, key = pending.pop()
         asset = assets[key]
         label = Text(key, style="bold").append(f"  {_hashes(asset['fingerprints'])}", style="dim")
         if key in shown:
             tree.add(label.append("  as above"))
-            return
+            continue
         shown.add(key)
         branch = tree.add(label)
         for role, hashes in asset["outside"].items():
             branch.add(Text(f"{role}  {_hashes(hashes)}"))
-        for source in asset["made_from"]:
-            add(branch, source)
-
-    root = Tree("", hide_root=True, guide_style="dim")
-    add(root, lineage.asset)
+        pending += [(branch, source) for source in reversed(asset["made_from"])]
     return _to_text(root, width)
 
 
@@ -158,7 +156,7 @@ def unneeded_as_table(outputs: list[Stored], *, width: int, deleted: bool) -> st
 
 def _to_text(renderable: Table | Tree, width: int) -> str:
     written = StringIO()
-    Console(file=written, width=width).print(renderable)
+    Console(file=written, width=width, markup=False, emoji=False).print(renderable)
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()) + "\n"
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.errors import UserError
@@ -40,6 +40,12 @@ class Lineage(BaseModel):
     """key of the asset whose lineage this is"""
     nodes: dict[str, Node]
     """by :class:`~mobileclip2.asset_key.SliceKey`"""
+
+    @model_validator(mode="after")
+    def _has_its_asset(self) -> Self:
+        if all(node.asset != self.asset for node in self.nodes.values()):
+            raise ValueError(f"no node of '{self.asset}'")
+        return self
 
     def to_bytes(self) -> bytes:
         """Serialize the lineage as JSON."""

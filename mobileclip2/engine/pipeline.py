@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from mobileclip2.asset_key import AssetKey, Partition, SliceKey
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.external import HubModel
@@ -504,15 +506,28 @@ class Pipeline:
     def times(self, key: str) -> list[dict[str, Any]]:
         """Return the logged times of an asset: group, slices, samples and device-seconds of each materialization."""
         try:
-            lines = self.storage.read(_times(self.graph[key].key)).decode(errors="replace").splitlines()
+            lines = self.storage.read(_times(key)).decode(errors="replace").splitlines()
         except FileNotFoundError:
             return []
         times = []
         for line in lines:
             with suppress(ValueError):  # a killed or concurrent writer can leave a broken line
-                times.append(json.loads(line))
+                times.append(_TimeRecord.model_validate_json(line).model_dump())
+        if broken := len(lines) - len(times):
+            logger.warning("%s: %d lines are not records of times and are not used", _times(key), broken)
         return times
 
 
-def _times(key: AssetKey) -> str:
-    return f"{SCRATCH}/times/{'.'.join(key.path)}.jsonl"
+class _TimeRecord(BaseModel):
+    """A line of the log of times."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    group: str | None
+    parts: list[str]
+    samples: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+
+
+def _times(key: str) -> str:
+    return f"{SCRATCH}/times/{'.'.join(AssetKey(key).path)}.jsonl"

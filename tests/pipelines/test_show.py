@@ -4,9 +4,10 @@ import pytest
 
 from mobileclip2.engine.cost import Cost
 from mobileclip2.engine.gc import Stored
+from mobileclip2.engine.lineage import Lineage, Node
 from mobileclip2.engine.plan import Item, Plan
 from pipelines.cli import main
-from pipelines.show import cells, plan_as_json, plan_as_markdown, plan_as_table, unneeded_as_table
+from pipelines.show import cells, lineage_as_tree, plan_as_json, plan_as_markdown, plan_as_table, unneeded_as_table
 
 
 def item(group, part="view-0", why=("seed 1 -> 2",), cost=None):
@@ -84,6 +85,17 @@ def test_leftovers_are_summed_by_asset():
     left = [Stored("a/b", "0" * 16, "g00", 3, 1000, True), Stored("a/b", "1" * 16, None, 1, 500, False)]
     table = unneeded_as_table(left, width=120, deleted=True)
     assert "1.5 kB" in table and "1111111111111111 (unfinished)" in table and "deleted" in table
+
+
+def test_a_lineage_of_many_levels_is_a_tree():
+    nodes = {
+        str(level): Node(
+            asset=f"a{level}", part="whole", group=None, fingerprint="f", code_version="1", path="p", made_from=inputs
+        )
+        for level, inputs in ((level, {"of": str(level + 1), "file": "h"}) for level in range(2000))
+    }
+    tree = lineage_as_tree(Lineage(asset="a0", nodes=nodes), width=80)
+    assert tree.startswith("a0  f\n├── file  h\n└── a1  f\n    ├── file  h\n    └── a2  f")
 
 
 def test_plan_from_the_command_line(tiny, capsys):

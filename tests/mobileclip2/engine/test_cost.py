@@ -1,6 +1,10 @@
+import json
+
+import pytest
 import yaml
 
 from mobileclip2.config.profile import load
+from mobileclip2.engine.cost import Costs
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 
@@ -14,6 +18,18 @@ def test_broken_lines_of_the_time_log_are_skipped(tiny):
     assert pipeline.times("raw_shards") == []
     times.write_bytes(b"{\n" + whole.encode() + b"\xff\n")
     assert [record["group"] for record in pipeline.times("raw_shards")] == ["g00"]
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "null", "7", "[" * 10**5, '{"group": null, "parts": [], "samples": 1, "seconds": Infinity}']
+)
+def test_a_line_that_is_no_record_of_a_time_is_skipped(line, tiny, caplog):
+    pipeline = Pipeline(load(tiny))
+    record = {"group": "g00", "parts": ["whole"], "samples": 8, "seconds": 2.0}
+    pipeline.storage.append(".scratch/times/raw_shards.jsonl", f"{line}\n{json.dumps(record)}\n".encode())
+    assert pipeline.times("raw_shards") == [record]
+    assert Costs(pipeline).rate(pipeline.graph["raw_shards"]) == 4
+    assert "raw_shards.jsonl: 1 lines are not records of times" in caplog.text
 
 
 def test_rates_of_the_profile_apply_without_logged_times(tiny):

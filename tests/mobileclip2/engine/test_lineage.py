@@ -154,10 +154,10 @@ class TestGarbage:
 
     def test_a_run_keeps_what_its_profile_needs(self, profile):
         old = Pipeline(load(profile))
-        note = old.note
+        payload = old.lock_payload
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")
         left = self.unneeded(pipeline)
-        with acquire(pipeline.storage, ["run/there/1"], note):
+        with acquire(pipeline.storage, ["run/there/1"], payload):
             assert self.unneeded(pipeline) == set()
         assert self.unneeded(pipeline) == left != set()
 

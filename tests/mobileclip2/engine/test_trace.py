@@ -44,3 +44,10 @@ def test_the_file_beside_a_checkpoint_is_the_traced_lineage(materialized: Callab
 def test_an_asset_that_is_not_materialized_has_no_lineage(tiny: Path) -> None:
     with pytest.raises(UserError, match="raw_shards: not materialized yet"):
         lineage_of(Pipeline(load(tiny)), "raw_shards")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"asset": "student/x", "nodes": {}}'])
+def test_a_file_without_the_lineage_of_its_asset_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / LINEAGE).write_text(content)
+    with pytest.raises(UserError, match=r"not a lineage file; pass the lineage\.json beside a checkpoint"):
+        read_lineage(tmp_path / LINEAGE)
