@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
 import shutil
 import signal
@@ -71,6 +72,18 @@ def local_path(given: str) -> Path:
     return Path(given)
 
 
+def local_file(given: str) -> Path:
+    """Return the path of an argument that names a file to write."""
+    path = local_path(given)
+    try:
+        is_folder = path.is_dir()  # found before a run of hours, not after it
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{error.strerror}; correct the path") from None
+    if is_folder:
+        raise argparse.ArgumentTypeError("this is a folder; give the path of a file")
+    return path
+
+
 def command(name: str, help: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Action], Action]:
     """Register a function as a command. The help lists commands in the order of this file."""
 
@@ -116,7 +129,7 @@ ASSETS = argument(
     complete=complete_assets,
     help="only these and their upstream assets, such as student/reinforced, or its last part if it is unique",
 )
-REPORT = argument("--report", type=local_path, help="path of the report; by default report[-STUDENT].html")
+REPORT = argument("--report", type=local_file, help="path of the report; by default report[-STUDENT].html")
 STUDENT = argument("student", complete=complete_students, help="such as student/reinforced or reinforced")
 
 
@@ -129,6 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = make_parser()
     words = sys.argv[1:] if arguments is None else arguments
+    if any("\0" in word for word in words):
+        parser.error("an argument contains a NUL character; remove it")
     name = next((word for word in words if not word.startswith("-")), None)
     if name and name not in COMMANDS:  # the message of argparse lists all commands without a suggestion
         near = did_you_mean(name, COMMANDS)
@@ -150,15 +165,35 @@ def main(arguments: list[str] | None = None) -> int:
 def run_action(chosen: argparse.Namespace, display: RunDisplay | None = None) -> int:
     """Run the chosen command. Print a user error without a traceback."""
     chosen.display = display
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file can have bytes that are not UTF-8
     try:
-        status: int = chosen.action(chosen)
-        return status
+        return _act(chosen)
     except UserError as error:
         print(f"mobileclip2: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("mobileclip2: stopped; finished shards are kept, run again to continue", file=sys.stderr)
         return 130
+
+
+def _act(chosen: argparse.Namespace) -> int:
+    """Run the action of a command.
+
+    Raises:
+        StoreError: a path that was given cannot be used.
+    """
+    try:
+        status: int = chosen.action(chosen)
+        return status
+    except (OSError, RuntimeError) as error:
+        from mobileclip2.store.storage import explain
+
+        # Path.resolve raises a RuntimeError for a loop of links
+        problem = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(problem, OSError):
+            raise
+        explain(problem, str(problem.filename or chosen.command))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -333,7 +368,7 @@ def init(chosen: argparse.Namespace) -> int:
     ),
     argument("query", nargs="+", help="texts (or a picture), then the folder of pictures"),
     argument("--top", type=int, default=12, help="pictures for each query, by default 12"),
-    argument("--page", type=local_path, default=Path("search.html"), help="by default search.html"),
+    argument("--page", type=local_file, default=Path("search.html"), help="by default search.html"),
     examples=('search student/mine "a red bicycle" photos/',),
 )
 def search_folder(chosen: argparse.Namespace) -> int:
@@ -448,7 +483,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
     "compare a student with a baseline and the published models; fails if it is worse",
     argument("--student", required=True, complete=complete_students, help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
-    argument("--markdown", type=local_path, help="also write the table to this file"),
+    argument("--markdown", type=local_file, help="also write the table to this file"),
     *DAGSTER,
     examples=(
         "evaluate --student reinforced --baseline plain",
@@ -672,11 +707,11 @@ def report(pipeline: Pipeline, path: Path | None) -> int:
     for row in metric_rows(gathered.models):
         shares = ["" if value is None else f"{value:.1%}" for value in row.values]
         table.add_row(row.set if row.first else "", row.metric, *shares, end_section=False)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
     console.print(table)
     for highlight in gathered.highlights:
-        console.print(f"{highlight.label}: {highlight.value} ({highlight.note})", markup=False)
-    console.print(f"report: {path}", markup=False)
+        console.print(f"{highlight.label}: {highlight.value} ({highlight.note})")
+    console.print(f"report: {path}")
     return 0
 
 

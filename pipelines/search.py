@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -29,7 +30,7 @@ def search_pictures(
     with doing(f"embedding the pictures of {folder}"):
         indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
     results = [QueryResult(query, search(loaded, _query(query), indexed, top)) for query in queries]
-    console = Console(width=width)
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     for each in results:
         table = Table(title=f'"{each.query}"', title_justify="left", box=None, header_style="bold")
         table.add_column("similarity", justify="right")
@@ -38,12 +39,15 @@ def search_pictures(
             table.add_row(f"{ranked.score:.3f}", str(ranked.path))
         console.print(table)
     for message in indexed.unreadable:
-        console.print(f"left out: {message}", markup=False, highlight=False)
+        console.print(f"left out: {message}")
     write_search(results, loaded.name, folder, len(indexed.paths), page)
-    console.print(f"page: {page}", markup=False, highlight=False)
+    console.print(f"page: {page}")
     return 0
 
 
 def _query(text: str) -> str | Path:
     """Return a path if the query is a file, so that pictures are found that look like it."""
-    return Path(text) if Path(text).is_file() else text
+    with suppress(OSError):  # a text can be too long for a path
+        if Path(text).is_file():
+            return Path(text)
+    return text

@@ -32,7 +32,7 @@ def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
     console = _console()
     console.print(table)
     console.print(_latency_table(name, gathered.latencies[name]))
-    console.print(f"report: {path}", markup=False)
+    console.print(f"report: {path}")
     return 0
 
 
@@ -61,7 +61,7 @@ def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int
         table.add_row(parity.tower, parity.precision, f"{parity.count:,}", f"{parity.same_input:,}", *cosines)
     console = _console()
     console.print(table)
-    console.print(f"{written.folder}: {', '.join(written.bytes)}, README.md", markup=False, highlight=False)
+    console.print(f"{written.folder}: {', '.join(written.bytes)}, README.md")
     return 0
 
 
@@ -77,4 +77,4 @@ def _latency_table(name: str, measured: Latency) -> Table:
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False, highlight=False)

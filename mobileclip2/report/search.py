@@ -39,7 +39,8 @@ def write_search(results: Sequence[QueryResult], model: str, folder: Path, count
         queries=[(each, [(ranked, _thumbnail(ranked.path)) for ranked in each.pictures]) for each in results],
         side=SIDE,
     )
-    write_page(page, path)
+    # the name of a file can have bytes that are not UTF-8
+    write_page(page.encode(errors="backslashreplace").decode(), path)
 
 
 def _thumbnail(path: Path) -> Image.Image:

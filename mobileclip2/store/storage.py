@@ -98,17 +98,19 @@ def explain(error: OSError, path: str) -> NoReturn:
     """Raise a ``StoreError`` for a full disk, missing permissions or a bad path. Reraise any other error.
 
     Raises:
-        StoreError: the disk is full or cannot be written.
+        StoreError: the disk is full or cannot be written, or the path cannot be used.
     """
     causes = {
         errno.ENOSPC: "the disk is full; free some space and run again, finished shards are kept",
         errno.EDQUOT: "the disk quota is used up; free some space and run again, finished shards are kept",
-        errno.EROFS: "the file system is read-only; point 'store' in the profile to a writable folder",
-        errno.EACCES: "permission denied; point 'store' in the profile to a writable folder",
-        errno.ENOTDIR: "a file lies where a folder is needed; point 'store' in the profile to a folder",
+        errno.EROFS: "the file system is read-only; point 'store' in the profile to a writable folder, or give another path",
+        errno.EACCES: "permission denied; point 'store' in the profile to a writable folder, or give another path",
+        errno.EPERM: "permission denied; point 'store' in the profile to a writable folder, or give another path",
+        errno.ENOTDIR: "a file lies where a folder is needed; point 'store' in the profile to a folder, or give another path",
+        errno.EEXIST: "a file lies where a folder is needed; point 'store' in the profile to a folder, or give another path",
+        errno.EISDIR: "a folder lies where a file is needed; give another path",
         errno.ENAMETOOLONG: "the name is too long for the file system; shorten it",
-        errno.ELOOP: "too many symbolic links; point 'store' in the profile to a folder without a loop",
-        errno.EEXIST: "a file lies where a folder is needed; point 'store' in the profile to a folder",
+        errno.ELOOP: "too many symbolic links; point 'store' in the profile to a folder without a loop, or give another path",
     }
     if error.errno in causes:
         raise StoreError(f"{path}: {causes[error.errno]}") from error
@@ -159,7 +161,7 @@ def atomic_path(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     except OSError as error:
         explain(error, str(path))
     finally:
-        with suppress(NotADirectoryError):
+        with suppress(OSError):  # the folder cannot be used, as the first error says
             temporary.unlink(missing_ok=True)
 
 

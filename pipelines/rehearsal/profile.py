@@ -13,6 +13,7 @@ import yaml
 
 from mobileclip2.config import published
 from mobileclip2.config.profile import Profile
+from mobileclip2.config.read_yaml import parse_yaml
 from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import fingerprint
 from mobileclip2.models.build import from_config
@@ -35,18 +36,18 @@ def rehearse(profile: Profile, folder: Path) -> Path:
     Raises:
         UserError: the folder belongs to something else, or to a rehearsal of another text of the profile.
     """
-    state = {"profile": profile.name, "text": fingerprint(profile.public_text)}
+    state = json.dumps({"profile": profile.name, "text": fingerprint(profile.public_text)}).encode()
     path = folder / "profile.yaml"
     if folder.exists() and any(folder.iterdir()):
         if not (folder / STATE).is_file():
             raise UserError(f"{folder}: the folder is not empty; give another one for the rehearsal")
-        if json.loads((folder / STATE).read_text()) != state:
+        if (folder / STATE).read_bytes() != state:
             raise UserError(f"{folder}: holds a rehearsal of another profile; give another folder for this one")
         if path.is_file():
             return path
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STATE).write_text(json.dumps(state))
-    values = scaled(yaml.safe_load(profile.text), folder)
+    (folder / STATE).write_bytes(state)
+    values = scaled(parse_yaml(profile.text, profile.file), folder)
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 

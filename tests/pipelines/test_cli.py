@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -6,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mobileclip2
 from pipelines.cli import COMMANDS, main
@@ -247,3 +249,65 @@ def test_no_command_repeats_the_password_of_a_url(words, url, profile, capfd, mo
     assert status in {1, 2}, printed
     assert "hunter2" not in printed.out + printed.err
     assert not [path for path in profile.parent.rglob("*") if "hunter2" in str(path)]
+
+
+@pytest.mark.parametrize(
+    ("words", "paths"),
+    [
+        ("import PATH -o out", "long file loop nul"),
+        ("import shards -o PATH", "long file loop nul"),
+        ("init --images PATH", "long file loop nul folder"),
+        ("init --images shards --evaluate PATH", "long file loop nul folder"),
+        ("init --images shards --output PATH", "long file loop nul folder"),
+        ("search PATH cat shards", "long file loop nul folder"),
+        ("search student/plain cat PATH", "long file loop nul folder"),
+        ("search student/plain cat . --page PATH", "long nul folder"),
+        ("check --profile PATH", "long file loop nul folder"),
+        ("run --rehearse PATH", "long file loop nul"),
+        ("evaluate --student plain --baseline PATH", "long nul"),
+        ("evaluate --student plain --markdown PATH", "long nul folder"),
+        ("lineage PATH", "long file loop nul folder"),
+        ("lineage PATH.json", "long file loop nul"),
+        ("gc PATH", "long file loop nul folder"),
+        ("gc --keep PATH", "long file loop nul folder"),
+        ("report --report PATH", "long file loop nul folder"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_one_line(words, paths, profile, capsys, monkeypatch):
+    monkeypatch.chdir(profile.parent)
+    monkeypatch.setenv("MOBILECLIP2_PROFILE", str(profile))
+    Path("file").touch()
+    Path("folder").mkdir()
+    Path("loop").symlink_to("loop")
+    kinds = {"long": "x" * 300, "file": "file/x", "loop": "loop/x", "nul": "a\0b", "folder": "folder"}
+    for kind in paths.split():
+        try:
+            status = main([word.replace("PATH", kinds[kind]) for word in words.split()])
+        except SystemExit as end:
+            status = end.code
+        message = capsys.readouterr().err.splitlines()
+        assert status in {1, 2} and message[-1].startswith("mobileclip2"), kind
+        assert status == 2 or len(message) == 1, message
+
+
+@pytest.mark.parametrize("number", ["EACCES", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EROFS"])
+def test_an_error_of_the_file_system_is_one_line(number, profile, capsys, monkeypatch):
+    def fail(chosen):
+        raise OSError(getattr(errno, number), "", "some/path")
+
+    monkeypatch.setattr("pipelines.cli.pipeline_of", fail)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err.startswith("mobileclip2: some/path: ")
+
+
+@pytest.mark.parametrize("field", ["store", "sources"])
+def test_a_path_of_the_profile_that_is_too_long_is_named(field, profile, capsys):
+    values = yaml.safe_load(profile.read_text())
+    if field == "store":
+        values["store"] = "x" * 300
+    else:
+        values["sources"][0]["url"] = "x" * 300
+    profile.write_text(yaml.safe_dump(values))
+    for command in ("plan", "run"):
+        assert main([command, "raw_shards", "--profile", str(profile)]) == 1
+        assert "too long" in capsys.readouterr().err

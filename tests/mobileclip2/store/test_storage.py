@@ -46,6 +46,15 @@ def test_a_read_only_store(tmp_path, monkeypatch):
         LocalStorage(tmp_path).write("a", b"1")
 
 
+@pytest.mark.parametrize("path", ["x" * 300, f"{'x' * 300}/x", "file/x", "folder", "loop/x"])
+def test_a_path_that_cannot_be_written_is_named(tmp_path, path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StoreError, match=f"{path}: .*(give another path|shorten it)"):
+        LocalStorage(tmp_path).write(path, b"1")
+
+
 @pytest.mark.parametrize("problem", [0, errno.EPERM, errno.ENOSYS])
 def test_a_created_file_replaces_none(tmp_path, monkeypatch, problem):
     """Some file systems have no hard links: FAT answers EPERM, and some FUSE mounts ENOSYS."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def test_a_rehearsal_has_the_graph_of_its_profile(tmp_path: Path, name: str) -> 
         for slice_ in asset.slices.values():
             for external in slice_.externals.values():
                 Pipeline(rehearsal).inventory.digest(external, rehearsal.group_names[0] if asset.grouped else None)
+
+
+def test_a_rehearsal_reads_numbers_as_the_profile_does(tmp_path: Path) -> None:
+    text = profile_path("tiny").read_text()
+    (tmp_path / "p.yaml").write_text(re.sub(r"\bsteps: \d+", "steps: 3e4", text))
+    rehearsal = load(rehearse(load(tmp_path / "p.yaml"), tmp_path / "rehearsal"))
+    assert {student.train.steps for student in rehearsal.students if student.train} == {30}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -84,6 +92,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     assert rehearse(profile, tmp_path / "rehearsal") == path
     with pytest.raises(UserError, match="holds a rehearsal of another profile"):
         rehearse(load(profile_path("dfndr-2b")), tmp_path / "rehearsal")
+    (tmp_path / "rehearsal" / "rehearsal.json").write_bytes(b"{")
+    with pytest.raises(UserError, match="holds a rehearsal of another profile"):
+        rehearse(profile, tmp_path / "rehearsal")
 
 
 @pytest.mark.slow
