@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mobileclip2.config.sources import EvaluationSource
+from mobileclip2.config.location import expand
+from mobileclip2.config.profile import parse
+from mobileclip2.config.read_yaml import parse_yaml
 from mobileclip2.data.indexed_tar import IndexedTar
-from mobileclip2.errors import UserError
+from mobileclip2.errors import ProfileError, UserError
 from mobileclip2.store.storage import atomic_path
 
 if TYPE_CHECKING:
@@ -31,6 +35,9 @@ FEWEST, MOST = 200, 2000
 COUNTED = 100
 """number of shards whose samples are counted"""
 FEWEST_SAMPLES = 8
+LONGEST_NAME = 100
+RESERVED = ("image", "text")
+"""names that a profile cannot have"""
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,12 @@ def find_shards(folder: Path) -> Shards:
     """
     if not folder.is_dir():
         raise UserError(f"--images {folder}: there is no such folder")
-    tars = sorted(folder.rglob("*.tar"))
+    tars = sorted(tar for tar in folder.rglob("*.tar") if tar.is_file())
     if not tars:
         raise UserError(
             f"--images {folder}: no tar in it; make shards of your pictures with: mobileclip2 import {folder} -o shards"
         )
-    counted = [len(IndexedTar(tar)) for tar in tars[:COUNTED]]
+    counted = [len(IndexedTar(tar, extensions=())) for tar in tars[:COUNTED]]
     samples = sum(counted) * len(tars) // len(counted)
     if samples < FEWEST_SAMPLES:
         raise UserError(f"--images {folder}: {samples} samples; a training needs at least {FEWEST_SAMPLES}")
@@ -80,19 +87,28 @@ def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: s
             )
     template = Template((Path(__file__).parent / "starters" / f"{start}.yaml").read_text(encoding="utf-8"))
     steps = min(MOST, max(FEWEST, shards.samples // 10))
-    sets = [f"  - {{name: {_set_name(each)}, url: {_relative(each, path)}}}" for each in evaluations]
+    sets = [
+        f"  - {{name: {_yaml(set_name)}, url: {_yaml(_url(each, path))}}}"
+        for set_name, each in zip(set_names(evaluations), evaluations, strict=True)
+    ]
+    url = _url(images, path)
     text = template.substitute(
-        name=name,
-        images=_relative(images, path),
+        name=_yaml(name),
+        images=_yaml(url),
         groups=min(MAX_GROUPS, shards.count),
         steps=steps,
         warmup=max(1, steps // 20),
         batch=min(128, shards.samples // 2),  # some samples can be bad
         workers=min(4, os.cpu_count() or 1),
         evaluation="\n".join(["evaluation:", *sets]) if sets else "evaluation: []",
-        evaluate_on=f"[{', '.join(map(_set_name, evaluations))}]",
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        described = expand(parse(text, origin=path).sources[0].url)
+    except ProfileError as error:
+        problem = str(error).splitlines()[-1].strip()
+        raise UserError(f"a profile cannot name --images or --evaluate ({problem}); rename the folder") from None
+    if described != [url]:
+        raise UserError(f"--images {images}: a profile reads braces as a list of folders; rename the folder")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
@@ -112,17 +128,30 @@ def ask(question: str, choices: Sequence[Choice], default: Choice) -> Choice:
 
 def profile_name(folder: Path) -> str:
     """Return a valid name of a profile that resembles the name of a folder."""
-    name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
-    return name or "mine"
+    name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")[:LONGEST_NAME]
+    return "mine" if name in {"", *RESERVED} else name
 
 
-def _set_name(folder: Path) -> str:
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.")
-    EvaluationSource(name=name, url=str(folder))
-    return name
+def set_names(folders: Sequence[Path]) -> list[str]:
+    """Return a valid and unique name of an evaluation set for each folder. It resembles the name of the folder."""
+    names: list[str] = []
+    for folder in folders:
+        words = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name)
+        name = re.sub(r"\.{2,}", ".", words).lstrip("_.-").rstrip(".-")[:LONGEST_NAME] or "set"
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(each for each in chain([name], numbered) if each not in names))
+    return names
 
 
-def _relative(path: Path, profile: Path) -> str:
-    """Return a path relative to the profile's folder, quoted for YAML where needed."""
-    relative = os.path.relpath(path.resolve(), profile.resolve().parent)
-    return relative if re.fullmatch(r"[A-Za-z0-9_./-]+", relative) else "'" + relative.replace("'", "''") + "'"
+def _url(folder: Path, profile: Path) -> str:
+    """Return the location of a folder, relative to the profile's folder."""
+    relative = os.path.relpath(folder.resolve(), profile.resolve().parent)
+    return f"./{relative}" if re.match(r"[~$]|[^/]*:| +$", relative) else relative
+
+
+def _yaml(text: str) -> str:
+    """Return a text as YAML, quoted where needed, for example if it looks like a number."""
+    with suppress(ProfileError):
+        if re.fullmatch(r"[A-Za-z0-9_./-]+", text) and parse_yaml(f"[{text}]", text) == [text]:
+            return text
+    return "'" + text.replace("'", "''") + "'"
