@@ -3,8 +3,8 @@
 import re
 
 _SCHEME = r"\b([A-Za-z][A-Za-z0-9+.-]+:/{1,2})"  # a path has one slash where a URL has two
-_LOGIN = re.compile(_SCHEME + r"(?:[^\s/@]*|[^\s/@:]+:[^\s@]*)@")
-_QUERY = re.compile(_SCHEME + r"([^\s?'\"]*\?)[^\s'\"]*=[^\s'\"]*")
+_LOGIN = re.compile(_SCHEME + r"(?:[^\s/]*|[^\s/@:]+:\S*)@")  # a password can contain "@" and "/"
+_QUERY = re.compile(_SCHEME + r"([^\s?]*\?)(?=\S*=)(?:[^\s'\"]|['\"](?=[\w&=%]))*")  # a quote can belong to the URL
 
 
 def without_secrets(message: str) -> str:
