@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +22,15 @@ def import_pictures(rows: Rows, to: Path, templates: Sequence[str], *, as_evalua
     """Write the rows, print what was written and what was left out, and return the exit status.
 
     Raises:
-        UserError: a template has no placeholder, the target holds other data, or no row is usable.
+        UserError: a template has no placeholder or is not a line of text, the target holds other data, or no row is usable.
     """
     if bad := [template for template in templates if "{c}" not in template]:
         raise UserError(f"--template {bad[0]!r}: no placeholder; write {{c}} where the class name goes")
+    for template in templates:
+        if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in template):
+            raise UserError(
+                f"--template {template!a}: a line break or another character that is not text; write one line"
+            )
     started = time.monotonic()
     with doing(f"importing into {to}"):
         imported = (

@@ -40,9 +40,19 @@ def test_an_evaluation_set_is_written_on_request(rows: ClassFolders, tmp_path: P
     assert (written.size, list(written.classnames), list(written.templates)) == (4, ["cat", "dog"], ["one {c}"])
 
 
-def test_a_template_needs_a_placeholder(rows: ClassFolders, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--template 'a cat': no placeholder"):
-        import_pictures(rows, tmp_path / "shards", ("a cat",), as_evaluation=False)
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a cat", "--template 'a cat': no placeholder"),
+        ("a {c}\nor a {c}", "a line break"),
+        ("caf\udce9 {c}", "a line break or another character that is not text"),
+    ],
+)
+def test_a_template_is_a_line_with_a_placeholder(
+    rows: ClassFolders, tmp_path: Path, template: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        import_pictures(rows, tmp_path / "shards", (template,), as_evaluation=False)
     assert not (tmp_path / "shards").exists()
 
 

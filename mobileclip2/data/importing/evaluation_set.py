@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.importing.row import Row, Rows, read_picture
-from mobileclip2.data.importing.shards import STATE, Imported, check_usable, checked_captions, open_tar
+from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
+from mobileclip2.data.importing.row import Row, Rows, class_of, read_picture
+from mobileclip2.data.importing.shards import (
+    STATE,
+    Imported,
+    check_usable,
+    checked_captions,
+    open_tar,
+    skip,
+    write_json,
+)
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Progress, Step, silent
 
@@ -26,7 +35,8 @@ def import_evaluation_set(
 ) -> Imported:
     """Write rows as an evaluation set in the layout of :mod:`mobileclip2.evaluation.sets`.
 
-    Rows with the same picture file are one picture with several captions.
+    Rows with the same picture file are one picture with several captions. A picture with two classes is left out. Class
+    names that differ only in case are one class.
 
     Raises:
         UserError: the folder is not empty, or no row is usable.
@@ -36,7 +46,7 @@ def import_evaluation_set(
     folder.parent.mkdir(parents=True, exist_ok=True)
     # written elsewhere and renamed, so that a killed import leaves no half of a set
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        imported = _write(_merge(rows), Path(temporary) / folder.name, templates, progress)
+        imported = _write(list(rows), Path(temporary) / folder.name, templates, progress)
         imported.folder = folder
         check_usable(imported)
         (Path(temporary) / folder.name).replace(folder)
@@ -44,24 +54,26 @@ def import_evaluation_set(
 
 
 def _write(rows: Sequence[Row], folder: Path, templates: Sequence[str], progress: Progress) -> Imported:
-    classes = sorted({row.label for row in rows if row.label is not None and not row.fault})
+    named = any(row.label and row.label.strip() for row in rows if not row.fault)
+    pictures = _merge(rows, named=named)
+    classes = sorted({row.label for row in pictures if row.label is not None and not row.fault})
     index = {name: number for number, name in enumerate(classes)}
     (folder / "test").mkdir(parents=True)
     samples = 0
     skipped = []
     with open_tar(folder / "test" / "0.tar") as writer:
-        for number, row in enumerate(rows):
+        for number, row in enumerate(pictures):
             try:
                 writer.write({"__key__": f"{number:06d}", **_members(row, number, index)})
                 samples += 1
             except BadSample as bad:
-                skipped.append({"source": row.source, "reason": bad.reason, "detail": bad.detail})
+                skipped.append(skip(row, bad))
             if number % 100 == 99:
-                progress(Step(number + 1, len(rows), "pictures"))
-    texts = {STATE: json.dumps({"skipped": skipped}, indent=1, ensure_ascii=False)}
-    if classes:
+                progress(Step(number + 1, len(pictures), "pictures"))
+    write_json(folder / STATE, {"skipped": skipped})
+    texts = {TYPE: "classification" if named else "retrieval", NSHARDS: "1"}
+    if named:
         texts |= {CLASSNAMES: "\n".join(classes), TEMPLATE_FILE: "\n".join(templates)}
-    texts |= {TYPE: "classification" if classes else "retrieval", NSHARDS: "1"}
     for name, text in texts.items():
         (folder / name).write_text(f"{text}\n", encoding="utf-8")
     imported = Imported(folder)
@@ -69,27 +81,55 @@ def _write(rows: Sequence[Row], folder: Path, templates: Sequence[str], progress
     return imported
 
 
-def _merge(rows: Rows) -> list[Row]:
-    """Return the rows with the captions of equal picture files together, in the order of their first row."""
+def _merge(rows: Sequence[Row], *, named: bool) -> list[Row]:
+    """Return a row for each picture file with its class or all its captions, in the order of their first rows."""
     merged: dict[object, Row] = {}
-    for number, row in enumerate(rows):
+    spellings: dict[str, str] = {}
+    for number, read in enumerate(rows):
+        row = _checked(read, spellings if named else None)
         key: object = row.image if isinstance(row.image, Path) and not row.fault else number
-        if key in merged:
-            first = merged[key]
-            merged[key] = replace(first, captions=(*first.captions, *row.captions))
-        else:
-            merged[key] = row
+        merged[key] = _join(merged[key], row) if key in merged else row
     return list(merged.values())
 
 
+def _checked(row: Row, spellings: dict[str, str] | None) -> Row:
+    """Return the row with the first spelling of its class, or without a class, or with the fault of its text."""
+    if row.fault:
+        return row
+    try:
+        if spellings is None:
+            for caption in row.captions:
+                _check_content(caption.strip())
+            return replace(row, label=None)
+        name = class_of(row)
+    except BadSample as fault:
+        return replace(row, fault=fault)
+    # the tokens of CLIP are the same for both cases and both forms of an accent
+    return replace(row, label=spellings.setdefault(unicodedata.normalize("NFC", name).casefold(), name))
+
+
+def _check_content(caption: str) -> None:
+    if is_placeholder(caption):
+        raise BadSample("placeholder-caption", f"'{caption}' is a missing value that a program printed")
+    if is_literal(caption):
+        raise BadSample("literal-caption", f"the caption is a printed list or mapping: {caption[:80]}")
+
+
+def _join(first: Row, row: Row) -> Row:
+    if first.label != row.label:
+        conflict = BadSample("conflicting-class", f"the picture has the classes '{first.label}' and '{row.label}'")
+        return replace(first, fault=first.fault or conflict)
+    return replace(first, captions=(*first.captions, *row.captions))
+
+
 def _members(row: Row, number: int, classes: dict[str, int]) -> dict[str, bytes]:
-    if classes:
-        if row.fault:
-            raise row.fault
-        if row.label is None:
-            raise BadSample("no-class", "the row has no class")
-        extension, data = read_picture(row.image)
-        return {extension: data, "cls": str(classes[row.label]).encode()}
-    captions = checked_captions(row, number, ())
+    if row.fault:
+        raise row.fault
+    if row.label is not None:
+        target = {"cls": str(classes[row.label]).encode()}
+    else:
+        target = {"txt": b"\n".join(checked_captions(row, number, ()))}
+        if not any(map(is_visible, row.captions)):
+            raise BadSample("empty-caption", "no character of the caption is visible")
     extension, data = read_picture(row.image)
-    return {extension: data, "txt": "\n".join(captions).encode()}
+    return {extension: data, **target}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.importing.row import PICTURES, Row
@@ -38,21 +35,8 @@ class PictureFolder:
 
     folder: Path
 
-    @cached_property
-    def _paths(self) -> list[Path]:
-        return pictures(self.folder)
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return a hash of the names and sizes of the pictures."""
-        content = hashlib.sha256()
-        for path in self._paths:
-            line = f"{path.relative_to(self.folder)}\0{path.stat().st_size}\n"
-            content.update(line.encode(errors="surrogateescape"))
-        return {type(self).__name__: content.hexdigest()}
-
     def __iter__(self) -> Iterator[Row]:
-        for path in self._paths:
+        for path in pictures(self.folder):
             name = str(path.relative_to(self.folder))
             try:
                 captions, label = self._describe(path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +31,8 @@ class HuggingFaceDataset:
     def _data(self) -> Any:
         with needs("datasets"):
             import datasets
-        loaded = datasets.load_from_disk(str(self.path))
+        with self._readable():
+            loaded = datasets.load_from_disk(str(self.path))
         if isinstance(loaded, datasets.DatasetDict):
             names = list(loaded)
             if self.split is None and len(names) > 1:
@@ -55,17 +57,14 @@ class HuggingFaceDataset:
         table.__dict__["_names"] = data.column_names
         return table
 
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return the fingerprint of the data set and its columns."""
-        chosen = self._table.chosen
-        return {
-            "dataset": self._data._fingerprint,
-            "split": self.split,
-            "image": chosen.image,
-            "captions": list(chosen.captions),
-            "label": chosen.label,
-        }
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # the package raises what its JSON and Arrow readers raise
+            raise UserError(f"{self.path}: the data set is damaged ({error}); save it again") from error
 
     def __iter__(self) -> Iterator[Row]:
         data, table = self._data, self._table
@@ -74,7 +73,9 @@ class HuggingFaceDataset:
         chosen = table.chosen
         feature = data.features.get(chosen.label) if chosen.label else None
         classes = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        for number, record in enumerate(data, 1):
-            row = table.row(number, record, chosen)
-            named = classes and row.label is not None and 0 <= int(row.label) < len(classes)
-            yield replace(row, label=classes[int(row.label)]) if named and classes and row.label else row
+        with self._readable():
+            for number, record in enumerate(data, 1):
+                if classes and chosen.label:
+                    index = record[chosen.label]  # -1 if the picture has no class
+                    record[chosen.label] = classes[index] if index in range(len(classes)) else None
+                yield table.row(number, record, chosen)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mobileclip2.data.importing.folders import CaptionedFolder, ClassFolders, has_captions, pictures
 from mobileclip2.data.importing.hugging_face import MARKERS, HuggingFaceDataset
@@ -17,17 +16,15 @@ from mobileclip2.errors import UserError
 METADATA = ("metadata", "captions", "labels")
 """names of a table inside a folder of pictures, without ending"""
 
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+"""endings that only a table has"""
+
 
 @dataclass(frozen=True)
 class Chain:
     """The rows of several tables, one after the other."""
 
     tables: tuple[Table, ...]
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return the identities of the tables."""
-        return {"tables": [table.identity for table in self.tables]}
 
     def __iter__(self) -> Iterator[Row]:
         return itertools.chain.from_iterable(self.tables)
@@ -66,13 +63,19 @@ def open_rows(
         return table(_checked_table(path))
     if any((path / marker).is_file() for marker in MARKERS):
         return HuggingFaceDataset(path, columns, split)
-    beside = [path / f"{name}{ending}" for name in METADATA for ending in ENDINGS]
-    if tables_beside := [file for file in beside if file.is_file()]:
-        return table(tables_beside[0], path)
+    if found := _table_in(path, ENDINGS):
+        return table(found, path)
     images = pictures(path)
     if images:
         if has_captions(images):
             return CaptionedFolder(path)
+        below = {picture.parent for picture in images}
+        below |= {each for folder in below for each in folder.parents if path in each.parents}
+        if found := next(filter(None, (_table_in(each, TABLES) for each in sorted(below))), None):
+            raise UserError(
+                f"{path}: the table {found} lies in a subfolder; import {found.parent} alone, name a table of all "
+                "pictures with --captions, or move this one if each folder is a class"
+            )
         # a folder with a few pictures in a subfolder has no classes
         if 2 * sum(picture.parent != path for picture in images) > len(images):
             return ClassFolders(path)
@@ -87,6 +90,12 @@ def open_rows(
     if compressed := [file for ending in ("tar.gz", "tgz", "tar.zst", "zip") for file in path.rglob(f"*.{ending}")]:
         raise UserError(f"{compressed[0]}: compressed archives are not read; unpack them and import the folder")
     raise UserError(f"{path}: no pictures and no table; a table ends with {', '.join(ENDINGS)}")
+
+
+def _table_in(folder: Path, endings: Sequence[str]) -> Path | None:
+    """Return the first table that describes the pictures of a folder and lies in it."""
+    files = (folder / f"{name}{ending}" for name in METADATA for ending in endings)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _checked_table(path: Path) -> Path:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mobileclip2.data import image
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
 
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """extension in a shard by Pillow's format; pictures of other formats are converted to PNG"""
@@ -39,11 +42,26 @@ class Row:
 class Rows(Protocol):
     """Rows in a fixed order. Every iteration starts at the first row."""
 
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return what determines the rows, as JSON. Imports continue only with equal rows."""
-
     def __iter__(self) -> Iterator[Row]: ...
+
+
+def class_of(row: Row) -> str:
+    """Return the class of a row in one line.
+
+    Raises:
+        BadSample: ``no-class`` (blank, a printed value such as ``nan``, or with control characters).
+    """
+    name = " ".join((row.label or "").split())
+    if not is_visible(name):
+        raise BadSample("no-class", "the row has no class")
+    if is_placeholder(name) or is_literal(name):
+        detail = "is not a name but a value that a program printed; write the name of the class in words"
+        raise BadSample("no-class", f"'{name[:80]}' {detail}")
+    if "\ufeff" in name or any(unicodedata.category(each) in ("Cc", "Cs") for each in name):
+        raise BadSample(
+            "no-class", f"{name[:80]!a} contains a character that is not text; correct the name of the class"
+        )
+    return name
 
 
 def read_picture(picture: Path | bytes | None) -> tuple[str, bytes]:
@@ -59,8 +77,8 @@ def read_picture(picture: Path | bytes | None) -> tuple[str, bytes]:
     if isinstance(picture, Path):
         try:
             data = picture.read_bytes()
-        except OSError as error:
-            raise BadSample("missing-image", f"{picture}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # a name with NUL or half of a surrogate pair is a ValueError
+            raise BadSample("missing-image", f"{picture}: {getattr(error, 'strerror', error)}") from error
     else:
         data = picture
     try:
@@ -69,14 +87,30 @@ def read_picture(picture: Path | bytes | None) -> tuple[str, bytes]:
             if extension is None:
                 opened.load()
                 with io.BytesIO() as converted:
-                    opened.convert("RGBA" if opened.has_transparency_data else "RGB").save(converted, "PNG")
+                    _eight_bits(opened).save(converted, "PNG")
                     return "png", converted.getvalue()
     except UnidentifiedImageError:
         image.size(data)  # raises the reason
         raise BadSample("not-an-image", f"{len(data):,} bytes that begin with {data[:16]!r}") from None
     except Image.DecompressionBombError as error:
         raise BadSample("image-too-large", str(error)) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (BadSample, MemoryError):
+        raise
+    except Exception as error:  # decoders raise arbitrary exceptions for damaged input
         raise BadSample("broken-image", f"{len(data):,} bytes that begin with {data[:16]!r}: {error}") from error
     image.size(data)
     return extension, data
+
+
+def _eight_bits(opened: Image.Image) -> Image.Image:
+    if opened.has_transparency_data:
+        return opened.convert("RGBA")
+    if opened.mode in ("I", "F"):  # 32 bits have no fixed range, and convert() rounds and clips to 255
+        pixels = np.asarray(opened)
+        low, high = pixels.min(), pixels.max()
+        if not 0 <= low <= high <= 255 or (opened.mode == "F" and high <= 1):
+            raise BadSample(
+                "broken-image", f"32-bit pixels from {low} to {high}; save it with 8 or 16 bits for each color"
+            )
+        return opened.convert("RGB")
+    return image.to_rgb(opened)

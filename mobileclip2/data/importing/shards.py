@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.importing.row import Row, Rows, read_picture
-from mobileclip2.errors import UserError
+from mobileclip2.data.importing.row import Row, Rows, class_of, read_picture
+from mobileclip2.errors import UserError, without_secrets
 from mobileclip2.extras import needs
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.store.storage import atomic_path
 
 ROWS_A_SHARD = 1000
 STATE = "import.json"
-"""file that lists which rows a folder holds"""
-VERSION = 1
+"""file with the options of the import that wrote a folder"""
+VERSION = 2
+COUNTS = {"rows", "samples", "skipped", "rows_sha256"}
+"""fields of the file beside a shard"""
 NAMED = 3
 """number of bad rows that a message names for each reason"""
 
@@ -72,37 +75,42 @@ def import_shards(
 
     A row with several captions becomes a sample for each. A row with a class and no caption gets a caption from
     ``templates``, in turn, in which ``{c}`` is replaced by the class. Equal rows give equal bytes. Beside each shard lies a
-    JSON file with its counts and bad rows.
+    JSON file with its counts, its bad rows, and a hash of its rows. The hash has the size and the time of a picture's file.
 
     Args:
         rows_a_shard: rows of each shard, good and bad ones.
 
     Raises:
-        UserError: the folder holds other data, or no row is usable. The message names the reasons.
+        UserError: the folder holds other data or shards of other rows, or no row is usable. The message names the reasons.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_state(folder, {"version": VERSION, **rows.identity, "templates": list(templates), "rows": rows_a_shard})
-    imported = Imported(folder)
     numbered = enumerate(rows)
+    start = list(itertools.islice(numbered, 1))  # a table without the columns raises before the folder exists
+    remaining = itertools.chain(start, numbered)
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_state(folder, {"version": VERSION, "templates": list(templates), "rows": rows_a_shard})
+    imported = Imported(folder)
     for shard in itertools.count():
-        taken = itertools.islice(numbered, rows_a_shard)
+        digest = hashlib.sha256()
+        taken = _hashed(itertools.islice(remaining, rows_a_shard), digest)
         tar, counts = folder / f"{shard:05d}.tar", folder / f"{shard:05d}.json"
-        if tar.exists() and counts.exists():
-            stored = json.loads(counts.read_text())
-            if sum(1 for _ in taken) == 0:
-                break
+        if tar.exists() and (stored := _counts(counts)):
+            deque(taken, maxlen=0)
+            if stored["rows_sha256"] != digest.hexdigest():
+                raise _other_import(folder, counts.name)
             imported.add(stored["rows"], stored["samples"], stored["skipped"])
             imported.reused += 1
             continue
         first = next(taken, None)
         if first is None:
+            if tar.exists():
+                raise _other_import(folder, tar.name)
             break
         taken_rows, samples, skipped = _write_shard(
             tar, shard, itertools.chain([first], taken), templates, rows_a_shard
         )
         with atomic_path(counts) as temporary:
-            body = {"rows": taken_rows, "samples": samples, "skipped": skipped}
-            temporary.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            hashed = {"rows_sha256": digest.hexdigest()}
+            write_json(temporary, {"rows": taken_rows, "samples": samples, "skipped": skipped, **hashed})
         imported.add(taken_rows, samples, skipped)
         progress(Step(imported.rows, 0, "rows", {"samples": imported.samples, "skipped": imported.skipped.total()}))
     if imported.samples == 0:
@@ -135,17 +143,61 @@ def _check_state(folder: Path, state: Mapping[str, Any]) -> None:
     if path.exists():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             known = None
         if known != state:
-            raise UserError(
-                f"{folder}: it holds an import of other rows or with other options ({STATE}); give a new folder to '-o'"
-            )
+            raise _other_import(folder, STATE)
     elif any(folder.iterdir()):
         raise UserError(f"{folder}: the folder is not empty and holds no import; give a new folder to '-o'")
     else:
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(state, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(temporary, state)
+
+
+def _other_import(folder: Path, file: str) -> UserError:
+    return UserError(
+        f"{folder}: it holds an import of other rows or pictures, or with other options ({file}); give a new folder to '-o'"
+    )
+
+
+def _counts(path: Path) -> dict[str, Any] | None:
+    """Return the counts of a finished shard, or None if the file is missing or damaged."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return stored if isinstance(stored, dict) and stored.keys() >= COUNTS else None
+
+
+def _hashed(rows: Iterator[tuple[int, Row]], digest: hashlib._Hash) -> Iterator[tuple[int, Row]]:
+    """Yield the rows, and hash what their samples depend on."""
+    for number, row in rows:
+        reason = row.fault.reason if row.fault else None
+        digest.update(ascii((row.name, row.captions, row.label, reason, _version(row.image))).encode())
+        yield number, row
+
+
+def _version(picture: Path | bytes | None) -> object:
+    """Return what changes with the content of a picture, without reading its file."""
+    if isinstance(picture, bytes):
+        return hashlib.sha256(picture).hexdigest()
+    try:
+        status = picture.stat() if picture else None
+    except (OSError, ValueError):  # read_picture gives the reason
+        return None
+    return status and (status.st_size, status.st_mtime_ns)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON. A character of a file name that is not UTF-8 becomes an escape of JSON."""
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+
+
+def skip(row: Row, bad: BadSample) -> dict[str, str]:
+    """Return the entry of a bad row, without the password and the query of a URL."""
+    entry = {"source": row.source, "reason": bad.reason, "detail": bad.detail}
+    return {name: without_secrets(text) for name, text in entry.items()}
 
 
 def _write_shard(
@@ -163,7 +215,7 @@ def _write_shard(
                     writer.write(sample)
                     samples += 1
             except BadSample as bad:
-                skipped.append({"source": row.source, "reason": bad.reason, "detail": bad.detail})
+                skipped.append(skip(row, bad))
     return count, samples, skipped
 
 
@@ -185,26 +237,29 @@ def _samples(key: str, row: Row, number: int, templates: Sequence[str]) -> Itera
     captions = checked_captions(row, number, templates)
     extension, data = read_picture(row.image)
     for index, caption in enumerate(captions):
-        fields = {"source": row.name, **({"label": row.label} if row.label is not None else {})}
+        fields = {"source": without_secrets(row.name), **({"label": row.label} if row.label is not None else {})}
         yield {
             "__key__": key if index == 0 else f"{key}-{index}",
             extension: data,
-            "txt": caption.encode(),
+            "txt": caption,
             "json": json.dumps(fields, ensure_ascii=False).encode(errors="replace"),
         }
 
 
-def checked_captions(row: Row, number: int, templates: Sequence[str]) -> list[str]:
-    """Return the captions of a row, or one from a template and the class.
+def checked_captions(row: Row, number: int, templates: Sequence[str]) -> list[bytes]:
+    """Return the captions of a row in UTF-8, or one from a template and the class.
 
     Raises:
-        BadSample: the row has a fault, or no caption.
+        BadSample: the row has a fault or no caption, or a caption cannot be encoded.
     """
     if row.fault:
         raise row.fault
     captions = [text for caption in row.captions if (text := " ".join(caption.split()))]
-    if captions:
-        return captions
-    if row.label and row.label.strip() and templates:
-        return [templates[number % len(templates)].replace("{c}", row.label.strip())]
-    raise BadSample("empty-caption" if row.captions else "missing-caption", "the row has no text")
+    if not captions and row.label and row.label.strip() and templates:
+        captions = [templates[number % len(templates)].replace("{c}", class_of(row))]
+    if not captions:
+        raise BadSample("empty-caption" if row.captions else "missing-caption", "the row has no text")
+    try:
+        return [caption.encode() for caption in captions]
+    except UnicodeEncodeError as error:
+        raise BadSample("bad-encoding", f"a caption cannot be stored as UTF-8 ({error.reason}); correct it") from error

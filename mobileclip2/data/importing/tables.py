@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -71,14 +71,6 @@ class Table:
     encoding: str | None = None
     delimiter: str | None = None
 
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """Return the hash of the table and its columns."""
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        chosen = self.chosen
-        return {"table": digest, "image": chosen.image, "captions": list(chosen.captions), "label": chosen.label}
-
     def __iter__(self) -> Iterator[Row]:
         chosen = self.chosen
         for number, record in enumerate(self._records(), 1):
@@ -89,7 +81,7 @@ class Table:
         """Columns to read.
 
         Raises:
-            UserError: a named column does not exist, or none can be guessed.
+            UserError: a named column does not exist, none can be guessed, or two have the same name.
         """
         names = list(self._names)
         wanted = (self.columns.image, *self.columns.captions, self.columns.label)
@@ -109,6 +101,11 @@ class Table:
                 f"{self.path}: no column looks like {' and none like '.join(missing)}; it has {listed(names)}. Name it with "
                 f"{', and with '.join(missing.values())}"
             )
+        for name in filter(None, (image, *captions, label)):
+            if names.count(name) > 1:
+                raise UserError(
+                    f"{self.path}: {names.count(name)} columns have the name '{name}'; give each column its own name"
+                )
         return Columns(image, captions, label)
 
     @cached_property
@@ -168,12 +165,16 @@ class Table:
                 return "cp1252"
         return "utf-8-sig"
 
-    def _open(self) -> io.TextIOWrapper:
+    @contextmanager
+    def _open(self) -> Iterator[io.TextIOWrapper]:
         try:
             # a character that cannot be decoded makes its row bad
-            return self.path.open(encoding=self._encoding, newline="", errors="replace")
+            with self.path.open(encoding=self._encoding, newline="", errors="replace") as file:
+                yield file
         except LookupError as error:
             raise UserError(f"--encoding: {error}") from None
+        except UnicodeError as error:
+            raise UserError(f"{self.path}: cannot be decoded ({error}); name its encoding with --encoding") from error
 
     def _json_lines(self) -> Iterator[Record]:
         with self._open() as file:
@@ -252,17 +253,22 @@ class Table:
         try:
             if any("\ufffd" in text for text in (*captions, label or "")):
                 raise BadSample("bad-encoding", "a character cannot be decoded; name the encoding with --encoding")
+            if not columns.captions and not (label or "").strip():
+                raise BadSample("no-class", "the row has no class")
             return Row(source, name, self._image(value), captions, label)
         except BadSample as fault:
             return Row(source, name, None, captions, label, fault)
 
     def _image(self, value: Any) -> Path | bytes | None:
         if isinstance(value, dict):  # a picture of the Hugging Face library
-            return value["bytes"] if value.get("bytes") else self._image(value.get("path"))
+            data = value.get("bytes")
+            value = data if isinstance(data, bytes) and data else value.get("path")
         if isinstance(value, bytes) or value is None:
             return value
+        if isinstance(value, dict | list):
+            raise BadSample("missing-image", "the picture is a list or an object; write the name of a file")
         name = str(value).strip()
-        if name.startswith(("http://", "https://")):
+        if name.lower().startswith(("http://", "https://")):
             raise BadSample("image-is-url", f"{name}: download the pictures first, for example with img2dataset")
         if not name:
             return None

@@ -37,6 +37,53 @@ def test_a_table_of_captions_becomes_a_retrieval_set(tmp_path):
     assert [sample.captions for sample in written.samples()] == [("one", "three"), ("two",)]
 
 
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that imports a table of pictures as an evaluation set, and opens it."""
+
+    def imported_and_opened(header, *lines):
+        for name in ("a", "b", "c"):
+            (tmp_path / f"{name}.jpg").write_bytes(jpeg(ord(name)))
+        (tmp_path / "t.csv").write_text("\n".join((header, *lines)))
+        imported = import_evaluation_set(Table(tmp_path / "t.csv"), tmp_path / "mine")
+        written = EvaluationSet("mine", tmp_path / "mine")
+        written.check()
+        return imported, written
+
+    return imported_and_opened
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "targets", "skipped"),
+    [
+        (('"tabby\ncat"', "dog", "zebra"), ["dog", "tabby cat", "zebra"], [1, 0, 2], {}),
+        (("cat ", "cat", "zebra"), ["cat", "zebra"], [0, 0, 1], {}),
+        (("Café", "cafe\u0301", "zebra"), ["Café", "zebra"], [0, 0, 1], {}),
+        (("", "dog", "zebra"), ["dog", "zebra"], [0, 1], {"no-class": 1}),
+        (("nan", "dog", "['a']"), ["dog"], [0], {"no-class": 2}),
+    ],
+)
+def test_class_indices_agree_with_the_lines_of_class_names(write, labels, classes, targets, skipped):
+    imported, written = write("file,label", *(f"{name}.jpg,{label}" for name, label in zip("abc", labels, strict=True)))
+    assert (written.classnames, dict(imported.skipped)) == (classes, skipped)
+    assert [sample.target for sample in written.samples()] == targets
+
+
+def test_a_picture_with_two_classes_is_left_out(write):
+    imported, written = write(
+        "file,label", "a.jpg,cat", "a.jpg,dog", "b.jpg,dog", "b.jpg,dog", "c.jpg,cat", "a.jpg,cat"
+    )
+    assert (imported.rows, imported.samples, dict(imported.skipped)) == (6, 2, {"conflicting-class": 1})
+    assert [sample.target for sample in written.samples()] == [1, 0]
+
+
+def test_captions_that_evaluation_refuses_are_left_out(write):
+    lines = ("a.jpg,nan", "a.jpg,a cat", "b.jpg,\u200b", "c.jpg,\"['a', 'dog']\"")
+    imported, written = write("file,caption", *lines)
+    assert dict(imported.skipped) == {"placeholder-caption": 1, "empty-caption": 1, "literal-caption": 1}
+    assert [sample.captions for sample in written.samples()] == [("a cat",)]
+
+
 def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "0.jpg").write_bytes(jpeg(0))
     (tmp_path / "t.csv").write_text("image,caption\n0.jpg,one\n")

@@ -44,11 +44,3 @@ def test_captions_lie_beside_their_picture(
     (row,) = CaptionedFolder(tmp_path)
     assert row.captions == captions and (row.fault.reason if row.fault else None) == reason
     assert has_captions(pictures(tmp_path)) == name.startswith("1")
-
-
-def test_added_pictures_change_the_identity(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.jpg")
-    before = ClassFolders(tmp_path).identity
-    assert before == ClassFolders(tmp_path).identity != CaptionedFolder(tmp_path).identity
-    touch(tmp_path, "a/2.jpg")
-    assert ClassFolders(tmp_path).identity != before

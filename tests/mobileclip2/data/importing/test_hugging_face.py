@@ -38,12 +38,30 @@ def test_pictures_stay_as_they_are_stored(captioned):
     rows = list(open_rows(captioned))
     assert [row.captions for row in rows] == [("one", "uno"), ("two",)]
     assert all(isinstance(row.image, bytes) and not row.fault for row in rows)
-    assert open_rows(captioned).identity == HuggingFaceDataset(captioned).identity
 
 
 def test_numbers_of_classes_become_names(classes):
     (row,) = HuggingFaceDataset(classes, split="train")
     assert (row.image, row.label) == (jpeg(0), "dog")
+
+
+@pytest.mark.parametrize("captions", [{}, {"text": ["a cat"]}])
+def test_a_picture_without_class_stays_without_class(tmp_path, captions):
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    features |= {name: datasets.Value("string") for name in captions}
+    data = datasets.Dataset.from_dict(
+        {"image": [picture(0)], "label": [-1], **captions}, features=datasets.Features(features)
+    )
+    data.save_to_disk(str(tmp_path))
+    (row,) = HuggingFaceDataset(tmp_path)
+    assert row.label is None and (row.fault and row.fault.reason) == (None if captions else "no-class")
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+def test_a_damaged_data_set_is_named(captioned, name):
+    (captioned / name).write_bytes((captioned / name).read_bytes()[:20])
+    with pytest.raises(UserError, match="captioned: the data set is damaged"):
+        list(HuggingFaceDataset(captioned))
 
 
 def test_a_split_is_chosen_by_name(classes):

@@ -33,6 +33,24 @@ def test_a_table_inside_the_folder_describes_its_pictures(tmp_path):
     assert [row.captions for row in open_rows(tmp_path)] == [("x",)]
 
 
+@pytest.mark.parametrize("table", ["test/metadata.csv", "train/metadata.jsonl", "train/2026/captions.parquet"])
+def test_tables_in_subfolders_are_refused(tmp_path, table):
+    for name in ("train/2026/a.jpg", "test/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(jpeg(0))
+    (tmp_path / table).touch()
+    with pytest.raises(UserError, match=rf"the table \S+{table} lies in a subfolder; import \S+ alone, name"):
+        open_rows(tmp_path)
+
+
+def test_texts_in_class_folders_are_no_tables(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(jpeg(0))
+        (tmp_path / name / "metadata.json").write_text("{}")
+    assert [row.label for row in open_rows(tmp_path)] == ["cat", "dog"]
+
+
 def test_parquet_files_of_a_folder_follow_each_other(tmp_path):
     for number in range(2):
         pq.write_table(pa.table({"jpg": [jpeg(number)], "caption": [str(number)]}), tmp_path / f"{number}.parquet")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 
 import pytest
 
 from mobileclip2.config.filters import Filters
 from mobileclip2.data.importing import shards
-from mobileclip2.data.importing.folders import ClassFolders
+from mobileclip2.data.importing.folders import CaptionedFolder, ClassFolders
 from mobileclip2.data.importing.row import read_picture
 from mobileclip2.data.importing.shards import import_shards
 from mobileclip2.data.importing.tables import Table
@@ -89,6 +90,114 @@ def test_another_table_is_refused_and_nothing_is_lost(table, tmp_path):
     assert hashes(tmp_path / "shards") == before
 
 
+def caption(folder):
+    (folder / "0.txt").write_text("changed")
+
+
+def picture_of_the_same_size(folder):
+    data = (folder / "0.jpg").read_bytes()
+    (folder / "0.jpg").write_bytes(data[:-1] + b"\0")
+
+
+def missing_picture(folder):
+    (folder / "2.jpg").write_bytes(jpeg(2))
+
+
+def row(folder):
+    (folder / "captions.csv").write_text("image,caption\n1.jpg,one\n0.jpg,zero\n2.jpg,two\n")
+
+
+def fewer_rows(folder):
+    (folder / "captions.csv").write_text("image,caption\n0.jpg,zero\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (CaptionedFolder, caption),
+        (CaptionedFolder, picture_of_the_same_size),
+        (ClassFolders, picture_of_the_same_size),
+        (Table, picture_of_the_same_size),
+        (Table, missing_picture),
+        (Table, row),
+        (Table, fewer_rows),
+    ],
+)
+def test_a_change_of_what_was_imported_is_noticed(tmp_path, kind, change):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number))
+        (folder / f"{number}.txt").write_text(str(number))
+    (folder / "captions.csv").write_text("image,caption\n0.jpg,zero\n2.jpg,two\n")
+    target = tmp_path if kind is ClassFolders else folder / "captions.csv" if kind is Table else folder
+    for _ in range(2):
+        import_shards(kind(target), tmp_path / "o" / "shards", templates=["a {c}"], rows_a_shard=1)
+    before = hashes(tmp_path / "o" / "shards")
+    change(folder)
+    with pytest.raises(UserError, match="holds an import of other rows or pictures"):
+        import_shards(kind(target), tmp_path / "o" / "shards", templates=["a {c}"], rows_a_shard=1)
+    assert hashes(tmp_path / "o" / "shards") == before
+
+
+def test_another_encoding_is_another_import(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    (tmp_path / "t.csv").write_bytes(b"image,caption\na.jpg,ma\xb3y kot\n")
+    import_shards(Table(tmp_path / "t.csv"), tmp_path / "shards")
+    with pytest.raises(UserError, match="an import of other rows"):
+        import_shards(Table(tmp_path / "t.csv", encoding="cp1250"), tmp_path / "shards")
+
+
+def test_rows_added_after_full_shards_are_imported_alone(table, tmp_path):
+    import_shards(table, tmp_path / "shards", rows_a_shard=6)
+    with table.path.open("a") as file:
+        file.write("1.jpg,one more\n")
+    imported = import_shards(table, tmp_path / "shards", rows_a_shard=6)
+    assert (imported.shards, imported.reused) == (3, 2)
+    assert valid(tmp_path / "shards")[-1] == "one more"
+
+
+@pytest.mark.parametrize("damaged", ['{"rows": 2', "[]", "{}", "\udcff"])
+def test_a_damaged_file_of_counts_is_written_again(table, tmp_path, damaged):
+    import_shards(table, tmp_path / "shards", rows_a_shard=5)
+    before = hashes(tmp_path / "shards")
+    (tmp_path / "shards" / "00001.json").write_text(damaged, errors="surrogateescape")
+    assert import_shards(table, tmp_path / "shards", rows_a_shard=5).reused == 2
+    assert hashes(tmp_path / "shards") == before
+
+
+def test_a_caption_that_is_not_unicode_is_counted(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    lines = [{"image": "a.jpg", "caption": text} for text in ("a cat \ud83d", "a dog")]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    imported = import_shards(Table(tmp_path / "t.jsonl"), tmp_path / "shards")
+    assert (imported.samples, dict(imported.skipped)) == (1, {"bad-encoding": 1})
+
+
+def test_a_bad_picture_whose_name_is_not_utf8_is_listed(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "ok.jpg").write_bytes(jpeg(0))
+    (tmp_path / "photos" / "ok.txt").write_text("a cat")
+    (tmp_path / "photos" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg(1))
+    for _ in range(2):
+        imported = import_shards(CaptionedFolder(tmp_path / "photos"), tmp_path / "shards")
+        assert dict(imported.skipped) == {"missing-caption": 1}
+    (bad,) = json.loads((tmp_path / "shards" / "00000.json").read_text())["skipped"]
+    assert bad["source"].endswith("caf\udce9.jpg")
+
+
+def test_no_file_of_an_import_repeats_the_secret_of_a_url(tmp_path):
+    name = "https:/joe:hun%40ter2@host/a.jpg?X-Amz-Signature=hunter2"
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_bytes(jpeg(0))
+    names = (name, f"https:/{name.removeprefix('https:')}", f"s3:/{name.removeprefix('https:')}")
+    (tmp_path / "t.csv").write_text("url,caption\n" + "".join(f"{each},x\n" for each in names))
+    imported = import_shards(Table(tmp_path / "t.csv"), tmp_path / "shards")
+    assert dict(imported.skipped) == {"image-is-url": 1, "missing-image": 1}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "shards").iterdir())
+    assert b"host/a.jpg" in written and b"ter2" not in written and "ter2" not in imported.reasons()
+
+
 def test_an_import_without_a_usable_row_says_why(tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\nhttps://example.org/a.jpg,x\n")
     with pytest.raises(UserError, match="none of the 1 rows can be used") as raised:
@@ -121,6 +230,13 @@ def test_shards_do_not_depend_on_the_folder_of_the_pictures(tmp_path):
         import_shards(ClassFolders(folder / "classes"), folder / "shards", templates=["a {c}"])
     one, two = (tmp_path / place / "shards" / "00000.tar" for place in ("one", "deep/two"))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_table_without_the_columns_leaves_no_folder(tmp_path):
+    (tmp_path / "t.csv").write_text("image,caption,caption\na.jpg,x,y\n")
+    with pytest.raises(UserError, match="2 columns have the name 'caption'"):
+        import_shards(Table(tmp_path / "t.csv"), tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_a_folder_is_free_again_after_an_import_without_a_usable_row(table, tmp_path):

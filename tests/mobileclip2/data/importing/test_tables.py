@@ -76,6 +76,35 @@ def test_bad_lines_are_rows_with_a_reason(folder):
     assert [row.fault and row.fault.reason for row in Table(folder / "t.csv")] == [None, "bad-row"]
 
 
+@pytest.mark.parametrize(
+    ("written", "name", "reason"),
+    [
+        ({"bytes": "abc"}, None, None),
+        ({"bytes": "abc", "path": "a.jpg"}, "a.jpg", None),
+        ({"path": {"path": "a.jpg"}}, None, "missing-image"),
+        (["a.jpg"], None, "missing-image"),
+        (5, "5", None),
+    ],
+)
+def test_a_picture_is_bytes_or_a_name(folder, written, name, reason):
+    (folder / "t.jsonl").write_text(json.dumps({"image": written, "caption": "x"}))
+    (row,) = Table(folder / "t.jsonl")
+    assert row.image == (folder / name if name else None)
+    assert (row.fault and row.fault.reason) == reason
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "idna", "undefined", "nonsense"])
+def test_an_encoding_that_cannot_be_used_is_named(folder, encoding):
+    (folder / "t.csv").write_text("image,caption\na.jpg,x\n")
+    with pytest.raises(UserError, match="--encoding"):
+        list(Table(folder / "t.csv", encoding=encoding))
+
+
+def test_a_row_without_captions_needs_a_class(folder):
+    (folder / "t.csv").write_text("image,label\na.jpg,\nb.jpg,dog\n")
+    assert [row.fault and row.fault.reason for row in Table(folder / "t.csv")] == ["no-class", None]
+
+
 def test_urls_are_refused_with_the_tool_that_downloads_them(folder):
     (folder / "t.csv").write_text("url,caption\nhttps://example.org/a.jpg,x\n")
     (row,) = Table(folder / "t.csv")
@@ -158,6 +187,8 @@ def test_a_large_parquet_table_is_not_kept_in_memory(folder):
         ("image,b\n1,2\n", Columns(), "no column looks like captions or classes"),
         ("image,caption\n1,2\n", Columns(image="imag"), "there is no column 'imag'; did you mean 'image'"),
         ("", Columns(), "the table is empty"),
+        ("image,caption,caption \na.jpg,1,2\n", Columns(), "2 columns have the name 'caption'; give each"),
+        ("a.jpg,b.jpg,one\n", Columns(), "2 columns have the name 'image'"),
     ],
 )
 def test_columns_that_cannot_be_found_are_named(folder, text, columns, message):
