@@ -151,7 +151,11 @@ def open_evaluation_set(name: str, url: str) -> OpenedSet:
 
 def _open_set(field: str, url: str, set_: EvaluationSet, names: set[str]) -> OpenedSet:
     remedy = f"make one from pictures with: mobileclip2 import PICTURES --as-evaluation -o {shlex.quote(url)}"
-    if set_.kind == "classification" and TYPE in names and "retrieval" in (set_.path / TYPE).read_text(errors="replace"):
+    if (
+        set_.kind == "classification"
+        and TYPE in names
+        and "retrieval" in (set_.path / TYPE).read_text(errors="replace")
+    ):
         raise UserError(
             f"{url} is a retrieval set ({TYPE}), and '{set_.name}' is the name of a classification set; {remedy}"
         )
