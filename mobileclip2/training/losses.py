@@ -82,7 +82,7 @@ def reinforced_loss(
     image: Features,
     texts: dict[str, Features],
     logit_scale: Tensor | float,
-    teacher_image: Features,
+    teacher_image: Features | None,
     teacher_texts: dict[str, Features],
     teacher_dims: Sequence[int],
     teacher_scales: Sequence[float | None],
@@ -92,13 +92,14 @@ def reinforced_loss(
 
     ``texts`` contains ``real`` or ``synthetic`` captions, or both. ``teacher_texts`` contains the features of the
     teachers for the same captions. The terms ``clip/<batch>`` and ``distill/<batch>`` are not weighted. Terms of weight 0
-    are not computed.
+    are not computed, so that ``distill=0`` needs no features of teachers.
     """
     terms: dict[str, Tensor] = {}
     for name, text in texts.items():
         if distill < 1:
             terms[f"clip/{name}"] = clip_loss(image, text, logit_scale)
         if distill > 0:
+            assert teacher_image is not None
             terms[f"distill/{name}"] = distill_loss(
                 image, text, logit_scale, teacher_image, teacher_texts[name], teacher_dims, teacher_scales
             )

@@ -86,9 +86,9 @@ class Reinforced:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Return the keys that a batch must have, including those of the teachers."""
+        """Return the keys that a batch must have, including those of the teachers if the student distills."""
         keys = ("image", *self.texts.values())
-        return (*keys, *(f"teacher_{key}" for key in keys))
+        return (*keys, *(f"teacher_{key}" for key in keys)) if self.distill else keys
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Compute L2-normalized image and text features, ``[b, embed_dim]``, with one forward pass for all texts."""
@@ -106,8 +106,8 @@ class Reinforced:
             side(features, "image"),
             {name: side(features, key) for name, key in self.texts.items()},
             logit_scale,
-            side(batch, "teacher_image"),
-            {name: side(batch, f"teacher_{key}") for name, key in self.texts.items()},
+            side(batch, "teacher_image") if self.distill else None,
+            {name: side(batch, f"teacher_{key}") for name, key in self.texts.items()} if self.distill else {},
             self.teacher_dims,
             self.teacher_scales,
             self.distill,

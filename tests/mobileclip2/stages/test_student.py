@@ -54,6 +54,24 @@ def test_a_pretrained_student_keeps_its_weights(tiny: Path) -> None:
     assert "samples" not in stored.manifest.facts and stored.manifest.facts["embed_dim"] == 24
 
 
+def test_a_student_that_does_not_distill_trains_on_weakly_augmented_images(
+    materialized: Callable[..., Pipeline],
+) -> None:
+    """It reads the reinforced dataset for its synthetic captions, without embeddings of views."""
+    profile = Path(materialized("student/pupil").profile.file)
+    values = yaml.safe_load(profile.read_text())
+    (pupil,) = (student for student in values["students"] if student["name"] == "pupil")
+    pupil["loss"] = {"distill": 0}
+    profile = profile.with_name("undistilled.yaml")  # the store of the shared profile gets a student more
+    profile.write_text(yaml.safe_dump(values))
+    assert set(opened(profile, "pupil").sample(0, 0)) == {"image", "text", "synthetic_text"}
+    pipeline = Pipeline(load(profile))
+    pipeline.materialize("student/pupil")
+    (stored,) = pipeline.read("student/pupil")
+    records = [json.loads(line) for line in stored.fetch("metrics.jsonl").read_text().splitlines()]
+    assert {"clip/real", "clip/synthetic"} <= set(records[0]) and "distill/real" not in records[0]
+
+
 def opened(profile: Path, student: str) -> SampleSource:
     """Return the samples of a student's training."""
     pipeline = Pipeline(load(profile))

@@ -79,6 +79,14 @@ def test_reinforced_uses_only_the_captions_it_names(
     assert set(found) == {"loss", *parts}
 
 
+def test_without_distillation_no_embedding_of_a_teacher_is_needed() -> None:
+    objective = Reinforced(DIMS, SCALES, distill=0)
+    assert objective.needs == ("image", "text", "synthetic_text")
+    batch = {key: tensor for key, tensor in tiny_batch(4).items() if key in objective.needs}
+    found = objective.loss(objective.features(tiny_clip(), batch), batch, SCALE, alone)
+    assert set(found) == {"loss", "clip/real", "clip/synthetic"}
+
+
 def test_coca_minimizes_the_loss_of_open_clip() -> None:
     model, batch = tiny_coca().eval(), tiny_batch(6)
     objective = CoCaObjective()
