@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -10,10 +9,11 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
+from typing import Any
 
 from mobileclip2.engine.pipeline import InProcessExecutor, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage
@@ -67,16 +67,15 @@ class LocalExecutor:
         stage.discard_truncated(batch)
         progress = ShardProgress(batch, stage)
         of = max(self.processes, count_chunks(progress.total, seconds_a_shard(batch), self.processes))
-        context = get_context("spawn")  # forking a process with threads, such as torch's, can deadlock
+        context = _Spawn()
         ranks, stop = context.SimpleQueue(), context.Event()
         for rank in range(self.processes):
             ranks.put(rank)
         with ProcessPoolExecutor(self.processes, context, _init_worker, (ranks, self.processes, stop)) as pool:
-            futures: list[Future[float]] = [
-                pool.submit(_run_chunk, spec.store, spec.key, index, of) for index in range(of)
-            ]
-            workers = multiprocessing.active_children()
+            futures: list[Future[float]] = []
             try:
+                for index in range(of):
+                    futures.append(pool.submit(_run_chunk, spec.store, spec.key, index, of))
                 waiting = set(futures)
                 while waiting:
                     done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
@@ -84,11 +83,13 @@ class LocalExecutor:
                         future.result()
                     progress.report(processes=min(len(waiting), self.processes))
             except BrokenProcessPool as error:
-                raise ComputeError(f"{batch.asset.key}: a worker process died by {_death_of(workers)}") from error
+                raise ComputeError(
+                    f"{batch.asset.key}: a worker process died by {_death_of(context.workers)}"
+                ) from error
             except Exception:
                 raise
             except BaseException:  # on an interrupt, do not wait for the current shards
-                for worker in workers:
+                for worker in context.workers:
                     worker.kill()
                 raise
             finally:
@@ -127,6 +128,22 @@ class LocalExecutor:
             cause = failure.message if failure else "\n".join(["torchrun failed", *printed])
             raise ComputeError(f"{batch.asset.key}: {cause}")
         return (time.monotonic() - started) * self.processes
+
+
+class _Spawn(SpawnContext):
+    """Starts the workers of a pool and keeps them, because one that has died is no longer an active child.
+
+    They are not forked, because forking a process with threads, such as torch's, can deadlock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers: list[BaseProcess] = []
+
+    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # of multiprocessing
+        worker = SpawnProcess(*args, **options)
+        self.workers.append(worker)
+        return worker
 
 
 def _death_of(workers: list[BaseProcess]) -> str:

@@ -1,6 +1,7 @@
 """Chunks in a process pool, and training with torchrun."""
 
 import shutil
+from concurrent.futures import ProcessPoolExecutor, wait
 
 import pytest
 
@@ -47,6 +48,22 @@ def test_a_pool_gives_the_manifests_of_one_process(tiny, tmp_path):
 def test_a_rejected_shard_gives_the_error_of_one_process(tiny):
     tiny.write_text(tiny.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
     with pytest.raises(ShardError, match="more than the accepted"):
+        Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_others_start_is_reported(tiny, monkeypatch):
+    """A machine under load takes seconds to start a process."""
+    submit = ProcessPoolExecutor.submit
+
+    def submit_slowly(pool, *arguments):
+        future = submit(pool, *arguments)
+        wait([future], 20)
+        return future
+
+    monkeypatch.setattr("mobileclip2.executors.local._run_chunk", die)
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_slowly)
+    with pytest.raises(ComputeError, match="raw_shards: a worker process died by SIGKILL"):
         Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
 
 
