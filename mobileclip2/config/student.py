@@ -56,6 +56,10 @@ class WiseFT(Settings):
         return self
 
 
+OF_A_TRAINING = ("augmentation", "corpora", "data", "datasets", "evaluate_on", "loss", "render", "sampling", "train")
+"""fields of a student that only its training uses"""
+
+
 class Student(Settings):
     """A student. ``data: raw`` is the plain CLIP baseline on the same shards.
 
@@ -73,6 +77,8 @@ class Student(Settings):
     datasets: tuple[str, ...] | None = Field(None, min_length=1)
     """reinforced datasets of the training: ``reinforced_dataset`` and names of ``reinforced``; by default the only one"""
     loss: Loss = Loss()
+    sampling: Literal["with_replacement"] | None = None
+    """by default, an epoch has each sample once; ``with_replacement`` draws shards as the released training does"""
     augmentation: Literal["weak", "views"] | Augmentation = "weak"
     """augmentation of a student that does not distill; ``views`` is the profile's ``views.augmentation``"""
     render: Rendering = RELEASED_RENDERING
@@ -90,11 +96,7 @@ class Student(Settings):
             raise ValueError(f"student '{self.name}': 'train' is missing; only a model with weights can go without it")
         if self.between or not self.train:
             fields = type(self).model_fields
-            unused = [
-                name
-                for name in ("augmentation", "corpora", "data", "datasets", "evaluate_on", "loss", "render", "train")
-                if getattr(self, name) != fields[name].default
-            ]
+            unused = [name for name in OF_A_TRAINING if getattr(self, name) != fields[name].default]
             if unused:
                 raise ValueError(f"student '{self.name}' is not trained; remove {', '.join(unused)}")
         if self.data == "raw" and self.datasets:

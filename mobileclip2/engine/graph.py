@@ -467,6 +467,8 @@ def _student_slice(profile: Profile, student: Student, name: str) -> Slice:
     }
     if student.render != EARLIER_RENDERING:
         fields["render"] = declared(student.render)
+    if student.sampling:
+        fields["sampling"] = student.sampling
     inputs = {"base": Input(AssetKey.of("student", student.base))} if student.base else {}
     if augmentation := profile.augmentation(student):
         fields["augmentation"] = declared(augmentation)

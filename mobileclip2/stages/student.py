@@ -97,6 +97,7 @@ def objective_and_source(
             seed=seed,
             augmentation=batch.profile.augmentation(student),
             rendering=student.render,
+            with_replacement=student.sampling == "with_replacement",
         )
         return Contrastive(), source
     objective = Reinforced(
@@ -153,6 +154,7 @@ def reinforced_source(
         else [local_copy(shard.url, shard.version_token) for _, shard in found],
         augmentation=batch.profile.augmentation(student),
         rendering=student.render,
+        with_replacement=student.sampling == "with_replacement",
     )
 
 

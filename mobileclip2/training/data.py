@@ -108,6 +108,7 @@ class ReinforcedSource:
         images: Sequence[Path] | None = None,
         augmentation: Augmentation | None = None,
         rendering: Rendering = RELEASED_RENDERING,
+        with_replacement: bool = False,
     ) -> None:
         self.needs = tuple(needs)
         if unknown := set(needs).difference(KEYS):
@@ -129,7 +130,7 @@ class ReinforcedSource:
             self._image_shards = [
                 IndexedTar(path, file, tar.keys(), IMAGE_EXTENSIONS) for path, tar in zip(images, tars, strict=True)
             ]
-        self._index = _ShardIndex([len(shard) for shard in self._shards])
+        self._index, self._with_replacement = _ShardIndex([len(shard) for shard in self._shards]), with_replacement
         self._caches_samples = sum(shard.path.stat().st_size for shard in self._shards) <= CACHED_BYTES
         self._sample_cache: dict[tuple[int, int], ReinforcedSample] = {}
         self._view_cache: dict[tuple[int, int, int], torch.Tensor] = {}
@@ -141,7 +142,7 @@ class ReinforcedSource:
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
         """Yield the sample indices of an epoch in chunks, shuffled across shards."""
-        return self._index.shuffled(self._seed, epoch)
+        return self._index.shuffled(self._seed, epoch, with_replacement=self._with_replacement)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with the keys of ``needs``."""
@@ -273,20 +274,21 @@ class RawSource:
         seed: int,
         augmentation: Augmentation | None = None,
         rendering: Rendering = RELEASED_RENDERING,
+        with_replacement: bool = False,
     ) -> None:
         self._preprocess, self._seed = preprocess, seed
         self._augmentation, self._rendering = augmentation, rendering
         self._tokens = _TokenCache(tokenize)
         self._file = RowFile()
         self._shards = [_RawShard(path, table, self._file) for path, table in shards]
-        self._index = _ShardIndex([len(shard) for shard in self._shards])
+        self._index, self._with_replacement = _ShardIndex([len(shard) for shard in self._shards]), with_replacement
 
     def __len__(self) -> int:
         return len(self._index)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
         """Yield the sample indices of an epoch in chunks, shuffled across shards."""
-        return self._index.shuffled(self._seed, epoch)
+        return self._index.shuffled(self._seed, epoch, with_replacement=self._with_replacement)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with its image and text."""
@@ -358,13 +360,21 @@ class _ShardIndex:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         return shard, index - int(self._starts[shard])
 
-    def shuffled(self, seed: int, epoch: int) -> Iterator[np.ndarray]:
-        """Yield all indices in chunks: shards in random order, shuffled together in groups of ``MIXED_SHARDS``."""
+    def shuffled(self, seed: int, epoch: int, *, with_replacement: bool = False) -> Iterator[np.ndarray]:
+        """Yield as many indices as there are samples in chunks: shards in random order, shuffled in groups of ``MIXED_SHARDS``.
+
+        Without replacement, each index is yielded once.
+        """
         random = np.random.default_rng((seed, epoch))
-        shards = random.permutation(len(self._starts) - 1)
-        for start in range(0, len(shards), MIXED_SHARDS):
-            ranges = [np.arange(*self._starts[shard : shard + 2]) for shard in shards[start : start + MIXED_SHARDS]]
-            yield random.permutation(np.concatenate(ranges))
+        count, left = len(self._starts) - 1, len(self)
+        shards = random.permutation(count)
+        while left:
+            mixed, shards = shards[:MIXED_SHARDS], shards[MIXED_SHARDS:]
+            if with_replacement:
+                mixed = random.integers(count, size=MIXED_SHARDS)
+            chunk = random.permutation(np.concatenate([np.arange(*self._starts[shard : shard + 2]) for shard in mixed]))
+            yield chunk[:left]
+            left -= len(chunk[:left])
 
 
 class _RawShard:

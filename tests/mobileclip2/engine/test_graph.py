@@ -239,6 +239,7 @@ ALONE = {
         "revision",
         "rows",
         "samples",
+        "sampling",
         "scales",
         "small",
         "tag",

@@ -104,6 +104,22 @@ def test_a_plain_student_can_also_see_the_pairs_of_a_corpus(tiny: Path) -> None:
     assert AssetKey.of("caption_corpus", "clean") in graph["student/plain"].upstream
 
 
+@pytest.mark.parametrize("student", ["plain", "pupil"])
+def test_samples_are_drawn_with_replacement_if_the_profile_says_so(
+    materialized: Callable[..., Pipeline], student: str
+) -> None:
+    profile = Path(materialized("reinforced_dataset").profile.file)
+    values = yaml.safe_load(profile.read_text())
+    (settings,) = (each for each in values["students"] if each["name"] == student)
+    settings["sampling"] = "with_replacement"
+    other = profile.with_name(f"drawn-{student}.yaml")
+    other.write_text(yaml.safe_dump(values))
+    once, drawn = ([int(i) for chunk in opened(path, student).order(0) for i in chunk] for path in (profile, other))
+    assert sorted(once) == list(range(len(once))) and len(drawn) == len(once) and set(drawn) < set(once)
+    declared = [build_graph(load(path))[f"student/{student}"].slices["whole"].declared for path in (profile, other)]
+    assert "sampling" not in declared[0] and declared[1]["sampling"] == "with_replacement"
+
+
 @pytest.mark.parametrize(
     ("render", "recorded"),
     [

@@ -206,6 +206,22 @@ def test_an_order_has_every_sample_once_and_visits_few_shards_at_a_time(sizes, s
         assert len(set(visited[first : last + 1])) <= data.MIXED_SHARDS
 
 
+@given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
+def test_with_replacement_an_epoch_has_as_many_samples(sizes, seed, epoch):
+    rows = data._ShardIndex(sizes)
+    order = np.concatenate([np.empty(0, np.int64), *rows.shuffled(seed, epoch, with_replacement=True)])
+    assert len(order) == sum(sizes) and set(order) <= set(range(sum(sizes)))
+
+
+def test_with_replacement_some_shards_are_drawn_twice_and_others_never(tmp_path):
+    rows = data._ShardIndex([10] * 100)
+    drawn = Counter(int(index) for part in rows.shuffled(0, 0, with_replacement=True) for index in part)
+    assert max(drawn.values()) > 1 and 500 < len(drawn) < 750  # 1 - 1/e of all
+    paths = shards(tmp_path)
+    orders = [np.concatenate(list(source(paths, with_replacement=each).order(0))) for each in (False, True)]
+    assert sorted(orders[0]) == list(range(11)) and sorted(orders[1]) != list(range(11))
+
+
 def test_the_index_skips_empty_shards():
     rows = data._ShardIndex([0, 2, 0, 0, 1])
     assert [rows[index] for index in range(3)] == [(1, 0), (1, 1), (4, 0)]
