@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from selenium.webdriver import Chrome
 
+from mobileclip2.evaluation.results import Result, with_main
 from mobileclip2.report.filtering import FilterReport, ScoredPair, SelectionReport
 from mobileclip2.report.gallery import Confused, Gallery, GallerySet, Query, RankedPicture, Ranking
-from mobileclip2.report.page import write_page
+from mobileclip2.report.page import EvaluatedModel, write_page
 from mobileclip2.report.pipeline import Report, render_pipeline
 
 PICTURE = Image.new("RGB", (64, 48), "red")
@@ -38,6 +39,23 @@ def page(tmp_path: Path) -> Path:
     report = Report("t", "p", "d", gallery=gallery, filters=filters, selection=selection)
     write_page(render_pipeline(report), tmp_path / "report.html")
     return tmp_path / "report.html"
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_results_of_four_models_fit_without_scrolling(browser: Chrome, tmp_path: Path, width: int) -> None:
+    scores = {"acc1": 0.228, "acc5": 0.424}
+    results = [Result(key, key, with_main(key, scores)) for key in ("emoji-861", "emoji-unseen-200")]
+    names = [("lite0", "teacher"), ("lite2", "teacher"), ("reinforced", "student"), ("plain", "student")]
+    models = [EvaluatedModel(name, kind, results, "trained on the raw pairs", 7_020_000) for name, kind in names]
+    write_page(render_pipeline(Report("t", "p", "d", models=models)), tmp_path / "report.html")
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.get((tmp_path / "report.html").as_uri())
+    assert browser.execute_script("return document.querySelectorAll('table, .chart svg').length") > 1
+    scrolls = (
+        "return [...document.querySelectorAll('.scroll, .chart')].filter(e => e.scrollWidth > e.clientWidth).length"
+    )
+    assert browser.execute_script(scrolls) == 0
 
 
 @pytest.mark.parametrize("width", [390, 1280])
