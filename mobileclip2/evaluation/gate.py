@@ -21,7 +21,7 @@ AVERAGED = "main metrics"
 
 
 @dataclass(frozen=True)
-class MetricRow:
+class ComparisonRow:
     """One metric of one set, or one average of main metrics, between 0 and 1."""
 
     set: str
@@ -44,19 +44,19 @@ class MetricRow:
 class Comparison:
     """The metrics of a model and of its baseline."""
 
-    rows: Sequence[MetricRow]
+    rows: Sequence[ComparisonRow]
     confidence: float
     seed: int
     notes: Sequence[str] = ()
     """Limitations of the baseline."""
 
     @property
-    def judged(self) -> list[MetricRow]:
+    def judged(self) -> list[ComparisonRow]:
         """Return the rows that the gate judges."""
         return [row for row in self.rows if row.tolerance is not None]
 
     @property
-    def failed(self) -> list[MetricRow]:
+    def failed(self) -> list[ComparisonRow]:
         """Return the rows on which the model is worse than its baseline."""
         return [row for row in self.rows if row.failed]
 
@@ -95,7 +95,7 @@ def compare(results: Sequence[Result], baseline: Sequence[Result] | None, gate: 
                 raise UserError(f"gate.tolerance: no judged set has the metric '{name}'; correct the name or remove it")
     level = 1 - (1 - gate.confidence) / max(1, len(judged))
     rows = [
-        MetricRow(
+        ComparisonRow(
             row.set,
             row.metric,
             row.value,

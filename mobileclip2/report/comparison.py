@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.student import Student
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
-from mobileclip2.evaluation.gate import AVERAGED, Comparison, MetricRow
+from mobileclip2.evaluation.gate import AVERAGED, Comparison, ComparisonRow
 from mobileclip2.evaluation.published import MODELS, Published
 from mobileclip2.evaluation.results import MAIN_METRIC
 
@@ -81,11 +81,11 @@ def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
     yield from comparison.notes
 
 
-def _published_metric(row: MetricRow) -> str:
+def _published_metric(row: ComparisonRow) -> str:
     return MAIN_METRIC if row.metric == AVERAGED else row.metric
 
 
-def _difference(row: MetricRow) -> str:
+def _difference(row: ComparisonRow) -> str:
     if row.baseline is None or row.difference is None:
         return "–"
     return f"{100 * (row.value - row.baseline):+.1f} {_span(row.difference, '+')}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from mobileclip2.config.evaluation_tasks import AVERAGES, TASKS
 from mobileclip2.evaluation.bootstrap import RESAMPLES
-from mobileclip2.evaluation.gate import AVERAGED, MetricRow
+from mobileclip2.evaluation.gate import AVERAGED, ComparisonRow
 from mobileclip2.evaluation.latency import Latency
 from mobileclip2.evaluation.metrics import RECALLS
 from mobileclip2.evaluation.published import MODELS, NUMBERS
@@ -79,7 +79,7 @@ class StudentReport:
     created: str
     note: str
     samples_seen: int | None
-    rows: Sequence[MetricRow]
+    rows: Sequence[ComparisonRow]
     confidence: float
     latencies: Mapping[str, Latency]
     axis: str
@@ -135,7 +135,7 @@ def render_student(report: StudentReport) -> str:
     )
 
 
-def _tiles(report: StudentReport, rows: Sequence[MetricRow]) -> list[Tile]:
+def _tiles(report: StudentReport, rows: Sequence[ComparisonRow]) -> list[Tile]:
     latency = report.latencies[report.name]
     image, text = latency.image, latency.text
     tiles = [

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 
 from mobileclip2.config.profile import Profile, load
-from mobileclip2.evaluation.gate import Comparison, MetricRow
+from mobileclip2.evaluation.gate import Comparison, ComparisonRow
 from mobileclip2.evaluation.published import MODELS
 from mobileclip2.report.comparison import as_markdown, published_like, verdict
 from pipelines.profiles import PROFILES
 
-SAME = MetricRow("mine", "acc1", 0.5, (0.45, 0.55), 0.5, (-0.01, 0.01), 0.005)
-WORSE = MetricRow("imagenet1k", "acc1", 0.4, (0.38, 0.42), 0.5, (-0.12, -0.08), 0.005)
-SHOWN = MetricRow("mine", "acc5", 0.9, (0.85, 0.95))
+SAME = ComparisonRow("mine", "acc1", 0.5, (0.45, 0.55), 0.5, (-0.01, 0.01), 0.005)
+WORSE = ComparisonRow("imagenet1k", "acc1", 0.4, (0.38, 0.42), 0.5, (-0.12, -0.08), 0.005)
+SHOWN = ComparisonRow("mine", "acc5", 0.9, (0.85, 0.95))
 S0 = MODELS["MobileCLIP2-S0"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from mobileclip2.config.evaluation_tasks import TASKS, averages
-from mobileclip2.evaluation.gate import MetricRow
+from mobileclip2.evaluation.gate import ComparisonRow
 from mobileclip2.evaluation.latency import Latency, Tower
 from mobileclip2.report.examples import Association, Candidate, Classified, Confusion, Retrieved, Share, Split
 from mobileclip2.report.page import Training
@@ -38,9 +38,9 @@ def page(word: str = "word") -> StudentReport:
         note=word,
         samples_seen=38_400,
         rows=[
-            MetricRow(word, "acc1", 0.473, (0.451, 0.498)),
-            MetricRow(word, "acc5", 0.7, (0.68, 0.72)),
-            MetricRow("pairs", "mean_recall@1", 0.2, (0.1, 0.3)),
+            ComparisonRow(word, "acc1", 0.473, (0.451, 0.498)),
+            ComparisonRow(word, "acc5", 0.7, (0.68, 0.72)),
+            ComparisonRow("pairs", "mean_recall@1", 0.2, (0.1, 0.3)),
         ],
         confidence=0.95,
         latencies={word: LATENCY, "plain": LATENCY},
@@ -140,9 +140,9 @@ def test_the_numbers() -> None:
 
 def test_the_whole_suite_has_its_averages_and_stands_beside_the_published_ones() -> None:
     mains = {key: 0.3 + 0.01 * number for number, (key, task) in enumerate(TASKS.items()) if task.counts}
-    rows = [MetricRow(key, TASKS[key].main or "", value, (value, value)) for key, value in mains.items()]
+    rows = [ComparisonRow(key, TASKS[key].main or "", value, (value, value)) for key, value in mains.items()]
     found = averages(mains)
-    rows += [MetricRow(name, "main metrics", value, (value, value)) for name, value in found.items()]
+    rows += [ComparisonRow(name, "main metrics", value, (value, value)) for name, value in found.items()]
     report = replace(page("nano"), rows=rows, axis="average", mains={"nano": found["average"]})
     own = published_rows(report)[0]
     assert own.is_own and own.shares[0] == mains["imagenet1k"] and own.shares[5] == found["average"]
