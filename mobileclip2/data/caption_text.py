@@ -1,10 +1,12 @@
-"""Detect captions that have the form of text and no content."""
+"""Detect captions and names that have the form of text and no content, or that a tokenizer cannot tell apart."""
 
 from __future__ import annotations
 
 import ast
 import unicodedata
 import warnings
+
+from mobileclip2.data.bad_sample import BadSample
 
 PLACEHOLDERS = {"nan", "none", "null", "<na>", "n/a", "nat", "undefined"}
 """printed forms of a missing value, in lower case"""
@@ -42,3 +44,20 @@ def is_literal(text: str) -> bool:
             return isinstance(ast.literal_eval(text), list | tuple | dict | set | bytes)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return False
+
+
+def check_content(caption: str, what: str = "the caption") -> None:
+    """Check that a caption is not a value that a program printed. ``what`` begins the detail of the error.
+
+    Raises:
+        BadSample: ``placeholder-caption`` or ``literal-caption``.
+    """
+    if is_placeholder(caption):
+        raise BadSample("placeholder-caption", f"{what} is '{caption}', a missing value that a program printed")
+    if is_literal(caption):
+        raise BadSample("literal-caption", f"{what} is a printed list or mapping: {caption[:80]}")
+
+
+def normalized_name(name: str) -> str:
+    """Return a name as tokenizers such as CLIP's see it: case, spaces and Unicode forms make no difference."""
+    return " ".join(unicodedata.normalize("NFC", name.casefold()).split())

@@ -14,7 +14,7 @@ from mobileclip2.config.filters import Filters
 from mobileclip2.data import image
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.bounded_json import load_json
-from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
+from mobileclip2.data.caption_text import check_content, is_visible
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError
 
@@ -220,10 +220,7 @@ def _checked_caption(caption: str, filters: Filters) -> str:
         raise BadSample("caption-too-short", f"{len(caption)} characters; at least {filters.min_caption_chars}")
     if len(caption) > filters.max_caption_chars:
         raise BadSample("caption-too-long", f"{len(caption)} characters; at most {filters.max_caption_chars}")
-    if is_placeholder(caption):
-        raise BadSample("placeholder-caption", f"the caption is '{caption}', a missing value that a program printed")
-    if is_literal(caption):
-        raise BadSample("literal-caption", f"the caption is a printed list or mapping: {caption[:80]}")
+    check_content(caption)
     return caption
 
 

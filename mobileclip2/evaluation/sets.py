@@ -35,7 +35,14 @@ import pyarrow.parquet as pq
 
 from mobileclip2.config.evaluation_tasks import TASKS, Kind
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.caption_text import MAX_PARSED_CHARS, is_literal, is_placeholder, is_visible
+from mobileclip2.data.caption_text import (
+    MAX_PARSED_CHARS,
+    check_content,
+    is_literal,
+    is_placeholder,
+    is_visible,
+    normalized_name,
+)
 from mobileclip2.data.tar import RawSample, member_names, read_samples
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.store.storage import file_sha256
@@ -113,7 +120,7 @@ class EvaluationSet:
                     f"{self.path / CLASSNAMES}, line {line}: '{name[:80]}' is not a name but a value that a program printed; "
                     "write the name of the class in words"
                 )
-            first, other = earlier.setdefault(_as_tokens(name), (line, name))
+            first, other = earlier.setdefault(normalized_name(name), (line, name))
             if first < line:
                 raise UserError(
                     f"{self.path / CLASSNAMES}, line {line}: '{name}' is also the name in line {first}, '{other}'; a "
@@ -300,11 +307,6 @@ class EvaluationSet:
         return lines
 
 
-def _as_tokens(name: str) -> str:
-    """Return a name as tokenizers such as CLIP's see it: case, spaces and Unicode forms make no difference."""
-    return " ".join(unicodedata.normalize("NFC", name.casefold()).split())
-
-
 _CODE = re.compile(
     r"""lambda\b|def |return\b|import |[\[(\s]*[frbu]{0,2}(["']).*\1[\])},;\s]*$|[\[\]()]+,?$|\w+ *\+?=>? *[frbu]{0,2}["'\[(]""",
     re.IGNORECASE,
@@ -412,12 +414,7 @@ def _captions(raw: RawSample) -> tuple[str, ...]:
     if not any(map(is_visible, captions)):
         raise BadSample("no-caption", "txt is blank, or no character is visible")
     for line, caption in enumerate(captions, 1):
-        if is_placeholder(caption):
-            raise BadSample(
-                "placeholder-caption", f"line {line} of txt is '{caption}', a missing value that a program printed"
-            )
-        if is_literal(caption):
-            raise BadSample("literal-caption", f"line {line} of txt is a printed list or mapping: {caption[:80]}")
+        check_content(caption, f"line {line} of txt")
     return captions
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.caption_text import is_literal, is_placeholder, is_visible
+from mobileclip2.data.caption_text import check_content, is_visible, normalized_name
 from mobileclip2.data.importing.row import Row, Rows, class_of, read_picture
 from mobileclip2.data.importing.shards import (
     STATE,
@@ -99,20 +98,12 @@ def _checked(row: Row, spellings: dict[str, str] | None) -> Row:
     try:
         if spellings is None:
             for caption in row.captions:
-                _check_content(caption.strip())
+                check_content(caption.strip())
             return replace(row, label=None)
         name = class_of(row)
     except BadSample as fault:
         return replace(row, fault=fault)
-    # the tokens of CLIP are the same for both cases and both forms of an accent
-    return replace(row, label=spellings.setdefault(unicodedata.normalize("NFC", name).casefold(), name))
-
-
-def _check_content(caption: str) -> None:
-    if is_placeholder(caption):
-        raise BadSample("placeholder-caption", f"'{caption}' is a missing value that a program printed")
-    if is_literal(caption):
-        raise BadSample("literal-caption", f"the caption is a printed list or mapping: {caption[:80]}")
+    return replace(row, label=spellings.setdefault(normalized_name(name), name))
 
 
 def _join(first: Row, row: Row) -> Row:
