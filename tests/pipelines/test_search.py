@@ -12,16 +12,23 @@ from tests.mobileclip2.models.test_build import TINY
 from tests.pictures import jpeg
 
 
-def test_each_query_has_its_best_pictures_and_bad_ones_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model, photos, page = tmp_path / "model", tmp_path / "photos", tmp_path / "page.html"
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """Return a stored model, an empty folder for pictures, and the path of a page."""
+    model, photos = tmp_path / "model", tmp_path / "photos"
     save(from_config({"model_cfg": TINY}), model)
     photos.mkdir()
+    return model, photos, tmp_path / "page.html"
+
+
+def test_each_query_has_its_best_pictures_and_bad_ones_are_named(
+    paths: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, photos, page = paths
     for number in range(3):
         (photos / f"{number}.jpg").write_bytes(jpeg(number))
     (photos / "bad.jpg").write_bytes(b"no picture")
-    assert search_pictures(str(model), tmp_path / "p.yaml", ["a cat", str(photos / "1.jpg")], photos, page, 2, 200) == 0
+    assert search_pictures(str(model), photos / "no.yaml", ["a cat", str(photos / "1.jpg")], photos, page, 2, 200) == 0
     printed = capsys.readouterr().out
     assert '"a cat"' in printed and "left out: " in printed and "bad.jpg" in printed and f"page: {page}" in printed
     by_picture = printed[printed.index('1.jpg"') :]
@@ -30,11 +37,9 @@ def test_each_query_has_its_best_pictures_and_bad_ones_are_named(
 
 
 def test_texts_and_names_of_every_kind_are_shown_as_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    paths: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, photos, page = tmp_path / "model", tmp_path / "photos", tmp_path / "page.html"
-    save(from_config({"model_cfg": TINY}), model)
-    photos.mkdir()
+    model, photos, page = paths
     for name in ("[red] :cat:.jpg", os.fsdecode(b"caf\xe9.jpg")):
         (photos / name).write_bytes(jpeg(1))
     (photos / os.fsdecode(b"bad\xe9.jpg")).write_bytes(b"no picture")
