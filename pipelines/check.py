@@ -64,7 +64,7 @@ def _print_data(console: Console, checked: Checked) -> None:
         if names:
             more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
             console.print(
-                f"  {field}: not read: {', '.join(names[:3])}{more}; make plain tars of them, named '.tar', or remove them"
+                f"  {field}: not read: {', '.join(names[:3])}{more}; make plain tars of them, named '.tar', to use them"
             )
 
 

@@ -73,7 +73,8 @@ def list_files(url: str, pattern: Patterns) -> list[ListedFile]:
     for each in found:
         if not each.version_token:
             raise ShardError(
-                f"{each.url}: neither a file nor a symbolic link to one; restore the target of the link, or remove it"
+                f"{each.url}: neither a file nor a symbolic link to one; restore the target of the link, or exclude it with "
+                "'pattern'"
             )
     return found
 

@@ -47,5 +47,5 @@ def test_forgotten_tars_are_named_in_one_line(tiny, capsys):
     assert check_profile(Pipeline(load(tiny)), 200) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "not read" in line]
     assert line.strip() == (
-        "source 'made': not read: 90.TAR, 91.tar.gz, 92.tar.zst and 1 more; make plain tars of them, named '.tar', or remove them"
+        "source 'made': not read: 90.TAR, 91.tar.gz, 92.tar.zst and 1 more; make plain tars of them, named '.tar', to use them"
     )
