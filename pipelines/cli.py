@@ -6,6 +6,7 @@ import argparse
 import gc
 import io
 import os
+import select
 import shutil
 import signal
 import sys
@@ -168,13 +169,29 @@ def run_action(chosen: argparse.Namespace, display: RunDisplay | None = None) ->
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file can have bytes that are not UTF-8
     try:
-        return _act(chosen)
+        status = _act(chosen)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"mobileclip2: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        if not _reader_has_ended():
+            raise
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("mobileclip2: stopped; finished shards are kept, run again to continue", file=sys.stderr)
         return 130
+
+
+def _reader_has_ended() -> bool:
+    """Return whether the program that reads the output has ended, as ``head`` does. Drop the rest of the output then."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+    return True
 
 
 def _act(chosen: argparse.Namespace) -> int:

@@ -300,6 +300,20 @@ def test_an_error_of_the_file_system_is_one_line(number, profile, capsys, monkey
     assert capsys.readouterr().err.startswith("mobileclip2: some/path: ")
 
 
+@pytest.mark.parametrize("command", [["plan"], ["plan", "--json"], ["completion", "bash"]])
+def test_a_reader_that_ends_first_ends_the_command_quietly(command, profile):
+    """As in ``mobileclip2 plan | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    profile_of = [] if command[0] == "completion" else ["--profile", str(profile)]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *command, *profile_of],
+        cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 @pytest.mark.parametrize("field", ["store", "sources"])
 def test_a_path_of_the_profile_that_is_too_long_is_named(field, profile, capsys):
     values = yaml.safe_load(profile.read_text())
