@@ -27,8 +27,10 @@ from typing import Any, Literal, cast, get_args
 import boto3
 import yaml
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.gc import delete
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store import S3Storage, Storage, open_storage
-from mobileclip2.store.artifact import RECORD
 from tests import run
 from tests.cluster import FakeCluster
 from tests.faults import BALLAST, KILLS, Later, Strike, What, gate, put_sources_back
@@ -392,17 +394,18 @@ class World:
     def _stored(self, profile: Path) -> dict[str, str]:
         """MD5 of whatever lies in the folders of outputs, unfinished files too.
 
-        A kill just after a manifest leaves the hashes of files that the manifest replaces. Nothing reads them.
+        A kill just after a manifest can leave hashes and temporary files beside it, which gc sweeps.
         """
         store = _store_url(profile)
         if not store.startswith("s3://"):
+            delete(Pipeline(load(profile)), [])
             root = Path(store)
             files = [path for path in root.rglob("*") if path.is_file()]
             found = {path.relative_to(root).as_posix(): path for path in files}
             return {
                 key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
                 for key, path in found.items()
-                if not key.startswith(".") and key != ORPHAN and not key.endswith(RECORD)
+                if not key.startswith(".") and key != ORPHAN
             }
         prefix = store.removeprefix("s3://chaos/") + "/"
         pages = self._s3_client().get_paginator("list_objects_v2").paginate(Bucket="chaos", Prefix=prefix)

@@ -170,12 +170,12 @@ def delete(pipeline: Pipeline, outputs: Sequence[Stored]) -> list[Stored]:
         storage, [COLLECTING], USES_NOTHING, lambda: logger.warning("another gc deletes here, waiting for it")
     ):
         sweep(storage)
-        _sweep_hashes(storage)
+        _sweep_leftovers(storage)
         runs = NeededByRuns(storage, outputs)
         for each in outputs:
             if is_held(storage, each.path):
                 continue
-            # while DELETING is held, no run that registers now decides what is stored, see Pipeline.hold
+            # while DELETING is held, no run that registers now decides what is stored, see Pipeline.run_lease
             with (
                 acquire(storage, [each.path], USES_NOTHING) as output,
                 acquire(storage, [DELETING], USES_NOTHING) as lease,
@@ -188,11 +188,16 @@ def delete(pipeline: Pipeline, outputs: Sequence[Stored]) -> list[Stored]:
     return deleted
 
 
-def _sweep_hashes(storage: Storage) -> None:
-    """Delete the hashes of single files that a process left when it was killed after it had written the manifest."""
-    for key in [key for key, _ in storage.list("") if key.endswith(RECORD) and not key.startswith(".")]:
-        if storage.exists(f"{key.rpartition('/')[0]}/manifest.json"):
+def _sweep_leftovers(storage: Storage) -> None:
+    """Delete what a process left beside a manifest that it had written when it was killed: hashes and temporary files."""
+    keys = [key for key, _ in storage.list("") if not key.startswith(".")]
+    finished = {key.rpartition("/")[0] for key in keys if key.endswith("/manifest.json")}
+    for key in keys:
+        if key.endswith(RECORD) and key.rpartition("/")[0] in finished:
             storage.delete(key)
+    for folder in finished:
+        if not is_held(storage, folder):
+            storage.delete_temporary(folder)
 
 
 def _delete(storage: Storage, path: str, leases: list[Lease]) -> None:
