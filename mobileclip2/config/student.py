@@ -60,6 +60,23 @@ OF_A_TRAINING = ("augmentation", "corpora", "data", "datasets", "evaluate_on", "
 """fields of a student that only its training uses"""
 
 
+def check_ignored(name: str, data: str, corpora: tuple[str, ...], loss: Loss, augmentation: str | Augmentation) -> None:
+    """Refuse a field of a student, or of a row of a study, that its training would ignore.
+
+    Raises:
+        ValueError: the field has no effect with the other ones. The message starts with ``name``.
+    """
+    if data == "raw" and loss != Loss():
+        raise ValueError(f"{name}: 'loss' needs 'data: reinforced'; remove 'loss' or change 'data'")
+    if corpora and data != "raw":
+        raise ValueError(f"{name}: 'corpora' needs 'data: raw'; remove 'corpora' or change 'data'")
+    if augmentation != "weak" and data != "raw" and loss.distill > 0:
+        raise ValueError(
+            f"{name}: a distilled student sees the stored views; remove 'augmentation', "
+            "and change 'views.augmentation' to store other views"
+        )
+
+
 class Student(Settings):
     """A student. ``data: raw`` is the plain CLIP baseline on the same shards.
 
@@ -103,15 +120,7 @@ class Student(Settings):
             raise ValueError(f"student '{self.name}': 'datasets' needs 'data: reinforced'; remove one of them")
         if self.datasets and len(set(self.datasets)) < len(self.datasets):
             raise ValueError(f"student '{self.name}': datasets must be unique")
-        if self.data == "raw" and self.loss != Loss():
-            raise ValueError(f"student '{self.name}': 'loss' needs 'data: reinforced'; remove 'loss' or change 'data'")
-        if self.corpora and self.data != "raw":
-            raise ValueError(f"student '{self.name}': 'corpora' needs 'data: raw'; remove 'corpora' or change 'data'")
-        if self.augmentation != "weak" and self.distills:
-            raise ValueError(
-                f"student '{self.name}': a distilled student sees the stored views; remove 'augmentation', "
-                "and change 'views.augmentation' to store other views"
-            )
+        check_ignored(f"student '{self.name}'", self.data, self.corpora, self.loss, self.augmentation)
         return self
 
     @property

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from mobileclip2.config.augmentation import Augmentation
 from mobileclip2.config.settings import Name, Settings
-from mobileclip2.config.student import Loss, Student
+from mobileclip2.config.student import Loss, Student, check_ignored
 
 _Scale = Annotated[float, Field(ge=0.01, le=1000)]
 
@@ -23,6 +23,11 @@ class StudyRow(Settings):
     corpora: tuple[str, ...] = ()
     loss: Loss = Loss()
     augmentation: Literal["weak", "views"] | Augmentation = "weak"
+
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        check_ignored(f"row '{self.name}'", self.data, self.corpora, self.loss, self.augmentation)
+        return self
 
 
 class Study(Settings):

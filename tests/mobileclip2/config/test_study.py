@@ -54,6 +54,9 @@ def test_a_search_distils_from_one_teacher_at_a_time() -> None:
         ({"rows": [{"name": "a"}], "seeds": [0, -1]}, r"seeds\.1"),
         ({"scales": {"a": []}}, r"scales\.a"),
         ({"scales": {"a": [50, 50.000001]}}, "study 's': 2 scales have the same name 'a_50'"),
+        ({"rows": [{"name": "a", "data": "raw", "loss": {"distill": 0}}]}, "row 'a': 'loss' needs 'data: reinforced'"),
+        ({"rows": [{"name": "a", "corpora": ["labels"]}]}, "row 'a': 'corpora' needs 'data: raw'"),
+        ({"rows": [{"name": "a", "augmentation": "views"}]}, "row 'a': a distilled student sees the stored views"),
         ({"scales": {"a": [1.5], "a_1": [5]}}, "study 's': 2 scales have the same name 'a_1_5'"),
     ],
 )
