@@ -41,7 +41,7 @@ def load(
     """
     text, chosen = os.fspath(name), choose_device(device)
     folder = Path(text)
-    if folder.is_dir():
+    if os.path.isdir(text):  # noqa: PTH112 - False for a name that is too long
         config, weights = folder / build.CONFIG, folder / build.WEIGHTS
         if not config.is_file() or not weights.is_file():
             raise UserError(f"{folder}: no stored model; the folder must hold {build.CONFIG} and {build.WEIGHTS}")

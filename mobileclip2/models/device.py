@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from mobileclip2.errors import UserError
+
 
 def choose_device(name: str) -> torch.device:
-    """Return the named device. ``auto`` selects the GPU if one is available."""
+    """Return the named device. ``auto`` selects the GPU if one is available.
+
+    Raises:
+        UserError: torch knows no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device '{name}': torch knows no such device; write 'auto', 'cpu', 'cuda' or 'mps'") from None
 
 
 def inference(device: torch.device) -> torch.autocast:

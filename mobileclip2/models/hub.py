@@ -241,8 +241,8 @@ def find(model: Model, name: str, recorded: Mapping[str, str]) -> Found:
             with explained(described, REMEDY):
                 files = _find(needed.weights, known, needed.files, found, may_move=not model.revision)
                 if needed.config:
-                    config = json.loads(files.file(_name_in(files, (CONFIG,))).read_text())
-                    tokenizer, text_config = text_repositories(config.get("model_cfg", config))
+                    config = _read_json(files.file(_name_in(files, (CONFIG,))))
+                    tokenizer, text_config = text_repositories(_model_config(config))
                     needed = Repositories(needed.weights, needed.files, True, tokenizer, text_config)
         elif url := model.published.get("url"):
             _check_url(url, f"{name}.weights.tag: the weights {label}")
@@ -292,8 +292,36 @@ def explained(described: str, remedy: str) -> Iterator[None]:
         raise WeightsError(f"{described} are not on this machine, and {error}. {remedy}") from None
     except Inaccessible as error:
         raise WeightsError(f"{described} cannot be downloaded: the hub {error}") from None
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{described} cannot be read: their configuration is not JSON ({error})") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{described} cannot be read: {error}") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return content
+
+
+def _model_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the ``model_cfg`` of an ``open_clip_config.json``. Older files have no section of this name.
+
+    Raises:
+        ValueError: the section, or ``text_cfg`` in it, is not a JSON object.
+    """
+    model = config.get("model_cfg", config)
+    if not isinstance(model, dict) or not isinstance(model.get("text_cfg") or {}, dict):
+        raise ValueError(f"'model_cfg' and its 'text_cfg' in {CONFIG} must be JSON objects")
+    return model
 
 
 def _check_url(url: str, described: str) -> None:
@@ -354,8 +382,8 @@ def download(model: Model, weights: Path | None = None, commits: Mapping[str, st
             listed = listing(needed.weights, model.revision or known.get(needed.weights))
             known[needed.weights] = listed.commit  # the tokenizer can be in the same repository
             if needed.config:
-                files.config = json.loads(files.add(listed, (CONFIG,)).read_text())
-                config = files.config.get("model_cfg", files.config)
+                files.config = _read_json(files.add(listed, (CONFIG,)))
+                config = _model_config(files.config)
             files.weights = files.add(listed, needed.files)
     elif model.tag:
         files.weights = _download_url(model, label)
@@ -377,8 +405,8 @@ def download_architecture(model: Model, commits: Mapping[str, str] | None = None
         with explained(f"the configuration of {model.open_clip}", REMEDY):
             listed = listing(needed.weights, model.revision or known.get(needed.weights))
             known[needed.weights] = listed.commit  # the tokenizer can be in the same repository
-            files.config = json.loads(files.add(listed, (CONFIG,)).read_text())
-        config = files.config.get("model_cfg", files.config)
+            files.config = _read_json(files.add(listed, (CONFIG,)))
+            config = _model_config(files.config)
     _download_text(config, known, files)
     return files
 
@@ -414,12 +442,12 @@ def _download_text(config: Mapping[str, Any], commits: Mapping[str, str], files:
                 found = [files.add(listed, (each,)) for each in TOKENIZER_FILES if each in listed.names]
         files.tokenizer = {path.name: path.read_bytes() for path in found}
     if name := text.get("hf_model_name"):
-        if Path(name).is_dir():
-            path = Path(name) / TEXT_CONFIG
-        else:
-            with explained(f"the files of the text tower {name}", TOKENIZER_REMEDY):
+        with explained(f"the files of the text tower {name}", TOKENIZER_REMEDY):
+            if Path(name).is_dir():
+                path = Path(name) / TEXT_CONFIG
+            else:
                 listed = listing(name, commits.get(name))
                 path = files.add(listed, (TEXT_CONFIG,))
-        files.text_config = json.loads(path.read_text())
+            files.text_config = _read_json(path)
         # plain open_clip reads it from the folder of a stored model
         files.tokenizer.setdefault(TEXT_CONFIG, path.read_bytes())

@@ -29,6 +29,7 @@ def test_a_model_of_a_pipeline_has_a_short_name(materialized: Callable[..., Pipe
     [
         ("nothing", "nothing: neither a folder nor 'architecture:tag' nor 'hf-hub:...'"),
         ("ViT-B16:openai", "ViT-B16:openai: open_clip has no model 'ViT-B16'; did you mean 'ViT-B-16'"),
+        ("x" * 300, "xxx: neither a folder nor"),
         ("empty", r"empty: no stored model; the folder must hold open_clip_config\.json"),
     ],
 )

@@ -1,7 +1,9 @@
+import pytest
 import torch
 
+from mobileclip2.errors import UserError
 from mobileclip2.models.build import from_config
-from mobileclip2.models.device import inference
+from mobileclip2.models.device import choose_device, inference
 
 
 def test_a_cpu_computes_in_full_precision_and_bf16_moves_an_embedding_little():
@@ -18,3 +20,9 @@ def test_a_cpu_computes_in_full_precision_and_bf16_moves_an_embedding_little():
     for before, after in zip(plain, halved, strict=True):
         assert not torch.equal(before, after)
         assert (before * after).sum(-1).min() > 0.9995
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
+def test_an_unknown_device_is_a_message(name):
+    with pytest.raises(UserError, match=f"device '{name}': torch knows no such device"):
+        choose_device(name)

@@ -357,6 +357,22 @@ def test_a_tokenizer_in_the_repository_of_the_weights_is_of_the_same_commit(hub,
     assert hub_module.find(model, "teachers.a.model", {}).commits == {REPOSITORY: first}
 
 
-def test_a_damaged_configuration_is_named(hub, profile):
-    hub.push(REPOSITORY, {CONFIG: b"{", WEIGHTS: b""})
-    assert "cannot be read: their configuration is not JSON" in refusal(profile)
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"{", "cannot be read: open_clip_config.json is not JSON"),
+        (b"\xff{}", "cannot be read: open_clip_config.json is not JSON"),
+        (b"[]", "cannot be read: open_clip_config.json is not a JSON object"),
+        (b'{"model_cfg": []}', "must be JSON objects"),
+        (b'{"model_cfg": {"text_cfg": "bert"}}', "must be JSON objects"),
+    ],
+)
+def test_a_damaged_configuration_is_named(hub, profile, content, expected):
+    hub.push(REPOSITORY, {CONFIG: content, WEIGHTS: b""})
+    assert expected in refusal(profile)
+
+
+def test_a_local_text_tower_without_a_configuration_is_named(tmp_path):
+    text = {"hf_model_name": str(tmp_path), "hf_tokenizer_name": str(tmp_path)}
+    with pytest.raises(WeightsError, match=r"text tower .* cannot be read: .*config\.json"):
+        build(Model(config={"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}))
