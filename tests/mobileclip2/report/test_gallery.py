@@ -108,6 +108,7 @@ def test_the_page_escapes_names_describes_each_picture_and_is_the_same_twice(pai
     assert body.count("<img") == body.count('alt="') and 'alt=""' not in body
     assert "<script" not in first and "right at place 2" in body and "right first" in body
     assert "place 1 of student for: first 2" in body and "dog, taken for cat by student" in body
+    assert "Taken for elk: 1 of 4 by big &lt;teacher&gt;, 1 of 4 by student" in body, "each count says what it counts"
 
 
 def test_a_report_without_a_gallery_has_no_section():
