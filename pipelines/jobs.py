@@ -54,7 +54,8 @@ class Jobs:
         self._profile, self._dagster, self._observer, self._count = pipeline.profile, dagster, observer, count
         # a spawned process would import torch for each job, and a forked one would inherit connections and threads
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["torch", __name__])
+        stage_modules = {f"mobileclip2.stages.{asset.stage}" for asset in pipeline.graph.values()}
+        self._context.set_forkserver_preload([__name__, *sorted(stage_modules)])
         self._jobs: dict[Connection, Job] = {}
 
     @property
