@@ -29,7 +29,7 @@ $(VENV)/.ready: requirements.lock requirements-dvc.lock pyproject.toml
 	touch $@
 
 demo: setup ## the whole pipeline on the embedded data, ends with a table and report.html
-	$(VENV)/bin/mobileclip2 run --profile demo
+	$(VENV)/bin/mobileclip2 run --profile demo --jobs 2
 
 test: setup ## lint, types and the tests
 	$(VENV)/bin/ruff check .
