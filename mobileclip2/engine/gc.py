@@ -195,9 +195,10 @@ def _sweep_leftovers(storage: Storage) -> None:
     for key in keys:
         if key.endswith(RECORD) and key.rpartition("/")[0] in finished:
             storage.delete(key)
-    for folder in finished:
+    for folder in sorted(finished):
         if not is_held(storage, folder):
-            storage.delete_temporary(folder)
+            with acquire(storage, [folder], USES_NOTHING):  # a process that computes it again must not lose its files
+                storage.delete_temporary(folder)
 
 
 def _delete(storage: Storage, path: str, leases: list[Lease]) -> None:
