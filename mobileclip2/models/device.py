@@ -11,14 +11,14 @@ def choose_device(name: str) -> torch.device:
     """Return the named device. ``auto`` selects the GPU if one is available.
 
     Raises:
-        UserError: torch knows no such device.
+        UserError: torch has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.device(name)
     except RuntimeError:
-        raise UserError(f"device '{name}': torch knows no such device; write 'auto', 'cpu', 'cuda' or 'mps'") from None
+        raise UserError(f"torch has no device '{name}'; write 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'") from None
 
 
 def inference(device: torch.device) -> torch.autocast:

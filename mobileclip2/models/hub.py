@@ -313,7 +313,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _model_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``model_cfg`` of an ``open_clip_config.json``. Older files have no section of this name.
+    """Return the ``model_cfg`` of an ``open_clip_config.json``, or the whole content if it has no such section.
 
     Raises:
         ValueError: the section, or ``text_cfg`` in it, is not a JSON object.

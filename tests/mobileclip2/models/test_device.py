@@ -24,5 +24,5 @@ def test_a_cpu_computes_in_full_precision_and_bf16_moves_an_embedding_little():
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
 def test_an_unknown_device_is_a_message(name):
-    with pytest.raises(UserError, match=f"device '{name}': torch knows no such device"):
+    with pytest.raises(UserError, match=f"torch has no device '{name}'; write 'auto'"):
         choose_device(name)
