@@ -9,8 +9,8 @@ from assets.captioner import captioners
 from assets.code_version import code_versions
 from assets.evaluation import evaluations
 from assets.filtering import filtering
-from assets.inputs import external_inputs, input_versions, observed
-from assets.keys import dagster_key, library_key, named
+from assets.inputs import external_inputs, observed
+from assets.keys import dagster_key, named
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.reinforced_shards import reinforced_shards
@@ -21,12 +21,10 @@ from assets.teacher import teachers
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import build_graph
-from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.extras import needs
 from mobileclip2.progress import Progress, silent
 from pipelines.automation import compute_when_ready
-from pipelines.observe import observe
-from pipelines.processes import mark
+from pipelines.pipeline_resource import PipelineResource
 
 STAGES = (
     raw_shards,
@@ -62,7 +60,7 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
             *(asset.map_asset_specs(compared) for stage in STAGES for asset in stage(profile, graph)),
         ],
         resources={
-            named("pipeline", profile): dg.ResourceDefinition(lambda context: _pipeline_for_run(profile, context)),
+            named("pipeline", profile): PipelineResource.of(profile),
             named("on_step", profile): dg.ResourceDefinition(lambda _: on_step),
         },
         executor=executor(profile),
@@ -77,18 +75,3 @@ def executor(profile: Profile) -> dg.ExecutorDefinition:
         from dagster_k8s import k8s_job_executor  # its import takes seconds
 
     return k8s_job_executor
-
-
-def _pipeline_for_run(profile: Profile, context: dg.InitResourceContext) -> Pipeline:
-    """Return a new pipeline, so that the run reads the store and external inputs as they are at its start."""
-    from mobileclip2.executors import executor_of  # only runs need it, and loading the definitions must stay fast
-
-    pipeline = Pipeline(profile, executor_of(profile))
-    if context.instance and context.run:
-        # in a cluster, the run launcher monitors the pods of a run
-        if profile.compute.kubernetes is None:
-            mark(context.instance, context.run.run_id)
-        # Dagster records the versions of a step's inputs when it starts, after this
-        selected = {library_key(key) for key in context.run.asset_selection or ()}
-        observe(context.instance, input_versions(pipeline, selected))
-    return pipeline

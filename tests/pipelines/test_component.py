@@ -23,11 +23,15 @@ from tests.pipelines.small import edited
 
 OWN_ASSET = """
 import dagster as dg
+from mobileclip2.engine.pipeline import Pipeline
 
 @dg.asset(deps=[dg.AssetKey(["tiny", "student.pupil"])])
-def own_report(context: dg.AssetExecutionContext) -> str:
+def own_report(context: dg.AssetExecutionContext, tiny_pipeline: dg.ResourceParam[Pipeline]) -> str:
+    (student,) = tiny_pipeline.read("student/pupil")
     event = context.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "student.pupil"]))
-    return event.asset_materialization.metadata["dagster/uri"].value
+    address = event.asset_materialization.metadata["dagster/uri"].value
+    assert student.fetch("open_clip_model.safetensors").parent.as_uri() == address
+    return address
 """
 DEFINITIONS = """
 from pathlib import Path
