@@ -24,11 +24,12 @@ from mobileclip2.training.objectives import Contrastive
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.training.trainer import train
 
-NANO = {
-    "embed_dim": 32,
-    "vision_cfg": {"timm_model_name": "fastvit_nano", "timm_pool": "avg", "timm_proj": "linear", "image_size": 48},
-    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-}
+def image_text(trunk):
+    return open_clip.CustomTextCLIP(
+        embed_dim=32,
+        vision_cfg={"timm_model_name": trunk, "timm_pool": "avg", "timm_proj": "linear", "image_size": 128},
+        text_cfg={"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    )
 
 
 class Pixels(FeatureSource):
@@ -36,31 +37,26 @@ class Pixels(FeatureSource):
         return Preprocess(images.shape[1]).normalized(images)
 
 
-name, folder = sys.argv[1:]
 torch.manual_seed(0)
 torch.set_num_threads(1)
-if name == "fastvit_nano":
-    model, size, context = open_clip.CustomTextCLIP(**NANO), 48, 8
-else:
-    model, size, context = open_clip.create_model(name), 256, 77
-images = torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8)
-texts = torch.randint(1, 64, (4, context))
+images = torch.randint(0, 256, (4, 128, 128, 3), dtype=torch.uint8)
+source = Pixels(images, torch.randint(1, 64, (4, 8)), seed=0)
 settings = TrainSettings(steps=1, batch=4, learning_rate=1e-3)
-result = train(model, Contrastive(), Pixels(images, texts, seed=0), settings, Path(folder), fingerprint="f")
-print(result.numbers["loss"])
+for trunk in ("fastvit_nano", "fastvit_mci0"):
+    print(trunk, flush=True)
+    result = train(image_text(trunk), Contrastive(), source, settings, Path(sys.argv[1]) / trunk, fingerprint="f")
+    assert 0 < result.numbers["loss"] < 10, result.numbers
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "DEFAULT"])
-@pytest.mark.parametrize("name", ["fastvit_nano", "MobileCLIP2-S0"])
-def test_a_student_trains_with_every_instruction_set(name, instructions, tmp_path):
-    """Without the replacement both models crash with AVX2, and MobileCLIP2-S0 crashes with AVX-512."""
+def test_students_train_with_every_instruction_set(instructions, tmp_path):
+    """Without the replacement both trunks crash with AVX2, and the one of MobileCLIP2-S0 crashes with AVX-512."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
-    command = [sys.executable, "-c", ONE_STEP, name, str(tmp_path)]
+    command = [sys.executable, "-c", ONE_STEP, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr[-2000:]}"
-    assert 0 < float(done.stdout) < 10
+    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr[-2000:]}"
 
 
 @pytest.mark.parametrize("channels", [2, 3, 15])
