@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal, cast
 import open_clip
 import torch
 from open_clip.model import get_model_preprocess_cfg
-from open_clip.tokenizer import SimpleTokenizer
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from torch import nn
 from torchvision.transforms import InterpolationMode
@@ -32,7 +31,7 @@ from mobileclip2.models.hub import CONFIG as CONFIG
 from mobileclip2.models.hub import TEXT_CONFIG, Files, download, download_architecture
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
-from mobileclip2.models.words import cache_tokens
+from mobileclip2.models.words import clip_tokenizer
 from mobileclip2.progress import doing
 from mobileclip2.store.storage import file_sha256, temporary_files
 
@@ -153,7 +152,7 @@ def from_config(
             if isinstance(model, open_clip.CoCa):
                 # open_clip leaves this tensor uninitialized
                 nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
-            tokenize = open_clip.get_tokenizer(name)
+            tokenize = _tokenizer(name, config["model_cfg"]["text_cfg"])
         except Exception as error:  # open_clip, timm and transformers raise exceptions of many types
             raise UserError(
                 f"model: open_clip cannot build a model from this 'config' ({type(error).__name__}: {error}): "
@@ -162,6 +161,14 @@ def from_config(
     image_text = _wrap(model, tokenize, config, dict(tokenizer))
     _check_image_size(model, image_text.preprocess.size)
     return image_text
+
+
+def _tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
+    """Return open_clip's tokenizer of a model."""
+    if text_cfg.get("hf_tokenizer_name"):
+        return open_clip.get_tokenizer(name)
+    settings = {"context_length": text_cfg["context_length"]} if "context_length" in text_cfg else {}
+    return clip_tokenizer(json.dumps({**settings, **text_cfg.get("tokenizer_kwargs", {})}, sort_keys=True))
 
 
 def _with_local_text_tower(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -221,8 +228,6 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any], tokenizer: di
         interpolation=cfg.get("interpolation", "bicubic"),
         resize=resize,
     )
-    if isinstance(tokenize, SimpleTokenizer):
-        tokenize = cache_tokens(tokenize)
     stored = {
         "model_cfg": config["model_cfg"],
         "preprocess_cfg": {

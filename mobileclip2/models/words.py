@@ -1,6 +1,9 @@
-"""A bounded token cache for open_clip's tokenizer."""
+"""CLIP's tokenizer of open_clip with a bounded token cache."""
 
 from __future__ import annotations
+
+import json
+from functools import lru_cache
 
 from open_clip.tokenizer import SimpleTokenizer
 
@@ -45,3 +48,13 @@ def cache_tokens(tokenizer: SimpleTokenizer) -> SimpleTokenizer:
     """Add a token cache to the tokenizer and return it."""
     tokenizer.encode = CachedEncoder(tokenizer)
     return tokenizer
+
+
+@lru_cache(maxsize=16)
+def clip_tokenizer(settings: str) -> SimpleTokenizer:
+    """Return CLIP's tokenizer with a token cache. Models of equal settings share it: parsing its vocabulary takes 0.07 s.
+
+    Args:
+        settings: arguments of the tokenizer as JSON.
+    """
+    return cache_tokens(SimpleTokenizer(**json.loads(settings)))

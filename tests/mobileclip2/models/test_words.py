@@ -1,6 +1,7 @@
 """The token cache does not change the tokens."""
 
 import copy
+import json
 
 import open_clip
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mobileclip2.models import words
-from mobileclip2.models.words import cache_tokens
+from mobileclip2.models.words import cache_tokens, clip_tokenizer
 
 PLAIN = open_clip.get_tokenizer("ViT-B-32")
 CACHING = cache_tokens(open_clip.get_tokenizer("ViT-B-32"))
@@ -37,3 +38,13 @@ def test_the_token_cache_is_bounded(monkeypatch, bound):
 def test_the_tokenizer_can_be_copied_to_a_loader_process():
     again = copy.deepcopy(CACHING)
     assert torch.equal(again(["two dogs"]), PLAIN(["two dogs"]))
+
+
+def test_models_of_equal_settings_share_a_tokenizer_and_others_do_not():
+    shared = clip_tokenizer('{"context_length": 8}')
+    assert clip_tokenizer('{"context_length": 8}') is shared
+    canonical = {"clean": "canonicalize", "context_length": 9}
+    plain = open_clip.get_tokenizer("ViT-B-32", **canonical)
+    for text in ("Two-Dogs, it's!", "a_cat"):
+        assert torch.equal(clip_tokenizer(json.dumps(canonical))([text]), plain([text]))
+        assert torch.equal(shared([text]), PLAIN([text], 8))
