@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Protocol, Self, get_args
 
@@ -175,7 +176,7 @@ class Profile(Settings):
         """Names of the partitions: ``g00``, ``g01`` and so on."""
         return [f"g{number:02d}" for number in range(self.groups)]
 
-    @property
+    @cached_property
     def public_text(self) -> str:
         """Text of the profile's file without the values of environment variables of pods, which can be secrets."""
         variables = ("pod_template", "spec", "*", "*", "env", "*", "value")
