@@ -23,6 +23,8 @@ from pipelines.rehearsal.data import write_set, write_shards
 SCALE = 1000
 """factor by which trainings are shorter and batches are smaller"""
 MIN_STEPS, MIN_BATCH = 4, 8
+MAX_TOKENS = 8
+"""length of the captions"""
 GROUPS_SCALE = 8
 """factor by which there are fewer groups, because each group of an asset is a run of Dagster's"""
 SHARDS_PER_GROUP, SAMPLES_PER_SHARD = 1, 24
@@ -76,6 +78,9 @@ def scaled(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         each["url"] = f"evaluation/{each['name']}"
         if not (folder / each["url"]).exists():
             write_set(folder / each["url"], each["name"])
+    for captioner in values.get("captioners", ()):
+        # a random captioner ends no caption early, and its nucleus is half of the vocabulary
+        captioner["generation"] = {**captioner.get("generation", {}), "min_tokens": 3, "max_tokens": MAX_TOKENS}
     for section in ("captioners", "teachers", "students"):
         for entry in values.get(section, ()):
             _scale_model(entry, section, folder)
