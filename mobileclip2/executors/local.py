@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext, SpawnProcess
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -162,10 +164,19 @@ def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event) -> None:
 
     global _stop
     _stop = stop
+    threading.Thread(target=_end_with_run, daemon=True).start()
     rank = ranks.get()
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
+
+
+def _end_with_run() -> None:
+    """End this worker with the process of its run. A killed run tells nobody, and the worker would wait for work for ever."""
+    run = parent_process()
+    assert run
+    run.join()
+    os._exit(1)
 
 
 def _run_chunk(store: str, key: str, index: int, of: int) -> float:

@@ -1,6 +1,7 @@
 """Chunks in a process pool, and training with torchrun."""
 
 import shutil
+import time
 from concurrent.futures import ProcessPoolExecutor, wait
 
 import pytest
@@ -10,6 +11,8 @@ from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline
 from mobileclip2.errors import ComputeError, ShardError
 from mobileclip2.executors import executor_of
 from mobileclip2.executors.local import LocalExecutor
+from pipelines.processes import process_id
+from tests.processes import start_process
 
 
 def manifests(profile):
@@ -75,6 +78,45 @@ def test_a_killed_worker_is_reported(tiny, monkeypatch):
     ):
         Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
     assert not list(tiny.parent.rglob("manifest.json"))
+
+
+@pytest.mark.slow
+def test_the_workers_of_a_killed_run_end_with_it(tiny, tmp_path, monkeypatch):
+    """A worker that waits for work, and one that computes: each would keep its memory, and on a GPU the GPU's, for ever."""
+    monkeypatch.setenv("PIDS", str(tmp_path))
+    run = start_process(compute_for_ever, tiny)
+    workers = until(lambda: len(found := pids(tmp_path)) == 2 and found)
+    run.kill()
+    run.join()
+    until(lambda: not [pid for pid in workers if process_id(pid)])
+
+
+def compute_for_ever(profile):
+    from mobileclip2.executors import local
+
+    local._run_chunk = stay
+    Pipeline(load(profile), LocalExecutor(2)).materialize("raw_shards", "g00")
+
+
+def stay(store, key, index, of):
+    import os
+    import time
+    from pathlib import Path
+
+    (Path(os.environ["PIDS"]) / f"{os.getpid()}.pid").touch()
+    time.sleep(600 if index else 2)
+
+
+def pids(folder):
+    return [int(path.stem) for path in folder.glob("*.pid")]
+
+
+def until(ready, seconds=60):
+    ends = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.1)
+    return found
 
 
 def die(*_):
