@@ -61,6 +61,9 @@ def scaled(values: dict[str, Any]) -> dict[str, Any]:
     for entry in entries:
         if "train" in entry:
             entry["train"] = _short(entry["train"])
+    for student in values.get("students", []):
+        if "between" in student:
+            student["between"]["weights"] = [0, 0.5, 1]
     for row in (row for study in values.get("studies", []) for row in study.get("rows", [])):
         if "train" in row:
             row["train"] = _short(row["train"])
