@@ -26,22 +26,17 @@ class Check:
     warns: bool = False
     """whether a failure is a warning"""
 
-    @property
-    def name(self) -> str:
-        """Return the name of the check."""
-        return self.judge.__name__
-
     def spec(self, asset: dg.AssetKey) -> dg.AssetCheckSpec:
         """Return the specification for an asset."""
         summary = (self.judge.__doc__ or "").partition("\n")[0]
-        return dg.AssetCheckSpec(self.name, asset=asset, description=summary, blocking=self.blocking)
+        return dg.AssetCheckSpec(self.judge.__name__, asset=asset, description=summary, blocking=self.blocking)
 
     def evaluate(self, pipeline: Pipeline, result: MaterializeResult) -> dg.AssetCheckResult:
         """Judge an output."""
         verdict = self.judge(pipeline, result)
         tables = {name: dg.MetadataValue.md(table) for name, table in verdict.tables.items()}
         return dg.AssetCheckResult(
-            check_name=self.name,
+            check_name=self.judge.__name__,
             passed=verdict.passed,
             severity=WARN if self.warns or verdict.is_warning else ERROR,
             description=verdict.description,
@@ -51,9 +46,8 @@ class Check:
 
 def blocking_failures(results: Sequence[dg.AssetCheckResult], checks: Sequence[Check]) -> str:
     """Return the descriptions of the failed blocking checks, or an empty string."""
-    blocking = {check.name for check in checks if check.blocking}
     return "; ".join(
         f"the check '{result.check_name}' failed: {result.description}"
-        for result in results
-        if result.check_name in blocking and not result.passed and result.severity == ERROR
+        for result, check in zip(results, checks, strict=True)
+        if check.blocking and not result.passed and result.severity == ERROR
     )

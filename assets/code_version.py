@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mobileclip2.asset_key import AssetKey
-from mobileclip2.engine.external import Pinned
+from mobileclip2.config.model import Weights
 from mobileclip2.engine.graph import Asset, Graph, Slice
 from mobileclip2.fingerprint import fingerprint
 
@@ -15,21 +15,20 @@ def code_versions(graph: Graph) -> dict[AssetKey, str]:
     A slice that is a partition is not covered: its fields are a data version of :mod:`assets.inputs`, so that an added
     partition leaves the others as they are.
     """
-    slices: dict[tuple[AssetKey, str], str] = {}
+    slices: dict[AssetKey, dict[str, str]] = {}
     versions: dict[AssetKey, str] = {}
     for asset in graph.values():
-        for name, slice_ in asset.slices.items():
-            slices[asset.key, name] = _slice_version(graph, slices, asset, slice_)
-        by_name = {name: slices[asset.key, name] for name in asset.slices}
+        by_name = {name: _slice_version(slices, asset, slice_) for name, slice_ in asset.slices.items()}
+        slices[asset.key] = by_name
         # all partitions of an asset have the same code version
         described: object = sorted(set(by_name.values())) if asset.by_slice else by_name
         versions[asset.key] = f"{asset.code_version}-{fingerprint({'slices': described})}"
     return versions
 
 
-def _slice_version(graph: Graph, slices: dict[tuple[AssetKey, str], str], asset: Asset, slice_: Slice) -> str:
+def _slice_version(slices: dict[AssetKey, dict[str, str]], asset: Asset, slice_: Slice) -> str:
     upstream = {
-        role: [slices[source.asset, name] for name in ([source.slice] if source.slice else graph[source.asset].slices)]
+        role: [slices[source.asset][source.slice]] if source.slice else list(slices[source.asset].values())
         for role, source in slice_.inputs.items()
     }
     fields: dict[str, object] = {
@@ -39,9 +38,9 @@ def _slice_version(graph: Graph, slices: dict[tuple[AssetKey, str], str], asset:
     }
     if not asset.by_slice:
         pinned = {
-            role: external.weights.sha256
+            role: external.sha256
             for role, external in slice_.externals.items()
-            if isinstance(external, Pinned) and external.weights.sha256
+            if isinstance(external, Weights) and external.sha256
         }
         fields |= {"declared": slice_.declared, "pinned": pinned}
     return fingerprint(fields)

@@ -9,9 +9,9 @@ import dagster as dg
 
 from assets.checks import Check
 from assets.materialize import define
-from assets.metadata import link
+from assets.metadata import link, table
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 if TYPE_CHECKING:
@@ -20,21 +20,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def evaluations(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for each evaluated model. Each student except the gate's baseline gets a check."""
+def evaluation(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the evaluation of a model. Each student except the gate's baseline gets a check."""
     checked = [student.name for student in profile.students if profile.gate.baseline not in {None, student.name}]
-    return [
-        define(
-            profile,
-            asset,
-            section="evaluation",
-            kinds={"pytorch", "json"},
-            metadata=results,
-            checks=[Check(no_worse_than_baseline)] if asset.name in checked else [],
-        )
-        for asset in graph.values()
-        if asset.stage == "evaluation"
-    ]
+    checks = [Check(no_worse_than_baseline)] if asset.name in checked else []
+    return define(profile, asset, section="evaluation", kinds={"pytorch", "json"}, metadata=results, checks=checks)
 
 
 def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
@@ -44,11 +34,10 @@ def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
 
     assert result.group is not None
     metrics, picture = evaluation_results(pipeline, result.asset.name, result.group)
-    schema = dg.TableSchema(columns=[dg.TableColumn("metric"), dg.TableColumn("value", "float")])
-    records = [dg.TableRecord({"metric": metric, "value": value}) for metric, value in metrics.items()]
+    columns = (dg.TableColumn("metric"), dg.TableColumn("value", "float"))
     return {
         **({MAIN_METRIC: metrics[MAIN_METRIC]} if MAIN_METRIC in metrics else {}),
-        "metrics": dg.MetadataValue.table(records=records, schema=schema),
+        "metrics": table(columns, metrics.items()),
         "plot": dg.MetadataValue.md(picture),
         **(report(pipeline) if pipeline.is_current(result.asset.key) else {}),
     }
@@ -57,7 +46,7 @@ def results(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
 def report(pipeline: Pipeline) -> dict[str, dg.MetadataValue[Any]]:
     """Write the report to the store, and return the link. Return nothing if an input of the report cannot be read."""
     from mobileclip2.errors import UserError
-    from mobileclip2.report.stored import store_report
+    from mobileclip2.report.gather import store_report
 
     try:
         return {"report": link(store_report(pipeline))}
@@ -82,7 +71,7 @@ def no_worse_than_baseline(pipeline: Pipeline, result: MaterializeResult) -> Ver
         )
     except UserError as error:
         return Verdict(False, str(error), is_warning=True)
-    table = as_markdown(comparison, name, baseline, published_like(pipeline.profile, name))
+    compared = as_markdown(comparison, name, baseline, published_like(pipeline.profile, name))
     drops = {
         f"drop_{row.set}_{row.metric}": row.baseline - row.value for row in comparison.rows if row.baseline is not None
     }
@@ -90,5 +79,5 @@ def no_worse_than_baseline(pipeline: Pipeline, result: MaterializeResult) -> Ver
         not comparison.failed,
         "\n".join(verdict(comparison, baseline)),
         {"failed_metrics": len(comparison.failed), **drops},
-        {"comparison": table},
+        {"comparison": compared},
     )

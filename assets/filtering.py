@@ -6,23 +6,23 @@ import dagster as dg
 
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
-def filtering(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define the scores of each filter, the selection and the selected pairs."""
-    return [
-        define(
-            profile,
-            asset,
-            section="filtering",
-            kinds={"pytorch", "parquet"} if asset.stage == "filter_scores" else {"parquet"},
-            metadata=histogram if asset.stage == "selection" else None,
-        )
-        for asset in graph.values()
-        if asset.stage in {"filter_scores", "selection", "selected_shards"}
-    ]
+def filter_scores(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the scores of a filter."""
+    return define(profile, asset, section="filtering", kinds={"pytorch", "parquet"})
+
+
+def selection(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the selection over all groups."""
+    return define(profile, asset, section="filtering", kinds={"parquet"}, metadata=histogram)
+
+
+def selected_shards(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the selected pairs."""
+    return define(profile, asset, section="filtering", kinds={"parquet"})
 
 
 def histogram(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:

@@ -39,8 +39,8 @@ class ExternalInput:
     key: dg.AssetKey
     description: str
     partitions: dg.StaticPartitionsDefinition | None = None
-    read: tuple[str, ...] | None = None
-    """keys of the partitions that the asset reads; None if it reads the one with its own key, or the whole"""
+    read: tuple[str, ...] = ()
+    """keys of the partitions that the asset reads; empty if it reads the one with its own key, or the whole"""
 
     @property
     def dep(self) -> dg.AssetDep:
@@ -51,18 +51,16 @@ class ExternalInput:
 
 def external_inputs(profile: Profile, asset: Asset) -> list[ExternalInput]:
     """Return the inputs of an asset from outside the store."""
-    found: list[ExternalInput] = []
     externals = {role: each for slice_ in asset.slices.values() for role, each in slice_.externals.items()}
-    for each in externals.values():
-        if isinstance(each, GroupShards):
-            found.append(
-                ExternalInput(_shards_key(profile, each), "The tars of each group.", partitions_of(profile, asset))
-            )
-    sets = dg.StaticPartitionsDefinition([each.name for each in profile.evaluation])
-    if read := sorted(filter(None, map(_set_of, externals))):
-        found.append(ExternalInput(_key(profile, SETS), "The evaluation sets.", sets, tuple(read)))
-    elif asset.stage == "evaluation":
-        found.append(ExternalInput(_key(profile, SETS), "The evaluation sets.", sets))
+    found = [
+        ExternalInput(_shards_key(profile, each), "The tars of each group.", partitions_of(profile, asset))
+        for each in externals.values()
+        if isinstance(each, GroupShards)
+    ]
+    read = tuple(sorted(filter(None, map(_set_of, externals))))
+    if read or asset.stage == "evaluation":
+        sets = dg.StaticPartitionsDefinition([each.name for each in profile.evaluation])
+        found.append(ExternalInput(_key(profile, SETS), "The evaluation sets.", sets, read))
     if _has_variants(asset):
         description = "The declared fields and the files of each variant."
         found.append(ExternalInput(_own_key(profile, asset, "variants"), description, partitions_of(profile, asset)))

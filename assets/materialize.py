@@ -21,8 +21,6 @@ from mobileclip2.store import ManifestSummary
 
 logger = logging.getLogger(__name__)
 
-OWNERS = ["team:mobileclip2"]
-
 # Dagster is pinned, and this warning would appear once for each asset in every process that loads the definitions
 warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
@@ -31,8 +29,6 @@ LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
 
 OUTPUT_TAG = "mobileclip2/output"
 """tag of a materialization: a hash of the fingerprints of its slices, which cover everything that they were made from"""
-
-Metadata = Callable[[Pipeline, MaterializeResult], Mapping[str, Any]]
 
 
 def partitions_of(profile: Profile, asset: Asset) -> dg.StaticPartitionsDefinition | None:
@@ -48,7 +44,7 @@ def define(
     *,
     section: str,
     kinds: set[str],
-    metadata: Metadata | None = None,
+    metadata: Callable[[Pipeline, MaterializeResult], Mapping[str, Any]] | None = None,
     checks: Sequence[Check] = (),
 ) -> dg.AssetsDefinition:
     """Define a Dagster asset that computes the missing slices of ``asset`` and reports its data version."""
@@ -61,7 +57,7 @@ def define(
         group_name=named(section, profile),
         description=asset.description,
         kinds=kinds,
-        owners=OWNERS,
+        owners=["team:mobileclip2"],
         metadata=definition_metadata(profile, asset, metadata, *(check.judge for check in checks)),
         tags={"stage": asset.stage} | ({"name": asset.name} if asset.name else {}),
         code_version=asset.code_version,

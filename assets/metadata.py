@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 # Dagster is pinned, and these warnings would appear in every process that loads the definitions
 warnings.filterwarnings("ignore", "Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`", dg.BetaWarning)
 
-STAGES = Path(mobileclip2.__file__).parent / "stages"
-
-SLICES = dg.TableSchema(
-    columns=[
-        dg.TableColumn("slice"),
-        dg.TableColumn("samples", "int"),
-        dg.TableColumn("skipped", "int"),
-        dg.TableColumn("reused", "bool", description="stored before this run"),
-        dg.TableColumn("fingerprint"),
-    ]
+SLICES = (
+    dg.TableColumn("slice"),
+    dg.TableColumn("samples", "int"),
+    dg.TableColumn("skipped", "int"),
+    dg.TableColumn("reused", "bool", description="stored before this run"),
+    dg.TableColumn("fingerprint"),
 )
 
 
@@ -50,7 +46,8 @@ def definition_metadata(profile: Profile, asset: Asset, *functions: Callable[...
 
 
 def _code_references(asset: Asset, *functions: Callable[..., Any] | None) -> dg.CodeReferencesMetadataValue:
-    references = [dg.LocalFileCodeReference(file_path=str(STAGES / f"{asset.stage}.py"), label="stage")]
+    stage = Path(mobileclip2.__file__).parent / "stages" / f"{asset.stage}.py"
+    references = [dg.LocalFileCodeReference(file_path=str(stage), label="stage")]
     for function in filter(None, functions):
         code = inspect.unwrap(function).__code__
         label = function.__name__.replace("_", " ")
@@ -70,6 +67,13 @@ def link(location: str) -> dg.MetadataValue[Any]:
     return dg.MetadataValue.url(location) if "://" in location else dg.MetadataValue.path(location)
 
 
+def table(columns: Sequence[dg.TableColumn], rows: Iterable[Iterable[Any]]) -> dg.TableMetadataValue:
+    """Return a table."""
+    names = [column.name for column in columns]
+    records = [dg.TableRecord(dict(zip(names, row, strict=True))) for row in rows]
+    return dg.MetadataValue.table(records, dg.TableSchema(list(columns)))
+
+
 def pictures(**sheets: Sheet) -> dict[str, dg.MetadataValue]:
     """Return two entries for each sheet: a preview, which Dagster shows at once, and the sheet, which it shows after a click."""
     entries: dict[str, dg.MetadataValue] = {}
@@ -80,7 +84,7 @@ def pictures(**sheets: Sheet) -> dict[str, dg.MetadataValue]:
 
 def result_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, Any]:
     """Return the metadata of a materialization: counts, rates, skip reasons, columns, slices and facts."""
-    from mobileclip2.report.columns import columns
+    from mobileclip2.report.sheets import columns
 
     summaries = result.summaries
     entries: dict[str, Any] = {
@@ -110,7 +114,11 @@ def result_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, 
     if len(summaries) == 1:
         entries["fingerprint"] = next(iter(summaries.values())).fingerprint
     else:
-        entries["slices"] = dg.MetadataValue.table(_slices(result), SLICES)
+        rows = (
+            (name, summary.samples, summary.skipped, name not in result.computed, summary.fingerprint)
+            for name, summary in summaries.items()
+        )
+        entries["slices"] = table(SLICES, rows)
     return entries | _facts(result)
 
 
@@ -118,21 +126,6 @@ def folder(pipeline: Pipeline, result: MaterializeResult) -> str:
     """Return the path or URL of the output's folder, or of the asset's folder if it has several outputs."""
     prefixes = [artifact_prefix(each.asset, each.fingerprint, each.group) for each in result.summaries.values()]
     return f"{pipeline.storage.url}/{prefixes[0] if len(prefixes) == 1 else result.asset.key}"
-
-
-def _slices(result: MaterializeResult) -> list[dg.TableRecord]:
-    return [
-        dg.TableRecord(
-            {
-                "slice": name,
-                "samples": summary.samples,
-                "skipped": summary.skipped,
-                "reused": name not in result.computed,
-                "fingerprint": summary.fingerprint,
-            }
-        )
-        for name, summary in result.summaries.items()
-    ]
 
 
 def _facts(result: MaterializeResult) -> dict[str, Any]:

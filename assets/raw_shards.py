@@ -10,35 +10,31 @@ from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 if TYPE_CHECKING:
     from mobileclip2.stages.data_checks import Verdict
 
 
-def raw_shards(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define the asset ``raw_shards`` if it is in the graph."""
-    if "raw_shards" not in graph:
-        return []
-    return [
-        define(
-            profile,
-            graph["raw_shards"],
-            section="raw_shards",
-            kinds={"webdataset", "parquet"},
-            metadata=sample_sheet,
-            checks=[Check(few_samples_are_bad, warns=True), Check(no_evaluation_pictures, warns=True)],
-        )
-    ]
+def raw_shards(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the asset ``raw_shards``."""
+    return define(
+        profile,
+        asset,
+        section="raw_shards",
+        kinds={"webdataset", "parquet"},
+        metadata=sample_sheet,
+        checks=[Check(few_samples_are_bad, warns=True), Check(no_evaluation_pictures, warns=True)],
+    )
 
 
 def sample_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
     """Draw the first samples of a group."""
-    from mobileclip2.report.sheets import raw_sheet
+    from mobileclip2.report.sheets import first_samples
 
     assert result.group is not None
-    return pictures(sample_sheet=raw_sheet(pipeline, result.group))
+    return pictures(sample_sheet=first_samples(pipeline, result.group, "samples"))
 
 
 def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

@@ -6,25 +6,16 @@ import dagster as dg
 
 from assets.curves import training_metadata
 from assets.materialize import define
-from assets.metadata import pictures
+from assets.metadata import pictures, table
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
-def students(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for each student."""
-    return [
-        define(
-            profile,
-            asset,
-            section="students",
-            kinds={"pytorch"},
-            metadata=interpolation_metadata if profile.student(asset.name).between else training_metadata,
-        )
-        for asset in graph.values()
-        if asset.stage == "student"
-    ]
+def student(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define a student."""
+    metadata = interpolation_metadata if profile.student(asset.name).between else training_metadata
+    return define(profile, asset, section="students", kinds={"pytorch"}, metadata=metadata)
 
 
 def interpolation_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
@@ -33,9 +24,8 @@ def interpolation_metadata(pipeline: Pipeline, result: MaterializeResult) -> dic
 
     rows, picked, picture = between_sheet(pipeline, result.asset.name)
     columns = [dg.TableColumn("weight", "float"), dg.TableColumn("set"), dg.TableColumn("main_metric", "float")]
-    records = [dg.TableRecord({"weight": weight, "set": name, "main_metric": value}) for weight, name, value in rows]
     return {
         "picked_weight": picked,
-        "points": dg.MetadataValue.table(records=records, schema=dg.TableSchema(columns=columns)),
+        "points": table(columns, rows),
         **pictures(curve=picture),
     }

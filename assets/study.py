@@ -7,17 +7,13 @@ import dagster as dg
 from assets.curves import training_metadata
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
-def studies(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for each study."""
-    return [
-        define(profile, asset, section="studies", kinds={"pytorch"}, metadata=study_metadata)
-        for asset in graph.values()
-        if asset.stage == "study"
-    ]
+def study(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define a study."""
+    return define(profile, asset, section="studies", kinds={"pytorch"}, metadata=study_metadata)
 
 
 def study_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
@@ -26,11 +22,11 @@ def study_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, o
     from mobileclip2.report.pictures import inline_markdown
     from mobileclip2.report.study import figures, study_result, table
 
-    study = study_result(pipeline, result.asset.name)
-    heading, *lines = table(study)
+    found = study_result(pipeline, result.asset.name)
+    heading, *lines = table(found)
     rule = ["---"] * len(heading)
     pictures = [
-        inline_markdown(plots.png(figure), metric) for figure, metric in zip(figures(study), study.metrics, strict=True)
+        inline_markdown(plots.png(figure), metric) for figure, metric in zip(figures(found), found.metrics, strict=True)
     ]
     return {
         **training_metadata(pipeline, result),

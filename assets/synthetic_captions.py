@@ -10,35 +10,32 @@ from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import pictures
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 if TYPE_CHECKING:
     from mobileclip2.stages.data_checks import Verdict
 
 
-def synthetic_captions(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for the captions of each captioner."""
-    return [
-        define(
-            profile,
-            asset,
-            section="synthetic_captions",
-            kinds={"pytorch", "parquet"},
-            metadata=captions_sheet,
-            checks=[Check(captions_vary, blocking=True), Check(captions_fit_images, blocking=True)],
-        )
-        for asset in graph.values()
-        if asset.stage == "synthetic_captions"
-    ]
+def synthetic_captions(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the captions of a captioner."""
+    return define(
+        profile,
+        asset,
+        section="synthetic_captions",
+        kinds={"pytorch", "parquet"},
+        metadata=captions_sheet,
+        checks=[Check(captions_vary, blocking=True), Check(captions_fit_images, blocking=True)],
+    )
 
 
 def captions_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
     """Draw the first samples of a group with the captions of one captioner."""
-    from mobileclip2.report.sheets import captions_sheet
+    from mobileclip2.report.sheets import first_samples
 
     assert result.group is not None
-    return pictures(captions=captions_sheet(pipeline, result.asset.name, result.group))
+    sheet = first_samples(pipeline, result.group, "captions", captioners=(result.asset.name,))
+    return pictures(captions=sheet)
 
 
 def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

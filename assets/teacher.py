@@ -7,13 +7,9 @@ import dagster as dg
 from assets.curves import training_metadata
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 
 
-def teachers(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for each teacher."""
-    return [
-        define(profile, asset, section="teachers", kinds={"pytorch"}, metadata=training_metadata)
-        for asset in graph.values()
-        if asset.stage == "teacher"
-    ]
+def teacher(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define a teacher."""
+    return define(profile, asset, section="teachers", kinds={"pytorch"}, metadata=training_metadata)

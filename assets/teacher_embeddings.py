@@ -9,26 +9,22 @@ import dagster as dg
 from assets.checks import Check
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Graph
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 if TYPE_CHECKING:
     from mobileclip2.stages.data_checks import Verdict
 
 
-def teacher_embeddings(profile: Profile, graph: Graph) -> list[dg.AssetsDefinition]:
-    """Define an asset for each teacher and each kind of input that it embeds."""
-    return [
-        define(
-            profile,
-            asset,
-            section=f"embeddings_{asset.name}",
-            kinds={"pytorch", "parquet"},
-            checks=[Check(embeddings_are_sound, blocking=True)],
-        )
-        for asset in graph.values()
-        if asset.stage == "teacher_embeddings"
-    ]
+def teacher_embeddings(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
+    """Define the embeddings of a teacher for a kind of input."""
+    return define(
+        profile,
+        asset,
+        section=f"embeddings_{asset.name}",
+        kinds={"pytorch", "parquet"},
+        checks=[Check(embeddings_are_sound, blocking=True)],
+    )
 
 
 def embeddings_are_sound(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import open_clip.coca_model
@@ -24,10 +24,10 @@ from open_clip.factory import get_model_config
 from open_clip.tokenizer import SimpleTokenizer
 
 from benchmarks._turns import Numbers, bars, device, in_turns, machine, ratio, table, verdict
-from mobileclip2.captioners.coca import coca_of, initialize_decoder
-from mobileclip2.captioners.generate import generate, image_tokens
-from mobileclip2.config.captioner_model import GenerationSettings
-from mobileclip2.models.build import from_config
+from mobileclip2.captioners.coca import coca_of
+from mobileclip2.captioners.generate import Draw, generate_tokens, image_tokens
+from mobileclip2.config.captioner import GenerationSettings
+from mobileclip2.models.build import from_config, initialize_decoder
 from mobileclip2.models.device import inference
 
 ON_CPU, ON_GPU = ("coca_ViT-B-32", 32, 2), ("coca_ViT-L-14", 256, 5)
@@ -70,6 +70,23 @@ def writer(model: CoCa, tokenizer: SimpleTokenizer, images: int, place: torch.de
             return generate(model, tokenizer, pixels, keys, range(CAPTIONS), SETTINGS)
 
     return write
+
+
+def generate(
+    model: CoCa,
+    tokenizer: SimpleTokenizer,
+    images: torch.Tensor,
+    keys: Sequence[str],
+    captions: Sequence[int],
+    settings: GenerationSettings,
+) -> Tokens:
+    """The tokens of caption ``captions[j]`` of image ``i`` at ``[i][j]``, without start and end.
+
+    ``images`` is ``[len(keys), 3, H, W]`` or cached trunk features.
+    """
+    draws = [Draw(i, key, caption) for i, key in enumerate(keys) for caption in captions]
+    generated = generate_tokens(model, tokenizer, image_tokens(model, images), draws, settings)
+    return [generated[i : i + len(captions)] for i in range(0, len(generated), len(captions))]
 
 
 def random_images(model: CoCa, images: int, place: torch.device) -> torch.Tensor:

@@ -383,7 +383,7 @@ class World:
     def _store(self, profile: Path) -> Storage:
         storage = open_storage(_store_url(profile))
         if isinstance(storage, S3Storage):
-            storage._client = self._s3_client()
+            storage.client = self._s3_client()
         return storage
 
     def _s3_client(self) -> Any:

@@ -96,7 +96,7 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
     texts = raw.column("caption").to_pylist()
     return partial(
         join_shard,
-        source,
+        source.open("rb"),
         stored("raw", raw),
         [
             stored(f"view-{number}", pa.table({"key": keys, "view": of}, schema=sidecar.VIEWS))

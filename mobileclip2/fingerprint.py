@@ -25,18 +25,18 @@ DECLARED_IF_SET: dict[str, Any] = {"declared_if_set": True}
 
 def declared_fields(kind: type[BaseModel]) -> list[str]:
     """Return the names of the fields that are part of the fingerprint."""
-    return [
-        name
-        for name, field in kind.model_fields.items()
-        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("undeclared"))
-    ]
+    return [name for name in kind.model_fields if not _is_marked(kind, name, UNDECLARED)]
 
 
 def declared(value: Any) -> Any:
     """Convert settings to plain JSON values without the undeclared fields."""
     if isinstance(value, BaseModel):
         fields = {name: declared(getattr(value, name)) for name in declared_fields(type(value))}
-        return {name: item for name, item in fields.items() if item is not None or not _if_set(type(value), name)}
+        return {
+            name: item
+            for name, item in fields.items()
+            if item is not None or not _is_marked(type(value), name, DECLARED_IF_SET)
+        }
     if isinstance(value, Mapping):
         return {str(key): declared(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -46,9 +46,9 @@ def declared(value: Any) -> Any:
     return value
 
 
-def _if_set(kind: type[BaseModel], name: str) -> bool:
+def _is_marked(kind: type[BaseModel], name: str, marker: dict[str, Any]) -> bool:
     extra = kind.model_fields[name].json_schema_extra
-    return isinstance(extra, dict) and bool(extra.get("declared_if_set"))
+    return isinstance(extra, dict) and marker.items() <= extra.items()
 
 
 def canonical(value: Any) -> str:

@@ -27,22 +27,17 @@ def find(name: str, keys: Iterable[str], kind: str) -> str:
     raise UserError(f"there is no {kind} '{name}'{suggestion or f'; the profile has {listed(keys)}'}")
 
 
-def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """Return up to three keys that are spelled like ``name``, the closest first.
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x' or 'y'?``, or an empty string if no key is spelled like ``name``.
 
-    The last part of a key is compared too.
+    It names up to three keys, the closest first. The last part of a key is compared too.
     """
     by_spelling: dict[str, list[str]] = {}
     for key in known:
         for spelling in dict.fromkeys((key, key.rpartition("/")[2])):
             by_spelling.setdefault(spelling.lower(), []).append(key)
     close = get_close_matches(name.lower(), by_spelling, n=3, cutoff=0.6)
-    return list(dict.fromkeys(key for spelling in close for key in by_spelling[spelling]))[:3]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x' or 'y'?``, or an empty string if no name is close."""
-    suggestions = nearest(name, known)
+    suggestions = list(dict.fromkeys(key for spelling in close for key in by_spelling[spelling]))[:3]
     return f"; did you mean {' or '.join(map(repr, suggestions))}?" if suggestions else ""
 
 

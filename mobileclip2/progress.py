@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
 
 
 @dataclass
@@ -25,11 +24,8 @@ class Step:
         return f"{self.done}/{self.total} {self.unit}{numbers}"
 
 
-class Progress(Protocol):
-    """A callback for progress reports."""
-
-    def __call__(self, step: Step) -> None:
-        """Handle a report."""
+Progress = Callable[[Step], None]
+"""A callback for progress reports."""
 
 
 def silent(step: Step) -> None:
@@ -46,15 +42,16 @@ class Activities:
         self._names: list[str] = []
         self._last_count = 0.0
 
-    def enter(self, activity: str) -> None:
-        """Start an activity."""
+    @contextmanager
+    def doing(self, activity: str) -> Iterator[None]:
+        """Show an activity, and at its end the one around it or an empty string."""
         self._names.append(activity)
         self._show(activity)
-
-    def leave(self) -> None:
-        """End the innermost activity, and show the one around it or an empty string."""
-        self._names.pop()
-        self._show(self._names[-1] if self._names else "")
+        try:
+            yield
+        finally:
+            self._names.pop()
+            self._show(self._names[-1] if self._names else "")
 
     def count(self, done: int, total: int, unit: str) -> None:
         """Show the progress of the innermost activity, at most once per ``COUNT_SECONDS``."""
@@ -81,13 +78,8 @@ def show_activities(show: Callable[[str], object]) -> Iterator[None]:
 def doing(activity: str) -> Iterator[None]:
     """Announce the activity of the block, such as ``importing`` or ``hashing``. Blocks can be nested."""
     activities = _activities.get()
-    if activities:
-        activities.enter(activity)
-    try:
+    with activities.doing(activity) if activities else nullcontext():
         yield
-    finally:
-        if activities:
-            activities.leave()
 
 
 def counted(done: int, total: int, unit: str) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.augmentations import augmentations
-from assets.captioner import captioners
+from assets.captioner import caption_corpus, captioner
 from assets.code_version import code_versions
-from assets.evaluation import evaluations
-from assets.filtering import filtering
+from assets.evaluation import evaluation
+from assets.filtering import filter_scores, selected_shards, selection
 from assets.inputs import external_inputs, observed
 from assets.keys import dagster_key, named
 from assets.raw_shards import raw_shards
 from assets.reinforced_dataset import reinforced_dataset
 from assets.reinforced_shards import reinforced_shards
-from assets.student import students
-from assets.study import studies
+from assets.student import student
+from assets.study import study
 from assets.synthetic_captions import synthetic_captions
-from assets.teacher import teachers
+from assets.teacher import teacher
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import build_graph
@@ -26,20 +26,27 @@ from mobileclip2.progress import Progress, silent
 from pipelines.automation import compute_when_ready
 from pipelines.pipeline_resource import PipelineResource
 
-STAGES = (
-    raw_shards,
-    filtering,
-    augmentations,
-    captioners,
-    synthetic_captions,
-    teachers,
-    teacher_embeddings,
-    reinforced_dataset,
-    reinforced_shards,
-    students,
-    evaluations,
-    studies,
-)
+STAGES = {
+    stage.__name__: stage
+    for stage in (
+        raw_shards,
+        filter_scores,
+        selection,
+        selected_shards,
+        augmentations,
+        caption_corpus,
+        captioner,
+        synthetic_captions,
+        teacher,
+        teacher_embeddings,
+        reinforced_dataset,
+        reinforced_shards,
+        student,
+        evaluation,
+        study,
+    )
+}
+"""for each stage, the function of the same name that defines an asset of it"""
 
 
 def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
@@ -57,7 +64,7 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     return dg.Definitions(
         assets=[
             *observed(profile, graph),
-            *(asset.map_asset_specs(compared) for stage in STAGES for asset in stage(profile, graph)),
+            *(STAGES[asset.stage](profile, asset).map_asset_specs(compared) for asset in graph.values()),
         ],
         resources={
             named("pipeline", profile): PipelineResource.of(profile),

@@ -64,20 +64,13 @@ def materialize(
     )
     if result.success:
         return
-    failures = _failures(dagster, result.run_id)
-    if any(map(_is_interruption, failures)):
+    entries = dagster.all_logs(result.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    failures = [entry.get_dagster_event().step_failure_data for entry in entries]
+    interruptions = {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
+    if any(getattr(failure.error, "cls_name", None) in interruptions for failure in failures):
         dagster.report_run_canceled(result.dagster_run, f"Stopped; {KEPT}.")
         raise KeyboardInterrupt
     raise UserError(f"{partition}: {_cause(failures) or f'the run {result.run_id} failed; see its page'}")
-
-
-def _failures(dagster: dg.DagsterInstance, run_id: str) -> list[Any]:
-    entries = dagster.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
-    return [entry.get_dagster_event().step_failure_data for entry in entries]
-
-
-def _is_interruption(failure: Any) -> bool:
-    return getattr(failure.error, "cls_name", None) in {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}
 
 
 def _cause(failures: list[Any]) -> str | None:

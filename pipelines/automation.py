@@ -21,8 +21,6 @@ from mobileclip2.store.lease import is_held
 # Dagster is pinned, and this warning would appear once for each sensor in every process that loads the definitions
 warnings.filterwarnings("ignore", "Parameter `use_user_code_server`", dg.BetaWarning)
 
-EVERY_SECONDS = 30
-
 STAGES = {
     "embed_when_a_teacher_changes": {"teacher_embeddings", "reinforced_dataset"},
     "train_when_the_dataset_changes": {"student", "study"},
@@ -93,7 +91,7 @@ def automation(profile: Profile) -> list[dg.SensorDefinition]:
             named(name, profile),
             target=dg.AssetSelection.assets(*selected),
             default_status=dg.DefaultSensorStatus.STOPPED,
-            minimum_interval_seconds=EVERY_SECONDS,
+            minimum_interval_seconds=30,
             description="Computes what 'mobileclip2 plan' shows, as soon as its inputs are stored.",
             # the condition reads the store, which the daemon cannot
             use_user_code_server=True,

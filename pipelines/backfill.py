@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from mobileclip2.asset_key import AssetKey
@@ -86,23 +85,6 @@ query FailedSteps($run: ID!, $after: String) {
 }
 """
 
-RUNNING = {"REQUESTED", "CANCELING", "FAILING"}
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Numbers of asset-group pairs of a backfill."""
-
-    total: int
-    computed: int
-    failed: int
-    """including those that depend on a failed one"""
-    running: int
-
-    def __str__(self) -> str:
-        failed = f", {self.failed} failed or depend on a failed one" if self.failed else ""
-        return f"{self.computed} of {self.total} asset-group pairs are computed, {self.running} in progress{failed}"
-
 
 def submit(
     server: Server,
@@ -126,7 +108,7 @@ def submit(
         "partitionsByAssets": [
             {
                 "assetKey": {"path": [*([prefix] if prefix else []), AssetKey(asset).dotted]},
-                "partitions": _ranges(names),
+                "partitions": {"ranges": [{"start": name, "end": name} for name in names]} if names else None,
             }
             for asset, names in groups.items()
         ],
@@ -137,10 +119,6 @@ def submit(
     if answer.get("__typename") == "LaunchBackfillSuccess":
         return server.take(answer, "backfillId", str)
     raise RemoteError(f"{server.address}: the backfill was refused: {first_line(answer.get('message'))}")
-
-
-def _ranges(groups: list[str]) -> dict[str, Any] | None:
-    return {"ranges": [{"start": group, "end": group} for group in groups]} if groups else None
 
 
 def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
@@ -165,9 +143,9 @@ def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
         else:
             answered = time.monotonic()
             status, counts = server.take(found, "status", str), counts_of(server, found)
-            if counts and str(counts) != shown:
-                log(shown := str(counts))
-            if status not in RUNNING:
+            if counts and counts != shown:
+                log(shown := counts)
+            if status not in {"REQUESTED", "CANCELING", "FAILING"}:
                 break
             if left <= 0:
                 raise RemoteError(
@@ -185,8 +163,8 @@ def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
     )
 
 
-def counts_of(server: Server, found: dict[str, Any]) -> Counts | None:
-    """Count the asset-group pairs of a backfill by their state. None until the server knows them."""
+def counts_of(server: Server, found: dict[str, Any]) -> str | None:
+    """Describe how many asset-group pairs of a backfill are in which state. None until the server knows them."""
     if not isinstance(data := found.get("assetBackfillData"), dict):
         return None
     totals = [0, 0, 0, 0]
@@ -197,7 +175,9 @@ def counts_of(server: Server, found: dict[str, Any]) -> Counts | None:
         else:
             numbers = [1, *(server.take(each, name, bool) for name in ("materialized", "failed", "inProgress"))]
         totals = [total + number for total, number in zip(totals, numbers, strict=True)]
-    return Counts(*totals)
+    total, computed, failed, running = totals
+    failures = f", {failed} failed or depend on a failed one" if failed else ""
+    return f"{computed} of {total} asset-group pairs are computed, {running} in progress{failures}"
 
 
 def failures_of(server: Server, backfill: str) -> list[str]:

@@ -17,8 +17,8 @@ FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
 BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def check_profile(pipeline: Pipeline, width: int) -> int:
-    """Print what was found, and return the exit status.
+def check_profile(pipeline: Pipeline, width: int) -> None:
+    """Print what was found.
 
     Raises:
         UserError: there are problems. The message lists all of them.
@@ -38,7 +38,6 @@ def check_profile(pipeline: Pipeline, width: int) -> int:
         raise UserError(f"{pipeline.profile.name}: {len(problems)} problems; nothing was run{lines}")
     if problems:
         raise UserError(problems[0])
-    return 0
 
 
 def _print_graph(console: Console, pipeline: Pipeline, checked: Checked) -> None:
@@ -51,10 +50,8 @@ def _print_graph(console: Console, pipeline: Pipeline, checked: Checked) -> None
 
 def _print_data(console: Console, checked: Checked) -> None:
     table = _table("input", "samples", "first sample", right=("samples",))
-    for shards in [*checked.sources, *checked.corpora.values()]:
+    for shards in [*checked.sources, *checked.corpora.values(), *checked.reinforced.values()]:
         table.add_row(shards.field, f"about {shards.samples:,}", shards.shown)
-    for published in checked.reinforced.values():
-        table.add_row(published.field, f"about {published.samples:,}", published.shown)
     for each in checked.sets.values():
         shown = f"{each.kind}, {f'{each.classes:,} classes, ' if each.classes else ''}{each.shown[:40]!r}"
         table.add_row(each.field, f"about {each.samples:,}", shown)

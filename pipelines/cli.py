@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pipelines.run import RunDisplay
 
 
-Action = Callable[[argparse.Namespace], int]
-"""runs a command and returns its exit status"""
+Action = Callable[[argparse.Namespace], int | None]
+"""runs a command and returns its exit status, or None for 0"""
 
 Argument = Callable[[argparse.ArgumentParser], None]
 """adds an argument to the parser of a command"""
@@ -201,8 +201,8 @@ def _act(chosen: argparse.Namespace) -> int:
         StoreError: a path that was given cannot be used.
     """
     try:
-        status: int = chosen.action(chosen)
-        return status
+        status: int | None = chosen.action(chosen)
+        return status or 0
     except (OSError, RuntimeError) as error:
         from mobileclip2.store.storage import explain
 
@@ -252,10 +252,11 @@ def pipeline_of(chosen: argparse.Namespace) -> Pipeline:
         return Pipeline(load(profile_path(chosen.profile or default_profile())))
 
 
-def student_of(pipeline: Pipeline, name: str) -> AssetKey:
-    """Return the key of a student."""
+def student_of(chosen: argparse.Namespace) -> tuple[Pipeline, AssetKey]:
+    """Load the pipeline of the chosen profile, and return it with the key of the chosen student."""
+    pipeline = pipeline_of(chosen)
     keys = [asset.key for asset in pipeline.graph.values() if asset.stage == "student"]
-    return pipeline.graph[find(name, keys, "student")].key
+    return pipeline, pipeline.graph[find(chosen.student, keys, "student")].key
 
 
 def terminal_width() -> int:
@@ -325,7 +326,7 @@ DAGSTER = (
         "import classes/ --as-evaluation -o evaluation/mine/",
     ),
 )
-def import_data(chosen: argparse.Namespace) -> int:
+def import_data(chosen: argparse.Namespace) -> None:
     """Import pictures."""
     with doing("importing modules"):
         from mobileclip2.data.importing.open_rows import open_rows
@@ -342,7 +343,7 @@ def import_data(chosen: argparse.Namespace) -> int:
             delimiter=chosen.delimiter,
             split=chosen.split,
         )
-        return import_pictures(rows, chosen.output, chosen.template, as_evaluation=chosen.as_evaluation)
+        import_pictures(rows, chosen.output, chosen.template, as_evaluation=chosen.as_evaluation)
     except OSError as error:
         raise UserError(
             f"{error.filename or chosen.output}: {error.strerror or error}; correct it and run again"
@@ -365,16 +366,13 @@ def import_data(chosen: argparse.Namespace) -> int:
     argument("--start", choices=("small", "released"), help="train a small student, or fine-tune the released S0"),
     examples=("init --images shards/ --evaluate evaluation/mine/",),
 )
-def init(chosen: argparse.Namespace) -> int:
+def init(chosen: argparse.Namespace) -> None:
     """Write a profile."""
-    from pipelines.init import STARTS, Start, ask, profile_name, write_profile
+    from pipelines.init import ask_start, profile_name, write_profile
 
-    question = "Train a small student, or fine-tune the released MobileCLIP2-S0?"
-    start: Start = chosen.start or ask(question, STARTS, "small")
     name = profile_name(chosen.output.resolve().parent)
-    write_profile(chosen.images, chosen.evaluate, chosen.output, name, start)
+    write_profile(chosen.images, chosen.evaluate, chosen.output, name, chosen.start or ask_start())
     print(f"{chosen.output}: written; 'mobileclip2 plan' shows what would run, 'mobileclip2 run' runs it")
-    return 0
 
 
 @command(
@@ -388,7 +386,7 @@ def init(chosen: argparse.Namespace) -> int:
     argument("--page", type=local_file, default=Path("search.html"), help="by default search.html"),
     examples=('search student/mine "a red bicycle" photos/',),
 )
-def search_folder(chosen: argparse.Namespace) -> int:
+def search_folder(chosen: argparse.Namespace) -> None:
     """Search the pictures of a folder."""
     *queries, folder = chosen.query
     if not queries:
@@ -401,7 +399,7 @@ def search_folder(chosen: argparse.Namespace) -> int:
     with doing("importing modules"):
         from pipelines.search import search_pictures
 
-    return search_pictures(chosen.model, profile, queries, Path(folder), chosen.page, chosen.top, terminal_width())
+    search_pictures(chosen.model, profile, queries, Path(folder), chosen.page, chosen.top, terminal_width())
 
 
 @command(
@@ -409,13 +407,13 @@ def search_folder(chosen: argparse.Namespace) -> int:
     "open one sample of every input, size every model, estimate what a run needs; computes nothing",
     examples=("check", "check --profile my.yaml"),
 )
-def check(chosen: argparse.Namespace) -> int:
+def check(chosen: argparse.Namespace) -> None:
     """Check a profile with its data and models."""
     pipeline = pipeline_of(chosen)
     with doing("importing"):
         from pipelines.check import check_profile
 
-    return check_profile(pipeline, terminal_width())
+    check_profile(pipeline, terminal_width())
 
 
 @command(
@@ -426,7 +424,7 @@ def check(chosen: argparse.Namespace) -> int:
     argument("--verify", action="store_true", help="hash every stored byte, which can take long"),
     examples=("plan", "plan student/reinforced", "plan --json --profile my.yaml"),
 )
-def show_plan(chosen: argparse.Namespace) -> int:
+def show_plan(chosen: argparse.Namespace) -> None:
     """Print the plan."""
     from mobileclip2.engine.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
@@ -436,7 +434,6 @@ def show_plan(chosen: argparse.Namespace) -> int:
     with doing("planning"):
         planned = plan(pipeline, chosen.assets, every_byte=chosen.verify)
     print(plan_as_json(planned) if chosen.json else plan_as_table(planned, width=terminal_width()), end="")
-    return 0
 
 
 @command(
@@ -466,7 +463,7 @@ def show_plan(chosen: argparse.Namespace) -> int:
         "run --dagster http://127.0.0.1:3000  # one backfill, for a running daemon",
     ),
 )
-def run_missing(chosen: argparse.Namespace) -> int:
+def run_missing(chosen: argparse.Namespace) -> None:
     """Materialize what is missing, then write the ledger and the report. A server only materializes."""
     if server := server_of(chosen):
         from pipelines.remote import refresh_remotely
@@ -474,7 +471,7 @@ def run_missing(chosen: argparse.Namespace) -> int:
         if chosen.report or chosen.rehearse or chosen.jobs > 1:
             chosen.error("--report, --rehearse and --jobs cannot be combined with --dagster")
         refresh_remotely(server, chosen.assets, chosen.location, chosen.wait or 60)
-        return 0
+        return
     if chosen.rehearse:
         with doing("writing the rehearsal"):
             from mobileclip2.config.profile import load
@@ -492,7 +489,6 @@ def run_missing(chosen: argparse.Namespace) -> int:
     if not chosen.assets:
         report(pipeline, chosen.report)
     print(ledger_line, end="")
-    return 0
 
 
 @command(
@@ -543,14 +539,13 @@ def server_of(chosen: argparse.Namespace) -> Server | None:
     argument("--int8", action="store_true", help="quantize to int8; onnx only"),
     examples=("export reinforced --format onnx --to reinforced-onnx",),
 )
-def export_student(chosen: argparse.Namespace) -> int:
+def export_student(chosen: argparse.Namespace) -> None:
     """Export a student."""
-    pipeline = pipeline_of(chosen)
-    student = student_of(pipeline, chosen.student)
+    pipeline, student = student_of(chosen)
     with doing("importing"):
         from pipelines.student import export_and_show
 
-    return export_and_show(pipeline, student, chosen.to, chosen.format, int8=chosen.int8)
+    export_and_show(pipeline, student, chosen.to, chosen.format, int8=chosen.int8)
 
 
 @command(
@@ -560,14 +555,13 @@ def export_student(chosen: argparse.Namespace) -> int:
     argument("--json", action="store_true", help="print JSON"),
     examples=("latency reinforced",),
 )
-def show_latency(chosen: argparse.Namespace) -> int:
+def show_latency(chosen: argparse.Namespace) -> None:
     """Measure and print the latency of a student."""
-    pipeline = pipeline_of(chosen)
-    student = student_of(pipeline, chosen.student)
+    pipeline, student = student_of(chosen)
     with doing("importing"):
         from pipelines.student import latency
 
-    return latency(pipeline, student.name, as_json=chosen.json)
+    latency(pipeline, student.name, as_json=chosen.json)
 
 
 @command(
@@ -580,7 +574,7 @@ def show_latency(chosen: argparse.Namespace) -> int:
     ),
     examples=("lineage student/reinforced", "lineage some/folder/lineage.json"),
 )
-def show_lineage(chosen: argparse.Namespace) -> int:
+def show_lineage(chosen: argparse.Namespace) -> None:
     """Print a lineage as a tree."""
     from mobileclip2.engine.lineage import read_lineage
     from mobileclip2.engine.trace import lineage_of
@@ -592,7 +586,6 @@ def show_lineage(chosen: argparse.Namespace) -> int:
     else:
         lineage = lineage_of(pipeline, find(name, pipeline.graph, "asset"))
     print(lineage_as_tree(lineage, width=terminal_width()), end="")
-    return 0
 
 
 @command(
@@ -609,13 +602,14 @@ def show_lineage(chosen: argparse.Namespace) -> int:
     ),
     examples=("gc", "gc other.yaml --keep checkpoints --delete"),
 )
-def collect_garbage(chosen: argparse.Namespace) -> int:
+def collect_garbage(chosen: argparse.Namespace) -> None:
     """List or delete unneeded outputs."""
     from mobileclip2.config.profile import load
     from mobileclip2.engine import gc as garbage
     from mobileclip2.engine.pipeline import Pipeline
     from mobileclip2.ledger.committed import committed_paths
-    from mobileclip2.ledger.stages import checkpoints_folder
+    from mobileclip2.ledger.paths import CHECKPOINTS
+    from mobileclip2.ledger.stages import ledger_folder
     from mobileclip2.store.user_cache import UNUSED_SECONDS, cache_folder, sweep
     from pipelines.show import unneeded_as_table
 
@@ -625,7 +619,7 @@ def collect_garbage(chosen: argparse.Namespace) -> int:
     lineages = [file for folder in chosen.keep for file in garbage.lineages_in(folder)]
     for profile in profiles:
         if profile.ledger:
-            lineages += checkpoints_folder(profile).rglob("lineage.json")
+            lineages += (ledger_folder(profile) / CHECKPOINTS).rglob("lineage.json")
     committed = set().union(*map(committed_paths, profiles))
     outputs = garbage.unneeded(sharing, committed, lineages)
     if chosen.delete:
@@ -633,14 +627,12 @@ def collect_garbage(chosen: argparse.Namespace) -> int:
         if swept := sweep(unused_seconds=UNUSED_SECONDS):
             print(f"{swept / 2**20:,.1f} MiB deleted from the cache in {cache_folder()}")
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
-    return 0
 
 
 @command("ledger", "write the DVC ledger of the materialized assets; computes nothing")
-def write_ledger(chosen: argparse.Namespace) -> int:
+def write_ledger(chosen: argparse.Namespace) -> None:
     """Write the ledger, and print a summary."""
     print(ledger(pipeline_of(chosen)), end="")
-    return 0
 
 
 @command(
@@ -650,17 +642,16 @@ def write_ledger(chosen: argparse.Namespace) -> int:
     REPORT,
     examples=("report", "report reinforced --report reinforced.html"),
 )
-def write_report(chosen: argparse.Namespace) -> int:
+def write_report(chosen: argparse.Namespace) -> None:
     """Write the report of the pipeline or of a student."""
-    pipeline = pipeline_of(chosen)
     if not chosen.student:
-        return report(pipeline, chosen.report)
-
-    student = student_of(pipeline, chosen.student).name
+        report(pipeline_of(chosen), chosen.report)
+        return
+    pipeline, student = student_of(chosen)
     with doing("importing"):
         from pipelines.student import student_report
 
-    return student_report(pipeline, student, chosen.report or Path(f"report-{student}.html"))
+    student_report(pipeline, student.name, chosen.report or Path(f"report-{student.name}.html"))
 
 
 @command(
@@ -669,7 +660,7 @@ def write_report(chosen: argparse.Namespace) -> int:
     argument("folder", type=local_path, help="folder of the event files, a run for each training"),
     examples=("tensorboard runs",),
 )
-def write_tensorboard(chosen: argparse.Namespace) -> int:
+def write_tensorboard(chosen: argparse.Namespace) -> None:
     """Write the event files, and print the command that shows them."""
     pipeline = pipeline_of(chosen)
     with doing("importing"):
@@ -678,31 +669,26 @@ def write_tensorboard(chosen: argparse.Namespace) -> int:
     runs = write_events(pipeline, chosen.folder)
     print(f"{chosen.folder}: {len(runs)} trainings{': ' if runs else ''}{', '.join(runs)}")
     print(f"show them with: tensorboard --logdir {chosen.folder}" if runs else "run 'mobileclip2 run' first")
-    return 0
-
-
-SHELLS = ("bash", "zsh", "fish")
 
 
 @command(
     "completion",
     "print the shell code that completes commands, profiles and assets",
-    argument("shell", choices=SHELLS),
+    argument("shell", choices=("bash", "zsh", "fish")),
     examples=(
         "completion bash >> ~/.bash_completion",
         "completion zsh >> ~/.zshrc",
         "completion fish > ~/.config/fish/completions/mobileclip2.fish",
     ),
 )
-def print_completion(chosen: argparse.Namespace) -> int:
+def print_completion(chosen: argparse.Namespace) -> None:
     """Print the completion code of a shell."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["mobileclip2"], shell=chosen.shell))
-    return 0
 
 
-def report(pipeline: Pipeline, path: Path | None) -> int:
+def report(pipeline: Pipeline, path: Path | None) -> None:
     """Write the HTML report, and print the table of results."""
     with doing("importing"):
         from rich.console import Console
@@ -716,20 +702,17 @@ def report(pipeline: Pipeline, path: Path | None) -> int:
     with doing("writing the report"):
         gathered = gather(pipeline)
         write_page(render_pipeline(gathered), path)
-    table = Table(title=gathered.title)
-    table.add_column("set")
-    table.add_column("metric")
+    table = Table("set", "metric", title=gathered.title)
     for model in gathered.models:
         table.add_column(model.name, justify="right")
     for row in metric_rows(gathered.models):
         shares = ["" if value is None else f"{value:.1%}" for value in row.values]
-        table.add_row(row.set if row.first else "", row.metric, *shares, end_section=False)
+        table.add_row(row.set if row.first else "", row.metric, *shares)
     console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
     console.print(table)
     for highlight in gathered.highlights:
         console.print(f"{highlight.label}: {highlight.value} ({highlight.note})")
     console.print(f"report: {path}")
-    return 0
 
 
 def ledger(pipeline: Pipeline) -> str:

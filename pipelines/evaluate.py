@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from mobileclip2.asset_key import AssetKey
@@ -15,20 +14,9 @@ from mobileclip2.report.changes import changes_as_markdown, data_changes
 from mobileclip2.report.comparison import as_markdown, published_like
 from mobileclip2.stages.stored_results import baseline_results, pipeline_at, stored_results
 from mobileclip2.store.storage import atomic_path
+from pipelines.remote import GATE_FAILED, PASSED
 from pipelines.run import RunDisplay, run
 from pipelines.show import plan_as_markdown
-
-PASSED, FAILED = 0, 3
-"""exit statuses of the gate; 1 is a user error, 2 a usage error"""
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """The gate's result for a model."""
-
-    table: str
-    """Markdown table, followed by the verdict and its reasons"""
-    failed: bool
 
 
 def evaluate(
@@ -46,13 +34,13 @@ def evaluate(
     chosen = evaluations(pipeline, model, baseline)
     cost = _cost(pipeline) if markdown else ""
     run(pipeline, chosen, display)
-    result = apply_gate(pipeline, model, baseline)
-    print(result.table, end="")
+    table, has_failed = apply_gate(pipeline, model, baseline)
+    print(table, end="")
     if markdown:
-        sections = [result.table, data_section(pipeline, baseline), cost]
+        sections = [table, data_section(pipeline, baseline), cost]
         with atomic_path(markdown) as temporary:
             temporary.write_text("\n".join(filter(None, sections)), encoding="utf-8")
-    return FAILED if result.failed else PASSED
+    return GATE_FAILED if has_failed else PASSED
 
 
 def evaluations(pipeline: Pipeline, model: str, baseline: str | None) -> list[str]:
@@ -71,8 +59,8 @@ def evaluations(pipeline: Pipeline, model: str, baseline: str | None) -> list[st
     return keys
 
 
-def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> GateResult:
-    """Apply the gate to a model.
+def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> tuple[str, bool]:
+    """Return a Markdown table with the gate's verdict on a model and its reasons, and whether the gate fails.
 
     Raises:
         UserError: There is no such model, it is not evaluated yet, or the baseline has no comparable results.
@@ -81,7 +69,7 @@ def apply_gate(pipeline: Pipeline, model: str, baseline: str | None) -> GateResu
     reference = baseline_results(pipeline, baseline, model) if baseline else None
     comparison = compare(stored_results(pipeline, model), reference, pipeline.profile.gate)
     table = as_markdown(comparison, model, baseline, published_like(pipeline.profile, model))
-    return GateResult(table, bool(comparison.failed))
+    return table, bool(comparison.failed)
 
 
 def _cost(pipeline: Pipeline) -> str:

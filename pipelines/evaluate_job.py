@@ -18,7 +18,22 @@ def evaluate_job(profile: Profile) -> dg.JobDefinition:
     @dg.op(name=EVALUATE_OP, config_schema=config_schema(profile))
     def evaluate_model(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[Pipeline]) -> dg.Output[None]:
         """Apply the gate, or submit a backfill of the missing evaluation. The run succeeds if the gate fails."""
-        return evaluate_student(context, pipeline)
+        # keep its imports out of loading the definitions
+        from pipelines.evaluate import apply_gate, data_section, evaluations
+
+        config: dict[str, Any] = context.op_config
+        student, baseline = config["student"], config.get("baseline")
+        try:
+            planned = plan(pipeline, evaluations(pipeline, student, baseline))
+            if planned.pairs:
+                context.log.warning("the evaluation is not computed yet; launch this job again after the backfill")
+                submitted = submit_backfill(planned, context.run_id, pipeline.profile.key_prefix)
+                return dg.Output(None, metadata=plan_metadata(planned) | submitted)
+            table, has_failed = apply_gate(pipeline, student, baseline)
+        except UserError as error:
+            raise dg.Failure(str(error), allow_retries=False) from None
+        text = "\n".join(filter(None, [table, data_section(pipeline, baseline)]))
+        return dg.Output(None, metadata={FAILED_ENTRY: has_failed, TABLE_ENTRY: dg.MetadataValue.md(text)})
 
     @dg.job(
         name=EVALUATE,
@@ -26,7 +41,6 @@ def evaluate_job(profile: Profile) -> dg.JobDefinition:
         executor_def=dg.in_process_executor,
     )
     def job() -> None:
-        """Evaluate a student and compare it with its baseline."""
         evaluate_model()
 
     return job
@@ -46,28 +60,3 @@ def config_schema(profile: Profile) -> dict[str, dg.Field]:
             description="A model, a file or folder of results, or a git revision, in place of the profile's baseline.",
         ),
     }
-
-
-def evaluate_student(context: dg.OpExecutionContext, pipeline: Pipeline) -> dg.Output[None]:
-    """Apply the gate, or submit a backfill of the missing evaluation. The run succeeds if the gate fails."""
-    from pipelines.evaluate import (
-        apply_gate,
-        data_section,
-        evaluations,
-    )  # keep their imports out of loading the definitions
-
-    config: dict[str, Any] = context.op_config
-    student, baseline = config["student"], config.get("baseline")
-    try:
-        planned = plan(pipeline, evaluations(pipeline, student, baseline))
-        if planned.pairs:
-            context.log.warning("the evaluation is not computed yet; launch this job again after the backfill")
-            return dg.Output(
-                None,
-                metadata=plan_metadata(planned) | submit_backfill(planned, context.run_id, pipeline.profile.key_prefix),
-            )
-        result = apply_gate(pipeline, student, baseline)
-    except UserError as error:
-        raise dg.Failure(str(error), allow_retries=False) from None
-    table = dg.MetadataValue.md("\n".join(filter(None, [result.table, data_section(pipeline, baseline)])))
-    return dg.Output(None, metadata={FAILED_ENTRY: result.failed, TABLE_ENTRY: table})

@@ -11,9 +11,8 @@ import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future
-from email.message import Message
 from http.client import HTTPException
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
@@ -29,8 +28,6 @@ REQUEST_SECONDS = 30.0
 LAST_SECONDS = 2.0
 """time limit of a request that begins after the deadline, which withdraws a run"""
 LARGEST_ANSWER = 16 * 2**20
-AWAY = {429, 502, 503, 504}
-"""HTTP statuses of a proxy while the server behind it restarts"""
 
 T = TypeVar("T")
 
@@ -141,7 +138,7 @@ class Server:
         )
 
     def _refusal(self, error: HTTPError) -> RemoteError:
-        if error.code in AWAY:
+        if error.code in {429, 502, 503, 504}:  # of a proxy while the server behind it restarts
             return self._away(f"HTTP {error.code}")
         if error.code in {401, 403}:
             return RemoteError(
@@ -184,9 +181,7 @@ def _late(seconds: float) -> TimeoutError:
 class _NoRedirects(HTTPRedirectHandler):
     """Follow no redirects, so that the token goes only to the given host."""
 
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> Request | None:
+    def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
 

@@ -18,8 +18,8 @@ CAPTION_TEMPLATES = ("a photo of a {c}.", "a {c}.", "a picture of a {c}.")
 """captions of a class folder's pictures, in turn"""
 
 
-def import_pictures(rows: Rows, to: Path, templates: Sequence[str], *, as_evaluation: bool) -> int:
-    """Write the rows, print what was written and what was left out, and return the exit status.
+def import_pictures(rows: Rows, to: Path, templates: Sequence[str], *, as_evaluation: bool) -> None:
+    """Write the rows, and print what was written and what was left out.
 
     Raises:
         UserError: a template has no placeholder or is not a line of text, the target holds other data, or no row is usable.
@@ -41,7 +41,6 @@ def import_pictures(rows: Rows, to: Path, templates: Sequence[str], *, as_evalua
     print(summary(imported, time.monotonic() - started))
     if imported.skipped:
         print(f"{imported.skipped.total():,} rows were left out:\n{imported.reasons()}", file=sys.stderr)
-    return 0
 
 
 def summary(imported: Imported, seconds: float) -> str:

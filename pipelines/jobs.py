@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from types import TracebackType
 from typing import Self
 
 import dagster as dg
@@ -46,7 +45,7 @@ class Job:
 
 
 class Jobs:
-    """Processes that compute assets and groups, at most ``count`` at once.
+    """Processes that compute assets and groups, at most ``count`` at once. The length is their number.
 
     They record their runs in the instance of this checkout. A process that is left at the end of the block is interrupted.
     """
@@ -59,15 +58,8 @@ class Jobs:
         self._context.set_forkserver_preload([__name__, *sorted(modules)])
         self._jobs: dict[Connection, Job] = {}
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether as many jobs run as are allowed."""
-        return len(self._jobs) == self._count
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether no job runs."""
-        return not self._jobs
+    def __len__(self) -> int:
+        return len(self._jobs)
 
     def start(self, partition: Partition) -> None:
         """Start a process for an asset and group."""
@@ -113,9 +105,7 @@ class Jobs:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Interrupt the jobs, and kill those that do not end."""
         for job in self._jobs.values():
             if job.process.pid:

@@ -46,25 +46,14 @@ def process_id(number: int) -> str | None:
     return f"{socket.gethostname()}/{number}/{start}" if start else None
 
 
-def mark(dagster: dg.DagsterInstance, run_id: str) -> None:
-    """Tag a run with this process, and write the Python traceback to a file if native code crashes."""
-    dagster.add_run_tags(run_id, {PROCESS_TAG: this_process()})
-    _write_crashes()
-
-
-def this_process() -> str:
-    """Return the id of this process."""
-    process = process_id(os.getpid())
-    assert process
-    return process
-
-
 _writes_crashes: int | None = None
 """pid of the process that opened its crash file; a fork must open its own"""
 
 
-def _write_crashes() -> None:
+def mark(dagster: dg.DagsterInstance, run_id: str) -> None:
+    """Tag a run with this process, and write the Python traceback to a file if native code crashes."""
     global _writes_crashes
+    dagster.add_run_tags(run_id, {PROCESS_TAG: this_process()})
     if _writes_crashes == os.getpid():
         return
     _writes_crashes = os.getpid()
@@ -77,6 +66,13 @@ def _write_crashes() -> None:
     faulthandler.enable(file, all_threads=False)
     # processes of Dagster's launcher skip atexit handlers
     Finalize(None, _clean_up, (file, path), exitpriority=0)
+
+
+def this_process() -> str:
+    """Return the id of this process."""
+    process = process_id(os.getpid())
+    assert process
+    return process
 
 
 def _clean_up(file: object, path: Path) -> None:
@@ -123,7 +119,7 @@ def end_dead_runs(dagster: dg.DagsterInstance) -> None:
     for process, cause in causes.items():
         # Dagster ended these runs itself, and its message has neither a cause nor a remedy
         for run in dagster.get_runs(dg.RunsFilter(tags={PROCESS_TAG: process}, statuses=[dg.DagsterRunStatus.FAILURE])):
-            if not _is_reported(dagster, run):
+            if not any(entry.message.startswith("Its process ") for entry in dagster.all_logs(run.run_id)):
                 dagster.report_engine_event(_message(process, cause), run)
 
 
@@ -131,12 +127,10 @@ def end_runs_of(dagster: dg.DagsterInstance, process: str, message: str, *, canc
     """Report the runs of an ended process, and of the command that it was, as failed or canceled."""
     import dagster as dg
 
+    end = dagster.report_run_canceled if canceled else dagster.report_run_failed
     for tag in (PROCESS_TAG, COMMAND_TAG):
         for record in dagster.get_run_records(dg.RunsFilter(tags={tag: process}, statuses=_unfinished())):
-            if canceled:
-                dagster.report_run_canceled(record.dagster_run, message)
-            else:
-                dagster.report_run_failed(record.dagster_run, message)
+            end(record.dagster_run, message)
 
 
 def _unfinished() -> list[dg.DagsterRunStatus]:
@@ -148,10 +142,6 @@ def _unfinished() -> list[dg.DagsterRunStatus]:
 
 def _message(process: str, cause: str) -> str:
     return f"Its process {process.split('/')[1]} is gone: {cause}"
-
-
-def _is_reported(dagster: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    return any(entry.message.startswith("Its process ") for entry in dagster.all_logs(run.run_id))
 
 
 def _dead_processes() -> Iterator[tuple[str, str]]:

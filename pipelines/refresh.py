@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from assets.metadata import table
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import Plan, plan, rows
@@ -18,9 +19,6 @@ from pipelines.show import cells, groups_and_slices, why
 COLUMNS = ("asset", "groups", "slices", "why", "samples", "bytes", "time")
 REFRESH_TAG = "mobileclip2/refresh"
 """tag on the runs of a backfill: the id of the run that submitted it"""
-
-DEFAULT_ADDRESS = "http://127.0.0.1:3000"
-"""of ``dagster dev``"""
 
 
 class RefreshConfig(dg.Config):
@@ -74,7 +72,7 @@ def submit_backfill(planned: Plan, run_id: str, prefix: str | None) -> dict[str,
     Raises:
         UserError: The webserver did not accept the backfill.
     """
-    address = os.environ.get(ADDRESS, DEFAULT_ADDRESS)
+    address = os.environ.get(ADDRESS, "http://127.0.0.1:3000")
     try:
         server = Server(address, os.environ.get(TOKEN, ""))
         title = f"{len(planned.pairs)} asset-group pairs"
@@ -89,19 +87,10 @@ def submit_backfill(planned: Plan, run_id: str, prefix: str | None) -> dict[str,
 
 def plan_metadata(planned: Plan) -> dict[str, Any]:
     """Return the plan's table and totals as metadata."""
-    samples, size, seconds = cells(planned.cost)
-    schema = dg.TableSchema(columns=[dg.TableColumn(name) for name in COLUMNS])
-    records = [
-        dg.TableRecord(
-            dict(zip(COLUMNS, (row.asset, *groups_and_slices(row), why(row), *cells(row.cost)), strict=True))
-        )
-        for row in rows(planned)
-    ]
+    lines = ((row.asset, *groups_and_slices(row), why(row), *cells(row.cost).values()) for row in rows(planned))
     return {
         "pairs": len(planned.pairs),
         "reused": planned.reused,
-        "samples": samples,
-        "bytes": size,
-        "time": seconds,
-        "plan": dg.MetadataValue.table(records, schema),
+        **cells(planned.cost),
+        "plan": table([dg.TableColumn(name) for name in COLUMNS], lines),
     }

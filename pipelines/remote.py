@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mobileclip2.errors import RemoteError, UserError
+from mobileclip2.names import listed
 from pipelines.backfill import AWAY_SECONDS, POLL_SECONDS, wait_for_backfill
 from pipelines.graphql import LAST_SECONDS, REQUEST_SECONDS, Away, Server, clean, first_line, log
 
@@ -28,7 +29,7 @@ LONGEST_FAILURE = 2000
 """in characters; the run's page has the complete message"""
 
 PASSED, GATE_FAILED = 0, 3
-PENDING = {"QUEUED", "NOT_STARTED"}
+"""exit statuses of the gate; 1 is a user error, 2 a usage error"""
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 LOCATIONS = """
@@ -151,18 +152,15 @@ def evaluate_remotely(
     """
     until = server.deadline = time.monotonic() + 60 * minutes
     job = find_job(server, EVALUATE, location)
-    ops = {
-        EVALUATE_OP: {"config": {"student": student.rpartition("/")[2]} | ({"baseline": baseline} if baseline else {})}
-    }
+    config = {"student": student.rpartition("/")[2]} | ({"baseline": baseline} if baseline else {})
+    ops = {EVALUATE_OP: {"config": config}}
     state = run_job(server, job, ops, until)
     if state.backfill:
         wait_for_backfill(server, state.backfill, until)
         state = run_job(server, job, ops, until)
-    if state.table is None or state.gate_fails is None:
-        raise RemoteError(
-            f"the run ended without a verdict; see {server.run_page(state.run)} and deploy this version there"
-        )
     page = server.run_page(state.run)
+    if state.table is None or state.gate_fails is None:
+        raise RemoteError(f"the run ended without a verdict; see {page} and deploy this version there")
     text = f"{state.table}\n[Run {state.run[:8]}]({page}) of the code location '{job.location}'.\n"
     print(text, end="")
     if markdown:
@@ -183,9 +181,8 @@ def run_job(server: Server, job: RemoteJob, ops: dict[str, Any], until: float) -
     log(f"launched in '{job.location}': {server.run_page(run)}")
     state = wait(server, run, until)
     if state.status != "SUCCESS":
-        ended = (
-            "was canceled" if state.status == "CANCELED" else f"failed: {state.failure or 'the server gives no reason'}"
-        )
+        failed = f"failed: {state.failure or 'the server gives no reason'}"
+        ended = "was canceled" if state.status == "CANCELED" else failed
         raise RemoteError(f"the run {ended}; see {server.run_page(run)}, fix the cause and call again")
     return state
 
@@ -200,8 +197,9 @@ def find_job(server: Server, name: str, location: str | None) -> RemoteJob:
     entries = server.take(workspace, "locationEntries", list)
     names = [clean(server.take(entry, "name", str)) for entry in entries]
     if location is not None and location not in names:
+        known = listed(f"'{name}'" for name in names)
         raise RemoteError(
-            f"{server.address} has no code location '{location}', it has {_listed(names)}; deploy it or correct --location"
+            f"{server.address} has no code location '{location}', it has {known}; deploy it or correct --location"
         )
     jobs, broken = [], []
     for located, entry in zip(names, entries, strict=True):
@@ -222,7 +220,7 @@ def find_job(server: Server, name: str, location: str | None) -> RemoteJob:
     if not jobs:
         raise RemoteError(f"{server.address}: no code location has the job '{name}'; deploy this version there")
     if len(jobs) > 1:
-        several = _listed([job.location for job in jobs])
+        several = listed(f"'{job.location}'" for job in jobs)
         raise RemoteError(f"{server.address}: the job '{name}' is in {several}; choose one with --location")
     return jobs[0]
 
@@ -345,7 +343,7 @@ class Daemon:
 def _timed_out(server: Server, run: str, state: RunState, daemon: Daemon) -> RemoteError:
     """Return the error of a run that did not end in time. Withdraw the run if it is queued, so that runs do not pile up."""
     page = server.run_page(run)
-    if state.status not in PENDING:
+    if state.status not in {"QUEUED", "NOT_STARTED"}:
         last = f" (last: {state.step})" if state.step else ""
         return RemoteError(
             f"the run has not ended in time{last}; it continues, and another call reuses what it has finished. See {page}: stop "
@@ -365,7 +363,3 @@ def _timed_out(server: Server, run: str, state: RunState, daemon: Daemon) -> Rem
         f"the run was queued all the time {withdrawn}: other runs are before it; see {server.address}/runs, or wait longer with "
         "--wait"
     )
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names) or "none"

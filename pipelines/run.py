@@ -81,7 +81,7 @@ def refresh(
     try:
         with pipeline.run_lease() as lease, runner:
             while True:
-                while not runner.is_full and (partition := schedule.next()):
+                while len(runner) < jobs and (partition := schedule.next()):
                     lease.check()
                     try:
                         with doing("reading the store"):
@@ -98,7 +98,7 @@ def refresh(
                     else:
                         schedule.finish(partition)
                         observer.end(str(partition))
-                if runner.is_empty:
+                if len(runner) == 0:
                     break
                 partition, failure = runner.wait()
                 pipeline.invalidate_downstream(pipeline.graph[partition.asset], partition.group)
@@ -135,15 +135,8 @@ class ThisProcess(nullcontext[None]):
         self._repository = stages(pipeline.profile, self._step).get_repository_def()
         self._current: Partition | None = None
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether an asset and group has been started."""
-        return self._current is not None
-
-    @property
-    def is_empty(self) -> bool:
-        """Return whether no asset and group has been started."""
-        return self._current is None
+    def __len__(self) -> int:
+        return int(self._current is not None)
 
     def start(self, partition: Partition) -> None:
         """Set the asset and group that :meth:`wait` computes."""

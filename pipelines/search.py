@@ -12,12 +12,12 @@ from rich.table import Table
 from mobileclip2.api.load import load
 from mobileclip2.api.search import index, search
 from mobileclip2.progress import counted, doing
-from mobileclip2.report.search import QueryResult, write_search
+from mobileclip2.report.search import write_search
 
 
 def search_pictures(
     model: str, profile: Path, queries: Sequence[str], folder: Path, page: Path, top: int, width: int
-) -> int:
+) -> None:
     """Rank the pictures for each query, print the best ones, and write a page that shows them.
 
     ``profile`` is that of ``student/x`` and ``teacher/x``.
@@ -29,20 +29,19 @@ def search_pictures(
         loaded = load(model, profile=profile)
     with doing(f"embedding the pictures of {folder}"):
         indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
-    results = [QueryResult(query, search(loaded, _query(query), indexed, top)) for query in queries]
+    results = [(query, search(loaded, _query(query), indexed, top)) for query in queries]
     console = Console(width=width, markup=False, emoji=False, highlight=False)
-    for each in results:
-        table = Table(title=f'"{each.query}"', title_justify="left", box=None, header_style="bold")
+    for query, found in results:
+        table = Table(title=f'"{query}"', title_justify="left", box=None, header_style="bold")
         table.add_column("similarity", justify="right")
         table.add_column("picture", overflow="fold")
-        for ranked in each.pictures:
+        for ranked in found:
             table.add_row(f"{ranked.score:.3f}", str(ranked.path))
         console.print(table)
     for message in indexed.unreadable:
         console.print(f"left out: {message}")
     write_search(results, loaded.name, folder, len(indexed.paths), page)
     console.print(f"page: {page}")
-    return 0
 
 
 def _query(text: str) -> str | Path:

@@ -12,8 +12,6 @@ from mobileclip2.engine.pipeline import Pipeline
 from pipelines.observe import report
 from pipelines.processes import end_dead_runs
 
-OBSERVE_EVERY_SECONDS = 30
-
 
 def observe_changes(loaded: Profile) -> dg.SensorDefinition:
     """Define the sensor that reports the versions of inputs and the stored outputs."""
@@ -24,7 +22,7 @@ def observe_changes(loaded: Profile) -> dg.SensorDefinition:
         name=named("observe_changes", loaded),
         asset_selection=dg.AssetSelection.key_prefixes(prefix) if prefix else dg.AssetSelection.all(),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        minimum_interval_seconds=OBSERVE_EVERY_SECONDS,
+        minimum_interval_seconds=30,
         description="Reports the versions of the inputs, and the outputs that the store has. Computes nothing.",
     )
     def observe_changes(context: dg.SensorEvaluationContext) -> dg.SkipReason:

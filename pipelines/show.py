@@ -34,7 +34,8 @@ UNKNOWN = {
 }
 """for each column, where its values come from"""
 
-COLUMNS = ("samples", "bytes", "time")
+COLUMNS = {"samples": "samples", "bytes": "bytes", "time": "seconds"}
+"""for each column, the field of a cost that it shows"""
 
 
 def plan_as_table(plan: Plan, *, width: int) -> str:
@@ -44,11 +45,10 @@ def plan_as_table(plan: Plan, *, width: int) -> str:
     """
     if not plan.items:
         return f"nothing to compute: all {plan.reused} slices are stored\n"
-    total = dict(zip(COLUMNS, cells(plan.cost), strict=True))
-    columns = [name for name in COLUMNS if total[name] != NOT_KNOWN]
+    columns = [name for name, total in cells(plan.cost).items() if total != NOT_KNOWN]
 
     def costs(cost: Cost) -> list[str]:
-        return [text for name, text in zip(COLUMNS, cells(cost), strict=True) if name in columns]
+        return [text for name, text in cells(cost).items() if name in columns]
 
     table = [
         (" ".join(filter(None, (row.asset, *groups_and_slices(row)))), costs(row.cost), why(row)) for row in rows(plan)
@@ -63,11 +63,7 @@ def plan_as_table(plan: Plan, *, width: int) -> str:
         lines += [f"  {line}" for line in more]
         lines += [f"    {line}" for line in _wrapped(reasons, width - 4)] if reasons else []
     # the total lacks every value that a row lacks
-    missing = [
-        UNKNOWN[name]
-        for name, field in zip(COLUMNS, ("samples", "bytes", "seconds"), strict=True)
-        if field in plan.cost.unknown
-    ]
+    missing = [UNKNOWN[name] for name, field in COLUMNS.items() if field in plan.cost.unknown]
     if missing:
         lines += _wrapped(
             f"costs that are not known yet ('{NOT_KNOWN}', '+' or no column): {'; '.join(missing)}",
@@ -85,8 +81,8 @@ def plan_as_markdown(plan: Plan) -> str:
     for row in rows(plan):
         spans = " ".join(filter(None, groups_and_slices(row)))
         reasons = why(row).replace("|", "\\|")
-        lines.append(f"| {' | '.join((row.asset, spans, *cells(row.cost), reasons))} |")
-    costs = ", ".join(f"{name} {value}" for name, value in zip(COLUMNS, cells(plan.cost), strict=True))
+        lines.append(f"| {' | '.join((row.asset, spans, *cells(row.cost).values(), reasons))} |")
+    costs = ", ".join(f"{name} {value}" for name, value in cells(plan.cost).items())
     totals = f"{len(plan.pairs)} asset-group pairs; {plan.reused} slices are reused; {costs}"
     return f"{heading}<details><summary>{totals}</summary>\n\n" + "\n".join(lines) + "\n\n</details>\n"
 
@@ -166,17 +162,13 @@ def _hashes(hashes: list[str]) -> str:
     return text + (f" and {len(unique) - SHOWN_HASHES} more" if len(unique) > SHOWN_HASHES else "")
 
 
-def cells(cost: Cost) -> tuple[str, str, str]:
-    """Format samples, bytes and time of a cost. ``+`` marks a lower bound, :data:`NOT_KNOWN` an unknown value."""
-    values = {
-        "samples": (cost.samples, f"{cost.samples:,}"),
-        "bytes": (cost.bytes, _bytes(cost.bytes)),
-        "seconds": (cost.seconds, _time(cost.seconds)),
-    }
-    samples, size, seconds = (
-        (f"{text}+" if value else NOT_KNOWN) if name in cost.unknown else text for name, (value, text) in values.items()
-    )
-    return samples, size, seconds
+def cells(cost: Cost) -> dict[str, str]:
+    """Format a cost by column. ``+`` marks a lower bound, :data:`NOT_KNOWN` an unknown value."""
+    texts = {"samples": f"{cost.samples:,}", "bytes": _bytes(cost.bytes), "time": _time(cost.seconds)}
+    for name, field in COLUMNS.items():
+        if field in cost.unknown:
+            texts[name] = f"{texts[name]}+" if getattr(cost, field) else NOT_KNOWN
+    return texts
 
 
 def groups_and_slices(row: PlanRow) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from mobileclip2.report.student import render_student
 from mobileclip2.stages.export import export
 
 
-def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
+def student_report(pipeline: Pipeline, name: str, path: Path) -> None:
     """Write the report of a student, and print its results and latency."""
     gathered = gather_student(pipeline, name)
     write_page(render_student(gathered), path)
@@ -33,20 +33,18 @@ def student_report(pipeline: Pipeline, name: str, path: Path) -> int:
     console.print(table)
     console.print(_latency_table(name, gathered.latencies[name]))
     console.print(f"report: {path}")
-    return 0
 
 
-def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> int:
+def latency(pipeline: Pipeline, name: str, *, as_json: bool) -> None:
     """Print the latency of a student's towers on this machine."""
     measured = latency_of(pipeline, name)
     if as_json:
         print(json.dumps({"student": name, **asdict(measured)}, indent=1))
     else:
         _console().print(_latency_table(name, measured))
-    return 0
 
 
-def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool) -> int:
+def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool) -> None:
     """Write the export, and print how closely its outputs match those of the trained model.
 
     Raises:
@@ -62,7 +60,6 @@ def export_and_show(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int
     console = _console()
     console.print(table)
     console.print(f"{written.folder}: {', '.join(written.bytes)}, README.md")
-    return 0
 
 
 def _latency_table(name: str, measured: Latency) -> Table:

@@ -110,7 +110,8 @@ def supervise(name: str, target: Callable[[Channel], int]) -> int:
     child = os.fork()
     if child == 0:
         return _in_child(fds, parent, target)
-    fds.close_child_ends()
+    for fd in (fds.child_messages, fds.child_errors, fds.child_answers):
+        os.close(fd)
     return Supervisor(name, child, fds, signals).run()
 
 
@@ -121,16 +122,6 @@ class Pipes:
         self.messages, self.child_messages = os.pipe()
         self.errors, self.child_errors = os.pipe()
         self.child_answers, self.answers = os.pipe()
-
-    def close_child_ends(self) -> None:
-        """Close the child's ends."""
-        for fd in (self.child_messages, self.child_errors, self.child_answers):
-            os.close(fd)
-
-    def close_parent_ends(self) -> None:
-        """Close the parent's ends."""
-        for fd in (self.messages, self.errors, self.answers):
-            os.close(fd)
 
 
 def _in_child(fds: Pipes, parent: int, target: Callable[[Channel], int]) -> int:
@@ -144,7 +135,8 @@ def _in_child(fds: Pipes, parent: int, target: Callable[[Channel], int]) -> int:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 128 + signal.SIGKILL
-    fds.close_parent_ends()
+    for fd in (fds.messages, fds.errors, fds.answers):
+        os.close(fd)
     terminal = sys.stderr.isatty()
     os.dup2(fds.child_errors, 2)
     os.close(fds.child_errors)

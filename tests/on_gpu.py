@@ -20,9 +20,8 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.captions import captioner, supply_missing_classes
-from mobileclip2.captioners.generate import generate
-from mobileclip2.config.captioner_model import GenerationSettings
+from benchmarks.captions import captioner, generate, supply_missing_classes
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.models.build import from_config

@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from mobileclip2 import errors
 from mobileclip2.config import compute, profile
 from mobileclip2.config.augmentation import Augmentation, RandAugment, Rendering
-from mobileclip2.config.captioner import Captioner
-from mobileclip2.config.captioner_model import CoCaConfig, GenerationSettings
+from mobileclip2.config.captioner import Captioner, CoCaConfig, GenerationSettings
 from mobileclip2.config.dataset import Dataset, Views
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mobileclip2.api.check_data import (
-    OpenedReinforced,
+    Opened,
     OpenedSet,
     OpenedShards,
     open_evaluation_set,
@@ -17,9 +17,9 @@ from mobileclip2.api.check_data import (
     open_shards,
 )
 from mobileclip2.config.location import expand
+from mobileclip2.config.model import Weights
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.sources import Corpus, Images, ReinforcedShards, Source
-from mobileclip2.engine.external import Pinned
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.listing import ListedFile, list_unread
 from mobileclip2.engine.pipeline import Pipeline
@@ -33,19 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Checked:
-    """What a check found. A profile with ``problems`` cannot run."""
+    """What a check found, by name. A profile with ``problems`` cannot run."""
 
     problems: list[str] = field(default_factory=list)
     """a message for each problem, with what to do"""
     sources: list[OpenedShards] = field(default_factory=list)
     corpora: dict[str, OpenedShards] = field(default_factory=dict)
-    """by name"""
-    reinforced: dict[str, OpenedReinforced] = field(default_factory=dict)
-    """by name"""
+    reinforced: dict[str, Opened] = field(default_factory=dict)
     unread: dict[str, list[str]] = field(default_factory=dict)
     """files beside the shards that seem to be forgotten, by the field of the shards"""
     sets: dict[str, OpenedSet] = field(default_factory=dict)
-    """by name"""
     models: dict[str, SizedModel] = field(default_factory=dict)
     """by asset"""
     commits: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -112,9 +109,9 @@ def _check_weights(pipeline: Pipeline, inventory: SourceInventory, checked: Chec
     for asset in pipeline.graph.values():
         for slice_ in asset.slices.values():
             for external in slice_.externals.values():
-                if isinstance(external, Pinned) and not external.weights.tag:
+                if isinstance(external, Weights) and not external.tag:
                     with checked.collecting():
-                        inventory.weights_path(external.weights)
+                        inventory.weights_path(external)
         if asset.stage in {"teacher", "captioner", "student", "study"}:
             with checked.collecting():
                 checked.commits |= check_published_weights(pipeline, [asset.key], stored=True)

@@ -34,48 +34,34 @@ SET_FILES = (CLASSNAMES, TEMPLATES, TYPE, NSHARDS)
 
 
 @dataclass(frozen=True)
-class OpenedShards:
-    """A source or a corpus, and its first valid sample."""
+class Opened:
+    """An input, and its first sample."""
 
     field: str
     shards: int
     samples: int
     """samples of the first shard, times the number of shards"""
+    shown: str
+    """what the first sample holds"""
+
+
+@dataclass(frozen=True)
+class OpenedShards(Opened):
+    """A source or a corpus, and its first valid sample."""
+
     key: str
     caption: str
     width: int
     height: int
     image_bytes: int
 
-    @property
-    def shown(self) -> str:
-        """Describe the sample in one line."""
-        return f"'{self.caption[:48]}', {self.width} x {self.height} pixels"
-
 
 @dataclass(frozen=True)
-class OpenedReinforced:
-    """Published reinforced shards, and what their first sample holds."""
+class OpenedSet(Opened):
+    """An evaluation set, and the class or the first caption of its first sample."""
 
-    field: str
-    shards: int
-    samples: int
-    """samples of the first shard, times the number of shards"""
-    shown: str
-
-
-@dataclass(frozen=True)
-class OpenedSet:
-    """An evaluation set, and its first sample."""
-
-    field: str
     kind: str
-    shards: int
-    samples: int
-    """samples of the first tar, times the number of tars"""
     classes: int
-    shown: str
-    """the class or the first caption of the sample"""
 
 
 def open_shards(
@@ -113,6 +99,7 @@ def _first_sample(
                     field=field,
                     shards=len(files),
                     samples=_count(shard) * len(files),
+                    shown=f"'{row['caption'][:48]}', {row['width']} x {row['height']} pixels",
                     key=row["key"],
                     caption=row["caption"],
                     width=row["width"],
@@ -146,7 +133,8 @@ def open_evaluation_set(name: str, url: str) -> OpenedSet:
         try:
             return _open_set(field, url, EvaluationSet(name, folder), names)
         except UserError as error:
-            raise type(error)(f"{field}: {_located(str(error), folder, url, field)}") from error
+            message = str(error).replace(str(folder), url).removeprefix(f"{field}: ")
+            raise type(error)(f"{field}: {message}") from error
 
 
 def _open_set(field: str, url: str, set_: EvaluationSet, names: set[str]) -> OpenedSet:
@@ -180,7 +168,7 @@ def _open_set(field: str, url: str, set_: EvaluationSet, names: set[str]) -> Ope
     classes = len(set_.classnames) if set_.kind == "classification" else 0
     shown = set_.classnames[sample.target] if classes else next(iter(sample.captions), "")
     count = _count(set_.shards[0]) * len(set_.shards) if set_.kind != "association" else set_.size
-    return OpenedSet(field, set_.kind, len(set_.shards), count, classes, shown)
+    return OpenedSet(field, len(set_.shards), count, shown, set_.kind, classes)
 
 
 def _beginning(files: Sequence[ListedFile], folder: Path) -> Path:
@@ -195,10 +183,6 @@ def _beginning(files: Sequence[ListedFile], folder: Path) -> Path:
             else:
                 target.touch()
     return folder
-
-
-def _located(message: str, folder: Path, url: str, field: str) -> str:
-    return message.replace(str(folder), url).removeprefix(f"{field}: ")
 
 
 def _count(shard: Path) -> int:
@@ -268,7 +252,7 @@ def _instead(url: str, name: str) -> str:
     return f"make it with: mobileclip2 import {shlex.quote(url)} {target}"
 
 
-def open_reinforced(field: str, files: Sequence[ListedFile], teachers: Mapping[str, int | None]) -> OpenedReinforced:
+def open_reinforced(field: str, files: Sequence[ListedFile], teachers: Mapping[str, int | None]) -> Opened:
     """Read the first reinforced sample of the first shard. Images in other shards are not looked up.
 
     Raises:
@@ -297,4 +281,4 @@ def open_reinforced(field: str, files: Sequence[ListedFile], teachers: Mapping[s
             f"{field}: {files[0].url}: embeddings have {dims} dimensions, and the teachers of the profile {stated}"
         )
     shown = f"{len(found.views)} views, {sum(map(len, found.captions.values()))} synthetic captions, {dims} dimensions"
-    return OpenedReinforced(field, len(files), _count(shard) * len(files), shown)
+    return Opened(field, len(files), _count(shard) * len(files), shown)

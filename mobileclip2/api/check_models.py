@@ -26,8 +26,6 @@ from mobileclip2.teachers.trunk import trunk_architecture
 
 TEXTS = ("a photo of a red bicycle that leans against a wall, 12:30",)
 """probe of a tokenizer"""
-GRADIENTS_AND_MOMENTS = 4
-"""fp32 values for each parameter in training: the weight, its gradient and AdamW's two moments"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class SizedModel:
     def training_bytes(self, train: TrainSettings) -> int:
         """Return the memory of a training process: weights, gradients, AdamW's moments, and activations of a micro-batch."""
         share = 2 if train.precision == "bf16" else 1
-        fixed = self.parameters * 4 * GRADIENTS_AND_MOMENTS
+        fixed = self.parameters * 4 * 4  # four fp32 values: the weight, its gradient and AdamW's two moments
         return fixed + self.activations // share * (train.batch // train.accumulate)
 
 

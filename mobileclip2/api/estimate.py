@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mobileclip2.api.check import Checked
-from mobileclip2.api.check_data import OpenedShards
+from mobileclip2.api.check_data import Opened, OpenedShards
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.data.augmentation import sample_view
 from mobileclip2.engine.cost import Costs
-from mobileclip2.engine.graph import RAW_SHARDS, Asset
+from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 
@@ -58,24 +58,18 @@ def _estimate(pipeline: Pipeline, checked: Checked, asset: Asset) -> Estimate | 
     profile, slices = pipeline.profile, len(asset.slices)
     model = checked.models.get(_model_key(asset))
     first = checked.sources[0] if checked.sources else None
-    samples, flops, memory, disk = _pairs(checked, RAW_SHARDS) * slices, None, _weights(model), None
+    samples, flops, memory, disk = _pairs(checked, asset.key) * slices, None, _weights(model), None
     match asset.stage:
         case "raw_shards":
             disk = sum(each.samples * (ROW_BYTES + len(each.caption.encode())) for each in checked.sources)
-        case "reinforced_shards":
-            samples = checked.reinforced[asset.name].samples if asset.name in checked.reinforced else 0
-            disk = samples * ROW_BYTES
         case "filter_scores":
             if model:
                 flops = samples * (model.image_flops + model.text_flops)
                 disk = samples * (model.embed_dim * BF16 + ROW_BYTES)
-        case "selection" | "selected_shards":
+        case "selection" | "selected_shards" | "caption_corpus" | "reinforced_shards":
             disk = samples * ROW_BYTES
         case "augmentations":
             disk = samples * _view_bytes(pipeline, first) if first else None
-        case "caption_corpus":
-            samples = _pairs(checked, asset.key)
-            disk = samples * ROW_BYTES
         case "teacher":
             if locked := profile.teacher(asset.name).locked:  # the frozen towers embed every pair once
                 samples = sum(_pairs(checked, AssetKey(key)) for key in locked.train_on)
@@ -85,7 +79,8 @@ def _estimate(pipeline: Pipeline, checked: Checked, asset: Asset) -> Estimate | 
         case "captioner" | "student" | "study":
             samples = sum(slice_.training_samples or 0 for slice_ in asset.slices.values())
             flops, memory = _training(pipeline, asset, model, samples)
-            disk = _training_disk(model, samples) * slices
+            # a training also keeps a checkpoint with AdamW's moments
+            disk = (_weights(model) or 0) * (4 if samples else 1) * slices
         case "synthetic_captions":
             disk = samples * CAPTION_BYTES
         case "teacher_embeddings":
@@ -111,19 +106,16 @@ def _model_key(asset: Asset) -> str:
             return f"teacher/{asset.name}"
         case "synthetic_captions":
             return f"captioner/{asset.name}"
-        case "filter_scores":
-            (slice_,) = asset.slices.values()
-            return slice_.inputs["model"].asset
-        case "evaluation":
-            (slice_, *_) = asset.slices.values()
-            return slice_.inputs["model"].asset
+        case "filter_scores" | "evaluation":
+            return next(iter(asset.slices.values())).inputs["model"].asset
     return asset.key
 
 
 def _pairs(checked: Checked, key: AssetKey) -> int:
-    """Return the number of pairs of a caption corpus, or of the sources."""
-    if key.stage == "caption_corpus":
-        return checked.corpora[key.name].samples if key.name in checked.corpora else 0
+    """Return the number of pairs of a caption corpus, of published shards, or of the sources."""
+    if key.stage in {"caption_corpus", "reinforced_shards"}:
+        opened: Mapping[str, Opened] = checked.corpora if key.stage == "caption_corpus" else checked.reinforced
+        return opened[key.name].samples if key.name in opened else 0
     return sum(source.samples for source in checked.sources)
 
 
@@ -149,13 +141,6 @@ def _weights(model: SizedModel | None) -> int | None:
     return model.parameters * FP32 if model else None
 
 
-def _training_disk(model: SizedModel | None, samples: int) -> int:
-    """Return the bytes of the stored weights, and of the checkpoint with AdamW's moments that a training keeps."""
-    if not model:
-        return 0
-    return model.parameters * FP32 * (1 + (3 if samples else 0))
-
-
 def _view_bytes(pipeline: Pipeline, first: OpenedShards) -> int:
     views = pipeline.profile.views
     view = sample_view(views.augmentation, views.seed, first.key, 0, first.width, first.height)
@@ -165,25 +150,19 @@ def _view_bytes(pipeline: Pipeline, first: OpenedShards) -> int:
 def _reinforced(pipeline: Pipeline, checked: Checked) -> int | None:
     """Return the bytes of the reinforced tars before compression."""
     profile = pipeline.profile
-    dims = [
-        checked.models[f"teacher/{name}"].embed_dim
-        for name in profile.dataset_teachers
-        if f"teacher/{name}" in checked.models
-    ]
-    if len(dims) < len(profile.dataset_teachers):
+    teachers = [checked.models.get(f"teacher/{name}") for name in profile.dataset_teachers]
+    dims = [teacher.embed_dim for teacher in teachers if teacher]
+    if len(dims) < len(teachers):
         return None
     captions = sum(profile.captioner(name).captions for name in profile.dataset_captioners)
     number = FP32 if profile.dataset.storage == "npz" else BF16
     rows = profile.views.count + 1 + captions
+    alike = captions * CAPTION_BYTES + rows * sum(dims) * number
     total = 0
     for source in checked.sources:
-        texts = (
-            len(source.caption.encode())
-            + captions * CAPTION_BYTES
-            + profile.views.count * _view_bytes(pipeline, source)
-        )
+        texts = len(source.caption.encode()) + profile.views.count * _view_bytes(pipeline, source)
         image = source.image_bytes if profile.dataset.images else 0
-        total += source.samples * (image + texts + rows * sum(dims) * number)
+        total += source.samples * (image + texts + alike)
     return total
 
 
@@ -192,5 +171,4 @@ def _rate(pipeline: Pipeline, asset: Asset) -> float | None:
     with suppress(UserError):
         return Costs(pipeline).rate(asset)
     stated = pipeline.profile.rates
-    rate = stated.get(asset.key) or stated.get(asset.stage)
-    return rate if rate and math.isfinite(rate) else None
+    return stated.get(asset.key) or stated.get(asset.stage)

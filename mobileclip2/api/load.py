@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from mobileclip2.api.model import ImageTextModel
 from mobileclip2.config.model import Model, Weights
@@ -50,10 +53,8 @@ def load(
         return ImageTextModel(build.build(Model(open_clip=text)), text, chosen)
     if ":" in text:
         architecture, _, tag = text.partition(":")
-        try:
+        with _rejected_as(text):
             model = Model(open_clip=architecture, weights=Weights(tag=tag))
-        except ValueError as error:
-            raise UserError(f"{text}: {_reason(error)}") from error
         return ImageTextModel(build.build(model), text, chosen)
     file = Path(profile or os.environ.get("MOBILECLIP2_PROFILE") or PROFILE)
     if not file.is_file():
@@ -78,10 +79,8 @@ def create(architecture: str | Mapping[str, Any], *, seed: int = 0, device: str 
         UserError: open_clip does not have the architecture, or cannot build it.
     """
     name = architecture if isinstance(architecture, str) else "model"
-    try:
+    with _rejected_as(name):
         model = Model(open_clip=name) if isinstance(architecture, str) else Model(config=dict(architecture))
-    except ValueError as error:
-        raise UserError(f"{name}: {_reason(error)}") from error
     return ImageTextModel(build.build(model, seed=seed), name, choose_device(device))
 
 
@@ -102,9 +101,11 @@ def load_from_pipeline(pipeline: Pipeline, name: str, *, device: str = "auto") -
     return ImageTextModel(load_image_text(stored, pipeline.inventory), key, choose_device(device))
 
 
-def _reason(error: ValueError) -> str:
-    from pydantic import ValidationError
-
-    if isinstance(error, ValidationError):
-        return "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-    return str(error)
+@contextmanager
+def _rejected_as(name: str) -> Iterator[None]:
+    """Raise ``UserError`` if the settings of a model are invalid."""
+    try:
+        yield
+    except ValidationError as error:
+        reasons = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise UserError(f"{name}: {reasons}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -99,22 +100,12 @@ class ImageTextModel:
             UserError: a picture cannot be read. The message names it.
         """
         batches: list[Tensor] = []
-        pending: list[Tensor] = []
         done = 0
-
-        def embed() -> None:
-            nonlocal done
-            if pending:
-                batches.append(self.image_text.embed_images(torch.stack(pending).to(self.device)).cpu())
-                done += len(pending)
-                pending.clear()
-                advance(done)
-
-        for image in images:
-            pending.append(self.image_text.preprocess.whole(open_picture(image)))
-            if len(pending) == BATCH:
-                embed()
-        embed()
+        pixels = map(self.preprocess, images)
+        while batch := list(islice(pixels, BATCH)):
+            batches.append(self.image_text.embed_images(torch.stack(batch).to(self.device)).cpu())
+            done += len(batch)
+            advance(done)
         return torch.cat(batches) if batches else torch.empty(0, self.embed_dim)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -15,12 +15,10 @@ from mobileclip2.api.model import ImageTextModel
 from mobileclip2.config.profile import load as load_profile
 from mobileclip2.engine import pipeline as engine
 from mobileclip2.engine import plan as planning
-from mobileclip2.engine.shard import local_copy
 from mobileclip2.executors import executor_of
 from mobileclip2.names import find
 from mobileclip2.progress import Progress, silent
-from mobileclip2.stages.reinforced_dataset import tar_name
-from mobileclip2.stages.trained import shards_of
+from mobileclip2.stages.trained import tars_of
 from mobileclip2.training.data import KEYS
 
 
@@ -131,19 +129,15 @@ class Pipeline:
         """
         pipeline = self._pipeline
         artifacts = pipeline.read("reinforced_dataset")
-        found = [
-            (artifact, shard) for artifact in artifacts for shard in shards_of(artifact, pipeline.inventory, tar_name)
-        ]
+        tars, images = tars_of(artifacts, pipeline.inventory)
         dims = artifacts[0].manifest.facts["teacher_dims"]
         names = pipeline.profile.dataset_teachers
         return ReinforcedDataset(
-            [artifact.fetch(tar_name(shard)) for artifact, shard in found],
+            tars,
             model,
             seed=seed,
             keys=keys,
-            images=None
-            if pipeline.profile.dataset.images
-            else [local_copy(shard.url, shard.version_token) for _, shard in found],
+            images=images,
             teacher_dims={name: dims[name] for name in names},
             logit_scales={name: pipeline.profile.teacher(name).logit_scale for name in names},
         )

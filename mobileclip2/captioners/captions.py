@@ -11,7 +11,7 @@ from mobileclip2.captioners.coca import coca_of
 from mobileclip2.captioners.generate import Draw, generate_tokens, image_tokens
 from mobileclip2.captioners.sentences import degenerate, first_sentence
 from mobileclip2.captioners.vocabulary import text_of
-from mobileclip2.config.captioner_model import GenerationSettings
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.models.image_text import ImageText
 
 
@@ -29,7 +29,6 @@ class WrittenCaptions:
     """Captions by image and requested caption index. A failed caption is ""."""
 
     captions: list[list[str]]
-    retries: int
     failures: list[FailedCaption]
 
 
@@ -50,9 +49,8 @@ def caption_images(
     draws = [Draw(i, key, caption) for i, key in enumerate(keys) for caption in captions]
     texts = [""] * len(draws)
     pending = list(range(len(draws)))
-    retries, reasons = 0, dict[int, str]()
+    reasons: dict[int, str] = {}
     for attempt in range(settings.retries + 1):
-        retries += len(pending) if attempt else 0
         attempts = [replace(draws[index], attempt=attempt) for index in pending]
         generated = generate_tokens(model, tokenizer, tokens, attempts, settings)
         reasons = {}
@@ -67,4 +65,4 @@ def caption_images(
             break
     per_image = [texts[i : i + len(captions)] for i in range(0, len(texts), len(captions))]
     failures = [FailedCaption(draws[index].key, draws[index].caption, reason) for index, reason in reasons.items()]
-    return WrittenCaptions(per_image, retries, failures)
+    return WrittenCaptions(per_image, failures)

@@ -13,9 +13,10 @@ from open_clip.transformer import AttentionalPooler, LayerNorm
 from torch import nn
 
 from mobileclip2.captioners.vocabulary import ShortTokenizer
-from mobileclip2.config.captioner_model import CoCaConfig
+from mobileclip2.config.captioner import CoCaConfig
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.errors import UserError
+from mobileclip2.models.build import initialize_decoder
 from mobileclip2.models.image_text import ImageText
 
 
@@ -34,11 +35,6 @@ def coca_of(captioner: ImageText) -> tuple[CoCa, SimpleTokenizer]:
     return model, tokenizer
 
 
-def initialize_decoder(model: CoCa) -> None:
-    """Initialize the output projection of the decoder, which open_clip leaves uninitialized."""
-    nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
-
-
 def small_coca(
     config: CoCaConfig, *, trunk_state: Mapping[str, torch.Tensor] | None = None, seed: int = 0
 ) -> ImageText:
@@ -49,13 +45,8 @@ def small_coca(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text = {
-            "context_length": config.context_length,
-            "vocab_size": config.vocabulary,
-            "width": config.width,
-            "heads": config.heads,
-            "layers": config.layers,
-        }
+        text = config.model_dump(include={"context_length", "width", "heads", "layers"})
+        text["vocab_size"] = config.vocabulary
         model = CoCa(
             embed_dim=config.width,
             text_cfg={**text, "embed_cls": True, "output_tokens": True},

@@ -20,7 +20,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch.nn import functional as F
 
 from mobileclip2.captioners.decoder import CachedDecoder
-from mobileclip2.config.captioner_model import GenerationSettings
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.errors import UserError
 
 _REPACK_SHARE = 0.75
@@ -47,27 +47,6 @@ class Draw:
         return (words >> 8).astype(np.float32) * np.float32(2**-24)
 
 
-def generate(
-    model: CoCa,
-    tokenizer: SimpleTokenizer,
-    images: torch.Tensor,
-    keys: Sequence[str],
-    captions: Sequence[int],
-    settings: GenerationSettings,
-) -> list[list[list[int]]]:
-    """Return the tokens of caption ``captions[j]`` of image ``i`` at ``[i][j]``, without start and end.
-
-    ``images`` is ``[len(keys), 3, H, W]`` or cached trunk features. ``model`` must be in evaluation mode. Sampling equals
-    open_clip's ``CoCa.generate``, except for the random numbers.
-
-    Raises:
-        UserError: ``max_tokens`` exceeds the context of the model.
-    """
-    draws = [Draw(i, key, caption) for i, key in enumerate(keys) for caption in captions]
-    generated = generate_tokens(model, tokenizer, image_tokens(model, images), draws, settings)
-    return [generated[i : i + len(captions)] for i in range(0, len(generated), len(captions))]
-
-
 @torch.inference_mode()
 def image_tokens(model: CoCa, images: torch.Tensor) -> torch.Tensor:
     """Compute the image tokens that the decoder attends to, ``[b, T, width]``."""
@@ -83,7 +62,10 @@ def generate_tokens(
     draws: Sequence[Draw],
     settings: GenerationSettings,
 ) -> list[list[int]]:
-    """Generate the tokens of ``draws``. ``images`` is the result of :func:`image_tokens` for the batch."""
+    """Generate the tokens of ``draws``, without start and end. ``images`` is the result of :func:`image_tokens`.
+
+    Sampling equals open_clip's ``CoCa.generate``, except for the random numbers. ``model`` must be in evaluation mode.
+    """
     start, end, pad = tokenizer.sot_token_id, tokenizer.eot_token_id, model.pad_id
     length = settings.max_tokens
     if length > model.context_length:

@@ -1,4 +1,4 @@
-"""Build, save and load captioners."""
+"""Build and load captioners."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mobileclip2.captioners.coca import coca_of, initialize_decoder, small_coca
-from mobileclip2.config.captioner import Captioner
-from mobileclip2.config.captioner_model import CoCaConfig
-from mobileclip2.models.build import CONFIG, WEIGHTS, build, from_config
+import timm
+
+from mobileclip2.captioners.coca import coca_of, small_coca
+from mobileclip2.config.captioner import Captioner, CoCaConfig
+from mobileclip2.models.build import build, from_config, initialize_decoder
 from mobileclip2.models.checkpoint import load_weights, read_state
 from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.tensors import write_tensors
 
 SMALL = "small_coca"
 
@@ -34,21 +34,13 @@ def build_captioner(
         return built
     trunk_state = None
     if weights_file:
-        import timm
-
-        state = read_state(weights_file)
-        trunk_state = efficientnet_lite_state(state, timm.create_model(captioner.small.trunk, num_classes=0))
+        trunk = timm.create_model(captioner.small.trunk, num_classes=0)
+        trunk_state = efficientnet_lite_state(read_state(weights_file), trunk)
     return small_coca(captioner.small, trunk_state=trunk_state, seed=seed)
 
 
-def save_captioner(captioner: ImageText, folder: Path) -> None:
-    """Write the configuration and the weights of a captioner to ``folder``."""
-    (folder / CONFIG).write_text(json.dumps(captioner.config, indent=1, sort_keys=True) + "\n")
-    write_tensors(folder / WEIGHTS, captioner.model.state_dict())
-
-
 def load_captioner(config_file: Path, weights_file: Path) -> ImageText:
-    """Load a captioner that :func:`save_captioner` wrote."""
+    """Load a captioner that :func:`mobileclip2.models.build.save` wrote."""
     config = json.loads(config_file.read_text())
     if SMALL in config:
         captioner = small_coca(CoCaConfig.model_validate(config[SMALL]))

@@ -12,7 +12,6 @@ _ABBREVIATIONS = _TITLES | _PLACES | _FIRMS | _MONTHS | {"jr", "sr", "vs", "etc"
 _BEFORE_A_NUMBER = {"no", "nos", "p", "pp", "fig", "vol", "ch"}
 """Words that are abbreviations only before a number, as in "no . 7"."""
 
-_PERIOD = re.compile(r"\.")
 _LETTER = re.compile(r"[^\W\d_]")
 _WORD_BEFORE = re.compile(r"(\w+)\s*$")
 _WORD_AFTER = re.compile(r"\s*(\w+)")
@@ -26,7 +25,7 @@ def first_sentence(text: str) -> str:
     ("dr . smith", "3 . 5 km"), so the neighboring words decide and not the spaces.
     """
     text = " ".join(text.split())
-    for period in _PERIOD.finditer(text):
+    for period in re.finditer(r"\.", text):
         if _ends_sentence(text[: period.start()], text[period.end() :]):
             return text[: period.start()].strip()
     return text

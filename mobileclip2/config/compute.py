@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from mobileclip2.config.pod_template import WORK, PodTemplate, merge
-from mobileclip2.config.settings import Settings, Stage, Text
+from mobileclip2.config.settings import Settings, Stage, Text, undeclared
 from mobileclip2.config.slurm import Slurm
-from mobileclip2.fingerprint import UNDECLARED
 
 MAX_MINUTES = 1e6
 """about two years"""
 
 
-def _undeclared(default: Any = ..., **limits: Any) -> Any:
-    return Field(default, json_schema_extra=UNDECLARED, **limits)
-
-
 class Toleration(Settings):
     """A Kubernetes toleration: pods may run on nodes with a matching taint."""
 
-    key: str | None = _undeclared(None)
-    operator: Literal["Exists", "Equal"] = _undeclared("Exists")
-    value: str | None = _undeclared(None)
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = _undeclared(None)
+    key: str | None = undeclared(None)
+    operator: Literal["Exists", "Equal"] = undeclared("Exists")
+    value: str | None = undeclared(None)
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = undeclared(None)
 
     @model_validator(mode="after")
     def _value_matches_operator(self) -> Self:
@@ -37,40 +32,35 @@ class Toleration(Settings):
 class Pods(Settings):
     """Number and resource requests of the pods of one stage."""
 
-    pods: int = _undeclared(4, ge=1)
+    pods: int = undeclared(4, ge=1)
     """number of parallel pods of a shard stage, or number of nodes of a training"""
-    gpus: int = _undeclared(0, ge=0)
+    gpus: int = undeclared(0, ge=0)
     """GPUs per pod"""
-    cpu: str = _undeclared("2")
-    memory: str = _undeclared("8Gi")
-    shared_memory: str = _undeclared("1Gi")
-    disk: str = _undeclared("20Gi")
+    cpu: str = undeclared("2")
+    memory: str = undeclared("8Gi")
+    shared_memory: str = undeclared("1Gi")
+    disk: str = undeclared("20Gi")
     """ephemeral storage of the node"""
-    node_selector: dict[str, str] = _undeclared({})
-    tolerations: tuple[Toleration, ...] = _undeclared(())
-    priority: str | None = _undeclared(None)
+    node_selector: dict[str, str] = undeclared({})
+    tolerations: tuple[Toleration, ...] = undeclared(())
+    priority: str | None = undeclared(None)
     """name of a PriorityClass"""
-    queue_priority: str | None = _undeclared(None)
+    queue_priority: str | None = undeclared(None)
     """name of a WorkloadPriorityClass of Kueue; without it, Kueue orders Jobs by ``priority``"""
-    min_pods: int | None = _undeclared(None, ge=1)
+    min_pods: int | None = undeclared(None, ge=1)
     """fewest pods with which Kueue may start a shard stage; without it, Kueue waits for quota for all of them"""
-    pod_template: PodTemplate = _undeclared({}, repr=False)
+    pod_template: PodTemplate = undeclared({}, repr=False)
     """merges over the ``pod_template`` of the cluster"""
 
 
-_ONE_GPU = {"gpus": 1, "cpu": "8", "memory": "48Gi", "shared_memory": "8Gi", "disk": "100Gi"}
+_ONE_GPU = {"pods": 1, "gpus": 1, "cpu": "8", "memory": "48Gi", "shared_memory": "8Gi", "disk": "100Gi"}
+_EIGHT_PODS = {**_ONE_GPU, "pods": 8}
 _ONE_NODE = {"pods": 1, "gpus": 8, "cpu": "64", "memory": "512Gi", "shared_memory": "64Gi", "disk": "500Gi"}
 
 SANE: dict[str, dict[str, Any]] = {
-    "captioner": {**_ONE_GPU, "pods": 1},
-    "synthetic_captions": {**_ONE_GPU, "pods": 8},
-    "teacher": {**_ONE_GPU, "pods": 1},
-    "filter_scores": {**_ONE_GPU, "pods": 8},
-    "selection": {**_ONE_GPU, "pods": 1},
-    "teacher_embeddings": {**_ONE_GPU, "pods": 8},
-    "student": _ONE_NODE,
-    "study": _ONE_NODE,
-    "evaluation": {**_ONE_GPU, "pods": 1},
+    **dict.fromkeys(("captioner", "teacher", "selection", "evaluation"), _ONE_GPU),
+    **dict.fromkeys(("synthetic_captions", "filter_scores", "teacher_embeddings"), _EIGHT_PODS),
+    **dict.fromkeys(("student", "study"), _ONE_NODE),
     "caption_corpus": {"pods": 1},
 }
 """Defaults per stage that differ from those of :class:`Pods`."""
@@ -79,28 +69,28 @@ SANE: dict[str, dict[str, Any]] = {
 class Kubernetes(Settings):
     """A Kubernetes cluster that runs every stage."""
 
-    image: Text = _undeclared()
+    image: Text = undeclared()
     """container image of the workers; it must be the same build as that of the run"""
-    namespace: str = _undeclared("mobileclip2")
-    service_account: str = _undeclared("mobileclip2-work")
+    namespace: str = undeclared("mobileclip2")
+    service_account: str = undeclared("mobileclip2-work")
     """service account that gives pods access to the object store; it needs no permissions in the cluster"""
-    queue: str | None = _undeclared(None)
+    queue: str | None = undeclared(None)
     """name of a Kueue LocalQueue"""
-    jobset: bool = _undeclared(False)
+    jobset: bool = undeclared(False)
     """run trainings on several nodes as JobSets, which their controller restarts; it must be installed"""
-    gpu: str = _undeclared("nvidia.com/gpu")
+    gpu: str = undeclared("nvidia.com/gpu")
     """resource name of one GPU"""
-    claims: dict[str, str] = _undeclared({})
+    claims: dict[str, str] = undeclared({})
     """mount path of each PersistentVolumeClaim in every worker"""
-    env: dict[str, str] = _undeclared({}, repr=False)
+    env: dict[str, str] = undeclared({}, repr=False)
     """environment variables of the workers; do not put secrets here"""
-    secret: str | None = _undeclared(None)
+    secret: str | None = undeclared(None)
     """name of a Secret that becomes environment variables of the workers, for pods without an identity of their own"""
-    start_minutes: float = _undeclared(30.0, gt=0, le=MAX_MINUTES)
+    start_minutes: float = undeclared(30.0, gt=0, le=MAX_MINUTES)
     """time limit in minutes for the first pod of a Job to start"""
-    pod_template: PodTemplate = _undeclared({}, repr=False)
+    pod_template: PodTemplate = undeclared({}, repr=False)
     """``metadata`` and ``spec`` of a pod, which merge under what the pipeline sets"""
-    stages: dict[Stage, dict[str, Any]] = _undeclared({}, repr=False)
+    stages: dict[Stage, dict[str, Any]] = undeclared({}, repr=False)
 
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:
@@ -135,21 +125,21 @@ class Kubernetes(Settings):
 class Metrics(Settings):
     """Where a run serves the metrics of its tasks on a cluster, for Prometheus."""
 
-    port: int = _undeclared(9464, ge=1, le=65535)
-    host: str = _undeclared("127.0.0.1")
+    port: int = undeclared(9464, ge=1, le=65535)
+    host: str = undeclared("127.0.0.1")
     """address to bind; ``0.0.0.0`` in a pod, whose port a network policy protects"""
 
 
 class ComputeSettings(Settings):
     """Where stages run: in this process, in several local processes, or in a cluster."""
 
-    processes: int = _undeclared(1, ge=1)
+    processes: int = undeclared(1, ge=1)
     """number of local processes: parallel chunks of a partition, and torchrun processes of a training"""
-    collective_minutes: float = _undeclared(120.0, gt=0, le=MAX_MINUTES)
+    collective_minutes: float = undeclared(120.0, gt=0, le=MAX_MINUTES)
     """longest time that the processes of a training wait for each other, as for an evaluation of the first one"""
-    kubernetes: Kubernetes | None = _undeclared(None)
-    slurm: Slurm | None = _undeclared(None)
-    metrics: Metrics | None = _undeclared(None)
+    kubernetes: Kubernetes | None = undeclared(None)
+    slurm: Slurm | None = undeclared(None)
+    metrics: Metrics | None = undeclared(None)
 
     @model_validator(mode="after")
     def _one_cluster(self) -> Self:

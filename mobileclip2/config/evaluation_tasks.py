@@ -36,8 +36,13 @@ def _wds(key: str, name: str, size: int, main: str | None = "acc1", **options: A
     return EvaluationTask(key, name, size, f"djghosh/wds_{folder}_test", main, **options)
 
 
+def _nlphuji(key: str, name: str, size: int, main: str, kind: Kind) -> EvaluationTask:
+    return EvaluationTask(key, name, size, f"nlphuji/{key.partition('/')[2]}", main, kind)
+
+
 _RECALL, _PAIRS = "mean_per_class_recall", "mean_recall@1"
 _FACES = ("age", "gender", "race", "race_binary")
+_INCOME = ("income_ds", "income_meta", "region")
 _CAMERA = ("location", "sequence", "year", "month", "day", "hour", "minute", "second", "y")
 
 TASKS: Mapping[str, EvaluationTask] = {
@@ -73,33 +78,13 @@ TASKS: Mapping[str, EvaluationTask] = {
         _wds("stl10", "STL-10", 8000),
         _wds("sun397", "SUN397", 108_754, vtab=True),
         _wds("vtab/svhn", "SVHN", 26_032, vtab=True),
-        EvaluationTask(
-            "retrieval/flickr_1k_test_image_text_retrieval",
-            "Flickr",
-            1000,
-            "nlphuji/flickr_1k_test_image_text_retrieval",
-            _PAIRS,
-            "retrieval",
-        ),
-        EvaluationTask(
-            "retrieval/mscoco_2014_5k_test_image_text_retrieval",
-            "MSCOCO",
-            5000,
-            "nlphuji/mscoco_2014_5k_test_image_text_retrieval",
-            _PAIRS,
-            "retrieval",
-        ),
-        EvaluationTask("misc/winogavil", "WinoGAViL", 3563, "nlphuji/winogavil", "jaccard_score_10-12", "association"),
+        _nlphuji("retrieval/flickr_1k_test_image_text_retrieval", "Flickr", 1000, _PAIRS, "retrieval"),
+        _nlphuji("retrieval/mscoco_2014_5k_test_image_text_retrieval", "MSCOCO", 5000, _PAIRS, "retrieval"),
+        _nlphuji("misc/winogavil", "WinoGAViL", 3563, "jaccard_score_10-12", "association"),
         _wds("wilds/iwildcam", "iWildCam", 42_791, "F1-macro_all", fields=_CAMERA),
         _wds("wilds/camelyon17", "Camelyon17", 85_054, fields=("hospital", "slide", "y")),
         _wds("wilds/fmow", "FMoW", 22_108, "acc_worst_region", fields=("region", "year", "y")),
-        _wds(
-            "fairness/dollar_street",
-            "Dollar Street",
-            3503,
-            "acc_top5_wg",
-            fields=("income_ds", "income_meta", "region"),
-        ),
+        _wds("fairness/dollar_street", "Dollar Street", 3503, "acc_top5_wg", fields=_INCOME),
         _wds("fairness/geode", "GeoDE", 12_488, "acc_wg", fields=("region", "country")),
         _wds("fairness/fairface", "FairFace", 10_954, None, kind="faces", fields=_FACES),
         _wds("fairness/utkface", "UTKFace", 23_703, None, kind="faces", fields=_FACES),
@@ -110,11 +95,7 @@ AVERAGES: Mapping[str, tuple[str, ...]] = {
     "average": tuple(task.key for task in TASKS.values() if task.counts),
     "imagenet_shift": ("imagenetv2", "imagenet_sketch", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet"),
     "vtab": tuple(task.key for task in TASKS.values() if task.vtab),
-    "retrieval": (
-        "retrieval/flickr_1k_test_image_text_retrieval",
-        "retrieval/mscoco_2014_5k_test_image_text_retrieval",
-        "misc/winogavil",
-    ),
+    "retrieval": tuple(task.key for task in TASKS.values() if task.kind in {"retrieval", "association"}),
 }
 """sets of each published average; ImageNet is a single set"""
 

@@ -6,14 +6,13 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from mobileclip2.config.settings import Name, SetName, Settings
-from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
+from mobileclip2.config.settings import Name, Named, SetName, Settings, undeclared
+from mobileclip2.fingerprint import DECLARED_IF_SET
 
 
-class Filter(Settings):
+class Filter(Named):
     """A model that scores every pair by the cosine similarity of its image and its caption."""
 
-    name: Name
     model: str
     """``teacher/<name>``, or ``student/<name>`` of a student with pretrained weights"""
 
@@ -21,7 +20,7 @@ class Filter(Settings):
 class Select(Settings):
     """The pairs that later stages use. Give exactly one of ``keep`` and ``above``."""
 
-    by: Name = Field(json_schema_extra=UNDECLARED)  # the fingerprint has the scores themselves
+    by: Name = undeclared()  # the fingerprint has the scores themselves
     """name of a filter"""
     keep: float | None = Field(None, gt=0, le=1, json_schema_extra=DECLARED_IF_SET)
     """share of all valid pairs, best scores first; ties go to the smaller key"""

@@ -18,8 +18,6 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
 MAX_LOCATIONS = 100_000
 """maximum number of locations that the braces of one URL stand for; DataCompDR-1B has 65,536 shards"""
 
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
 
 def _path(value: str) -> str:
     if not value.strip():
@@ -49,7 +47,7 @@ def _location(value: str) -> str:
             "the URL contains a password or key; remove it, change it where it is valid, and give credentials to the "
             "process: AWS_... environment variables or a service account"
         )
-    if not _BUCKET.fullmatch(bucket):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", bucket):
         raise ValueError("the URL has no valid bucket; write 's3://bucket/prefix'")
     parts = key.rstrip("/").split("/") if key else []
     if not value.isprintable() or any(part in {"", ".", ".."} for part in parts):

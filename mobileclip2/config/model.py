@@ -9,9 +9,8 @@ from pydantic import Field, model_validator
 
 from mobileclip2.config import published
 from mobileclip2.config.location import Location
-from mobileclip2.config.published import open_clip_names
-from mobileclip2.config.settings import Positive, Settings, Text
-from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
+from mobileclip2.config.settings import Positive, Settings, Text, undeclared
+from mobileclip2.fingerprint import DECLARED_IF_SET
 from mobileclip2.names import did_you_mean, listed
 
 
@@ -24,7 +23,7 @@ class Weights(Settings):
 
     package: Text | None = None
     file: Text | None = None
-    path: Location | None = Field(None, json_schema_extra=UNDECLARED)
+    path: Location | None = undeclared(None)
     tag: Text | None = None
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
 
@@ -49,6 +48,13 @@ class PreprocessSettings(Settings):
     """``shortest`` resizes the shorter side and crops the center; ``squash`` resizes both sides"""
 
 
+def text_files(architecture: dict[str, Any]) -> dict[str, str]:
+    """Return the folders or names on the hub of the tokenizer and of the text tower that a ``model_cfg`` names."""
+    text = architecture.get("text_cfg") or {}
+    names = {"tokenizer": text.get("hf_tokenizer_name"), "text_config": text.get("hf_model_name")}
+    return {role: name for role, name in names.items() if name}
+
+
 class Model(Settings):
     """An architecture: an open_clip name, an ``hf-hub:`` name, or an inline open_clip configuration."""
 
@@ -59,7 +65,7 @@ class Model(Settings):
     """activation that the weights were trained with; by default, that of the architecture"""
     preprocess: PreprocessSettings | None = Field(None, json_schema_extra=DECLARED_IF_SET)
     """by default, that of the architecture's published weights, or open_clip's default for a ``config``"""
-    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", json_schema_extra=UNDECLARED)
+    revision: str | None = undeclared(None, pattern=r"^[0-9a-f]{40}$")
     """commit of the repository on the hub; the commit itself is an input of the stage"""
 
     @model_validator(mode="after")
@@ -67,9 +73,9 @@ class Model(Settings):
         if (self.open_clip is None) == (self.config is None):
             raise ValueError("name exactly one of 'open_clip' and 'config'")
         self._check_types(self.config or {})
-        if self.open_clip and not self.from_hub and self.open_clip not in open_clip_names():
+        if self.open_clip and not self.from_hub and self.open_clip not in published.open_clip_names():
             raise ValueError(
-                f"open_clip has no model '{self.open_clip}'{did_you_mean(self.open_clip, open_clip_names())}; "
+                f"open_clip has no model '{self.open_clip}'{did_you_mean(self.open_clip, published.open_clip_names())}; "
                 "see open_clip.list_models(), or give an 'hf-hub:' name"
             )
         if self.activation and self.config and "quick_gelu" in self.config:
@@ -82,10 +88,7 @@ class Model(Settings):
         elif self.tag:
             self._check_tag(self.tag)
         elif self.open_clip and self.weights:
-            if not self.activation:
-                self._check_activation_is_known()
-            if not self.preprocess:
-                self._check_preprocess_is_known()
+            self._check_conventions(self.open_clip)
         return self
 
     def _check_types(self, config: dict[str, Any]) -> None:
@@ -105,57 +108,43 @@ class Model(Settings):
             raise ValueError(f"open_clip does not have weights '{tag}' for {self.open_clip}; it has {tags}")
         if self.preprocess:
             raise ValueError(f"the weights '{tag}' include their 'preprocess'; remove it")
-        ours, theirs = self._activation(), published.activation(trained)
+        ours, theirs = self._activation(self.open_clip), published.activation(trained)
         if ours == theirs:
             return
         message = f"the weights '{tag}' were trained with '{theirs}', and {self.open_clip} has '{ours}'"
+        fitting = f"{self.open_clip}-quickgelu"  # the architecture of the same weights that has their activation
+        known = fitting in published.open_clip_names() and published.clean_tag(tag) in published.pretrained(fitting)
+        if self.activation and not known:
+            return  # open_clip's two tables disagree, and the profile decides
         if self.activation:
-            if not self._fitting(tag):
-                return  # open_clip's two tables disagree, and the profile decides
             raise ValueError(f"{message} with this 'activation'; remove 'activation', or set '{theirs}'")
-        if fitting := self._fitting(tag):
+        if known:
             raise ValueError(f"{message}; set 'open_clip: {fitting}'")
         raise ValueError(f"{message}, according to open_clip; set 'activation' to the one that is right")
 
-    def _fitting(self, tag: str) -> str:
-        """Return the architecture of the same weights that has their activation, or an empty string."""
-        name = f"{self.open_clip}-quickgelu"
-        known = name in open_clip_names() and published.clean_tag(tag) in published.pretrained(name)
-        return name if known else ""
+    def _activation(self, name: str) -> str:
+        return self.activation or published.activation(published.architecture(name))
 
-    def _activation(self) -> str:
-        assert self.open_clip
-        return self.activation or published.activation(published.architecture(self.open_clip))
-
-    def _check_activation_is_known(self) -> None:
-        """Raise ``ValueError`` if published weights of the architecture have different activations."""
-        assert self.open_clip
-        tags: dict[str, list[str]] = {self._activation(): []}
-        for tag, trained in published.pretrained(self.open_clip).items():
-            tags.setdefault(published.activation(trained), []).append(tag)
-        if len(tags) > 1:
-            choices = " or ".join(f"'{name}' ({listed(tags[name])})" for name in sorted(tags))
-            raise ValueError(
-                f"weights of {self.open_clip} have different activations, and a file does not say which; set "
-                f"'activation' to that of the weights from which these were trained: {choices}"
-            )
-
-    def _check_preprocess_is_known(self) -> None:
-        """Raise ``ValueError`` if published weights of the architecture take differently prepared images."""
-        assert self.open_clip
-        tags: dict[str, list[str]] = {}
-        for tag, trained in published.pretrained(self.open_clip).items():
-            given = {name: trained[name] for name in published.CONVENTIONS}
+    def _check_conventions(self, name: str) -> None:
+        """Raise ``ValueError`` if published weights of the architecture differ in what the profile does not state."""
+        activations: dict[str, list[str]] = {f"'{self._activation(name)}'": []}
+        images: dict[str, list[str]] = {}
+        for tag, trained in published.pretrained(name).items():
+            activations.setdefault(f"'{published.activation(trained)}'", []).append(tag)
+            given = {each: trained[each] for each in published.CONVENTIONS}
             values = ", ".join(
-                f"{name}: {list(value) if isinstance(value, tuple) else value}" for name, value in given.items()
+                f"{each}: {list(value) if isinstance(value, tuple) else value}" for each, value in given.items()
             )
-            tags.setdefault(f"{{{values}}}", []).append(tag)
-        if len(tags) > 1:
-            choices = " or ".join(f"{values} ({listed(names)})" for values, names in tags.items())
-            raise ValueError(
-                f"weights of {self.open_clip} take differently prepared images, and a file does not say which; set "
-                f"'preprocess' to that of the weights from which these were trained: {choices}"
-            )
+            images.setdefault(f"{{{values}}}", []).append(tag)
+        for field, differ, tags in (
+            ("activation", "have different activations, and a file does not say which; set", activations),
+            ("preprocess", "take differently prepared images, and a file does not say which; set", images),
+        ):
+            if getattr(self, field) is None and len(tags) > 1:
+                choices = " or ".join(f"{value} ({listed(names)})" for value, names in sorted(tags.items()))
+                raise ValueError(
+                    f"weights of {name} {differ} '{field}' to that of the weights from which these were trained: {choices}"
+                )
 
     @property
     def from_hub(self) -> bool:
@@ -181,19 +170,14 @@ class Model(Settings):
         """
         if self.from_hub:
             return {"weights": (self.open_clip or "").removeprefix("hf-hub:")}
-        names = {"weights": self.published.get("hf_hub", ""), **self._text_files}
+        names = {"weights": self.published.get("hf_hub", ""), **text_files(self.architecture)}
         return {role: name for role, name in names.items() if name and not Path(name).is_dir()}
 
     @property
     def text_folders(self) -> dict[str, str]:
         """Local folders with the files of the tokenizer and the configuration of the text tower."""
-        return {role: str(Path(name).resolve()) for role, name in self._text_files.items() if Path(name).is_dir()}
-
-    @property
-    def _text_files(self) -> dict[str, str]:
-        text = self.architecture.get("text_cfg") or {}
-        names = {"tokenizer": text.get("hf_tokenizer_name"), "text_config": text.get("hf_model_name")}
-        return {role: name for role, name in names.items() if name}
+        names = text_files(self.architecture)
+        return {role: str(Path(name).resolve()) for role, name in names.items() if Path(name).is_dir()}
 
     @property
     def architecture(self) -> dict[str, Any]:

@@ -11,11 +11,7 @@ WORK = "work"
 """name of the container that runs the worker"""
 
 MERGE_KEYS = {
-    "containers": "name",
-    "initContainers": "name",
-    "env": "name",
-    "volumes": "name",
-    "imagePullSecrets": "name",
+    **dict.fromkeys(("containers", "initContainers", "env", "volumes", "imagePullSecrets"), "name"),
     "volumeMounts": "mountPath",
 }
 """field of an item's identity in each list that merges by item"""
@@ -34,15 +30,8 @@ SETTINGS = {
 
 RESERVED = {
     "spec": {
-        *(
-            "restartPolicy",
-            "serviceAccount",
-            "automountServiceAccountToken",
-            "enableServiceLinks",
-            "subdomain",
-            "hostname",
-        ),
-        *("hostNetwork", "hostPID", "hostIPC", "activeDeadlineSeconds", "ephemeralContainers", "nodeName"),
+        *("restartPolicy", "serviceAccount", "automountServiceAccountToken", "enableServiceLinks", "subdomain"),
+        *("hostname", "hostNetwork", "hostPID", "hostIPC", "activeDeadlineSeconds", "ephemeralContainers", "nodeName"),
     },
     "spec.securityContext": {
         *("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "fsGroupChangePolicy", "seccompProfile"),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Protocol, Self, get_args
+from typing import Annotated, Self, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -25,14 +25,13 @@ from mobileclip2.config.filtering import Filter, Select
 from mobileclip2.config.filters import Filters
 from mobileclip2.config.gate import Gate
 from mobileclip2.config.location import HttpAddress, LocalPath, Location
-from mobileclip2.config.read_yaml import parse_yaml, read_yaml, redact
-from mobileclip2.config.settings import Name, Positive, Settings, Stage
+from mobileclip2.config.read_yaml import parse_yaml, read_text, redact
+from mobileclip2.config.settings import Name, Named, Positive, Settings, Stage, undeclared
 from mobileclip2.config.sources import OWN, Corpus, EvaluationSource, ReinforcedShards, Source
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.study import Study
 from mobileclip2.config.teacher import Teacher
 from mobileclip2.errors import ProfileError
-from mobileclip2.fingerprint import UNDECLARED
 from mobileclip2.names import did_you_mean, listed
 
 MAX_GROUPS = 99
@@ -48,16 +47,22 @@ def _device(value: str) -> str:
     return value
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
+def _names(entries: Iterable[Named]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+def _check_names(field: str, wanted: Iterable[str], names: Collection[str]) -> None:
+    for name in wanted:
+        if name not in names:
+            suggestion = did_you_mean(name, names)
+            raise ValueError(f"{field}: there is no '{name}'{suggestion or f'; the profile has {listed(names)}'}")
 
 
 class Profile(Settings):
     """A complete pipeline."""
 
     name: Name
-    store: Location = Field(json_schema_extra=UNDECLARED)
+    store: Location = undeclared()
     groups: int = Field(16, ge=1)
     sources: tuple[Source, ...] = ()
     reinforced: tuple[ReinforcedShards, ...] = ()
@@ -65,7 +70,7 @@ class Profile(Settings):
     filters: Filters = Filters()
     filtering: tuple[Filter, ...] = ()
     select: Select | None = None
-    max_bad_share: float = Field(0.1, ge=0, le=1, json_schema_extra=UNDECLARED)
+    max_bad_share: float = undeclared(0.1, ge=0, le=1)
     views: Views = Views()
     caption_corpora: tuple[Corpus, ...] = ()
     captioners: tuple[Captioner, ...] = ()
@@ -74,25 +79,25 @@ class Profile(Settings):
     students: tuple[Student, ...] = ()
     studies: tuple[Study, ...] = ()
     evaluation: tuple[EvaluationSource, ...] = ()
-    gate: Gate = Field(Gate(), json_schema_extra=UNDECLARED)
-    checks: Checks = Field(Checks(), json_schema_extra=UNDECLARED)
-    device: Annotated[str, AfterValidator(_device)] = Field("auto", json_schema_extra=UNDECLARED)
-    batch: int = Field(64, ge=1, json_schema_extra=UNDECLARED)
+    gate: Gate = undeclared(Gate())
+    checks: Checks = undeclared(Checks())
+    device: Annotated[str, AfterValidator(_device)] = undeclared("auto")
+    batch: int = undeclared(64, ge=1)
     """batch size of teachers and captioners"""
-    rates: dict[str, Positive] = Field({}, json_schema_extra=UNDECLARED)
+    rates: dict[str, Positive] = undeclared({})
     """samples per second by stage or asset; they set the cost of a plan and the chunk size until rates are measured"""
-    ledger: LocalPath | None = Field(None, json_schema_extra=UNDECLARED)
+    ledger: LocalPath | None = undeclared(None)
     """folder of ``dvc.yaml`` in a git repository; None disables the ledger"""
-    tensorboard: HttpAddress | None = Field(None, json_schema_extra=UNDECLARED)
+    tensorboard: HttpAddress | None = undeclared(None)
     """address of a TensorBoard that shows the trainings; Dagster links to it"""
-    compute: ComputeSettings = Field(ComputeSettings(), json_schema_extra=UNDECLARED)
-    folder: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    compute: ComputeSettings = undeclared(ComputeSettings())
+    folder: str = undeclared("", exclude=True)
     """folder of the profile's file, set on loading"""
-    file: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    file: str = undeclared("", exclude=True)
     """path of the profile's file, set on loading"""
-    text: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    text: str = undeclared("", exclude=True)
     """text of the profile's file, set on loading"""
-    key_prefix: str = Field("", json_schema_extra=UNDECLARED, exclude=True)
+    key_prefix: str = undeclared("", exclude=True)
     """prefix of Dagster's keys, groups and resources, set by a component, so that several profiles share a code location"""
 
     def reload(self) -> Profile:
@@ -127,7 +132,7 @@ class Profile(Settings):
     @property
     def reinforced_datasets(self) -> tuple[str, ...]:
         """Names of all reinforced datasets: the one that the profile makes, then the published ones."""
-        return (*((OWN,) if self.dataset_teachers else ()), *(source.name for source in self.reinforced))
+        return (*((OWN,) if self.dataset_teachers else ()), *_names(self.reinforced))
 
     def teacher_scales(self, dataset: str) -> dict[str, float | None]:
         """Return the logit scale of each teacher of a reinforced dataset, in the order of the embeddings."""
@@ -162,14 +167,14 @@ class Profile(Settings):
         """Names of the reinforced dataset's teachers, in the order of their embeddings."""
         if self.dataset.teachers is not None:
             return self.dataset.teachers
-        return tuple(teacher.name for teacher in self.teachers) if self.sources else ()
+        return tuple(_names(self.teachers)) if self.sources else ()
 
     @property
     def dataset_captioners(self) -> tuple[str, ...]:
         """Names of the reinforced dataset's captioners, in their order."""
         if self.dataset.captioners is not None:
             return self.dataset.captioners
-        return tuple(captioner.name for captioner in self.captioners) if self.sources else ()
+        return tuple(_names(self.captioners)) if self.sources else ()
 
     @property
     def group_names(self) -> list[str]:
@@ -198,7 +203,7 @@ class Profile(Settings):
             raise ValueError(
                 "sources: missing; name at least one folder of shards, or published shards in 'reinforced'"
             )
-        named: dict[str, Sequence[_Named]] = {
+        named: dict[str, Sequence[Named]] = {
             "sources": self.sources,
             "reinforced": self.reinforced,
             "caption_corpora": self.caption_corpora,
@@ -211,7 +216,7 @@ class Profile(Settings):
             "students and teachers (they share the evaluation's names)": (*self.students, *self.teachers),
         }
         for field, entries in named.items():
-            names = [entry.name for entry in entries]
+            names = _names(entries)
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{field}: the name '{name}' is used twice; names must be unique")
@@ -230,16 +235,9 @@ class Profile(Settings):
                 raise ValueError(f"{field}.pick: '{name}' has no main metric; name another set")
 
     def _check_references(self) -> None:
-        def check_names(field: str, wanted: tuple[str, ...] | list[str], names: tuple[str, ...] | list[str]) -> None:
-            for name in wanted:
-                if name not in names:
-                    suggestion = did_you_mean(name, names)
-                    raise ValueError(
-                        f"{field}: there is no '{name}'{suggestion or f'; the profile has {listed(names)}'}"
-                    )
-
-        captioners = [captioner.name for captioner in self.captioners]
-        corpora = [f"caption_corpus/{corpus.name}" for corpus in self.caption_corpora]
+        captioners, teachers, students = _names(self.captioners), _names(self.teachers), _names(self.students)
+        evaluation = _names(self.evaluation)
+        corpora = [f"caption_corpus/{name}" for name in _names(self.caption_corpora)]
         raw = ["raw_shards"] if self.sources else []
         pairs = [*raw, *(["selected_shards"] if self.select else [])]
         scoring = {filter_.model for filter_ in self.filtering}
@@ -248,75 +246,68 @@ class Profile(Settings):
                 raise ValueError("dataset: a reinforced dataset needs 'sources'; add one, or remove 'dataset'")
             if self.filtering or self.select:
                 raise ValueError("filtering: 'filtering' and 'select' need 'sources'; add one, or remove them")
-        made: list[_Named] = [*self.caption_corpora, *self.captioners, *self.teachers, *self.filtering]
+        made: list[Named] = [*self.caption_corpora, *self.captioners, *self.teachers, *self.filtering]
         made += [*self.reinforced, *self.students, *self.studies]
         for key in self.rates:
             stage, *names = key.split("/")
-            check_names("rates", [stage], get_args(Stage))
-            check_names(f"rates.{stage}", names, ["image", "text", *(each.name for each in made)])
-        check_names("gate.sets", self.gate.sets or (), [*(source.name for source in self.evaluation), *AVERAGES])
-        check_names("dataset.teachers", self.dataset_teachers, [teacher.name for teacher in self.teachers])
-        check_names("dataset.captioners", self.dataset_captioners, captioners)
+            _check_names("rates", [stage], get_args(Stage))
+            _check_names(f"rates.{stage}", names, ["image", "text", *_names(made)])
+        _check_names("gate.sets", self.gate.sets or (), [*evaluation, *AVERAGES])
+        _check_names("dataset.teachers", self.dataset_teachers, teachers)
+        _check_names("dataset.captioners", self.dataset_captioners, captioners)
         for position, captioner in enumerate(self.captioners):
             if captioner.base:
-                check_names(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
+                _check_names(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
             if captioner.train_on:
-                check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*pairs, *corpora])
+                _check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*pairs, *corpora])
         for filter_ in self.filtering:
             field = f"filtering.{filter_.name}.model"
-            models = [f"teacher/{teacher.name}" for teacher in self.teachers]
-            models += [f"student/{student.name}" for student in self.students]
-            check_names(field, (filter_.model,), models)
+            models = [*(f"teacher/{name}" for name in teachers), *(f"student/{name}" for name in students)]
+            _check_names(field, (filter_.model,), models)
             kind, _, name = filter_.model.partition("/")
             if kind == "student" and (self.student(name).train or self.student(name).between):
                 raise ValueError(f"{field}: '{name}' trains on the pairs that it would select; name a pretrained model")
         if self.select:
-            check_names("select.by", (self.select.by,), [filter_.name for filter_ in self.filtering])
-            check_names("select.decontaminate", self.select.decontaminate, [each.name for each in self.evaluation])
+            _check_names("select.by", (self.select.by,), _names(self.filtering))
+            _check_names("select.decontaminate", self.select.decontaminate, evaluation)
         for teacher in self.teachers:
             if teacher.locked:
-                check_names(
-                    f"teachers.{teacher.name}.locked.train_on",
-                    teacher.locked.train_on,
-                    # a model cannot train on the pairs that its own scores select
-                    [*(raw if f"teacher/{teacher.name}" in scoring else pairs), *corpora],
-                )
-        students = [student.name for student in self.students]
+                # a model cannot train on the pairs that its own scores select
+                known = [*(raw if f"teacher/{teacher.name}" in scoring else pairs), *corpora]
+                _check_names(f"teachers.{teacher.name}.locked.train_on", teacher.locked.train_on, known)
         for position, student in enumerate(self.students):
             field = f"students.{student.name}"
             if student.base:
-                check_names(f"{field}.base", (student.base,), students[:position])
+                _check_names(f"{field}.base", (student.base,), students[:position])
             if student.between:
-                check_names(f"{field}.between.to", (student.between.to,), students[:position])
-                check_names(
-                    f"{field}.between.pick", student.between.pick.sets, [source.name for source in self.evaluation]
-                )
+                _check_names(f"{field}.between.to", (student.between.to,), students[:position])
+                _check_names(f"{field}.between.pick", student.between.pick.sets, evaluation)
                 self._check_wise_ft(f"{field}.between", student.between)
-            self._check_student(field, student, check_names)
+            self._check_student(field, student)
         for study in self.studies:
             field = f"studies.{study.name}"
-            check_names(f"{field}.student", (study.student,), students)
+            _check_names(f"{field}.student", (study.student,), students)
             if not self.student(study.student).train:
                 raise ValueError(f"{field}.student: '{study.student}' is not trained; name a student with 'train'")
-            self._check_datasets(f"students.{study.student}", self.student(study.student), check_names)
+            self._check_datasets(f"students.{study.student}", self.student(study.student))
             for dataset in self.datasets_of(self.student(study.student))[:1]:
-                check_names(f"{field}.scales", tuple(study.scales), tuple(self.teacher_scales(dataset)))
+                _check_names(f"{field}.scales", study.scales, self.teacher_scales(dataset))
             for name, student in self.trials(study).items():
-                self._check_student(f"{field}.{name}", student, check_names)
+                self._check_student(f"{field}.{name}", student)
 
-    def _check_student(self, field: str, student: Student, check_names: Callable[..., None]) -> None:
-        check_names(f"{field}.evaluate_on", student.evaluate_on, [source.name for source in self.evaluation])
-        check_names(f"{field}.corpora", student.corpora, [corpus.name for corpus in self.caption_corpora])
+    def _check_student(self, field: str, student: Student) -> None:
+        _check_names(f"{field}.evaluate_on", student.evaluate_on, _names(self.evaluation))
+        _check_names(f"{field}.corpora", student.corpora, _names(self.caption_corpora))
         if student.train and student.data == "raw" and not self.sources:
             raise ValueError(f"{field}.data: 'raw' needs 'sources'; add one, or use 'reinforced'")
         if student.train and student.data == "reinforced":
-            self._check_datasets(field, student, check_names)
+            self._check_datasets(field, student)
             datasets = self.datasets_of(student)
             teachers = self.teacher_scales(datasets[0])
-            check_names(f"{field}.loss.logit_scales", tuple(student.loss.logit_scales), tuple(teachers))
+            _check_names(f"{field}.loss.logit_scales", student.loss.logit_scales, teachers)
             # the captioners of published shards are known when they are read
             if student.loss.captioners is not None and datasets == (OWN,):
-                check_names(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
+                _check_names(f"{field}.loss.captioners", student.loss.captioners, self.dataset_captioners)
             if OWN in datasets and not self.dataset_captioners and student.loss.captions != "real":
                 raise ValueError(f"{field}.loss.captions: the dataset has no captioner; use 'real'")
             if student.loss.distill and not any(self.logit_scales(student)):
@@ -330,13 +321,13 @@ class Profile(Settings):
                         "The paper found optima from 50 to 90"
                     )
 
-    def _check_datasets(self, field: str, student: Student, check_names: Callable[..., None]) -> None:
+    def _check_datasets(self, field: str, student: Student) -> None:
         """Check that the datasets of a student exist and have the same teachers with the same logit scales."""
         if not self.reinforced_datasets:
             raise ValueError(
                 f"{field}: a reinforced student needs at least one teacher in the dataset, or a dataset in 'reinforced'"
             )
-        check_names(f"{field}.datasets", student.datasets or (), self.reinforced_datasets)
+        _check_names(f"{field}.datasets", student.datasets or (), self.reinforced_datasets)
         if student.datasets is None and len(self.reinforced_datasets) > 1:
             raise ValueError(
                 f"{field}.datasets: the profile has {listed(self.reinforced_datasets)}; name those that the student learns from"
@@ -364,21 +355,7 @@ def parse(text: str, *, origin: Path) -> Profile:
     Raises:
         ProfileError: the profile is invalid. The message names the file and each invalid field.
     """
-    return _validate(parse_yaml(text, str(origin)), text, origin)
-
-
-def load(path: str | Path) -> Profile:
-    """Read a profile from a YAML file.
-
-    Raises:
-        ProfileError: the file cannot be read or the profile is invalid.
-    """
-    path = Path(path)
-    text, values = read_yaml(path)
-    return _validate(values, text, path)
-
-
-def _validate(values: object, text: str, origin: Path) -> Profile:
+    values = parse_yaml(text, str(origin))
     if not isinstance(values, dict):
         raise ProfileError(f"{origin}: a profile is a mapping of fields; see docs/profiles.md")
     try:
@@ -392,3 +369,12 @@ def _validate(values: object, text: str, origin: Path) -> Profile:
         if len(lines) > MAX_PROBLEMS:
             lines[MAX_PROBLEMS:] = [f"  and {len(lines) - MAX_PROBLEMS} more"]
         raise ProfileError(f"{origin}: the profile is invalid; nothing was run\n" + "\n".join(lines)) from None
+
+
+def load(path: str | Path) -> Profile:
+    """Read a profile from a YAML file.
+
+    Raises:
+        ProfileError: the file cannot be read or the profile is invalid.
+    """
+    return parse(read_text(Path(path)), origin=Path(path))

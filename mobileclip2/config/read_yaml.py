@@ -32,11 +32,11 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_yaml(path: Path) -> tuple[str, Any]:
-    """Read a YAML file. Return its text and its value.
+def read_text(path: Path) -> str:
+    """Read the text of a YAML file.
 
     Raises:
-        ProfileError: the file cannot be read, is not YAML or exceeds a limit.
+        ProfileError: the file cannot be read, is not UTF-8 or exceeds a limit.
     """
     try:
         if path.exists() and not path.is_file():
@@ -51,12 +51,11 @@ def read_yaml(path: Path) -> tuple[str, Any]:
             f"{path}: larger than {MAX_BYTES:,} bytes; it is not a file that people write, give another path"
         )
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
         encoding = "UTF-16 or UTF-32" if data.startswith(_OTHER_ENCODINGS) else "not UTF-8"
         line = data.count(b"\n", 0, problem.start) + 1
         raise ProfileError(f"{path}, line {line}: the text is {encoding}; save it as UTF-8") from None
-    return text, parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, name: str) -> Any:
@@ -142,9 +141,9 @@ class _Loader(yaml.SafeLoader):
         self._values += 1
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _fault(event, f"more than {MAX_DEPTH} nested lists and mappings")
+            raise _Fault(event, f"more than {MAX_DEPTH} nested lists and mappings")
         if self._values > MAX_VALUES:
-            raise _fault(event, f"more than {MAX_VALUES:,} values")
+            raise _Fault(event, f"more than {MAX_VALUES:,} values")
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -160,28 +159,27 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-            raise _fault(node, f"not a valid value of type '{kind}'") from None
+            raise _Fault(node, f"not a valid value of type '{kind}'") from None
         if kind in _OTHER_TYPES:
-            raise _fault(node, f"the type '{kind}' is not accepted; write text, and put it in quotes")
+            raise _Fault(node, f"the type '{kind}' is not accepted; write text, and put it in quotes")
         if isinstance(value, int) and value not in _INT64:
-            raise _fault(node, "the number needs more than 64 bits")
+            raise _Fault(node, "the number needs more than 64 bits")
         if isinstance(value, float) and not math.isfinite(value):
-            raise _fault(node, "the number is not finite")
+            raise _Fault(node, "the number is not finite")
         return value
 
 
 class _Fault(yaml.MarkedYAMLError):
     """YAML that is not accepted."""
 
-
-def _fault(at: Event | Node, problem: str) -> _Fault:
-    return _Fault(problem=problem, problem_mark=at.start_mark)  # type: ignore[arg-type]
+    def __init__(self, at: Event | Node, problem: str) -> None:
+        super().__init__(problem=problem, problem_mark=at.start_mark)  # type: ignore[arg-type]
 
 
 def _check(node: Node, sizes: dict[Node, int], parents: set[Node]) -> int:
     """Return the number of values in a node after its aliases are replaced by copies."""
     if node in parents:
-        raise _fault(node, "an anchor contains an alias of itself")
+        raise _Fault(node, "an anchor contains an alias of itself")
     if node in sizes:
         return sizes[node]
     children: list[Node] = []
@@ -192,7 +190,7 @@ def _check(node: Node, sizes: dict[Node, int], parents: set[Node]) -> int:
         children = node.value
     sizes[node] = 1 + sum(_check(child, sizes, parents | {node}) for child in children)
     if sizes[node] > MAX_VALUES:
-        raise _fault(node, f"more than {MAX_VALUES:,} values, because aliases repeat each other")
+        raise _Fault(node, f"more than {MAX_VALUES:,} values, because aliases repeat each other")
     return sizes[node]
 
 
@@ -201,9 +199,9 @@ def _check_keys(node: MappingNode) -> None:
     for key, _ in node.value:
         if isinstance(key, ScalarNode):
             if key.tag not in {_STRING, _MERGE}:
-                raise _fault(key, f"the key '{key.value[:60]}' is not text; put it in quotes")
+                raise _Fault(key, f"the key '{key.value[:60]}' is not text; put it in quotes")
             if (key.tag, key.value) in seen:
-                raise _fault(key, f"the key '{key.value[:60]}' is there twice")
+                raise _Fault(key, f"the key '{key.value[:60]}' is there twice")
             seen.add((key.tag, key.value))
 
 

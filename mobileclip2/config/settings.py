@@ -16,6 +16,13 @@ from pydantic import (
     model_validator,
 )
 
+from mobileclip2.fingerprint import UNDECLARED
+
+
+def undeclared(default: Any = ..., **limits: Any) -> Any:
+    """Return a field that is part of no fingerprint, because it does not change the bytes of an output."""
+    return Field(default, json_schema_extra=UNDECLARED, **limits)
+
 
 def _name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", value) or value in {"image", "text"}:
@@ -99,3 +106,9 @@ class Settings(BaseModel):
         if _has_bool_as_number(value, read):  # pydantic reads them as 1 and 0
             raise ValueError("'yes', 'no', 'on', 'off', 'true' and 'false' are not numbers; write a number")
         return read
+
+
+class Named(Settings):
+    """Base class of sections that others name."""
+
+    name: Name

@@ -9,8 +9,8 @@ from pathspec import PathSpec
 from pydantic import AfterValidator, Field, model_validator
 
 from mobileclip2.config.location import Location, Locations
-from mobileclip2.config.settings import Name, SetName, Settings, Text
-from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
+from mobileclip2.config.settings import Name, Named, SetName, Settings, Text, undeclared
+from mobileclip2.fingerprint import DECLARED_IF_SET
 
 
 def _patterns(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -32,32 +32,26 @@ OWN = "reinforced_dataset"
 """name of the reinforced dataset that a profile makes, among the datasets of a student"""
 
 
-class Source(Settings):
+class Source(Named):
     """Local folders, tars or ``s3://bucket/prefix`` of WebDataset tars."""
 
     name: Name = "source"
-    url: Locations = Field(json_schema_extra=UNDECLARED)
+    url: Locations = undeclared()
     pattern: Patterns = "**/*.tar"
     caption_keys: CaptionKeys = Field(None, min_length=1, json_schema_extra=DECLARED_IF_SET)
-    license: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = undeclared(None)
     """license of the images and texts; the model card of an export names every license"""
 
 
-class Corpus(Settings):
+class Corpus(Source):
     """A small, clean image-caption dataset for fine-tuning."""
 
     name: Name
-    url: Locations = Field(json_schema_extra=UNDECLARED)
-    pattern: Patterns = "**/*.tar"
-    caption_keys: CaptionKeys = Field(None, min_length=1, json_schema_extra=DECLARED_IF_SET)
-    license: str | None = Field(None, json_schema_extra=UNDECLARED)
-    """of the images and texts"""
 
 
-class ReinforcedTeacher(Settings):
+class ReinforcedTeacher(Named):
     """A teacher whose embeddings a published reinforced dataset holds."""
 
-    name: Name
     dim: int | None = Field(None, ge=1)
     """number of its embeddings' dimensions; by default read from the shards, if they state it, or if it is the only teacher"""
     logit_scale: float = Field(gt=0)
@@ -66,22 +60,21 @@ class ReinforcedTeacher(Settings):
 class Images(Settings):
     """Shards with the images, and the captions if necessary, of reinforced shards that hold none."""
 
-    url: Locations = Field(json_schema_extra=UNDECLARED)
+    url: Locations = undeclared()
     pattern: Patterns = "**/*.tar"
     uid: bool = False
     """whether the key of a reinforced sample is the ``uid`` in the ``json`` of the image's sample, and not its key"""
 
 
-class ReinforcedShards(Settings):
+class ReinforcedShards(Named):
     """Published reinforced shards, as DataCompDR and DFNDR, or a reinforced dataset of another store of this project."""
 
-    name: Name
-    url: Locations = Field(json_schema_extra=UNDECLARED)
+    url: Locations = undeclared()
     pattern: Patterns = "**/*.tar"
     teachers: tuple[ReinforcedTeacher, ...] = Field(min_length=1)
     """the teachers in the order of their embeddings"""
     images: Images | None = None
-    license: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = undeclared(None)
     """license of the images, texts and embeddings"""
 
     @model_validator(mode="after")
@@ -94,8 +87,8 @@ class ReinforcedShards(Settings):
         return self
 
 
-class EvaluationSource(Settings):
+class EvaluationSource(Named):
     """An evaluation set in the published WebDataset layout. ``name`` is its key in DataComp's results."""
 
     name: SetName
-    url: Location = Field(json_schema_extra=UNDECLARED)
+    url: Location = undeclared()

@@ -8,9 +8,8 @@ from pydantic import Field, model_validator
 
 from mobileclip2.config.augmentation import RELEASED_RENDERING, Augmentation, Rendering
 from mobileclip2.config.model import Model
-from mobileclip2.config.settings import Name, Positive, Settings, Text
+from mobileclip2.config.settings import Named, Positive, Settings, Text, undeclared
 from mobileclip2.config.training import TrainSettings
-from mobileclip2.fingerprint import UNDECLARED
 
 
 class Loss(Settings):
@@ -77,13 +76,12 @@ def check_ignored(name: str, data: str, corpora: tuple[str, ...], loss: Loss, au
         )
 
 
-class Student(Settings):
+class Student(Named):
     """A student. ``data: raw`` is the plain CLIP baseline on the same shards.
 
     A student without ``train`` is a pretrained model. It is evaluated, and other students can start from it.
     """
 
-    name: Name
     base: Text | None = None
     """name of an earlier student that provides the initial weights"""
     model: Model | None = None
@@ -102,7 +100,7 @@ class Student(Settings):
     train: TrainSettings | None = None
     evaluate_on: tuple[str, ...] = ()
     """evaluation sets for evaluations during training"""
-    license: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = undeclared(None)
     """license of the trained student"""
 
     @model_validator(mode="after")

@@ -9,16 +9,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mobileclip2.config.augmentation import Augmentation
-from mobileclip2.config.settings import Name, Settings
+from mobileclip2.config.settings import Named
 from mobileclip2.config.student import Loss, Student, check_ignored
 
 _Scale = Annotated[float, Field(ge=0.01, le=1000)]
 
 
-class StudyRow(Settings):
+class StudyRow(Named):
     """A row of a study: data, loss and augmentation of its students."""
 
-    name: Name
     data: Literal["reinforced", "raw"] = "reinforced"
     corpora: tuple[str, ...] = ()
     loss: Loss = Loss()
@@ -30,13 +29,12 @@ class StudyRow(Settings):
         return self
 
 
-class Study(Settings):
+class Study(Named):
     """An ablation or a search for logit scales. Every row is trained with every seed.
 
     The search trains a student with each teacher alone at each of its scales (Faghri et al. 2025).
     """
 
-    name: Name
     student: str
     """name of the student that provides model and training settings"""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)

@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mobileclip2.config.model import Model, Weights
-from mobileclip2.config.settings import Name, Settings, Text
+from mobileclip2.config.settings import Named, Settings, Text, undeclared
 from mobileclip2.config.training import TrainSettings
-from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED
+from mobileclip2.fingerprint import DECLARED_IF_SET
 
 
 class Locked(Settings):
@@ -55,14 +55,13 @@ class Locked(Settings):
         return self
 
 
-class Teacher(Settings):
+class Teacher(Named):
     """A teacher of the ensemble: a pretrained model, or a locked-image model that the pipeline trains."""
 
-    name: Name
     model: Model | None = None
     locked: Locked | None = None
     logit_scale: float | None = Field(None, gt=0, le=1000)
-    license: str | None = Field(None, json_schema_extra=UNDECLARED)
+    license: str | None = undeclared(None)
     """of the weights"""
 
     @model_validator(mode="after")

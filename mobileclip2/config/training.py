@@ -6,8 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from mobileclip2.config.settings import Settings
-from mobileclip2.fingerprint import UNDECLARED
+from mobileclip2.config.settings import Settings, undeclared
 
 
 class TrainSettings(Settings):
@@ -40,11 +39,11 @@ class TrainSettings(Settings):
 
     evaluate_every: int | None = Field(None, ge=1)
     """steps between evaluations; the last step is always evaluated"""
-    checkpoint_every: int = Field(500, ge=1, json_schema_extra=UNDECLARED)
+    checkpoint_every: int = undeclared(500, ge=1)
     """steps between checkpoints; a killed run loses at most this many"""
-    log_every: int = Field(20, ge=1, json_schema_extra=UNDECLARED)
+    log_every: int = undeclared(20, ge=1)
     """steps between log lines; every step is recorded regardless"""
-    workers: int = Field(0, ge=0, json_schema_extra=UNDECLARED)
+    workers: int = undeclared(0, ge=0)
     """data loader processes per training process; 0 loads data in the training process"""
 
     @property

@@ -23,34 +23,36 @@ from mobileclip2.errors import ShardError
 REFERENCE_SIZE = 224
 """side in pixels of the view that stored translations refer to, as the format defines it"""
 
-OPERATIONS = (
-    "Identity",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
-    "Brightness",
-    "Color",
-    "Contrast",
-    "Sharpness",
-    "Posterize",
-    "Solarize",
-    "AutoContrast",
-    "Equalize",
-)
-"""RandAugment operations by their stored index"""
+
+def _affine(image: Image.Image, *matrix: float) -> Image.Image:
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=0)
+
+
+_APPLY: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "Identity": lambda image, _: image,
+    "ShearX": lambda image, magnitude: _affine(image, 1, magnitude, 0, 0, 1, 0),
+    "ShearY": lambda image, magnitude: _affine(image, 1, 0, 0, magnitude, 1, 0),
+    "TranslateX": lambda image, magnitude: _affine(image, 1, 0, -int(magnitude), 0, 1, 0),
+    "TranslateY": lambda image, magnitude: _affine(image, 1, 0, 0, 0, 1, -int(magnitude)),
+    "Rotate": lambda image, magnitude: image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=0),
+    "Brightness": lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1 + magnitude),
+    "Color": lambda image, magnitude: ImageEnhance.Color(image).enhance(1 + magnitude),
+    "Contrast": lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1 + magnitude),
+    "Sharpness": lambda image, magnitude: ImageEnhance.Sharpness(image).enhance(1 + magnitude),
+    "Posterize": lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
+    "Solarize": lambda image, magnitude: ImageOps.solarize(image, math.ceil(magnitude)),
+    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
+    "Equalize": lambda image, _: ImageOps.equalize(image),
+}
+"""RandAugment operations in the order of their stored index"""
+
+OPERATIONS = tuple(_APPLY)
 
 _MAX_MAGNITUDE = {
-    "ShearX": 0.3,
-    "ShearY": 0.3,
-    "TranslateX": 150 / 331 * REFERENCE_SIZE,
-    "TranslateY": 150 / 331 * REFERENCE_SIZE,
+    **dict.fromkeys(("ShearX", "ShearY"), 0.3),
+    **dict.fromkeys(("TranslateX", "TranslateY"), 150 / 331 * REFERENCE_SIZE),
     "Rotate": 30.0,
-    "Brightness": 0.9,
-    "Color": 0.9,
-    "Contrast": 0.9,
-    "Sharpness": 0.9,
+    **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), 0.9),
 }
 
 MAX_OPS = 14
@@ -106,6 +108,11 @@ class View:
     def from_json(cls, text: str) -> Self:
         """Parse the JSON text of :meth:`to_json`."""
         return cls.from_list(load_json(text.encode()))
+
+    def check_inside(self, width: int, height: int) -> None:
+        """Raise ``ValueError`` if the crop leaves an image of ``width`` x ``height`` pixels."""
+        if self.crop[1] + self.crop[3] > width or self.crop[0] + self.crop[2] > height:
+            raise ValueError(f"crop {list(self.crop)} leaves the image of {width} x {height} pixels")
 
 
 def parse_views(value: Any) -> list[View]:
@@ -170,8 +177,6 @@ def operate(image: Image.Image, view: View, translation: Translation = "scaled")
 
 
 def _integer(value: Any) -> int:
-    if type(value) is int:
-        return value
     if int(value) != value:
         raise ValueError(f"{value} is not a whole number")
     return int(value)
@@ -220,25 +225,3 @@ def _operation(randaugment: RandAugment, draw: Iterator[float]) -> tuple[int, fl
         return op, 0.0
     magnitude = _MAX_MAGNITUDE[name] * share
     return op, -magnitude if negative else magnitude
-
-
-def _affine(image: Image.Image, *matrix: float) -> Image.Image:
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=0)
-
-
-_APPLY: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "Identity": lambda image, _: image,
-    "ShearX": lambda image, magnitude: _affine(image, 1, magnitude, 0, 0, 1, 0),
-    "ShearY": lambda image, magnitude: _affine(image, 1, 0, 0, magnitude, 1, 0),
-    "TranslateX": lambda image, magnitude: _affine(image, 1, 0, -int(magnitude), 0, 1, 0),
-    "TranslateY": lambda image, magnitude: _affine(image, 1, 0, 0, 0, 1, -int(magnitude)),
-    "Rotate": lambda image, magnitude: image.rotate(magnitude, Image.Resampling.NEAREST, fillcolor=0),
-    "Brightness": lambda image, magnitude: ImageEnhance.Brightness(image).enhance(1 + magnitude),
-    "Color": lambda image, magnitude: ImageEnhance.Color(image).enhance(1 + magnitude),
-    "Contrast": lambda image, magnitude: ImageEnhance.Contrast(image).enhance(1 + magnitude),
-    "Sharpness": lambda image, magnitude: ImageEnhance.Sharpness(image).enhance(1 + magnitude),
-    "Posterize": lambda image, magnitude: ImageOps.posterize(image, int(magnitude)),
-    "Solarize": lambda image, magnitude: ImageOps.solarize(image, math.ceil(magnitude)),
-    "AutoContrast": lambda image, _: ImageOps.autocontrast(image),
-    "Equalize": lambda image, _: ImageOps.equalize(image),
-}

@@ -8,8 +8,6 @@ from typing import Any
 MAX_DEPTH = 400
 """maximum depth of lists and mappings; Python's own limit depends on the depth of the stack"""
 
-_TOO_DEEP = f"lists and mappings are nested more than {MAX_DEPTH} deep"
-
 
 def load_json(data: bytes) -> Any:
     """Parse JSON.
@@ -19,11 +17,12 @@ def load_json(data: bytes) -> Any:
     """
     try:
         value = json.loads(data)
+        # each level has a bracket, so the usual JSON is not searched
+        deep = data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value)
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    # each level has a bracket, so the usual JSON is not searched
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):
-        raise ValueError(_TOO_DEEP)
+        deep = True
+    if deep:
+        raise ValueError(f"lists and mappings are nested more than {MAX_DEPTH} deep")
     return value
 
 

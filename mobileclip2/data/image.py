@@ -11,9 +11,6 @@ from PIL import Image, UnidentifiedImageError
 from mobileclip2.config.filters import PILLOW_LIMIT
 from mobileclip2.data.bad_sample import BadSample
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-_JPEG_START = b"\xff\xd8"
-
 
 def size(data: bytes) -> tuple[int, int]:
     """Return width and height in pixels from the header.
@@ -38,8 +35,7 @@ def decode(data: bytes, *, max_pixels: int = PILLOW_LIMIT) -> Image.Image:
     """
     with _open(data) as image:
         if image.width * image.height > max_pixels:
-            detail = f"{image.width} x {image.height} pixels; at most {max_pixels:,} in all"
-            raise BadSample("image-too-large", detail)
+            raise BadSample("image-too-large", f"{image.width} x {image.height} pixels; at most {max_pixels:,} in all")
         try:
             _check_complete(image, data)
             image.load()
@@ -58,7 +54,7 @@ def opaque_copy(data: bytes) -> bytes | None:
     Raises:
         BadSample: as for :func:`decode`.
     """
-    if data.startswith(_JPEG_START):  # a JPEG has neither
+    if data.startswith(b"\xff\xd8"):  # a JPEG has neither
         return None
     with _open(data) as image:
         if not image.mode.startswith("I") and not _has_transparent_pixels(image):
@@ -76,7 +72,7 @@ def _open(data: bytes) -> Image.Image:
     if not data:
         raise BadSample("empty-image", "the image has 0 bytes")
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP", "GIF", "BMP"))
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:

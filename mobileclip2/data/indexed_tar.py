@@ -67,11 +67,11 @@ class IndexedTar:
 
     def key(self, number: int) -> str:
         """Return the key of a sample."""
-        return _text(self._rows[number]["key"])
+        return str(self._rows[number]["key"], "utf-8")
 
     def keys(self) -> list[str]:
         """Return the keys of all samples in order."""
-        return [_text(key) for key in self._rows.all()["key"]]
+        return [str(key, "utf-8") for key in self._rows.all()["key"]]
 
     def members(self, number: int, *extensions: str) -> dict[str, bytes]:
         """Return the members of a sample by extension: those of ``extensions`` that exist, or all that are indexed.
@@ -101,10 +101,6 @@ def _row_dtype(longest_key: int, extensions: int) -> np.dtype:
 def _interned(extensions: tuple[str, ...]) -> tuple[str, ...]:
     """Return one object for all shards of a dataset, which saves memory."""
     return extensions
-
-
-def _text(key: bytes) -> str:
-    return str(key, "utf-8")
 
 
 def _identity(file: BinaryIO) -> tuple[int, ...]:

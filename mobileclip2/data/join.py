@@ -16,13 +16,11 @@ import pyarrow as pa
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.image import opaque_copy
 from mobileclip2.data.reinforced_format import CAPTIONS, ReinforcedSample, Storage, encode
 from mobileclip2.data.tar import TarWriter
-from mobileclip2.data.validate import KEPT, MAX_TEXT_BYTES, SKIPPED, check_image, iter_valid
-from mobileclip2.errors import DamagedOutput, ShardError
-from mobileclip2.store.storage import atomic_path
+from mobileclip2.data.validate import KEPT, SKIPPED, check_image, iter_valid, json_fields
+from mobileclip2.errors import DamagedOutput
 
 NORM_TOLERANCE = 0.02
 """maximum deviation of the norm of a stored embedding from 1; rounding to bf16 changes it by less than 0.004"""
@@ -58,7 +56,7 @@ class JoinCounts:
 
 
 def join_shard(
-    source: Path | BinaryIO,
+    source: BinaryIO,
     raw: Path,
     views: Sequence[Path],
     captions: Mapping[str, Sequence[Path]],
@@ -68,7 +66,7 @@ def join_shard(
     storage: Storage = "pth.gz",
     images: bool = True,
 ) -> JoinCounts:
-    """Write the reinforced shard ``out`` of the tar ``source``, a path or an open file. The sidecar ``raw`` lists its samples.
+    """Write the reinforced shard ``out`` of the tar ``source``. The sidecar ``raw`` lists its samples.
 
     ``views`` has a sidecar for each view, ``captions`` for each caption of each captioner. An embedding is the
     concatenation of the teachers' embeddings in the order of ``teachers``. The ``json`` of each sample has their names
@@ -93,11 +91,9 @@ def join_shard(
     skipped: list[dict[str, str]] = []
     with ExitStack() as stack:
         join = _Join(rows, views, captions, teachers, stack)
-        file = stack.enter_context(_open(source)) if isinstance(source, Path) else source
-        target = stack.enter_context(stack.enter_context(atomic_path(out)).open("wb"))
-        writer = stack.enter_context(TarWriter(target))
-        for key, members in iter_valid(file, file.name, rows):
-            image = check_image(members.get(rows[key]["image"], b""), rows[key], file.name)
+        writer = stack.enter_context(TarWriter(out))
+        for key, members in iter_valid(source, source.name, rows):
+            image = check_image(members.get(rows[key]["image"], b""), rows[key], source.name)
             try:
                 copy = opaque_copy(image) if images else None
                 sample = join.sample(key)
@@ -148,7 +144,12 @@ class _Join:
             embedded = [[teacher.captions[name][number] for teacher in self.teachers] for number in written]
             captions[name] = [texts[number] for number in written] or [row["caption"]]
             caption_embs[name] = self._embeddings(embedded, key) if written else text_emb
-        self._count(failed)
+        self.counts.samples += 1
+        for name, number in failed.items():
+            if number:
+                self.counts.failed_captions[name] += number
+            if number == len(self.captions[name]):
+                self.counts.stand_ins[name] += 1
         return ReinforcedSample(
             key,
             row["caption"],
@@ -165,25 +166,14 @@ class _Join:
         text = file.of(row["key"], "missing-view")
         try:
             view = View.from_json(text)
+            view.check_inside(row["width"], row["height"])
         except ValueError as error:
             raise BadSample("bad-view", f"{file.path.name}: {error}") from error
-        top, left, height, width = view.crop
-        if top + height > row["height"] or left + width > row["width"]:
-            size = f"{row['width']} x {row['height']} pixels"
-            raise BadSample("bad-view", f"{file.path.name}: crop {list(view.crop)} leaves the image of {size}")
         return view
 
     def _embeddings(self, files: list[list[_Embeddings]], key: str) -> np.ndarray:
         """Return the bf16 bits of ``[len(files), D]`` embeddings. Each row concatenates the teachers."""
         return np.concatenate([file.of(key) for of_row in files for file in of_row]).reshape(len(files), -1)
-
-    def _count(self, failed: dict[str, int]) -> None:
-        self.counts.samples += 1
-        for name, number in failed.items():
-            if number:
-                self.counts.failed_captions[name] += number
-            if number == len(self.captions[name]):
-                self.counts.stand_ins[name] += 1
 
 
 class _Texts:
@@ -274,22 +264,13 @@ def _unique(path: Path, rows: list[Any], known: Iterable[str] | None = None) -> 
     return rows
 
 
-def _open(source: Path) -> BinaryIO:
-    try:
-        return source.open("rb")
-    except OSError as error:
-        raise ShardError(f"{source}: cannot be read ({error.strerror}); download the shard again") from error
-
-
 def _rest(members: dict[str, bytes], sha256: str, dims: dict[str, int]) -> dict[str, Any]:
     """Return the content of ``json``: the fields of the source, the hash of the image, and the teachers."""
-    data = members.get("json", b"{}")
     try:
-        fields = load_json(data) if len(data) <= MAX_TEXT_BYTES else {}
-    except ValueError:
+        fields = json_fields(members.get("json", b"{}"))
+    except BadSample:
         fields = {}
-    teachers = [{"name": name, "dim": dim} for name, dim in dims.items()]
-    return {**(fields if isinstance(fields, dict) else {}), "image_sha256": sha256, "teachers": teachers}
+    return {**fields, "image_sha256": sha256, "teachers": [{"name": name, "dim": dim} for name, dim in dims.items()]}
 
 
 def _field(captioner: str) -> str:

@@ -29,7 +29,7 @@ from isal import isal_zlib
 from mobileclip2.data.augmentation import View, parse_views
 from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.tar import MAX_SAMPLE_BYTES
-from mobileclip2.data.validate import IMAGE_EXTENSIONS, MAX_TEXT_BYTES
+from mobileclip2.data.validate import IMAGE_EXTENSIONS, MAX_TEXT_BYTES, image_extension
 from mobileclip2.errors import ShardError
 
 Storage = Literal["pth.gz", "npz"]
@@ -82,10 +82,10 @@ def encode(sample: ReinforcedSample, storage: Storage) -> dict[str, bytes]:
     members["txt"] = sample.caption.encode()
     if sample.url is not None:
         members["url.txt"] = sample.url.encode()
-    members["syn.json"] = _json(sample.captions)
-    members["paug.json"] = _json({"param_aug": [view.to_list() for view in sample.views]})
+    members["syn.json"] = json.dumps(sample.captions).encode()
+    members["paug.json"] = json.dumps({"param_aug": [view.to_list() for view in sample.views]}).encode()
     members[storage] = pack(embeddings, storage)
-    members["json"] = _json(sample.rest)
+    members["json"] = json.dumps(sample.rest).encode()
     return members
 
 
@@ -111,17 +111,19 @@ def parse(members: Mapping[str, bytes], key: str) -> ReinforcedSample:
     for name in ("txt", "syn.json", "paug.json"):
         if name not in members:
             raise ValueError(f"member '{name}' is missing among {', '.join(members) or 'none'}")
-    extension = next((name for name in IMAGE_EXTENSIONS if name in members), None)
+    extension = image_extension(members)
     captions = _captions(_object(members, "syn.json"))
     embeddings = unpack(members)
-    image_emb, text_emb = (_required(embeddings, name) for name in ("image_emb", "text_emb"))
-    text_emb, caption_embs = _split_texts(text_emb, embeddings, captions)
+    for name in ("image_emb", "text_emb"):
+        if name not in embeddings:
+            raise ValueError(f"'{name}' is missing among the embeddings {', '.join(embeddings) or 'none'}")
+    text_emb, caption_embs = _split_texts(embeddings, captions)
     sample = ReinforcedSample(
         key,
         _text(members, "txt"),
         _views(_object(members, "paug.json")),
         captions,
-        image_emb,
+        embeddings["image_emb"],
         text_emb,
         caption_embs,
         image=members[extension] if extension else None,
@@ -161,9 +163,10 @@ def _check(sample: ReinforcedSample) -> None:
 
 
 def _split_texts(
-    text_emb: torch.Tensor, embeddings: dict[str, torch.Tensor], captions: dict[str, list[str]]
+    embeddings: dict[str, torch.Tensor], captions: dict[str, list[str]]
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Return the embeddings of the real caption, and those of the synthetic captions by field, from either layout."""
+    text_emb = embeddings["text_emb"]
     caption_embs = {
         name.removesuffix("_emb"): rows
         for name, rows in embeddings.items()
@@ -315,35 +318,17 @@ def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
     return [_Layout(bytes(archive[:first]), tuple(tensors))]
 
 
-def _required(embeddings: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    if name not in embeddings:
-        raise ValueError(f"'{name}' is missing among the embeddings {', '.join(embeddings) or 'none'}")
-    return embeddings[name]
-
-
 def pack(embeddings: dict[str, torch.Tensor], storage: Storage) -> bytes:
     """Encode embeddings ``[n, D]`` by field."""
-    return _npz(embeddings) if storage == "npz" else _pth_gz(embeddings)
-
-
-def _pth_gz(embeddings: dict[str, torch.Tensor]) -> bytes:
-    # torch.save() would store the complete storage of a slice, so each tensor is copied.
-    tensors = {name: rows.to(torch.bfloat16, copy=True).contiguous() for name, rows in embeddings.items()}
     buffer = io.BytesIO()
-    torch.save(tensors, buffer)
+    if storage == "npz":
+        np.savez(buffer, allow_pickle=False, **{name: rows.float().numpy() for name, rows in embeddings.items()})
+        return buffer.getvalue()
+    # torch.save() would store the complete storage of a slice, so each tensor is copied.
+    torch.save({name: rows.to(torch.bfloat16, copy=True).contiguous() for name, rows in embeddings.items()}, buffer)
     # Embeddings have no repeated strings. Run-length and Huffman coding alone take a fifth of the time.
     compressor = zlib.compressobj(wbits=_GZIP, strategy=zlib.Z_RLE)
     return compressor.compress(buffer.getvalue()) + compressor.flush()
-
-
-def _npz(embeddings: dict[str, torch.Tensor]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **{name: rows.float().numpy() for name, rows in embeddings.items()})
-    return buffer.getvalue()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value).encode()
 
 
 def _object(members: Mapping[str, bytes], name: str) -> dict[str, Any]:

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     import torch
 
 
-def _schema(**columns: pa.DataType) -> pa.Schema:
+def required(**columns: pa.DataType) -> pa.Schema:
+    """Return a schema of columns without null."""
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
-VIEWS = _schema(key=pa.string(), view=pa.string())
+VIEWS = required(key=pa.string(), view=pa.string())
 """schema of views; ``view`` is the JSON of :meth:`mobileclip2.data.augmentation.View.to_json`"""
 
-CAPTIONS = _schema(key=pa.string(), caption=pa.string())
+CAPTIONS = required(key=pa.string(), caption=pa.string())
 """schema of captions; a failed caption is empty"""
 
 ROW_GROUP = 1024
@@ -44,7 +45,7 @@ _REMEDY = "delete it and the manifest.json in its folder, then run again"
 
 def embeddings_schema(dim: int) -> pa.Schema:
     """Return the schema of a sidecar of embeddings with ``dim`` numbers."""
-    columns = _schema(key=pa.string(), high=pa.binary(dim), low=pa.binary(dim))
+    columns = required(key=pa.string(), high=pa.binary(dim), low=pa.binary(dim))
     return columns.with_metadata({"dtype": "bfloat16", "dim": str(dim)})
 
 
@@ -70,7 +71,15 @@ def embeddings_table(keys: Sequence[str], embeddings: torch.Tensor | np.ndarray)
 def to_bytes(table: pa.Table) -> bytes:
     """Serialize a table as Parquet."""
     buffer = io.BytesIO()
-    _write(table, buffer)
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP,
+        compression={name: "none" if name == "low" else "zstd" for name in table.schema.names},
+        # Embeddings are unique, so a dictionary would be as large as the column.
+        use_dictionary=[field.name for field in table.schema if not isinstance(field.type, pa.FixedSizeBinaryType)],
+        write_statistics=False,
+    )
     return buffer.getvalue()
 
 
@@ -81,7 +90,7 @@ def write(table: pa.Table, path: Path) -> None:
         StoreError: the disk is full or cannot be written.
     """
     with atomic_path(path) as temporary:
-        _write(table, temporary)
+        temporary.write_bytes(to_bytes(table))
 
 
 def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
@@ -196,13 +205,7 @@ class Embeddings:
         column = table.column(name)
         if column.null_count:
             raise DamagedOutput(f"{self.path}: column '{name}' lacks {column.null_count} values; {_REMEDY}")
-        array = (
-            column.chunk(0)
-            if column.num_chunks == 1
-            else pa.concat_arrays(column.chunks or [pa.array([], pa.binary(self.dim))])
-        )
-        data = np.frombuffer(array.buffers()[1] or b"", np.uint8).reshape(-1, self.dim)
-        return data[array.offset : array.offset + len(array)]
+        return np.frombuffer(column.combine_chunks().buffers()[1] or b"", np.uint8).reshape(-1, self.dim)
 
 
 def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
@@ -227,19 +230,6 @@ def from_bits(bits: np.ndarray) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(bits.astype(np.uint16).view(np.int16)).view(torch.bfloat16)
-
-
-def _write(table: pa.Table, target: Path | io.BytesIO) -> None:
-    # Embeddings are unique, so a dictionary would be as large as the column.
-    dictionary_columns = [field.name for field in table.schema if not isinstance(field.type, pa.FixedSizeBinaryType)]
-    pq.write_table(
-        table,
-        target,
-        row_group_size=ROW_GROUP,
-        compression={name: "none" if name == "low" else "zstd" for name in table.schema.names},
-        use_dictionary=dictionary_columns,
-        write_statistics=False,
-    )
 
 
 @contextmanager

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import tarfile
-import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.errors import ShardError
+from mobileclip2.store.storage import atomic_path
 
 MAX_SAMPLE_BYTES = 256 << 20
 """maximum size of a sample, which bounds the memory of a worker"""
@@ -115,15 +113,12 @@ class TarWriter:
     """
 
     def __init__(self, target: Path | BinaryIO) -> None:
-        self._path = target if isinstance(target, Path) else None
-        self._temporary: Path | None = None
-        if isinstance(target, Path):
-            handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-            self._temporary = Path(temporary)
-            self._file: BinaryIO = os.fdopen(handle, "wb")
-        else:
-            self._file = target
-        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
+        with ExitStack() as stack:
+            if isinstance(target, Path):
+                target = stack.enter_context(stack.enter_context(atomic_path(target)).open("wb"))
+            tar = tarfile.TarFile(fileobj=target, mode="w", format=tarfile.PAX_FORMAT, encoding="utf-8")
+            self._tar = stack.enter_context(tar)
+            self._stack = stack.pop_all()
 
     def write(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append a sample. ``members`` are by extension."""
@@ -139,24 +134,8 @@ class TarWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None:
-                self._tar.close()
-                self._publish()
-        finally:
-            if self._temporary:
-                self._temporary.unlink(missing_ok=True)
-                self._file.close()  # close() fails on a full disk, so the temporary file is deleted first
-
-    def _publish(self) -> None:
-        if self._path and self._temporary:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._temporary.chmod(0o644)
-            self._temporary.replace(self._path)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 _EXTENDED = (
@@ -189,11 +168,7 @@ class _StrictHeader(tarfile.TarInfo):
         """Do not read the map of a sparse member, which can be as large as the file."""
 
 
-class _Utf8Tar(tarfile.TarFile):
-    encoding = "utf-8"  # the default depends on the locale
-
-
-class StrictTar(_Utf8Tar):
+class StrictTar(tarfile.TarFile):
     """A ``TarFile`` that raises ``ReadError`` for a damaged header, and for a member that cannot lie in the file."""
 
     tarinfo = _StrictHeader
@@ -222,7 +197,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[StrictTar]:
     try:
         end = file.seek(0, os.SEEK_END)
         file.seek(0)
-        tar = StrictTar.open(fileobj=file, mode="r:")
+        tar = StrictTar.open(fileobj=file, mode="r:", encoding="utf-8")  # the default depends on the locale
         tar.end = end
         # opening it has read the first header
         tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
@@ -379,25 +354,21 @@ def _check_end(tar: StrictTar) -> None:
             raise tarfile.ReadError("more data follows the end-of-archive marker")
 
 
-_COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "gzip -dc"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstd -dc"),
-    b"\xfd7zXZ": ("xz", "xz -dc"),
-}
-"""name of a compression and command that reads it, by the first bytes of a file"""
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
+"""command of a compression by the first bytes of its files"""
 
 
 def _damage(error: Exception, tar: StrictTar | None, file: BinaryIO) -> str:
     if tar is None:
         start = b""
-        with contextlib.suppress(AttributeError, OSError):
+        with suppress(AttributeError, OSError):
             file.seek(0)
             start = file.read(5)
-        for magic, (compression, command) in _COMPRESSED.items():
+        for magic, command in _COMPRESSED.items():
             if start.startswith(magic):
                 return (
-                    f"not a tar but compressed with {compression}; shards are plain tars. Make one of it: "
-                    f"{command} FILE > PLAIN.tar"
+                    f"not a tar but compressed with {command}; shards are plain tars. Make one of it: "
+                    f"{command} -dc FILE > PLAIN.tar"
                 )
         return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"
     byte = min(tar.offset, tar.end)

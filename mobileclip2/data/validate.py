@@ -15,6 +15,7 @@ from mobileclip2.data import image
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.caption_text import check_content, is_visible
+from mobileclip2.data.sidecar import required
 from mobileclip2.data.tar import RawSample, read_samples
 from mobileclip2.errors import ShardError
 
@@ -22,20 +23,12 @@ MAX_TEXT_BYTES = 4 << 20
 """maximum size of a caption or JSON member; parsed JSON needs 30 times its size"""
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 
-KEPT = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("image", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("url", pa.string()),
-    ]
-)
+KEPT = required(
+    key=pa.string(), caption=pa.string(), width=pa.int32(), height=pa.int32(), image=pa.string(), sha256=pa.string()
+).append(pa.field("url", pa.string()))
 """schema of valid samples in the order of the shard; ``image`` is the extension of the image member"""
 
-SKIPPED = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "reason", "detail")])
+SKIPPED = required(key=pa.string(), reason=pa.string(), detail=pa.string())
 """schema of skipped samples in the order of the shard"""
 
 
@@ -68,9 +61,8 @@ def validate_shard(samples: Iterable[RawSample], filters: Filters, caption_keys:
     ignored: Counter[str] = Counter()
     for sample in samples:
         pairs = _other_pairs(sample)
-        has_image = any(name in sample.members for name in IMAGE_EXTENSIONS)
         try:
-            if has_image or not pairs:
+            if image_extension(sample.members) or not pairs:
                 rows.append(validate(sample, filters, caption_keys))
         except BadSample as bad:
             skipped.append({"key": sample.key, "reason": bad.reason, "detail": bad.detail})
@@ -95,8 +87,7 @@ def _other_pairs(sample: RawSample) -> list[str]:
 
 def _unused(sample: RawSample, pairs: list[str]) -> set[str]:
     """Return the extensions of the members that validation neither reads nor counts as a pair."""
-    image = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
-    used = {image, "txt", "json", "url.txt"}
+    used = {image_extension(sample.members), "txt", "json", "url.txt"}
     used |= {f"{stem}.{kind}" for stem in pairs for kind in ("txt", "json", *IMAGE_EXTENSIONS)}
     return set(sample.members) - used
 
@@ -162,7 +153,7 @@ def validate(sample: RawSample, filters: Filters, caption_keys: Sequence[str] = 
     """
     if sample.fault:
         raise sample.fault
-    extension = next((name for name in IMAGE_EXTENSIONS if name in sample.members), None)
+    extension = image_extension(sample.members)
     if extension is None:
         has = ", ".join(sample.members)
         raise BadSample("missing-image", f"no member is one of {', '.join(IMAGE_EXTENSIONS)}; it has {has}")
@@ -181,6 +172,11 @@ def validate(sample: RawSample, filters: Filters, caption_keys: Sequence[str] = 
     }
 
 
+def image_extension(members: Mapping[str, bytes]) -> str | None:
+    """Return the extension of the image among members, or None."""
+    return next((name for name in IMAGE_EXTENSIONS if name in members), None)
+
+
 def _size(data: bytes, filters: Filters) -> tuple[int, int]:
     width, height = image.size(data)
     shorter, longer = sorted((width, height))
@@ -194,24 +190,20 @@ def _size(data: bytes, filters: Filters) -> tuple[int, int]:
 def _first_caption(members: Mapping[str, bytes], filters: Filters, keys: Sequence[str]) -> str:
     """Return the first valid caption. If all are bad, raise the fault of the first one that exists."""
     if not keys:
-        return _checked_caption(_text(members["txt"], "txt") if "txt" in members else json_caption(members), filters)
-    faults: list[BadSample] = []
+        return _caption(members, filters, "txt", "caption")
+    first: BadSample | None = None
     for key in keys:
         try:
-            member = key.lower()  # as the extensions of a sample
-            return _checked_caption(
-                _text(members[member], member) if member in members else json_caption(members, key), filters
-            )
+            return _caption(members, filters, key.lower(), key)  # the extensions of a sample are in lower case
         except BadSample as fault:
-            faults.append(fault)
-    existing = [fault for fault in faults if fault.reason != "missing-caption"]
-    raise (existing or [BadSample("missing-caption", f"no member and no text in 'json' is one of {', '.join(keys)}")])[
-        0
-    ]
+            if fault.reason != "missing-caption":
+                first = first or fault
+    raise first or BadSample("missing-caption", f"no member and no text in 'json' is one of {', '.join(keys)}")
 
 
-def _checked_caption(caption: str, filters: Filters) -> str:
-    caption = caption.strip()
+def _caption(members: Mapping[str, bytes], filters: Filters, member: str, field: str) -> str:
+    """Return the caption in a member, or in a field of ``json`` if the member is missing."""
+    caption = (_text(members[member], member) if member in members else json_caption(members, field)).strip()
     if "\0" in caption:
         raise BadSample("nul-in-caption", "the caption holds NUL characters")
     if not is_visible(caption):
@@ -232,7 +224,7 @@ def json_caption(members: Mapping[str, bytes], key: str = "caption") -> str:
     """
     if "json" not in members:
         raise BadSample("missing-caption", "neither 'txt' nor 'json' is there")
-    caption = _fields(members["json"]).get(key)
+    caption = json_fields(members["json"]).get(key)
     if not isinstance(caption, str):
         raise BadSample("missing-caption", f"there is no 'txt', and 'json' has no text in '{key}'")
     if not _encodable(caption):
@@ -253,7 +245,12 @@ def _text(data: bytes, member: str) -> str:
         raise BadSample("invalid-utf8", f"'{member}' is not UTF-8 at byte {error.start}") from error
 
 
-def _fields(data: bytes) -> dict[str, Any]:
+def json_fields(data: bytes) -> dict[str, Any]:
+    """Return the fields of a member ``json``.
+
+    Raises:
+        BadSample: ``text-too-large`` or ``bad-json``.
+    """
     _check_length(data, "json")
     try:
         fields = load_json(data)
@@ -267,7 +264,7 @@ def _fields(data: bytes) -> dict[str, Any]:
 def _url(members: dict[str, bytes]) -> str | None:
     """Return the URL of the image, or None if it is missing or unreadable, which is not an error."""
     try:
-        url = _text(members["url.txt"], "url.txt") if "url.txt" in members else _fields(members["json"]).get("url")
+        url = _text(members["url.txt"], "url.txt") if "url.txt" in members else json_fields(members["json"]).get("url")
     except (BadSample, KeyError):
         return None
     return url.strip() or None if isinstance(url, str) and _encodable(url) else None

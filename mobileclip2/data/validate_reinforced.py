@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -14,19 +15,17 @@ from mobileclip2.config.filters import Filters
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.join import NORM_TOLERANCE
 from mobileclip2.data.reinforced_format import MEMBERS, ReinforcedSample, parse
+from mobileclip2.data.sidecar import required
 from mobileclip2.data.tar import RawSample
-from mobileclip2.data.validate import IMAGE_EXTENSIONS, SKIPPED, json_caption, validate
+from mobileclip2.data.validate import IMAGE_EXTENSIONS, SKIPPED, image_extension, json_caption, validate
 from mobileclip2.errors import ShardError
 
 VALID = pa.schema(
     [
-        pa.field("key", pa.string(), nullable=False),
+        *required(key=pa.string()),
         pa.field("image_key", pa.string()),
         pa.field("image_shard", pa.string()),
-        pa.field("sha256", pa.string(), nullable=False),
-        pa.field("dims", pa.list_(pa.int32()), nullable=False),
-        pa.field("views", pa.int32(), nullable=False),
-        pa.field("captions", pa.string(), nullable=False),
+        *required(sha256=pa.string(), dims=pa.list_(pa.int32()), views=pa.int32(), captions=pa.string()),
     ]
 )
 """schema of valid samples in the order of the shard
@@ -89,22 +88,15 @@ def complete(members: Mapping[str, bytes], image: Mapping[str, bytes]) -> dict[s
     A caption in ``json`` counts if there is no ``txt``.
     """
     found = {name: members[name] for name in MEMBERS if name in members}
-    if not has_image(found):
+    if not image_extension(found):
         found |= {name: image[name] for name in IMAGE_EXTENSIONS if name in image}
     for source in (members, image):
-        if "txt" not in found and "txt" in source:
-            found["txt"] = source["txt"]
-        if "txt" not in found and "json" in source:
-            try:
+        if "txt" in source:
+            found.setdefault("txt", source["txt"])
+        if "txt" not in found:
+            with suppress(BadSample):
                 found["txt"] = json_caption(source).encode()
-            except BadSample:
-                continue
     return found
-
-
-def has_image(members: Mapping[str, bytes]) -> bool:
-    """Return whether an image is among the members."""
-    return any(name in members for name in IMAGE_EXTENSIONS)
 
 
 def digest(members: Mapping[str, bytes]) -> str:
@@ -127,10 +119,10 @@ def _validate(
         raise raw.fault
     members = complete(raw.members, {})
     image = None
-    if find_image and not (has_image(members) and "txt" in members):
+    if find_image and not (image_extension(members) and "txt" in members):
         image = find_image(raw.key)
         members = complete(raw.members, image.members if image else {})
-    if not has_image(members):
+    if not image_extension(members):
         where = "the image shards have no image of this key" if find_image else "name shards with images in 'images'"
         raise BadSample("missing-image", f"the shard holds no image, and {where}")
     row = validate(RawSample(raw.key, members), filters)
@@ -141,13 +133,10 @@ def _validate(
     dims = _teacher_dims(sample, teachers, shard)
     _check_lengths(sample, dict(zip(teachers, dims, strict=True)))
     for number, view in enumerate(sample.views):
-        top, left, height, width = view.crop
-        if top + height > row["height"] or left + width > row["width"]:
-            size = f"{row['width']} x {row['height']} pixels"
-            raise BadSample(
-                "bad-view",
-                f"view {number}: crop {list(view.crop)} leaves the image of {size}, which was resized or replaced",
-            )
+        try:
+            view.check_inside(row["width"], row["height"])
+        except ValueError as error:
+            raise BadSample("bad-view", f"view {number}: {error}, which was resized or replaced") from error
     expected = sample.rest.get("image_sha256")
     if expected is not None and row["sha256"] != expected:
         raise BadSample("changed-image", f"the image has sha256 {row['sha256']}, and 'json' has {expected}")

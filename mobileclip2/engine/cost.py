@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mobileclip2.engine.graph import RAW_SHARDS, SELECTED_SHARDS, Asset, Slice
 from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.staleness import History
 from mobileclip2.store import ManifestSummary
-
-if TYPE_CHECKING:
-    from mobileclip2.engine.staleness import History
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,8 @@ class Costs:
 
     def _bytes_per_sample(self, history: History, asset: Asset) -> float | None:
         if asset.key not in self._bytes:
-            summaries = [summary for summary in history.of_any_group(asset) if summary.samples]
+            stored = history.by_slice(asset).values()
+            summaries = [summary for summaries in stored for summary in summaries if summary.samples]
             samples = sum(summary.samples for summary in summaries)
             self._bytes[asset.key] = sum(summary.size for summary in summaries) / samples if samples else None
         return self._bytes[asset.key]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.sources import Patterns
-from mobileclip2.fingerprint import canonical, declared
 
 
 @dataclass(frozen=True)
@@ -24,21 +23,5 @@ class Folder:
     pattern: Patterns = "**/*"
 
 
-@dataclass(frozen=True)
-class Pinned:
-    """External input: a file or tag of weights."""
-
-    weights: Weights
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """External input: the repositories of a model on the hub."""
-
-    model: Model
-
-    def __hash__(self) -> int:
-        return hash(canonical(declared(self.model)))
-
-
-External = GroupShards | Folder | Pinned | HubModel
+External = GroupShards | Folder | Weights | Model
+"""``Weights`` are a file or a tag of weights, and a ``Model`` its repositories on the hub"""

@@ -130,11 +130,6 @@ def lineages_in(folder: Path) -> list[Path]:
     return lineages
 
 
-def needed_by_checkpoints(lineages: Iterable[Path]) -> set[str]:
-    """Return the paths of all outputs in these lineages."""
-    return {node.path for file in lineages for node in read_lineage(file).nodes.values()}
-
-
 def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
     """Find the outputs that no pipeline, commit, run or kept checkpoint needs. All pipelines share one store.
 
@@ -144,7 +139,8 @@ def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Itera
     """
     found = stored(pipelines[0])
     everything = list(found.values())
-    keep = committed | NeededByRuns(pipelines[0].storage, everything).paths() | needed_by_checkpoints(lineages)
+    keep = committed | NeededByRuns(pipelines[0].storage, everything).paths()
+    keep |= {node.path for file in lineages for node in read_lineage(file).nodes.values()}
     keep = keep.union(*(needed(pipeline, everything) for pipeline in pipelines))
     # an unfinished output continues from its scratch files, whose paths have no group
     unfinished = {path for path in keep if path not in found or not found[path].finished}
@@ -183,7 +179,7 @@ def delete(pipeline: Pipeline, outputs: Sequence[Stored]) -> list[Stored]:
                 keep = runs.paths()
                 keep |= _scratch_of(keep)
                 if each.path not in keep and stored(pipeline, f"{each.path}/").get(each.path) == each:
-                    _delete(storage, each.path, [output, lease])
+                    _delete(storage, each.path, Lease("", output, lease))
                     deleted.append(each)
     return deleted
 
@@ -201,12 +197,11 @@ def _sweep_leftovers(storage: Storage) -> None:
                 storage.delete_temporary(folder)
 
 
-def _delete(storage: Storage, path: str, leases: list[Lease]) -> None:
+def _delete(storage: Storage, path: str, lease: Lease) -> None:
     keys = [key for key, _ in storage.list(f"{path}/")]
     manifest = f"{path}/manifest.json"
     # The manifest goes first, so that an interrupted deletion leaves no output that looks complete.
     for key in sorted(keys, key=lambda key: key != manifest):
-        for lease in leases:
-            lease.check()
+        lease.check()
         storage.delete(key)
     storage.delete_folder(path)

@@ -19,7 +19,7 @@ from mobileclip2.config.profile import Profile
 from mobileclip2.config.sources import OWN
 from mobileclip2.config.student import Student, WiseFT
 from mobileclip2.config.teacher import Teacher
-from mobileclip2.engine.external import External, Folder, GroupShards, HubModel, Pinned
+from mobileclip2.engine.external import External, Folder, GroupShards
 from mobileclip2.fingerprint import declared
 
 CODE_VERSIONS = {
@@ -144,26 +144,6 @@ def build_graph(profile: Profile) -> Graph:
     return graph
 
 
-def captions_role(captioner: str) -> str:
-    """Return the role in which the reinforced dataset reads the captions of a captioner."""
-    return f"captions/{captioner}"
-
-
-def embeddings_role(teacher: str, kind: str) -> str:
-    """Return the role in which the reinforced dataset reads a kind of embeddings of a teacher."""
-    return f"embeddings/{teacher}/{kind}"
-
-
-def corpus_role(corpus: str) -> str:
-    """Return the role in which a student reads the pairs of a caption corpus."""
-    return f"corpus/{corpus}"
-
-
-def reinforced_role(dataset: str) -> str:
-    """Return the role in which a student reads a published reinforced dataset."""
-    return f"reinforced/{dataset}"
-
-
 RAW_SHARDS = AssetKey.of("raw_shards")
 SELECTION = AssetKey.of("selection")
 SELECTED_SHARDS = AssetKey.of("selected_shards")
@@ -187,13 +167,7 @@ def _shards(profile: Profile) -> Iterator[Asset]:
         yield _asset(
             AssetKey.of("caption_corpus", corpus.name),
             "A small clean image-caption set on which captioners are fine-tuned.",
-            [
-                Slice(
-                    DEFAULT_SLICE,
-                    fields,
-                    externals={"shards": Folder(corpus.url, corpus.pattern)},
-                )
-            ],
+            [Slice(DEFAULT_SLICE, fields, externals={"shards": Folder(corpus.url, corpus.pattern)})],
         )
 
 
@@ -266,14 +240,14 @@ def _filtering(profile: Profile) -> Iterator[Asset]:
 
 def _model_externals(model: Model | None) -> dict[str, External]:
     """Return the file of a model's weights, and the repositories or folders with its other files."""
+    if model is None:
+        return {}
     externals: dict[str, External] = {}
-    if model and model.weights and not model.published.get("hf_hub"):
-        externals["weights"] = Pinned(model.weights)
-    if model and model.hub:
-        externals["hub"] = HubModel(model)
-    if model:
-        externals |= {role: Folder(folder, "/*") for role, folder in model.text_folders.items()}
-    return externals
+    if model.weights and not model.published.get("hf_hub"):
+        externals["weights"] = model.weights
+    if model.hub:
+        externals["hub"] = model
+    return externals | {role: Folder(folder, "/*") for role, folder in model.text_folders.items()}
 
 
 def _captioners(profile: Profile) -> Iterator[Asset]:
@@ -302,7 +276,7 @@ def _captioner(captioner: Captioner) -> Asset:
     if captioner.train_on:
         inputs["data"] = Input(AssetKey(captioner.train_on))
     if captioner.trunk_weights:
-        externals["trunk"] = Pinned(captioner.trunk_weights)
+        externals["trunk"] = captioner.trunk_weights
     fields = {
         "model": declared(captioner.model),
         "small": declared(captioner.small),
@@ -331,8 +305,8 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
             f"{embeddings} every stored view, at its own input size.",
             [
                 # the number is declared because empty groups have equal views, and their embeddings need other fingerprints
-                Slice(name, {"view": view}, {**image, "view": Input(AUGMENTATIONS, name)})
-                for view, name in ((view, f"view-{view}") for view in range(profile.views.count))
+                Slice(f"view-{view}", {"view": view}, {**image, "view": Input(AUGMENTATIONS, f"view-{view}")})
+                for view in range(profile.views.count)
             ],
             grouped=True,
         )
@@ -348,10 +322,10 @@ def _teachers(profile: Profile) -> Iterator[Asset]:
                 AssetKey.of("teacher_embeddings", teacher.name, captioner),
                 f"{embeddings} the captions that {captioner} wrote.",
                 [
-                    Slice(name, {"caption": index}, {**model, "texts": Input(captions, name)})
-                    for index, name in (
-                        (index, f"caption-{index}") for index in range(profile.captioner(captioner).captions)
+                    Slice(
+                        f"caption-{index}", {"caption": index}, {**model, "texts": Input(captions, f"caption-{index}")}
                     )
+                    for index in range(profile.captioner(captioner).captions)
                 ],
                 grouped=True,
             )
@@ -362,9 +336,9 @@ def _teacher(teacher: Teacher) -> Asset:
     externals = _model_externals(teacher.model)
     fields: dict[str, Any] = {"model": declared(teacher.model), "locked": declared(teacher.locked)}
     if teacher.locked:
-        externals = {"trunk": Pinned(teacher.locked.trunk_weights)}
+        externals = {"trunk": teacher.locked.trunk_weights}
         if text := teacher.locked.text_weights:
-            externals["text"] = Pinned(text)
+            externals["text"] = text
             if text.path:
                 externals["text_config"] = Folder(str(PurePosixPath(text.path).parent), "/*.json")
         inputs = {f"data-{number}": Input(AssetKey(key)) for number, key in enumerate(teacher.locked.train_on)}
@@ -382,10 +356,10 @@ def _dataset(profile: Profile) -> Iterator[Asset]:
         return
     inputs = {"raw_shards": Input(pairs_of(profile)), "augmentations": Input(AUGMENTATIONS)}
     for captioner in profile.dataset_captioners:
-        inputs[captions_role(captioner)] = Input(AssetKey.of("synthetic_captions", captioner))
+        inputs[f"captions/{captioner}"] = Input(AssetKey.of("synthetic_captions", captioner))
     for teacher in profile.dataset_teachers:
         for kind in ("image", "text", *profile.dataset_captioners):
-            inputs[embeddings_role(teacher, kind)] = Input(AssetKey.of("teacher_embeddings", teacher, kind))
+            inputs[f"embeddings/{teacher}/{kind}"] = Input(AssetKey.of("teacher_embeddings", teacher, kind))
     fields = {
         "teachers": list(profile.dataset_teachers),
         "captioners": list(profile.dataset_captioners),
@@ -474,7 +448,7 @@ def _student_slice(profile: Profile, student: Student, name: str) -> Slice:
         fields["augmentation"] = declared(augmentation)
     if student.data == "raw":
         inputs["data"] = Input(pairs_of(profile))
-        inputs |= {corpus_role(name): Input(AssetKey.of("caption_corpus", name)) for name in student.corpora}
+        inputs |= {f"corpus/{name}": Input(AssetKey.of("caption_corpus", name)) for name in student.corpora}
     else:
         fields["loss"] = declared(student.loss)
         datasets = profile.datasets_of(student)
@@ -488,7 +462,7 @@ def _student_slice(profile: Profile, student: Student, name: str) -> Slice:
                 if not profile.dataset.images:
                     inputs["raw_shards"] = Input(pairs_of(profile))
             else:
-                inputs[reinforced_role(dataset)] = Input(AssetKey.of("reinforced_shards", dataset))
+                inputs[f"reinforced/{dataset}"] = Input(AssetKey.of("reinforced_shards", dataset))
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
     return Slice(name, fields, inputs, externals)
 

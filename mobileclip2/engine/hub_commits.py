@@ -38,9 +38,9 @@ class HubCommits:
         return " ".join(f"{repository}@{commit}" for repository, commit in sorted(commits.items()))
 
     def recorded(self, model: Model) -> dict[str, str]:
-        """Return the recorded commit of each repository, or an empty dict."""
+        """Return the recorded commit of each repository. The dict is empty for a local model, and before the first resolution."""
         key = fingerprint(_source(model))
-        if key not in self._read and self._storage:
+        if model.hub and key not in self._read and self._storage:
             try:
                 self._read[key] = json.loads(self._storage().read(f"{FOLDER}/{key}.json"))["commits"]
             except FileNotFoundError:
@@ -71,15 +71,12 @@ class HubCommits:
                 newest,
             )
         if found.commits != recorded:
-            self._write(model, found.commits)
+            key = fingerprint(_source(model))
+            self._read[key] = found.commits
+            if self._storage:
+                record = {**_source(model), "commits": found.commits}
+                self._storage().write(f"{FOLDER}/{key}.json", f"{json.dumps(record, indent=1)}\n".encode())
         return found.commits
-
-    def _write(self, model: Model, commits: dict[str, str]) -> None:
-        key = fingerprint(_source(model))
-        self._read[key] = commits
-        if self._storage:
-            record = {**_source(model), "commits": commits}
-            self._storage().write(f"{FOLDER}/{key}.json", f"{json.dumps(record, indent=1)}\n".encode())
 
 
 def _source(model: Model) -> dict[str, str | None]:

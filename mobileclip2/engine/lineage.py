@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.errors import UserError
@@ -15,10 +15,8 @@ LINEAGE = "lineage.json"
 """file name beside every checkpoint; not listed in the manifest, because different lineages can produce the same bytes"""
 
 
-class Node(BaseModel):
+class Node(BaseModel, frozen=True):
     """One stored output."""
-
-    model_config = ConfigDict(frozen=True)
 
     asset: AssetKey
     part: str
@@ -31,13 +29,10 @@ class Node(BaseModel):
     """input name -> id of another node, or content hash of an input outside the store"""
 
 
-class Lineage(BaseModel):
+class Lineage(BaseModel, frozen=True):
     """A directed acyclic graph. Each node comes after its inputs."""
 
-    model_config = ConfigDict(frozen=True)
-
     asset: AssetKey
-    """key of the asset whose lineage this is"""
     nodes: dict[str, Node]
     """by :class:`~mobileclip2.asset_key.SliceKey`"""
 

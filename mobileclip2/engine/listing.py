@@ -160,10 +160,6 @@ def file_version(stat: os.stat_result) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}:{stat.st_ctime_ns}"
 
 
-_FIELDS = ("size", "modification time", "inode", "change time")
-"""the fields of a file's version token, in order"""
-
-
 def check_version(url: str, planned: str, found: str) -> None:
     """Compare the version tokens of a file or object.
 
@@ -172,7 +168,7 @@ def check_version(url: str, planned: str, found: str) -> None:
     """
     if planned == found:
         return
-    names = ("ETag",) if url.startswith("s3://") else _FIELDS
+    names = ["ETag"] if url.startswith("s3://") else ["size", "modification time", "inode", "change time"]
     fields = zip(names, planned.split(":"), found.split(":"), strict=False)
     changes = ", ".join(f"{name} {before} -> {after}" for name, before, after in fields if before != after)
     raise ShardError(

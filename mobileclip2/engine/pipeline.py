@@ -14,14 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from mobileclip2.asset_key import AssetKey, Partition, SliceKey
+from mobileclip2.config.model import Model
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.external import HubModel
 from mobileclip2.engine.graph import Asset, Graph, Slice, build_graph
+from mobileclip2.engine.lineage import Lineage
 from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.engine.stage import load_stage
@@ -35,9 +36,6 @@ from mobileclip2.store.manifest_cache import ManifestCache
 from mobileclip2.store.scratch import FOLDER as SCRATCH
 from mobileclip2.store.scratch import Scratch
 from mobileclip2.store.user_cache import cache_folder
-
-if TYPE_CHECKING:
-    from mobileclip2.engine.lineage import Lineage
 
 logger = logging.getLogger(__name__)
 
@@ -169,21 +167,6 @@ class TaskBatch:
     def scratch(self) -> Path:
         """Return the local folder of :attr:`scratch_store`."""
         return self.scratch_store.folder
-
-
-class _Fences:
-    """Checks the leases of the outputs and of the run."""
-
-    def __init__(self, *leases: Lease) -> None:
-        self._leases = leases
-
-    def check(self) -> None:
-        for lease in self._leases:
-            lease.check()
-
-    def renew(self) -> None:
-        for lease in self._leases:
-            lease.renew()
 
 
 class Executor(Protocol):
@@ -439,8 +422,8 @@ class Pipeline:
     def _resolve_models(self, asset: Asset, slice_: Slice) -> None:
         """Find the commits of hub models that are not recorded yet, because fingerprints contain them."""
         for external in slice_.externals.values():
-            if isinstance(external, HubModel) and not self.inventory.hub.recorded(external.model):
-                self.inventory.hub.resolve(external.model, asset.key)
+            if isinstance(external, Model) and not self.inventory.hub.recorded(external):
+                self.inventory.hub.resolve(external, asset.key)
 
     def _compute(
         self, tasks: list[Task], run: Lease, progress: Progress, run_status: RunStatus
@@ -461,7 +444,7 @@ class Pipeline:
             self.lock_payload,
             waiting=lambda: logger.warning("%s: another run computes this now, waiting for it", label),
         ) as lease:
-            fence = _Fences(lease, run)
+            fence = Lease(lease.holder, lease, run)
 
             def fenced_progress(step: Step) -> None:
                 fence.check()
@@ -518,10 +501,8 @@ class Pipeline:
         return times
 
 
-class _TimeRecord(BaseModel):
+class _TimeRecord(BaseModel, allow_inf_nan=False):
     """A line of the log of times."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     group: str | None
     parts: list[str]

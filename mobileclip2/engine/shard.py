@@ -13,7 +13,7 @@ import posixpath
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -27,7 +27,7 @@ from mobileclip2.store.user_cache import begin_use, cache_folder
 _NUMBER = re.compile(r"(\d+)(?:\.[^./]*)?$")
 
 MAX_STEM_BYTES = 220
-"""maximum length of the part of a sidecar's name that comes from the shard"""
+"""maximum length of the part of a sidecar's name that comes from the shard; file systems allow 255 with hash and suffixes"""
 
 
 class Shard(NamedTuple):
@@ -45,8 +45,7 @@ class Shard(NamedTuple):
     def id(self) -> str:
         """Return the stem of its sidecar names, which is unique even if two folders have tars of the same name."""
         stem = posixpath.splitext(posixpath.basename(self.relative))[0]
-        if len(stem.encode()) > MAX_STEM_BYTES:  # file systems allow names of 255 bytes, with our hash and suffixes
-            stem = stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+        stem = stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
         return f"{stem}-{hashlib.sha256(self.relative.encode()).hexdigest()[:8]}"
 
     def number(self) -> int:
@@ -68,16 +67,16 @@ def open_shard(shard: Shard) -> Iterator[BinaryIO]:
         ShardError: the shard is missing or has changed. An error of the block can be a consequence, so this one replaces it.
     """
     with local_copy(shard.url, "" if shard.sha256 else shard.version_token).open("rb") as file:
-        check_unchanged(shard, file)
+        _check_unchanged(shard, file)
         try:
             yield file
         except ShardError:
-            check_unchanged(shard, file)
+            _check_unchanged(shard, file)
             raise
-        check_unchanged(shard, file)
+        _check_unchanged(shard, file)
 
 
-def check_unchanged(shard: Shard, file: BinaryIO | None = None) -> None:
+def _check_unchanged(shard: Shard, file: BinaryIO) -> None:
     """Compare a shard, and the open ``file`` of a local one, with the version that the plan saw.
 
     Raises:
@@ -91,9 +90,7 @@ def check_unchanged(shard: Shard, file: BinaryIO | None = None) -> None:
             storage, key = split_s3(url)
             found = [storage.etag(key)]
         else:
-            found = [file_version(Path(url).stat())]
-            if file is not None:
-                found.append(file_version(os.fstat(file.fileno())))
+            found = [file_version(Path(url).stat()), file_version(os.fstat(file.fileno()))]
     except FileNotFoundError:
         raise _missing(url) from None
     for version_token in found:
@@ -126,7 +123,7 @@ def local_copy(url: str, version_token: str = "") -> Path:
     Raises:
         ShardError: the file or object does not exist, or has another version.
     """
-    try:
+    with suppress(FileNotFoundError):
         if url.startswith("s3://"):
             storage, key = split_s3(url)
             return storage.fetch(key, version_token)
@@ -135,8 +132,6 @@ def local_copy(url: str, version_token: str = "") -> Path:
             if version_token:
                 check_version(url, version_token, file_version(path.stat()))
             return path
-    except FileNotFoundError:
-        pass
     raise _missing(url)
 
 

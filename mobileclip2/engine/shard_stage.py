@@ -23,7 +23,6 @@ from mobileclip2.store import Artifact
 
 logger = logging.getLogger(__name__)
 
-
 SKIPPED = ".skipped.parquet"
 """suffix of the file that lists the skipped samples of a shard"""
 
@@ -82,19 +81,15 @@ class ShardStage:
 
         Call this before :meth:`compute`, which keeps every file that exists.
         """
-        for task in batch.tasks:
-            names = task.output.names()
+        for output in (task.output for task in batch.tasks):
+            names = output.names()
             for shard in batch.shards:
                 stored = [name for name in (self.file_of(shard), skipped_name(shard)) if name in names]
-                damaged = [name for name in stored if not task.output.is_intact(name)]
-                if damaged:
-                    logger.warning(
-                        "%s/%s: truncated or damaged; its shard is recomputed",
-                        task.output.storage.url,
-                        task.output.key(damaged[0]),
-                    )
+                if damaged := [name for name in stored if not output.is_intact(name)]:
+                    url = f"{output.storage.url}/{output.key(damaged[0])}"
+                    logger.warning("%s: truncated or damaged; its shard is recomputed", url)
                     for name in stored:
-                        task.output.delete(name)
+                        output.delete(name)
 
 
 def write_sidecar(task: Task, shard: Shard, table: pa.Table, skipped: pa.Table | None = None) -> None:

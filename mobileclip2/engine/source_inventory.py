@@ -23,7 +23,7 @@ from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.profile import Profile
 from mobileclip2.config.sources import Patterns, ReinforcedShards, Source
 from mobileclip2.config.teacher import Locked
-from mobileclip2.engine.external import External, Folder, GroupShards, HubModel, Pinned
+from mobileclip2.engine.external import External, Folder, GroupShards
 from mobileclip2.engine.hub_commits import HubCommits
 from mobileclip2.engine.listing import ListedFile, check_version, file_version, list_files, list_source
 from mobileclip2.engine.shard import Shard, local_folder
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 DIGESTS = ".digests"
 """folder of the store with hashes of whole listings, named by the hash of their paths and version tokens"""
-
 
 _STORED = re.compile(r"([0-9a-f]{16})/g\d\d/")
 """path of a tar in the folder of ``reinforced_dataset`` of a store"""
@@ -99,7 +98,8 @@ class SourceInventory:
                 raise ShardError(f"{what}: {file.url} is not a tar; {advice(file.url, [file.relative], section)}")
         return files
 
-    def _by_group(self, reinforced: str) -> dict[str, list[Shard]]:
+    def group_shards(self, group: str, reinforced: str = "") -> list[Shard]:
+        """Return the shards of a group: of the sources, or of a published reinforced dataset."""
         if reinforced not in self._grouped:
             names = self.profile.group_names
             groups: dict[str, list[Shard]] = {name: [] for name in names}
@@ -107,16 +107,18 @@ class SourceInventory:
             for shard in self._list(source, "reinforced") if source else self.shards:
                 groups[names[shard.number() % len(names)]].append(shard)
             self._grouped[reinforced] = groups
-        return self._grouped[reinforced]
-
-    def group_shards(self, group: str, reinforced: str = "") -> list[Shard]:
-        """Return the shards of a group: of the sources, or of a published reinforced dataset."""
-        return self._by_group(reinforced)[group]
+        return self._grouped[reinforced][group]
 
     def shards_of(self, asset: AssetKey, group: str | None) -> list[Shard]:
-        """Return the tars that an asset reads: those of a group, or of a caption corpus."""
+        """Return the tars that an asset reads: those of a group, or of a caption corpus.
+
+        Raises:
+            ShardError: no file matches the pattern of the corpus.
+        """
         if group is None:
-            return self.corpus_shards(asset.name)
+            corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == asset.name)
+            files = self.list_shards(f"caption corpus '{corpus.name}'", corpus.url, corpus.pattern, "caption_corpora")
+            return [Shard(*file) for file in files]
         return self.group_shards(group, asset.name if asset.stage == "reinforced_shards" else "")
 
     def image_shards(self, name: str) -> list[Shard]:
@@ -131,26 +133,16 @@ class SourceInventory:
         files = self.list_shards(f"images of '{name}'", images.url, images.pattern, "reinforced")
         return [Shard(*file) for file in files]
 
-    def corpus_shards(self, name: str) -> list[Shard]:
-        """Return the tars of a caption corpus.
-
-        Raises:
-            ShardError: no file matches its pattern.
-        """
-        corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == name)
-        files = self.list_shards(f"caption corpus '{name}'", corpus.url, corpus.pattern, "caption_corpora")
-        return [Shard(*file) for file in files]
-
     def digest(self, external: External, group: str | None) -> str:
         """Return the content hash of an external input. Only ``GroupShards`` depends on the group."""
-        if isinstance(external, HubModel):  # not cached here, because a stage can resolve it
-            return self.hub.digest(external.model)
+        if isinstance(external, Model):  # not cached here, because a stage can resolve it
+            return self.hub.digest(external)
         key = (external, group if isinstance(external, GroupShards) else None)
         if key not in self._digests:
             self._digests[key] = self._compute_digest(external, group)
         return self._digests[key]
 
-    def _compute_digest(self, external: GroupShards | Folder | Pinned, group: str | None) -> str:
+    def _compute_digest(self, external: GroupShards | Folder | Weights, group: str | None) -> str:
         match external:
             case GroupShards(reinforced):
                 assert group is not None
@@ -160,8 +152,10 @@ class SourceInventory:
                 if empty:
                     raise ShardError(f"{empty[0]}: no such folder, or it is empty; check the profile")
                 return self._listing_digest(files)
-            case Pinned(weights):
-                return self.weights_digest(weights)
+            case Weights():
+                if external.path and not external.sha256:
+                    return self._file_digest(self.weights_path(external))
+                return external.sha256 or f"tag:{external.tag}"
 
     def _listing_digest(self, files: Sequence[Shard | ListedFile]) -> str:
         """Return the hash of a listing. It is cached as a whole, because hundreds of thousands of cache look-ups take seconds."""
@@ -246,14 +240,6 @@ class SourceInventory:
             self._stat_cache.put(url, version_token, digest)
         return digest
 
-    def weights_digest(self, weights: Weights) -> str:
-        """Return the hash that identifies weights: the pinned sha256, the hash of the file, or the open_clip tag."""
-        if weights.sha256:
-            return weights.sha256
-        if weights.path:
-            return self._file_digest(self.weights_path(weights))
-        return f"tag:{weights.tag}"
-
     def model_weights(self, model: Model) -> Path | None:
         """Return the local file of a model's weights, or None for random weights and open_clip tags.
 
@@ -261,10 +247,6 @@ class SourceInventory:
             WeightsError: the file is missing, or its hash differs from the pinned one.
         """
         return self.weights_path(model.weights) if model.weights and not model.weights.tag else None
-
-    def model_commits(self, model: Model) -> dict[str, str]:
-        """Return the recorded commit of each repository of a model on the hub."""
-        return self.hub.recorded(model) if model.hub else {}
 
     def captioner_weights(self, captioner: Captioner) -> Path | None:
         """Return the local weights of a captioner's model, or of the trunk of a small captioner.

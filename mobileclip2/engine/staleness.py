@@ -11,8 +11,6 @@ from mobileclip2.engine.pipeline import Pipeline, UpstreamOutput
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, ManifestSummary
 
-NEW = "new"
-
 
 class History:
     """Finds earlier outputs by listing the folders of the store."""
@@ -23,13 +21,10 @@ class History:
 
     def of(self, asset: Asset, slice_: Slice, group: str | None) -> list[ManifestSummary]:
         """Return the manifest summaries of a slice for a group, for all fingerprints."""
-        return self._all(asset).get((slice_.name, group), [])
+        return self.by_slice(asset).get((slice_.name, group), [])
 
-    def of_any_group(self, asset: Asset) -> list[ManifestSummary]:
-        """Return the manifest summaries of an asset for all slices, groups and fingerprints."""
-        return [summary for summaries in self._all(asset).values() for summary in summaries]
-
-    def _all(self, asset: Asset) -> dict[tuple[str, str | None], list[ManifestSummary]]:
+    def by_slice(self, asset: Asset) -> dict[tuple[str, str | None], list[ManifestSummary]]:
+        """Return the manifest summaries of an asset by slice and group, for all fingerprints."""
         if asset.key not in self._found:
             self._found[asset.key] = {}
             storage = self._pipeline.storage
@@ -55,27 +50,22 @@ def reasons(pipeline: Pipeline, history: History, asset: Asset, slice_: Slice, g
     outside = {role: pipeline.inventory.digest(external, group) for role, external in slice_.externals.items()}
     to_run = dict.fromkeys(f"upstream {source.asset.key}" for source in sources if source.summary is None)
     candidates = [
-        ([*_own_differences(summary, asset, slice_), *_input_differences(summary, sources, outside)], summary)
+        (_differences(summary, asset, slice_, sources, outside), summary)
         for summary in history.of(asset, slice_, group)
     ]
     if not candidates:
-        return [NEW, *to_run]
+        return ["new", *to_run]
     nearest, _ = min(candidates, key=lambda candidate: (len(candidate[0]), candidate[1].fingerprint))
     return list(dict.fromkeys([*nearest, *to_run])) or ["its output was deleted"]
 
 
-def _own_differences(summary: ManifestSummary, asset: Asset, slice_: Slice) -> list[str]:
+def _differences(
+    summary: ManifestSummary, asset: Asset, slice_: Slice, sources: Sequence[UpstreamOutput], outside: Mapping[str, str]
+) -> list[str]:
+    """Compare an earlier output with a slice. Missing inputs have no version to compare."""
     changes = field_changes(summary.declared, slice_.declared)
     if summary.code_version != asset.code_version:
-        return [f"code version {summary.code_version} -> {asset.code_version}", *changes]
-    return changes
-
-
-def _input_differences(
-    summary: ManifestSummary, sources: Sequence[UpstreamOutput], outside: Mapping[str, str]
-) -> list[str]:
-    """Compare the inputs of an earlier output with those of a slice. Missing inputs have no version to compare."""
-    changes = []
+        changes.insert(0, f"code version {summary.code_version} -> {asset.code_version}")
     for source in sources:
         if source.summary is None:
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import parse
@@ -28,10 +28,8 @@ from mobileclip2.store.lease import WorkerFence
 FOLDER = ".orders"
 
 
-class SliceSpec(BaseModel):
+class SliceSpec(BaseModel, frozen=True):
     """One slice of a task spec: its name, its fingerprint and its inputs."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     fingerprint: str
@@ -39,13 +37,11 @@ class SliceSpec(BaseModel):
     inputs: dict[str, list[ManifestSummary]]
 
 
-class TaskSpec(BaseModel):
+class TaskSpec(BaseModel, frozen=True):
     """The missing slices of one asset for one group. Equal batches of one holder have equal specs.
 
     A spec is a file. A :class:`~mobileclip2.engine.pipeline.TaskBatch` holds a store and a callback, which no file can hold.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     store: str
     profile: str

@@ -34,24 +34,22 @@ def advice(url: str, names: Sequence[str], section: str) -> str:
         return f"it is an evaluation set; name it under 'evaluation' and not under '{section}'"
     for endings, command in UNPACK.items():
         if found := _ending_with(names, endings):
-            pattern = f"*{PurePosixPath(found[0]).name[-_length(found[0], endings) :]}"
+            ending = next(each for each in endings if found[0].lower().endswith(each))
             return (
                 f"it has compressed tars such as '{found[0]}', which are not read. Make plain tars of them: "
-                f"{command} {pattern}"
+                f"{command} *{found[0][-len(ending) :]}"
             )
     if found := _ending_with(names, (".tar",)):
         return f"it has tars such as '{found[0]}'; check 'pattern' of '{section}' in the profile"
-    kinds = {"pictures": PICTURES, "tables": TABLES}
-    for kind, endings in kinds.items():
+    for kind, endings in (("pictures", PICTURES), ("tables", TABLES)):
         if found := _ending_with(names, endings):
-            where = "copy it to this machine and run: " if url.startswith("s3://") else ""
-            path = "FOLDER" if url.startswith("s3://") else url
+            where, path = ("copy it to this machine and ", "FOLDER") if url.startswith("s3://") else ("", url)
             others = (".txt", ".caption", *TABLES)
             # names of folders can be labels
             if kind == "pictures" and not _ending_with(names, others) and not any("/" in name for name in names):
                 path = f"{path} --captions TABLE"
             return (
-                f"it has {kind} such as '{found[0]}'. To make shards of them, {where or 'run: '}"
+                f"it has {kind} such as '{found[0]}'. To make shards of them, {where}run: "
                 f"mobileclip2 import {path} -o shards/, and name the new folder in '{section}'"
             )
     if found := _ending_with(names, ARCHIVES):
@@ -64,7 +62,3 @@ def advice(url: str, names: Sequence[str], section: str) -> str:
 
 def _ending_with(names: Sequence[str], endings: tuple[str, ...]) -> list[str]:
     return [name for name in names if name.lower().endswith(endings)]
-
-
-def _length(name: str, endings: tuple[str, ...]) -> int:
-    return max(len(ending) for ending in endings if name.lower().endswith(ending))

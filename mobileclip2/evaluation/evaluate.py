@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,6 @@ from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.ranking import nearest, rank
 from mobileclip2.evaluation.results import MAIN_METRIC, MetricName, Result, measure
 from mobileclip2.evaluation.sets import EvaluationSet, Sample
-from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.progress import Progress, Step, silent
 
@@ -86,7 +85,7 @@ def _result(evaluation_set: EvaluationSet, table: pa.Table) -> Result:
 
 
 def _predict_classes(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    weights = classifier(features, evaluation_set.classnames, evaluation_set.templates)
+    weights = features.of_classes(evaluation_set.classnames, evaluation_set.templates)
     samples, images = _images(evaluation_set, features, advance)
     targets = torch.tensor([sample.target for sample in samples])
     ranks, predicted = rank(images, weights, targets, torch.arange(len(evaluation_set.classnames)))
@@ -139,7 +138,7 @@ def _predict_associations(evaluation_set: EvaluationSet, features: Features, adv
 def _predict_faces(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
     samples, images = _images(evaluation_set, features, advance)
     columns = {
-        f"predicted_{question}": _column((images @ classifier(features, names, templates).T).argmax(1))
+        f"predicted_{question}": _column((images @ features.of_classes(names, templates).T).argmax(1))
         for question, (names, templates) in evaluation_set.questions.items()
     }
     return pa.table({"key": [sample.key for sample in samples], **columns, **_fields(evaluation_set, samples)})
@@ -163,11 +162,11 @@ def _images(
 ) -> tuple[list[Sample], torch.Tensor]:
     """Return the samples of the set without image bytes, and the features of their images."""
     seen: list[Sample] = []
-    images = features.of_images(_record(evaluation_set.samples(), seen), evaluation_set.name, advance)
+
+    def recorded() -> Iterator[Sample]:
+        for sample in evaluation_set.samples():
+            seen.append(replace(sample, image=b""))
+            yield sample
+
+    images = features.of_images(recorded(), evaluation_set.name, advance)
     return seen, images
-
-
-def _record(samples: Iterable[Sample], seen: list[Sample]) -> Iterator[Sample]:
-    for sample in samples:
-        seen.append(replace(sample, image=b""))
-        yield sample

@@ -34,6 +34,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._owner = f"{folder.parent.name}/{folder.name}" if folder else ""  # the model and the kind of the features
         self._features: dict[str, Tensor] = {}
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")) if folder else []:
@@ -63,12 +64,6 @@ class FeatureCache:
             name = hashlib.sha256("".join(new).encode()).hexdigest()
             metadata = {CONTENTS: json.dumps(new), FOLDER: self._owner}
             write_sealed(self._folder / f"{name}.safetensors", {"features": self.get(new)}, metadata)
-
-    @property
-    def _owner(self) -> str:
-        """The model and the kind of the features."""
-        assert self._folder
-        return f"{self._folder.parent.name}/{self._folder.name}"
 
     def _read(self, path: Path) -> None:
         try:

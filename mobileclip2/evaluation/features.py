@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode
@@ -68,7 +69,7 @@ class Features:
         submitted: set[str] = set()
         with ThreadPoolExecutor(DECODERS, initializer=torch.set_num_threads, initargs=(1,)) as threads:
             for sample in samples:
-                content = digest(sample.image)
+                content = hashlib.sha256(sample.image).hexdigest()
                 contents.append(content)
                 advance()
                 if sample.fault:
@@ -102,6 +103,14 @@ class Features:
             self._texts.add(batch, _finite(self.model.embed_texts(batch)))
         return self._texts.get(texts)
 
+    def of_classes(self, classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Return the zero-shot classifier (Radford et al. 2021, section 3.1), ``[classes, embed_dim]``.
+
+        The features of a class are averaged over the templates, which contain ``{c}``, and normalized again.
+        """
+        prompts = [template.format(c=name) for name in classnames for template in templates]
+        return F.normalize(self.of_texts(prompts).unflatten(0, (len(classnames), len(templates))).mean(1), dim=-1)
+
     def _decode(self, sample: Sample, content: str) -> Tensor:
         pixels = self._pixels.get(content)
         if pixels is None:
@@ -121,11 +130,6 @@ class Features:
         if pixels and not faults:
             device = next(self.model.model.parameters()).device
             self._images.add(contents, _finite(self.model.embed_images(torch.stack(pixels).to(device))))
-
-
-def digest(content: bytes) -> str:
-    """Return the sha256 of ``content`` in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def _finite(features: Tensor) -> Tensor:

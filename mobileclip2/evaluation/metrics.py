@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +49,10 @@ def _column(table: pa.Table, name: str) -> np.ndarray:
     return np.asarray(table.column(name).to_numpy(), np.int64)
 
 
+def _columns(table: pa.Table, *names: str) -> np.ndarray:
+    return np.stack([_column(table, name) for name in names], 1)
+
+
 def _top(k: int) -> Hit:
     return lambda table: _column(table, "rank") < k
 
@@ -70,8 +73,7 @@ def _over_groups(hit: Hit, columns: tuple[str, ...], combine: Callable[..., np.n
     """Combine the shares of hits of all groups that have samples."""
 
     def rows(table: pa.Table) -> np.ndarray:
-        values = np.stack([_column(table, name) for name in columns], 1)
-        groups = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
+        groups = np.unique(_columns(table, *columns), axis=0, return_inverse=True)[1].reshape(-1)
         return np.stack([groups, hit(table)], 1).astype(np.int64)
 
     def value(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -81,10 +83,6 @@ def _over_groups(hit: Hit, columns: tuple[str, ...], combine: Callable[..., np.n
             return combine(_sums(weights * hits, groups, count) / _sums(weights, groups, count), axis=1)
 
     return Metric(rows, value)
-
-
-_mean_over = partial(_over_groups, combine=np.nanmean)
-_worst_of = partial(_over_groups, combine=np.nanmin)
 
 
 def _ratio(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -110,10 +108,6 @@ def _f1_macro(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
     right = _sums(weights * (targets == predicted), targets, classes)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nanmean(np.where(images > 0, 2 * right / (images + named), np.nan), 1))
-
-
-def _confusion_rows(table: pa.Table) -> np.ndarray:
-    return np.stack([_column(table, "target"), _column(table, "predicted")], 1)
 
 
 def _retrieval_rows(query: str, k: int) -> Callable[[pa.Table], np.ndarray]:
@@ -148,7 +142,7 @@ def _jaccard(sizes: range) -> Metric:
 CLASSIFICATION = {
     "acc1": _share(_top(1)),
     "acc5": _share(_top(5)),
-    "mean_per_class_recall": _mean_over(_top(1), ("target",)),
+    "mean_per_class_recall": _over_groups(_top(1), ("target",), np.nanmean),
 }
 RETRIEVAL = {
     f"{wanted}_retrieval_recall@{k}": Metric(_retrieval_rows(query, k), _ratio)
@@ -160,27 +154,21 @@ RETRIEVAL["mean_recall@1"] = Metric(
     lambda rows, weights: (_ratio(rows[:, :2], weights) + _ratio(rows[:, 2:], weights)) / 2,
 )
 ASSOCIATION = {
-    name: _jaccard(sizes)
-    for name, sizes in {
-        "avg_jaccard_score": range(100),
-        "jaccard_score_5": range(5, 6),
-        "jaccard_score_6": range(6, 7),
-        "jaccard_score_10": range(10, 11),
-        "jaccard_score_12": range(12, 13),
-        "jaccard_score_5-6": range(7),
-        "jaccard_score_10-12": range(10, 100),
-    }.items()
+    "avg_jaccard_score": _jaccard(range(100)),
+    **{f"jaccard_score_{size}": _jaccard(range(size, size + 1)) for size in (5, 6, 10, 12)},
+    "jaccard_score_5-6": _jaccard(range(7)),
+    "jaccard_score_10-12": _jaccard(range(10, 100)),
 }
 
 
 def _split(table: pa.Table, name: str, hit: Hit, *columns: str, worst: str = "wg") -> dict[str, Metric]:
     """Return the published shares of hits: of all samples, of each group, and of the worst group."""
-    groups = np.unique(np.stack([_column(table, column) for column in columns], 1), axis=0)
+    groups = np.unique(_columns(table, *columns), axis=0)
     metrics = {f"{name}_avg": _share(hit)}
     for group in groups.tolist():
         where = dict(zip(columns, group, strict=True))
         metrics[f"{name}_" + "_".join(f"{column}:{value}" for column, value in where.items())] = _share(hit, **where)
-    return {**metrics, f"{name}_{worst}": _worst_of(hit, columns)}
+    return {**metrics, f"{name}_{worst}": _over_groups(hit, columns, np.nanmin)}
 
 
 def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
@@ -190,7 +178,7 @@ def _wilds(key: str, table: pa.Table) -> dict[str, Metric]:
             return {
                 "acc_avg": CLASSIFICATION["acc1"],
                 "recall-macro_all": CLASSIFICATION["mean_per_class_recall"],
-                "F1-macro_all": Metric(_confusion_rows, _f1_macro),
+                "F1-macro_all": Metric(lambda table: _columns(table, "target", "predicted"), _f1_macro),
             }
         case "wilds/camelyon17":
             return _split(table, "acc", _top(1), "slide")

@@ -105,7 +105,8 @@ class EvaluationSet:
             raise UserError(f"{self.path / TYPE}: '{stated}' cannot be evaluated; write {' or '.join(STATED)}")
         if (self.path / CLASSNAMES).exists():
             return "classification"
-        return "retrieval" if "txt" in self._first_members() else "classification"
+        first = next(self._raw_samples(), None)
+        return "retrieval" if first and "txt" in first.members else "classification"
 
     @cached_property
     def classnames(self) -> list[str]:
@@ -279,9 +280,6 @@ class EvaluationSet:
         except BadSample as fault:
             return Sample(raw.key, fault=fault)
 
-    def _first_members(self) -> dict[str, bytes]:
-        return next((raw.members for raw in self._raw_samples()), {})
-
     def _lines(self, name: str) -> list[str]:
         path = self.path / name
         try:
@@ -345,7 +343,7 @@ def _check_question(question: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` if a row of an association set is incomplete."""
     for name, value in question.items():
         values = [value] if name == "cue" else value
-        fits = _is_image if name == "candidate_images" else _is_text
+        fits = _is_image if name == "candidate_images" else lambda each: isinstance(each, str)
         if not isinstance(values, list) or not values or not all(map(fits, values)):
             raise ValueError(f"'{name}' lacks a value, or holds one of another type")
     images = question.get("candidate_images")
@@ -353,10 +351,6 @@ def _check_question(question: Mapping[str, Any]) -> None:
         raise ValueError("'candidates' and 'candidate_images' differ in length")
     if set(question.get("associations", question["candidates"])).isdisjoint(question["candidates"]):
         raise ValueError("no association is among the candidates")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
 
 
 def _is_image(value: object) -> bool:
@@ -375,6 +369,10 @@ def _target(raw: RawSample, classes: int) -> int:
     return int(text)
 
 
+_NPY_FAULTS = (ArithmeticError, EOFError, MemoryError, RecursionError, SyntaxError, TokenError, TypeError, ValueError)
+"""what numpy raises for a damaged file"""
+
+
 def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
     if not names:
         return ()
@@ -382,16 +380,7 @@ def _fields(raw: RawSample, names: tuple[str, ...]) -> tuple[int, ...]:
         raise BadSample("no-fields", f"it has {', '.join(sorted(raw.members))} but no npy with {', '.join(names)}")
     try:
         values = np.load(io.BytesIO(raw.members["npy"]), allow_pickle=False)
-    except (
-        ArithmeticError,
-        EOFError,
-        MemoryError,
-        RecursionError,
-        SyntaxError,
-        TokenError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _NPY_FAULTS as error:
         raise BadSample("bad-fields", f"npy cannot be read: {str(error)[:200]}") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise BadSample("bad-fields", f"npy holds no numbers but {str(getattr(values, 'dtype', 'an archive'))[:200]}")

@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from mobileclip2.errors import ComputeError
@@ -23,13 +24,33 @@ T = TypeVar("T")
 RETRIED_STATUSES = {401, 409, 429, 500, 502, 503, 504}
 """HTTP statuses to retry; 401 after the credentials were read again, because tokens expire"""
 
-JOBSET = ("jobset.x-k8s.io", "v1alpha2")
-"""group and version of the JobSet API, 0.10 or newer"""
+JOBSETS = {"group": "jobset.x-k8s.io", "version": "v1alpha2", "plural": "jobsets"}
+"""JobSet API, 0.10 or newer"""
 
 REQUEST_SECONDS = 30
 MAX_PAUSE = 30.0
 DELETE_SECONDS = 60.0
 """patience of deletions: Kubernetes itself deletes finished Jobs later"""
+
+
+def read_configuration() -> client.ApiClient:
+    """Read the cluster of ``KUBECONFIG``, of this pod, or of ``~/.kube/config``, in this order.
+
+    Raises:
+        ComputeError: no cluster is configured.
+    """
+    configuration = client.Configuration()
+    path = os.environ.get("KUBECONFIG")  # the client library reads KUBECONFIG at import only
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
+            kubeconfig.load_incluster_config(client_configuration=configuration)
+        else:
+            kubeconfig.load_kube_config(path, client_configuration=configuration)
+    except (kubeconfig.ConfigException, OSError) as error:
+        raise ComputeError(
+            f"compute.kubernetes: no cluster is configured here ({error}); run inside a cluster, or set KUBECONFIG"
+        ) from None
+    return client.ApiClient(configuration)
 
 
 class Cluster:
@@ -38,14 +59,14 @@ class Cluster:
     Every method retries for up to ``patience`` seconds while the server is unreachable.
 
     Raises:
-        ComputeError: the server stays unreachable, or rejects the request.
+        ComputeError: no cluster is configured, the server stays unreachable, or rejects the request.
     """
 
     def __init__(
         self,
-        log_in: Callable[[], client.ApiClient],
         namespace: str,
         *,
+        log_in: Callable[[], client.ApiClient] = read_configuration,
         patience: float = 900.0,
         pause: float = 1.0,
     ) -> None:
@@ -56,80 +77,63 @@ class Cluster:
         self._use(log_in())
 
     def _use(self, api: client.ApiClient) -> None:
-        self._jobs = client.BatchV1Api(api)
-        self._core = client.CoreV1Api(api)
-        self._custom = client.CustomObjectsApi(api)
+        jobs, self._core, custom = client.BatchV1Api(api), client.CoreV1Api(api), client.CustomObjectsApi(api)
+        self._create = {
+            "Job": jobs.create_namespaced_job,
+            "Service": self._core.create_namespaced_service,
+            "JobSet": partial(custom.create_namespaced_custom_object, **JOBSETS),
+        }
+        self._read = {
+            "Job": jobs.read_namespaced_job,
+            "Service": self._core.read_namespaced_service,
+            "JobSet": partial(custom.get_namespaced_custom_object, **JOBSETS),
+        }
+        self._delete = {
+            "Job": jobs.delete_namespaced_job,
+            "Service": self._core.delete_namespaced_service,
+            "JobSet": partial(custom.delete_namespaced_custom_object, **JOBSETS),
+        }
 
-    @classmethod
-    def connect(cls, namespace: str) -> Cluster:
-        """Connect to the cluster of ``KUBECONFIG``, of this pod, or of ``~/.kube/config``, in this order.
+    def create(self, manifest: Manifest) -> bool:
+        """Create a Job, a Service or a JobSet. Return False if an object of this kind and name exists.
 
-        Raises:
-            ComputeError: no cluster is configured.
+        That object can be our own: a retry follows when the answer to a successful request is lost.
         """
-        return cls(_read_configuration, namespace)
 
-    def create_job(self, manifest: Manifest) -> bool:
-        """Create a Job. Return False if a Job of this name exists.
+        def attempt(**options: Any) -> bool:
+            try:
+                # by default the API server drops unknown fields, such as a misspelt one of a pod template
+                self._create[manifest["kind"]](body=manifest, field_validation="Strict", **options)
+            except client.ApiException as error:
+                if error.status == 409 and _reason(error) == "AlreadyExists":  # a quota can answer 409 too
+                    return False
+                raise
+            return True
 
-        That Job can be our own: a retry follows when the answer to a successful request is lost.
-        """
-        return self._create(lambda *body, **how: self._jobs.create_namespaced_job(*body, **how), manifest)
-
-    def create_service(self, manifest: Manifest) -> bool:
-        """Create a Service. Return False if a Service of this name exists."""
-        return self._create(lambda *body, **how: self._core.create_namespaced_service(*body, **how), manifest)
-
-    def create_jobset(self, manifest: Manifest) -> bool:
-        """Create a JobSet. Return False if a JobSet of this name exists."""
-        return self._create(
-            lambda namespace, body, **how: self._custom.create_namespaced_custom_object(
-                *JOBSET, namespace, "jobsets", body, **how
-            ),
-            manifest,
-        )
-
-    def jobset(self, name: str) -> dict[str, Any] | None:
-        """Return a JobSet as JSON, or None if it does not exist."""
-        return self._with_retries(
-            lambda: self._custom.get_namespaced_custom_object(
-                *JOBSET, self.namespace, "jobsets", name, _request_timeout=REQUEST_SECONDS
+        created = self._with_retries(attempt)
+        if created is None:
+            raise ComputeError(
+                f"compute.kubernetes: the cluster has no namespace '{self.namespace}', or its API has no {manifest['kind']}; "
+                "create it, or correct 'namespace'"
             )
-        )
+        return created
 
-    def delete_jobset(self, name: str) -> None:
-        """Delete a JobSet with its Job and its pods, if it exists."""
+    def read(self, kind: str, name: str) -> Any | None:
+        """Return a ``V1Job``, a ``V1Service`` or a JobSet as JSON, or None if it does not exist."""
+        return self._with_retries(lambda **options: self._read[kind](name=name, **options))
+
+    def delete(self, kind: str, name: str) -> None:
+        """Delete an object and what it owns, if it exists."""
         self._with_retries(
-            lambda: self._custom.delete_namespaced_custom_object(
-                *JOBSET,
-                self.namespace,
-                "jobsets",
-                name,
-                propagation_policy="Background",
-                _request_timeout=REQUEST_SECONDS,
-            ),
+            lambda **options: self._delete[kind](name=name, propagation_policy="Background", **options),
             DELETE_SECONDS,
-        )
-
-    def service(self, name: str) -> Any | None:
-        """Return the ``V1Service``, or None if it does not exist."""
-        return self._with_retries(
-            lambda: self._core.read_namespaced_service(name, self.namespace, _request_timeout=REQUEST_SECONDS)
-        )
-
-    def job(self, name: str) -> Any | None:
-        """Return the ``V1Job``, or None if it does not exist."""
-        return self._with_retries(
-            lambda: self._jobs.read_namespaced_job(name, self.namespace, _request_timeout=REQUEST_SECONDS)
         )
 
     def refusals(self, uid: str) -> list[str]:
         """Return why the API server refused to create pods of a Job: the messages of its ``FailedCreate`` events."""
         selector = f"involvedObject.uid={uid},reason=FailedCreate"
         listed = self._with_retries(
-            lambda: self._core.list_namespaced_event(
-                self.namespace, field_selector=selector, _request_timeout=REQUEST_SECONDS
-            )
+            lambda **options: self._core.list_namespaced_event(field_selector=selector, **options)
         )
         return [event.message or "" for event in listed.items] if listed else []
 
@@ -140,9 +144,7 @@ class Cluster:
         """
         selector = f"{UID_LABEL}={uid}" + (f",{INDEX_LABEL}={index}" if index is not None else "")
         listed = self._with_retries(
-            lambda: self._core.list_namespaced_pod(
-                self.namespace, label_selector=selector, _request_timeout=REQUEST_SECONDS
-            )
+            lambda **options: self._core.list_namespaced_pod(label_selector=selector, **options)
         )
         return list(listed.items) if listed else []
 
@@ -160,45 +162,13 @@ class Cluster:
         except (client.ApiException, HTTPError):
             return ""  # logs only improve messages, so they are not retried
 
-    def delete_job(self, name: str) -> None:
-        """Delete a Job and its pods, if the Job exists."""
-        self._with_retries(
-            lambda: self._jobs.delete_namespaced_job(
-                name, self.namespace, propagation_policy="Background", _request_timeout=REQUEST_SECONDS
-            ),
-            DELETE_SECONDS,
-        )
-
-    def delete_service(self, name: str) -> None:
-        """Delete a Service, if it exists."""
-        self._with_retries(
-            lambda: self._core.delete_namespaced_service(name, self.namespace, _request_timeout=REQUEST_SECONDS),
-            DELETE_SECONDS,
-        )
-
-    def _create(self, create: Callable[..., Any], manifest: Manifest) -> bool:
-        try:
-            self._with_retries(lambda: self._create_once(create, manifest))
-        except _Exists:
-            return False
-        return True
-
-    def _create_once(self, create: Callable[..., Any], manifest: Manifest) -> None:
-        try:
-            # by default the API server drops unknown fields, such as a misspelt one of a pod template
-            create(self.namespace, manifest, field_validation="Strict", _request_timeout=REQUEST_SECONDS)
-        except client.ApiException as error:
-            if error.status == 409 and _reason(error) == "AlreadyExists":  # a quota can answer 409 too
-                raise _Exists from None
-            raise
-
-    def _with_retries(self, request: Callable[[], T], patience: float = math.inf) -> T | None:
+    def _with_retries(self, request: Callable[..., T], patience: float = math.inf) -> T | None:
         """Send a request with retries. Return None if the object does not exist."""
         patience = min(patience, self.patience)
         pause, deadline = self.pause, time.monotonic() + patience
         while True:
             try:
-                return request()
+                return request(namespace=self.namespace, _request_timeout=REQUEST_SECONDS)
             except client.ApiException as error:
                 if error.status == 404:
                     return None
@@ -221,28 +191,9 @@ class Cluster:
             pause = min(pause * 2, MAX_PAUSE)
 
 
-def _read_configuration() -> client.ApiClient:
-    configuration = client.Configuration()
-    path = os.environ.get("KUBECONFIG")  # the client library reads KUBECONFIG at import only
-    try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ and not path:
-            kubeconfig.load_incluster_config(client_configuration=configuration)
-        else:
-            kubeconfig.load_kube_config(path, client_configuration=configuration)
-    except (kubeconfig.ConfigException, OSError) as error:
-        raise ComputeError(
-            f"compute.kubernetes: no cluster is configured here ({error}); run inside a cluster, or set KUBECONFIG"
-        ) from None
-    return client.ApiClient(configuration)
-
-
 def _reason(error: client.ApiException) -> str:
     """Return the reason of an API server's refusal, such as ``AlreadyExists``."""
     try:
         return str(json.loads(error.body or "{}").get("reason", ""))
     except (ValueError, AttributeError):
         return ""
-
-
-class _Exists(Exception):
-    """A creation failed with 409, because the object exists."""

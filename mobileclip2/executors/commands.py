@@ -29,11 +29,11 @@ ON_THIS_MACHINE = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-conf=store_type=
 """torchrun's options for ranks that meet in a private temporary file; ``--standalone`` listens on every interface"""
 
 
-def torchrun_command(python: str, store: str, key: str, processes: int, rendezvous: list[str]) -> list[str]:
-    """Return the command that runs a task spec in ``processes`` ranks on each node.
+def torchrun_command(worker: list[str], processes: int, rendezvous: list[str]) -> list[str]:
+    """Return the command that runs the command of a worker in ``processes`` ranks on each node.
 
     Args:
         rendezvous: torchrun's options for the nodes and the address of the rendezvous.
     """
-    interpreter, *worker = worker_command(python, store, key)
-    return [interpreter, "-m", TORCHRUN, *rendezvous, f"--nproc-per-node={processes}", *worker]
+    python, *module = worker
+    return [python, "-m", TORCHRUN, *rendezvous, f"--nproc-per-node={processes}", *module]

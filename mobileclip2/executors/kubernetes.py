@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from mobileclip2.config.compute import Kubernetes
@@ -24,14 +24,13 @@ from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.cluster import Cluster
 from mobileclip2.executors.commands import LOGS
-from mobileclip2.executors.job_status import is_disruption, is_gang, missing_pods
+from mobileclip2.executors.job_status import is_disruption, is_gang, missing_pods, read_state
 from mobileclip2.executors.lost_nodes import LostPod, NodeWatch, explain_lost
 from mobileclip2.executors.manifests import Manifest, chunks_job, rendezvous_service, training_jobset, unsharded_job
 from mobileclip2.executors.messages import StepReport, first_failure, parse_output
 from mobileclip2.executors.metrics import watch
 from mobileclip2.executors.refusals import is_final
 from mobileclip2.executors.shard_progress import ShardProgress
-from mobileclip2.executors.workload import JobSetWorkload, JobWorkload
 
 logger = logging.getLogger(__name__)
 
@@ -53,17 +52,10 @@ class _Failed(Exception):
     """whether a worker reported a permanent error"""
     disrupted: bool
     """whether a pod was evicted or its node was lost"""
-    seconds: float
-    """pod-seconds"""
 
 
-@dataclass
 class _NodeLost(Exception):
     """Pods of a Job are on lost nodes, and it is safe to start them elsewhere."""
-
-    message: str
-    seconds: float
-    """pod-seconds"""
 
 
 class _Silent(ComputeError):
@@ -73,17 +65,14 @@ class _Silent(ComputeError):
 class KubernetesExecutor:
     """Runs task batches as Jobs in the cluster of this pod or of the kubeconfig."""
 
-    def __init__(self, settings: Kubernetes, cluster: Cluster | None = None) -> None:
+    def __init__(self, settings: Kubernetes) -> None:
         self.settings = settings
         self.poll = POLL_SECONDS
-        self._cluster = cluster
 
-    @property
+    @cached_property
     def cluster(self) -> Cluster:
         """Return the connection. The first call connects."""
-        if self._cluster is None:
-            self._cluster = Cluster.connect(self.settings.namespace)
-        return self._cluster
+        return Cluster(self.settings.namespace)
 
     def run(self, batch: TaskBatch) -> float:
         """Run a batch as a Job, commit its manifests and return the device-seconds.
@@ -96,12 +85,13 @@ class KubernetesExecutor:
         storage = batch.pipeline.storage
         spec.write(storage)
         stage = load_stage(batch.asset.stage)
+        metrics = watch(batch)
+        seconds_before = metrics.pod_seconds
         try:
-            seconds = (
+            if isinstance(stage, ShardStage):
                 self._run_shards(batch, stage, spec)
-                if isinstance(stage, ShardStage)
-                else self._run_unsharded(batch, spec)
-            )
+            else:
+                self._run_unsharded(batch, spec)
         except _Failed as failed:
             if failed.permanent:
                 raise UserError(failed.message) from None
@@ -110,16 +100,15 @@ class KubernetesExecutor:
                 "  Finished shards and checkpoints are kept; fix the cause and run again"
             ) from None
         storage.delete(spec.key)  # kept after a failure, because a remaining pod may still read it
-        return seconds
+        return (metrics.pod_seconds - seconds_before) * max(1, metrics.gpus_per_pod)
 
-    def _run_shards(self, batch: TaskBatch, stage: ShardStage, spec: TaskSpec) -> float:
+    def _run_shards(self, batch: TaskBatch, stage: ShardStage, spec: TaskSpec) -> None:
         pods = self.settings.pods(batch.asset.stage)
         metrics = watch(batch)
         metrics.gpus_per_pod = pods.gpus
         stage.discard_truncated(batch)
         progress = ShardProgress(batch, stage)
         chunks = count_chunks(progress.total, seconds_a_shard(batch), pods.pods)
-        seconds = 0.0
 
         def report(job: Any) -> None:
             running = job.status.ready or 0
@@ -128,42 +117,37 @@ class KubernetesExecutor:
         while True:
             job = chunks_job(self.settings, batch.asset.stage, spec.name, spec.store, spec.key, chunks)
             try:
-                seconds += self._wait(batch, JobWorkload(self.cluster, job), report)
+                self._wait(batch, job, report)
                 break
             except _NodeLost as lost:
                 # safe even if the node still runs: equal shards have equal bytes, and only this run commits manifests
-                seconds += lost.seconds
                 chunks = max(1, min(chunks, len(stage.unfinished(batch))))
                 metrics.retries += 1
-                logger.warning("%s: starting the chunks of lost nodes again: %s", batch.asset.key, lost.message)
+                logger.warning("%s: starting the chunks of lost nodes again: %s", batch.asset.key, lost)
         progress.expect_all(f"the Job {spec.name}")
         stage.commit(batch)
-        return seconds * max(1, pods.gpus)
 
-    def _run_unsharded(self, batch: TaskBatch, spec: TaskSpec) -> float:
+    def _run_unsharded(self, batch: TaskBatch, spec: TaskSpec) -> None:
         # a student without training is at most evaluated, so it gets the pods of an evaluation
         untrained = batch.asset.stage == "student" and not batch.asset.trains
         stage, name = "evaluation" if untrained else batch.asset.stage, spec.name
-        pods = self.settings.pods(stage)
         job = unsharded_job(self.settings, stage, name, spec.store, spec.key, trains=batch.asset.trains)
-        work, service = JobWorkload(self.cluster, job), None
+        service = None
         is_jobset = self.settings.jobset and job["spec"]["completions"] > 1
         if is_jobset:
-            work = JobSetWorkload(self.cluster, training_jobset(job, RESTARTS))
+            job = training_jobset(job, RESTARTS)
         elif job["spec"]["completions"] > 1:
             service = partial(rendezvous_service, self.settings, stage, name)
         metrics = watch(batch)
-        metrics.gpus_per_pod = pods.gpus
-        restarts, seconds = 0, 0.0
+        metrics.gpus_per_pod = self.settings.pods(stage).gpus
+        restarts = 0
         while True:
             try:
-                seconds += self._wait(batch, work, lambda job: self._report_step(batch, job), service)
-                return seconds * max(1, pods.gpus)
+                self._wait(batch, job, lambda job: self._report_step(batch, job), service)
+                return
             except _NodeLost as lost:
-                seconds += lost.seconds
-                message = lost.message
+                message = str(lost)
             except _Failed as failed:
-                seconds += failed.seconds
                 restarts += not failed.disrupted
                 if failed.permanent or restarts > RESTARTS or is_jobset:  # a JobSet has had its restarts
                     raise
@@ -174,15 +158,16 @@ class KubernetesExecutor:
     def _wait(
         self,
         batch: TaskBatch,
-        work: JobWorkload,
+        manifest: Manifest,
         report: Callable[[Any], None],
         service: Callable[[str], Manifest] | None = None,
-    ) -> float:
-        """Create a Job unless it exists, wait for its end and return the pod-seconds.
+    ) -> None:
+        """Create a Job unless it exists, and wait for its end.
 
         A failed Job stays until the end of its lifetime. Every other Job is deleted, unless this run continues elsewhere.
 
         Args:
+            manifest: of a Job or JobSet.
             report: receives the ``V1Job`` of each poll.
             service: returns the Service of a Job with this uid.
 
@@ -191,42 +176,41 @@ class KubernetesExecutor:
             _NodeLost: pods are on lost nodes, and the rest of the Job waits for them.
             ComputeError: no pod could start, the Job was deleted, or the cluster is unreachable.
         """
-        self._create(work)
-        metrics = watch(batch)
+        self._create(manifest)
         try:
-            seconds = self._watch(batch, work, report, service)
+            self._watch(batch, manifest, report, service)
         except (_Failed, _Silent):
             raise
         except BaseException as error:
             if isinstance(error, Exception) or not batch.run_status.will_resume():
-                self._try_delete(work)
+                self._try_delete(manifest)
             raise
         finally:
-            metrics.end()
-        self._try_delete(work)
-        return seconds
+            watch(batch).end()
+        self._try_delete(manifest)
 
     def _watch(
         self,
         batch: TaskBatch,
-        work: JobWorkload,
+        manifest: Manifest,
         report: Callable[[Any], None],
         service: Callable[[str], Manifest] | None,
-    ) -> float:
+    ) -> None:
         nodes, warned, uid = NodeWatch(), set[str](), None
         metrics, failed_before, listed = watch(batch), 0, -math.inf
-        seconds, succeeded = 0.0, 0
+        succeeded = 0
         progressed = polled = time.monotonic()
         while True:
-            state = work.state()
+            state = read_state(self.cluster, manifest)
             if state is None:
-                raise ComputeError(f"the Job {work.name} was deleted while it ran; run again, finished shards are kept")
+                name = manifest["metadata"]["name"]
+                raise ComputeError(f"the Job {name} was deleted while it ran; run again, finished shards are kept")
             if batch.run_status.is_ended():
                 raise ComputeError(f"{batch.asset.key}: the run was ended; run again, finished shards are kept")
             job, end = state.job, state.end
             if job is None:  # a JobSet creates it now
                 if end:
-                    raise _Failed(end.message or end.reason, permanent=False, disrupted=False, seconds=seconds)
+                    raise _Failed(end.message or end.reason, permanent=False, disrupted=False)
                 time.sleep(self.poll)
                 continue
             if service and uid is None:
@@ -236,7 +220,7 @@ class KubernetesExecutor:
             uid, now, status = job.metadata.uid, time.monotonic(), job.status
             ready, active, terminating = status.ready or 0, status.active or 0, status.terminating or 0
             metrics.running(ready, now - polled)
-            seconds, polled = seconds + ready * (now - polled), now
+            polled = now
             if not is_gang(job):
                 metrics.retries += max(0, (status.failed or 0) - failed_before)
                 failed_before = max(failed_before, status.failed or 0)
@@ -246,9 +230,9 @@ class KubernetesExecutor:
                 listed, metrics.oldest_start = now, self._oldest_start(uid)
             report(job)
             if end and end.type == "Complete":
-                return seconds
+                return
             if end:
-                raise self._failed(batch, job, end, seconds, disrupted=is_disruption(end) or bool(warned))
+                raise self._failed(batch, job, end, disrupted=is_disruption(end) or bool(warned))
             lost = nodes.lost(self.cluster.pods(uid)) if terminating or ready < active else []
             for node in {pod.node for pod in lost} - warned:
                 warned.add(node)
@@ -256,7 +240,7 @@ class KubernetesExecutor:
             overdue = [pod for pod in lost if pod.overdue]
             blocked = is_gang(job) or (active == 0 and len(overdue) >= terminating)
             if overdue and blocked and job.spec.completions > 1:
-                raise _NodeLost(explain_lost(overdue), seconds)
+                raise _NodeLost(explain_lost(overdue))
             if job.spec.suspend or not missing_pods(job) or (status.succeeded or 0) > succeeded:
                 progressed, succeeded = now, status.succeeded or 0
             else:
@@ -303,34 +287,34 @@ class KubernetesExecutor:
             "check the resources of the stage under 'compute.kubernetes' and run again"
         )
 
-    def _create(self, work: JobWorkload) -> None:
+    def _create(self, manifest: Manifest) -> None:
         """Create a Job, or adopt the running Job of an earlier run."""
-        deadline = time.monotonic() + self.cluster.patience
-        while not work.create():
-            state = work.state()
+        name, deadline = manifest["metadata"]["name"], time.monotonic() + self.cluster.patience
+        while not self.cluster.create(manifest):
+            state = read_state(self.cluster, manifest)
             if state is not None and not state.is_being_deleted:
                 if not state.end:
-                    logger.info("adopting the running Job %s", work.name)
+                    logger.info("adopting the running Job %s", name)
                     return
-                work.delete()
+                self.cluster.delete(manifest["kind"], name)
             if time.monotonic() > deadline:
                 raise ComputeError(
-                    f"the Job {work.name} is being deleted but still exists; see what blocks its deletion and run again"
+                    f"the Job {name} is being deleted but still exists; see what blocks its deletion and run again"
                 )
             time.sleep(min(self.poll, 1.0))
 
     def _create_service(self, manifest: Manifest) -> None:
         """Create the Service of a Job, and replace the one of an earlier Job."""
         name, owners = manifest["metadata"]["name"], manifest["metadata"]["ownerReferences"]
-        while not self.cluster.create_service(manifest):
-            service = self.cluster.service(name)
+        while not self.cluster.create(manifest):
+            service = self.cluster.read("Service", name)
             if service and [owner.uid for owner in service.metadata.owner_references or []] == [owners[0]["uid"]]:
                 return
-            self.cluster.delete_service(name)
+            self.cluster.delete("Service", name)
 
-    def _try_delete(self, work: JobWorkload) -> None:
+    def _try_delete(self, manifest: Manifest) -> None:
         try:
-            work.delete()
+            self.cluster.delete(manifest["kind"], manifest["metadata"]["name"])
         except ComputeError as error:  # must not hide the outcome of the Job
             logger.warning("could not delete: %s", error)
 
@@ -343,19 +327,19 @@ class KubernetesExecutor:
                 metrics.steps, metrics.steps_finished = report.step.total, report.step.done
                 batch.progress(report.step)
 
-    def _failed(self, batch: TaskBatch, job: Any, end: Any, seconds: float, *, disrupted: bool) -> _Failed:
+    def _failed(self, batch: TaskBatch, job: Any, end: Any, *, disrupted: bool) -> _Failed:
         """Describe a failed Job by the pods that ended by themselves. Evicted pods are not listed any more."""
         details = ""
         for pod in [pod for pod in self.cluster.pods(job.metadata.uid) if pod.status.phase == "Failed"][:5]:
             messages, printed = parse_output(self.cluster.log_tail(pod.metadata.name))
             failure = first_failure(messages)
             if failure and failure.permanent:
-                return _Failed(failure.message, permanent=True, disrupted=False, seconds=seconds)
+                return _Failed(failure.message, permanent=True, disrupted=False)
             lines = [failure.message] if failure else printed[-15:]
             details = details or "\n    ".join([f"\n  {pod.metadata.name}{_exit_status(pod)}", *lines])
         logs = f"{batch.pipeline.storage.url}/{LOGS}/{job.metadata.name}"
         message = f"{end.message or end.reason}{details}\n  The logs of its pods are in {logs}"
-        return _Failed(message, permanent=False, disrupted=disrupted, seconds=seconds)
+        return _Failed(message, permanent=False, disrupted=disrupted)
 
     def _pending_reason(self, job: Any) -> str:
         for pod in self.cluster.pods(job.metadata.uid):

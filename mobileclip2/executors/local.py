@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.process import BaseProcess, parent_process
@@ -23,7 +23,7 @@ from mobileclip2.engine.stage import load_stage
 from mobileclip2.engine.task import TaskSpec, run_shard_task
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
-from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command
+from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command, worker_command
 from mobileclip2.executors.messages import Message, StepReport, first_failure, parse_message
 from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.progress import Step
@@ -74,10 +74,8 @@ class LocalExecutor:
         for rank in range(self.processes):
             ranks.put(rank)
         with ProcessPoolExecutor(self.processes, context, _init_worker, (ranks, self.processes, stop)) as pool:
-            futures: list[Future[float]] = []
             try:
-                for index in range(of):
-                    futures.append(pool.submit(_run_chunk, spec.store, spec.key, index, of))
+                futures = [pool.submit(_run_chunk, spec.store, spec.key, index, of) for index in range(of)]
                 waiting = set(futures)
                 while waiting:
                     done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
@@ -103,7 +101,8 @@ class LocalExecutor:
 
     def _run_torchrun(self, batch: TaskBatch, spec: TaskSpec) -> float:
         started = time.monotonic()
-        command = torchrun_command(sys.executable, spec.store, spec.key, self.processes, ON_THIS_MACHINE)
+        worker = worker_command(sys.executable, spec.store, spec.key)
+        command = torchrun_command(worker, self.processes, ON_THIS_MACHINE)
         messages: list[Message] = []
         printed: deque[str] = deque(maxlen=PRINTED_LINES)
         with subprocess.Popen(

@@ -32,11 +32,12 @@ LINGER_SECONDS = 60
 
 USER = 10001
 SCRATCH = "/scratch"
-MANAGER = "mobileclip2"
 JOBSET_JOB = "node"
 """name of the Job in a JobSet"""
 UID_LABEL = "batch.kubernetes.io/controller-uid"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+"""security context of a container that the *restricted* standard requires"""
 
 
 def chunks_job(cluster: Kubernetes, stage: str, name: str, store: str, key: str, chunks: int) -> Manifest:
@@ -62,26 +63,22 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
     """
     pods = cluster.pods(stage)
     nodes, processes = (pods.pods, max(1, pods.gpus)) if trains else (1, 1)
-    template = cluster.template(stage)
-    grace = (template.get("spec") or {}).get("terminationGracePeriodSeconds", TRAINING_GRACE_SECONDS)
+    grace = (cluster.template(stage).get("spec") or {}).get("terminationGracePeriodSeconds", TRAINING_GRACE_SECONDS)
     shutdown = [f"--shutdown-timeout={grace}"]
+    worker = worker_command("python", store, key)
     if nodes * processes == 1:
-        pod = _pod(cluster, pods, pod_command(worker_command("python", store, key), store, name))
+        pod = _pod(cluster, pods, pod_command(worker, store, name))
     elif nodes == 1:  # without the Service of a training on several nodes, so nothing else reaches the ranks
-        command = torchrun_command("python", store, key, processes, [*ON_THIS_MACHINE, *shutdown])
+        command = torchrun_command(worker, processes, [*ON_THIS_MACHINE, *shutdown])
         pod = _pod(cluster, pods, pod_command(command, store, name))
     else:
         first = f"{name}-{JOBSET_JOB}-0-0.{name}" if cluster.jobset else f"{name}-0.{name}"
         rendezvous = [f"--nnodes={nodes}", f"--master-port={PORT}", f"--master-addr={first}", *shutdown]
         # torchrun also reads its options from PET_ variables
-        rank = {
-            "name": "PET_NODE_RANK",
-            "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX_LABEL}']"}},
-        }
-        command = pod_command(
-            torchrun_command("python", store, key, processes, rendezvous), store, name, LINGER_SECONDS
-        )
-        pod = _pod(cluster, pods, command, [rank])
+        command = torchrun_command(worker, processes, rendezvous)
+        index = {"fieldRef": {"fieldPath": f"metadata.annotations['{INDEX_LABEL}']"}}
+        pod = _pod(cluster, pods, pod_command(command, store, name, LINGER_SECONDS))
+        pod["containers"][0]["env"].append({"name": "PET_NODE_RANK", "valueFrom": index})
         pod["subdomain"] = name  # a JobSet would set it too
     if trains:
         pod["terminationGracePeriodSeconds"] = grace
@@ -163,12 +160,15 @@ def _failure_policy(disruption: str) -> Manifest:
 
 
 def _labels(stage: str) -> dict[str, str]:
-    return {"app.kubernetes.io/managed-by": MANAGER, "app.kubernetes.io/component": stage}
+    return {"app.kubernetes.io/managed-by": "mobileclip2", "app.kubernetes.io/component": stage}
 
 
 def _job(cluster: Kubernetes, pods: Pods, stage: str, name: str, spec: Manifest, pod: Manifest) -> Manifest:
     template = merge(cluster.template(stage), {"metadata": {"labels": _labels(stage)}, "spec": pod})
-    template["spec"] |= _hardened(template["spec"])
+    if containers := template["spec"].get("initContainers"):
+        template["spec"]["initContainers"] = [
+            {**each, "securityContext": {**each.get("securityContext", {}), **RESTRICTED}} for each in containers
+        ]
     labels = {**template["metadata"]["labels"]}
     annotations = {**template["metadata"].get("annotations", {})}
     if cluster.queue:
@@ -194,17 +194,7 @@ def _job(cluster: Kubernetes, pods: Pods, stage: str, name: str, spec: Manifest,
     }
 
 
-def _hardened(pod: Manifest) -> Manifest:
-    """Return the init containers of a template with the security context that the *restricted* standard requires."""
-    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    containers = [
-        {**each, "securityContext": {**each.get("securityContext", {}), **security}}
-        for each in pod.get("initContainers", [])
-    ]
-    return {"initContainers": containers} if containers else {}
-
-
-def _pod(cluster: Kubernetes, pods: Pods, command: list[str], env: list[Manifest] | None = None) -> Manifest:
+def _pod(cluster: Kubernetes, pods: Pods, command: list[str]) -> Manifest:
     folders = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "MOBILECLIP2_CACHE": f"{SCRATCH}/cache", "HF_HUB_OFFLINE": "1"}
     gpus = {cluster.gpu: pods.gpus} if pods.gpus else {}
     container: Manifest = {
@@ -214,17 +204,12 @@ def _pod(cluster: Kubernetes, pods: Pods, command: list[str], env: list[Manifest
         "env": [
             *({"name": name, "value": value} for name, value in {**folders, **cluster.env}.items()),
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            *(env or []),
         ],
         "resources": {
             "requests": {"cpu": pods.cpu, "memory": pods.memory, "ephemeral-storage": pods.disk, **gpus},
             "limits": {"memory": pods.memory, "ephemeral-storage": pods.disk, **gpus},
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": {**RESTRICTED, "readOnlyRootFilesystem": True},
         "volumeMounts": [
             {"name": "scratch", "mountPath": SCRATCH},
             {"name": "shared-memory", "mountPath": "/dev/shm"},

@@ -37,6 +37,7 @@ class BatchMetrics:
     gpus: int = 0
     """GPUs of the running pods"""
     gpu_seconds: float = 0.0
+    pod_seconds: float = 0.0
     retries: int = 0
     """pods, array tasks or trainings that were started again"""
     oldest_start: float | None = None
@@ -51,6 +52,7 @@ class BatchMetrics:
         """Record the running pods, and the seconds since the last call."""
         self.gpus = pods * self.gpus_per_pod
         self.gpu_seconds += self.gpus * seconds
+        self.pod_seconds += pods * seconds
 
     def end(self) -> None:
         """Record that no pod runs any more."""

@@ -64,7 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     log.push(wait=LAST_PUSH_SECONDS)
     if status not in {0, PERMANENT}:
         # When a node is lost, the other nodes of a training fail first. The Job must see the cause before that.
-        _linger(options.linger, stop)
+        deadline = time.monotonic() + options.linger
+        while not stop.requested and time.monotonic() < deadline:
+            time.sleep(TICK_SECONDS)
     return status
 
 
@@ -160,12 +162,6 @@ def _copy(output: int, child: int, log: PodLog, stop: _Stop) -> int:
         if time.monotonic() - pushed > PUSH_SECONDS or stop.requested > reported:
             pushed, reported = time.monotonic(), stop.requested
             log.push()
-
-
-def _linger(seconds: float, stop: _Stop) -> None:
-    deadline = time.monotonic() + seconds
-    while not stop.requested and time.monotonic() < deadline:
-        time.sleep(TICK_SECONDS)
 
 
 if __name__ == "__main__":

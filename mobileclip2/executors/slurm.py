@@ -20,6 +20,7 @@ from mobileclip2.engine.stage import load_stage
 from mobileclip2.engine.task import TaskSpec
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
+from mobileclip2.executors.commands import worker_command
 from mobileclip2.executors.messages import StepReport, first_failure, parse_output
 from mobileclip2.executors.metrics import watch
 from mobileclip2.executors.shard_progress import ShardProgress
@@ -48,9 +49,9 @@ FOLDER = ".slurm"
 class SlurmExecutor:
     """Runs task batches as jobs of a Slurm cluster."""
 
-    def __init__(self, settings: Slurm, client: SlurmClient | None = None) -> None:
+    def __init__(self, settings: Slurm) -> None:
         self.settings = settings
-        self.client = client or SlurmClient(settings.ssh)
+        self.client = SlurmClient(settings.ssh)
         self.poll = POLL_SECONDS
 
     def run(self, batch: TaskBatch) -> float:
@@ -65,9 +66,12 @@ class SlurmExecutor:
         spec.write(storage)
         stage = load_stage(batch.asset.stage)
         job = _Job(self, batch, spec)
-        seconds = job.run_shards(stage) if isinstance(stage, ShardStage) else job.run_unsharded()
+        if isinstance(stage, ShardStage):
+            job.run_shards(stage)
+        else:
+            job.run_unsharded()
         storage.delete(spec.key)  # kept after a failure, because a remaining task may still read it
-        return seconds
+        return job.device_seconds
 
     def log_folder(self, batch: TaskBatch, spec: TaskSpec) -> Path:
         """Return the folder of the logs of a batch, and create it.
@@ -95,94 +99,77 @@ class _Job:
         untrained = batch.asset.stage == "student" and not batch.asset.trains
         self._stage = executor.settings.stage("evaluation" if untrained else batch.asset.stage)
         self._log = executor.log_folder(batch, spec)
-        self._python = executor.settings.python or sys.executable
+        self._worker = worker_command(executor.settings.python or sys.executable, spec.store, spec.key)
         self._told = 0.0
         self._releases = 0
+        self._nodes = self._stage.nodes if batch.asset.trains else 1
         self._metrics = watch(batch)
-        self._metrics.gpus_per_pod = self._stage.gpus * (self._stage.nodes if batch.asset.trains else 1)
+        self._metrics.gpus_per_pod = self._stage.gpus * self._nodes
+        self.device_seconds = 0.0
 
-    def run_shards(self, stage: ShardStage) -> float:
+    def run_shards(self, stage: ShardStage) -> None:
         """Run the chunks of a group as an array job, and failed chunks again."""
         batch, spec = self._batch, self._spec
         stage.discard_truncated(batch)
         progress = ShardProgress(batch, stage)
         limit = self._client.max_array_size()
         of = min(limit, count_chunks(progress.total, seconds_a_shard(batch), self._stage.tasks))
-        adopted = self._adopt()
-        if adopted is not None:
-            of = int(self._client.comment(adopted).removeprefix("of="))
+        job = self._adopt()
+        if job is not None:
+            of = int(self._client.comment(job).removeprefix("of="))
         chunks: Sequence[int] = range(of)
-        seconds, retries = 0.0, 0
+        retries = 0
         while True:
             unfinished = len(stage.unfinished(batch))
-            job = adopted if adopted is not None else self._submit_array(of, chunks)
-            adopted = None
-            ended, spent = self._wait(job, lambda running: progress.report(tasks=running))
-            seconds += spent
-            failed = {index: task for index, task in ended.items() if task.state != "COMPLETED"}
-            if not failed and not (ended or stage.unfinished(batch)):
-                break
-            if not failed and ended:
+            if job is None:
+                script = array_script(self._slurm, self._stage, spec.name, self._log, self._worker, of, chunks)
+                job = self._client.submit(script, spec.name)
+            ended = self._wait(job, lambda running: progress.report(tasks=running))
+            job, failed = None, {index: task for index, task in ended.items() if task.state != "COMPLETED"}
+            if not failed and (ended or not stage.unfinished(batch)):
                 break
             chunks = sorted(failed) or range(of)
             retries = self._retry(failed, retries, len(stage.unfinished(batch)) < unfinished)
         progress.expect_all(f"the job {spec.name}")
         stage.commit(batch)
-        return seconds * max(1, self._stage.gpus)
 
-    def run_unsharded(self) -> float:
+    def run_unsharded(self) -> None:
         """Run a training or another batch without shards, and continue it after a time limit or a lost node."""
-        seconds, retries = 0.0, 0
-        adopted = self._adopt()
-        steps = -1
+        job, retries, steps = self._adopt(), 0, -1
         while not all(task.output.has("manifest.json") for task in self._batch.tasks):
-            job = adopted if adopted is not None else self._submit_unsharded()
-            adopted = None
-            ended, spent = self._wait(job, lambda _: self._report_step())
-            seconds += spent
+            if job is None:
+                name, trains = self._spec.name, self._batch.asset.trains
+                script = unsharded_script(self._slurm, self._stage, name, self._log, self._worker, trains=trains)
+                job = self._client.submit(script, name)
+            ended = self._wait(job, lambda _: self._report_step())
             reached = self._report_step()
-            failed = {index: task for index, task in ended.items() if task.state != "COMPLETED"}
+            job, failed = None, {index: task for index, task in ended.items() if task.state != "COMPLETED"}
             if not failed and ended:
                 break
             retries = self._retry(failed, retries, reached > steps)
             steps = max(steps, reached)
-        return seconds * max(1, self._stage.gpus) * (self._stage.nodes if self._batch.asset.trains else 1)
 
     def _adopt(self) -> int | None:
         """Return the running job of an earlier run of this batch."""
-        active = self._client.active(self._spec.name)
-        if active:
-            logger.info("adopting the running job %s", active[0])
-            return active[0]
-        return None
+        job = next(iter(self._client.active(self._spec.name)), None)
+        if job is not None:
+            logger.info("adopting the running job %s", job)
+        return job
 
-    def _submit_array(self, of: int, chunks: Sequence[int]) -> int:
-        spec = self._spec
-        script = array_script(
-            self._slurm, self._stage, spec.name, str(self._log), self._python, spec.store, spec.key, of, chunks
-        )
-        return self._client.submit(script, spec.name)
-
-    def _submit_unsharded(self) -> int:
-        spec, trains = self._spec, self._batch.asset.trains
-        script = unsharded_script(
-            self._slurm, self._stage, spec.name, str(self._log), self._python, spec.store, spec.key, trains=trains
-        )
-        return self._client.submit(script, spec.name)
-
-    def _wait(self, job: int, report: Callable[[int], object]) -> tuple[dict[int, JobTask], float]:
-        """Wait for the end of a job. Return its tasks by index, and the task-seconds.
+    def _wait(self, job: int, report: Callable[[int], object]) -> dict[int, JobTask]:
+        """Wait for the end of a job, count its device-seconds and return its tasks by index.
 
         The tasks are empty if Slurm no longer knows the job. Cancel the job if the wait is interrupted.
         """
-        seconds, polled = 0.0, time.monotonic()
+        polled, devices = time.monotonic(), max(1, self._stage.gpus) * self._nodes
         started: dict[int, float] = {}
         try:
             while True:
                 tasks = self._client.tasks(job)
                 now, running = time.monotonic(), sum(task.state == "RUNNING" for task in tasks)
                 self._metrics.running(running, now - polled)
-                seconds, polled = seconds + running * (now - polled), now
+                self.device_seconds += running * devices * (now - polled)
+                polled = now
                 started = {
                     task.index: started.get(task.index, time.time()) for task in tasks if task.state == "RUNNING"
                 }
@@ -193,7 +180,7 @@ class _Job:
                 if any(task.state == "PENDING" and task.reason == LAUNCH_FAILED for task in tasks):
                     self._release(job)
                 if all(task.ended for task in tasks):
-                    return {task.index: task for task in tasks}, seconds
+                    return {task.index: task for task in tasks}
                 if not running:
                     self._tell_why(tasks, now)
                 time.sleep(self._poll)

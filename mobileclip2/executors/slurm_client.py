@@ -76,15 +76,13 @@ class SlurmClient:
             submitted = [job for job in self.active(name) if job not in before]
             if submitted:
                 return submitted[0]
-            return int(self._run(["sbatch", "--parsable"], script).split(";")[0])
+            return int(self._run_once("sbatch", "--parsable", script=script).split(";")[0])
 
         return self._with_retries(attempt)
 
     def active(self, name: str) -> list[int]:
         """Return the ids of the jobs of this user with a name, if they have not ended."""
-        listed = self._with_retries(
-            lambda: self._run(["squeue", "--noheader", "--me", f"--name={name}", "--format=%F"])
-        )
+        listed = self._run("squeue", "--noheader", "--me", f"--name={name}", "--format=%F")
         return sorted({int(line) for line in listed.split()})
 
     def tasks(self, job: int) -> list[JobTask]:
@@ -92,9 +90,8 @@ class SlurmClient:
 
         The controller knows an ended job for ``MinJobAge`` seconds, and ``sacct`` knows it afterwards, if accounting is on.
         """
-        command = ["squeue", "--noheader", "--array", "--states=all", f"--job={job}", "--format=%K|%T|%r"]
         try:
-            rows = self._with_retries(lambda: self._run(command))
+            rows = self._run("squeue", "--noheader", "--array", "--states=all", f"--job={job}", "--format=%K|%T|%r")
         except ComputeError as error:
             if not UNKNOWN.search(str(error)):
                 raise
@@ -103,37 +100,38 @@ class SlurmClient:
 
     def comment(self, job: int) -> str:
         """Return the comment of a job that has not ended."""
-        rows = self._with_retries(lambda: self._run(["squeue", "--noheader", f"--job={job}", "--format=%k"]))
+        rows = self._run("squeue", "--noheader", f"--job={job}", "--format=%k")
         return rows.split("\n", 1)[0].strip()
 
     def max_array_size(self) -> int:
         """Return the largest array that the cluster accepts."""
-        match = re.search(
-            r"MaxArraySize\s*=\s*(\d+)", self._with_retries(lambda: self._run(["scontrol", "show", "config"]))
-        )
+        match = re.search(r"MaxArraySize\s*=\s*(\d+)", self._run("scontrol", "show", "config"))
         return max(1, int(match[1]) - 1) if match else 1000
 
     def release(self, job: int) -> None:
         """Release a job that Slurm holds after a failed launch."""
-        self._with_retries(lambda: self._run(["scontrol", "release", str(job)]))
+        self._run("scontrol", "release", str(job))
 
     def cancel(self, job: int) -> None:
         """Cancel a job. Do nothing if it has ended."""
         try:
-            self._with_retries(lambda: self._run(["scancel", str(job)]))
+            self._run("scancel", str(job))
         except ComputeError as error:
             if not UNKNOWN.search(str(error)):
                 raise
 
     def _accounted(self, job: int) -> str:
         try:
-            rows = self._run(
-                ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=JobID,State"]
+            rows = self._run_once(
+                "sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=JobID,State"
             )
         except (ComputeError, ConnectionError):
             return ""  # accounting is off
         fields = [row.split("|") for row in rows.splitlines() if "|" in row]
         return "\n".join(f"{name.partition('_')[2] or 'N/A'}|{state.split()[0]}|accounting" for name, state in fields)
+
+    def _run(self, *command: str) -> str:
+        return self._with_retries(lambda: self._run_once(*command))
 
     def _with_retries(self, attempt: Callable[[], T]) -> T:
         deadline = time.monotonic() + self.patience
@@ -147,8 +145,8 @@ class SlurmClient:
                     ) from None
                 time.sleep(self.pause)
 
-    def _run(self, command: list[str], script: str | None = None) -> str:
-        line = [*self._prefix, shlex.join(command)] if self._prefix else command
+    def _run_once(self, *command: str, script: str | None = None) -> str:
+        line = [*self._prefix, shlex.join(command)] if self._prefix else list(command)
         try:
             done = subprocess.run(
                 line, input=script, capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS

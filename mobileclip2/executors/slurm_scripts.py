@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from mobileclip2.config.slurm import Slurm, SlurmStage
-from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command, worker_command
+from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command
 
 FIRST_PORT, PORTS = 20_000, 20_000
 """rendezvous ports; each job has the one of its id"""
 
 
 def array_script(
-    slurm: Slurm,
-    stage: SlurmStage,
-    name: str,
-    log: str,
-    python: str,
-    store: str,
-    key: str,
-    of: int,
-    chunks: Sequence[int],
+    slurm: Slurm, stage: SlurmStage, name: str, log: Path, worker: list[str], of: int, chunks: Sequence[int]
 ) -> str:
     """Write the script of an array job with one task for each of ``chunks``, of ``of`` in total."""
     options = [
@@ -30,14 +23,12 @@ def array_script(
         f"--comment=of={of}",
         *_options(slurm, stage, name),
     ]
-    command = [*worker_command(python, store, key), "--of", str(of)]
-    lines = ["export JOB_COMPLETION_INDEX=$SLURM_ARRAY_TASK_ID", f"exec {shlex.join(command)}"]
+    command = shlex.join([*worker, "--of", str(of)])
+    lines = ["export JOB_COMPLETION_INDEX=$SLURM_ARRAY_TASK_ID", f"exec {command}"]
     return _script(options, slurm, lines)
 
 
-def unsharded_script(
-    slurm: Slurm, stage: SlurmStage, name: str, log: str, python: str, store: str, key: str, *, trains: bool
-) -> str:
+def unsharded_script(slurm: Slurm, stage: SlurmStage, name: str, log: Path, worker: list[str], *, trains: bool) -> str:
     """Write the script of a job without shards: one process, or torchrun on all nodes of the stage.
 
     ``srun`` passes signals on to every node, and ends the other nodes if one fails.
@@ -46,13 +37,11 @@ def unsharded_script(
     options = [f"--nodes={nodes}", "--ntasks-per-node=1", f"--output={log}/0.log", *_options(slurm, stage, name)]
     if trains:
         options.append(f"--signal=TERM@{slurm.grace_seconds}")
-    if nodes * processes == 1:
-        return _script(options, slurm, [f"exec srun {shlex.join(worker_command(python, store, key))}"])
     if nodes == 1:
-        command = torchrun_command(python, store, key, processes, ON_THIS_MACHINE)
+        command = worker if processes == 1 else torchrun_command(worker, processes, ON_THIS_MACHINE)
         return _script(options, slurm, [f"exec srun {shlex.join(command)}"])
     # torchrun also reads its options from PET_ variables
-    command = torchrun_command(python, store, key, processes, [f"--nnodes={nodes}"])
+    command = torchrun_command(worker, processes, [f"--nnodes={nodes}"])
     lines = [
         'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export PET_MASTER_ADDR=$(scontrol show node -o \"$HEAD\" | sed 's/.*NodeAddr=\\([^ ]*\\).*/\\1/')",

@@ -26,21 +26,19 @@ def main(arguments: list[str]) -> int:
     options = parse_args(arguments)
     if options.nproc_per_node != "1":
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # torchrun's default, which it announces on every start
-    folder = tempfile.TemporaryDirectory()
-    if options.local_addr == LOOPBACK:
-        options.rdzv_endpoint = f"{folder.name}/rendezvous"
-        os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_interface()))
-        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks make a store of their own
-    try:
-        run(options)
-    except SignalException as signaled:  # the ranks have saved a checkpoint
-        return 128 + signaled.sigval
-    except ChildFailedError as error:
-        if number := deadly_signal(error):
-            send(Failure(message=f"a training process died by {death(number)}", permanent=False))
-        return 1
-    finally:
-        folder.cleanup()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.local_addr == LOOPBACK:
+            options.rdzv_endpoint = f"{folder}/rendezvous"
+            os.environ.update(dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_interface()))
+            os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # the ranks make a store of their own
+        try:
+            run(options)
+        except SignalException as signaled:  # the ranks have saved a checkpoint
+            return 128 + signaled.sigval
+        except ChildFailedError as error:
+            if number := deadly_signal(error):
+                send(Failure(message=f"a training process died by {death(number)}", permanent=False))
+            return 1
     return 0
 
 

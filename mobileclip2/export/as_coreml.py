@@ -19,7 +19,6 @@ from mobileclip2.export.quiet import quiet
 from mobileclip2.extras import needs
 
 IMAGE, TEXT = "image.mlpackage", "text.mlpackage"
-FEATURES = "features"
 Programs = tuple[ExportedProgram, ExportedProgram]
 
 
@@ -43,7 +42,7 @@ def write(traced: Programs, folder: Path) -> None:
         for program, name in zip(traced, (IMAGE, TEXT), strict=True):
             converted = coremltools.convert(
                 program,
-                outputs=[coremltools.TensorType(name=FEATURES)],
+                outputs=[coremltools.TensorType(name="features")],
                 convert_to="mlprogram",
                 minimum_deployment_target=coremltools.target.iOS16,
             )

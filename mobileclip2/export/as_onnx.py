@@ -69,17 +69,12 @@ def _write_tower(tower: nn.Module, example: Tensor, name: str, path: Path) -> No
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     """Save without the exporter's notes, which contain paths of this machine and make the bytes differ."""
-    model.doc_string = ""
-    del model.metadata_props[:]
-    for graph in (model.graph, *model.functions):
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for node in graph.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
+    graphs = (model.graph, *model.functions)
+    nodes = (node for graph in graphs for node in graph.node)
+    values = (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer)
+    for part in (model, *graphs, *nodes, *values):
+        part.doc_string = ""
+        del part.metadata_props[:]
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 

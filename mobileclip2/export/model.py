@@ -34,31 +34,27 @@ class ExportModel:
     """Maps int64 ``[n, context]`` to features."""
 
 
-class ImageTower(nn.Module):
-    """Maps ``pixels [b, 3, size, size]`` to L2-normalized features ``[b, embed_dim]``."""
-
+class _Tower(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
+
+
+class ImageTower(_Tower):
+    """Maps ``pixels [b, 3, size, size]`` to L2-normalized features ``[b, embed_dim]``."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return L2-normalized features ``[b, embed_dim]``."""
-        model: Any = self.model
-        features: Tensor = model.encode_image(pixels, normalize=True)
+        features: Tensor = self.model.encode_image(pixels, normalize=True)
         return features
 
 
-class TextTower(nn.Module):
+class TextTower(_Tower):
     """Maps ``tokens [b, context]`` int64 to L2-normalized features ``[b, embed_dim]``."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return L2-normalized features ``[b, embed_dim]``."""
-        model: Any = self.model
-        features: Tensor = model.encode_text(tokens, normalize=True)
+        features: Tensor = self.model.encode_text(tokens, normalize=True)
         return features
 
 

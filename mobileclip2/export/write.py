@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -34,7 +34,6 @@ from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.reparameterize import reparameterize
 
 Format = Literal["onnx", "torchscript", "openclip", "safetensors", "coreml"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 OF_OPEN_CLIP = ("openclip", "safetensors")
 """Formats that open_clip reads. Exports in other formats contain preprocessing and tokenizer."""
 PREPROCESSING, VOCABULARY, EXAMPLE = "preprocessing.json", "vocabulary.txt.gz", "example.py"

@@ -14,17 +14,9 @@ from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.results import MetricName, main_name
+from mobileclip2.ledger import paths
 from mobileclip2.ledger.params import declared_by_name
-from mobileclip2.ledger.paths import (
-    accuracy_file,
-    asset_file,
-    checkpoint_folder,
-    loss_file,
-    metrics_file,
-    params_file,
-    root,
-)
-from mobileclip2.ledger.stages import evaluated_on, files_in_git, ledger_folder, trains
+from mobileclip2.ledger.stages import evaluated_on, files_in_git, ledger_folder
 from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.report.sheets import training_records
 from mobileclip2.stages.stored_results import stored_results
@@ -42,20 +34,20 @@ def write_asset(pipeline: Pipeline, asset: Asset) -> None:
     """Write the ledger's files of an asset. Delete them, except a checkpoint, if the asset is not current."""
     folder = ledger_folder(pipeline.profile)
     texts = _texts(pipeline, asset) if pipeline.is_current(asset.key) else {}
-    for path in files_in_git(pipeline.profile, asset):
+    for path in files_in_git(pipeline.profile, asset).values():
         if path in texts:
             write_text(folder / path, texts[path])
         else:
             (folder / path).unlink(missing_ok=True)
     if texts and asset.stage == "student":
         (artifact,) = pipeline.read(asset.key)
-        _copy_checkpoint(artifact, folder / checkpoint_folder(asset.name))
+        _copy_checkpoint(artifact, folder / paths.checkpoint_folder(asset.name))
 
 
 def write_params(pipeline: Pipeline) -> None:
     """Write the fields that the assets of a profile declare."""
     text = json.dumps(declared_by_name(pipeline.profile), indent=1, ensure_ascii=False) + "\n"
-    write_text(ledger_folder(pipeline.profile) / params_file(pipeline.profile), text)
+    write_text(ledger_folder(pipeline.profile) / paths.params_file(pipeline.profile), text)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,10 +60,10 @@ def write_text(path: Path, text: str) -> None:
 def delete_unknown(pipeline: Pipeline) -> None:
     """Delete the ledger's files of assets that the profile no longer has."""
     profile = pipeline.profile
-    known = {params_file(profile)}
-    known.update(path for asset in pipeline.graph.values() for path in files_in_git(profile, asset))
+    known = {paths.params_file(profile)}
+    known.update(path for asset in pipeline.graph.values() for path in files_in_git(profile, asset).values())
     folder = ledger_folder(profile)
-    for path in sorted((folder / root(profile)).rglob("*"), reverse=True):
+    for path in sorted((folder / paths.root(profile)).rglob("*"), reverse=True):
         if path.is_file() and path.relative_to(folder).as_posix() not in known:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
@@ -80,15 +72,15 @@ def delete_unknown(pipeline: Pipeline) -> None:
 
 def _texts(pipeline: Pipeline, asset: Asset) -> dict[str, str]:
     """Return path -> content of the files in git for a current asset."""
-    profile = pipeline.profile
-    texts = {asset_file(profile, asset.key): _outputs(pipeline, asset)}
-    if trains(asset):
+    files = files_in_git(pipeline.profile, asset)
+    texts = {files["outputs"]: _outputs(pipeline, asset)}
+    if "loss" in files:
         records = training_records(pipeline, asset.key)
-        texts[loss_file(profile, asset.key)] = _losses(records)
-        if sets := evaluated_on(profile, asset):
-            texts[accuracy_file(profile, asset.key)] = _accuracies(records, sets)
-    if asset.stage == "evaluation":
-        texts[metrics_file(profile, asset.name)] = _metrics(pipeline, asset)
+        texts[files["loss"]] = _losses(records)
+        if "accuracy" in files:
+            texts[files["accuracy"]] = _accuracies(records, evaluated_on(pipeline.profile, asset))
+    if "metrics" in files:
+        texts[files["metrics"]] = _metrics(pipeline, asset)
     return texts
 
 

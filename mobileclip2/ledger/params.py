@@ -48,6 +48,9 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
     def path_to(field: str, name: str) -> Path:
         return field, [item.name for item in getattr(profile, field)].index(name)
 
+    def fields_of(section: str, name: str, *fields: str) -> list[Path]:
+        return [(*path_to(section, name), field) for field in fields]
+
     def names(field: str) -> list[Path]:
         return [(field, number, "name") for number in range(len(getattr(profile, field)))]
 
@@ -70,25 +73,20 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
         case "caption_corpus":
             yield from (("filters",), path_to("caption_corpora", asset.name))
         case "captioner":
-            captioner = path_to("captioners", asset.name)
-            for field in ("name", "base", "model", "small", "train_on", "train"):
-                yield (*captioner, field)
+            yield from fields_of("captioners", asset.name, "name", "base", "model", "small", "train_on", "train")
             # the fingerprint has only the content of pinned weights, not their location
-            yield (*captioner, "trunk_weights", "sha256")
+            yield (*path_to("captioners", asset.name), "trunk_weights", "sha256")
         case "synthetic_captions":
-            captioner = path_to("captioners", asset.name)
-            yield from ((*captioner, field) for field in ("name", "captions", "generation"))
+            yield from fields_of("captioners", asset.name, "name", "captions", "generation")
         case "teacher":
-            teacher = path_to("teachers", asset.name)
-            yield from ((*teacher, field) for field in ("name", "model", "locked"))
+            yield from fields_of("teachers", asset.name, "name", "model", "locked")
         case "teacher_embeddings":
             yield (*path_to("teachers", asset.name), "name")
             kind = asset.key.kind
             if kind == "image":
                 yield "views", "count"
             elif kind != "text":
-                captioner = path_to("captioners", kind)
-                yield from ((*captioner, field) for field in ("name", "captions"))
+                yield from fields_of("captioners", kind, "name", "captions")
         case "reinforced_dataset":
             yield ("dataset",)
             for field in ("teachers", "captioners"):
@@ -97,7 +95,7 @@ def _declared_by(profile: Profile, asset: Asset) -> Iterator[Path]:
         case "reinforced_shards":
             source = path_to("reinforced", asset.name)
             yield from (("groups",), ("filters",))
-            yield from ((*source, field) for field in ("name", "pattern", "images"))
+            yield from fields_of("reinforced", asset.name, "name", "pattern", "images")
             for number in range(len(profile.reinforced_shards(asset.name).teachers)):
                 yield from ((*source, "teachers", number, field) for field in ("name", "dim"))
         case "student":

@@ -6,8 +6,6 @@ from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
 
 PIPELINE = "dvc.yaml"
-METRICS = "metrics"
-CURVES = "curves"
 CHECKPOINTS = "checkpoints"
 
 
@@ -29,21 +27,6 @@ def asset_file(profile: Profile, key: str) -> str:
 def params_file(profile: Profile) -> str:
     """Return the file with all declared fields of a profile by name."""
     return f"{root(profile)}/params.json"
-
-
-def metrics_file(profile: Profile, model: str) -> str:
-    """Return the file with the metrics of a model."""
-    return f"{root(profile)}/{METRICS}/{model}.json"
-
-
-def loss_file(profile: Profile, key: str) -> str:
-    """Return the file with the loss curve of a training."""
-    return f"{root(profile)}/{CURVES}/{key}.loss.csv"
-
-
-def accuracy_file(profile: Profile, key: str) -> str:
-    """Return the file with the accuracies that a training measured."""
-    return f"{root(profile)}/{CURVES}/{key}.accuracy.csv"
 
 
 def checkpoint_folder(student: str) -> str:

@@ -9,31 +9,18 @@ from typing import Any
 
 import yaml
 
+from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.external import External, Folder, GroupShards, HubModel, Pinned
+from mobileclip2.engine.external import External, Folder, GroupShards
 from mobileclip2.engine.graph import Asset, Graph
+from mobileclip2.ledger import paths
 from mobileclip2.ledger.params import params
-from mobileclip2.ledger.paths import (
-    CHECKPOINTS,
-    accuracy_file,
-    asset_file,
-    checkpoint_folder,
-    loss_file,
-    metrics_file,
-    params_file,
-    stage_name,
-)
 
 
 def ledger_folder(profile: Profile) -> Path:
     """Return the folder of ``dvc.yaml``."""
     assert profile.ledger is not None
     return Path(profile.locate(profile.ledger))
-
-
-def checkpoints_folder(profile: Profile) -> Path:
-    """Return the folder of the copies of all students."""
-    return ledger_folder(profile) / CHECKPOINTS
 
 
 def header(profile: Profile) -> str:
@@ -49,17 +36,12 @@ def profile_file(profile: Profile) -> str:
 def pipeline_text(profile: Profile, graph: Graph) -> str:
     """Render ``dvc.yaml`` from a profile and its graph alone."""
     content = {
-        "stages": {stage_name(asset.key): _stage(profile, asset) for asset in graph.values()},
+        "stages": {paths.stage_name(asset.key): _stage(profile, asset) for asset in graph.values()},
         # without the profile, `dvc params diff` merges list items of different stages incorrectly
-        "params": [params_file(profile), profile_file(profile)],
+        "params": [paths.params_file(profile), profile_file(profile)],
         "plots": [plot for asset in graph.values() for plot in _plots(profile, asset)],
     }
     return header(profile) + yaml.safe_dump(content, sort_keys=False, width=1000, allow_unicode=True)
-
-
-def trains(asset: Asset) -> bool:
-    """Return whether an asset is a trained model, so that it has a loss curve. A study stores scores only."""
-    return asset.trains and asset.stage != "study"
 
 
 def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
@@ -67,15 +49,16 @@ def evaluated_on(profile: Profile, asset: Asset) -> list[str]:
     return list(profile.student(asset.name).evaluate_on) if asset.stage == "student" else []
 
 
-def files_in_git(profile: Profile, asset: Asset) -> list[str]:
-    """Return the ledger's files of an asset."""
-    files = [asset_file(profile, asset.key)]
-    if trains(asset):
-        files.append(loss_file(profile, asset.key))
+def files_in_git(profile: Profile, asset: Asset) -> dict[str, str]:
+    """Return the paths of the ledger's files of an asset by their content: its outputs, curves of a training, and metrics."""
+    root = paths.root(profile)
+    files = {"outputs": paths.asset_file(profile, asset.key)}
+    if asset.trains and asset.stage != "study":  # a study stores scores only
+        files["loss"] = f"{root}/curves/{asset.key}.loss.csv"
     if evaluated_on(profile, asset):
-        files.append(accuracy_file(profile, asset.key))
+        files["accuracy"] = f"{root}/curves/{asset.key}.accuracy.csv"
     if asset.stage == "evaluation":
-        files.append(metrics_file(profile, asset.name))
+        files["metrics"] = f"{root}/metrics/{asset.name}.json"
     return files
 
 
@@ -84,17 +67,18 @@ def _stage(profile: Profile, asset: Asset) -> dict[str, Any]:
         "desc": asset.description,
         "cmd": f"mobileclip2 run {asset.key} --profile {shlex.quote(profile_file(profile))}",
     }
-    external = [path for each in _externals(asset) for path in _local_paths(profile, each)]
-    if deps := [*(asset_file(profile, upstream) for upstream in asset.upstream), *dict.fromkeys(external)]:
+    externals = [external for slice_ in asset.slices.values() for external in slice_.externals.values()]
+    local = [path for external in externals for path in _local_paths(profile, external)]
+    if deps := [*(paths.asset_file(profile, upstream) for upstream in asset.upstream), *dict.fromkeys(local)]:
         stage["deps"] = deps
     if fields := params(profile, asset):
         stage["params"] = [{profile_file(profile): fields}]
-    files, metrics = files_in_git(profile, asset), metrics_file(profile, asset.name)
-    stage["outs"] = [_in_git(path) for path in files if path != metrics]
+    files = files_in_git(profile, asset)
+    stage["outs"] = [_in_git(path) for content, path in files.items() if content != "metrics"]
     if asset.stage == "student":
-        stage["outs"].append(checkpoint_folder(asset.name))
-    if metrics in files:
-        stage["metrics"] = [_in_git(metrics)]
+        stage["outs"].append(paths.checkpoint_folder(asset.name))
+    if "metrics" in files:
+        stage["metrics"] = [_in_git(files["metrics"])]
     return stage
 
 
@@ -103,16 +87,13 @@ def _in_git(path: str) -> dict[str, Any]:
 
 
 def _plots(profile: Profile, asset: Asset) -> list[dict[str, Any]]:
-    plots = []
-    if trains(asset):
-        plots.append({f"{asset.key} loss": {"x": "step", "y": {loss_file(profile, asset.key): "loss"}}})
-    if sets := evaluated_on(profile, asset):
-        plots.append({f"{asset.key} accuracy": {"x": "step", "y": {accuracy_file(profile, asset.key): sets}}})
-    return plots
-
-
-def _externals(asset: Asset) -> list[External]:
-    return [external for slice_ in asset.slices.values() for external in slice_.externals.values()]
+    files = files_in_git(profile, asset)
+    columns = {"loss": "loss", "accuracy": evaluated_on(profile, asset)}
+    return [
+        {f"{asset.key} {content}": {"x": "step", "y": {files[content]: drawn}}}
+        for content, drawn in columns.items()
+        if content in files
+    ]
 
 
 def _local_paths(profile: Profile, external: External) -> list[str]:
@@ -125,9 +106,9 @@ def _local_paths(profile: Profile, external: External) -> list[str]:
                 urls = [profile.reinforced_shards(reinforced).url]
         case Folder(url):
             urls = [url]
-        case Pinned(weights):
-            urls = [weights.path] if weights.path else []
-        case HubModel():
+        case Weights():
+            urls = [external.path] if external.path else []
+        case Model():
             urls = []
     root = ledger_folder(profile)
     local = [Path(profile.locate(url)) for each in urls for url in _folders(each) if not url.startswith("s3://")]

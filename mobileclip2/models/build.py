@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -26,9 +26,9 @@ from mobileclip2.config.published import CONVENTIONS, pretrained
 from mobileclip2.data.preprocess import Color, Preprocess
 from mobileclip2.errors import UserError, WeightsError
 from mobileclip2.models import fastvit  # noqa: F401  registers the small FastViT with timm
-from mobileclip2.models.checkpoint import load_foreign_weights, load_weights, read_state
+from mobileclip2.models.checkpoint import check_finite, convert, load_weights, read_state
 from mobileclip2.models.hub import CONFIG as CONFIG
-from mobileclip2.models.hub import TEXT_CONFIG, Files, download, download_architecture
+from mobileclip2.models.hub import TEXT_CONFIG, Files, download
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
 from mobileclip2.models.words import clip_tokenizer
@@ -86,7 +86,16 @@ def build(
         WeightsError: files cannot be downloaded, or the weights do not fit the architecture.
     """
     with doing(f"loading {model.open_clip or 'a model'}"):
-        return _build(model, download(model, weights_file, commits), seed)
+        files = download(model, weights_file, commits)
+        torch.manual_seed(seed)
+        image_text = from_config(_config(model, files), files.tokenizer)
+        if files.weights:
+            origin = str(files.weights)
+            load_weights(image_text.model, convert(image_text.model, read_state(files.weights), origin), origin)
+            check_finite(image_text.model.state_dict(), origin)
+        if files.origins:
+            image_text.provenance = {"hub_files": {name: file_sha256(path) for name, path in files.origins.items()}}
+        return image_text
 
 
 def build_without_weights(model: Model, commits: Mapping[str, str] | None = None) -> ImageText:
@@ -96,18 +105,8 @@ def build_without_weights(model: Model, commits: Mapping[str, str] | None = None
         WeightsError: the configuration or the tokenizer cannot be downloaded.
         UserError: open_clip cannot build the model.
     """
-    files = download_architecture(model, commits)
+    files = download(model, commits=commits, architecture_only=True)
     return from_config(_config(model, files), files.tokenizer, device="meta")
-
-
-def _build(model: Model, files: Files, seed: int) -> ImageText:
-    torch.manual_seed(seed)
-    image_text = from_config(_config(model, files), files.tokenizer)
-    if files.weights:
-        load_foreign_weights(image_text.model, read_state(files.weights), str(files.weights))
-    if files.origins:
-        image_text.provenance = {"hub_files": {name: file_sha256(path) for name, path in files.origins.items()}}
-    return image_text
 
 
 def _config(model: Model, files: Files) -> dict[str, Any]:
@@ -141,26 +140,33 @@ def from_config(
     """
     _check(_Config, config)
     tokenizer = tokenizer or {}
-    with temporary_files(), tempfile.TemporaryDirectory() as folder, _without_warnings():
+    with temporary_files(), tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG).write_text(json.dumps(_with_local_text_tower(config, Path(folder))))
         for name, content in tokenizer.items():
             (Path(folder) / name).write_bytes(content)
         name = f"local-dir:{folder}"
+        logging.disable(logging.WARNING)  # open_clip and timm warn about random initialization
         try:
             with torch.device(device) if device == "meta" else contextlib.nullcontext():
                 model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device=device)
             if isinstance(model, open_clip.CoCa):
-                # open_clip leaves this tensor uninitialized
-                nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
+                initialize_decoder(model)
             tokenize = _tokenizer(name, config["model_cfg"]["text_cfg"])
         except Exception as error:  # open_clip, timm and transformers raise exceptions of many types
             raise UserError(
                 f"model: open_clip cannot build a model from this 'config' ({type(error).__name__}: {error}): "
                 f"{config.get('model_cfg')}"
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
     image_text = _wrap(model, tokenize, config, dict(tokenizer))
     _check_image_size(model, image_text.preprocess.size)
     return image_text
+
+
+def initialize_decoder(model: open_clip.CoCa) -> None:
+    """Initialize the output projection of the decoder, which open_clip leaves uninitialized."""
+    nn.init.normal_(model.text_decoder.text_projection, std=model.text_decoder.width**-0.5)
 
 
 def _tokenizer(name: str, text_cfg: dict[str, Any]) -> Any:
@@ -203,16 +209,6 @@ def _check_image_size(model: nn.Module, size: int) -> None:
             f"model: 'image_size' is {size}, but the image tower only takes {built_in[0]} x {built_in[1]} pixels; "
             "set that size, or choose another 'timm_model_name'"
         )
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Suppress the warnings of open_clip and timm about random initialization."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any], tokenizer: dict[str, bytes]) -> ImageText:

@@ -6,6 +6,7 @@ Nothing is unpickled beyond tensors and plain values.
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -112,16 +113,6 @@ def load_weights(model: nn.Module, state: State, origin: str) -> None:
     model.load_state_dict(state)
 
 
-def load_foreign_weights(model: nn.Module, state: State, origin: str) -> None:
-    """Load weights of another origin, converted as open_clip converts them.
-
-    Raises:
-        WeightsError: the weights do not fit after the conversion, or contain values that are not finite.
-    """
-    load_weights(model, convert(model, state, origin), origin)
-    check_finite(model.state_dict(), origin)
-
-
 def convert(model: Any, state: State, origin: str) -> State:
     """Convert names and shapes to those of ``model``: the steps of ``open_clip.load_checkpoint``, and transformers' CLIP.
 
@@ -129,7 +120,7 @@ def convert(model: Any, state: State, origin: str) -> State:
         WeightsError: the positional embeddings cannot be resized.
     """
     state = {name: tensor for name, tensor in state.items() if name not in SIZES}
-    if _is_transformers_clip(state):
+    if {"vision_model.embeddings.class_embedding", "visual_projection.weight"} <= state.keys():
         state = _from_transformers(state)
     expected = model.state_dict()
     try:
@@ -158,24 +149,25 @@ def convert(model: Any, state: State, origin: str) -> State:
     return state
 
 
-def _cause(state: Mapping[str, torch.Tensor]) -> str:
-    """Return the likely reason that weights do not fit, with the remedy, or an empty string."""
-    names = list(state)
-    if any("reparam_conv" in name for name in names):
-        return (
-            ". These weights are reparameterized: the branches of training are fused for inference. "
-            "Use the weights from before the fusion"
-        )
-    if any(name.startswith(("vision_model.", "text_model.")) for name in names):
-        return (
-            ". These weights are in the layout of transformers. Only CLIP is converted: for other models, use the "
-            "weights in open_clip's layout, or an 'hf-hub:' name"
-        )
-    if any(name.startswith(("image_encoder.", "text_encoder.")) for name in names):
-        return ". These are MobileCLIP's original names: use the same model, or the weights in open_clip's layout"
-    if any(name.startswith(("base_model.", "lora_")) or ".lora_" in name for name in names):
-        return ". These weights are adapters (LoRA): merge them into their model first"
-    return ""
+CAUSES = {
+    r"reparam_conv": (
+        ". These weights are reparameterized: the branches of training are fused for inference. "
+        "Use the weights from before the fusion"
+    ),
+    r"^(vision_model|text_model)\.": (
+        ". These weights are in the layout of transformers. Only CLIP is converted: for other models, use the "
+        "weights in open_clip's layout, or an 'hf-hub:' name"
+    ),
+    r"^(image_encoder|text_encoder)\.": (
+        ". These are MobileCLIP's original names: use the same model, or the weights in open_clip's layout"
+    ),
+    r"^base_model\.|^lora_|\.lora_": ". These weights are adapters (LoRA): merge them into their model first",
+}
+"""likely reason that weights do not fit, with the remedy, by a pattern of the names of their tensors"""
+
+
+def _cause(names: Iterable[str]) -> str:
+    return next((cause for pattern, cause in CAUSES.items() if any(re.search(pattern, name) for name in names)), "")
 
 
 def check_finite(state: Mapping[str, torch.Tensor], origin: str) -> None:
@@ -214,10 +206,6 @@ TOWERS = {
 """tensors outside the layers: transformers' name -> open_clip's"""
 
 
-def _is_transformers_clip(state: Mapping[str, torch.Tensor]) -> bool:
-    return "vision_model.embeddings.class_embedding" in state and "visual_projection.weight" in state
-
-
 def _from_transformers(state: State) -> State:
     """Convert transformers' ``CLIPModel`` to open_clip's ``CLIP``."""
     converted = {ours: state[theirs] for theirs, ours in TOWERS.items() if theirs in state}
@@ -225,17 +213,13 @@ def _from_transformers(state: State) -> State:
     if "text_projection.weight" in state:
         converted["text_projection"] = state["text_projection.weight"].T.contiguous()
     for tower, target in (("vision_model", "visual.transformer"), ("text_model", "transformer")):
-        for number in _layers(state, f"{tower}.encoder.layers."):
-            theirs, ours = f"{tower}.encoder.layers.{number}.", f"{target}.resblocks.{number}."
+        prefix = f"{tower}.encoder.layers."
+        layers = {name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)}
+        for number in sorted(map(int, layers)):
+            theirs, ours = f"{prefix}{number}.", f"{target}.resblocks.{number}."
             for kind in ("weight", "bias"):
                 parts = [state[f"{theirs}self_attn.{part}_proj.{kind}"] for part in "qkv"]
                 converted[f"{ours}attn.in_proj_{kind}"] = torch.cat(parts)
                 for name, our_name in LAYER.items():
                     converted[f"{ours}{our_name}.{kind}"] = state[f"{theirs}{name}.{kind}"]
     return converted
-
-
-def _layers(names: Iterable[str], prefix: str) -> list[int]:
-    """Return the numbers of the layers."""
-    found = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
-    return sorted(map(int, found))

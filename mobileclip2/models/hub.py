@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mobileclip2.config.model import Model
+from mobileclip2.config.model import Model, text_files
 from mobileclip2.errors import WeightsError
 from mobileclip2.progress import doing
 from mobileclip2.store.storage import file_sha256
 
 TIMEOUT_SECONDS = 5.0
-HUB = "hf-hub:"
 
 CONFIG = "open_clip_config.json"
 TEXT_CONFIG = "config.json"
@@ -78,9 +76,18 @@ class Listing:
     unavailable: str = ""
     """why the hub could not be asked, so that only the files on this machine are listed"""
 
-    def first(self, names: Iterable[str]) -> str | None:
-        """Return the first of ``names`` that the commit has."""
-        return next((name for name in names if name in self.names), None)
+    def first(self, names: Iterable[str]) -> str:
+        """Return the first of the alternative names that the commit has.
+
+        Raises:
+            Inaccessible: the commit has none of the files.
+            Unavailable: the cache has none of the files.
+        """
+        if name := next((name for name in names if name in self.names), None):
+            return name
+        if self.unavailable:
+            raise Unavailable(self.unavailable)
+        raise Inaccessible(f"lists none of {', '.join(names)} in {self.repository}; choose another repository")
 
     def file(self, name: str) -> Path:
         """Download a file, or return it from the cache of huggingface_hub.
@@ -92,9 +99,7 @@ class Listing:
         from huggingface_hub import hf_hub_download
 
         with _translated():
-            return Path(
-                hf_hub_download(self.repository, name, revision=self.commit, etag_timeout=TIMEOUT_SECONDS),
-            )
+            return Path(hf_hub_download(self.repository, name, revision=self.commit, etag_timeout=TIMEOUT_SECONDS))
 
 
 def listing(repository: str, commit: str | None = None) -> Listing:
@@ -150,9 +155,7 @@ def _translated() -> Iterator[None]:
         raise Inaccessible("does not have this commit. Correct 'revision', or remove it") from None
     except errors.HFValidationError:
         raise Inaccessible(NOT_FOUND) from None
-    except errors.OfflineModeIsEnabled:
-        raise Unavailable("HF_HUB_OFFLINE is set") from None
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         cause = error.__cause__
         if constants.HF_HUB_OFFLINE or cause is None:
             raise Unavailable("HF_HUB_OFFLINE is set") from None
@@ -175,40 +178,14 @@ def _reason(error: BaseException) -> str:
     return f"{constants.ENDPOINT} cannot be reached ({lines[0]})"
 
 
-@dataclass(frozen=True)
-class Repositories:
-    """The repositories that a model is built from. ``weights`` is empty if they come from a file."""
-
-    weights: str = ""
-    files: tuple[str, ...] = ()
-    """Alternative names of the file with the weights."""
-    config: bool = False
-    """True if the repository of the weights also has the configuration."""
-    tokenizer: str = ""
-    text_config: str = ""
-
-    def names(self) -> list[str]:
-        """Return the names without duplicates."""
-        return list(dict.fromkeys(filter(None, (self.weights, self.tokenizer, self.text_config))))
-
-
-def repositories(model: Model) -> Repositories:
-    """Return the repositories of a model that its profile names. The configuration of a hub model can name others."""
-    names = model.hub
+def _weights(model: Model) -> tuple[str, tuple[str, ...]]:
+    """Return the repository of the weights, or an empty string, and the alternative names of their file."""
+    name = model.hub.get("weights", "")
     if model.from_hub:
-        return Repositories(names["weights"], WEIGHTS, True)
+        return name, WEIGHTS
     # open_clip writes 'owner/name/file', or 'owner/name/' for the default file
-    repository, _, file = names.get("weights", "").rpartition("/")
-    files = (f"{file.rpartition('.')[0]}.safetensors", file) if file else WEIGHTS
-    return Repositories(repository, files, False, names.get("tokenizer", ""), names.get("text_config", ""))
-
-
-def text_repositories(config: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the repositories of the tokenizer and of the text tower that a ``model_cfg`` names, or empty strings."""
-    text = config.get("text_cfg") or {}
-    names = (text.get("hf_tokenizer_name") or "", text.get("hf_model_name") or "")
-    tokenizer, text_config = ("" if Path(name).is_dir() else name for name in names)
-    return tokenizer, text_config
+    repository, _, file = name.rpartition("/")
+    return repository, (f"{file.rpartition('.')[0]}.safetensors", file) if file else WEIGHTS
 
 
 @dataclass
@@ -225,62 +202,48 @@ def find(model: Model, name: str, recorded: Mapping[str, str]) -> Found:
     """Find the commit of every repository of a model, and check that it has the files. Download no weights.
 
     Args:
-        model: a model for which :func:`repositories` is not empty.
+        model: a model for which :attr:`Model.hub` is not empty.
         name: the field of the profile. Error messages name it.
         recorded: known commits by repository. Other repositories get their newest commit.
 
     Raises:
         WeightsError: a file cannot be downloaded.
     """
-    needed, found = repositories(model), Found()
+    found, texts = Found(), model.hub
+    weights, names = _weights(model)
     label = f"{model.open_clip} '{model.tag}'" if model.tag else model.open_clip
     with doing(f"looking for {model.open_clip or 'a tokenizer'} on the hub"):
-        if needed.weights:
-            known = model.revision or recorded.get(needed.weights)
-            described = f"{name}.{'open_clip' if needed.config else 'weights.tag'}: the weights {label}"
+        if weights:
+            known = model.revision or recorded.get(weights)
+            described = f"{name}.{'open_clip' if model.from_hub else 'weights.tag'}: the weights {label}"
             with explained(described, REMEDY):
-                files = _find(needed.weights, known, needed.files, found, may_move=not model.revision)
-                if needed.config:
-                    config = _read_json(files.file(_name_in(files, (CONFIG,))))
-                    tokenizer, text_config = text_repositories(_model_config(config))
-                    needed = Repositories(needed.weights, needed.files, True, tokenizer, text_config)
+                files = _find(weights, known, names, found, may_move=not model.revision)
+                if model.from_hub:
+                    config = _model_config(_read_json(files.file(files.first((CONFIG,)))))
+                    texts = {role: each for role, each in text_files(config).items() if not Path(each).is_dir()}
         elif url := model.published.get("url"):
             _check_url(url, f"{name}.weights.tag: the weights {label}")
-        for repository, kind, files_of in (
-            (needed.tokenizer, "tokenizer", VOCABULARIES),
-            (needed.text_config, "text tower", (TEXT_CONFIG,)),
+        for role, kind, alternatives in (
+            ("tokenizer", "tokenizer", VOCABULARIES),
+            ("text_config", "text tower", (TEXT_CONFIG,)),
         ):
-            if repository:
+            if repository := texts.get(role):
                 known = found.commits.get(repository) or recorded.get(repository)
                 described = f"{name}: the files of the {kind} {repository}"
                 with explained(described, TOKENIZER_REMEDY):
-                    _find(repository, known, files_of, found, may_move=repository not in found.commits)
+                    _find(repository, known, alternatives, found, may_move=repository not in found.commits)
     return found
 
 
 def _find(repository: str, known: str | None, files: Iterable[str], found: Found, *, may_move: bool) -> Listing:
     listed = listing(repository, known)
     found.commits[repository] = listed.commit
-    _name_in(listed, files)
+    listed.first(files)
     if known and may_move and not listed.unavailable:
         newest = listing(repository)
         if newest.commit != known and not newest.unavailable:
             found.moved[repository] = newest.commit
     return listed
-
-
-def _name_in(listed: Listing, names: Iterable[str]) -> str:
-    """Return the first of the alternative names.
-
-    Raises:
-        Inaccessible: the commit has none of the files.
-        Unavailable: the cache has none of the files.
-    """
-    if name := listed.first(names):
-        return name
-    if listed.unavailable:
-        raise Unavailable(listed.unavailable)
-    raise Inaccessible(f"lists none of {', '.join(names)} in {listed.repository}; choose another repository")
 
 
 @contextmanager
@@ -297,12 +260,7 @@ def explained(described: str, remedy: str) -> Iterator[None]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it holds something else.
-    """
+    """Return the JSON object in a file. Raise ``ValueError`` if the file holds something else."""
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
@@ -313,11 +271,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _model_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the ``model_cfg`` of an ``open_clip_config.json``, or the whole content if it has no such section.
-
-    Raises:
-        ValueError: the section, or ``text_cfg`` in it, is not a JSON object.
-    """
+    """Return the ``model_cfg`` of an ``open_clip_config.json``, or the whole content if it has no such section."""
     model = config.get("model_cfg", config)
     if not isinstance(model, dict) or not isinstance(model.get("text_cfg") or {}, dict):
         raise ValueError(f"'model_cfg' and its 'text_cfg' in {CONFIG} must be JSON objects")
@@ -332,7 +286,7 @@ def _check_url(url: str, described: str) -> None:
     with explained(described, REMEDY):
         try:
             urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS).close()
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:
             raise Unavailable(f"{url} cannot be reached ({error})") from None
 
 
@@ -351,72 +305,53 @@ class Files:
     """every downloaded file by ``repository@commit/name``"""
 
     def add(self, listed: Listing, names: Iterable[str]) -> Path:
-        """Download the first of the alternative files and record its origin.
-
-        Raises:
-            Unavailable: the hub cannot be reached.
-            Inaccessible: the hub refuses the file, or the commit has none of them.
-        """
-        name = _name_in(listed, names)
+        """Download the first of the alternative files and record its origin, with the errors of :class:`Listing`."""
+        name = listed.first(names)
         path = listed.file(name)
         self.origins[f"{listed.repository}@{listed.commit}/{name}"] = path
         return path
 
 
-def download(model: Model, weights: Path | None = None, commits: Mapping[str, str] | None = None) -> Files:
+def download(
+    model: Model,
+    weights: Path | None = None,
+    commits: Mapping[str, str] | None = None,
+    *,
+    architecture_only: bool = False,
+) -> Files:
     """Download the files of a model that are not on this machine.
 
     Args:
         model: any model.
         weights: the file of weights that have a path or come from a package.
         commits: commit by repository. Other repositories are read at their newest commit.
+        architecture_only: download the configuration and the tokenizer, and no weights.
 
     Raises:
         WeightsError: a file cannot be downloaded.
     """
-    known, needed, files = dict(commits or {}), repositories(model), Files(weights)
+    known, files, config = dict(commits or {}), Files(weights), model.architecture
+    repository, names = _weights(model)
     label = f"{model.open_clip} '{model.tag}'" if model.tag else f"{model.open_clip}"
-    config = model.architecture
-    if needed.weights:
-        with explained(f"the weights {label}", REMEDY):
-            listed = listing(needed.weights, model.revision or known.get(needed.weights))
-            known[needed.weights] = listed.commit  # the tokenizer can be in the same repository
-            if needed.config:
+    if model.from_hub or (repository and not architecture_only):
+        described = f"the configuration of {model.open_clip}" if architecture_only else f"the weights {label}"
+        with explained(described, REMEDY):
+            listed = listing(repository, model.revision or known.get(repository))
+            known[repository] = listed.commit  # the tokenizer can be in the same repository
+            if model.from_hub:
                 files.config = _read_json(files.add(listed, (CONFIG,)))
                 config = _model_config(files.config)
-            files.weights = files.add(listed, needed.files)
-    elif model.tag:
+            if not architecture_only:
+                files.weights = files.add(listed, names)
+    elif model.tag and not architecture_only:
         files.weights = _download_url(model, label)
-    if files.weights and model.tag and model.weights and model.weights.sha256:
-        _check_hash(files.weights, model.weights.sha256, label)
-    _download_text(config, known, files)
-    return files
-
-
-def download_architecture(model: Model, commits: Mapping[str, str] | None = None) -> Files:
-    """Download the configuration and the tokenizer of a model, and no weights.
-
-    Raises:
-        WeightsError: a file cannot be downloaded.
-    """
-    known, needed, files = dict(commits or {}), repositories(model), Files()
-    config = model.architecture
-    if needed.config:
-        with explained(f"the configuration of {model.open_clip}", REMEDY):
-            listed = listing(needed.weights, model.revision or known.get(needed.weights))
-            known[needed.weights] = listed.commit  # the tokenizer can be in the same repository
-            files.config = _read_json(files.add(listed, (CONFIG,)))
-            config = _model_config(files.config)
-    _download_text(config, known, files)
-    return files
-
-
-def _check_hash(path: Path, pinned: str, label: str) -> None:
-    found = file_sha256(path)
-    if found != pinned:
+    pinned = model.weights.sha256 if model.weights and model.tag else None
+    if files.weights and pinned and (found := file_sha256(files.weights)) != pinned:
         raise WeightsError(
             f"weights: {label} has sha256 {found}, the profile pins {pinned}; correct 'sha256' in the profile"
         )
+    _download_text(config, known, files)
+    return files
 
 
 def _download_url(model: Model, label: str) -> Path:
@@ -438,7 +373,7 @@ def _download_text(config: Mapping[str, Any], commits: Mapping[str, str], files:
         else:
             with explained(f"the files of the tokenizer {name}", TOKENIZER_REMEDY):
                 listed = listing(name, commits.get(name))
-                _name_in(listed, VOCABULARIES)
+                listed.first(VOCABULARIES)
                 found = [files.add(listed, (each,)) for each in TOKENIZER_FILES if each in listed.names]
         files.tokenizer = {path.name: path.read_bytes() for path in found}
     if name := text.get("hf_model_name"):

@@ -1,10 +1,11 @@
-"""Write tensors to disk and compare state dicts."""
+"""Write tensors to disk, and compare and interpolate state dicts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -35,3 +36,17 @@ def mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str
     ]
     more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
     return "; ".join(problems[:3] + more)
+
+
+def interpolated(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Interpolate two state dicts of one architecture. Weight 0 returns ``start`` and 1 returns ``end``, bit for bit.
+
+    This is WiSE-FT (Wortsman et al. 2022, *Robust fine-tuning of zero-shot models*). Batch norm statistics are
+    interpolated like parameters. Integer tensors, such as batch counters, are taken from ``end`` unless the weight is 0.
+    """
+    if weight in (0, 1):
+        return dict(end if weight else start)
+    return {
+        name: torch.lerp(tensor, end[name], weight) if tensor.is_floating_point() else end[name]
+        for name, tensor in start.items()
+    }

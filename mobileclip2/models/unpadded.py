@@ -14,7 +14,7 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from torch import nn
 
 
-def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+def encode_text(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     """Encode ``tokens [b, context]`` on the model's device like ``model.encode_text``, as ``[b, embed_dim]``.
 
     The features are equal up to rounding. Padding is dropped only for causal towers that pool at the end token.
@@ -23,8 +23,7 @@ def encode_text(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     tower: Any = model if isinstance(model, CLIP) else getattr(model, "text", None)
     pool, end = _pooling(tower)
     if pool not in ("argmax", "eos") or tower.attn_mask is None:
-        untyped: Any = model
-        features: torch.Tensor = untyped.encode_text(tokens.to(device))
+        features: torch.Tensor = model.encode_text(tokens.to(device))
         return features
     ends = (tokens if end is None or pool == "argmax" else tokens.eq(end).int()).argmax(-1)
     length = int(ends.max()) + 1

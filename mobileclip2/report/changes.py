@@ -14,7 +14,7 @@ from mobileclip2.store import Artifact
 
 STAGES = ("raw_shards", "caption_corpus", "synthetic_captions")
 """stages whose sidecars have captions"""
-
+SHOWN_CHARACTERS = 60
 
 Outputs = dict[tuple[str | None, str], Artifact]
 """stored outputs of an asset by group and slice"""
@@ -70,16 +70,13 @@ def _differing(before: Outputs, after: Outputs) -> Iterator[tuple[str, str, str]
     """Yield key, earlier caption and later caption of the samples whose captions differ."""
     for group_and_slice in sorted(before.keys() & after.keys(), key=str):
         old, new = before[group_and_slice], after[group_and_slice]
+        old_hashes, new_hashes = ({file.name: file.sha256 for file in each.manifest.files} for each in (old, new))
         for name in sorted({*sidecar_names(old)} & {*sidecar_names(new)}):
-            if _sha256(old, name) != _sha256(new, name):
+            if old_hashes[name] != new_hashes[name]:
                 earlier = _captions(old, name)
                 for key, caption in _captions(new, name).items():
                     if earlier.get(key, caption) != caption:
                         yield key, earlier[key], caption
-
-
-def _sha256(artifact: Artifact, name: str) -> str:
-    return next(file.sha256 for file in artifact.manifest.files if file.name == name)
 
 
 def _captions(artifact: Artifact, name: str) -> dict[str, str]:
@@ -98,9 +95,6 @@ def changes_as_markdown(changes: list[DataChange], baseline: str) -> str:
         share = f" ({change.changed / change.after:.1%})" if change.changed and change.after else ""
         lines.append(f"| {change.asset} | {counts} | {change.changed:,}{share} | {_example(change)} |")
     return heading + "\n".join(lines) + "\n"
-
-
-SHOWN_CHARACTERS = 60
 
 
 def _example(change: DataChange) -> str:

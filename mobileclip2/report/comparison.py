@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mobileclip2.config.profile import Profile
-from mobileclip2.config.student import Student
 from mobileclip2.evaluation.bootstrap import RESAMPLES, Interval
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, ComparisonRow
 from mobileclip2.evaluation.published import MODELS, Published
 from mobileclip2.evaluation.results import MAIN_METRIC
+from mobileclip2.report.plots import percent
 
 SMALLEST = "MobileCLIP2-S0"
 
@@ -17,40 +17,33 @@ SMALLEST = "MobileCLIP2-S0"
 def published_like(profile: Profile, model: str) -> Published:
     """Return the released model with the student's architecture, or the smallest released model if there is none."""
     students = {student.name: student for student in profile.students}
-    while model in students and (origin := _origin(students[model])):
-        model = origin
-    architecture = students[model].model if model in students else None
+    student = students.get(model)
+    while student and (origin := student.between.to if student.between else student.base):
+        student = students.get(origin)
+    architecture = student.model if student else None
     return MODELS.get((architecture and architecture.open_clip) or SMALLEST, MODELS[SMALLEST])
-
-
-def _origin(student: Student) -> str | None:
-    return student.between.to if student.between else student.base
 
 
 def as_markdown(comparison: Comparison, name: str, baseline: str | None, published: Published) -> str:
     """Format a comparison with one row for each metric. Values are in percent, differences and intervals in points."""
-    shares = [published.shares.get((row.set, _published_metric(row))) for row in comparison.rows]
-    has_published = any(share is not None for share in shares)
-    columns = ["set", "metric", name]
+    rows = comparison.rows
+    shares = [published.shares.get((row.set, MAIN_METRIC if row.metric == AVERAGED else row.metric)) for row in rows]
+    columns = [
+        ["set", "---", *(row.set for row in rows)],
+        ["metric", "---", *(row.metric for row in rows)],
+        [name, "--:", *(f"{percent(row.value)} {_span(row.interval)}" for row in rows)],
+    ]
     if baseline:
-        columns += [baseline, "difference"]
-    if has_published:
-        columns.append(f"published {published.name}")
-    numbers = len(columns) - 2
-    rule = ["---", "---", *["--:"] * numbers]
+        columns.append([baseline, "--:", *(percent(row.baseline) for row in rows)])
+        columns.append(["difference", "--:", *map(_difference, rows)])
+    if any(share is not None for share in shares):
+        columns.append([f"published {published.name}", "--:", *map(percent, shares)])
     if baseline:
-        columns, rule = [*columns, ""], [*rule, "---"]
-    lines = [f"### {name}" + (f" against {baseline}" if baseline else ""), "", _line(columns), _line(rule)]
-    for row, share in zip(comparison.rows, shares, strict=True):
-        cells = [row.set, row.metric, f"{_percent(row.value)} {_span(row.interval)}"]
-        if baseline:
-            cells += [_percent(row.baseline), _difference(row)]
-        if has_published:
-            cells.append(_percent(share))
-        if baseline:
-            cells.append("**worse**" if row.failed else "" if row.tolerance is None else "ok")
-        lines.append(_line(cells))
-    return "\n".join([*lines, "", *verdict(comparison, baseline)]) + "\n"
+        judged = ("**worse**" if row.failed else "" if row.tolerance is None else "ok" for row in rows)
+        columns.append(["", "---", *judged])
+    heading = f"### {name}" + (f" against {baseline}" if baseline else "")
+    lines = [heading, "", *map(_line, zip(*columns, strict=True)), "", *verdict(comparison, baseline)]
+    return "\n".join(lines) + "\n"
 
 
 def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
@@ -62,13 +55,13 @@ def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
         yield ""
         for row in comparison.failed:
             assert row.difference and row.tolerance is not None
-            low, high = (_percent(-bound) for bound in reversed(row.difference))
-            yield f"- {row.set}, {row.metric}: by {low} to {high} points; the tolerance is {_percent(row.tolerance)}"
+            low, high = (percent(-bound) for bound in reversed(row.difference))
+            yield f"- {row.set}, {row.metric}: by {low} to {high} points; the tolerance is {percent(row.tolerance)}"
     else:
         yield f"**The gate passes.** 0 of {len(comparison.judged)} metrics fell below their tolerance."
     yield ""
     tolerances = sorted({row.tolerance for row in comparison.judged if row.tolerance is not None})
-    points = " or ".join(_percent(tolerance) for tolerance in tolerances)
+    points = " or ".join(percent(tolerance) for tolerance in tolerances)
     yield (
         f"Intervals: {RESAMPLES:,} bootstrap resamples of the test samples, seed {comparison.seed}, {comparison.confidence:.0%}"
         + (
@@ -81,10 +74,6 @@ def verdict(comparison: Comparison, baseline: str | None) -> Iterator[str]:
     yield from comparison.notes
 
 
-def _published_metric(row: ComparisonRow) -> str:
-    return MAIN_METRIC if row.metric == AVERAGED else row.metric
-
-
 def _difference(row: ComparisonRow) -> str:
     if row.baseline is None or row.difference is None:
         return "–"
@@ -95,9 +84,5 @@ def _span(bounds: Interval, sign: str = "") -> str:
     return "[" + ", ".join(f"{100 * bound:{sign}.1f}" for bound in bounds) + "]"
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

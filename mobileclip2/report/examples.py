@@ -75,7 +75,6 @@ class Retrieved:
 class Association:
     """A question of an association set: which images belong to the cue."""
 
-    key: str
     cue: str
     candidates: Sequence[Candidate]
 
@@ -88,14 +87,6 @@ class Share:
     value: float
     interval: Interval
     samples: int
-
-
-@dataclass(frozen=True)
-class Split:
-    """A metric on each group of an evaluation set, such as a fairness set."""
-
-    metric: str
-    shares: Sequence[Share]
 
 
 def classified(set_: EvaluationSet, result: Result, failures: int, successes: int) -> list[list[Classified]]:
@@ -147,11 +138,7 @@ def retrieved(set_: EvaluationSet, result: Result) -> list[Retrieved]:
         order = sorted(rows, key=lambda row: (-ranks[row], keys[row], row))
         chosen += [row for row in order if ranks[row]][: RETRIEVED - 1]
         chosen += [row for row in order if not ranks[row]][:1]
-    captions: list[str] = []
-    image_of_caption: list[int] = []
-    for number, sample in enumerate(set_.samples()):
-        captions += sample.captions
-        image_of_caption += [number] * len(sample.captions)
+    captions, image_of_caption = captions_of(set_)
     image_of_row = {row: image_of_caption[row] if row < texts else row - texts for row in chosen}
     images = set_images(
         set_, {*image_of_row.values(), *(near for row in chosen if row < texts for near in nearest[row])}
@@ -172,13 +159,10 @@ def associations(set_: EvaluationSet, result: Result) -> list[Association]:
     """Return the questions with the smallest share of found associations. Ties go by key."""
     keys, wanted, found, chosen = columns_of(result, "key", "associations", "found", "chosen")
     worst = sorted(range(len(keys)), key=lambda row: (found[row] / wanted[row], keys[row]))[:RETRIEVED]
-    candidates: dict[str, list[Sample]] = {}
-    for key, group in groupby(set_.samples(), key=lambda sample: sample.key.rpartition("/")[0]):
-        if key in {keys[row] for row in worst}:
-            candidates[key] = list(group)
+    groups = groupby(set_.samples(), key=lambda sample: sample.key.rpartition("/")[0])
+    candidates = {key: list(group) for key, group in groups if key in {keys[row] for row in worst}}
     return [
         Association(
-            keys[row],
             candidates[keys[row]][0].captions[0],
             [
                 Candidate(_small(sample), bool(sample.target), number in chosen[row])
@@ -189,10 +173,10 @@ def associations(set_: EvaluationSet, result: Result) -> list[Association]:
     ]
 
 
-def splits(set_: EvaluationSet, result: Result, confidence: float, seed: Sequence[int]) -> list[Split]:
-    """Return the metrics by group, such as the accuracy in each region, with their intervals."""
+def splits(set_: EvaluationSet, result: Result, confidence: float, seed: Sequence[int]) -> dict[str, list[Share]]:
+    """Return the shares of each metric by group, such as the accuracy in each region, with their intervals."""
     if not set_.fields or result.samples is None:
-        return []
+        return {}
     fields = "|".join(sorted(set_.fields, key=len, reverse=True))
     by_metric: dict[str, list[Share]] = {}
     for name, metric in metrics_of(result.key, result.samples).items():
@@ -208,7 +192,7 @@ def splits(set_: EvaluationSet, result: Result, confidence: float, seed: Sequenc
         group = ", ".join(_group_name(set_, field, number) for field, number in conditions)
         share = Share(group, value, interval(drawn, confidence), int(inside.sum()))
         by_metric.setdefault(match[1], []).append(share)
-    return [Split(metric, shares) for metric, shares in by_metric.items()]
+    return by_metric
 
 
 def _group_name(set_: EvaluationSet, field: str, number: int) -> str:
@@ -224,6 +208,12 @@ def columns_of(result: Result, *names: str) -> Iterator[list[Any]]:
     """Return columns of the prediction table of a result."""
     assert result.samples is not None
     return (result.samples.column(name).to_pylist() for name in names)
+
+
+def captions_of(set_: EvaluationSet) -> tuple[list[str], list[int]]:
+    """Return all captions of a set, and for each the index of its image."""
+    pairs = [(caption, index) for index, sample in enumerate(set_.samples()) for caption in sample.captions]
+    return [caption for caption, _ in pairs], [index for _, index in pairs]
 
 
 def set_images(set_: EvaluationSet, indices: set[int]) -> dict[int, Image.Image]:

@@ -87,12 +87,10 @@ def filter_reports(pipeline: Pipeline) -> list[FilterReport]:
 
 def selection_report(pipeline: Pipeline) -> SelectionReport | None:
     """Return the counts of the selection, or None if the store has no current selection."""
-    stored = _selection(pipeline)
-    if stored is None:
+    select, stored = pipeline.profile.select, _selection(pipeline)
+    if select is None or stored is None:
         return None
-    assert pipeline.profile.select is not None
-    summary = stored.summary
-    return SelectionReport(pipeline.profile.select.by, summary.facts["pairs"], summary.skip_reasons)
+    return SelectionReport(select.by, stored.summary.facts["pairs"], stored.summary.skip_reasons)
 
 
 def _selection(pipeline: Pipeline) -> Artifact | None:
@@ -146,16 +144,11 @@ def _pairs(pipeline: Pipeline, rows: Sequence[_Row], selection: Artifact | None)
         (shard,) = (shard for shard in pipeline.inventory.group_shards(group) if shard.id == shard_id)
         table = raw_table(raw, shard)
         table = table.filter(pc.is_in(table.column("key"), pa.array(by_key)))
-        reasons = _reasons(selection, group, shard_id) if selection else {}
+        removed = sidecar.read(selection.fetch(removed_name(group)), REMOVED).to_pylist() if selection else []
+        reasons = {row["key"]: row["reason"] for row in removed if row["shard"] == shard_id}
         captions = table.column("caption").to_pylist()
         for (key, image), caption in zip(images_of(shard, table), captions, strict=True):
             image.thumbnail((_SIDE, _SIDE))
             outcome = reasons.get(key, "kept") if selection else ""
             found[by_key[key]] = ScoredPair(key, image, caption, by_key[key][0], outcome)
     return found
-
-
-def _reasons(selection: Artifact, group: str, shard_id: str) -> dict[str, str]:
-    """Return the reason for each removed pair of a shard."""
-    rows = sidecar.read(selection.fetch(removed_name(group)), REMOVED).to_pylist()
-    return {row["key"]: row["reason"] for row in rows if row["shard"] == shard_id}

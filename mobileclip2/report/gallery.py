@@ -12,9 +12,12 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.report.examples import columns_of, set_images
+from mobileclip2.report.examples import Candidate, captions_of, columns_of, set_images
+from mobileclip2.report.page import EvaluatedModel
+from mobileclip2.stages.evaluation import open_set
 
 QUERIES = 6
 """number of text queries of a set, evenly spaced over its captions"""
@@ -27,19 +30,11 @@ SETS = 4
 
 
 @dataclass(frozen=True)
-class RankedPicture:
-    """A picture that a model ranked for a query."""
-
-    image: Image.Image
-    right: bool
-
-
-@dataclass(frozen=True)
 class Ranking:
     """The best pictures of one model for a query. ``rank`` pictures come before the first right one."""
 
     model: str
-    pictures: Sequence[RankedPicture]
+    pictures: Sequence[Candidate]
     rank: int
 
 
@@ -87,11 +82,7 @@ class Gallery:
 
 def queries(set_: EvaluationSet, results: Mapping[str, Result]) -> list[Query]:
     """Return text queries of a retrieval set, with the best pictures of each model."""
-    captions: list[str] = []
-    image_of: list[int] = []
-    for number, sample in enumerate(set_.samples()):
-        captions += sample.captions
-        image_of += [number] * len(sample.captions)
+    captions, image_of = captions_of(set_)
     tables = {model: [*columns_of(result, "rank", "nearest")] for model, result in results.items()}
     count = min(QUERIES, len(captions))
     chosen = [len(captions) * (2 * number + 1) // (2 * count) for number in range(count)]
@@ -102,9 +93,7 @@ def queries(set_: EvaluationSet, results: Mapping[str, Result]) -> list[Query]:
             captions[row],
             images[image_of[row]],
             [
-                Ranking(
-                    model, [RankedPicture(images[image], image == image_of[row]) for image in nearest[row]], ranks[row]
-                )
+                Ranking(model, [Candidate(images[image], image == image_of[row]) for image in nearest[row]], ranks[row])
                 for model, (ranks, nearest) in tables.items()
             ],
         )
@@ -121,23 +110,21 @@ def confused(set_: EvaluationSet, results: Mapping[str, Result], student: str) -
     pairs = sorted(own, key=lambda pair: (-own[pair], pair))[:CONFUSED]
     order = sorted(range(len(keys)), key=lambda row: (keys[row], row))
     rows = {pair: [row for row in order if (targets[row], predicted[student][row]) == pair][:SHOWN] for pair in pairs}
-    example_of = {taken: next((row for row in order if targets[row] == taken), None) for _, taken in pairs}
-    wanted = {row for shown in rows.values() for row in shown} | {row for row in example_of.values() if row is not None}
+    first_of_class = {targets[row]: row for row in reversed(order)}
+    examples = {taken: first_of_class[taken] for _, taken in pairs if taken in first_of_class}
+    wanted = {*examples.values(), *(row for shown in rows.values() for row in shown)}
     images, totals, names = set_images(set_, wanted), Counter(targets), set_.classnames
-    found = []
-    for right, taken in pairs:
-        row = example_of[taken]
-        found.append(
-            Confused(
-                names[right],
-                names[taken],
-                [images[each] for each in rows[right, taken]],
-                None if row is None else images[row],
-                {model: count[right, taken] for model, count in counts.items()},
-                totals[right],
-            )
+    return [
+        Confused(
+            names[right],
+            names[taken],
+            [images[row] for row in rows[right, taken]],
+            images[examples[taken]] if taken in examples else None,
+            {model: count[right, taken] for model, count in counts.items()},
+            totals[right],
         )
-    return found
+        for right, taken in pairs
+    ]
 
 
 def gallery_set(set_: EvaluationSet, results: Mapping[str, Result], student: str) -> GallerySet | None:
@@ -148,3 +135,31 @@ def gallery_set(set_: EvaluationSet, results: Mapping[str, Result], student: str
         case "classification":
             return GallerySet(set_.name, confused=confused(set_, results, student))
     return None
+
+
+def gather_gallery(pipeline: Pipeline, models: Sequence[EvaluatedModel], student: str = "") -> Gallery | None:
+    """Compare a student with the first teacher and the baseline on the same pictures.
+
+    ``student`` is by default the first one that is not the baseline. Return None if no student is evaluated.
+    """
+    students = {model.name: model for model in models if model.kind == "student"}
+    named = pipeline.profile.gate.baseline
+    raw = next((name for name, model in students.items() if model.note.endswith("raw pairs")), None)
+    baseline = named if named in students else raw
+    student = student or next((name for name in students if name != baseline), baseline or "")
+    if student not in students:
+        return None
+    teacher = next((model for model in models if model.kind == "teacher"), None)
+    notes = {teacher.name: "teacher"} if teacher else {}
+    notes[student] = "student"
+    if baseline and baseline != student:
+        notes[baseline] = "baseline"
+    results = {model.name: {result.key: result for result in model.results} for model in models if model.name in notes}
+    shown, sets = Counter[str](), []
+    for key in results[student]:
+        opened = open_set(pipeline.profile, key)
+        shared = {name: results[name][key] for name in notes if key in results[name]}
+        if shown[opened.kind] < SETS and (part := gallery_set(opened, shared, student)):
+            shown[opened.kind] += 1
+            sets.append(part)
+    return Gallery(notes, student, sets)

@@ -1,9 +1,11 @@
-"""Collect the contents of the pipeline's report."""
+"""Collect the contents of the pipeline's report, and store the report beside the outputs."""
 
 from __future__ import annotations
 
 import datetime
+import tempfile
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from mobileclip2.asset_key import AssetKey
@@ -15,10 +17,10 @@ from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.errors import UserError
 from mobileclip2.extras import versions
 from mobileclip2.report.filtering import filter_reports, selection_report
-from mobileclip2.report.gather_gallery import gather_gallery
-from mobileclip2.report.page import EvaluatedModel, Tile, Training
+from mobileclip2.report.gallery import gather_gallery
+from mobileclip2.report.page import EvaluatedModel, Tile, Training, write_page
 from mobileclip2.report.pictures import SampleRow
-from mobileclip2.report.pipeline import Curve, Report, Skip, Stage
+from mobileclip2.report.pipeline import Curve, Report, Skip, Stage, render_pipeline
 from mobileclip2.report.sheets import between_curve, rows, training_records
 from mobileclip2.report.study import study_result
 from mobileclip2.stages.stored_results import stored_results
@@ -27,6 +29,16 @@ SAMPLES = 8
 SKIPS = 500
 SOFTWARE = ("torch", "open_clip_torch", "timm", "dagster", "pyarrow", "pillow")
 """packages that results depend on"""
+
+
+def store_report(pipeline: Pipeline) -> str:
+    """Write the report of everything that is stored, and return its path or URL."""
+    key = f"reports/{pipeline.profile.name}.html"
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "report.html"
+        write_page(render_pipeline(gather(pipeline)), page)
+        pipeline.storage.put(key, page)
+    return f"{pipeline.storage.url}/{key}"
 
 
 def gather(pipeline: Pipeline) -> Report:
@@ -64,9 +76,8 @@ def evaluated_models(pipeline: Pipeline) -> list[EvaluatedModel]:
         if f"evaluation/{student.name}" in pipeline.graph and pipeline.is_current(f"evaluation/{student.name}"):
             (artifact,) = pipeline.read(f"student/{student.name}")
             facts = artifact.manifest.facts
-            note, seen = _origin(student, facts), facts.get("samples")
-            results = stored_results(pipeline, student.name)
-            models.append(EvaluatedModel(student.name, "student", results, note, facts.get("parameters"), seen))
+            results, note = stored_results(pipeline, student.name), _origin(student, facts)
+            models.append(EvaluatedModel(student.name, "student", results, note, facts.get("samples")))
     return models
 
 

@@ -16,8 +16,8 @@ from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.extras import versions
 from mobileclip2.models.device import choose_device
 from mobileclip2.report import examples
+from mobileclip2.report.gallery import gather_gallery
 from mobileclip2.report.gather import SOFTWARE, evaluated_models
-from mobileclip2.report.gather_gallery import gather_gallery
 from mobileclip2.report.page import Training
 from mobileclip2.report.sheets import training_records
 from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
@@ -47,9 +47,8 @@ def gather_student(pipeline: Pipeline, name: str) -> StudentReport:
     students = {model.name: model for model in models if model.kind == "student"}
     mains = {key: _mains(model.results) for key, model in students.items()}
     axis = next((key for key in ("average", "imagenet1k") if key in mains[name]), results[0].key)
-    (student,) = (each for each in profile.students if each.name == name)
+    student = profile.student(name)
     return StudentReport(
-        title=f"{name} · MobileCLIP2 student",
         name=name,
         profile_name=profile.name,
         created=datetime.date.today().isoformat(),
@@ -102,7 +101,6 @@ def _examples(set_: EvaluationSet, result: Result, confidence: float, sets: int)
     assert result.samples is not None
     task = TASKS.get(result.key)
     common = {
-        "key": result.key,
         "name": task.name if task else result.key,
         "samples": result.samples.num_rows,
         "splits": examples.splits(set_, result, confidence, (0, zlib.crc32(result.key.encode()))),

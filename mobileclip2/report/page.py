@@ -41,7 +41,6 @@ class EvaluatedModel:
     kind: Literal["teacher", "student"]
     results: Sequence[Result]
     note: str = ""
-    parameters: int | None = None
     samples_seen: int | None = None
 
 
@@ -78,7 +77,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters.update(
-        bar=bar, data_uri=data_uri, magnitude=plots.count, number="{:,}".format, percent=percent, svg=Markup
+        bar=bar, data_uri=data_uri, magnitude=plots.count, number="{:,}".format, percent=plots.percent, svg=Markup
     )
     module = environment.get_template(template).make_module(values)
     bodies = {name: getattr(module, name)().strip() for name in sections}
@@ -155,8 +154,3 @@ def duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def percent(share: float | None) -> str:
-    """Format a share between 0 and 1 as percent with one decimal, without the sign."""
-    return "–" if share is None else f"{100 * share:.1f}"

@@ -1,4 +1,4 @@
-"""Small PNG pictures in the metadata of materializations."""
+"""Small pictures in the metadata of materializations: sheets, and previews that Dagster shows at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
+from math import isfinite
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +19,13 @@ from mobileclip2.report.palette import GRID, INK, MUTED, PAPER, series
 
 MAX_BYTES = 44_000
 """maximum size of a sheet: below 60 kB as base64, because Dagster stores it in a database row"""
+MAX_CHARACTERS = 999
+"""maximum size of a preview as Markdown; Dagster shows longer Markdown only after a click"""
+IMAGES = 5
+SIDES = (48, 40, 32, 24, 16, 8)
+QUALITIES = (60, 30, 15)
+POINTS = 40
+WIDTH, HEIGHT = 240, 60
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,10 @@ class SampleRow:
     synthetic: Sequence[tuple[str, str]] = ()
 
 
-def inline_markdown(png: bytes, alt: str = "") -> str:
+def inline_markdown(data: bytes, alt: str = "", kind: str = "png") -> str:
     """Return a Markdown image that contains its own bytes."""
     text = "".join(" " if character in "[]\\\n\r" else character for character in alt)
-    return f"![{text}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    return f"![{text}](data:image/{kind};base64,{base64.b64encode(data).decode()})"
 
 
 def sample_sheet(rows: Sequence[SampleRow]) -> bytes:
@@ -134,3 +143,36 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
         import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def strip(images: Sequence[Image.Image], alt: str) -> str:
+    """Draw the first images in a row, with the largest side and quality that fit."""
+    markdown = ""
+    for side, quality in product(SIDES, QUALITIES):
+        row = Image.new("RGB", (side * len(images[:IMAGES]) or side, side), PAPER)
+        for number, image in enumerate(images[:IMAGES]):
+            thumb = fit(image, side)
+            row.paste(thumb, (number * side + (side - thumb.width) // 2, (side - thumb.height) // 2))
+        buffer = io.BytesIO()
+        row.save(buffer, format="webp", quality=quality, method=6)
+        markdown = inline_markdown(buffer.getvalue(), alt, "webp")
+        if len(markdown) <= MAX_CHARACTERS:
+            break
+    return markdown
+
+
+def sparkline(values: Sequence[float], alt: str) -> str:
+    """Draw a curve with its first and last value."""
+    finite = [value for value in values if isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    step = max(1, len(finite) / POINTS)
+    chosen = [finite[int(number * step)] for number in range(int(len(finite) / step))]
+    scale_x, scale_y = WIDTH / max(1, len(chosen) - 1), (HEIGHT - 14) / ((high - low) or 1)
+    points = " ".join(f"{n * scale_x:.0f},{HEIGHT - (value - low) * scale_y:.0f}" for n, value in enumerate(chosen))
+    label = f"{finite[0]:.3g} → {finite[-1]:.3g}" if finite else "no value"
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"><text x="{WIDTH}" y="11" '
+        f'font-size="11" text-anchor="end" fill="{MUTED}">{label}</text>'
+        f'<polyline points="{points}" fill="none" stroke="{INK}"/></svg>'
+    )
+    return inline_markdown(svg.encode(), alt, "svg+xml")

@@ -129,6 +129,8 @@ class MetricRow:
 
 def render_pipeline(report: Report) -> str:
     """Render the page."""
+    by_model = {model.name: model.results for model in report.models}
+    teachers = [model.name for model in report.models if model.kind == "teacher"]
     return render(
         "pipeline.html.j2",
         SECTIONS,
@@ -138,7 +140,7 @@ def render_pipeline(report: Report) -> str:
         software=report.software,
         report=report,
         table=metric_rows(report.models),
-        metric_plot=_metric_plot(report.models),
+        metric_plot=plots.svg(plots.metric_figure(by_model, reference=teachers), "metrics"),
         accuracies=accuracy_plots(report.trainings, report.models),
         losses=loss_plots(report.trainings),
         study_tables=[_study(number, study) for number, study in enumerate(report.studies)],
@@ -157,9 +159,9 @@ def render_pipeline(report: Report) -> str:
         outputs=[
             [
                 (each.part, each.group or "–", f"{each.samples:,}", each.fingerprint, each.data_version)
-                for each in outputs
+                for each in stage.outputs
             ]
-            for outputs in (stage.outputs for stage in report.stages)
+            for stage in report.stages
         ],
     )
 
@@ -185,12 +187,6 @@ def _best(models: Sequence[EvaluatedModel], values: Sequence[float | None]) -> l
         rivals = [v for m, v in zip(models, values, strict=True) if m.kind == model.kind and v is not None]
         best.append(value is not None and len(rivals) > 1 and value == max(rivals) > min(rivals))
     return best
-
-
-def _metric_plot(models: Sequence[EvaluatedModel]) -> str:
-    teachers = [model.name for model in models if model.kind == "teacher"]
-    figure = plots.metric_figure({model.name: model.results for model in models}, reference=teachers)
-    return plots.svg(figure, "metrics")
 
 
 def _study(position: int, study: StudyResult) -> tuple[str, dict[str, str], list[list[str]], list[str]]:

@@ -380,3 +380,8 @@ def count(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
+
+
+def percent(share: float | None) -> str:
+    """Format a share between 0 and 1 as percent with one decimal, without the sign."""
+    return "–" if share is None else f"{100 * share:.1f}"

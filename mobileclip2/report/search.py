@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -18,15 +17,11 @@ SIDE = 320
 """largest side of a picture on the page in pixels"""
 
 
-@dataclass(frozen=True)
-class QueryResult:
-    """A query with its pictures, the best first."""
-
-    query: str
-    pictures: Sequence[Ranked]
+Results = Sequence[tuple[str, Sequence[Ranked]]]
+"""queries with their pictures, the best first"""
 
 
-def write_search(results: Sequence[QueryResult], model: str, folder: Path, count: int, path: Path) -> None:
+def write_search(results: Results, model: str, folder: Path, count: int, path: Path) -> None:
     """Write the page atomically. The pictures are in it, so that it can be sent to others."""
     now = datetime.datetime.now(datetime.UTC)
     page = render(
@@ -36,7 +31,7 @@ def write_search(results: Sequence[QueryResult], model: str, folder: Path, count
         subtitle=f"{count:,} pictures of {folder} · {model} · {now:%Y-%m-%d %H:%M} UTC",
         tiles=(),
         software=versions(("mobileclip2", "torch")),
-        queries=[(each, [(ranked, _thumbnail(ranked.path)) for ranked in each.pictures]) for each in results],
+        queries=[(query, [(each, _thumbnail(each.path)) for each in pictures]) for query, pictures in results],
         side=SIDE,
     )
     # the name of a file can have bytes that are not UTF-8

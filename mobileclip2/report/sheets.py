@@ -8,19 +8,17 @@ from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from PIL import Image
-
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View, render
 from mobileclip2.engine.graph import pairs_of
-from mobileclip2.engine.pipeline import Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.evaluation.wise_ft import CURVE, Point, read_curve
 from mobileclip2.report import plots
-from mobileclip2.report.pictures import SampleRow, inline_markdown, sample_sheet
-from mobileclip2.report.previews import sparkline, strip
+from mobileclip2.report.pictures import SampleRow, inline_markdown, sample_sheet, sparkline, strip
+from mobileclip2.stages.data_checks import paths
 from mobileclip2.stages.stored_results import results_so_far
 from mobileclip2.store import Artifact
 
@@ -40,29 +38,11 @@ class Sheet(NamedTuple):
     """images with their views, captions and keys"""
 
 
-def raw_sheet(pipeline: Pipeline, group: str) -> Sheet:
-    """Draw the first samples of a group with their captions."""
-    return _sheet(rows(pipeline, group), "samples")
-
-
-def views_sheet(pipeline: Pipeline, group: str) -> Sheet:
-    """Draw the first samples of a group with their stored views."""
-    return _sheet(rows(pipeline, group, views=True), "views")
-
-
-def captions_sheet(pipeline: Pipeline, captioner: str, group: str) -> Sheet:
-    """Draw the first samples of a group with the captions of one captioner."""
-    return _sheet(rows(pipeline, group, captioners=(captioner,)), "captions")
-
-
-def reinforced_sheet(pipeline: Pipeline, group: str) -> Sheet:
-    """Draw the first samples of a group with views and all captions."""
-    captioners = pipeline.profile.dataset_captioners
-    return _sheet(rows(pipeline, group, views=True, captioners=captioners), "reinforced samples")
-
-
-def _sheet(samples: Iterator[SampleRow], alt: str) -> Sheet:
-    first = list(islice(samples, ROWS))
+def first_samples(
+    pipeline: Pipeline, group: str, alt: str, *, views: bool = False, captioners: tuple[str, ...] = ()
+) -> Sheet:
+    """Draw the first samples of a group."""
+    first = list(islice(rows(pipeline, group, views=views, captioners=captioners), ROWS))
     preview = strip([image for row in first for image in (row.image, *row.views)], alt)
     return Sheet(preview, inline_markdown(sample_sheet(first), alt))
 
@@ -86,7 +66,8 @@ def rows(
             yield SampleRow(
                 key,
                 image,
-                [_rendered(image, stored[key]) for stored in stored_views],
+                # ``training.views`` renders faster, but needs torch
+                [render(image, View.from_json(stored[key]), VIEW_SIZE) for stored in stored_views],
                 captions[key],
                 [(name, texts[key]) for name, texts in synthetic],
             )
@@ -97,9 +78,11 @@ def _column(artifact: Artifact, shard: Shard, name: str) -> dict[str, str]:
     return dict(zip(table.column("key").to_pylist(), table.column(name).to_pylist(), strict=True))
 
 
-def _rendered(image: Image.Image, view: str) -> Image.Image:
-    """Render a stored view as the teachers see it. ``training.views`` renders faster for training, but needs torch."""
-    return render(image, View.from_json(view), VIEW_SIZE)
+def columns(pipeline: Pipeline, result: MaterializeResult) -> list[tuple[str, str, bool]]:
+    """Return (name, type, nullable) of each column. The result is empty for a stage that writes no sidecar."""
+    artifact = Artifact(pipeline.storage, next(iter(result.summaries.values())))
+    path = next(paths(artifact), None)
+    return [(field.name, str(field.type), field.nullable) for field in sidecar.schema(path)] if path else []
 
 
 def training_records(pipeline: Pipeline, key: str, group: str | None = None) -> list[Mapping[str, Any]]:
@@ -113,9 +96,7 @@ def training_records(pipeline: Pipeline, key: str, group: str | None = None) -> 
 def training_curve(pipeline: Pipeline, key: str, group: str | None = None) -> tuple[dict[str, float], Sheet]:
     """Return the last value of every metric of a training, and its loss curve."""
     records = training_records(pipeline, key, group)
-    last: dict[str, float] = {}
-    for record in records:
-        last.update(record)
+    last = {name: value for record in records for name, value in record.items()}
     preview = sparkline([record["loss"] for record in records if "loss" in record], "loss")
     return last, Sheet(preview, _plot(plots.loss_figure(records, group or AssetKey(key).name), "loss"))
 

@@ -15,9 +15,9 @@ from mobileclip2.evaluation.metrics import RECALLS
 from mobileclip2.evaluation.published import MODELS, NUMBERS
 from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.report import plots
-from mobileclip2.report.examples import Association, Classified, Confusion, Retrieved, Split
+from mobileclip2.report.examples import Association, Classified, Confusion, Retrieved, Share
 from mobileclip2.report.gallery import Gallery
-from mobileclip2.report.page import EvaluatedModel, Tile, Training, accuracy_plots, loss_plots, percent, render
+from mobileclip2.report.page import EvaluatedModel, Tile, Training, accuracy_plots, loss_plots, render
 
 SECTIONS = {
     "results": "Results",
@@ -27,8 +27,6 @@ SECTIONS = {
     "side_by_side": "Gallery",
     "examples": "Examples",
 }
-PUBLISHED_ON = "iPhone 12 Pro Max"
-FAMILY = "MobileCLIP2-"
 AVERAGE_NAMES = {
     "average": "Average of the 38 sets",
     "imagenet_shift": "ImageNet shifts",
@@ -50,7 +48,6 @@ METRIC_NAMES = {
 class SetExamples:
     """Examples of one evaluation set. Fields that its kind does not have are empty."""
 
-    key: str
     name: str
     samples: int
     failures: Sequence[Classified] = ()
@@ -62,7 +59,8 @@ class SetExamples:
     """shares ``[classes, classes]``, or None if there are too many classes"""
     retrieved: Sequence[Retrieved] = ()
     associations: Sequence[Association] = ()
-    splits: Sequence[Split] = ()
+    splits: Mapping[str, Sequence[Share]] = field(default_factory=dict)
+    """shares of each group by metric"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,6 @@ class StudentReport:
     one machine. ``mains`` has their main metrics on ``axis``, which is a set or an average.
     """
 
-    title: str
     name: str
     profile_name: str
     created: str
@@ -108,7 +105,7 @@ def render_student(report: StudentReport) -> str:
     return render(
         "student.html.j2",
         SECTIONS,
-        title=report.title,
+        title=f"{report.name} · MobileCLIP2 student",
         subtitle=f"Profile {report.profile_name} · {report.note} · {report.created}",
         tiles=_tiles(report, [*averages, *metrics]),
         software=report.software,
@@ -141,8 +138,8 @@ def _tiles(report: StudentReport, rows: Sequence[ComparisonRow]) -> list[Tile]:
     tiles = [
         Tile(
             AVERAGE_NAMES.get(row.set, row.set),
-            f"{percent(row.value)} %",
-            f"{100 * report.confidence:.0f} % interval {percent(row.interval[0])} – {percent(row.interval[1])}",
+            f"{plots.percent(row.value)} %",
+            f"{100 * report.confidence:.0f} % interval {plots.percent(row.interval[0])} – {plots.percent(row.interval[1])}",
         )
         for row in rows[:1]
     ]
@@ -164,10 +161,10 @@ def published_rows(report: StudentReport) -> list[PublishedRow]:
     own = {(row.set, MAIN_METRIC if row.metric == AVERAGED else row.metric): row.value for row in report.rows}
     latency = report.latencies[report.name]
     parameters = latency.image.parameters / 1e6, latency.text.parameters / 1e6
-    rows = [PublishedRow(report.name, parameters, [own.get(number) for number in NUMBERS], is_own=True)]
-    for model in MODELS.values():
-        rows.append(PublishedRow(model.name, model.parameters, [model.shares[number] for number in NUMBERS]))
-    return rows
+    return [
+        PublishedRow(report.name, parameters, [own.get(number) for number in NUMBERS], is_own=True),
+        *(PublishedRow(model.name, model.parameters, [*model.shares.values()]) for model in MODELS.values()),
+    ]
 
 
 def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
@@ -181,7 +178,7 @@ def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
     }
     published = next((number for number in NUMBERS if number[0] == report.axis), ("average", MAIN_METRIC))
     theirs = {
-        model.name.removeprefix(FAMILY): plots.Tradeoff(
+        model.name.removeprefix("MobileCLIP2-"): plots.Tradeoff(
             sum(model.latency), model.shares[published], int(1e6 * sum(model.parameters))
         )
         for model in MODELS.values()
@@ -189,7 +186,7 @@ def _tradeoffs(report: StudentReport) -> list[tuple[str, str]]:
     machine = report.latencies[report.name].machine
     panels = [
         (f"This profile's students on this machine: {machine}.", ours, report.axis, report.name),
-        (f"The released MobileCLIP2 models on an {PUBLISHED_ON}, as published.", theirs, published[0], None),
+        ("The released MobileCLIP2 models on an iPhone 12 Pro Max, as published.", theirs, published[0], None),
     ]
     return [
         (

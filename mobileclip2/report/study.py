@@ -20,32 +20,24 @@ METRICS = ("acc1", "mean_recall@1")
 
 
 @dataclass(frozen=True)
-class TrialScores:
-    """The scores of a row of a study: shares by metric and seed. Trials that are not trained yet are missing."""
-
-    name: str
-    scores: Mapping[str, Sequence[float]]
-
-
-@dataclass(frozen=True)
 class StudyResult:
-    """A study with the scores of its rows."""
+    """A study with the scores of its rows by name: shares by metric and seed. Trials that are not trained yet are missing."""
 
     study: Study
-    rows: Sequence[TrialScores]
+    rows: Mapping[str, Mapping[str, Sequence[float]]]
 
     @property
     def metrics(self) -> list[str]:
         """Return the metrics ``<set>/<metric>`` in the order of the study's sets."""
-        return list(dict.fromkeys(metric for row in self.rows for metric in row.scores))
+        return list(dict.fromkeys(metric for scores in self.rows.values() for metric in scores))
 
 
 def study_result(pipeline: Pipeline, name: str) -> StudyResult:
     """Collect the scores of the study's trials that are in the store."""
     study, asset = pipeline.profile.study(name), pipeline.graph[f"study/{name}"]
-    rows = []
+    rows: dict[str, dict[str, list[float]]] = {}
     for row in study.lines(pipeline.profile.student(study.student), pipeline.profile.dataset_teachers):
-        scores: dict[str, list[float]] = {}
+        scores = rows.setdefault(row.name, {})
         for seed in study.seeds:
             trial = trial_name(row.name, seed)
             if pipeline.missing(asset, trial):
@@ -54,7 +46,6 @@ def study_result(pipeline: Pipeline, name: str) -> StudyResult:
             for metric, value in artifact.manifest.facts["scores"].items():
                 if MetricName.parse(metric).metric in METRICS:
                     scores.setdefault(metric, []).append(value)
-        rows.append(TrialScores(row.name, scores))
     return StudyResult(study, rows)
 
 
@@ -63,7 +54,7 @@ def figures(result: StudyResult) -> list[Figure]:
     plotted = []
     for metric in result.metrics:
         title = metric.replace("/", "  ·  ")
-        by_name = {row.name: row.scores.get(metric, ()) for row in result.rows}
+        by_name = {name: scores.get(metric, ()) for name, scores in result.rows.items()}
         if result.study.scales:
             curves = {
                 teacher: {scale: by_name[scale_name(teacher, scale)] for scale in sorted(scales)}
@@ -78,10 +69,10 @@ def figures(result: StudyResult) -> list[Figure]:
 def table(result: StudyResult) -> list[list[str]]:
     """Format a heading and a line for each row: the mean over the seeds, and their range in brackets."""
     lines = [[result.study.name, "seeds", *result.metrics]]
-    for row in result.rows:
-        cells = [_cell(row.scores.get(metric, ())) for metric in result.metrics]
-        seeds = max((len(values) for values in row.scores.values()), default=0)
-        lines.append([row.name, f"{seeds} of {len(result.study.seeds)}", *cells])
+    for name, scores in result.rows.items():
+        cells = [_cell(scores.get(metric, ())) for metric in result.metrics]
+        seeds = max((len(values) for values in scores.values()), default=0)
+        lines.append([name, f"{seeds} of {len(result.study.seeds)}", *cells])
     return lines
 
 

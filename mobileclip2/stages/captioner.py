@@ -8,11 +8,11 @@ import pyarrow as pa
 import torch
 
 from mobileclip2.captioners.coca import trunk_features
-from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner, save_captioner
+from mobileclip2.captioners.load import SMALL, build_captioner, load_captioner
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.engine.pipeline import TaskBatch
 from mobileclip2.engine.shard import Shard, local_copy
-from mobileclip2.models.build import CONFIG, WEIGHTS, stored_files
+from mobileclip2.models.build import CONFIG, WEIGHTS, save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages.prefetch import preprocessed_images
@@ -32,7 +32,7 @@ def run(batch: TaskBatch) -> None:
         captioner = load_captioner(base.fetch(CONFIG), base.fetch(WEIGHTS))
     else:
         weights = batch.inventory.captioner_weights(config)
-        commits = batch.inventory.model_commits(config.model) if config.model else {}
+        commits = batch.inventory.hub.recorded(config.model) if config.model else {}
         captioner = build_captioner(config, weights, commits=commits, seed=settings.seed if settings else 0)
     captioner.model.to(device)
     result = None
@@ -41,7 +41,7 @@ def run(batch: TaskBatch) -> None:
         result = train_task(batch, captioner.model, CoCaObjective(), source, settings, device)
     samples = settings.total_steps * settings.batch if settings else 0
     facts = {"embed_dim": captioner.embed_dim, **captioner.provenance, "samples": samples}
-    publish(batch, result, partial(save_captioner, captioner), stored_files(captioner), facts)
+    publish(batch, result, partial(save, captioner), stored_files(captioner), facts)
 
 
 def training_source(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
@@ -56,19 +54,15 @@ def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
     Degenerate captions only warn, because the stage has skipped them already.
     """
     limits = pipeline.profile.checks
-    tables = [
-        sidecar.read(path, sidecar.CAPTIONS) for artifact in artifacts(pipeline, result) for path in paths(artifact)
-    ]
-    captions = pa.concat_tables([sidecar.CAPTIONS.empty_table(), *tables]).column("caption")
-    written = captions.filter(pc.not_equal(captions, ""))
-    counts = pc.value_counts(written)
-    total, failed = result.samples, sum(result.skip_reasons.values())
-    most_frequent, times = max(
-        zip(*map(pa.Array.to_pylist, counts.flatten()), strict=True), key=itemgetter(1), default=("", 0)
-    )
-    repeated, degenerate = times / max(1, len(written)), failed / max(1, total)
+    counts = Counter[str]()
+    for artifact in artifacts(pipeline, result):
+        for path in paths(artifact):
+            counts.update(filter(None, sidecar.read(path, sidecar.CAPTIONS).column("caption").to_pylist()))
+    written, total, failed = counts.total(), result.samples, sum(result.skip_reasons.values())
+    ((most_frequent, times),) = counts.most_common(1) or [("", 0)]
+    repeated, degenerate = times / max(1, written), failed / max(1, total)
     problems = []
-    is_repeated = repeated > limits.repeated_captions and len(written) >= JUDGED
+    is_repeated = repeated > limits.repeated_captions and written >= JUDGED
     if is_repeated:
         problems.append(
             f"{repeated:.1%} of the captions are '{most_frequent}'; the limit is {limits.repeated_captions:.1%} "
@@ -81,10 +75,10 @@ def captions_vary(pipeline: Pipeline, result: MaterializeResult) -> Verdict:
         )
     numbers = {
         "most_frequent_share": repeated,
-        "distinct_share": len(counts) / max(1, len(written)),
+        "distinct_share": len(counts) / max(1, written),
         "degenerate_share": degenerate,
     }
-    description = "; ".join(problems) or f"{len(counts)} distinct captions of {len(written)}"
+    description = "; ".join(problems) or f"{len(counts)} distinct captions of {written}"
     return Verdict(not problems, description, numbers, is_warning=not is_repeated)
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from mobileclip2.engine.external import Folder
@@ -16,7 +15,7 @@ from mobileclip2.engine.trace import lineage_of
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.export import as_open_clip
-from mobileclip2.export.parity import Parity, inputs
+from mobileclip2.export.parity import inputs
 from mobileclip2.export.write import Format, write
 from mobileclip2.names import listed
 from mobileclip2.stages.load_model import load_image_text
@@ -28,17 +27,7 @@ CALIBRATION = 128
 """number of images on which int8 ranges are calibrated"""
 
 
-@dataclass(frozen=True)
-class Export:
-    """A written export and its parity with the trained model."""
-
-    folder: Path
-    parity: list[Parity]
-    bytes: dict[str, int]
-    """sizes by file or Core ML package"""
-
-
-def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Export:
+def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool = False) -> Exported:
     """Write ``student/<name>`` to the new folder ``to``. After an error, the folder does not exist.
 
     Raises:
@@ -63,9 +52,9 @@ def export(pipeline: Pipeline, key: str, to: Path, kind: Format, *, int8: bool =
         measured = write(image_text, found, folder, kind, int8=int8, batch=pipeline.profile.batch)
         (folder / LINEAGE).write_bytes(lineage_of(pipeline, key).to_bytes())
         sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir())}
-        exported = Exported(kind, int8, image_text, measured, sizes, as_open_clip.architecture(image_text))
+        exported = Exported(to, kind, int8, image_text, measured, sizes, as_open_clip.architecture(image_text))
         (folder / CARD).write_text(card(pipeline, students[key], exported), encoding="utf-8")
-    return Export(to, measured, sizes)
+    return exported
 
 
 def _bytes(path: Path) -> int:

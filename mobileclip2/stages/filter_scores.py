@@ -8,7 +8,7 @@ import torch
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard import Shard
-from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_sidecars, raw_table, write_sidecar
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
 from mobileclip2.errors import WeightsError
 from mobileclip2.models.batched import each_text_once
 from mobileclip2.models.device import choose_device, inference
@@ -47,10 +47,4 @@ def begin(batch: TaskBatch) -> WriteShard:
     return write
 
 
-def commit(batch: TaskBatch) -> None:
-    """Commit the manifest."""
-    (task,) = batch.tasks
-    commit_sidecars(task, batch.shards)
-
-
-run = ShardStage(begin, commit)
+run = ShardStage(begin, commit_tasks)

@@ -25,18 +25,18 @@ class ImageIndex:
     def __init__(self, shards: Sequence[Shard], *, uid: bool) -> None:
         self._shards, self._uid = shards, uid
         self._tars = lru_cache(OPEN_TARS)(self._open)
-        hashes, numbers = [], []
+        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int32)]
         with doing("indexing images"):
             for number, shard in enumerate(shards):
                 counted(number, len(shards), "image shards")
                 found = np.array([_hash(key) for key, _ in self._keys(_index(shard))], np.uint64)
                 hashes.append(found)
                 numbers.append(np.full(len(found), number, np.int32))
-        joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+        joined = np.concatenate(hashes)
         # stable, so that the first shard wins if a key occurs twice
         order = np.argsort(joined, kind="stable")
         self._hashes = joined[order]
-        self._numbers = (np.concatenate(numbers) if numbers else np.empty(0, np.int32))[order]
+        self._numbers = np.concatenate(numbers)[order]
 
     def find(self, key: str) -> ImageSample | None:
         """Return the sample of an image shard that belongs to a reinforced sample."""
@@ -71,10 +71,8 @@ class ImageIndex:
                 continue  # an image without uid belongs to no reinforced sample
 
 
-@lru_cache(1)
-def image_index(shards: tuple[Shard, ...], *, uid: bool) -> ImageIndex:
-    """Return the index of image shards. The groups of a run share it."""
-    return ImageIndex(shards, uid=uid)
+image_index = lru_cache(1)(ImageIndex)
+"""returns the index of a tuple of image shards; the groups of a run share it"""
 
 
 def _index(shard: Shard) -> IndexedTar:

@@ -24,7 +24,7 @@ VIEWS = "view_cfg"
 def build_image_text(model: Model | None, inventory: SourceInventory, seed: int = 0) -> ImageText:
     """Build the ``model`` of a teacher or student with its weights, or with random weights of ``seed``."""
     assert model is not None
-    return build(model, inventory.model_weights(model), commits=inventory.model_commits(model), seed=seed)
+    return build(model, inventory.model_weights(model), commits=inventory.hub.recorded(model), seed=seed)
 
 
 def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
@@ -44,9 +44,8 @@ def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:
 def _load_locked(spec: Locked, stored: Artifact, inventory: SourceInventory) -> ImageText:
     """Load a locked teacher. Towers from the hub are files of the artifact, and others are where the profile says."""
     trunk, text = inventory.tower_weights(spec)
-    names = [file.name for file in stored.manifest.files]
     with temporary_files(), tempfile.TemporaryDirectory() as temporary:
-        for name in names:
+        for name in (file.name for file in stored.manifest.files):
             if Path(name).stem == "trunk":
                 trunk = stored.fetch(name)
             elif name.startswith("text/"):

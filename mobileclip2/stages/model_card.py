@@ -33,13 +33,15 @@ SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremlto
 
 @dataclass(frozen=True)
 class Exported:
-    """The exported files that the card describes."""
+    """A written export and its parity with the trained model."""
 
+    folder: Path
     kind: str
     int8: bool
     image_text: ImageText
     parity: Sequence[Parity]
     bytes: dict[str, int]
+    """sizes by file or Core ML package"""
     architecture: Path | None
     """module that the image tower needs and that is copied into the export"""
 
@@ -58,34 +60,27 @@ def card(pipeline: Pipeline, name: str, exported: Exported) -> str:
     key, student = AssetKey.of("student", name), pipeline.profile.student(name)
     found = lineage_of(pipeline, key)
     (stored,) = pipeline.read(key)
-    return (
-        _environment()
-        .get_template("card.md.j2")
-        .render(
-            student=student,
-            exported=exported,
-            needs=NEEDS.get(exported.kind),
-            model=_origin(student),
-            embed_dim=exported.image_text.embed_dim,
-            parameters=stored.summary.facts.get("parameters"),
-            context=getattr(exported.image_text.tokenize, "context_length", None),
-            samples=_samples(pipeline, found),
-            ingredients=_ingredients(pipeline.profile, found),
-            metrics=_metrics(pipeline, name),
-            assets=branches(found),
-            fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
-            software=versions(SOFTWARE),
-        )
-    )
-
-
-def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.j2").render(
+        student=student,
+        exported=exported,
+        needs=NEEDS.get(exported.kind),
+        model=_origin(student),
+        embed_dim=exported.image_text.embed_dim,
+        parameters=stored.summary.facts.get("parameters"),
+        context=getattr(exported.image_text.tokenize, "context_length", None),
+        samples=_samples(pipeline, found),
+        ingredients=_ingredients(pipeline.profile, found),
+        metrics=_metrics(pipeline, name),
+        assets=branches(found),
+        fingerprint=found.nodes[next(reversed(found.nodes))].fingerprint,
+        software=versions(SOFTWARE),
     )
 
 

@@ -38,11 +38,10 @@ def begin(batch: TaskBatch) -> WriteShard:
 
 def _caption_keys(batch: TaskBatch, shard: Shard) -> Sequence[str]:
     """Return the caption keys of a corpus, or of the source after which a shard is named."""
-    if batch.asset.stage == "caption_corpus":
-        keys = {corpus.name: corpus.caption_keys for corpus in batch.profile.caption_corpora}
-        return keys[batch.asset.name] or ()
-    keys = {source.name: source.caption_keys for source in batch.profile.sources}
-    return keys[shard.relative.partition("/")[0]] or ()
+    is_corpus = batch.asset.stage == "caption_corpus"
+    name = batch.asset.name if is_corpus else shard.relative.partition("/")[0]
+    given = batch.profile.caption_corpora if is_corpus else batch.profile.sources
+    return next(each.caption_keys for each in given if each.name == name) or ()
 
 
 run = ShardStage(begin, commit_tasks)

@@ -9,7 +9,6 @@ from pathlib import Path
 from mobileclip2.data import sidecar
 from mobileclip2.data.join import TeacherFiles, join_shard
 from mobileclip2.data.validate import check_share
-from mobileclip2.engine.graph import captions_role, embeddings_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard import Shard, open_shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, side_name, skipped_name
@@ -35,9 +34,9 @@ def begin(batch: TaskBatch) -> WriteShard:
         teachers = [
             TeacherFiles(
                 name,
-                files(embeddings_role(name, "image")),
-                files(embeddings_role(name, "text"))[0],
-                {captioner: files(embeddings_role(name, captioner)) for captioner in captioners},
+                files(f"embeddings/{name}/image"),
+                files(f"embeddings/{name}/text")[0],
+                {captioner: files(f"embeddings/{name}/{captioner}") for captioner in captioners},
             )
             for name in batch.profile.dataset_teachers
         ]
@@ -48,7 +47,7 @@ def begin(batch: TaskBatch) -> WriteShard:
                     file,
                     raw,
                     files("augmentations"),
-                    {captioner: files(captions_role(captioner)) for captioner in captioners},
+                    {captioner: files(f"captions/{captioner}") for captioner in captioners},
                     teachers,
                     tar,
                     storage=dataset.storage,
@@ -77,7 +76,7 @@ def commit(batch: TaskBatch) -> None:
             samples -= skipped.num_rows
             reasons.update(skipped.column("reason").to_pylist())
     teachers = list(batch.profile.dataset_teachers)
-    dims = {name: task.inputs[embeddings_role(name, "image")][0].manifest.facts["embed_dim"] for name in teachers}
+    dims = {name: task.inputs[f"embeddings/{name}/image"][0].manifest.facts["embed_dim"] for name in teachers}
     facts = {"teachers": teachers, "teacher_dims": dims}
     task.commit(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
 

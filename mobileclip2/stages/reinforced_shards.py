@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -46,24 +45,23 @@ def commit(batch: TaskBatch) -> None:
     names = [teacher.name for teacher in batch.profile.reinforced_shards(batch.asset.name).teachers]
     tables = [sidecar.read(task.output.fetch(side_name(shard)), VALID) for shard in batch.shards]
     try:
-        dims = teachers_of([each for table in tables for each in _distinct(table, "dims")], names)
+        dims = teachers_of(_distinct(tables, "dims"), names)
     except ValueError as error:
         raise ShardError(f"{batch.asset.key}: {error}; name the shards of one dataset in 'reinforced'") from error
     facts: dict[str, object] = {
         "teachers": names,
         "teacher_dims": dims,
-        "views": sorted({each for table in tables for each in _distinct(table, "views")}),
-        "captions": _captions(each for table in tables for each in _distinct(table, "captions")),
+        "views": sorted(_distinct(tables, "views")),
+        "captions": _captions(_distinct(tables, "captions")),
     }
     commit_sidecars(task, batch.shards, facts)
 
 
-def _distinct(table: pa.Table, name: str) -> list[Any]:
-    values = table.column(name).to_pylist()
-    return list({str(value): value for value in values}.values())
+def _distinct(tables: list[pa.Table], name: str) -> list[Any]:
+    return list({str(value): value for table in tables for value in table.column(name).to_pylist()}.values())
 
 
-def _captions(counts: Iterable[str]) -> dict[str, list[int]]:
+def _captions(counts: list[str]) -> dict[str, list[int]]:
     """Return the least and the greatest number of captions of a sample by field."""
     rows = [json.loads(count) for count in counts]
     fields = sorted({field for row in rows for field in row})

@@ -26,9 +26,8 @@ def begin(batch: TaskBatch) -> WriteShard:
     def write(shard: Shard, tasks: list[Task]) -> None:
         raw = raw_table(task.only("raw_shards"), shard)
         gone = removed.get(shard.id, set())
-        write_sidecar(
-            task, shard, raw.filter(pa.array([key not in gone for key in raw.column("key").to_pylist()], pa.bool_()))
-        )
+        kept = [key not in gone for key in raw.column("key").to_pylist()]
+        write_sidecar(task, shard, raw.filter(pa.array(kept, pa.bool_())))
 
     return write
 

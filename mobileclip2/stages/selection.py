@@ -38,12 +38,12 @@ LOW, DUPLICATE, CONTAMINATED = "low-score", "near-duplicate", "in-evaluation-set
 
 
 class Pair(NamedTuple):
-    """One scored pair and the sidecar that holds its embedding."""
+    """One scored pair and the row of its embedding in the sidecar of its shard."""
 
     group: str
     shard: str
     key: str
-    file: int
+    artifact: Artifact
     row: int
 
 
@@ -57,7 +57,7 @@ def run(batch: TaskBatch) -> None:
     (task,) = batch.tasks
     select = batch.profile.select
     assert select is not None
-    files, pairs, scores = _read(task.inputs["scores"])
+    pairs, scores = _read(task.inputs["scores"])
     if not pairs:
         raise UserError("select: there is no valid pair in any group; see the skipped samples of raw_shards")
     ranked = by_rank(scores, [(pair.shard, pair.key) for pair in pairs])
@@ -66,11 +66,9 @@ def run(batch: TaskBatch) -> None:
     else:
         assert select.above is not None
         passed = at_least(ranked, scores, select.above)
-    reasons = dict.fromkeys(ranked.tolist(), LOW)
-    for row in passed.tolist():
-        del reasons[row]
+    reasons = dict.fromkeys(np.setdiff1d(ranked, passed).tolist(), LOW)
     if len(passed) and (select.near_duplicates is not None or select.decontaminate):
-        reasons |= _compare(batch, task, select, files, pairs, passed)
+        reasons |= _compare(batch, task, select, pairs, passed)
     if len(reasons) == len(pairs):
         raise UserError(_no_pair_left(select, len(pairs), len(passed), float(scores[ranked[0]])))
     _store(batch, task, pairs, scores, reasons, float(scores[passed[-1]]))
@@ -89,8 +87,7 @@ def _no_pair_left(select: Select, pairs: int, passed: int, best: float) -> str:
     )
 
 
-def _read(artifacts: list[Artifact]) -> tuple[list[tuple[Artifact, str]], list[Pair], np.ndarray]:
-    files: list[tuple[Artifact, str]] = []
+def _read(artifacts: list[Artifact]) -> tuple[list[Pair], np.ndarray]:
     pairs: list[Pair] = []
     scores = [np.empty(0, np.float32)]
     schema = pa.schema([pa.field("key", pa.string(), nullable=False), SCORE])
@@ -101,33 +98,25 @@ def _read(artifacts: list[Artifact]) -> tuple[list[tuple[Artifact, str]], list[P
             table = sidecar.read(artifact.fetch(name), schema)
             shard = name.removesuffix(".parquet")
             keys = table.column("key").to_pylist()
-            pairs += [Pair(group, shard, key, len(files), row) for row, key in enumerate(keys)]
+            pairs += [Pair(group, shard, key, artifact, row) for row, key in enumerate(keys)]
             scores.append(table.column("score").to_numpy())
-            files.append((artifact, name))
-    return files, pairs, np.concatenate(scores)
+    return pairs, np.concatenate(scores)
 
 
-def _compare(
-    batch: TaskBatch,
-    task: Task,
-    select: Select,
-    files: list[tuple[Artifact, str]],
-    pairs: list[Pair],
-    passed: np.ndarray,
-) -> dict[int, str]:
+def _compare(batch: TaskBatch, task: Task, select: Select, pairs: list[Pair], passed: np.ndarray) -> dict[int, str]:
     """Return the pairs above the cut that are removed because of their image."""
     if len(passed) > MAX_COMPARED:
         raise UserError(
             f"select: 'near_duplicates' and 'decontaminate' compare at most {MAX_COMPARED:,} pairs, and {len(passed):,} "
             "pass the cut; keep a smaller share, or remove duplicates before the import"
         )
-    rows_of: dict[int, list[int]] = {}
+    positions_of: dict[str, list[int]] = {}
     for position, row in enumerate(passed.tolist()):
-        rows_of.setdefault(pairs[row].file, []).append(position)
+        positions_of.setdefault(pairs[row].shard, []).append(position)
     features = np.empty((0, 0), np.float32)
-    for file, positions in rows_of.items():
-        artifact, name = files[file]
-        _, bits = sidecar.read_embeddings(artifact.fetch(name))
+    for shard, positions in positions_of.items():
+        artifact = pairs[passed[positions[0]]].artifact
+        _, bits = sidecar.read_embeddings(artifact.fetch(f"{shard}.parquet"))
         if not features.size:
             features = np.empty((len(passed), bits.shape[1]), np.float32)
         chosen = bits[[pairs[passed[position]].row for position in positions]]

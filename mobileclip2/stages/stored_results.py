@@ -71,22 +71,17 @@ def baseline_results(pipeline: Pipeline, baseline: str, model: str) -> list[Resu
 
 
 def pipeline_at(pipeline: Pipeline, baseline: str) -> Pipeline | None:
-    """Return the pipeline of the profile at the git revision that a baseline names. None if the baseline is no revision."""
+    """Return the pipeline of the profile at the git revision ``baseline``, or None if that is no revision with the profile."""
     if f"evaluation/{baseline}" in pipeline.graph or _results_path(pipeline, baseline):
         return None
     file = Path(pipeline.profile.file)
-    text = _at_revision(file, baseline)
-    return None if text is None else Pipeline(parse(text, origin=file))
+    command = ["git", "show", "--end-of-options", f"{baseline}:./{file.name}"]
+    try:
+        text = subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return Pipeline(parse(text, origin=file))
 
 
 def _results_path(pipeline: Pipeline, baseline: str) -> Path | None:
     return next(filter(Path.exists, (Path(baseline), Path(pipeline.profile.locate(baseline)))), None)
-
-
-def _at_revision(file: Path, revision: str) -> str | None:
-    """Return the text of the profile at a git revision, or None if the revision lacks the file."""
-    command = ["git", "show", "--end-of-options", f"{revision}:./{file.name}"]
-    try:
-        return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None

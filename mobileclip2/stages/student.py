@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from mobileclip2.config.augmentation import EARLIER_RENDERING, Rendering
+from mobileclip2.config.augmentation import EARLIER_RENDERING
 from mobileclip2.config.sources import OWN
 from mobileclip2.config.student import Student
 from mobileclip2.data import sidecar
-from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.data.validate_reinforced import VALID
-from mobileclip2.engine.graph import corpus_role, reinforced_role
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard import local_copy
 from mobileclip2.engine.shard_stage import side_name
@@ -30,12 +27,11 @@ from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
 from mobileclip2.stages.evaluation import planned_sets
 from mobileclip2.stages.load_model import VIEWS, build_image_text, load_image_text
-from mobileclip2.stages.reinforced_dataset import tar_name
-from mobileclip2.stages.trained import publish, shards_of, size, tables_of, train_task
+from mobileclip2.stages.trained import publish, shards_of, size, tables_of, tars_of, train_task
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource
 from mobileclip2.training.objectives import Contrastive, Objective, Reinforced
 from mobileclip2.training.published_shard import PublishedShard
-from mobileclip2.training.trainer import TrainResult
+from mobileclip2.training.trainer import Numbers
 
 
 def run(batch: TaskBatch) -> None:
@@ -43,19 +39,18 @@ def run(batch: TaskBatch) -> None:
     student = batch.profile.student(batch.asset.name)
     if student.between:
         wise_ft.run(batch, student.between)
-    elif student.train:
+        return
+    if student.train:
         image_text, result = train_student(batch, student)
-        samples = student.train.total_steps * student.train.batch
-        facts = {**size(image_text), **image_text.provenance, "samples": samples}
-        publish(batch, result, partial(save, image_text), stored_files(image_text), facts)
+        samples = {"samples": student.train.total_steps * student.train.batch}
     else:
-        image_text = build_image_text(student.model, batch.inventory)
-        facts = {**size(image_text), **image_text.provenance}
-        publish(batch, None, partial(save, image_text), stored_files(image_text), facts)
+        image_text, result, samples = build_image_text(student.model, batch.inventory), None, {}
+    facts = {**size(image_text), **image_text.provenance, **samples}
+    publish(batch, result, partial(save, image_text), stored_files(image_text), facts)
 
 
-def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainResult]:
-    """Train a student and return the model and the training result."""
+def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, Numbers]:
+    """Train a student and return the model and the metrics of the training."""
     (task,) = batch.tasks
     device = choose_device(batch.profile.device)
     if student.base:
@@ -68,17 +63,12 @@ def train_student(batch: TaskBatch, student: Student) -> tuple[ImageText, TrainR
     result = train_task(batch, image_text.model, objective, source, student.training, device, evaluate)
     image_text.config.pop(VIEWS, None)
     if student.render != EARLIER_RENDERING:
-        image_text.config[VIEWS] = rendered_views(image_text.preprocess, student.render)
+        image_text.config[VIEWS] = {
+            "size": image_text.preprocess.size,
+            "interpolation": student.render.interpolation_of(image_text.preprocess.interpolation),
+            "translation": student.render.translation,
+        }
     return image_text, result
-
-
-def rendered_views(preprocess: Preprocess, render: Rendering) -> dict[str, Any]:
-    """Return how a student's views were rendered, for the configuration of the stored model."""
-    return {
-        "size": preprocess.size,
-        "interpolation": render.interpolation_of(preprocess.interpolation),
-        "translation": render.translation,
-    }
 
 
 def objective_and_source(
@@ -87,7 +77,7 @@ def objective_and_source(
     """Return the objective and the samples of a training."""
     seed = student.training.seed
     if student.data == "raw":
-        corpora = [artifact for name in student.corpora for artifact in task.inputs[corpus_role(name)]]
+        corpora = [artifact for name in student.corpora for artifact in task.inputs[f"corpus/{name}"]]
         found = tables_of([*task.inputs["data"], *corpora], batch.inventory)
         tables = ((local_copy(shard.url, shard.version_token), table) for shard, table in found)
         source = RawSource(
@@ -135,23 +125,17 @@ def reinforced_source(
     batch: TaskBatch, task: Task, student: Student, image_text: ImageText, needs: Sequence[str]
 ) -> ReinforcedSource:
     """Open the DR tars of all groups. If the profile's own dataset has no images, read them from the source shards."""
-    found = [
-        (artifact, shard)
-        for artifact in task.inputs.get("data", [])
-        for shard in shards_of(artifact, batch.inventory, tar_name)
-    ]
+    tars, images = tars_of(task.inputs.get("data", []), batch.inventory)
     published = [shard for name in batch.profile.datasets_of(student) for shard in _published(batch, task, name)]
     captioners = student.loss.captioners
     return ReinforcedSource(
-        [*(artifact.fetch(tar_name(shard)) for artifact, shard in found), *published],
+        [*tars, *published],
         image_text.tokenize,
         image_text.preprocess,
         seed=student.training.seed,
         captions=f"^syn_text_({'|'.join(captioners)})$" if captioners else "^syn_text.*$",
         needs=needs,
-        images=None
-        if batch.profile.dataset.images
-        else [local_copy(shard.url, shard.version_token) for _, shard in found],
+        images=images,
         augmentation=batch.profile.augmentation(student),
         rendering=student.render,
         with_replacement=student.sampling == "with_replacement",
@@ -163,7 +147,7 @@ def _published(batch: TaskBatch, task: Task, name: str) -> Iterator[PublishedSha
     if name == OWN:
         return
     images = {shard.relative: shard for shard in batch.inventory.image_shards(name)}
-    for artifact in task.inputs[reinforced_role(name)]:
+    for artifact in task.inputs[f"reinforced/{name}"]:
         for shard in shards_of(artifact, batch.inventory):
             table = sidecar.read(artifact.fetch(side_name(shard)), VALID)
             if not table.num_rows:

@@ -14,6 +14,6 @@ def run(batch: TaskBatch) -> None:
     study = batch.profile.study(batch.asset.name)
     student = batch.profile.trials(study)[task.slice.name]
     _, result = train_student(batch, student)
-    scores = {name: value for name, value in result.numbers.items() if MetricName.parse(name).set in study.evaluate_on}
+    scores = {name: value for name, value in result.items() if MetricName.parse(name).set in study.evaluate_on}
     samples = student.training.total_steps * student.training.batch
     publish(batch, result, lambda folder: None, [], {"samples": samples, "scores": scores})

@@ -38,17 +38,11 @@ def begin(batch: TaskBatch) -> WriteShard:
                     texts[number].append(text)
             failures += generated.failures
         for task, number in zip(tasks, numbers, strict=True):
+            detail = f"caption {number}, {settings.retries} retries"
             failed = [failure for failure in failures if failure.caption == number]
-            skipped = pa.table(
-                {
-                    "key": pa.array([failure.key for failure in failed], pa.string()),
-                    "reason": pa.array([failure.reason for failure in failed], pa.string()),
-                    "detail": pa.array([f"caption {number}, {settings.retries} retries" for _ in failed], pa.string()),
-                }
-            )
-            write_sidecar(
-                task, shard, pa.table({"key": keys, "caption": texts[number]}, schema=sidecar.CAPTIONS), skipped
-            )
+            skipped = [{"key": failure.key, "reason": failure.reason, "detail": detail} for failure in failed]
+            table = pa.table({"key": keys, "caption": texts[number]}, schema=sidecar.CAPTIONS)
+            write_sidecar(task, shard, table, pa.Table.from_pylist(skipped))
 
     return write
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -60,9 +61,7 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
             "text": each_text_once(partial(text_trunk_features, locked), texts, batch.profile.batch),
         }
 
-    shards = list(
-        tables_of([artifact for artifacts in task.inputs.values() for artifact in artifacts], batch.inventory)
-    )
+    shards = list(tables_of(list(chain(*task.inputs.values())), batch.inventory))
     frozen = frozen_features(batch, shards, features)
     source = FeatureSource(frozen["image"], frozen["text"], seed=spec.train.seed)
     result = train_task(batch, projections, Contrastive(), source, spec.train, device)

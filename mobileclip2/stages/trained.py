@@ -17,7 +17,7 @@ from mobileclip2.asset_key import Partition
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.engine.lineage import LINEAGE
 from mobileclip2.engine.pipeline import TaskBatch
-from mobileclip2.engine.shard import Shard
+from mobileclip2.engine.shard import Shard, local_copy
 from mobileclip2.engine.shard_stage import SKIPPED, raw_table, side_name
 from mobileclip2.engine.source_inventory import SourceInventory
 from mobileclip2.engine.trace import lineage
@@ -25,11 +25,12 @@ from mobileclip2.errors import ShardError
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.sealed_tensors import DamagedTensors, read_sealed, write_sealed
 from mobileclip2.progress import Step
+from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.store import Artifact
 from mobileclip2.store.storage import explain
 from mobileclip2.training.data import SampleSource
 from mobileclip2.training.objectives import Objective
-from mobileclip2.training.trainer import METRICS, TrainResult, train
+from mobileclip2.training.trainer import METRICS, Numbers, train
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,15 @@ def shards_of(
         partition = Partition(artifact.summary.asset, artifact.summary.group)
         raise ShardError(f"{partition}: the source no longer has the shard of '{min(gone)}'; restore it, or plan again")
     return [shard for shard in shards if file_of(shard) in stored]
+
+
+def tars_of(artifacts: list[Artifact], inventory: SourceInventory) -> tuple[list[Path], list[Path] | None]:
+    """Return the DR tars of finished groups, and the source tars with their images if the DR tars have none."""
+    found = [(artifact, shard) for artifact in artifacts for shard in shards_of(artifact, inventory, tar_name)]
+    tars = [artifact.fetch(tar_name(shard)) for artifact, shard in found]
+    if inventory.profile.dataset.images:
+        return tars, None
+    return tars, [local_copy(shard.url, shard.version_token) for _, shard in found]
 
 
 def tables_of(artifacts: list[Artifact], inventory: SourceInventory) -> Iterator[tuple[Shard, pa.Table]]:
@@ -118,7 +128,7 @@ def train_task(
     settings: TrainSettings,
     device: torch.device,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-) -> TrainResult:
+) -> Numbers:
     """Train the model of a batch. A killed training continues from its last checkpoint."""
     (task,) = batch.tasks
     return train(
@@ -143,7 +153,7 @@ def size(image_text: ImageText) -> dict[str, int]:
 
 
 def publish(
-    batch: TaskBatch, result: TrainResult | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
+    batch: TaskBatch, result: Numbers | None, save: Callable[[Path], None], files: list[str], facts: dict[str, Any]
 ) -> None:
     """Store the files that ``save`` writes to the scratch folder, with training metrics and lineage, and commit the manifest.
 
@@ -156,7 +166,7 @@ def publish(
         save(batch.scratch)
     except OSError as error:
         explain(error, str(batch.scratch))
-    names = [*files, *([METRICS] if result else [])]
+    names = [*files, *([METRICS] if result is not None else [])]
     for name in names:
         task.output.put(name, batch.scratch / name)
     task.output.write(LINEAGE, (batch.lineage or lineage(batch.pipeline, [task])).to_bytes())

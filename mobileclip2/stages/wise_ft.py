@@ -11,7 +11,7 @@ from mobileclip2.evaluation.wise_ft import CURVE, Point, pick, read_curve, write
 from mobileclip2.models.build import save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.models.interpolate import interpolated
+from mobileclip2.models.tensors import interpolated
 from mobileclip2.progress import Step
 from mobileclip2.stages.evaluation import planned_sets
 from mobileclip2.stages.load_model import build_image_text, load_image_text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 from mobileclip2.errors import DamagedOutput
+from mobileclip2.store.lease import Fence, Lease
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
 from mobileclip2.store.stat_cache import DOUBTED, StatCache
 from mobileclip2.store.storage import LocalStorage, Storage, explain, file_sha256
@@ -24,26 +25,6 @@ def artifact_prefix(asset: str, fingerprint: str, group: str | None) -> str:
     return f"{asset}/{fingerprint}" + (f"/{group.replace('/', '-')}" if group else "")
 
 
-class Fence(Protocol):
-    """Refuses writes of a process that lost its lease, see :mod:`~mobileclip2.store.lease`."""
-
-    def check(self) -> None:
-        """Raise LeaseLost if the lease is lost. Called before each write and deletion."""
-
-    def renew(self) -> None:
-        """Renew the lease, or raise LeaseLost. Called immediately before the manifest is written."""
-
-
-class NoFence:
-    """Refuses nothing: this process holds no lease."""
-
-    def check(self) -> None:
-        """Return."""
-
-    def renew(self) -> None:
-        """Return."""
-
-
 class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
@@ -54,7 +35,7 @@ class ArtifactFolder:
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:
         self.storage = storage
         self.prefix = artifact_prefix(asset, fingerprint, group)
-        self.fence: Fence = NoFence()
+        self.fence: Fence = Lease()
 
     def key(self, name: str) -> str:
         """Return the storage key of a file."""
@@ -124,13 +105,11 @@ class ArtifactFolder:
         Raises:
             DamagedOutput: the file is missing.
         """
-        try:
+        with suppress(FileNotFoundError):
             path = self.storage.fetch(self.key(name))
-        except FileNotFoundError:
-            path = Path()
-        if not path.is_file():
-            raise self._damaged(name, "stored file is gone")
-        return path
+            if path.is_file():
+                return path
+        raise self._damaged(name, "stored file is gone")
 
     def describe(self, names: list[str]) -> list[File]:
         """Return the manifest entries of files: name, size and hash.

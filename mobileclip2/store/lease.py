@@ -62,38 +62,32 @@ class Held(NamedTuple):
     """None if the lease is unreadable"""
 
 
-class Lease:
-    """The leases that a block of :func:`acquire` holds."""
-
-    def __init__(self, holder: str) -> None:
-        self.holder = holder
-        self._taken: list[_Taken] = []
+class Fence(Protocol):
+    """Refuses writes of a process that lost its lease."""
 
     def check(self) -> None:
-        """Check without a request that no lease was lost.
-
-        Raises:
-            LeaseLost: a lease was not renewed in time, or another process holds it.
-        """
-        for taken in self._taken:
-            taken.check()
+        """Raise LeaseLost if the lease was not renewed in time or another process holds it. Called before each write."""
 
     def renew(self) -> None:
-        """Renew the leases in the store. Call this before a commit.
-
-        Raises:
-            LeaseLost: a lease was not renewed in time, or another process holds it.
-        """
-        for taken in self._taken:
-            taken.renew()
+        """Renew the lease, or raise LeaseLost. Called immediately before the manifest is written."""
 
 
-class _Taken(Protocol):
-    def check(self) -> None: ...
+class Lease:
+    """The leases that a block of :func:`acquire` holds. Without leases, it refuses nothing."""
 
-    def renew(self) -> None: ...
+    def __init__(self, holder: str = "", *fences: Fence) -> None:
+        self.holder = holder
+        self._fences = list(fences)
 
-    def release(self) -> None: ...
+    def check(self) -> None:
+        """Check without a request that no lease was lost."""
+        for fence in self._fences:
+            fence.check()
+
+    def renew(self) -> None:
+        """Renew the leases in the store."""
+        for fence in self._fences:
+            fence.renew()
 
 
 @contextmanager
@@ -108,15 +102,14 @@ def acquire(storage: Storage, names: list[str], payload: str = "", waiting: Wait
                     waiting()
                     is_waiting = True
                 time.sleep(POLL_SECONDS)
-            lease._taken.append(taken)
+            lease._fences.append(taken)
             stack.callback(taken.release)
         yield lease
 
 
 def all_held(storage: Storage) -> list[Held]:
     """Return all leases that are held."""
-    held = [_held(storage, key) for key, _ in list(storage.list(f"{FOLDER}/"))]
-    return [each for each in held if each is not None]
+    return [held for key, _ in list(storage.list(f"{FOLDER}/")) if (held := _held(storage, key))]
 
 
 def is_held(storage: Storage, name: str) -> bool:
@@ -145,11 +138,7 @@ class WorkerFence:
         self._storage, self._name, self._holder = storage, name, holder
 
     def check(self) -> None:
-        """Read the lease from the store.
-
-        Raises:
-            LeaseLost: the run lost the lease.
-        """
+        """Read the lease from the store."""
         held = _held(self._storage, _key(self._name))
         if held is None or held.holder != self._holder():
             _lost(f"{self._storage.url}/{self._name}")
@@ -168,12 +157,12 @@ def _key(name: str) -> str:
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _take(storage: Storage, name: str, holder: str, payload: str) -> _Taken | None:
+def _take(storage: Storage, name: str, holder: str, payload: str) -> _FileLease | _ObjectLease | None:
     """Take a lease, or return None if another process holds it."""
     return _take_key(storage, _key(name), holder, name, payload)
 
 
-def _take_key(storage: Storage, key: str, holder: str, name: str, payload: str) -> _Taken | None:
+def _take_key(storage: Storage, key: str, holder: str, name: str, payload: str) -> _FileLease | _ObjectLease | None:
     if isinstance(storage, S3Storage):
         taken = _ObjectLease(storage, key, holder, name, payload)
         return taken if taken.claim() else None
@@ -188,13 +177,11 @@ def _body(holder: str, name: str, payload: str) -> bytes:
 
 
 def _parse(url: str, data: bytes) -> Held:
-    try:
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         body = json.loads(data)
         holder, name, payload = body["holder"], body.get("name", ""), body["payload"]
         if isinstance(holder, str) and isinstance(name, str) and isinstance(payload, str):
             return Held(url, holder, name, payload)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        pass
     return Held(url, "", "", None)
 
 
@@ -274,9 +261,8 @@ def _read_locked(path: Path) -> bytes | None:
         explain(error, str(path))
     with os.fdopen(descriptor, "rb") as file:
         try:
-            fcntl.flock(
-                descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB
-            )  # shared: readers do not look like holders to each other
+            # shared: readers do not look like holders to each other
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return file.read()
     return None
@@ -287,27 +273,19 @@ class _ObjectLease:
         self._storage, self._key, self._holder = storage, key, holder
         self._name, self._payload = name, payload
         self._is_lost = False
-        self._renewed = _now()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
 
     def claim(self) -> bool:
-        began = _now()
-        if not self._claim():
-            return False
-        self._renewed = began
-        self._thread.start()
-        return True
-
-    def _claim(self) -> bool:
-        if self._storage.create(self._key, self._body()):
-            return True
-        held = _read_object(self._storage, self._key)
-        if held is None:
-            return False  # it was released in between, and the next attempt can take it
-        if _is_expired(held) and self._storage.replace(self._key, self._body(), held.etag):
-            return True
-        return self._is_ours(held)  # our own write succeeded if its response was lost
+        self._renewed = _now()
+        taken = self._storage.create(self._key, self._body())
+        # absent: it was released in between, and the next attempt can take it
+        if not taken and (held := _read_object(self._storage, self._key)):
+            taken = _is_expired(held) and self._storage.replace(self._key, self._body(), held.etag)
+            taken = taken or self._is_ours(held)  # our own write succeeded if its response was lost
+        if taken:
+            self._thread.start()
+        return taken
 
     def _body(self) -> bytes:
         return _body(self._holder, self._name, self._payload)

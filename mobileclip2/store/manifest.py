@@ -6,12 +6,10 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.fingerprint import canonical, fingerprint
-
-SCHEMA_VERSION = 1
 
 WATCHED_FILES = 256
 """maximum number of files whose version tokens a plan checks; with more files it checks their folder"""
@@ -22,10 +20,8 @@ def identify(asset: str, code_version: str, declared: dict[str, Any], inputs: di
     return fingerprint({"asset": asset, "code_version": code_version, "declared": declared, "inputs": inputs})
 
 
-class File(BaseModel):
+class File(BaseModel, frozen=True):
     """A file of an artifact with its size in bytes and its sha256."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     """relative to the manifest's folder"""
@@ -33,12 +29,10 @@ class File(BaseModel):
     sha256: str
 
 
-class ManifestFields(BaseModel):
+class ManifestFields(BaseModel, frozen=True):
     """The fields of a manifest without its files."""
 
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = 1
     asset: AssetKey
     part: str
     group: str | None
@@ -52,11 +46,6 @@ class ManifestFields(BaseModel):
     skip_reasons: dict[str, int]
     facts: dict[str, Any]
     """metadata for readers: dimensions, sizes, hashes of weights"""
-
-    @property
-    def identity(self) -> str:
-        """Fingerprint, recomputed from the declared fields and the inputs."""
-        return identify(self.asset, self.code_version, self.declared, self.inputs)
 
 
 class ManifestSummary(ManifestFields):
@@ -88,18 +77,13 @@ class Manifest(ManifestFields):
         }
         return hashlib.sha256(canonical(content).encode()).hexdigest()[:32]
 
-    @property
-    def size(self) -> int:
-        """Total size of the files in bytes."""
-        return sum(file.size for file in self.files)
-
     def summary(self) -> ManifestSummary:
         """Return the manifest without its list of files."""
         names = [file.name for file in self.files]
         return ManifestSummary(
             **self.model_dump(exclude={"files"}),
             data_version=self.data_version,
-            size=self.size,
+            size=sum(file.size for file in self.files),
             watched=names if len(names) <= WATCHED_FILES else None,
         )
 
@@ -121,8 +105,9 @@ class Manifest(ManifestFields):
         manifest = cls.model_validate(body)
         if manifest.data_version != stated:
             raise ValueError(f"its data version is {manifest.data_version}, but it says {stated}")
-        if manifest.identity != manifest.fingerprint:
-            raise ValueError(f"its fingerprint is {manifest.identity}, but it says {manifest.fingerprint}")
+        identity = identify(manifest.asset, manifest.code_version, manifest.declared, manifest.inputs)
+        if identity != manifest.fingerprint:
+            raise ValueError(f"its fingerprint is {identity}, but it says {manifest.fingerprint}")
         if sum(manifest.skip_reasons.values()) != manifest.skipped:
             raise ValueError(f"it skips {manifest.skipped} samples, but its reasons are {manifest.skip_reasons}")
         return manifest

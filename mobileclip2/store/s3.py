@@ -15,19 +15,19 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, TypeVar, Unpack
 
 from mobileclip2.errors import DamagedOutput, ShardError, StoreError
 from mobileclip2.extras import needs
 from mobileclip2.store import user_cache, verified
-from mobileclip2.store.storage import atomic_path, file_sha256
-from mobileclip2.store.truncation import is_complete
+from mobileclip2.store.storage import atomic_path, file_sha256, has_end
 
 if TYPE_CHECKING:
-    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
     from s3transfer.futures import TransferFuture
@@ -55,9 +55,10 @@ PART_BYTES = 16 << 20
 
 NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
-SKEWED = {"RequestTimeTooSkewed"}
 TRANSIENT = {"429", "SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "IncompleteBody", "BadDigest"}
 """codes to retry, in addition to HTTP status 500 and above"""
+
+REPLACED = "the object was replaced while it was downloaded"
 
 _HASH = "sha256"
 _jitter = random.Random()  # training uses the global generator, and retries must not change its sequence
@@ -82,46 +83,30 @@ class S3Storage:
             credentials have expired.
     """
 
-    def __init__(self, url: str, cache: Path | None = None) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         bucket, _, prefix = self.url.removeprefix("s3://").partition("/")
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
-        self._cache = cache
-        self._client: S3Client | None = None
 
-    @property
+    @cached_property
     def client(self) -> S3Client:
-        """The boto3 client, created at its first use."""
-        if self._client is None:
-            with needs("aws"):
-                import boto3
-                from botocore.config import Config
+        """The boto3 client."""
+        with needs("aws"):
+            import boto3
+            from botocore.config import Config
 
-            config = Config(
-                retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
+        config = Config(
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+        )
+        client = boto3.client("s3", config=config)
+        if "@" in client.meta.endpoint_url:  # errors of botocore repeat the URL
+            raise StoreError(
+                f"{self.url}: the endpoint of the object store contains a password or key; remove it from AWS_ENDPOINT_URL, "
+                "and give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
-            client = boto3.client("s3", config=config)
-            if "@" in client.meta.endpoint_url:  # errors of botocore repeat the URL
-                raise StoreError(
-                    f"{self.url}: the endpoint of the object store contains a password or key; remove it from AWS_ENDPOINT_URL, "
-                    "and give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                )
-            self._client = client
-        return self._client
-
-    @property
-    def cache(self) -> Path:
-        """Folder of the downloaded objects.
-
-        Raises:
-            StoreError: this user has no usable cache folder.
-        """
-        return self._cache or user_cache.cache_folder() / "s3"
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_client": None}
+        return client
 
     def exists(self, key: str) -> bool:
         """Return whether the object exists."""
@@ -147,11 +132,7 @@ class S3Storage:
         return sorted(name.removeprefix(self.prefix + start).rstrip("/") for name in prefixes)
 
     def read(self, key: str) -> bytes:
-        """Read an object.
-
-        Raises:
-            FileNotFoundError: the object does not exist.
-        """
+        """Read an object."""
         return self.read_version(key).data
 
     def read_version(self, key: str) -> ObjectVersion:
@@ -241,35 +222,28 @@ class S3Storage:
                     "leave the sources alone during a run, and run again"
                 )
             identity = hashlib.sha256(f"{self.url}/{key}:{head['ETag']}".encode()).hexdigest()[:32]
-            local = self.cache / identity / Path(key).name
-            if self._cache is None:
-                user_cache.begin_use()
-                user_cache.use(local)
+            local = user_cache.cache_folder() / "s3" / identity / Path(key).name
+            user_cache.begin_use()
+            user_cache.use(local)
             if not _is_cached(head, local):
                 with atomic_path(local) as temporary:
-                    with temporary.open("wb") as file:
+                    with temporary.open("wb") as file, _same_version():
                         if head["ContentLength"] > 2 * PART_BYTES:
                             self._get_parts(client, key, head, file)
                         else:
-                            shutil.copyfileobj(self._get_version(client, key, head["ETag"]), file)
+                            whole = client.get_object(Bucket=self.bucket, Key=self.prefix + key, IfMatch=head["ETag"])
+                            shutil.copyfileobj(whole["Body"], file)
                     with temporary.open("rb") as file:
                         _check(head, file)
                 verified.record(local, head.get("Metadata", {}).get(_HASH) or head["ETag"])
-                if self._cache is None:
-                    _sweep_after(head["ContentLength"])
+                _sweep_after(head["ContentLength"])
             return local
 
         return self._retry(key, request)
 
     def _get_parts(self, client: S3Client, key: str, head: HeadObjectOutputTypeDef, file: BinaryIO) -> None:
-        """Download the version of an object with the ETag of ``head`` in parts.
-
-        Raises:
-            _Altered: the object was replaced.
-        """
+        """Download the version of an object with the ETag of ``head`` in parts."""
         from boto3.s3.transfer import TransferConfig, create_transfer_manager
-        from botocore.exceptions import ClientError
-        from s3transfer.exceptions import S3DownloadFailedError
         from s3transfer.subscribers import BaseSubscriber
 
         class Planned(BaseSubscriber):
@@ -279,46 +253,22 @@ class S3Storage:
                 future.meta.provide_object_etag(head["ETag"])
 
         config = TransferConfig(multipart_chunksize=PART_BYTES)
-        replaced = _Altered("the object was replaced while it was downloaded")
-        try:
-            with create_transfer_manager(client, config) as manager:
-                manager.download(self.bucket, self.prefix + key, file, subscribers=[Planned()]).result()
-        except S3DownloadFailedError:
-            raise replaced from None
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-                raise replaced from None
-            raise
+        with create_transfer_manager(client, config) as manager:
+            manager.download(self.bucket, self.prefix + key, file, subscribers=[Planned()]).result()
         # without response checksums, s3transfer ignores the given ETag
         if client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ETag"] != head["ETag"]:
-            raise replaced
-
-    def _get_version(self, client: S3Client, key: str, etag: str) -> StreamingBody:
-        """Start to download the version of an object with an ETag.
-
-        Raises:
-            _Altered: the object was replaced.
-        """
-        from botocore.exceptions import ClientError
-
-        try:
-            return client.get_object(Bucket=self.bucket, Key=self.prefix + key, IfMatch=etag)["Body"]
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
-                raise _Altered("the object was replaced while it was downloaded") from None
-            raise
+            raise _Altered(REPLACED)
 
     def append(self, key: str, data: bytes) -> None:
         """Append to an object by a conditional replacement, which is retried after a conflict with another writer."""
         while True:
             try:
                 current = self.read_version(key)
+                is_written = self.replace(key, current.data + data, current.etag)
             except FileNotFoundError:
-                if self.create(key, data):
-                    return
-            else:
-                if self.replace(key, current.data + data, current.etag):
-                    return
+                is_written = self.create(key, data)
+            if is_written:
+                return
             time.sleep(_jitter.uniform(0, FIRST_PAUSE))
 
     def describe(self, key: str) -> tuple[int, str]:
@@ -329,7 +279,7 @@ class S3Storage:
     def is_complete(self, key: str) -> bool:
         """Return False if the object is truncated."""
         # Our uploads are atomic, so only objects of other programs can be truncated. These have no hash in their metadata.
-        return _HASH in self._head(key)["Metadata"] or is_complete(self.fetch(key))
+        return _HASH in self._head(key)["Metadata"] or has_end(self.fetch(key))
 
     def _head(self, key: str) -> HeadObjectOutputTypeDef:
         return self._retry(key, lambda client: client.head_object(Bucket=self.bucket, Key=self.prefix + key))
@@ -454,7 +404,7 @@ class S3Storage:
         import boto3
 
         boto3.setup_default_session()
-        self._client = None
+        self.__dict__.pop("client", None)
 
 
 @dataclass(frozen=True)
@@ -481,6 +431,26 @@ def _sweep_after(size: int) -> None:
 
 class _Altered(Exception):
     """The checksum of a transfer does not match."""
+
+
+@contextmanager
+def _same_version() -> Iterator[None]:
+    """Convert errors of a download with ``If-Match``.
+
+    Raises:
+        _Altered: the object was replaced.
+    """
+    from botocore.exceptions import ClientError
+    from s3transfer.exceptions import S3DownloadFailedError
+
+    try:
+        yield
+    except S3DownloadFailedError:
+        raise _Altered(REPLACED) from None
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+            raise _Altered(REPLACED) from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -558,6 +528,6 @@ def _denial(code: str) -> str:
     """Return what an error code means and what to do."""
     if code in EXPIRED:
         return f"the credentials have expired ({code}); renew them and run again, finished shards are kept"
-    if code in SKEWED:
+    if code == "RequestTimeTooSkewed":
         return f"the clock of this machine differs too much from the object store's ({code}); set it and run again"
     return f"the object store answered {code}; check the bucket and the permissions of this identity"

@@ -17,7 +17,7 @@ FOLDER = ".scratch"
 
 
 class Scratch:
-    """A local folder. If the store is a bucket, :meth:`keep` copies files there and :meth:`recall` restores them.
+    """A local folder. If the store is a bucket, :meth:`save` copies files there and :meth:`restore` restores them.
 
     Raises:
         StoreError: the disk cannot be written, or the store cannot be read.

@@ -16,7 +16,6 @@ from mobileclip2.store.user_cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
-
 DOUBTED = "damaged"
 """version token of an artifact that the next plan hashes"""
 

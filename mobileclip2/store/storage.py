@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store.truncation import is_complete
+
+END_MARKERS = {".parquet": b"PAR1", ".tar": bytes(1024)}
+"""last bytes of a complete file by suffix; a tar ends with two empty blocks"""
 
 
 class Storage(Protocol):
@@ -92,6 +94,15 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a local file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_end(path: Path) -> bool:
+    """Return whether a sidecar or tar has its end marker, so that it is not truncated. Return True for other files."""
+    end = END_MARKERS.get(path.suffix, b"")
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(end)))
+        return file.read() == end
 
 
 def explain(error: OSError, path: str) -> NoReturn:
@@ -206,17 +217,14 @@ class LocalStorage:
         self.root = Path(root)
         self.url = str(root)
 
-    def _path(self, key: str) -> Path:
-        return self.root / key
-
     def exists(self, key: str) -> bool:
         """Return whether the file exists."""
-        return self._path(key).is_file()
+        return (self.root / key).is_file()
 
     def version_token(self, key: str) -> str | None:
         """Return size, modification time and inode of a file, or None if it does not exist."""
         try:
-            stat = self._path(key).stat()
+            stat = (self.root / key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}"
@@ -228,30 +236,26 @@ class LocalStorage:
     def folders(self, prefix: str) -> list[str]:
         """Return the names of the folders directly under ``prefix``, sorted."""
         try:
-            return sorted(entry.name for entry in os.scandir(self._path(prefix)) if entry.is_dir())
+            return sorted(entry.name for entry in os.scandir(self.root / prefix) if entry.is_dir())
         except FileNotFoundError:
             return []
 
     def read(self, key: str) -> bytes:
-        """Read a file.
-
-        Raises:
-            FileNotFoundError: the file does not exist.
-        """
+        """Read a file."""
         try:
-            return self._path(key).read_bytes()
+            return (self.root / key).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(str(error)) from None
 
     def write(self, key: str, data: bytes) -> None:
         """Write a file atomically."""
-        with atomic_path(self._path(key)) as temporary:
+        with atomic_path(self.root / key) as temporary:
             temporary.write_bytes(data)
 
     def create(self, key: str, data: bytes) -> bool:
         """Write a file atomically if it does not exist. Return whether it was written."""
         try:
-            with atomic_path(self._path(key), exclusive=True) as temporary:
+            with atomic_path(self.root / key, exclusive=True) as temporary:
                 temporary.write_bytes(data)
         except _Exists:
             return False
@@ -266,16 +270,12 @@ class LocalStorage:
 
     def put(self, key: str, path: Path) -> None:
         """Copy a local file atomically."""
-        with atomic_path(self._path(key)) as temporary:
+        with atomic_path(self.root / key) as temporary:
             shutil.copyfile(path, temporary)
 
     def append(self, key: str, data: bytes) -> None:
-        """Append to a file, and create it if it does not exist.
-
-        Raises:
-            StoreError: the disk is full or cannot be written.
-        """
-        path = self._path(key)
+        """Append to a file, and create it if it does not exist."""
+        path = self.root / key
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
@@ -285,38 +285,34 @@ class LocalStorage:
 
     def fetch(self, key: str) -> Path:
         """Return the path of the file."""
-        return self._path(key)
+        return self.root / key
 
     def describe(self, key: str) -> tuple[int, str]:
         """Return size in bytes and sha256 of a file."""
-        path = self._path(key)
+        path = self.root / key
         return path.stat().st_size, file_sha256(path)
 
     def is_complete(self, key: str) -> bool:
         """Return False if the file is truncated."""
-        return is_complete(self._path(key))
+        return has_end(self.root / key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Yield (key, size in bytes) for each complete file under ``prefix``, folder by folder."""
-        start = self._path(prefix)
-        for folder, folders, files in os.walk(start):
+        for folder, folders, files in os.walk(self.root / prefix):
             folders.sort()
             for name in sorted(files):
                 if not name.endswith(".partial"):
                     path = Path(folder) / name
-                    try:
-                        size = path.stat().st_size
-                    except FileNotFoundError:  # another process has just deleted it
-                        continue
-                    yield path.relative_to(self.root).as_posix(), size
+                    with suppress(FileNotFoundError):  # another process has just deleted it
+                        yield path.relative_to(self.root).as_posix(), path.stat().st_size
 
     def delete(self, key: str) -> None:
         """Delete a file if it exists."""
-        self._path(key).unlink(missing_ok=True)
+        (self.root / key).unlink(missing_ok=True)
 
     def delete_folder(self, prefix: str) -> None:
         """Delete a folder and its parents that become empty."""
-        folder = self._path(prefix)
+        folder = self.root / prefix
         shutil.rmtree(folder, ignore_errors=True)
         for parent in folder.parents:
             if parent == self.root:
@@ -330,5 +326,5 @@ class LocalStorage:
 
     def delete_temporary(self, prefix: str) -> None:
         """Delete temporary files of killed writers under ``prefix``."""
-        for temporary in self._path(prefix).rglob(".*.partial"):
+        for temporary in (self.root / prefix).rglob(".*.partial"):
             temporary.unlink(missing_ok=True)

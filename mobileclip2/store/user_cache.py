@@ -38,10 +38,8 @@ def cache_folder() -> Path:
         StoreError: the user has no home, or the folder is a symbolic link, is not a folder, belongs to another user or
             cannot be created.
     """
-    if named := os.environ.get(FOLDER):
-        folder = Path(named).absolute()
-    else:
-        folder = _user_caches() / "mobileclip2"
+    named = os.environ.get(FOLDER)
+    folder = Path(named).absolute() if named else _user_caches() / "mobileclip2"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mobileclip2.config.teacher import Locked
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.hub import REMEDY, TOKENIZER_FILES, Inaccessible, Listing, Unavailable, explained, listing
+from mobileclip2.models.hub import REMEDY, TOKENIZER_FILES, Listing, explained, listing
 from mobileclip2.teachers.text_encoder import POOLING
 from mobileclip2.teachers.trunk import trunk_config
 
@@ -50,10 +50,7 @@ def find_towers(spec: Locked, name: str = "locked") -> list[tuple[str, Listing]]
     for tower, origin, repository, commit, files in wanted:
         with explained(f"{name}.{origin}: the weights {repository}", REMEDY):
             listed = listing(repository, commit)
-            if not listed.first(files):
-                if listed.unavailable:
-                    raise Unavailable(listed.unavailable)
-                raise Inaccessible(f"lists none of {', '.join(files)} in {repository}; choose another repository")
+            listed.first(files)
         found.append((tower, listed))
     return found
 
@@ -70,10 +67,10 @@ def download_towers(spec: Locked, trunk: Path | None, text: Path | None) -> Towe
         commits[listed.repository] = listed.commit
         with explained(f"teacher: the files of {listed.repository}", REMEDY):
             if tower == "trunk":
-                trunk = listed.file(listed.first(TRUNK_FILES) or "")
+                trunk = listed.file(listed.first(TRUNK_FILES))
                 stored[f"trunk{trunk.suffix}"] = trunk
             else:
-                text = listed.file(listed.first(TEXT_FILES) or "")
+                text = listed.file(listed.first(TEXT_FILES))
                 names = [text.name, *(name for name in TOKENIZER_FILES if name in listed.names)]
                 # the listing of a cache has the names of folders
                 if {POOLING, Path(POOLING).parent.name} & listed.names:

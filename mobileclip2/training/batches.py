@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import UserError
@@ -34,13 +34,20 @@ def batches(source: SampleSource, settings: TrainSettings, world: World, start: 
     Raises:
         UserError: there are fewer samples than a batch, or the batch is not divisible by the number of processes.
     """
+    if settings.batch % (world.size * settings.accumulate):
+        raise UserError(
+            f"batch: {settings.batch} is not divisible by {world.size} processes x {settings.accumulate} micro-batches; "
+            f"make it a multiple of {world.size * settings.accumulate}"
+        )
+    if len(source) < settings.batch:
+        raise UserError(f"batch: {settings.batch} exceeds the {len(source)} samples of the data; make it smaller")
     # A fork of this process can deadlock, because it copies locks but not the threads that hold them.
     start_method = get_context("forkserver") if settings.workers else None
     if start_method:
         start_method.set_forkserver_preload(["mobileclip2.training.data"])
     loader: DataLoader[dict[str, Tensor]] = DataLoader(
         _SampleDataset(source),
-        batch_sampler=_BatchSampler(source, settings, world, start),
+        batch_sampler=_indices(source, settings, world, start),
         num_workers=settings.workers,
         multiprocessing_context=start_method,
         pin_memory=world.device.type == "cuda",
@@ -58,31 +65,17 @@ class _SampleDataset(Dataset[dict[str, Tensor]]):
         return self.source.sample(*index)
 
 
-class _BatchSampler(Sampler[list[SampleIndex]]):
-    def __init__(self, source: SampleSource, settings: TrainSettings, world: World, start: int) -> None:
-        self.source, self.start, self.stop, self.batch = source, start, settings.total_steps, settings.batch
-        if self.batch % (world.size * settings.accumulate):
-            raise UserError(
-                f"batch: {self.batch} is not divisible by {world.size} processes x {settings.accumulate} micro-batches; "
-                f"make it a multiple of {world.size * settings.accumulate}"
-            )
-        local_batch = self.batch // world.size
-        self.local_slice = slice(world.rank * local_batch, (world.rank + 1) * local_batch)
-        self.steps_per_epoch = len(source) // self.batch
-        if not self.steps_per_epoch:
-            raise UserError(f"batch: {self.batch} exceeds the {len(source)} samples of the data; make it smaller")
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[SampleIndex]]:
-        step = self.start
-        while step < self.stop:
-            epoch, first = divmod(step, self.steps_per_epoch)
-            last = min(self.steps_per_epoch, first + self.stop - step)
-            for batch in islice(_rebatch(self.source.order(epoch), self.batch), first, last):
-                yield [(epoch, index) for index in batch[self.local_slice].tolist()]
-                step += 1
+def _indices(source: SampleSource, settings: TrainSettings, world: World, step: int) -> Iterator[list[SampleIndex]]:
+    """Yield the samples of this process for each step, from ``step`` on."""
+    local_batch = settings.batch // world.size
+    local_slice = slice(world.rank * local_batch, (world.rank + 1) * local_batch)
+    steps_per_epoch = len(source) // settings.batch
+    while step < settings.total_steps:
+        epoch, first = divmod(step, steps_per_epoch)
+        last = min(steps_per_epoch, first + settings.total_steps - step)
+        for batch in islice(_rebatch(source.order(epoch), settings.batch), first, last):
+            yield [(epoch, index) for index in batch[local_slice].tolist()]
+            step += 1
 
 
 def _rebatch(chunks: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:

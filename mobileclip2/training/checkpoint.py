@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mobileclip2.errors import WeightsError
 from mobileclip2.models.sealed_tensors import SHA256, DamagedTensors, read_metadata, read_sealed, write_sealed
-from mobileclip2.models.tensors import mismatch, write_tensors
+from mobileclip2.models.tensors import mismatch
 
 logger = logging.getLogger(__name__)
 
@@ -185,11 +185,6 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tens
             blank = torch.zeros(()) if moment == "step" else torch.zeros_like(parameter, device="cpu")
             state[f"optimizer.{name}.{moment}"] = moments.get(moment, blank)
     return state
-
-
-def save_weights(path: Path, model: nn.Module) -> None:
-    """Write the state dict of a model as safetensors, atomically."""
-    write_tensors(path, model.state_dict())
 
 
 def delete_partial_files(directory: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from mobileclip2.data.reinforced_format import CAPTIONS, MEMBERS, ReinforcedSamp
 from mobileclip2.data.row_file import FileArray, RowFile
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, check_image
 from mobileclip2.errors import ShardError, UserError
-from mobileclip2.training.published_shard import PublishedShard
+from mobileclip2.training.published_shard import OpenPublishedShard, PublishedShard
 from mobileclip2.training.views import render_view
 
 Tokenize = Callable[[Sequence[str]], torch.Tensor]
@@ -51,18 +52,23 @@ CACHED_TEXTS = 1 << 15
 """Number of texts whose tokens each process caches."""
 
 
-class SampleSource(Protocol):
-    """Random access to training samples."""
+class SampleSource(ABC):
+    """Random access to the training samples of shards with the given ``sizes``."""
+
+    def __init__(self, sizes: Sequence[int], *, seed: int, with_replacement: bool = False) -> None:
+        self._index, self._seed, self._with_replacement = _ShardIndex(sizes), seed, with_replacement
 
     def __len__(self) -> int:
-        """Return the number of samples in an epoch."""
+        return len(self._index)
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the sample indices of an epoch in chunks, int64 ``[n]``.
+        """Yield the sample indices of an epoch in chunks, int64 ``[n]``, shuffled across shards.
 
         The order is a pure function of the seed and the epoch.
         """
+        return self._index.shuffled(self._seed, epoch, with_replacement=self._with_replacement)
 
+    @abstractmethod
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample, a pure function of the seed and the arguments, with some of :data:`KEYS`.
 
@@ -73,11 +79,13 @@ class SampleSource(Protocol):
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Convert a batch of ``image`` to the model's input, ``[b, ...]``, on its device.
 
-        uint8 pixels are copied to the device before the conversion, because they are a quarter of the bytes.
+        uint8 pixels are copied to the device before the conversion, because they are a quarter of the bytes. Features
+        stay unchanged.
         """
+        return images
 
 
-class ReinforcedSource:
+class ReinforcedSource(SampleSource):
     """Samples of reinforced shards in both published layouts.
 
     A sample is a random stored view at the student's input size, the real caption, a random synthetic caption, and the
@@ -111,38 +119,36 @@ class ReinforcedSource:
         with_replacement: bool = False,
     ) -> None:
         self.needs = tuple(needs)
+        self._wants_synthetic = any("synthetic" in key for key in needs)
         if unknown := set(needs).difference(KEYS):
             raise UserError(f"training data: unknown keys {', '.join(sorted(unknown))}; the keys are {', '.join(KEYS)}")
         if augmentation and "teacher_image" in self.needs:
             raise UserError("training data: a stored embedding belongs to a stored view; remove 'augmentation'")
-        self._preprocess, self._seed, self._rendering = preprocess, seed, rendering
-        self._augmentation = augmentation
+        self._preprocess, self._augmentation, self._rendering = preprocess, augmentation, rendering
         self._tokens = _TokenCache(tokenize)
-        self._captions = _compile(captions)
+        try:
+            self._captions = re.compile(captions)
+        except re.error as error:
+            raise UserError(f"captions: '{captions}' is not a regular expression ({error})") from error
         file = RowFile()
         self._shards = [
-            shard.open(file) if isinstance(shard, PublishedShard) else IndexedTar(shard, file, extensions=MEMBERS)
+            OpenPublishedShard(shard, file)
+            if isinstance(shard, PublishedShard)
+            else IndexedTar(shard, file, extensions=MEMBERS)
             for shard in shards
         ]
+        super().__init__([len(shard) for shard in self._shards], seed=seed, with_replacement=with_replacement)
         self._image_shards: list[IndexedTar] | None = None
         if images is not None:
             tars = [shard for shard in self._shards if isinstance(shard, IndexedTar)]
             self._image_shards = [
                 IndexedTar(path, file, tar.keys(), IMAGE_EXTENSIONS) for path, tar in zip(images, tars, strict=True)
             ]
-        self._index, self._with_replacement = _ShardIndex([len(shard) for shard in self._shards]), with_replacement
         self._caches_samples = sum(shard.path.stat().st_size for shard in self._shards) <= CACHED_BYTES
         self._sample_cache: dict[tuple[int, int], ReinforcedSample] = {}
         self._view_cache: dict[tuple[int, int, int], torch.Tensor] = {}
         self.dim = self._check_first_sample() if len(self._index) else 0
         """Width of the concatenated embeddings of all teachers."""
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the sample indices of an epoch in chunks, shuffled across shards."""
-        return self._index.shuffled(self._seed, epoch, with_replacement=self._with_replacement)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with the keys of ``needs``."""
@@ -172,10 +178,6 @@ class ReinforcedSource:
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """Normalize images for the student, ``[b, 3, size, size]``."""
         return self._preprocess.normalized(images)
-
-    @property
-    def _wants_synthetic(self) -> bool:
-        return any("synthetic" in key for key in self.needs)
 
     def _check_first_sample(self) -> int:
         """Check captions and image of the first sample before training starts, and return the embedding width."""
@@ -210,29 +212,21 @@ class ReinforcedSource:
         return fields
 
     def _image(self, shard: int, row: int, sample: ReinforcedSample, epoch: int, view: int) -> torch.Tensor:
-        if self._augmentation is None:
-            return self._view(shard, row, sample, view)
-        name = self._name(shard, sample)
-        image = _decode_valid(self._image_bytes(shard, row, sample), name)
-        own = sample_view(self._augmentation, self._seed, sample.key, epoch, *image.size)
-        return _rendered(image, own, self._preprocess, self._rendering)
-
-    def _view(self, shard: int, row: int, sample: ReinforcedSample, view: int) -> torch.Tensor:
         cached = self._view_cache.get((shard, row, view))
         if cached is not None:
             return cached
-        rendered = self._render(shard, row, sample, sample.views[view])
+        name = self._name(shard, sample)
+        image = _decode_valid(self._image_bytes(shard, row, sample), name)
+        if self._augmentation:
+            own = sample_view(self._augmentation, self._seed, sample.key, epoch, *image.size)
+            return _rendered(image, own, self._preprocess, self._rendering)
+        try:
+            rendered = _rendered(image, sample.views[view], self._preprocess, self._rendering)
+        except ShardError as error:
+            raise ShardError(f"{name}: {error}") from error
         if len(self._index) * len(sample.views) * self._preprocess.size**2 <= CACHED_PIXELS:
             self._view_cache[shard, row, view] = rendered
         return rendered
-
-    def _render(self, shard: int, row: int, sample: ReinforcedSample, view: View) -> torch.Tensor:
-        name = self._name(shard, sample)
-        image = _decode_valid(self._image_bytes(shard, row, sample), name)
-        try:
-            return _rendered(image, view, self._preprocess, self._rendering)
-        except ShardError as error:
-            raise ShardError(f"{name}: {error}") from error
 
     def _image_bytes(self, shard: int, row: int, sample: ReinforcedSample) -> bytes:
         if sample.image is not None:
@@ -251,7 +245,7 @@ class ReinforcedSource:
         return image
 
 
-class RawSource:
+class RawSource(SampleSource):
     """Image-text pairs of raw shards.
 
     Each epoch renders view number ``epoch`` of every image. Without ``augmentation`` images are resized and cropped as
@@ -276,19 +270,11 @@ class RawSource:
         rendering: Rendering = RELEASED_RENDERING,
         with_replacement: bool = False,
     ) -> None:
-        self._preprocess, self._seed = preprocess, seed
-        self._augmentation, self._rendering = augmentation, rendering
+        self._preprocess, self._augmentation, self._rendering = preprocess, augmentation, rendering
         self._tokens = _TokenCache(tokenize)
         self._file = RowFile()
         self._shards = [_RawShard(path, table, self._file) for path, table in shards]
-        self._index, self._with_replacement = _ShardIndex([len(shard) for shard in self._shards]), with_replacement
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the sample indices of an epoch in chunks, shuffled across shards."""
-        return self._index.shuffled(self._seed, epoch, with_replacement=self._with_replacement)
+        super().__init__([len(shard) for shard in self._shards], seed=seed, with_replacement=with_replacement)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with its image and text."""
@@ -308,7 +294,7 @@ class RawSource:
         return _rendered(image, view, self._preprocess, self._rendering)
 
 
-class FeatureSource:
+class FeatureSource(SampleSource):
     """Pairs of model inputs in memory, such as the features of frozen towers.
 
     A tensor ``[n, ...]`` has one row per sample. A list of n tensors ``[choices, ...]`` has several rows per sample, and
@@ -320,24 +306,12 @@ class FeatureSource:
     ) -> None:
         if len(images) != len(texts):
             raise ValueError(f"{len(images)} images for {len(texts)} texts")
+        super().__init__([len(images)], seed=seed)
         self._columns = {"image": images, "text": texts}
-        self._seed = seed
-        self._index = _ShardIndex([len(images)])
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the sample indices of an epoch in chunks."""
-        return self._index.shuffled(self._seed, epoch)
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with all its columns."""
         return {key: self._row(key, epoch, index) for key in self._columns}
-
-    def prepare(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the features unchanged."""
-        return images
 
     def _row(self, key: str, epoch: int, index: int) -> torch.Tensor:
         column = self._columns[key]
@@ -436,10 +410,3 @@ def _choose(seed: int, epoch: int, key: str, purpose: str, count: int) -> int:
     """Choose a number below ``count`` by hash."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{purpose}/{key}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") % count
-
-
-def _compile(captions: str) -> re.Pattern[str]:
-    try:
-        return re.compile(captions)
-    except re.error as error:
-        raise UserError(f"captions: '{captions}' is not a regular expression ({error})") from error

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ def backward(
     losses["loss"].backward()
     for number in range(accumulate):
         last = number == accumulate - 1
-        with contextlib.nullcontext() if last else _unsynchronized(forward):
+        with nullcontext() if last or not isinstance(forward, DistributedDataParallel) else forward.no_sync():
             recomputed, recomputed_scale = run_micro_batch(forward, number)
             pairs = [
                 (recomputed[name], tensor.grad.chunk(accumulate)[number])
@@ -123,14 +123,10 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-@contextlib.contextmanager
+@contextmanager
 def _preserve_buffers(module: nn.Module) -> Iterator[None]:
     """Restore all buffers on exit, so that batch norm statistics count each sample once."""
     before = [buffer.clone() for buffer in module.buffers()]
     yield
     for buffer, value in zip(module.buffers(), before, strict=True):
         buffer.copy_(value)
-
-
-def _unsynchronized(forward: nn.Module) -> contextlib.AbstractContextManager[None]:
-    return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()

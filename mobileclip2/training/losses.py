@@ -64,16 +64,22 @@ def distill_loss(
     image, text = _side(image), _side(text)
     teacher_image, teacher_text = _side(teacher_image), _side(teacher_text)
     check_scales(teacher_dims, teacher_scales)
-    _check_dims(teacher_dims, teacher_image, teacher_text)
+    for side in (teacher_image, teacher_text):
+        if side.rows.shape[1] != sum(teacher_dims):
+            raise ShardError(
+                f"teacher embeddings have {side.rows.shape[1]} columns, but the teachers' dimensions "
+                f"{list(teacher_dims)} add up to {sum(teacher_dims)}; rebuild the reinforced dataset with these teachers"
+            )
     to_text = _logits(image.rows, text.columns, logit_scale).log_softmax(1)
     to_image = _logits(text.rows, image.columns, logit_scale).log_softmax(1)
     divergences = []
-    for slice_, scale in zip(_slices(teacher_dims), teacher_scales, strict=True):
+    for end, dim, scale in zip(accumulate(teacher_dims), teacher_dims, teacher_scales, strict=True):
         if scale is None:
             continue
-        targets = _logits(teacher_image.rows[:, slice_], teacher_text.columns[:, slice_], scale).log_softmax(1)
+        own = slice(end - dim, end)
+        targets = _logits(teacher_image.rows[:, own], teacher_text.columns[:, own], scale).log_softmax(1)
         divergences.append(_mean_kl(targets, to_text))
-        targets = _logits(teacher_text.rows[:, slice_], teacher_image.columns[:, slice_], scale).log_softmax(1)
+        targets = _logits(teacher_text.rows[:, own], teacher_image.columns[:, own], scale).log_softmax(1)
         divergences.append(_mean_kl(targets, to_image))
     return torch.stack(divergences).mean()
 
@@ -129,16 +135,6 @@ def check_scales(teacher_dims: Sequence[int], teacher_scales: Sequence[float | N
             raise ProfileError(f"logit_scale: {scale} of teacher {number} is not a positive number")
 
 
-def _check_dims(teacher_dims: Sequence[int], *sides: Side) -> None:
-    for side in sides:
-        if side.rows.shape[1] != sum(teacher_dims):
-            raise ShardError(
-                f"teacher embeddings have {side.rows.shape[1]} columns, but the teachers' dimensions "
-                f"{list(teacher_dims)} add up to {sum(teacher_dims)}; "
-                "rebuild the reinforced dataset with these teachers"
-            )
-
-
 def _side(features: Features) -> Side:
     return features if isinstance(features, Side) else Side(features, features)
 
@@ -152,10 +148,6 @@ def _logits(rows: Tensor, columns: Tensor, scale: Tensor | float) -> Tensor:
     # bf16 has a resolution of 0.5 at a logit of 100
     with torch.autocast(rows.device.type, enabled=False):
         return scale * exact(rows) @ exact(columns).T
-
-
-def _slices(dims: Sequence[int]) -> list[slice]:
-    return [slice(end - dim, end) for dim, end in zip(dims, accumulate(dims), strict=True)]
 
 
 def _mean_kl(targets: Tensor, predictions: Tensor) -> Tensor:

@@ -44,10 +44,7 @@ class Objective(Protocol):
 class Contrastive:
     """The CLIP loss on ``image`` and ``text``, the inputs of ``encode_image`` and ``encode_text``."""
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Return the keys that a batch must have."""
-        return "image", "text"
+    needs = ("image", "text")
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Compute L2-normalized image and text features, ``[b, embed_dim]``."""
@@ -114,7 +111,6 @@ class Reinforced:
         )
 
 
-@dataclass(frozen=True)
 class CoCaObjective:
     """The loss of CoCa (Yu et al. 2022), with the default weights of ``open_clip``.
 
@@ -122,13 +118,7 @@ class CoCaObjective:
     the model of open_clip 3 returns shifted logits and labels, and that of open_clip 4 the logits of every position.
     """
 
-    contrastive_weight: float = 1.0
-    caption_weight: float = 2.0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Return the keys that a batch must have."""
-        return "image", "text"
+    needs = ("image", "text")
 
     def features(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Compute features ``[b, embed_dim]``, and the negative log-likelihood and token count of each caption, ``[b]``."""
@@ -151,8 +141,7 @@ class CoCaObjective:
         # every token has the same weight in all processes and micro-batches
         processes = len(tokens) / len(features["tokens"])
         caption = features["nll"].sum() * processes / tokens.sum()
-        total = self.contrastive_weight * contrastive + self.caption_weight * caption
-        return {"loss": total, "clip": contrastive, "caption": caption}
+        return {"loss": contrastive + 2 * caption, "clip": contrastive, "caption": caption}
 
 
 def _image_features(model: Any, images: Tensor) -> Tensor:

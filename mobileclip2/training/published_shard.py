@@ -25,13 +25,9 @@ class PublishedShard:
     images: Mapping[str, Path]
     """by the name in the column ``image_shard``"""
 
-    def open(self, file: RowFile) -> OpenPublishedShard:
-        """Index the samples in ``file``."""
-        return OpenPublishedShard(self, file)
-
 
 class OpenPublishedShard:
-    """Random access to the samples of a :class:`PublishedShard`, in the order of its table.
+    """Random access to the samples of a :class:`PublishedShard`, in the order of its table. ``file`` stores their index.
 
     Raises:
         ShardError: a shard cannot be read, or lacks a sample of the table.
@@ -66,10 +62,8 @@ class OpenPublishedShard:
         Raises:
             ShardError: the sample differs from the validated one.
         """
-        image: dict[str, bytes] = {}
         tar, number = self._rows[row]["image"].tolist()
-        if tar >= 0:
-            image = self._images[tar].members(number)
+        image = self._images[tar].members(number) if tar >= 0 else {}
         members = complete(self._tar.members(row), image)
         if digest(members) != self._rows[row]["sha256"].decode():
             raise ShardError(

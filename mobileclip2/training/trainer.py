@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import ComputeError, StoreError, UserError
+from mobileclip2.models.tensors import write_tensors
 from mobileclip2.progress import Progress, Step, silent
 from mobileclip2.training.batches import batches
-from mobileclip2.training.checkpoint import Checkpoint, Checkpoints, delete_partial_files, save_weights
+from mobileclip2.training.checkpoint import Checkpoint, Checkpoints, delete_partial_files
 from mobileclip2.training.distributed import TIMEOUT, World, join
 from mobileclip2.training.gradients import Forward, backward, distribute, random_seed
 from mobileclip2.training.journal import Journal
@@ -33,7 +34,10 @@ WEIGHTS = "model.safetensors"
 METRICS = "metrics.jsonl"
 TIMING = "timing.jsonl"
 
-Evaluate = Callable[[nn.Module], dict[str, float]]
+Numbers = dict[str, float]
+"""The value of each metric by name."""
+
+Evaluate = Callable[[nn.Module], Numbers]
 
 Upload = Callable[..., None]
 """Callback: copy these files of the run's folder off the machine."""
@@ -41,17 +45,6 @@ Upload = Callable[..., None]
 
 class Diverged(UserError):
     """The loss or the gradient is not finite."""
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run. The model itself contains the trained weights too."""
-
-    steps: int
-    numbers: dict[str, float]
-    """The latest value of every metric."""
-    weights: Path
-    metrics: Path
 
 
 def train(
@@ -67,8 +60,10 @@ def train(
     progress: Progress = silent,
     upload: Upload = lambda *names: None,
     timeout: timedelta = TIMEOUT,
-) -> TrainResult:
+) -> Numbers:
     """Train ``model`` in place, or resume from the newest intact checkpoint in ``directory``.
+
+    Return the latest value of every metric.
 
     Under torchrun all processes call this with the same arguments. ``directory`` must contain the same checkpoints on all
     machines. They resume from the newest one that is intact on all of them. The main process writes ``metrics.jsonl`` (one
@@ -79,9 +74,6 @@ def train(
     and adds the returned numbers to the metrics of the step. It calls ``upload`` after every checkpoint.
 
     If one of the processes gets SIGTERM and does not handle it otherwise, all stop after the same step with a checkpoint.
-
-    Args:
-        timeout: longest time that processes wait for each other, while the main process evaluates for example.
 
     Raises:
         ComputeError: a process got SIGTERM.
@@ -130,7 +122,7 @@ class _Run:
     upload: Upload
     stop: StopRequest
 
-    def run(self) -> TrainResult:
+    def run(self) -> Numbers:
         settings, world = self.settings, self.world
         self._prepare()
         start = self._resume()
@@ -267,7 +259,7 @@ class _Run:
             self.timing.append([{"step": step, **timing}])
             self.progress(Step(step, self.settings.total_steps, "steps", {**records[-1], **timing}))
 
-    def _finite_records(self) -> list[dict[str, float]]:
+    def _finite_records(self) -> list[Numbers]:
         records = [{name: float(value) for name, value in record.items()} for record in self.pending]
         self.pending.clear()
         for record in records:
@@ -281,7 +273,7 @@ class _Run:
                     )
         return records
 
-    def _evaluate(self, evaluate: Evaluate) -> dict[str, float]:
+    def _evaluate(self, evaluate: Evaluate) -> Numbers:
         numbers = {}
         if self.world.is_main:
             self.model.eval()
@@ -310,11 +302,10 @@ class _Run:
             f"training: stopped by SIGTERM after step {step} of {self.settings.total_steps}; it is saved, run again to continue"
         )
 
-    def _finish(self) -> TrainResult:
+    def _finish(self) -> Numbers:
         self.model.eval()
-        weights = self.directory / WEIGHTS
         if self.world.is_main:
             self.metrics.verify()
-            save_weights(weights, self.model)
+            write_tensors(self.directory / WEIGHTS, self.model.state_dict())
         self.world.barrier()
-        return TrainResult(self.settings.total_steps, self.metrics.last(), weights, self.metrics.path)
+        return self.metrics.last()

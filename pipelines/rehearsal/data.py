@@ -45,8 +45,7 @@ def write_set(folder: Path, name: str) -> None:
     if kind == "association":
         _write_questions(folder / "test" / "0.parquet")
         return
-    texts = _texts(kind)
-    for file, text in {**texts, NSHARDS: "1\n"}.items():
+    for file, text in {**_texts(kind), NSHARDS: "1\n"}.items():
         (folder / file).write_text(text)
     with TarWriter(folder / "test" / "0.tar") as tar:
         for number, label in enumerate(LABELS):

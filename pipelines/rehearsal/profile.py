@@ -102,7 +102,7 @@ def scaled_training(train: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def small_config(config: dict[str, Any], *, image_size: int = IMAGE_SIZE) -> dict[str, Any]:
+def small_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return an open_clip configuration of the same kind as ``config`` with less than ten million parameters.
 
     Trunks of timm become ``fastvit_nano``. A text tower of transformers becomes open_clip's.
@@ -111,11 +111,11 @@ def small_config(config: dict[str, Any], *, image_size: int = IMAGE_SIZE) -> dic
     vision, text = small["vision_cfg"], small["text_cfg"]
     small["embed_dim"] = WIDTH
     if "timm_model_name" in vision:
-        trunk = {"timm_model_name": "fastvit_nano", "timm_pool": "avg", "timm_proj": "linear", "image_size": image_size}
+        trunk = {"timm_model_name": "fastvit_nano", "timm_pool": "avg", "timm_proj": "linear", "image_size": IMAGE_SIZE}
         small["vision_cfg"] = trunk
     else:
         vision.pop("mlp_ratio", None)
-        vision.update(layers=2, width=WIDTH, head_width=32, patch_size=16, image_size=image_size)
+        vision.update(layers=2, width=WIDTH, head_width=32, patch_size=16, image_size=IMAGE_SIZE)
         if vision.get("attentional_pool"):
             vision["attn_pooler_heads"] = 2
     kept = {name: text[name] for name in ("embed_cls", "output_tokens", "no_causal_mask") if name in text}

@@ -7,7 +7,7 @@ from mobileclip2.engine.pipeline import Pipeline
 
 
 def test_one_asset_holds_the_views_of_all_teachers(demo: Pipeline) -> None:
-    (asset,) = augmentations(demo.profile, demo.graph)
+    asset = augmentations(demo.profile, demo.graph["augmentations"])
     assert asset.key.to_user_string() == "augmentations" and asset.partitions_def is not None
     assert [dep.asset_key.to_user_string() for spec in asset.specs for dep in spec.deps] == ["raw_shards"]
 

@@ -17,7 +17,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
 from mobileclip2.errors import UserError
 from mobileclip2.models.image_text import ImageText
-from mobileclip2.report import stored
+from mobileclip2.report import gather
 from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 from tests.pipelines.small import edited
@@ -121,5 +121,5 @@ def test_a_report_that_cannot_be_written_does_not_fail_the_evaluation(finished, 
     def fail(pipeline):
         raise UserError("the set is gone")
 
-    monkeypatch.setattr(stored, "store_report", fail)
+    monkeypatch.setattr(gather, "store_report", fail)
     assert report(Pipeline(load(finished))) == {} and "the set is gone" in caplog.text

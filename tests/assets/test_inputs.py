@@ -41,7 +41,7 @@ def test_a_student_reads_the_sets_of_its_curve_only(tiny: Path) -> None:
     ]
     assert read.read == ("more",)
     (of_evaluation,) = external_inputs(pipeline.profile, pipeline.graph["evaluation/pupil"])
-    assert of_evaluation.read is None and of_evaluation.partitions is not None
+    assert of_evaluation.read == () and of_evaluation.partitions is not None
     assert of_evaluation.partitions.get_partition_keys() == ["shapes", "more"]
 
 

@@ -12,14 +12,14 @@ from mobileclip2.engine.pipeline import Pipeline
 
 
 def test_the_asset_has_a_check_and_a_partition_per_group(demo: Pipeline) -> None:
-    (asset,) = raw_shards(demo.profile, demo.graph)
+    asset = raw_shards(demo.profile, demo.graph["raw_shards"])
     assert {key.name for key in asset.check_keys} == {"few_samples_are_bad", "no_evaluation_pictures"}
     assert asset.partitions_def is not None
     assert asset.partitions_def.get_partition_keys() == demo.profile.group_names
 
 
 def test_the_checks_warn_and_do_not_block(tiny: Path, demo: Pipeline) -> None:
-    (asset,) = raw_shards(demo.profile, demo.graph)
+    asset = raw_shards(demo.profile, demo.graph["raw_shards"])
     assert not any(spec.blocking for spec in asset.check_specs)
     tiny.write_text(tiny.read_text().replace("checks: {", "checks: {bad_samples: 0, "))
     pipeline = Pipeline(load(tiny))

@@ -4,17 +4,14 @@ from collections.abc import Callable
 
 import pytest
 
-from assets.keys import library_key
-from assets.student import interpolation_metadata, students
+from assets.student import interpolation_metadata, student
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.report import sheets
 
 
-def test_each_student_has_an_asset_without_partitions(demo: Pipeline) -> None:
-    assets = students(demo.profile, demo.graph)
-    assert [library_key(asset.key) for asset in assets] == [f"student/{each.name}" for each in demo.profile.students]
-    assert not any(asset.partitions_def for asset in assets)
+def test_a_student_has_no_partitions(demo: Pipeline) -> None:
+    assert student(demo.profile, demo.graph["student/plain"]).partitions_def is None
 
 
 def test_an_interpolated_student_shows_its_points(

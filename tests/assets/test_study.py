@@ -70,9 +70,9 @@ def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
     (student,) = pipeline.read("student/pupil")
     assert trial.fetch("metrics.jsonl").read_bytes() == student.fetch("metrics.jsonl").read_bytes()
     assert not any("safetensors" in file.name for file in trial.manifest.files)
-    (row,) = study_result(pipeline, "ingredients").rows
+    (scores,) = study_result(pipeline, "ingredients").rows.values()
     (evaluation,) = pipeline.read("evaluation/pupil")
-    assert f'"acc1": {row.scores["shapes/acc1"][0]}' in evaluation.fetch("results.jsonl").read_text()
+    assert f'"acc1": {scores["shapes/acc1"][0]}' in evaluation.fetch("results.jsonl").read_text()
 
 
 def test_a_search_distils_from_one_teacher_at_a_time_and_a_new_scale_trains_only_itself(tiny):

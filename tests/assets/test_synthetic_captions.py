@@ -2,14 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from assets.keys import library_key
 from assets.synthetic_captions import captions_fit_images, captions_sheet, captions_vary, synthetic_captions
 from mobileclip2.engine.pipeline import Pipeline
-
-
-def test_each_captioner_of_the_dataset_has_an_asset(demo: Pipeline) -> None:
-    keys = [library_key(asset.key) for asset in synthetic_captions(demo.profile, demo.graph)]
-    assert keys == [f"synthetic_captions/{name}" for name in demo.profile.dataset_captioners] and keys
 
 
 def test_the_sheet_shows_captions(
@@ -22,7 +16,7 @@ def test_the_sheet_shows_captions(
 
 
 def test_the_checks_block_what_is_downstream(materialized: Callable[..., Pipeline], demo: Pipeline) -> None:
-    (asset,) = synthetic_captions(demo.profile, demo.graph)
+    asset = synthetic_captions(demo.profile, demo.graph["synthetic_captions/coca_labels"])
     assert {spec.name: spec.blocking for spec in asset.check_specs} == {
         "captions_vary": True,
         "captions_fit_images": True,

@@ -34,7 +34,6 @@ def learn(profile: Path) -> None:
     from torch.nn import functional as F
 
     from mobileclip2.evaluation.features import Features
-    from mobileclip2.evaluation.zeroshot import classifier
     from mobileclip2.models.build import from_config
     from tests.tiny import CLASSES, TEMPLATES, draw
 
@@ -45,7 +44,7 @@ def learn(profile: Path) -> None:
     tower = model.model.visual
     model.model.load_state_dict(load_file(weights))
     model.model.eval()
-    texts = classifier(Features(model), CLASSES, TEMPLATES).T.clone()
+    texts = Features(model).of_classes(CLASSES, TEMPLATES).T.clone()
     pixels = torch.stack([model.preprocess.whole(draw(label, f"test {n}")) for n, label in enumerate(CLASSES)])
     optimizer = torch.optim.AdamW(tower.parameters(), 3e-3)
     for _ in range(150):

@@ -9,8 +9,9 @@ from PIL import Image
 from selenium.webdriver import Chrome
 
 from mobileclip2.evaluation.results import Result, with_main
+from mobileclip2.report.examples import Candidate
 from mobileclip2.report.filtering import FilterReport, ScoredPair, SelectionReport
-from mobileclip2.report.gallery import Confused, Gallery, GallerySet, Query, RankedPicture, Ranking
+from mobileclip2.report.gallery import Confused, Gallery, GallerySet, Query, Ranking
 from mobileclip2.report.page import EvaluatedModel, write_page
 from mobileclip2.report.pipeline import Report, render_pipeline
 
@@ -27,9 +28,7 @@ return ['figcaption', 'p', 'h3', 'h4', 'b', 'img', 'td']
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    rankings = [
-        Ranking(model, [RankedPicture(PICTURE, place == 2) for place in range(5)], 2) for model in (LONG, "b", "c")
-    ]
+    rankings = [Ranking(model, [Candidate(PICTURE, place == 2) for place in range(5)], 2) for model in (LONG, "b", "c")]
     confused = [Confused(CLASS, f"{CLASS} {CLASS}", [PICTURE] * 3, PICTURE, {LONG: 3, "b": 1}, 12)]
     sets = [GallerySet(LONG, queries=[Query(CLASS * 3, PICTURE, rankings)]), GallerySet("pets", confused=confused)]
     gallery = Gallery({LONG: "teacher", "b": "student", "c": "baseline"}, LONG, sets)
@@ -46,7 +45,7 @@ def test_the_results_of_four_models_fit_without_scrolling(browser: Chrome, tmp_p
     scores = {"acc1": 0.228, "acc5": 0.424}
     results = [Result(key, key, with_main(key, scores)) for key in ("emoji-861", "emoji-unseen-200")]
     names = [("lite0", "teacher"), ("lite2", "teacher"), ("reinforced", "student"), ("plain", "student")]
-    models = [EvaluatedModel(name, kind, results, "trained on the raw pairs", 7_020_000) for name, kind in names]
+    models = [EvaluatedModel(name, kind, results, "trained on the raw pairs") for name, kind in names]
     write_page(render_pipeline(Report("t", "p", "d", models=models)), tmp_path / "report.html")
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

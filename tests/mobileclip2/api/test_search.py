@@ -7,7 +7,7 @@ import pytest
 import mobileclip2
 from mobileclip2.api.search import index, search
 from mobileclip2.errors import UserError
-from mobileclip2.report.search import QueryResult, write_search
+from mobileclip2.report.search import write_search
 from tests.pictures import jpeg
 
 
@@ -28,7 +28,7 @@ def test_a_search_ranks_every_readable_picture_and_writes_a_page(folder, photos,
     found = search(model, photos / "deep" / "1.jpg", indexed, top=3)
     assert (len(found), found[0].path) == (3, photos / "deep" / "1.jpg")
     page = tmp_path / "search.html"
-    write_search([QueryResult("<b>a text</b>", found)], "tiny", photos, 4, page)
+    write_search([("<b>a text</b>", found)], "tiny", photos, 4, page)
     assert page.read_text().count("<img") == 3
     assert "<b>a text</b>" not in page.read_text()
 

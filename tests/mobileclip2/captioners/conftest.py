@@ -4,10 +4,11 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa
 
-from mobileclip2.captioners.coca import initialize_decoder, small_coca
+from mobileclip2.captioners.coca import small_coca
 from mobileclip2.captioners.vocabulary import ShortTokenizer
-from mobileclip2.config.captioner_model import CoCaConfig
+from mobileclip2.config.captioner import CoCaConfig
 from mobileclip2.data.preprocess import Preprocess
+from mobileclip2.models.build import initialize_decoder
 from mobileclip2.models.image_text import ImageText
 
 VOCABULARY = 4096

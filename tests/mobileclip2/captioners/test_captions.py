@@ -8,7 +8,7 @@ import torch
 
 from mobileclip2.captioners.captions import FailedCaption, caption_images
 from mobileclip2.captioners.coca import coca_of
-from mobileclip2.config.captioner_model import GenerationSettings
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.models.image_text import ImageText
 
 KEYS = ["a", "b", "c", "d", "e", "f"]
@@ -20,8 +20,8 @@ def test_degenerate_captions_are_drawn_again_and_leave_the_others_alone(
 ) -> None:
     once = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE)
     again = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE.model_copy(update={"retries": 6}))
-    assert once.retries == 0 and 0 < len(once.failures) < 18, "the untrained model should fail now and then"
-    assert len(again.failures) < len(once.failures) <= again.retries
+    assert 0 < len(once.failures) < 18, "the untrained model should fail now and then"
+    assert len(again.failures) < len(once.failures)
     for before, after in zip(chain(*once.captions), chain(*again.captions), strict=True):
         assert after == before or before == ""
 
@@ -57,7 +57,6 @@ def test_a_caption_that_stays_degenerate_is_counted_once(stuck: ImageText, image
     written = caption_images(stuck, images[:2], KEYS[:2], [0], settings)
     assert written.captions == [[""], [""]]
     assert written.failures == [FailedCaption("a", 0, "repetition"), FailedCaption("b", 0, "repetition")]
-    assert written.retries == 4
 
 
 def test_retries_do_not_encode_the_image_again(stuck: ImageText, images: torch.Tensor) -> None:

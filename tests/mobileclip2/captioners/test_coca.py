@@ -8,7 +8,7 @@ from open_clip.coca_model import CoCa
 from torch.nn import functional as F
 
 from mobileclip2.captioners.coca import coca_of, small_coca, trunk_features
-from mobileclip2.config.captioner_model import CoCaConfig
+from mobileclip2.config.captioner import CoCaConfig
 from mobileclip2.errors import UserError
 from mobileclip2.models.image_text import ImageText
 

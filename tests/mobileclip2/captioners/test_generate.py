@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.captions import supply_missing_classes
+from benchmarks.captions import generate, supply_missing_classes
 from mobileclip2.captioners.coca import coca_of, trunk_features
-from mobileclip2.captioners.generate import Draw, generate, sample
-from mobileclip2.config.captioner_model import GenerationSettings
+from mobileclip2.captioners.generate import Draw, sample
+from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.errors import UserError
 from mobileclip2.models.image_text import ImageText
 

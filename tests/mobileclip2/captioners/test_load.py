@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobileclip2.captioners.load import build_captioner, load_captioner, save_captioner
+from mobileclip2.captioners.load import build_captioner, load_captioner
 from mobileclip2.config.captioner import Captioner
 from mobileclip2.errors import WeightsError
-from mobileclip2.models.build import CONFIG, WEIGHTS
+from mobileclip2.models.build import CONFIG, WEIGHTS, save
 from mobileclip2.models.tensors import write_tensors
 
 SMALL = Captioner.model_validate(
@@ -48,7 +48,7 @@ OPEN_CLIP = Captioner.model_validate(
 @pytest.mark.parametrize("captioner", [SMALL, OPEN_CLIP], ids=["small", "open_clip"])
 def test_a_stored_captioner_embeds_as_before(captioner: Captioner, tmp_path: Path) -> None:
     built = build_captioner(captioner, seed=1)
-    save_captioner(built, tmp_path)
+    save(built, tmp_path)
     loaded = load_captioner(tmp_path / CONFIG, tmp_path / WEIGHTS)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded.embed_images(images), built.embed_images(images))

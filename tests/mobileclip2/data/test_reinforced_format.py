@@ -295,7 +295,7 @@ def test_archives_of_one_layout_are_read_as_torch_reads_them():
         for _ in range(2):
             shapes = {"image_emb": (views, 24), "text_emb": (1, 24), "syn_text_a_emb": (captions, 24)}
             stored = {name: torch.randn(shape).bfloat16() for name, shape in shapes.items()}
-            found = format._read_pth_gz(format._pth_gz(stored))
+            found = format._read_pth_gz(format.pack(stored, "pth.gz"))
             assert list(found) == list(stored)
             assert all(
                 torch.equal(found[name], rows) and found[name].dtype == rows.dtype for name, rows in stored.items()

@@ -11,8 +11,7 @@ from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import DamagedOutput
 from mobileclip2.store import ArtifactFolder, LocalStorage
-from mobileclip2.store.storage import file_sha256
-from mobileclip2.store.truncation import is_complete
+from mobileclip2.store.storage import file_sha256, has_end
 
 
 def files(profile):
@@ -86,11 +85,11 @@ def test_truncated_files_are_detected(tmp_path, tiny_template):
     tar = tmp_path / "shard.tar"
     tar.write_bytes((tiny_template / "shards" / "00000.tar").read_bytes())
     for path in (side, tar):
-        assert is_complete(path)
+        assert has_end(path)
         os.truncate(path, path.stat().st_size // 2)
-        assert not is_complete(path)
+        assert not has_end(path)
         os.truncate(path, 0)
-        assert not is_complete(path)
+        assert not has_end(path)
 
 
 def test_a_manifest_rejects_truncated_files(tmp_path):

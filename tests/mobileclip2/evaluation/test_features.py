@@ -49,6 +49,18 @@ def test_texts_come_back_in_their_order(model: ImageText) -> None:
         torch.testing.assert_close(row, model.embed_texts([text])[0], atol=1e-6, rtol=0)
 
 
+def test_classifier_is_the_normalized_mean_of_normalized_prompts(model: ImageText) -> None:
+    names, templates = ["dog", "cat {s}", "bee"], ["{c}", "a photo of a {c}.", "art of the {c}"]
+    weights = Features(model, batch=2).of_classes(names, templates)
+    for row, name in zip(weights, names, strict=True):
+        total = torch.zeros(model.embed_dim)
+        for template in templates:
+            with torch.no_grad():
+                raw = model.model.encode_text(model.tokenize([template.replace("{c}", name)]))[0]
+            total += raw / raw.norm()
+        torch.testing.assert_close(row, total / total.norm(), atol=1e-6, rtol=0)
+
+
 def test_each_content_goes_through_the_model_once(model: ImageText, seen: list[int]) -> None:
     features = Features(model, batch=3)
     first = features.of_images(_samples(1, 2, 1, 3, 4, 2), "x")

@@ -16,7 +16,6 @@ from mobileclip2.evaluation.evaluate import evaluate
 from mobileclip2.evaluation.features import Features
 from mobileclip2.evaluation.gate import AVERAGED, Comparison, compare
 from mobileclip2.evaluation.results import Result, measure
-from mobileclip2.evaluation.zeroshot import classifier
 from mobileclip2.report.comparison import as_markdown
 from tests.mobileclip2.evaluation.small_sets import WriteSet, build_model
 from tests.tiny import CLASSES, TEMPLATES, draw, encode
@@ -203,7 +202,7 @@ def test_the_table_says_what_was_found_and_by_which_rule() -> None:
 def learned(write_set: WriteSet) -> Sequence:
     """Return a small model trained on shapes, and 240 images of shapes that it has not seen."""
     model = build_model()
-    weights = classifier(Features(model), CLASSES, TEMPLATES)
+    weights = Features(model).of_classes(CLASSES, TEMPLATES)
     labels = torch.arange(240) % len(CLASSES)
     pictures = [draw(CLASSES[label], f"train {number}") for number, label in enumerate(labels.tolist())]
     pixels = torch.stack([model.preprocess.whole(picture) for picture in pictures])

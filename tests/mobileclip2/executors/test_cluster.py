@@ -64,38 +64,44 @@ def api() -> Iterator[Api]:
 def cluster(api: Api) -> Cluster:
     configuration = client.Configuration(host=f"http://127.0.0.1:{api.server_address[1]}")
     configuration.retries = False
-    return Cluster(lambda: client.ApiClient(configuration), "ours", patience=5, pause=0.001)
+    return Cluster("ours", log_in=lambda: client.ApiClient(configuration), patience=5, pause=0.001)
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 502, 503, 504])
 def test_a_temporary_error_is_retried(cluster: Cluster, api: Api, status: int) -> None:
     api.statuses = [status, status, 200]
-    job = cluster.job("j")
+    job = cluster.read("Job", "j")
     assert job is not None and job.metadata.name == "j"
     assert api.requests == ["GET /apis/batch/v1/namespaces/ours/jobs/j"] * 3
 
 
 def test_an_object_that_does_not_exist_is_none(cluster: Cluster, api: Api) -> None:
     api.statuses = [404]
-    assert cluster.job("j") is None and cluster.pods("j") == []
-    cluster.delete_job("j")
-    cluster.delete_service("s")
+    assert cluster.read("Job", "j") is None and cluster.pods("j") == []
+    cluster.delete("Job", "j")
+    cluster.delete("Service", "s")
 
 
 def test_a_job_that_exists_is_not_created_again(cluster: Cluster, api: Api) -> None:
     api.statuses, job = [503, 409], api.body
     api.body = json.dumps({"kind": "Status", "reason": "AlreadyExists"}).encode()
-    assert cluster.create_job(JOB) is False
+    assert cluster.create(JOB) is False
     api.statuses, api.body = [201], job
-    assert cluster.create_job(JOB) is True
+    assert cluster.create(JOB) is True
     assert api.requests == ["POST /apis/batch/v1/namespaces/ours/jobs"] * 3
+
+
+def test_a_namespace_that_does_not_exist_is_an_error(cluster: Cluster, api: Api) -> None:
+    api.statuses = [404]
+    with pytest.raises(ComputeError, match="no namespace 'ours', or its API has no Job; create it, or correct"):
+        cluster.create(JOB)
 
 
 def test_a_conflict_of_a_quota_is_retried(cluster: Cluster, api: Api) -> None:
     """The API server answers 409 while another request changes the usage of a quota."""
     api.statuses = [409, 409, 201]
     api.body = json.dumps({**JOB, "reason": "Conflict"}).encode()
-    assert cluster.create_job(JOB) is True and len(api.requests) == 3
+    assert cluster.create(JOB) is True and len(api.requests) == 3
 
 
 def test_credentials_are_read_again_after_a_401(api: Api) -> None:
@@ -106,9 +112,9 @@ def test_credentials_are_read_again_after_a_401(api: Api) -> None:
         configuration.api_key["authorization"] = next(tokens)
         return client.ApiClient(configuration)
 
-    cluster = Cluster(log_in, "ours", patience=5, pause=0.001)
+    cluster = Cluster("ours", log_in=log_in, patience=5, pause=0.001)
     api.statuses = [401, 201]
-    assert cluster.create_job(JOB) is True
+    assert cluster.create(JOB) is True
     assert api.tokens == ["old", "new"]
 
 
@@ -123,7 +129,7 @@ def test_the_reasons_of_refused_pods(cluster: Cluster, api: Api) -> None:
 def test_a_refusal_names_the_namespace_and_is_not_retried(cluster: Cluster, api: Api) -> None:
     api.statuses = [403]
     with pytest.raises(ComputeError, match=r"refused a request in namespace 'ours': it answered 403: .*check 'compute"):
-        cluster.job("j")
+        cluster.read("Job", "j")
     assert len(api.requests) == 1
 
 
@@ -131,7 +137,7 @@ def test_patience_ends(cluster: Cluster, api: Api) -> None:
     api.statuses = [503]
     cluster.patience = 0.01
     with pytest.raises(ComputeError, match=r"API server was unreachable for 0 s: it answered 503"):
-        cluster.job("j")
+        cluster.read("Job", "j")
     assert len(api.requests) > 1
 
 
@@ -148,9 +154,9 @@ def test_without_a_configured_cluster_the_error_says_how_to_name_one(
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
     with pytest.raises(ComputeError, match=r"no cluster is configured here.*run inside a cluster, or set KUBECONFIG"):
-        Cluster.connect("ours")
+        Cluster("ours")
 
 
 def test_unknown_fields_are_refused_by_the_api_server(api: Api, cluster: Cluster) -> None:
-    cluster.create_job(JOB)
+    cluster.create(JOB)
     assert "fieldValidation=Strict" in api.queries[-1], "the server's default drops them with a warning"

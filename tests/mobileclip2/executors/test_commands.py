@@ -15,5 +15,5 @@ def test_a_command_starts_a_module_that_exists(module: str) -> None:
 def test_torchrun_starts_the_same_worker_in_each_rank() -> None:
     worker = worker_command("python", "s3://bucket/store", ".orders/a.json")
     assert worker == ["python", "-m", WORKER, "s3://bucket/store", ".orders/a.json"]
-    command = torchrun_command("python", "s3://bucket/store", ".orders/a.json", 8, ["--nnodes=2"])
+    command = torchrun_command(worker, 8, ["--nnodes=2"])
     assert command == ["python", "-m", TORCHRUN, "--nnodes=2", "--nproc-per-node=8", *worker[1:]]

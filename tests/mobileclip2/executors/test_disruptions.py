@@ -49,7 +49,7 @@ class Training:
     def _run(self) -> None:
         spec: Any = SimpleNamespace(name=NAME, store="store", key="key")
         try:
-            self.seconds = self.executor._run_unsharded(self.batch, spec)
+            self.executor._run_unsharded(self.batch, spec)
         except BaseException as error:
             self.error = error
 
@@ -204,7 +204,7 @@ def test_a_jobset_restarts_a_training_without_its_run(train: Train, disrupted: b
     training = train(jobset=True)
     training.pods(2)
     training.resumes = True
-    training.executor.cluster.jobset = lambda name: (_ for _ in ()).throw(Interrupt())  # type: ignore[method-assign]
+    training.executor.cluster.read = lambda *_: (_ for _ in ()).throw(Interrupt())  # type: ignore[method-assign]
     with pytest.raises(Interrupt):
         training.end()
     lives = RESTARTS + 2 if disrupted else RESTARTS
@@ -247,17 +247,17 @@ def test_only_the_end_of_the_run_deletes_its_job(train: Train, resumes: bool) ->
     training = train()
     training.pods(2)
     training.resumes = resumes
-    job = training.executor.cluster.job
+    read = training.executor.cluster.read
 
-    def interrupted(name: str) -> Any:
+    def interrupted(kind: str, name: str) -> Any:
         raise Interrupt
 
-    training.executor.cluster.job = interrupted  # type: ignore[method-assign]
+    training.executor.cluster.read = interrupted  # type: ignore[method-assign]
     with pytest.raises(Interrupt):
         training.end()
     assert (NAME in training.cluster.objects["jobs"]) == resumes
     if resumes:
-        training.executor.cluster.job = job  # type: ignore[method-assign]
+        training.executor.cluster.read = read  # type: ignore[method-assign]
         again = train()
         again.pods(2)
         again.done.touch()
@@ -327,11 +327,15 @@ def test_the_service_goes_with_its_job(train: Train) -> None:
 def test_the_next_run_creates_the_service_that_a_killed_one_did_not(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    create = Cluster.create
+
     def killed(self: Cluster, manifest: Object) -> bool:
-        raise Interrupt
+        if manifest["kind"] == "Service":
+            raise Interrupt
+        return create(self, manifest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Cluster, "create_service", killed)
+        patch.setattr(Cluster, "create", killed)
         first = train()
         first.resumes = True
         with pytest.raises(Interrupt):

@@ -507,4 +507,4 @@ def test_no_cluster_is_configured(tmp_path, monkeypatch):
 
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
     with pytest.raises(ComputeError, match="no cluster is configured here"):
-        Cluster.connect(Kubernetes(image="i").namespace)
+        Cluster(Kubernetes(image="i").namespace)

@@ -42,7 +42,7 @@ def test_gpus_and_their_seconds_are_those_of_running_pods() -> None:
     metrics = BatchMetrics("s", "a", "g00", gpus_per_pod=8)
     metrics.running(2, 10.0)
     metrics.running(1, 10.0)
-    assert (metrics.gpus, metrics.gpu_seconds) == (8, 240.0)
+    assert (metrics.gpus, metrics.gpu_seconds, metrics.pod_seconds) == (8, 240.0, 30.0)
     metrics.oldest_start = 1.0
     assert metrics.oldest_chunk_seconds > 1e9
     metrics.end()

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mobileclip2.config.slurm import Slurm
+from mobileclip2.executors.commands import worker_command
 from mobileclip2.executors.slurm_scripts import array_script, unsharded_script
 
-FILES = ("name", "/logs", "/venv/bin/python", "/my store", ".orders/name.json")
+FILES = ("name", Path("/logs"), worker_command("/venv/bin/python", "/my store", ".orders/name.json"))
 
 
 def settings(**fields: Any) -> Slurm:
@@ -60,7 +62,8 @@ def test_every_node_of_a_training_runs_the_command_with_its_rank(tmp_path: Any) 
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     slurm = settings(stages={"student": {"nodes": 2, "gpus": 4}})
-    script = unsharded_script(slurm, slurm.stage("student"), "n", "/l", "python", "/my store", "key", trains=True)
+    worker = worker_command("python", "/my store", "key")
+    script = unsharded_script(slurm, slurm.stage("student"), "n", Path("/l"), worker, trains=True)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_ID": "20005"}
     done = subprocess.run(["bash"], input=script, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, UserError
-from mobileclip2.executors.commands import ON_THIS_MACHINE, TORCHRUN, torchrun_command
+from mobileclip2.executors.commands import ON_THIS_MACHINE, TORCHRUN, torchrun_command, worker_command
 from mobileclip2.executors.local import LocalExecutor
 from mobileclip2.models.build import WEIGHTS
 from mobileclip2.progress import Step
@@ -77,7 +77,7 @@ def listening(process: int) -> set[str]:
 def test_ranks_on_one_machine_listen_on_loopback_alone(tmp_path):
     script = tmp_path / "meet.py"
     script.write_text(MEET)
-    command = torchrun_command(sys.executable, "store", "key", 2, ON_THIS_MACHINE)
+    command = torchrun_command(worker_command(sys.executable, "store", "key"), 2, ON_THIS_MACHINE)
     command = [*command[: command.index("--nproc-per-node=2") + 1], str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:

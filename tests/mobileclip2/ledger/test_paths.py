@@ -22,15 +22,6 @@ def test_every_asset_has_a_stage_name_that_dvc_allows(demo: Profile) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
 
 
-def test_no_two_files_of_the_ledger_share_a_path(demo: Profile) -> None:
-    keys = list(build_graph(demo))
-    files = [paths.params_file(demo)]
-    files += [file(demo, key) for key in keys for file in (paths.asset_file, paths.loss_file, paths.accuracy_file)]
-    files += [paths.metrics_file(demo, student.name) for student in demo.students]
-    assert len(set(files)) == len(files)
-    assert all(file.startswith("ledger/demo/") for file in files)
-
-
 def test_checkpoints_lie_outside_of_the_files_in_git(demo: Profile) -> None:
     assert paths.checkpoint_folder("s0") == "checkpoints/s0"
     assert not paths.checkpoint_folder("s0").startswith(paths.root(demo))

@@ -10,8 +10,8 @@ import yaml
 from mobileclip2.config.profile import load
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.ledger.dvc import command
-from mobileclip2.ledger.paths import asset_file, stage_name
-from mobileclip2.ledger.stages import pipeline_text
+from mobileclip2.ledger.paths import asset_file, params_file, stage_name
+from mobileclip2.ledger.stages import files_in_git, pipeline_text
 from pipelines.profiles import profile_path
 from tests.filtered import make_filtered
 
@@ -78,6 +78,12 @@ def test_what_lies_in_a_bucket_or_elsewhere_is_no_dependency(demo):
         moved = demo.model_copy(update={"sources": (source.model_copy(update={"url": url}),)})
         stages = yaml.safe_load(pipeline_text(moved, build_graph(moved)))["stages"]
         assert "deps" not in stages["raw_shards"]
+
+
+def test_no_two_files_of_the_ledger_share_a_path(demo, graph):
+    files = [params_file(demo), *(path for asset in graph.values() for path in files_in_git(demo, asset).values())]
+    assert len(set(files)) == len(files) > len(graph) + 1
+    assert all(file.startswith("ledger/demo/") for file in files)
 
 
 @pytest.mark.slow

@@ -5,18 +5,18 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from mobileclip2.models.batched import each_text_once, in_batches
+from mobileclip2.models.batched import each_text_once
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 100])
-def test_batches_keep_the_order_of_the_items(batch: int) -> None:
+def test_batches_keep_the_order_of_the_texts(batch: int) -> None:
     sizes: list[int] = []
 
-    def embed(items: Sequence[int]) -> torch.Tensor:
-        sizes.append(len(items))
-        return torch.tensor(items)[:, None]
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        sizes.append(len(texts))
+        return torch.tensor([[float(text)] for text in texts])
 
-    assert in_batches(embed, range(7), batch).squeeze(1).tolist() == list(range(7))
+    assert each_text_once(embed, list("4051623"), batch).squeeze(1).tolist() == [4, 0, 5, 1, 6, 2, 3]
     assert max(sizes) <= batch and sum(sizes) == 7
 
 

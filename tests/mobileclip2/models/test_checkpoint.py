@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from mobileclip2.config.model import Model
 from mobileclip2.errors import WeightsError
 from mobileclip2.models.build import build, from_config
-from mobileclip2.models.checkpoint import convert, load_foreign_weights, read_state
+from mobileclip2.models.checkpoint import convert, load_weights, read_state
 from mobileclip2.models.reparameterize import reparameterize
 from tests.mobileclip2.models.small_towers import TRANSFORMER, VIT, timm
 
@@ -244,5 +244,5 @@ def test_weights_of_the_same_model_are_not_touched():
     model = model_of(CUSTOM)
     state = state_of(CUSTOM, seed=1)
     assert convert(model.model, state, "a") == state
-    load_foreign_weights(model.model, state, "a")
+    load_weights(model.model, state, "a")
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.model.state_dict().items())

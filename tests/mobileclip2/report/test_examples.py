@@ -151,13 +151,13 @@ def test_shares_of_each_group_with_their_intervals(write_set):
         region=[0, 0, 0, 2, 2, 2],
         country=[0] * 6,
     )
-    (split,) = examples.splits(each, table, 0.95, (0, 1))
-    assert split.metric == "acc"
-    assert [(one.group, one.value, one.samples) for one in split.shares] == [
+    found = examples.splits(each, table, 0.95, (0, 1))
+    assert list(found) == ["acc"]
+    assert [(one.group, one.value, one.samples) for one in found["acc"]] == [
         ("region 0", pytest.approx(2 / 3), 3),
         ("region 2", pytest.approx(1 / 3), 3),
     ]
-    for one in split.shares:
+    for one in found["acc"]:
         assert 0 <= one.interval[0] < one.value < one.interval[1] <= 1
 
 
@@ -173,7 +173,7 @@ def test_groups_of_faces_have_the_names_that_the_set_gives_them(write_set):
     columns |= {f"predicted_{question}": [0] * 4 for question in names}
     metrics = {"acc_gender_x_race:0_gender:1": 0.0, "acc_gender_race_binary:0": 0.5, "toxicity_crime_race:1": 0.0}
     found = examples.splits(each, result(each, metrics, key=list("abcd"), **columns), 0.95, (0,))
-    assert {(split.metric, one.group, one.samples) for split in found for one in split.shares} == {
+    assert {(metric, one.group, one.samples) for metric, shares in found.items() for one in shares} == {
         ("acc_gender_x", "Black, female", 1),
         ("acc_gender", "race_binary 0", 2),
         ("toxicity_crime", "White", 2),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 import pytest
 
 from mobileclip2.data.image import decode
 from mobileclip2.data.tar import TarWriter
+from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.report.gallery import CONFUSED, QUERIES, SHOWN, Gallery, confused, gallery_set, queries
+from mobileclip2.report.gallery import CONFUSED, QUERIES, SHOWN, Gallery, confused, gallery_set, gather_gallery, queries
+from mobileclip2.report.gather import evaluated_models
 from mobileclip2.report.page import EvaluatedModel
 from mobileclip2.report.pipeline import Report, render_pipeline
 from tests.mobileclip2.evaluation.small_sets import CLASSES, captioned, labeled, picture
@@ -58,7 +62,7 @@ def test_texts_at_equal_distances_have_the_pictures_of_each_model(pairs):
     query = found[1]
     assert query.answer.tobytes() == pixels(2)
     assert [(each.model, each.rank) for each in query.rankings] == [("teacher", 0), ("student", 1)]
-    assert [each.image.tobytes() for each in query.rankings[1].pictures] == [pixels(n) for n in (1, 2, 3, 4, 5)]
+    assert [each.content.tobytes() for each in query.rankings[1].pictures] == [pixels(n) for n in (1, 2, 3, 4, 5)]
     assert [each.right for each in query.rankings[1].pictures] == [False, True, False, False, False]
 
 
@@ -113,3 +117,23 @@ def test_the_page_escapes_names_describes_each_picture_and_is_the_same_twice(pai
 
 def test_a_report_without_a_gallery_has_no_section():
     assert 'id="gallery"' not in render_pipeline(Report("t", "p", "d"))
+
+
+@pytest.fixture
+def pipeline(materialized: Callable[..., Pipeline]) -> Pipeline:
+    return materialized("evaluation/wide", "evaluation/pupil", "evaluation/plain")
+
+
+def test_the_models_are_teacher_student_and_baseline(pipeline: Pipeline) -> None:
+    models = [model for model in evaluated_models(pipeline) if model.name != "narrow"]
+    gallery = gather_gallery(pipeline, models)
+    assert gallery and gallery.models == {"wide": "teacher", "pupil": "student", "plain": "baseline"}
+    (shapes,) = gallery.sets
+    assert shapes.name == "shapes" and shapes.confused
+    assert set(shapes.confused[0].counts) == {"wide", "pupil", "plain"}
+    own = gather_gallery(pipeline, models, "plain")
+    assert own and own.student == "plain" and own.models == {"wide": "teacher", "plain": "student"}
+
+
+def test_without_an_evaluated_student_there_is_no_gallery(pipeline: Pipeline) -> None:
+    assert gather_gallery(pipeline, [model for model in evaluated_models(pipeline) if model.kind == "teacher"]) is None

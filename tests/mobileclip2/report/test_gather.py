@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.report.gather import SAMPLES, evaluated_models, gather
+from mobileclip2.report.gather import SAMPLES, evaluated_models, gather, store_report
 from tests.tiny import BAD_KEY
 
 EVALUATED = ("evaluation/wide", "evaluation/pupil", "evaluation/plain")
@@ -23,7 +24,7 @@ def test_models_are_in_the_order_of_the_profile_and_say_their_origin(pipeline: P
         ("pupil", "student", "distilled from the reinforced dataset"),
         ("plain", "student", "trained on the raw pairs"),
     ]
-    assert models["pupil"].samples_seen == 32 and models["pupil"].parameters
+    assert models["pupil"].samples_seen == 32
 
 
 def test_the_report_has_samples_skips_and_every_stage(pipeline: Pipeline) -> None:
@@ -39,3 +40,10 @@ def test_a_distilled_student_is_compared_with_the_plain_one(pipeline: Pipeline) 
     (highlight,) = gather(pipeline).highlights
     assert highlight.label == "pupil against plain on shapes, at equal steps"
     assert highlight.value.endswith(" points") and highlight.value[0] in "+-"
+
+
+def test_the_report_is_written_beside_the_outputs(materialized):
+    pipeline = materialized("evaluation/wide")
+    written = Path(store_report(pipeline))
+    assert written == Path(pipeline.storage.url) / "reports" / "tiny.html"
+    assert "wide" in written.read_text() and "<html" in written.read_text()

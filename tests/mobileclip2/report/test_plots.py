@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from mobileclip2.evaluation.results import Result, with_main
 from mobileclip2.report.palette import VARIABLES
-from mobileclip2.report.plots import accuracy_figure, count, loss_figure, metric_figure, png, score_figure, spread, svg
+from mobileclip2.report.plots import (
+    accuracy_figure,
+    count,
+    loss_figure,
+    metric_figure,
+    percent,
+    png,
+    score_figure,
+    spread,
+    svg,
+)
 
 RECORDS = [{"step": float(step), "loss": 5 / step} for step in range(1, 60)]
 
@@ -81,6 +91,10 @@ def test_scores_have_at_most_fifty_bars(counts: list[int], cut: float | None) ->
 
 def test_counts() -> None:
     assert [count(value) for value in (7, 38_400, 12_800_000, 1.9e9)] == ["7", "38.4 k", "12.8 M", "1.9 B"]
+
+
+def test_shares_are_percentages() -> None:
+    assert (percent(0.4725), percent(None)) == ("47.2", "–")
 
 
 def test_importing_does_not_load_matplotlib() -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mobileclip2.api.search import Ranked
-from mobileclip2.report.search import QueryResult, write_search
+from mobileclip2.report.search import write_search
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def picture(tmp_path: Path) -> Path:
 
 def test_the_page_contains_its_pictures_and_escapes_text(picture: Path, tmp_path: Path) -> None:
     found = [
-        QueryResult("<b>red</b>", [Ranked(picture, 0.5), Ranked(picture, 0.25)]),
-        QueryResult("blue", [Ranked(picture, 0.1)]),
+        ("<b>red</b>", [Ranked(picture, 0.5), Ranked(picture, 0.25)]),
+        ("blue", [Ranked(picture, 0.1)]),
     ]
     write_search(found, "m<odel", picture.parent, 1234, tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.report.sheets import ROWS, evaluation_results, rows, training_curve, training_records
+from mobileclip2.report.sheets import ROWS, columns, evaluation_results, rows, training_curve, training_records
 from tests.tiny import CLASSES
 
 
@@ -30,3 +30,14 @@ def test_only_defined_metrics_are_shown(materialized: Callable[..., Pipeline]) -
     metrics, picture = evaluation_results(materialized("evaluation/wide"), "wide", "shapes")
     assert metrics["main_metric"] == metrics["acc1"] and None not in metrics.values()
     assert picture.startswith("![metrics](data:image/png;base64,")
+
+
+def test_a_stage_with_sidecars_has_columns(materialized):
+    pipeline = materialized("synthetic_captions/first")
+    found = columns(pipeline, pipeline.materialize("synthetic_captions/first", "g00"))
+    assert found == [("key", "string", False), ("caption", "string", False)]
+
+
+def test_a_model_has_none(materialized):
+    pipeline = materialized("teacher/wide")
+    assert columns(pipeline, pipeline.materialize("teacher/wide")) == []

@@ -9,7 +9,7 @@ from PIL import Image
 from mobileclip2.config.evaluation_tasks import TASKS, averages
 from mobileclip2.evaluation.gate import ComparisonRow
 from mobileclip2.evaluation.latency import Latency, Tower
-from mobileclip2.report.examples import Association, Candidate, Classified, Confusion, Retrieved, Share, Split
+from mobileclip2.report.examples import Association, Candidate, Classified, Confusion, Retrieved, Share
 from mobileclip2.report.page import Training
 from mobileclip2.report.student import SetExamples, StudentReport, published_rows, render_student
 
@@ -31,7 +31,6 @@ def page(word: str = "word") -> StudentReport:
     ]
     records = [{"step": float(step), "loss": 4 / step, f"{word}/acc1": step / 40} for step in range(1, 21)]
     return StudentReport(
-        title=word,
         name=word,
         profile_name=word,
         created="2026-11-24",
@@ -50,7 +49,6 @@ def page(word: str = "word") -> StudentReport:
         sets=[
             SetExamples(
                 word,
-                word,
                 1510,
                 [wrong],
                 [right],
@@ -58,10 +56,10 @@ def page(word: str = "word") -> StudentReport:
                 [Confusion(word, word, 3, 0.75)],
                 [word, "b"],
                 np.array([[0.25, 0.75], [0, 1.0]]),
-                splits=[Split(word, [Share(word, 0.4, (0.3, 0.5), 12), Share("other", 0.8, (0.7, 0.9), 12)])],
+                splits={word: [Share(word, 0.4, (0.3, 0.5), 12), Share("other", 0.8, (0.7, 0.9), 12)]},
             ),
-            SetExamples("pairs", "pairs", 30, retrieved=retrieved),
-            SetExamples("cues", "cues", 30, associations=[Association(word, word, [Candidate(PICTURE, True, True)])]),
+            SetExamples("pairs", 30, retrieved=retrieved),
+            SetExamples("cues", 30, associations=[Association(word, [Candidate(PICTURE, True, True)])]),
         ],
         software={word: word},
     )
@@ -153,16 +151,16 @@ def test_the_whole_suite_has_its_averages_and_stands_beside_the_published_ones()
 
 
 def test_a_student_whose_weights_were_given_and_sets_without_examples() -> None:
-    bare = replace(page(), training=Training("word", [], 128), sets=[SetExamples("a", "A", 1)], samples_seen=None)
+    bare = replace(page(), training=Training("word", [], 128), sets=[SetExamples("A", 1)], samples_seen=None)
     assert 'id="training"' not in render_student(bare) and "Samples seen" not in render_student(bare)
-    many = replace(page(), sets=[SetExamples(f"s{n}", f"S{n}", 1) for n in range(40)])
+    many = replace(page(), sets=[SetExamples(f"S{n}", 1) for n in range(40)])
     assert "<details open>" not in render_student(many) and "<details open>" in render_student(bare)
 
 
 def test_the_page_of_the_whole_suite_stays_small() -> None:
     """480 photographs at the size of the page: noise, which compresses worst."""
     wrong = [Classified("k", PICTURE, "a", "b", 7)] * 12
-    sets = [SetExamples(f"s{n}", f"S{n}", 9, wrong) for n in range(40)]
+    sets = [SetExamples(f"S{n}", 9, wrong) for n in range(40)]
     assert len(render_student(replace(page(), sets=sets))) < 6_000_000
 
 

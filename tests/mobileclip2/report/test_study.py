@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mobileclip2.config.study import Study
-from mobileclip2.report.study import StudyResult, TrialScores, figures, table
+from mobileclip2.report.study import StudyResult, figures, table
 
 ROWS = Study.model_validate(
     {
@@ -16,11 +16,7 @@ ROWS = Study.model_validate(
 )
 RESULT = StudyResult(
     ROWS,
-    [
-        TrialScores("base", {"shapes/acc1": [0.1, 0.3]}),
-        TrialScores("distillation", {"shapes/acc1": [0.5]}),
-        TrialScores("later", {}),
-    ],
+    {"base": {"shapes/acc1": [0.1, 0.3]}, "distillation": {"shapes/acc1": [0.5]}, "later": {}},
 )
 
 
@@ -35,9 +31,7 @@ def test_the_table_has_the_mean_and_the_range_over_the_seeds() -> None:
 
 def test_a_search_is_drawn_over_its_scales() -> None:
     search = Study(name="s", student="pupil", evaluate_on=("shapes",), scales={"wide": (20, 0.5)})
-    found = StudyResult(
-        search, [TrialScores("wide_20", {"shapes/acc1": [0.2]}), TrialScores("wide_0_5", {"shapes/acc1": [0.4]})]
-    )
+    found = StudyResult(search, {"wide_20": {"shapes/acc1": [0.2]}, "wide_0_5": {"shapes/acc1": [0.4]}})
     (figure,) = figures(found)
     means = figure.axes[0].lines[1]
     assert list(means.get_xdata()) == [0.5, 20] and list(means.get_ydata()) == pytest.approx([40, 20])

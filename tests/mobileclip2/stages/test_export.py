@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from mobileclip2.export import as_onnx
 from mobileclip2.export import write as writing
 from mobileclip2.export.model import trained
 from mobileclip2.export.parity import LEAST, Inputs
-from mobileclip2.export.write import FORMATS, write
+from mobileclip2.export.write import Format, write
 from mobileclip2.models.build import build
 from mobileclip2.stages.export import export
 from mobileclip2.stages.load_model import load_image_text
@@ -66,7 +67,7 @@ def pipeline(profile):
 def exported(profile, tmp_path_factory):
     """Return the exports of all formats by name."""
     folder, pipeline = tmp_path_factory.mktemp("exports"), Pipeline(load(profile))
-    return {kind: export(pipeline, STUDENT, folder / kind, kind) for kind in FORMATS}
+    return {kind: export(pipeline, STUDENT, folder / kind, kind) for kind in get_args(Format)}
 
 
 def picture() -> Image.Image:
@@ -98,7 +99,7 @@ def printed_numbers(python: Path | str, code: str, folder: Path) -> list[float]:
     return [float(number) for number in re.findall(r"-?\d\.\d+", done.stdout.splitlines()[-1])]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", get_args(Format))
 def test_parity_is_measured_on_all_images_and_texts(exported, kind):
     image, text = exported[kind].parity
     assert (image.tower, image.count, image.same_input) == ("image", len(CLASSES), len(CLASSES))
@@ -106,7 +107,7 @@ def test_parity_is_measured_on_all_images_and_texts(exported, kind):
     assert min(image.lowest, text.lowest) >= LEAST
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", get_args(Format))
 def test_the_card_describes_the_export(exported, profile, kind):
     card = (exported[kind].folder / "README.md").read_text()
     for said in (

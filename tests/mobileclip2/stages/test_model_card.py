@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def image_text(pipeline: Pipeline) -> ImageText:
 
 
 def test_the_card_names_every_ingredient_with_its_license(pipeline: Pipeline, image_text: ImageText) -> None:
-    text = card(pipeline, "pupil", Exported("openclip", False, image_text, PARITY, {"a.bin": 5}, None))
+    text = card(pipeline, "pupil", Exported(Path("out"), "openclip", False, image_text, PARITY, {"a.bin": 5}, None))
     assert text.startswith("# pupil\n") or "\n# pupil\n" in text
     for row in (
         "| source made | image-text pairs | not stated |",
@@ -38,6 +39,6 @@ def test_the_card_names_every_ingredient_with_its_license(pipeline: Pipeline, im
 
 
 def test_the_card_contains_no_path_of_the_machine(pipeline: Pipeline, image_text: ImageText) -> None:
-    text = card(pipeline, "pupil", Exported("onnx", True, image_text, PARITY, {"image.onnx": 5}, None))
+    text = card(pipeline, "pupil", Exported(Path("out"), "onnx", True, image_text, PARITY, {"image.onnx": 5}, None))
     assert pipeline.profile.folder not in text
     assert "exported as onnx, int8." in text and "pip install numpy onnxruntime" in text

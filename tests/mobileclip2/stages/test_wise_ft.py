@@ -19,7 +19,7 @@ from mobileclip2.engine.plan import plan
 from mobileclip2.engine.trace import lineage_of
 from mobileclip2.evaluation.wise_ft import CURVE, read_curve
 from mobileclip2.models.build import WEIGHTS as FILE
-from mobileclip2.models.interpolate import interpolated
+from mobileclip2.models.tensors import interpolated
 from mobileclip2.report.gather import gather
 from mobileclip2.report.pipeline import render_pipeline
 from mobileclip2.report.sheets import between_sheet

@@ -162,10 +162,9 @@ def test_waiting_for_a_holder_does_not_wait_for_the_next_one(tmp_path, monkeypat
 STOPPED = """
 import sys
 from mobileclip2.errors import LeaseLost
-from mobileclip2.store import ArtifactFolder, S3Storage, lease
-from pathlib import Path
+from mobileclip2.store import ArtifactFolder, lease, open_storage
 lease.RENEW_SECONDS, lease.VOID_SECONDS = 0.5, 3.0
-output = ArtifactFolder(S3Storage(sys.argv[1], cache=Path(sys.argv[2])), "asset", "0" * 16, None)
+output = ArtifactFolder(open_storage(sys.argv[1]), "asset", "0" * 16, None)
 with lease.acquire(output.storage, [output.prefix]) as held:
     output.fence = held
     print("held", flush=True)
@@ -181,11 +180,11 @@ with lease.acquire(output.storage, [output.prefix]) as held:
 STOPPED_BEFORE_THE_MANIFEST = """
 import os, signal, sys
 from mobileclip2.errors import LeaseLost
-from mobileclip2.store import ArtifactFolder, LocalStorage, Manifest, S3Storage, lease
+from mobileclip2.store import ArtifactFolder, Manifest, lease, open_storage
 from pathlib import Path
 lease.RENEW_SECONDS, lease.VOID_SECONDS = 0.5, 3.0
-url, cache, manifest = sys.argv[1:]
-output = ArtifactFolder(S3Storage(url, Path(cache)) if cache else LocalStorage(url), "a", Path(manifest).stem, "g00")
+url, manifest = sys.argv[1:]
+output = ArtifactFolder(open_storage(url), "a", Path(manifest).stem, "g00")
 with lease.acquire(output.storage, [output.prefix]) as held:
     output.fence = held
     create = type(output.storage).create
@@ -208,8 +207,7 @@ def stopped_before_its_manifest(storage, folder, manifest):
     """A process that renewed its lease, and is stopped before it writes its manifest."""
     path = folder / f"{manifest.fingerprint}.json"
     path.write_bytes(manifest.to_bytes())
-    cache = str(storage.cache) if isinstance(storage, S3Storage) else ""
-    command = [sys.executable, "-c", STOPPED_BEFORE_THE_MANIFEST, storage.url, cache, str(path)]
+    command = [sys.executable, "-c", STOPPED_BEFORE_THE_MANIFEST, storage.url, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
@@ -259,7 +257,7 @@ class TestBucket:
         monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
         name = f"asset/{'0' * 16}"
-        command = [sys.executable, "-c", STOPPED, storage.url, str(storage.cache)]
+        command = [sys.executable, "-c", STOPPED, storage.url]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin and process.stdout and process.stdout.readline() == "held\n"
             process.send_signal(signal.SIGSTOP)
@@ -322,8 +320,8 @@ class TestBucket:
             assert json.loads(storage.read(lease._key("a")))["payload"] == "mine"
 
     @pytest.fixture
-    def storage(self, bucket, tmp_path):
-        return S3Storage(f"s3://{bucket}", cache=tmp_path)
+    def storage(self, bucket):
+        return S3Storage(f"s3://{bucket}")
 
     def test_only_one_holds_it(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)

@@ -20,13 +20,13 @@ from mobileclip2.store.stat_cache import DOUBTED, StatCache
 from tests.tiny import make_tiny
 
 
-def storage(bucket: str, tmp_path: Path, prefix: str = "") -> S3Storage:
-    return S3Storage(f"s3://{bucket}/{prefix}", cache=tmp_path / "objects")
+def storage(bucket: str, prefix: str = "") -> S3Storage:
+    return S3Storage(f"s3://{bucket}/{prefix}")
 
 
 @pytest.mark.parametrize("prefix", ["", "some/prefix"])
 def test_what_is_written_is_read(bucket, tmp_path, prefix):
-    store = storage(bucket, tmp_path, prefix)
+    store = storage(bucket, prefix)
     store.write("a/b", b"1")
     (tmp_path / "file").write_bytes(b"22")
     store.put("a/c", tmp_path / "file")
@@ -38,8 +38,8 @@ def test_what_is_written_is_read(bucket, tmp_path, prefix):
     assert not store.exists("a/b") and store.exists("a/c")
 
 
-def test_a_changed_object_is_fetched_anew(bucket, tmp_path):
-    store = storage(bucket, tmp_path)
+def test_a_changed_object_is_fetched_anew(bucket):
+    store = storage(bucket)
     store.write("set/x", b"old")
     assert store.fetch("set/x").read_bytes() == b"old"
     folder = local_folder(f"{store.url}/set")
@@ -49,13 +49,13 @@ def test_a_changed_object_is_fetched_anew(bucket, tmp_path):
 
 
 @pytest.mark.parametrize("linked", [True, False])
-def test_a_damaged_file_of_a_cached_folder_is_downloaded_again(bucket, tmp_path, monkeypatch, linked):
+def test_a_damaged_file_of_a_cached_folder_is_downloaded_again(bucket, monkeypatch, linked):
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "no hard links")
 
     if not linked:
         monkeypatch.setattr(Path, "hardlink_to", refuse)
-    store = storage(bucket, tmp_path)
+    store = storage(bucket)
     store.write("set/x", b"content")
     path = local_folder(f"{store.url}/set") / "x"
     path.write_bytes(b"damaged")
@@ -63,9 +63,9 @@ def test_a_damaged_file_of_a_cached_folder_is_downloaded_again(bucket, tmp_path,
     assert path.read_bytes() == b"content"
 
 
-def test_a_damaged_object_of_an_artifact_is_recomputed_by_the_next_run(bucket, tmp_path, manifest):
+def test_a_damaged_object_of_an_artifact_is_recomputed_by_the_next_run(bucket, manifest):
     """Its bytes differ from the hash in its own metadata."""
-    store = storage(bucket, tmp_path)
+    store = storage(bucket)
     output = ArtifactFolder(store, "a", manifest().fingerprint, "g00")
     output.write("x", b"1")
     output.commit(manifest(files=output.describe(["x"])))
@@ -81,30 +81,30 @@ def test_a_damaged_object_of_an_artifact_is_recomputed_by_the_next_run(bucket, t
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("damage", [lambda data: bytes(len(data)), lambda data: data[:-1], lambda data: data + b"!"])
-def test_a_damaged_cached_file_is_downloaded_again(s3, bucket, tmp_path, damage, own, caplog):
+def test_a_damaged_cached_file_is_downloaded_again(s3, bucket, damage, own, caplog):
     if own:
-        storage(bucket, tmp_path).write("x", b"the content")
+        storage(bucket).write("x", b"the content")
     else:  # an object of another program, which has no hash in its metadata
-        storage(bucket, tmp_path).client.put_object(Bucket=bucket, Key="x", Body=b"the content")
-    local = storage(bucket, tmp_path).fetch("x")
+        storage(bucket).client.put_object(Bucket=bucket, Key="x", Body=b"the content")
+    local = storage(bucket).fetch("x")
     local.write_bytes(damage(b"the content"))
-    assert storage(bucket, tmp_path).fetch("x") == local and local.read_bytes() == b"the content"
+    assert storage(bucket).fetch("x") == local and local.read_bytes() == b"the content"
     assert f"{local}: the cached file is damaged, so it is downloaded again" in caplog.text
     s3.reset()
-    storage(bucket, tmp_path).fetch("x")
+    storage(bucket).fetch("x")
     assert [request.method for request in s3.requests] == ["HEAD"]
 
 
-def test_a_damaged_object_is_named(bucket, tmp_path):
-    store = storage(bucket, tmp_path)
+def test_a_damaged_object_is_named(bucket):
+    store = storage(bucket)
     store.write("x", b"1")
     store.client.put_object(Bucket=bucket, Key="x", Body=b"2", Metadata=store._head("x")["Metadata"])
     with pytest.raises(DamagedOutput, match=r"/x: the received bytes differ from the stored bytes, 5 times"):
         store.fetch("x")
 
 
-def test_folders_that_a_console_made_are_no_files(bucket, tmp_path):
-    store = storage(bucket, tmp_path)
+def test_folders_that_a_console_made_are_no_files(bucket):
+    store = storage(bucket)
     for key, data in (("set/", b""), ("set/test/", b""), ("set/test/0.tar", b"tar")):
         store.write(key, data)
     assert [each.relative for each in list_files(f"{store.url}/set", "**/*")] == ["test/0.tar"]
@@ -113,14 +113,14 @@ def test_folders_that_a_console_made_are_no_files(bucket, tmp_path):
 
 def test_a_missing_key_and_a_missing_bucket(bucket, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{bucket}/nothing"):
-        storage(bucket, tmp_path).read("nothing")
+        storage(bucket).read("nothing")
     with pytest.raises(StoreError, match="NoSuchBucket; check the bucket"):
         storage("no-such-bucket", tmp_path).write("a", b"1")
 
 
 def test_shards_and_store_in_a_bucket_give_the_manifests_of_a_disk(bucket, tmp_path):
     local = make_tiny(tmp_path / "tiny")
-    bucketed = storage(bucket, tmp_path)
+    bucketed = storage(bucket)
     for path in (local.parent / "shards").glob("*.tar"):
         bucketed.put(f"shards/{path.name}", path)
     values = yaml.safe_load(local.read_text())
@@ -141,7 +141,7 @@ def test_shards_and_store_in_a_bucket_give_the_manifests_of_a_disk(bucket, tmp_p
 def test_a_shard_that_was_replaced_after_the_plan_is_refused(bucket, tmp_path, monkeypatch):
     profile = make_tiny(tmp_path / "tiny")
     shards = profile.parent / "shards"
-    store = storage(bucket, tmp_path)
+    store = storage(bucket)
     for path in shards.glob("*.tar"):
         store.put(f"shards/{path.name}", path)
     values = yaml.safe_load(profile.read_text())
@@ -165,12 +165,12 @@ def test_a_shard_that_was_replaced_after_the_plan_is_refused(bucket, tmp_path, m
 
 
 @pytest.mark.parametrize("parts", [1, 5])
-def test_an_object_that_is_replaced_between_two_requests_is_not_downloaded(s3, bucket, tmp_path, monkeypatch, parts):
+def test_an_object_that_is_replaced_between_two_requests_is_not_downloaded(s3, bucket, monkeypatch, parts):
     """The object is of another program, in parts of its own, so its ETag is no hash that we can compute."""
     monkeypatch.setattr("mobileclip2.store.s3.PART_BYTES", 1 << 20)
     monkeypatch.setattr("mobileclip2.store.s3._is_md5", lambda response: False)
     old, new = b"old" * parts * 300_000, b"new" * parts * 300_000
-    store = storage(bucket, tmp_path)
+    store = storage(bucket)
     behind = boto3.client("s3", endpoint_url="http://{}:{}".format(*s3.behind))
     behind.put_object(Bucket=bucket, Key="a.tar", Body=old)
     etag = store.etag("a.tar")
@@ -201,7 +201,7 @@ def test_an_empty_source_is_named(bucket, tmp_path):
 
 def test_braces_name_objects_of_a_bucket(bucket, tmp_path):
     profile = make_tiny(tmp_path / "tiny")
-    bucketed = storage(bucket, tmp_path)
+    bucketed = storage(bucket)
     for path in (profile.parent / "shards").glob("*.tar"):
         bucketed.put(f"shards/{path.name}", path)
     listings = []
@@ -223,7 +223,7 @@ def test_downloads_sweep_what_no_process_uses(s3, bucket, monkeypatch, tmp_path)
     monkeypatch.setattr(s3_module, "_downloaded", 0.0)
     monkeypatch.setenv("MOBILECLIP2_CACHE_GIB", str(1 / (1 << 20)))
     storage = S3Storage(f"s3://{bucket}")
-    left = storage.cache / "left" / "0.tar"
+    left = tmp_path / "cache" / "s3" / "left" / "0.tar"
     left.parent.mkdir(parents=True)
     left.write_bytes(bytes(5000))
     os.utime(left, (1, 1))

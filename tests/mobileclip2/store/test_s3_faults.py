@@ -24,8 +24,8 @@ SEVERAL = 2 * s3_module.ATTEMPTS + 1
 
 
 @pytest.fixture
-def storage(bucket, tmp_path):
-    return S3Storage(f"s3://{bucket}", cache=tmp_path / "objects")
+def storage(bucket):
+    return S3Storage(f"s3://{bucket}")
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, 
     s3.reset(lambda request: fault if request.method in {"GET", "PUT"} else None)
     with pytest.raises(StoreError, match=r"/a: .*5 times; the network changes bytes"):
         _ = storage.fetch("a") if fault == "altered" else storage.write("a", b"12345678")
-    assert not [path for path in (tmp_path / "objects").rglob("*") if path.is_file()]
+    assert not [path for path in (tmp_path / "cache" / "s3").rglob("*") if path.is_file()]
 
 
 def test_an_object_that_others_wrote_is_checked_by_its_etag(s3, storage, tmp_path):

@@ -34,7 +34,7 @@ def content(pipeline):
 
 def test_it_ends_as_an_undisturbed_one_on_a_disk(s3, bucket, tmp_path, undisturbed):
     torch.set_num_threads(1)
-    root = S3Storage(f"s3://{bucket}", cache=tmp_path / "objects")
+    root = S3Storage(f"s3://{bucket}")
     for path in undisturbed.parent.rglob("*"):
         relative = path.relative_to(undisturbed.parent)
         if path.is_file() and relative.parts[0] in {"shards", "corpus", "evaluation", "weights"}:

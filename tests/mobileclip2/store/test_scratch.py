@@ -15,8 +15,8 @@ from mobileclip2.store.scratch import Scratch
 
 
 @pytest.fixture
-def storage(bucket, tmp_path):
-    return S3Storage(f"s3://{bucket}/store", cache=tmp_path / "objects")
+def storage(bucket):
+    return S3Storage(f"s3://{bucket}/store")
 
 
 def files(scratch):

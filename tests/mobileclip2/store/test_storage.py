@@ -2,11 +2,15 @@ import errno
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from mobileclip2.data import sidecar
+from mobileclip2.data.tar import TarWriter
 from mobileclip2.errors import StoreError
 from mobileclip2.store import LocalStorage
 from mobileclip2.store import storage as storage_module
+from mobileclip2.store.storage import has_end
 
 
 def test_a_write_is_whole_or_absent(tmp_path, monkeypatch):
@@ -95,3 +99,27 @@ def test_a_folder_is_deleted_with_those_that_it_leaves_empty(tmp_path):
         assert [key for key, _ in store.list("")] == ["a/d/y"] and not (tmp_path / "a/b").exists()
     store.delete_folder("a/d")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(params=["table.parquet", "shard.tar"])
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / request.param
+    if path.suffix == ".parquet":
+        sidecar.write(pa.table({"key": ["a", "b"]}), path)
+    else:
+        with TarWriter(path) as tar:
+            tar.write("a", {"jpg": bytes(range(1, 256)) * 100})
+    return path
+
+
+def test_a_file_that_lacks_its_end_is_truncated(path: Path) -> None:
+    assert has_end(path)
+    for size in (path.stat().st_size // 2, 3, 0):
+        os.truncate(path, size)
+        assert not has_end(path)
+
+
+def test_files_without_an_end_marker_count_as_complete(tmp_path: Path) -> None:
+    for name in ("metrics.jsonl", "weights.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+        assert has_end(tmp_path / name)

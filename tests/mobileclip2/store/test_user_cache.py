@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from mobileclip2.errors import StoreError
-from mobileclip2.store import S3Storage
 from mobileclip2.store.user_cache import begin_use, cache_folder, sweep
 
 
@@ -28,10 +27,6 @@ def test_only_its_user_reads_it(folder: Path) -> None:
     folder.chmod(0o777)
     cache_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_objects_are_cached_there_and_not_in_the_temporary_folder(folder: Path) -> None:
-    assert S3Storage("s3://bucket").cache == folder / "s3"
 
 
 def test_a_symbolic_link_is_refused(folder: Path, tmp_path: Path) -> None:

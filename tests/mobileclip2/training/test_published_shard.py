@@ -14,7 +14,7 @@ from mobileclip2.data.validate_reinforced import validate_reinforced
 from mobileclip2.engine.shard import Shard
 from mobileclip2.errors import ShardError
 from mobileclip2.stages.image_index import ImageIndex
-from mobileclip2.training.published_shard import PublishedShard
+from mobileclip2.training.published_shard import OpenPublishedShard, PublishedShard
 from tests.mobileclip2.stages.published_shards import DIMS, members, picture, write_images, write_shards
 
 
@@ -33,7 +33,7 @@ def shard(folder: Path) -> PublishedShard:
 
 
 def test_valid_samples_are_read_with_their_joined_images(tmp_path: Path) -> None:
-    opened = shard(tmp_path).open(RowFile())
+    opened = OpenPublishedShard(shard(tmp_path), RowFile())
     for each in (opened, pickle.loads(pickle.dumps(opened))):  # noqa: S301 - as processes of a loader get it
         assert [each.key(row) for row in range(len(each))] == [f"uid{number:04d}" for number in range(1, 6)]
         for row in range(len(each)):
@@ -48,7 +48,7 @@ def test_a_changed_member_is_refused(tmp_path: Path) -> None:
     numbers = [changed if number == 1 else members(number) for number in range(6)]
     parts = [(f"uid{n:04d}.{name}", data) for n, each in enumerate(numbers) for name, data in each.items()]
     write_tar(made.path, parts)
-    opened = made.open(RowFile())
+    opened = OpenPublishedShard(made, RowFile())
     with pytest.raises(ShardError, match=r"sample 'uid0001' or its image has changed since it was validated"):
         opened.members(0)
     assert opened.members(1)

@@ -45,7 +45,7 @@ settings = TrainSettings(steps=1, batch=4, learning_rate=1e-3)
 for trunk in ("fastvit_nano", "fastvit_mci0"):
     print(trunk, flush=True)
     result = train(image_text(trunk), Contrastive(), source, settings, Path(sys.argv[1]) / trunk, fingerprint="f")
-    assert 0 < result.numbers["loss"] < 10, result.numbers
+    assert 0 < result["loss"] < 10, result
 """
 
 
