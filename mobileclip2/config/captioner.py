@@ -96,4 +96,8 @@ class Captioner(Named):
             raise ValueError(
                 f"captioner '{self.name}': 'train' is missing; a small captioner has no pretrained weights"
             )
+        if self.trunk_weights and not self.small:
+            raise ValueError(f"captioner '{self.name}': 'trunk_weights' belong to 'small'; remove them")
+        if self.trunk_weights and self.trunk_weights.tag:
+            raise ValueError(f"captioner '{self.name}': 'trunk_weights' have no tags; give 'path' or 'package'")
         return self

@@ -291,7 +291,10 @@ class SourceInventory:
             url = self.profile.locate(weights.path)
             if url.startswith("s3://"):
                 storage, key = split_s3(url)
-                path = storage.fetch(key)
+                try:
+                    path = storage.fetch(key)
+                except FileNotFoundError:
+                    raise WeightsError(f"weights: {url} does not exist; check the profile") from None
             else:
                 path = Path(url)
         if not path.is_file():

@@ -19,6 +19,11 @@ TRAIN = {"steps": 1, "batch": 2, "learning_rate": 1e-3}
         ({"base": "b", "small": {}}, "captioner 'c': name exactly one of 'base', 'model' and 'small'"),
         ({"base": "b", "train": TRAIN}, "captioner 'c': give 'train' and 'train_on' together"),
         ({"base": "b", "train_on": "raw_shards"}, "captioner 'c': give 'train' and 'train_on' together"),
+        ({"base": "b", "trunk_weights": {"path": "t.pth"}}, "captioner 'c': 'trunk_weights' belong to 'small'; remove"),
+        (
+            {"small": {}, "train": TRAIN, "train_on": "raw_shards", "trunk_weights": {"tag": "in1k"}},
+            "captioner 'c': 'trunk_weights' have no tags; give 'path' or 'package'",
+        ),
         ({"small": {}}, "captioner 'c': 'train' is missing; a small captioner has no pretrained weights"),
     ],
 )

@@ -115,3 +115,8 @@ def test_weights_of_a_package_that_is_not_there(tiny, package):
     weights = Weights(package=package, file="a.pth", sha256="0" * 64)
     with pytest.raises(WeightsError, match=f"weights: the package '{package}' is not installed"):
         Pipeline(load(tiny)).inventory.weights_path(weights)
+
+
+def test_weights_that_do_not_exist(tiny):
+    with pytest.raises(WeightsError, match=r"weights: .*/nope.safetensors does not exist; check the profile"):
+        Pipeline(load(tiny)).inventory.weights_path(Weights(path="weights/nope.safetensors"))

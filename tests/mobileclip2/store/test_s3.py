@@ -7,12 +7,13 @@ import boto3
 import pytest
 import yaml
 
+from mobileclip2.config.model import Weights
 from mobileclip2.config.profile import load
 from mobileclip2.engine.listing import list_files
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard import local_folder
 from mobileclip2.engine.source_inventory import SourceInventory
-from mobileclip2.errors import DamagedOutput, ShardError, StoreError
+from mobileclip2.errors import DamagedOutput, ShardError, StoreError, WeightsError
 from mobileclip2.stages import raw_shards
 from mobileclip2.store import Artifact, ArtifactFolder, S3Storage
 from mobileclip2.store.manifest_cache import ManifestCache
@@ -239,3 +240,9 @@ def test_a_password_of_the_endpoint_is_not_repeated(s3, bucket, monkeypatch, cap
     with pytest.raises(StoreError, match="the endpoint of the object store contains a password") as error:
         S3Storage(f"s3://{bucket}").read("x")
     assert "hunter2" not in str(error.value) + caplog.text
+
+
+def test_weights_that_are_not_in_the_bucket_are_named(bucket, tmp_path):
+    weights = Weights(path=f"s3://{bucket}/nope.safetensors")
+    with pytest.raises(WeightsError, match=f"weights: s3://{bucket}/nope.safetensors does not exist; check the profile"):
+        Pipeline(load(make_tiny(tmp_path / "tiny"))).inventory.weights_path(weights)
