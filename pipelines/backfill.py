@@ -143,7 +143,7 @@ def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
         else:
             answered = time.monotonic()
             status, counts = server.take(found, "status", str), counts_of(server, found)
-            if counts and counts != shown:
+            if counts != shown:
                 log(shown := counts)
             if status not in {"REQUESTED", "CANCELING", "FAILING"}:
                 break
@@ -163,10 +163,10 @@ def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
     )
 
 
-def counts_of(server: Server, found: dict[str, Any]) -> str | None:
-    """Describe how many asset-group pairs of a backfill are in which state. None until the server knows them."""
+def counts_of(server: Server, found: dict[str, Any]) -> str:
+    """Describe how many asset-group pairs of a backfill are in which state."""
     if not isinstance(data := found.get("assetBackfillData"), dict):
-        return None
+        return "the server does not know its asset-group pairs yet"
     totals = [0, 0, 0, 0]
     for each in server.take(data, "assetBackfillStatuses", list):
         if "numPartitionsTargeted" in each:
