@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -33,9 +34,8 @@ SAMPLES, TEACHERS, DIM, VIEWS, CAPTIONS, REPEATS, WANTED = 512, 2, 768, 2, 5, 5,
 
 STEPS = {
     "reading the source": ("tar.py", ("read_samples",)),
-    "images' hashes": ("join.py", ("_image",)),
     "views, captions, embeddings by key": ("join.py", ("sample",)),
-    "packing embeddings": ("format.py", ("pack",)),
+    "packing embeddings": ("reinforced_format.py", ("pack",)),
     "writing the tar": ("tar.py", ("write",)),
 }
 """steps of a join -> file and functions, which do not call each other"""
@@ -81,7 +81,7 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
     keys = raw.column("key").to_pylist()
 
     def stored(name: str, data: pa.Table) -> Path:
-        sidecar.write(data, place / f"{name}.parquet")
+        (place / f"{name}.parquet").write_bytes(sidecar.to_bytes(data))
         return place / f"{name}.parquet"
 
     def embedded(name: str) -> Path:
@@ -94,9 +94,7 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
         for number in range(VIEWS)
     ]
     texts = raw.column("caption").to_pylist()
-    return partial(
-        join_shard,
-        source.open("rb"),
+    inputs = (
         stored("raw", raw),
         [
             stored(f"view-{number}", pa.table({"key": keys, "view": of}, schema=sidecar.VIEWS))
@@ -118,6 +116,12 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
             for teacher in range(TEACHERS)
         ],
     )
+
+    def join(**options: Any) -> None:
+        with source.open("rb") as file:
+            join_shard(file, *inputs, **options)
+
+    return join
 
 
 def where(join: Callable[[], object]) -> dict[str, float]:

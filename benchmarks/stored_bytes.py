@@ -49,7 +49,7 @@ def measure() -> Numbers:
         for row in range(ROWS):
             for teacher in range(TEACHERS):
                 path = Path(folder) / f"{row}-{teacher}.parquet"
-                sidecar.write(sidecar.embeddings_table(keys, rows[:, row, teacher]), path)
+                path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(keys, rows[:, row, teacher])))
                 paths.append(path)
         sizes = {"side files": sum(path.stat().st_size for path in paths)}
         sizes |= {name: sum(map(len, packed)) for name, packed in members.items()}

@@ -145,11 +145,8 @@ class _Join:
             captions[name] = [texts[number] for number in written] or [row["caption"]]
             caption_embs[name] = self._embeddings(embedded, key) if written else text_emb
         self.counts.samples += 1
-        for name, number in failed.items():
-            if number:
-                self.counts.failed_captions[name] += number
-            if number == len(self.captions[name]):
-                self.counts.stand_ins[name] += 1
+        self.counts.failed_captions += Counter(failed)
+        self.counts.stand_ins.update(name for name, files in self.captions.items() if failed[name] == len(files))
         return ReinforcedSample(
             key,
             row["caption"],

@@ -17,7 +17,6 @@ Color = tuple[float, float, float]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
-
 MAX_RESIZED_PIXELS = 1 << 24
 """number of pixels of a resized image above which only its center is computed; they take 64 MiB"""
 
@@ -43,11 +42,29 @@ class Preprocess:
         return self.tensor(self.center(image))
 
     def center(self, image: Image.Image) -> Image.Image:
-        """Resize an image to a square as ``resize`` specifies."""
+        """Resize an image to a square as ``resize`` specifies.
+
+        The pixels are those of torchvision. Only a long, thin image differs, by rounding: its resized copy can
+        need gigabytes, so above :data:`MAX_RESIZED_PIXELS` the square is resized alone.
+        """
+        size, mode, shorter = self.size, InterpolationMode(self.interpolation), min(image.size)
+        square: Image.Image
         if self.resize == "squash":
-            square: Image.Image = F.resize(image, [self.size, self.size], InterpolationMode(self.interpolation))
+            square = F.resize(image, [size, size], mode)
             return square
-        return center_square(image, self.size, self.interpolation)
+        width, height = (int(size * side / shorter) for side in image.size)
+        if width * height <= MAX_RESIZED_PIXELS:
+            square = F.center_crop(F.resize(image, [size], mode), [size, size])
+            return square
+        left, right = _center_span(image.width, width, size)
+        top, bottom = _center_span(image.height, height, size)
+        # Pillow stores the box in single precision, so the image is cropped first. The margin is larger than any filter.
+        margin = math.ceil(4 * max(1, shorter / size))
+        x, y = max(0, math.floor(left) - margin), max(0, math.floor(top) - margin)
+        image = image.crop(
+            (x, y, min(image.width, math.ceil(right) + margin), min(image.height, math.ceil(bottom) + margin))
+        )
+        return image.resize((size, size), pil_modes_mapping[mode], (left - x, top - y, right - x, bottom - y))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Convert an image of the input size to uint8 ``[size, size, 3]``."""
@@ -67,28 +84,6 @@ class Preprocess:
         for source, out in zip(rows.split(chunk), normalized.split(chunk), strict=True):
             out.copy_(source).div_(255).sub_(mean).div_(std)
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
-
-
-def center_square(image: Image.Image, size: int, interpolation: str) -> Image.Image:
-    """Resize the shorter side to ``size`` pixels and crop the central square.
-
-    The pixels are those of torchvision. Only a long, thin image differs, by rounding: its resized copy can need
-    gigabytes, so above :data:`MAX_RESIZED_PIXELS` the square is resized alone.
-    """
-    mode, shorter = InterpolationMode(interpolation), min(image.size)
-    width, height = (int(size * side / shorter) for side in image.size)
-    if width * height <= MAX_RESIZED_PIXELS:
-        square: Image.Image = F.center_crop(F.resize(image, [size], mode), [size, size])
-        return square
-    left, right = _center_span(image.width, width, size)
-    top, bottom = _center_span(image.height, height, size)
-    # Pillow stores the box in single precision, so the image is cropped first. The margin is larger than any filter.
-    margin = math.ceil(4 * max(1, shorter / size))
-    x, y = max(0, math.floor(left) - margin), max(0, math.floor(top) - margin)
-    image = image.crop(
-        (x, y, min(image.width, math.ceil(right) + margin), min(image.height, math.ceil(bottom) + margin))
-    )
-    return image.resize((size, size), pil_modes_mapping[mode], (left - x, top - y, right - x, bottom - y))
 
 
 def _center_span(side: int, resized: int, size: int) -> tuple[float, float]:

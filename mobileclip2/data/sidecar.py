@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobileclip2.errors import DamagedOutput
-from mobileclip2.store.storage import atomic_path
 
 if TYPE_CHECKING:
     import torch
@@ -81,16 +80,6 @@ def to_bytes(table: pa.Table) -> bytes:
         write_statistics=False,
     )
     return buffer.getvalue()
-
-
-def write(table: pa.Table, path: Path) -> None:
-    """Write a table atomically.
-
-    Raises:
-        StoreError: the disk is full or cannot be written.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(to_bytes(table))
 
 
 def read(path: Path, schema: pa.Schema | None = None) -> pa.Table:
@@ -176,11 +165,6 @@ class Embeddings:
             self._first = int(self._starts[group])
         return row - self._first
 
-    def all(self) -> np.ndarray:
-        """Return the bits of all embeddings, uint16 ``[n, D]``, read-only."""
-        with _guard(self.path):
-            return self._bits(self._file.read(_HALVES))
-
     def first(self, count: int) -> np.ndarray:
         """Return the bits of the first embeddings, uint16 ``[min(n, count), D]``, read-only."""
         groups = int(np.searchsorted(self._starts[:-1], count))
@@ -215,7 +199,7 @@ def read_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
         DamagedOutput: the file cannot be read or does not contain bf16 embeddings.
     """
     with Embeddings(path) as embeddings:
-        return embeddings.keys, embeddings.all()
+        return embeddings.keys, embeddings.first(len(embeddings.keys))
 
 
 def to_bits(embeddings: torch.Tensor) -> np.ndarray:

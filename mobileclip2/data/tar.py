@@ -169,25 +169,13 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 class StrictTar(tarfile.TarFile):
-    """A ``TarFile`` that raises ``ReadError`` for a damaged header, and for a member that cannot lie in the file."""
+    """A ``TarFile`` that raises ``ReadError`` for a damaged header."""
 
     tarinfo = _StrictHeader
     end: int
     """size of the file"""
     last: str | None = None
     """key of the last complete sample"""
-
-    def check(self, name: str, start: int, size: int) -> None:
-        """Compare what a header declares with the file. ``offset`` is then the start of the next header.
-
-        Raises:
-            ReadError: the member has a negative size or ends behind the file.
-        """
-        if size < 0 or self.offset < start:
-            self.offset = start - tarfile.BLOCKSIZE
-            raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes")
-        if self.offset > self.end:
-            raise tarfile.ReadError(f"'{name[:200]}' ends at byte {self.offset:,}, behind the file")
 
 
 @contextmanager
@@ -244,7 +232,12 @@ def _walk(tar: StrictTar) -> Iterator[_Member]:
             name, start, size, kind = info.name, info.offset_data, info.size, _kind(info)
             if found := _GLOBAL.intersection(tar.pax_headers):
                 raise tarfile.ReadError(f"a global header sets '{min(found)}' of all members")
-        tar.check(name, start, size)
+        # the offset is now the start of the next header
+        if size < 0 or tar.offset < start:
+            tar.offset = start - tarfile.BLOCKSIZE
+            raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes")
+        if tar.offset > tar.end:
+            raise tarfile.ReadError(f"'{name[:200]}' ends at byte {tar.offset:,}, behind the file")
         if kind == "file" and start + size > tar.offset:
             raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes and its header another size")
         yield _Member(name, start, size, kind)

@@ -119,17 +119,12 @@ def iter_valid(file: BinaryIO, name: str, keys_in_order: Iterable[str]) -> Itera
     Raises:
         ShardError: a valid sample is missing, or the shard cannot be read.
     """
-    remaining = iter(keys_in_order)
-    key = next(remaining, None)
-    if key is None:
-        return
-    for sample in read_samples(file, name):
-        if sample.key == key and sample.fault is None:
-            yield key, sample.members
-            key = next(remaining, None)
-            if key is None:
-                return
-    raise ShardError(f"{name}: sample '{key}' is gone since the shard was validated; run raw_shards again")
+    samples = (sample for sample in read_samples(file, name) if sample.fault is None)
+    for key in keys_in_order:
+        sample = next((sample for sample in samples if sample.key == key), None)
+        if sample is None:
+            raise ShardError(f"{name}: sample '{key}' is gone since the shard was validated; run raw_shards again")
+        yield key, sample.members
 
 
 def check_image(image: bytes, row: Mapping[str, Any], name: str) -> bytes:

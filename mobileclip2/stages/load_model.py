@@ -14,7 +14,7 @@ from mobileclip2.models.hub import TOKENIZER_FILES
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.store import Artifact
 from mobileclip2.store.storage import temporary_files
-from mobileclip2.teachers.hub_towers import TEXT_FILES
+from mobileclip2.teachers.hub_towers import WEIGHT_FILES
 from mobileclip2.teachers.locked import PROJECTIONS, SPEC, load_locked
 
 VIEWS = "view_cfg"
@@ -53,7 +53,7 @@ def _load_locked(spec: Locked, stored: Artifact, inventory: SourceInventory) -> 
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 # a bucket's files have a folder each
                 copy.symlink_to(stored.fetch(name).resolve())
-                if copy.name in TEXT_FILES:
+                if copy.name in WEIGHT_FILES:
                     text = copy
         assert trunk and text
         return load_locked(spec, stored.fetch(PROJECTIONS), trunk, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from mobileclip2.config.teacher import Locked
@@ -11,8 +11,7 @@ from mobileclip2.models.hub import REMEDY, TOKENIZER_FILES, Listing, explained, 
 from mobileclip2.teachers.text_encoder import POOLING
 from mobileclip2.teachers.trunk import trunk_config
 
-TRUNK_FILES = ("model.safetensors", "pytorch_model.bin")
-TEXT_FILES = ("model.safetensors", "pytorch_model.bin")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Alternative names of the weights in a repository. The first that exists is used."""
 
 
@@ -23,9 +22,9 @@ class Towers:
     trunk: Path
     text: Path
     """weights of the text encoder, with its configuration and tokenizer in the same folder"""
-    stored: dict[str, Path] = field(default_factory=dict)
+    stored: dict[str, Path]
     """downloaded files, by the name under which the teacher stores them"""
-    commits: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, str]
     """commit by repository"""
 
 
@@ -43,14 +42,19 @@ def find_towers(spec: Locked, name: str = "locked") -> list[tuple[str, Listing]]
     """
     wanted = []
     if spec.trunk_weights.tag:
-        wanted.append(("trunk", "trunk_weights.tag", _trunk_repository(spec), spec.trunk_revision, TRUNK_FILES))
+        published = trunk_config(spec).hf_hub_id
+        if not published:
+            raise WeightsError(
+                f"teacher: timm publishes no weights of '{spec.trunk}' on the hub; set 'locked.trunk_weights.path'"
+            )
+        wanted.append(("trunk", "trunk_weights.tag", published.partition("@")[0], spec.trunk_revision))
     if spec.text:
-        wanted.append(("text", "text", spec.text, spec.text_revision, TEXT_FILES))
+        wanted.append(("text", "text", spec.text, spec.text_revision))
     found = []
-    for tower, origin, repository, commit, files in wanted:
+    for tower, origin, repository, commit in wanted:
         with explained(f"{name}.{origin}: the weights {repository}", REMEDY):
             listed = listing(repository, commit)
-            listed.first(files)
+            listed.first(WEIGHT_FILES)
         found.append((tower, listed))
     return found
 
@@ -67,10 +71,10 @@ def download_towers(spec: Locked, trunk: Path | None, text: Path | None) -> Towe
         commits[listed.repository] = listed.commit
         with explained(f"teacher: the files of {listed.repository}", REMEDY):
             if tower == "trunk":
-                trunk = listed.file(listed.first(TRUNK_FILES))
+                trunk = listed.file(listed.first(WEIGHT_FILES))
                 stored[f"trunk{trunk.suffix}"] = trunk
             else:
-                text = listed.file(listed.first(TEXT_FILES))
+                text = listed.file(listed.first(WEIGHT_FILES))
                 names = [text.name, *(name for name in TOKENIZER_FILES if name in listed.names)]
                 # the listing of a cache has the names of folders
                 if {POOLING, Path(POOLING).parent.name} & listed.names:
@@ -78,12 +82,3 @@ def download_towers(spec: Locked, trunk: Path | None, text: Path | None) -> Towe
                 stored |= {f"text/{name}": listed.file(name) for name in names}
     assert trunk and text
     return Towers(trunk, text, stored, commits)
-
-
-def _trunk_repository(spec: Locked) -> str:
-    repository = trunk_config(spec).hf_hub_id
-    if not repository:
-        raise WeightsError(
-            f"teacher: timm publishes no weights of '{spec.trunk}' on the hub; set 'locked.trunk_weights.path'"
-        )
-    return repository.partition("@")[0]

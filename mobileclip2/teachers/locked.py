@@ -38,15 +38,15 @@ class LockedTowers(nn.Module):
         self.text: TextEncoder
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def encode_image(self, images: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
         """Embed images ``[b, 3, size, size]`` as ``[b, embed_dim]``."""
         projected: torch.Tensor = self.visual["head"](self.visual["trunk"](images))
-        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+        return projected
 
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed tokens ``[b, context]`` as ``[b, embed_dim]``."""
         projected: torch.Tensor = self.text(tokens)
-        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+        return projected
 
 
 def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed: int = 0) -> ImageText:
@@ -74,15 +74,15 @@ class Projections(nn.Module):
         self.image, self.text = towers.visual["head"], towers.text.proj
         self.logit_scale = towers.logit_scale
 
-    def encode_image(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+    def encode_image(self, features: torch.Tensor) -> torch.Tensor:
         """Project image-tower features ``[b, F]`` to ``[b, embed_dim]``."""
         projected: torch.Tensor = self.image(features)
-        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+        return projected
 
-    def encode_text(self, features: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+    def encode_text(self, features: torch.Tensor) -> torch.Tensor:
         """Project text-tower features ``[b, G]`` to ``[b, embed_dim]``."""
         projected: torch.Tensor = self.text(features)
-        return nn.functional.normalize(projected, dim=-1) if normalize else projected
+        return projected
 
 
 @torch.inference_mode()

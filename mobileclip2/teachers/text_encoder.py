@@ -95,9 +95,7 @@ def build_text_encoder(weights: Path, embed_dim: int, context: int, pooling: Poo
         raise WeightsError(
             f"{folder}: transformers has no encoder of the type '{config.model_type}'; choose another one"
         )
-    options = {}
-    if "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
-        options["add_pooling_layer"] = False
+    has_pooling = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
     try:
         with _quiet():
             transformer, report = kind.from_pretrained(
@@ -106,7 +104,7 @@ def build_text_encoder(weights: Path, embed_dim: int, context: int, pooling: Poo
                 state_dict=read_state(weights),
                 output_loading_info=True,
                 dtype="float32",
-                **options,
+                **({"add_pooling_layer": False} if has_pooling else {}),
             )
     except WeightsError:
         raise

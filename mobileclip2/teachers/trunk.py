@@ -85,8 +85,7 @@ def trunk_config(spec: Locked) -> PretrainedCfg:
 
 
 def _config(name: str) -> PretrainedCfg:
-    config = timm.get_pretrained_cfg(name)
-    return config if config is not None else PretrainedCfg()
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()
 
 
 def _conventions(config: PretrainedCfg) -> tuple[object, ...]:
@@ -134,7 +133,8 @@ def _timm_state(
     state: dict[str, torch.Tensor], trunk: Any, config: PretrainedCfg, origin: Path
 ) -> dict[str, torch.Tensor]:
     """Convert a checkpoint to the names and shapes of ``trunk``, without a classifier."""
-    if _is_lite(config) and not set(trunk.state_dict()) & set(state):
+    lite = (config.architecture or "").startswith("tf_efficientnet_lite")
+    if lite and not set(trunk.state_dict()) & set(state):  # the original weights have other names
         return efficientnet_lite_state(state, trunk)
     # every model file of timm has its conversion under this name
     convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
@@ -150,8 +150,3 @@ def _timm_state(
     heads = tuple(f"{name}." for name in classifiers)
     known = trunk.state_dict()
     return {name: tensor for name, tensor in state.items() if name in known or not name.startswith(heads)}
-
-
-def _is_lite(config: PretrainedCfg) -> bool:
-    """Return whether the trunk is an EfficientNet-Lite, whose original weights have other names."""
-    return (config.architecture or "").startswith("tf_efficientnet_lite")

@@ -55,7 +55,7 @@ def baseline(profile: Path, *, right: bool) -> Path:
     column = table.column_names.index("rank")
     table = table.set_column(column, "rank", [[0 if right else 1] * table.num_rows])
     next(folder.rglob(RESULTS)).write_text(dumps([replace(result, metrics=measure(result.key, table))]))
-    sidecar.write(table, next(folder.rglob(SAMPLES)))
+    next(folder.rglob(SAMPLES)).write_bytes(sidecar.to_bytes(table))
     return folder
 
 

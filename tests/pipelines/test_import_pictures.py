@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip2.data.importing.folders import ClassFolders
+from mobileclip2.data.importing.folders import class_folders
+from mobileclip2.data.importing.row import Rows
 from mobileclip2.data.importing.shards import Imported
 from mobileclip2.data.tar import read_samples
 from mobileclip2.errors import UserError
@@ -14,16 +15,16 @@ from tests.pictures import jpeg
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> ClassFolders:
+def rows(tmp_path: Path) -> Rows:
     """Return two pictures of each of two classes, and one picture without a class."""
     for number, name in enumerate(("cat/0.jpg", "cat/1.jpg", "dog/2.jpg", "dog/3.jpg", "4.jpg")):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(jpeg(number))
-    return ClassFolders(tmp_path / "photos")
+    return class_folders(tmp_path / "photos")
 
 
 def test_shards_are_written_and_bad_rows_are_listed(
-    rows: ClassFolders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import_pictures(rows, tmp_path / "shards", (), as_evaluation=False)
     printed = capsys.readouterr()
@@ -34,7 +35,7 @@ def test_shards_are_written_and_bad_rows_are_listed(
     assert set(captions) <= {template.format(c=name) for template in CAPTION_TEMPLATES for name in ("cat", "dog")}
 
 
-def test_an_evaluation_set_is_written_on_request(rows: ClassFolders, tmp_path: Path) -> None:
+def test_an_evaluation_set_is_written_on_request(rows: Rows, tmp_path: Path) -> None:
     import_pictures(rows, tmp_path / "mine", ("one {c}",), as_evaluation=True)
     written = EvaluationSet("mine", tmp_path / "mine")
     assert (written.size, list(written.classnames), list(written.templates)) == (4, ["cat", "dog"], ["one {c}"])
@@ -48,9 +49,7 @@ def test_an_evaluation_set_is_written_on_request(rows: ClassFolders, tmp_path: P
         ("caf\udce9 {c}", "a line break or another character that is not text"),
     ],
 )
-def test_a_template_is_a_line_with_a_placeholder(
-    rows: ClassFolders, tmp_path: Path, template: str, message: str
-) -> None:
+def test_a_template_is_a_line_with_a_placeholder(rows: Rows, tmp_path: Path, template: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         import_pictures(rows, tmp_path / "shards", (template,), as_evaluation=False)
     assert not (tmp_path / "shards").exists()

@@ -76,7 +76,7 @@ def _write(rows: Sequence[Row], folder: Path, templates: Sequence[str], progress
     for name, text in texts.items():
         (folder / name).write_text(f"{text}\n", encoding="utf-8")
     imported = Imported(folder)
-    imported.add(len(rows), samples, skipped)
+    imported.add({"rows": len(rows), "samples": samples, "skipped": skipped})
     return imported
 
 

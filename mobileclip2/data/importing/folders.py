@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from mobileclip2.data.bad_sample import BadSample
@@ -29,49 +28,26 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(paths, key=lambda path: path.relative_to(folder).parts)
 
 
-@dataclass(frozen=True)
-class PictureFolder:
-    """Pictures of a folder. Subclasses find the captions or the class of each."""
-
-    folder: Path
-
-    def __iter__(self) -> Iterator[Row]:
-        for path in pictures(self.folder):
-            name = str(path.relative_to(self.folder))
-            try:
-                captions, label = self._describe(path)
-            except BadSample as fault:
-                yield Row(str(path), name, path, fault=fault)
-            else:
-                yield Row(str(path), name, path, captions, label)
-
-    def _describe(self, path: Path) -> tuple[tuple[str, ...], str | None]:
-        """Return the captions and the class of a picture.
-
-        Raises:
-            BadSample: there is neither.
-        """
-        raise NotImplementedError
-
-
-class CaptionedFolder(PictureFolder):
-    """Pictures with a ``.txt``, ``.caption`` or ``.json`` file of the same name beside each of them.
+def captioned_folder(folder: Path) -> Iterator[Row]:
+    """Yield pictures with a ``.txt``, ``.caption`` or ``.json`` file of the same name beside each of them.
 
     img2dataset writes this layout with ``--output_format files``.
     """
+    for path in pictures(folder):
+        name = str(path.relative_to(folder))
+        try:
+            row = Row(str(path), name, path, _caption_beside(path))
+        except BadSample as fault:
+            row = Row(str(path), name, path, fault=fault)
+        yield row
 
-    def _describe(self, path: Path) -> tuple[tuple[str, ...], str | None]:
-        return _caption_beside(path), None
 
-
-class ClassFolders(PictureFolder):
-    """Pictures in a folder for each class. The name of the first subfolder is the class."""
-
-    def _describe(self, path: Path) -> tuple[tuple[str, ...], str | None]:
-        parts = path.relative_to(self.folder).parts
-        if len(parts) == 1:
-            raise BadSample("no-class", "the picture lies in no class folder")
-        return (), class_name(parts[0])
+def class_folders(folder: Path) -> Iterator[Row]:
+    """Yield pictures in a folder for each class. The name of the first subfolder is the class."""
+    for path in pictures(folder):
+        name = path.relative_to(folder)
+        fault = None if len(name.parts) > 1 else BadSample("no-class", "the picture lies in no class folder")
+        yield Row(str(path), str(name), path, label=None if fault else class_name(name.parts[0]), fault=fault)
 
 
 def class_name(folder: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ class HuggingFaceDataset:
     columns: Columns = GUESSED
     split: str | None = None
 
-    @cached_property
-    def _data(self) -> Any:
+    def _load(self) -> Any:
         with needs("datasets"):
             import datasets
         with self._readable():
@@ -46,17 +44,6 @@ class HuggingFaceDataset:
                 loaded = loaded.cast_column(name, datasets.Image(decode=False))
         return loaded
 
-    @cached_property
-    def _table(self) -> Table:
-        data = self._data  # first, because it names the extra if the package is missing
-        import datasets
-
-        images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
-        columns = replace(self.columns, image=self.columns.image or (images[0] if images else None))
-        table = Table(self.path, self.path, columns)
-        table.__dict__["_names"] = data.column_names
-        return table
-
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
@@ -67,9 +54,13 @@ class HuggingFaceDataset:
             raise UserError(f"{self.path}: the data set is damaged ({error}); save it again") from error
 
     def __iter__(self) -> Iterator[Row]:
-        data, table = self._data, self._table
+        data = self._load()  # first, because it names the extra if the package is missing
         import datasets
 
+        images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
+        columns = replace(self.columns, image=self.columns.image or (images[0] if images else None))
+        table = Table(self.path, self.path, columns)
+        table.__dict__["_names"] = data.column_names
         chosen = table.chosen
         feature = data.features.get(chosen.label) if chosen.label else None
         classes = feature.names if isinstance(feature, datasets.ClassLabel) else None

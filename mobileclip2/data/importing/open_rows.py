@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-from mobileclip2.data.importing.folders import CaptionedFolder, ClassFolders, has_captions, pictures
+from mobileclip2.data.importing.folders import captioned_folder, class_folders, has_captions, pictures
 from mobileclip2.data.importing.hugging_face import MARKERS, HuggingFaceDataset
-from mobileclip2.data.importing.row import Row, Rows
+from mobileclip2.data.importing.row import Rows
 from mobileclip2.data.importing.tables import ENDINGS, GUESSED, Columns, Table
 from mobileclip2.errors import UserError
 
@@ -18,16 +17,6 @@ METADATA = ("metadata", "captions", "labels")
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 """endings that only a table has"""
-
-
-@dataclass(frozen=True)
-class Chain:
-    """The rows of several tables, one after the other."""
-
-    tables: tuple[Table, ...]
-
-    def __iter__(self) -> Iterator[Row]:
-        return itertools.chain.from_iterable(self.tables)
 
 
 def open_rows(
@@ -65,10 +54,9 @@ def open_rows(
         return HuggingFaceDataset(path, columns, split)
     if found := _table_in(path, ENDINGS):
         return table(found, path)
-    images = pictures(path)
-    if images:
+    if images := pictures(path):
         if has_captions(images):
-            return CaptionedFolder(path)
+            return captioned_folder(path)
         below = {picture.parent for picture in images}
         below |= {each for folder in below for each in folder.parents if path in each.parents}
         if found := next(filter(None, (_table_in(each, TABLES) for each in sorted(below))), None):
@@ -78,13 +66,13 @@ def open_rows(
             )
         # a folder with a few pictures in a subfolder has no classes
         if 2 * sum(picture.parent != path for picture in images) > len(images):
-            return ClassFolders(path)
+            return class_folders(path)
         raise UserError(
             f"{path}: {len(images)} pictures and no captions. Give a table with --captions, put a .txt file beside "
             "each picture, or sort the pictures into a folder for each class"
         )
-    if tables := sorted(file for file in path.rglob("*.parquet")):
-        return Chain(tuple(map(table, tables)))
+    if tables := sorted(path.rglob("*.parquet")):
+        return itertools.chain.from_iterable(map(table, tables))
     if any(path.rglob("*.tar")):
         raise UserError(f"{path}: these tars are shards already; use them with: mobileclip2 init --images {path}")
     if compressed := [file for ending in ("tar.gz", "tgz", "tar.zst", "zip") for file in path.rglob(f"*.{ending}")]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -39,10 +38,8 @@ class Row:
     """why the row cannot be used"""
 
 
-class Rows(Protocol):
-    """Rows in a fixed order. Every iteration starts at the first row."""
-
-    def __iter__(self) -> Iterator[Row]: ...
+Rows = Iterable[Row]
+"""rows in a fixed order, which are read once"""
 
 
 def class_of(row: Row) -> str:

@@ -44,12 +44,12 @@ class Imported:
     reused: int = 0
     """shards of an earlier, interrupted import"""
 
-    def add(self, rows: int, samples: int, skipped: Sequence[Mapping[str, str]]) -> None:
-        """Count a shard."""
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Add the ``rows``, ``samples`` and ``skipped`` of a shard."""
         self.shards += 1
-        self.rows += rows
-        self.samples += samples
-        for bad in skipped:
+        self.rows += counts["rows"]
+        self.samples += counts["samples"]
+        for bad in counts["skipped"]:
             self.skipped[bad["reason"]] += 1
             examples = self.examples.setdefault(bad["reason"], [])
             if len(examples) < NAMED:
@@ -97,7 +97,7 @@ def import_shards(
             deque(taken, maxlen=0)
             if stored["rows_sha256"] != digest.hexdigest():
                 raise _other_import(folder, counts.name)
-            imported.add(stored["rows"], stored["samples"], stored["skipped"])
+            imported.add(stored)
             imported.reused += 1
             continue
         first = next(taken, None)
@@ -105,13 +105,9 @@ def import_shards(
             if tar.exists():
                 raise _other_import(folder, tar.name)
             break
-        taken_rows, samples, skipped = _write_shard(
-            tar, shard, itertools.chain([first], taken), templates, rows_a_shard
-        )
-        with atomic_path(counts) as temporary:
-            hashed = {"rows_sha256": digest.hexdigest()}
-            write_json(temporary, {"rows": taken_rows, "samples": samples, "skipped": skipped, **hashed})
-        imported.add(taken_rows, samples, skipped)
+        written = _write_shard(tar, shard, itertools.chain([first], taken), templates, rows_a_shard)
+        write_json(counts, {**written, "rows_sha256": digest.hexdigest()})
+        imported.add(written)
         progress(Step(imported.rows, 0, "rows", {"samples": imported.samples, "skipped": imported.skipped.total()}))
     if imported.samples == 0:
         _discard(folder, imported.shards)  # so that the corrected command can write here
@@ -150,8 +146,7 @@ def _check_state(folder: Path, state: Mapping[str, Any]) -> None:
     elif any(folder.iterdir()):
         raise UserError(f"{folder}: the folder is not empty and holds no import; give a new folder to '-o'")
     else:
-        with atomic_path(path) as temporary:
-            write_json(temporary, state)
+        write_json(path, state)
 
 
 def _other_import(folder: Path, file: str) -> UserError:
@@ -189,9 +184,10 @@ def _version(picture: Path | bytes | None) -> object:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON. A character of a file name that is not UTF-8 becomes an escape of JSON."""
+    """Write JSON atomically. A character of a file name that is not UTF-8 becomes an escape of JSON."""
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    path.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
 def skip(row: Row, bad: BadSample) -> dict[str, str]:
@@ -202,7 +198,7 @@ def skip(row: Row, bad: BadSample) -> dict[str, str]:
 
 def _write_shard(
     tar: Path, shard: int, rows: Iterator[tuple[int, Row]], templates: Sequence[str], rows_a_shard: int
-) -> tuple[int, int, list[dict[str, str]]]:
+) -> dict[str, Any]:
     count = samples = 0
     skipped: list[dict[str, str]] = []
     digits = len(str(rows_a_shard - 1))
@@ -216,7 +212,7 @@ def _write_shard(
                     samples += 1
             except BadSample as bad:
                 skipped.append(skip(row, bad))
-    return count, samples, skipped
+    return {"rows": count, "samples": samples, "skipped": skipped}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,8 +85,7 @@ class Table:
             UserError: a named column does not exist, none can be guessed, or two have the same name.
         """
         names = list(self._names)
-        wanted = (self.columns.image, *self.columns.captions, self.columns.label)
-        for name in filter(None, wanted):
+        for name in filter(None, (self.columns.image, *self.columns.captions, self.columns.label)):
             if name not in names:
                 raise UserError(
                     f"{self.path}: there is no column '{name}'{did_you_mean(name, names)}; it has {listed(names)}"
@@ -117,10 +117,7 @@ class Table:
                 raise UserError(f"{self.path}: not a Parquet file ({error})") from error
         if self._kind == "csv":
             return self._header
-        names: dict[str, None] = {}
-        for record in itertools.islice(self._records(), 100):
-            names |= dict.fromkeys(record)
-        names.pop("", None)
+        names = dict.fromkeys(name for record in itertools.islice(self._records(), 100) for name in record if name)
         if not names:
             raise UserError(f"{self.path}: no line is a JSON object; write one object in each line (JSON lines)")
         return list(names)
@@ -131,16 +128,10 @@ class Table:
         return "parquet" if suffix == ".parquet" else "json" if suffix in (".jsonl", ".ndjson", ".json") else "csv"
 
     def _records(self) -> Iterator[Record]:
-        if self._kind == "parquet":
-            yield from self._parquet()
-        elif self._kind == "json":
-            yield from self._json_lines()
-        else:
-            yield from self._csv()
+        return {"parquet": self._parquet, "json": self._json_lines, "csv": self._csv}[self._kind]()
 
     def _parquet(self) -> Iterator[Record]:
-        wanted = self.chosen if "_names" in self.__dict__ else None
-        columns = None if wanted is None else [c for c in (wanted.image, *wanted.captions, wanted.label) if c]
+        columns = list(filter(None, (self.chosen.image, *self.chosen.captions, self.chosen.label)))
         try:
             # a pre-buffered file stays in memory until its last row
             with pq.ParquetFile(self.path, pre_buffer=False) as file:
@@ -159,8 +150,7 @@ class Table:
                 return "utf-16"
             file.seek(0)
             try:
-                for line in io.TextIOWrapper(file, encoding="utf-8-sig", newline=""):
-                    del line
+                deque(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), maxlen=0)
             except UnicodeDecodeError:
                 return "cp1252"
         return "utf-8-sig"

@@ -68,14 +68,14 @@ class Shard:
                     members["json"] = json.dumps({"uid": f"u{number}", "caption": "x"}).encode()
                 writer.write(key, members)
         rows = [self._raw(key) for key in self.keys]
-        sidecar.write(pa.Table.from_pylist(rows, KEPT), self.folder / "raw.parquet")
+        (self.folder / "raw.parquet").write_bytes(sidecar.to_bytes(pa.Table.from_pylist(rows, KEPT)))
         for path, values in self._texts().items():
             schema = sidecar.VIEWS if path.name.startswith("view") else sidecar.CAPTIONS
-            sidecar.write(pa.table([self.keys, values], schema=schema), path)
+            path.write_bytes(sidecar.to_bytes(pa.table([self.keys, values], schema=schema)))
         for teacher, dim in self.teachers.items():
             for path, what in self._embedded(teacher).items():
                 rows = [vector(dim, teacher, what, key) for key in self.keys]
-                sidecar.write(sidecar.embeddings_table(self.keys, torch.stack(rows)), path)
+                path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(self.keys, torch.stack(rows))))
 
     @property
     def source(self) -> Path:
@@ -134,7 +134,7 @@ class Shard:
 
     def take(self, path: Path, rows: list[int]) -> None:
         """Replace a sidecar by some of its rows, in this order."""
-        sidecar.write(sidecar.read(path).take(rows), path)
+        path.write_bytes(sidecar.to_bytes(sidecar.read(path).take(rows)))
 
     def without(self, path: Path, key: str) -> None:
         self.take(path, [row for row, other in enumerate(self.keys) if other != key])
@@ -279,7 +279,7 @@ def test_a_failed_embedding_is_left_out_and_counted_and_its_neighbors_are_whole(
     path = shard.files("small").text
     rows = torch.stack([vector(4, "small", "real", key) for key in shard.keys])
     rows[2] = value
-    sidecar.write(sidecar.embeddings_table(shard.keys, rows), path)
+    path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(shard.keys, rows)))
     counts, samples = shard.join()
     assert list(reasons(counts)) == [shard.keys[2]] and counts.samples == len(samples) == 6
     reason, detail = reasons(counts)[shard.keys[2]]
@@ -293,7 +293,7 @@ def test_an_embedding_has_length_one_up_to_rounding(tmp_path, length, kept):
     shard = Shard(tmp_path)
     rows = torch.stack([vector(4, "small", "real", key) for key in shard.keys]).float()
     rows[2] = length * rows[2] / rows[2].norm()
-    sidecar.write(sidecar.embeddings_table(shard.keys, rows), shard.files("small").text)
+    shard.files("small").text.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(shard.keys, rows)))
     assert (shard.keys[2] in shard.join()[1]) is kept
 
 
@@ -312,7 +312,7 @@ def test_a_view_that_is_none_of_this_image_is_left_out(tmp_path, view):
     shard = Shard(tmp_path)
     views = [shard.view(0, key).to_json() for key in shard.keys]
     views[4] = view
-    sidecar.write(pa.table([shard.keys, views], schema=sidecar.VIEWS), shard.views[0])
+    shard.views[0].write_bytes(sidecar.to_bytes(pa.table([shard.keys, views], schema=sidecar.VIEWS)))
     counts, samples = shard.join()
     assert {key: reason for key, (reason, _) in reasons(counts).items()} == {shard.keys[4]: "bad-view"}
     assert len(samples) == 6
@@ -329,10 +329,10 @@ def test_a_caption_that_failed_goes_with_its_embedding(tmp_path, embedded):
             if embedded == "zero":
                 bits = bits.copy()
                 bits[names.index(key)] = 0
-                sidecar.write(sidecar.embeddings_table(names, bits), path)
+                path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(names, bits)))
             elif embedded == "no row":
                 rows = [row for row, other in enumerate(names) if other != key]
-                sidecar.write(sidecar.read(path).take(rows), path)
+                path.write_bytes(sidecar.to_bytes(sidecar.read(path).take(rows)))
     counts, samples = shard.join()
     assert counts.samples == 7 and counts.skipped.num_rows == 0
     assert counts.failed_captions == {"coca": 3, "other": 1} and counts.stand_ins == {"coca": 1, "other": 1}
@@ -402,7 +402,9 @@ def test_a_side_file_of_another_shard_is_refused(tmp_path):
     shard = Shard(tmp_path)
     path = shard.files("large").image[0]
     names = [*shard.keys[:-1], "stranger"]
-    sidecar.write(sidecar.embeddings_table(names, torch.stack([vector(6, name) for name in names])), path)
+    path.write_bytes(
+        sidecar.to_bytes(sidecar.embeddings_table(names, torch.stack([vector(6, name) for name in names])))
+    )
     with pytest.raises(DamagedOutput, match=f"{path}: sample 'stranger' and 0 more are not in the shard"):
         shard.join()
     assert not (tmp_path / "out.tar").exists()
@@ -421,7 +423,7 @@ def test_dimensions_of_one_teacher_must_agree(tmp_path):
     shard = Shard(tmp_path)
     path = shard.files("small").image[1]
     rows = torch.stack([vector(5, key) for key in shard.keys])
-    sidecar.write(sidecar.embeddings_table(shard.keys, rows), path)
+    path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(shard.keys, rows)))
     with pytest.raises(DamagedOutput, match=f"{path}: embeddings have 5 numbers, but 4 in .*text.parquet"):
         shard.join()
 
@@ -473,11 +475,11 @@ def test_memory_does_not_grow_with_the_shard(tmp_path):
             writer.write(key, {"jpg": images[key], "txt": b"x"})
     raw = {"caption": "x", "width": 9, "height": 9, "image": "jpg", "url": None}
     rows = [{"key": key, "sha256": hashlib.sha256(images[key]).hexdigest(), **raw} for key in keys]
-    sidecar.write(pa.Table.from_pylist(rows, KEPT), tmp_path / "raw.parquet")
+    (tmp_path / "raw.parquet").write_bytes(sidecar.to_bytes(pa.Table.from_pylist(rows, KEPT)))
     views = ["[[0, 0, 9, 9], null]"] * len(keys)
-    sidecar.write(pa.table([keys, views], schema=sidecar.VIEWS), tmp_path / "v.parquet")
+    (tmp_path / "v.parquet").write_bytes(sidecar.to_bytes(pa.table([keys, views], schema=sidecar.VIEWS)))
     embeddings = torch.stack([vector(8, key) for key in keys])
-    sidecar.write(sidecar.embeddings_table(keys, embeddings), tmp_path / "e.parquet")
+    (tmp_path / "e.parquet").write_bytes(sidecar.to_bytes(sidecar.embeddings_table(keys, embeddings)))
     images.clear()
     teacher = TeacherFiles("t", [tmp_path / "e.parquet"], tmp_path / "e.parquet")
     tracemalloc.start()

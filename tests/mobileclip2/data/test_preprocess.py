@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from mobileclip2.data import preprocess
-from mobileclip2.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess, center_square
+from mobileclip2.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
 
 @pytest.mark.parametrize("shape", [(80, 48), (33, 90), (32, 32)])
@@ -40,7 +40,8 @@ def test_the_center_of_ordinary_images_is_torchvisions_to_the_bit(interpolation)
     for seed, (width, height) in enumerate(random.integers(1, 500, (60, 2)).tolist()):
         image, size = photo(width, height, seed), (32, 48, 224)[seed % 3]
         expected = torchvisions(image, size, interpolation)
-        assert center_square(image, size, interpolation).tobytes() == expected.tobytes(), (width, height, size)
+        square = Preprocess(size, interpolation=interpolation).center(image)
+        assert square.tobytes() == expected.tobytes(), (width, height, size)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
@@ -49,7 +50,7 @@ def test_the_center_of_a_thin_image_is_torchvisions_up_to_rounding(shape, interp
     image = photo(*shape)
     expected = np.asarray(torchvisions(image, 48, interpolation)).astype(int)
     monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)
-    difference = np.abs(np.asarray(center_square(image, 48, interpolation)) - expected)
+    difference = np.abs(np.asarray(Preprocess(48, interpolation=interpolation).center(image)) - expected)
     if shape[0] >= shape[1]:
         assert difference.max() <= 1 and (difference > 0).mean() < 0.01
     else:  # Pillow chooses another order of the axes

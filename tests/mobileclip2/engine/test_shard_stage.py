@@ -81,7 +81,7 @@ def test_commit_deletes_partial_files_of_killed_writers(tiny):
 
 def test_truncated_files_are_detected(tmp_path, tiny_template):
     side = tmp_path / "side.parquet"
-    sidecar.write(pa.table({"key": ["a", "b"]}), side)
+    side.write_bytes(sidecar.to_bytes(pa.table({"key": ["a", "b"]})))
     tar = tmp_path / "shard.tar"
     tar.write_bytes((tiny_template / "shards" / "00000.tar").read_bytes())
     for path in (side, tar):

@@ -105,7 +105,7 @@ ONE = '{"key": "mine", "dataset": "Mine", "metrics": {"acc1": 0.5, "acc5": null,
 
 def stored(folder: Path, text: str, table: pa.Table) -> Path:
     (folder / RESULTS).write_text(text)
-    sidecar.write(table, folder / SAMPLES)
+    (folder / SAMPLES).write_bytes(sidecar.to_bytes(table))
     return folder
 
 

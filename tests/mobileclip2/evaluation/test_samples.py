@@ -35,8 +35,8 @@ GEODE: Columns = {**CLASSIFICATION, "region": [-1, 2], "country": [0, 1]}
 
 
 def read(folder: Path, key: str, columns: Columns) -> pa.Table:
-    sidecar.write(
-        pa.table({name: values for name, values in columns.items() if values is not None}), folder / "s.parquet"
+    (folder / "s.parquet").write_bytes(
+        sidecar.to_bytes(pa.table({name: values for name, values in columns.items() if values is not None}))
     )
     return read_samples(folder / "s.parquet", key)
 
@@ -97,11 +97,11 @@ def test_other_tables_name_the_file_the_set_and_the_column(
 def test_a_column_that_is_there_twice_or_is_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     table = pa.table(CLASSIFICATION)
-    sidecar.write(table.append_column("rank", table.column("rank")), path)
+    path.write_bytes(sidecar.to_bytes(table.append_column("rank", table.column("rank"))))
     with pytest.raises(UserError, match="column 'rank' is missing, or there are two"):
         read_samples(path, "mine")
     raw = pa.array([b"a", b"\xff"]).cast(pa.string(), safe=False).view(pa.string())
-    sidecar.write(table.set_column(0, "key", raw), path)
+    path.write_bytes(sidecar.to_bytes(table.set_column(0, "key", raw)))
     with pytest.raises(UserError, match=r"s\.parquet: 'mine': .*UTF8"):
         read_samples(path, "mine")
 

@@ -24,7 +24,7 @@ def judged(tmp_path, monkeypatch):
         files = []
         for number, table in enumerate(tables):
             files.append(tmp_path / f"{number}.parquet")
-            sidecar.write(table, files[-1])
+            files[-1].write_bytes(sidecar.to_bytes(table))
         monkeypatch.setattr(data_checks, "artifacts", lambda pipeline, result: files)
         monkeypatch.setattr(data_checks, "paths", lambda artifact: [artifact])
         pipeline = SimpleNamespace(profile=SimpleNamespace(checks=Checks(**limits), max_bad_share=0.1))

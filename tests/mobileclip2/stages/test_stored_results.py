@@ -48,7 +48,7 @@ def test_a_baseline_that_contradicts_its_samples_is_refused(
     folder = shutil.copytree(stored.fetch(RESULTS).parent, tmp_path / "results")
     table = sidecar.read(folder / SAMPLES)
     worst = pa.array([len(CLASSES)] * table.num_rows, pa.int32())
-    sidecar.write(table.set_column(table.column_names.index("rank"), "rank", worst), folder / SAMPLES)
+    (folder / SAMPLES).write_bytes(sidecar.to_bytes(table.set_column(table.column_names.index("rank"), "rank", worst)))
     with pytest.raises(UserError, match=r"samples\.parquet: 'shapes': acc1 of these samples is 0, but results\.jsonl"):
         baseline_results(pipeline, str(folder), "pupil")
 

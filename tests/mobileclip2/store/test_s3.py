@@ -244,5 +244,7 @@ def test_a_password_of_the_endpoint_is_not_repeated(s3, bucket, monkeypatch, cap
 
 def test_weights_that_are_not_in_the_bucket_are_named(bucket, tmp_path):
     weights = Weights(path=f"s3://{bucket}/nope.safetensors")
-    with pytest.raises(WeightsError, match=f"weights: s3://{bucket}/nope.safetensors does not exist; check the profile"):
+    with pytest.raises(
+        WeightsError, match=f"weights: s3://{bucket}/nope.safetensors does not exist; check the profile"
+    ):
         Pipeline(load(make_tiny(tmp_path / "tiny"))).inventory.weights_path(weights)

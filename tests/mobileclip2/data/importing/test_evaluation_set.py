@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mobileclip2.data.importing.evaluation_set import import_evaluation_set
-from mobileclip2.data.importing.folders import ClassFolders
+from mobileclip2.data.importing.folders import class_folders
 from mobileclip2.data.importing.tables import Table
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
@@ -18,7 +18,7 @@ def test_class_folders_become_a_zero_shot_set(tmp_path):
         for number in range(3):
             (tmp_path / "classes" / name / f"{number}.jpg").write_bytes(jpeg(number))
     (tmp_path / "classes" / "loose.jpg").write_bytes(jpeg(9))
-    imported = import_evaluation_set(ClassFolders(tmp_path / "classes"), tmp_path / "mine")
+    imported = import_evaluation_set(class_folders(tmp_path / "classes"), tmp_path / "mine")
     assert (imported.samples, dict(imported.skipped)) == (6, {"no-class": 1})
     written = EvaluationSet("mine", tmp_path / "mine")
     written.check()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip2.data.importing.folders import CaptionedFolder, ClassFolders, class_name, has_captions, pictures
+from mobileclip2.data.importing.folders import captioned_folder, class_folders, class_name, has_captions, pictures
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -20,7 +20,7 @@ def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
 
 def test_the_first_subfolder_is_the_class(tmp_path: Path) -> None:
     touch(tmp_path, "golden_retriever/day/1.jpg", "cat/2.jpg", "3.jpg")
-    rows = {Path(row.source).name: row for row in ClassFolders(tmp_path)}
+    rows = {Path(row.source).name: row for row in class_folders(tmp_path)}
     assert (rows["1.jpg"].label, rows["2.jpg"].label) == ("golden retriever", "cat")
     assert rows["3.jpg"].fault is not None and rows["3.jpg"].fault.reason == "no-class"
     assert class_name("a__b ") == "a b"
@@ -41,6 +41,6 @@ def test_captions_lie_beside_their_picture(
 ) -> None:
     touch(tmp_path, "1.jpg")
     (tmp_path / name).write_bytes(content)
-    (row,) = CaptionedFolder(tmp_path)
+    (row,) = captioned_folder(tmp_path)
     assert row.captions == captions and (row.fault.reason if row.fault else None) == reason
     assert has_captions(pictures(tmp_path)) == name.startswith("1")

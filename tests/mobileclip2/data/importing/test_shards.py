@@ -11,7 +11,7 @@ import pytest
 
 from mobileclip2.config.filters import Filters
 from mobileclip2.data.importing import shards
-from mobileclip2.data.importing.folders import CaptionedFolder, ClassFolders
+from mobileclip2.data.importing.folders import captioned_folder, class_folders
 from mobileclip2.data.importing.row import read_picture
 from mobileclip2.data.importing.shards import import_shards
 from mobileclip2.data.importing.tables import Table
@@ -114,9 +114,9 @@ def fewer_rows(folder):
 @pytest.mark.parametrize(
     ("kind", "change"),
     [
-        (CaptionedFolder, caption),
-        (CaptionedFolder, picture_of_the_same_size),
-        (ClassFolders, picture_of_the_same_size),
+        (captioned_folder, caption),
+        (captioned_folder, picture_of_the_same_size),
+        (class_folders, picture_of_the_same_size),
         (Table, picture_of_the_same_size),
         (Table, missing_picture),
         (Table, row),
@@ -130,7 +130,7 @@ def test_a_change_of_what_was_imported_is_noticed(tmp_path, kind, change):
         (folder / f"{number}.jpg").write_bytes(jpeg(number))
         (folder / f"{number}.txt").write_text(str(number))
     (folder / "captions.csv").write_text("image,caption\n0.jpg,zero\n2.jpg,two\n")
-    target = tmp_path if kind is ClassFolders else folder / "captions.csv" if kind is Table else folder
+    target = tmp_path if kind is class_folders else folder / "captions.csv" if kind is Table else folder
     for _ in range(2):
         import_shards(kind(target), tmp_path / "o" / "shards", templates=["a {c}"], rows_a_shard=1)
     before = hashes(tmp_path / "o" / "shards")
@@ -180,7 +180,7 @@ def test_a_bad_picture_whose_name_is_not_utf8_is_listed(tmp_path):
     (tmp_path / "photos" / "ok.txt").write_text("a cat")
     (tmp_path / "photos" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg(1))
     for _ in range(2):
-        imported = import_shards(CaptionedFolder(tmp_path / "photos"), tmp_path / "shards")
+        imported = import_shards(captioned_folder(tmp_path / "photos"), tmp_path / "shards")
         assert dict(imported.skipped) == {"missing-caption": 1}
     (bad,) = json.loads((tmp_path / "shards" / "00000.json").read_text())["skipped"]
     assert bad["source"].endswith("caf\udce9.jpg")
@@ -209,7 +209,7 @@ def test_classes_become_captions_by_the_templates_in_turn(tmp_path):
     for number, name in enumerate(["tabby_cat", "tabby_cat", "fox"]):
         (tmp_path / "classes" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "classes" / name / f"{number}.jpg").write_bytes(jpeg(number))
-    import_shards(ClassFolders(tmp_path / "classes"), tmp_path / "shards", templates=["a {c}.", "one {c}."])
+    import_shards(class_folders(tmp_path / "classes"), tmp_path / "shards", templates=["a {c}.", "one {c}."])
     assert valid(tmp_path / "shards") == ["a fox.", "one tabby cat.", "a tabby cat."]
 
 
@@ -227,7 +227,7 @@ def test_shards_do_not_depend_on_the_folder_of_the_pictures(tmp_path):
         folder = tmp_path / place
         (folder / "classes" / "cat").mkdir(parents=True)
         (folder / "classes" / "cat" / "a.jpg").write_bytes(jpeg(0))
-        import_shards(ClassFolders(folder / "classes"), folder / "shards", templates=["a {c}"])
+        import_shards(class_folders(folder / "classes"), folder / "shards", templates=["a {c}"])
     one, two = (tmp_path / place / "shards" / "00000.tar" for place in ("one", "deep/two"))
     assert one.read_bytes() == two.read_bytes()
 
