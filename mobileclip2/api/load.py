@@ -109,3 +109,5 @@ def _rejected_as(name: str) -> Iterator[None]:
     except ValidationError as error:
         reasons = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         raise UserError(f"{name}: {reasons}") from error
+    except (TypeError, ValueError) as error:  # a configuration that is no mapping
+        raise UserError(f"{name}: {error}") from error

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mobileclip2.api.load import load, load_from_pipeline
+from mobileclip2.api.load import create, load, load_from_pipeline
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 
@@ -41,3 +42,9 @@ def test_what_cannot_be_loaded_says_what_was_tried(
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message):
         load(name)
+
+
+@pytest.mark.parametrize("architecture", [["ViT-B-32"], 5, {"embed_dim": 16}])
+def test_a_configuration_that_is_none_is_an_error_in_words(architecture: Any) -> None:
+    with pytest.raises(UserError, match=r"^model: "):
+        create(architecture)
