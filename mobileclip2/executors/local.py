@@ -32,7 +32,7 @@ from mobileclip2.store import open_storage
 
 POLL_SECONDS = 2.0
 JOIN_SECONDS = 10.0
-"""wait for each worker of a broken pool to exit"""
+"""wait for the workers of a broken pool to exit"""
 
 PRINTED_LINES = 30
 """last lines of a training's output in the message of an error without a known cause"""
@@ -149,8 +149,10 @@ class _Spawn(SpawnContext):
 
 def _death_of(workers: list[BaseProcess]) -> str:
     """Describe the death of the first worker of a broken pool. The pool ends the others with SIGTERM."""
-    for worker in workers:
-        worker.join(JOIN_SECONDS)
+    deadline = time.monotonic() + JOIN_SECONDS
+    # join() returns early while the pool's own thread joins the same worker
+    while any(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.02)
     codes = [-worker.exitcode for worker in workers if worker.exitcode and worker.exitcode < 0]
     return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
 
