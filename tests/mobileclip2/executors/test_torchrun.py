@@ -136,9 +136,10 @@ def test_the_end_of_a_rank_is_the_cause(end, error, words, tmp_path, monkeypatch
 def test_sigterm_gives_the_ranks_time_and_ends_without_a_traceback(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('saved', flush=True), sys.exit(1)))\n"
-        "print('up', flush=True)\n"
+        "import os, signal, sys, time\n"
+        # one write each, because the ranks share their stdout
+        "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'saved\\n'), sys.exit(1)))\n"
+        "os.write(1, b'up\\n')\n"
         "time.sleep(600)\n"
     )
     command = [sys.executable, "-m", TORCHRUN, "--standalone", "--nproc-per-node=2", str(script)]
