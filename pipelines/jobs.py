@@ -19,7 +19,7 @@ import dagster as dg
 from mobileclip2.asset_key import Partition
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.pipeline import Pipeline
-from mobileclip2.engine.stage import stage_module
+from mobileclip2.engine.stage import stage_modules
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Step
 from mobileclip2.signals import death
@@ -54,8 +54,7 @@ class Jobs:
         self._profile, self._dagster, self._observer, self._count = pipeline.profile, dagster, observer, count
         # a spawned process would import torch for each job, and a forked one would inherit connections and threads
         self._context = get_context("forkserver")
-        modules = {stage_module(asset.stage) for asset in pipeline.graph.values()}
-        self._context.set_forkserver_preload([__name__, *sorted(modules)])
+        self._context.set_forkserver_preload([__name__, *stage_modules(pipeline.graph.values())])
         self._jobs: dict[Connection, Job] = {}
 
     def __len__(self) -> int:

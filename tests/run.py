@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 from mobileclip2.config.profile import Profile, load
@@ -29,7 +30,7 @@ def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["tests.faults", "tests.warm", "mobileclip2.stages.teacher_embeddings"])
-        local.get_context = lambda _: server
+        forkserver.ensure_running()
         local.POLL_SECONDS = 0.2
         return Shared(profile.compute.processes)
     from mobileclip2.executors import kubernetes

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess, parent_process
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
@@ -19,7 +19,7 @@ from typing import Any
 
 from mobileclip2.engine.pipeline import InProcessExecutor, TaskBatch
 from mobileclip2.engine.shard_stage import ShardStage
-from mobileclip2.engine.stage import load_stage
+from mobileclip2.engine.stage import load_stage, stage_modules
 from mobileclip2.engine.task import TaskSpec, run_shard_task
 from mobileclip2.errors import ComputeError, UserError
 from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
@@ -31,8 +31,6 @@ from mobileclip2.signals import death
 from mobileclip2.store import open_storage
 
 POLL_SECONDS = 2.0
-JOIN_SECONDS = 10.0
-"""wait for the workers of a broken pool to exit"""
 
 PRINTED_LINES = 30
 """last lines of a training's output in the message of an error without a known cause"""
@@ -69,11 +67,13 @@ class LocalExecutor:
         stage.discard_truncated(batch)
         progress = ShardProgress(batch, stage)
         of = max(self.processes, count_chunks(progress.total, seconds_a_shard(batch), self.processes))
-        context = _Spawn()
+        context = _ForkServer()
+        context.set_forkserver_preload(stage_modules(batch.pipeline.graph.values()))
         ranks, stop = context.SimpleQueue(), context.Event()
         for rank in range(self.processes):
             ranks.put(rank)
-        with ProcessPoolExecutor(self.processes, context, _init_worker, (ranks, self.processes, stop)) as pool:
+        for_worker = (ranks, self.processes, stop, dict(os.environ))
+        with ProcessPoolExecutor(self.processes, context, _init_worker, for_worker) as pool:
             try:
                 futures = [pool.submit(_run_chunk, spec.store, spec.key, index, of) for index in range(of)]
                 waiting = set(futures)
@@ -83,6 +83,7 @@ class LocalExecutor:
                         future.result()
                     progress.report(processes=min(len(waiting), self.processes))
             except BrokenProcessPool as error:
+                pool.shutdown()  # its thread joins the workers, and two joins at once spoil an exit code
                 raise ComputeError(
                     f"{batch.asset.key}: a worker process died by {_death_of(context.workers)}"
                 ) from error
@@ -131,28 +132,25 @@ class LocalExecutor:
         return (time.monotonic() - started) * self.processes
 
 
-class _Spawn(SpawnContext):
+class _ForkServer(ForkServerContext):
     """Starts the workers of a pool and keeps them, because one that has died is no longer an active child.
 
-    They are not forked, because forking a process with threads, such as torch's, can deadlock.
+    They are forked from a server that imports torch and the stages once for all pools. It runs no threads: forking a process
+    with threads, such as torch's, can deadlock.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.workers: list[BaseProcess] = []
 
-    def Process(self, *args: Any, **options: Any) -> SpawnProcess:  # type: ignore[override]  # of multiprocessing
-        worker = SpawnProcess(*args, **options)
+    def Process(self, *args: Any, **options: Any) -> ForkServerProcess:  # type: ignore[override]  # of multiprocessing
+        worker = ForkServerProcess(*args, **options)
         self.workers.append(worker)
         return worker
 
 
 def _death_of(workers: list[BaseProcess]) -> str:
     """Describe the death of the first worker of a broken pool. The pool ends the others with SIGTERM."""
-    deadline = time.monotonic() + JOIN_SECONDS
-    # join() returns early while the pool's own thread joins the same worker
-    while any(worker.exitcode is None for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.02)
     codes = [-worker.exitcode for worker in workers if worker.exitcode and worker.exitcode < 0]
     return death(next((code for code in codes if code != signal.SIGTERM), signal.SIGTERM))
 
@@ -160,10 +158,12 @@ def _death_of(workers: list[BaseProcess]) -> str:
 _stop: Event
 
 
-def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event) -> None:
+def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event, environment: dict[str, str]) -> None:
     import torch
 
     global _stop
+    os.environ.clear()  # of the time when the server started
+    os.environ.update(environment)
     _stop = stop
     threading.Thread(target=_end_with_run, daemon=True).start()
     rank = ranks.get()

@@ -1,12 +1,8 @@
 """Chunks in a process pool, and training with torchrun."""
 
-import os
 import shutil
-import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
-from multiprocessing import get_context
-from threading import Timer
 
 import pytest
 
@@ -14,7 +10,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline
 from mobileclip2.errors import ComputeError, ShardError
 from mobileclip2.executors import executor_of
-from mobileclip2.executors.local import LocalExecutor, _death_of
+from mobileclip2.executors.local import LocalExecutor
 from pipelines.processes import process_id
 from tests.processes import start_process
 
@@ -82,18 +78,6 @@ def test_a_killed_worker_is_reported(tiny, monkeypatch):
     ):
         Pipeline(load(tiny), LocalExecutor(2)).materialize("raw_shards", "g00")
     assert not list(tiny.parent.rglob("manifest.json"))
-
-
-def test_the_exit_code_of_a_worker_that_another_thread_joins_is_awaited():
-    worker = get_context("spawn").Process(target=kill_itself)
-    worker.start()
-    os.waitpid(worker.pid, 0)  # as the pool's own thread does, which then stores the status
-    Timer(0.3, setattr, (worker._popen, "returncode", -signal.SIGKILL)).start()
-    assert _death_of([worker]).startswith("SIGKILL")
-
-
-def kill_itself():
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.slow
