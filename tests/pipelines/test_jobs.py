@@ -56,14 +56,13 @@ def test_what_does_not_depend_on_a_failure_is_computed(smallest: Path, tmp_path:
     assert plan(Pipeline(load(smallest))).pairs == [("raw_shards", "g01"), ("augmentations", "g01")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_all_jobs_end_with_a_stopped_command(smallest: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_all_jobs_end_with_a_stopped_command(smallest: Path, tmp_path: Path) -> None:
     command = Command(tmp_path, smallest, "", "run", "--jobs", "3", PYTHONPATH=in_jobs(tmp_path))
     jobs = command.meet(3)
-    command.process.send_signal(number)
+    command.process.send_signal(signal.SIGINT)
     status, errors = command.end()
     lines = [line for line in errors.splitlines() if not line.startswith("[")]
-    assert status == 128 + number and len(lines) == 1, errors
+    assert status == 130 and len(lines) == 1, errors
     assert "in raw_shards [g00], raw_shards [g01], caption_corpus/clean; finished shards" in errors
     assert not [job for job in jobs if is_alive(job)]
     assert statuses(tmp_path) == [dg.DagsterRunStatus.CANCELED] * 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,10 @@ def test_from_pictures_to_a_search_page(home):
     assert f"{PICTURES} samples from {PICTURES} rows" in printed
     mobileclip2(home, "import", "classes/", "--as-evaluation", "-o", "evaluation/mine/")
     mobileclip2(home, "init", "--images", "shards/", "--evaluate", "evaluation/mine/")
+    profile = home / "mobileclip2.yaml"
+    steps = re.compile(r"steps: \d+")
+    assert len(steps.findall(profile.read_text())) == 2
+    profile.write_text(steps.sub("steps: 20", profile.read_text()))  # less than a user waits for
     mobileclip2(home, "run")
     printed = mobileclip2(home, "search", "student/mine", "a red apple", "photos/", "--top", "5")
     assert printed.count(".webp") == 5

@@ -107,8 +107,10 @@ def statuses(folder: Path) -> list[dg.DagsterRunStatus]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", [each for each in MOMENTS if each != "deaf"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [*((moment, signal.SIGINT) for moment in MOMENTS if moment != "deaf"), ("stage", signal.SIGTERM)],
+)
 def test_a_stopped_command_says_so_in_one_line(smallest, tmp_path, moment, number):
     command = Command(tmp_path, smallest, MOMENTS[moment], "run")
     (child,) = command.meet()
@@ -168,10 +170,11 @@ def test_a_crash_while_importing_is_reported_too(smallest, tmp_path):
 
 
 IN_CHILDREN = """
-import os
-from pathlib import Path
-command = Path("/proc/self/cmdline").read_text()
-if "--multiprocessing-fork" in command or os.environ.get("RANK"):
+if "forkserver" in Path("/proc/self/cmdline").read_text():
+    import mobileclip2.executors.local
+    mobileclip2.executors.local._run_chunk = meet
+elif os.environ.get("RANK"):
+    meet()
 """
 
 
@@ -179,20 +182,18 @@ def with_children_that_meet(folder: Path) -> str:
     """A path for PYTHONPATH: workers of a pool and ranks of torchrun meet as soon as they begin."""
     path = folder / "site"
     path.mkdir()
-    body = "\n".join(f"    {line}" for line in f"{PROLOGUE}\nmeet()".splitlines())
-    (path / "sitecustomize.py").write_text(f"{IN_CHILDREN}\n{body}\n")
+    (path / "sitecustomize.py").write_text(f"{PROLOGUE}{IN_CHILDREN}")
     return str(path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_workers_of_a_pool_end_with_a_stopped_command(smallest, tmp_path, number):
+def test_workers_of_a_pool_end_with_a_stopped_command(smallest, tmp_path):
     smallest.write_text(f"{smallest.read_text()}\ncompute: {{processes: 2}}\n")
     command = Command(tmp_path, smallest, "", "run", PYTHONPATH=with_children_that_meet(tmp_path))
     workers = command.meet(2)
-    command.process.send_signal(number)
+    command.process.send_signal(signal.SIGTERM)
     status, errors = command.end()
-    assert status == 128 + number and len(errors.splitlines()) == 1, errors
+    assert status == 128 + signal.SIGTERM and len(errors.splitlines()) == 1, errors
     assert not [worker for worker in workers if is_alive(worker)]
     assert statuses(tmp_path) == [dg.DagsterRunStatus.CANCELED]
 

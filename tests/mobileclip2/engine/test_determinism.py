@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +47,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny(tmp_path_factory.mktemp("base") / "tiny")
 
 
-@pytest.fixture(scope="module")
-def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, bytes]]:
-    folder = tmp_path_factory.mktemp("data")
-    yield manifests(copied(base, folder / "tiny"), ",".join(DATA_STAGES), folder)
-
-
 def copied(profile: Path, folder: Path, *, reverse: bool = False) -> Path:
     """Copy a profile with its inputs, and create the files in the order of their names or in the opposite one."""
     for file in sorted(profile.parent.rglob("*"), reverse=reverse):
@@ -74,7 +67,31 @@ def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Pa
     assert len(here) > 35 and there == here
 
 
-on_other_processors = pytest.mark.parametrize(
+def computed(
+    profile: Path, cwd: Path, **processor: str
+) -> tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]]:
+    """Compute the data stages, and the embeddings with given weights. Return the manifests of the data stages by path, and the
+    keys and values of the embeddings by the path of their file in the store.
+    """
+    written = manifests(profile, ",".join([*DATA_STAGES, "teacher", *EMBEDDINGS]), cwd, **processor)
+    store, embeddings = profile.parent / "store", {}
+    for path in store.glob("teacher_embeddings/**/*.parquet"):
+        keys, bits = sidecar.read_embeddings(path)
+        # bf16 is the upper half of a float32
+        embeddings[path.relative_to(store).as_posix()] = keys, (bits.astype(np.uint32) << 16).view(np.float32)
+    return {path: content for path, content in written.items() if path.split("/")[0] in DATA_STAGES}, embeddings
+
+
+@pytest.fixture(scope="module")
+def expected(
+    base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]]:
+    folder = tmp_path_factory.mktemp("expected")
+    return computed(copied(base, folder / "tiny"), folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
     "processor",
     [
         {"OMP_NUM_THREADS": "2"},
@@ -83,46 +100,19 @@ on_other_processors = pytest.mark.parametrize(
     ],
     ids=["threads", "avx2", "sse41"],
 )
-
-
-@pytest.mark.slow
-@on_other_processors
-def test_the_data_stages_are_equal_on_other_processors(
-    base: Path, data: dict[str, bytes], tmp_path: Path, processor: dict[str, str]
+def test_other_processors_give_equal_data_and_embeddings_of_equal_directions(
+    base: Path,
+    expected: tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]],
+    tmp_path: Path,
+    processor: dict[str, str],
 ) -> None:
-    assert {path.split("/")[0] for path in data} == set(DATA_STAGES)
-    assert manifests(copied(base, tmp_path / "tiny"), ",".join(DATA_STAGES), tmp_path, **processor) == data
-
-
-def embeddings(profile: Path, cwd: Path, **processor: str) -> dict[str, tuple[list[str], np.ndarray]]:
-    """Compute the embeddings with given weights; return keys and values by the path of the file in the store."""
-    manifests(profile, ",".join([*DATA_STAGES, "teacher", *EMBEDDINGS]), cwd, **processor)
-    store, found = profile.parent / "store", {}
-    for path in store.glob("teacher_embeddings/**/*.parquet"):
-        keys, bits = sidecar.read_embeddings(path)
-        # bf16 is the upper half of a float32
-        found[path.relative_to(store).as_posix()] = keys, (bits.astype(np.uint32) << 16).view(np.float32)
-    return found
-
-
-@pytest.fixture(scope="module")
-def embedded(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[list[str], np.ndarray]]]:
-    folder = tmp_path_factory.mktemp("embedded")
-    yield embeddings(copied(base, folder / "tiny"), folder)
-
-
-@pytest.mark.slow
-@on_other_processors
-def test_embeddings_on_other_processors_have_equal_keys_and_directions(
-    base: Path, embedded: dict[str, tuple[list[str], np.ndarray]], tmp_path: Path, processor: dict[str, str]
-) -> None:
-    """Equal bytes are not promised, and neither are equal data versions."""
-    found = embeddings(copied(base, tmp_path / "tiny"), tmp_path, **processor)
-    assert found.keys() == embedded.keys()
-    assert {path.rsplit("/", 3)[0] for path in found} >= set(EMBEDDINGS)
-    for path, (keys, values) in found.items():
-        assert keys == embedded[path][0]
-        expected = embedded[path][1]
-        assert values.shape == expected.shape
-        norms = np.linalg.norm(values, axis=-1) * np.linalg.norm(expected, axis=-1)
-        assert ((values * expected).sum(-1) / norms).min() > SAME_COSINE
+    """Equal bytes of embeddings are not promised, and neither are equal data versions."""
+    data, embeddings = computed(copied(base, tmp_path / "tiny"), tmp_path, **processor)
+    assert data == expected[0] and {path.split("/")[0] for path in data} == set(DATA_STAGES)
+    assert embeddings.keys() == expected[1].keys()
+    assert {path.rsplit("/", 3)[0] for path in embeddings} >= set(EMBEDDINGS)
+    for path, (keys, values) in embeddings.items():
+        expected_keys, directions = expected[1][path]
+        assert keys == expected_keys and values.shape == directions.shape
+        norms = np.linalg.norm(values, axis=-1) * np.linalg.norm(directions, axis=-1)
+        assert ((values * directions).sum(-1) / norms).min() > SAME_COSINE

@@ -45,7 +45,7 @@ SMALL = {
 FASHION = (
     "t-shirt or top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-EMOJI = ("emoji-861", "emoji-197", "emoji-unseen-200", "emoji-retrieval")
+EMOJI = ("emoji-197", "emoji-unseen-200", "emoji-retrieval")
 METRICS = {
     "classification": {"acc1", "acc5", "mean_per_class_recall"},
     "retrieval": {f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in (1, 5, 10)},
