@@ -201,7 +201,7 @@ def _check_keys(node: MappingNode) -> None:
             if key.tag not in {_STRING, _MERGE}:
                 raise _Fault(key, f"the key '{key.value[:60]}' is not text; put it in quotes")
             if (key.tag, key.value) in seen:
-                raise _Fault(key, f"the key '{key.value[:60]}' is there twice")
+                raise _Fault(key, f"the key '{key.value[:60]}' occurs twice")
             seen.add((key.tag, key.value))
 
 

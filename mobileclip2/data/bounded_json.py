@@ -1,4 +1,4 @@
-"""Parse the JSON of shards up to a depth at which every reader and writer can process it."""
+"""Parse JSON within limits: a depth at which every reader and writer can process it, and one value for each field."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def load_json(data: bytes) -> Any:
     """Parse JSON.
 
     Raises:
-        ValueError: it is malformed, or deeper than :data:`MAX_DEPTH`.
+        ValueError: it is malformed, deeper than :data:`MAX_DEPTH`, or has a field twice.
     """
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=unique_fields)
         # each level has a bracket, so the usual JSON is not searched
         deep = data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value)
     except RecursionError:
@@ -24,6 +24,20 @@ def load_json(data: bytes) -> Any:
     if deep:
         raise ValueError(f"lists and mappings are nested more than {MAX_DEPTH} deep")
     return value
+
+
+def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of ``json.loads(..., object_pairs_hook=unique_fields)``, which alone keeps the last of several values.
+
+    Raises:
+        ValueError: a field occurs twice.
+    """
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field '{twice[:60]}' occurs twice")
+    return fields
 
 
 def _is_deep(value: Any) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from mobileclip2.config.evaluation_tasks import TASKS
+from mobileclip2.data.bounded_json import unique_fields
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.metrics import metrics_of
 from mobileclip2.evaluation.samples import REMEDY, read_samples
@@ -122,7 +123,7 @@ def loads(text: str, name: str) -> list[Result]:
         if not line.strip():
             continue
         try:
-            result = _result(json.loads(line, parse_constant=_constant, object_pairs_hook=_object))
+            result = _result(json.loads(line, parse_constant=_constant, object_pairs_hook=unique_fields))
             if result.key in results:
                 raise ValueError(f"'{result.key}' already has a line")
         except (ValueError, RecursionError) as error:
@@ -189,14 +190,6 @@ def _read_file(path: Path) -> list[Result]:
         return loads(path.read_text(encoding="utf-8-sig"), str(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: the results cannot be read: {error}") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"'{twice[:60]}' is there twice")
-    return dict(pairs)
 
 
 def _constant(name: str) -> None:

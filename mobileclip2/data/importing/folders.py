@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.bounded_json import unique_fields
 from mobileclip2.data.importing.row import PICTURES, Row
 
 CAPTIONS = (".txt", ".caption", ".json")
@@ -71,7 +72,11 @@ def _caption_beside(path: Path) -> tuple[str, ...]:
             raise BadSample("missing-caption", f"{beside}: {error.strerror}") from error
         try:
             text = data.decode("utf-8-sig")
-            captions = [json.loads(text).get("caption")] if ending == ".json" else text.splitlines()
+            captions = (
+                [json.loads(text, object_pairs_hook=unique_fields).get("caption")]
+                if ending == ".json"
+                else text.splitlines()
+            )
         except (ValueError, AttributeError, RecursionError) as error:
             raise BadSample("invalid-caption", f"{beside}: {error}") from error
         return tuple(caption for caption in captions if isinstance(caption, str) and caption.strip())

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobileclip2.data.bad_sample import BadSample
+from mobileclip2.data.bounded_json import unique_fields
 from mobileclip2.data.importing.folders import pictures
 from mobileclip2.data.importing.row import PICTURES, Row
 from mobileclip2.errors import UserError
@@ -117,7 +118,8 @@ class Table:
                 raise UserError(f"{self.path}: not a Parquet file ({error})") from error
         if self._kind == "csv":
             return self._header
-        names = dict.fromkeys(name for record in itertools.islice(self._records(), 100) for name in record if name)
+        # all lines, because a field may be absent from most of them
+        names = dict.fromkeys(name for record in self._records() for name in record if name)
         if not names:
             raise UserError(f"{self.path}: no line is a JSON object; write one object in each line (JSON lines)")
         return list(names)
@@ -177,7 +179,7 @@ class Table:
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line)
+                    record = json.loads(line, object_pairs_hook=unique_fields)
                 except (ValueError, RecursionError) as error:
                     record = {"": BadSample("bad-json", f"line {number}: {error}")}
                 yield record if isinstance(record, dict) else {"": BadSample("bad-json", f"line {number}: no object")}

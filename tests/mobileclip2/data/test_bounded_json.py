@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mobileclip2.data.bounded_json import MAX_DEPTH, load_json
+from mobileclip2.data.bounded_json import MAX_DEPTH, load_json, unique_fields
 
 
 def nested(depth: int, start: str = "[", end: str = "]") -> bytes:
@@ -27,7 +27,16 @@ def test_many_brackets_without_depth_are_read() -> None:
     assert load_json(b'["' + b"[" * 1000 + b'", ' + b"[]," * 1000 + b"1]")[-1] == 1
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"1" * 5000])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"1" * 5000, b'{"a": 1, "a": 1}'])
 def test_malformed_json_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):
         load_json(data)
+
+
+def test_a_field_that_occurs_twice_is_an_error_at_each_depth() -> None:
+    assert json.loads('{"a": {"a": 1}, "b": {"a": 2}}', object_pairs_hook=unique_fields) == {
+        "a": {"a": 1},
+        "b": {"a": 2},
+    }
+    with pytest.raises(ValueError, match="the field 'a' occurs twice"):
+        json.loads('[{"b": {"a": 1, "c": 2, "a": 1}}]', object_pairs_hook=unique_fields)

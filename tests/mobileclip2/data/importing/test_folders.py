@@ -32,6 +32,7 @@ def test_the_first_subfolder_is_the_class(tmp_path: Path) -> None:
         ("1.txt", b"\xef\xbb\xbfone\n\ntwo\n", ("one", "two"), None),
         ("1.json", b'{"caption": "three"}', ("three",), None),
         ("1.json", b"[]", (), "invalid-caption"),
+        ("1.json", b'{"caption": "three", "caption": "four"}', (), "invalid-caption"),
         ("1.txt", b"\xff", (), "invalid-caption"),
         ("2.txt", b"of another picture", (), "missing-caption"),
     ],

@@ -69,6 +69,20 @@ def test_bytes_of_parquet_are_pictures(folder):
     assert [row.image for row in Table(folder / "t.parquet")] == [jpeg(0)]
 
 
+def test_a_field_that_begins_late_in_json_lines_is_a_column(folder):
+    lines = [{"image": "a.jpg"}] * 150 + [{"image": "a.jpg", "caption": "late"}]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for columns in (Columns(), Columns(captions=("caption",))):
+        assert [row.captions for row in Table(folder / "t.jsonl", columns=columns)] == [()] * 150 + [("late",)]
+
+
+def test_two_values_of_one_field_make_a_bad_line(folder):
+    (folder / "t.jsonl").write_text('{"image": "a", "caption": "x"}\n{"image": "a", "caption": "x", "caption": "y"}\n')
+    good, bad = Table(folder / "t.jsonl")
+    assert good.fault is None and bad.fault.reason == "bad-json"
+    assert "line 2: the field 'caption' occurs twice" in str(bad.fault)
+
+
 def test_bad_lines_are_rows_with_a_reason(folder):
     (folder / "t.jsonl").write_text('{"image": "a.jpg", "caption": "x"}\n{broken\n[1]\n')
     assert [row.fault and row.fault.reason for row in Table(folder / "t.jsonl")] == [None, "bad-json", "bad-json"]
