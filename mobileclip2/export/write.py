@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, StrictUndefined
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor, nn
 
@@ -105,14 +105,14 @@ def _write_runtime(image_text: ImageText, folder: Path, kind: Format) -> None:
 
 def example(kind: str) -> str:
     """Render ``example.py``, which reads an export without open_clip."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("example.py.j2").render(kind=kind, needs=NEEDS[kind])
+    return render(Path(__file__).with_name("example.py.j2"), kind=kind, needs=NEEDS[kind])
+
+
+def render(template: Path, **values: object) -> str:
+    """Render a template of text that is not HTML. A missing value is an error."""
+    text = template.read_text(encoding="utf-8")
+    options = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return options.from_string(text).render(values)
 
 
 def _clip_context(image_text: ImageText) -> int:

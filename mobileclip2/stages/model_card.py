@@ -20,13 +20,10 @@ from mobileclip2.engine.trace import lineage_of
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.results import MAIN_METRIC
 from mobileclip2.export.parity import Parity
-from mobileclip2.export.write import NEEDS
-from mobileclip2.extras import needs, versions
+from mobileclip2.export.write import NEEDS, render
+from mobileclip2.extras import versions
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages.stored_results import stored_results
-
-with needs("export"):
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 SOFTWARE = ("torch", "open_clip_torch", "timm", "onnx", "onnxruntime", "coremltools")
 
@@ -60,14 +57,8 @@ def card(pipeline: Pipeline, name: str, exported: Exported) -> str:
     key, student = AssetKey.of("student", name), pipeline.profile.student(name)
     found = lineage_of(pipeline, key)
     (stored,) = pipeline.read(key)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("card.md.j2").render(
+    return render(
+        Path(__file__).with_name("card.md.j2"),
         student=student,
         exported=exported,
         needs=NEEDS.get(exported.kind),
