@@ -32,6 +32,9 @@ from pipelines.supervise import KEPT
 END_SECONDS = 8.0
 """time for an interrupted job to end; less than the time after which the supervisor kills the command"""
 
+PRELOADED = (__name__, "mobileclip2.report.sheets", "dagster._core.storage.sqlite_storage", "pandas")
+"""modules that each job would import, beside the stages: pyarrow looks for pandas. One that is missing is skipped"""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,7 +57,7 @@ class Jobs:
         self._profile, self._dagster, self._observer, self._count = pipeline.profile, dagster, observer, count
         # a spawned process would import torch for each job, and a forked one would inherit connections and threads
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, *stage_modules(pipeline.graph.values())])
+        self._context.set_forkserver_preload([*PRELOADED, *stage_modules(pipeline.graph.values())])
         self._jobs: dict[Connection, Job] = {}
 
     def __len__(self) -> int:
