@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -138,4 +139,6 @@ def _yaml(text: str) -> str:
     with suppress(ProfileError):
         if re.fullmatch(r"[A-Za-z0-9_./-]+", text) and parse_yaml(f"[{text}]", text) == [text]:
             return text
-    return "'" + text.replace("'", "''") + "'"
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    return json.dumps(text)  # YAML makes a space of a line end in single quotes

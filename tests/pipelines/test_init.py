@@ -87,6 +87,9 @@ SPECIAL = (
     st.lists(FOLDERS.filter(lambda name: name not in {".", ".."}) | st.sampled_from(SPECIAL), min_size=1, max_size=3)
 )
 @example(["a", "a", "a!", "a-2"])
+@example(["0", "0\r"])
+@example(["a\rb"])
+@example(["a", "a\n b\x85c\u2028"])
 def test_every_folder_gives_a_profile_that_loads_or_is_refused(folders: list[str]) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(init, "find_shards", lambda folder: (4, 100))
