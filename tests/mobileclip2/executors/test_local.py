@@ -124,15 +124,3 @@ def die(*_):
     import signal
 
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-@pytest.mark.slow
-def test_training_runs_under_torchrun(tiny):
-    pipeline = Pipeline(load(tiny))
-    for group in pipeline.profile.group_names:
-        pipeline.materialize("raw_shards", group)
-    pipeline.compute = LocalExecutor(2)
-    steps = []
-    done = pipeline.materialize("student/plain", progress=steps.append)
-    assert done.computed == ["whole"]
-    assert steps[-1].unit == "steps" and steps[-1].done == steps[-1].total == 4 and steps[-1].numbers["loss"] > 0

@@ -30,7 +30,9 @@ def test_torchrun_trains_the_weights_of_one_process(tmp_path):
         for group in pipeline.profile.group_names:
             pipeline.materialize("raw_shards", group)
         pipeline.compute = LocalExecutor(processes)
-        pipeline.materialize("student/plain")
+        steps = []
+        assert pipeline.materialize("student/plain", progress=steps.append).computed == ["whole"]
+        assert steps[-1].unit == "steps" and steps[-1].done == steps[-1].total == 4 and steps[-1].numbers["loss"] > 0
         (read,) = pipeline.read("student/plain")
         assert read.verify(read.manifest) == []
         weights.append(load_file(read.fetch(WEIGHTS)))
