@@ -7,7 +7,9 @@ VENV := .venv
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export MOBILECLIP2_PROFILE ?= $(PROFILE)
 # nothing of the demo and the tests comes from a hub, and a hub's libraries would otherwise look
-demo test coverage: export HF_HUB_OFFLINE = 1
+demo test suite coverage: export HF_HUB_OFFLINE = 1
+# lint takes a core for a minute, beside the tests
+MAKEFLAGS += --jobs=2
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,14 +33,19 @@ $(VENV)/.ready: requirements.lock requirements-dvc.lock pyproject.toml
 demo: setup ## the whole pipeline on the embedded data, ends with a table and report.html
 	$(VENV)/bin/mobileclip2 run --profile demo --jobs 2
 
-test: setup ## lint, types and the tests
+test: lint suite ## lint, types and the tests
+
+lint: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not image" $(COVERAGE)
+	$(VENV)/bin/mypy
 
-test-long: setup ## every profile of the documentation as a whole run
+# more processes than cores, because a fifth of the time is waiting: for processes, servers and a browser
+suite: setup
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not image" $(COVERAGE)
+
+test-long: setup ## whole profiles of the documentation, the wheel and the benchmarks' rehearsals
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m long
 
 image: setup ## the image of workers, built with buildah, and a group computed in it
@@ -85,4 +92,4 @@ docs: $(VENV)/tools/docs/.ready ## the pages and the API reference as a site in 
 clean: ## removes outputs and Dagster's history, keeps the environment
 	rm -rf .store .dagster report.html
 
-.PHONY: help setup demo test test-long image fuzz coverage ui lock docs clean
+.PHONY: help setup demo test lint suite test-long image fuzz coverage ui lock docs clean

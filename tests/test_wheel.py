@@ -61,7 +61,7 @@ def test_it_holds_the_packages_and_their_files_alone(wheel):
     assert {name for name in names if ".dist-info/" not in name} == expected
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_where_nothing_else_is(wheel, tiny_template, tmp_path, request):
     """The profile and its data are files of the user; the command, the stages and the templates come from the wheel."""
     environment = tmp_path / "environment"

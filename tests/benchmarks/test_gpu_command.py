@@ -59,6 +59,7 @@ def environment() -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.long
 def test_every_section_runs_where_only_the_wheels_are(tmp_path: Path, environment: dict[str, str]) -> None:
     ran = subprocess.run(command(tmp_path, "--minutes", "8"), cwd=ROOT, env=environment, capture_output=True, text=True)
     log = (tmp_path / "log.txt").read_text()

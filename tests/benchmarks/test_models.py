@@ -31,7 +31,7 @@ FAMILIES = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_family_passes():
     command = [sys.executable, "-m", "benchmarks", "models", "--json", "--full-size", "0"]
     only = f"^({'|'.join(FAMILIES)})$"

@@ -21,6 +21,8 @@ with instance() as dagster:
     dagster.all_instigator_state()
 """
 
+COUNT = 3
+
 SETTINGS = Path(pipelines.__file__ or "").parent / "dagster.yaml"
 
 
@@ -55,7 +57,7 @@ def test_processes_open_a_fresh_home_together(tmp_path: Path) -> None:
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", PROGRAM]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(4)]
+    processes = [subprocess.Popen(command, env=environment, **pipes) for _ in range(COUNT)]
     for process in processes:
         process.stdout.readline()
     for process in processes:
@@ -64,7 +66,7 @@ def test_processes_open_a_fresh_home_together(tmp_path: Path) -> None:
     errors = [process.communicate()[1] for process in processes]
     assert [(process.returncode, error[-1000:]) for process, error in zip(processes, errors, strict=True)] == [
         (0, "")
-    ] * 4
+    ] * COUNT
     assert (tmp_path / "home" / "dagster.yaml").read_text().startswith("# Dagster's own settings")
 
 

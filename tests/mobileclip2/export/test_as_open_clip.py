@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from mobileclip2.config.model import Model
@@ -96,29 +97,28 @@ save_file(features, "features.safetensors")
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "vision"),
-    [
-        ("fastvit", FASTVIT),
-        ("timm", {"timm_model_name": "test_vit", "timm_proj": "linear", "image_size": 160}),
-        ("builtin", TINY["vision_cfg"]),
-    ],
-)
-def test_a_student_loads_where_this_package_does_not_exist(tmp_path, name, vision):
-    from safetensors.torch import load_file, save_file
+TOWERS = {
+    "timm": {"timm_model_name": "test_vit", "timm_proj": "linear", "image_size": 160},
+    "builtin": TINY["vision_cfg"],
+    "fastvit": FASTVIT,
+}
+"""the tower that is registered comes last, because one process loads all"""
 
-    image_text = from_config({"model_cfg": {**TINY, "vision_cfg": vision}})
-    folder = tmp_path / "mine"
-    if name == "fastvit":
-        write_folder(image_text, folder)
-    else:
-        save(image_text, folder)  # as the stage stores a student, without an export
-    pixels = torch.rand(2, 3, image_text.preprocess.size, image_text.preprocess.size)
-    save_file({"pixels": pixels}, tmp_path / "pixels.safetensors")
-    code = ABSENT + (REGISTER if name == "fastvit" else "") + LOAD + EMBED
-    command = [sys.executable, "-c", code, *TEXTS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+def test_students_load_where_this_package_does_not_exist(tmp_path):
+    code, expected = f"import os\n{ABSENT}", {}
+    for name, vision in TOWERS.items():
+        image_text = from_config({"model_cfg": {**TINY, "vision_cfg": vision}})
+        folder = tmp_path / name
+        if name == "fastvit":
+            write_folder(image_text, folder / "mine")
+        else:
+            save(image_text, folder / "mine")  # as the stage stores a student, without an export
+        pixels = torch.rand(2, 3, image_text.preprocess.size, image_text.preprocess.size)
+        save_file({"pixels": pixels}, folder / "pixels.safetensors")
+        expected[name] = {"image": image_text.embed_images(pixels), "text": image_text.embed_texts(TEXTS)}
+        code += f"os.chdir({str(folder)!r})\n{REGISTER if name == 'fastvit' else ''}{LOAD}{EMBED}"
+    done = subprocess.run([sys.executable, "-c", code, *TEXTS], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    features = load_file(tmp_path / "features.safetensors")
-    torch.testing.assert_close(features["image"], image_text.embed_images(pixels), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(features["text"], image_text.embed_texts(TEXTS), rtol=1e-4, atol=1e-4)
+    for name, features in expected.items():
+        torch.testing.assert_close(load_file(tmp_path / name / "features.safetensors"), features, rtol=1e-4, atol=1e-4)
