@@ -41,9 +41,10 @@ lint: setup
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
-# more processes than cores, because a fifth of the time is waiting: for processes, servers and a browser
+# more processes than cores, because a part of the time is waiting: for processes, servers and a browser. Without bytecode, each
+# of the hundreds of processes that tests start would compile the project
 suite: setup
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not image" $(COVERAGE)
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long and not image" $(COVERAGE)
 
 test-long: setup ## whole profiles of the documentation, the wheel and the benchmarks' rehearsals
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n 2 -m long

@@ -21,7 +21,8 @@ PACKAGES = {"mobileclip2", "assets", "pipelines"}
 
 def call(*command: str | Path, cwd: Path) -> str:
     """Run a command as in a new shell: without this environment, and without the hub."""
-    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    ours = {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}  # each command would compile all packages
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     environment = {**kept, "HF_HUB_OFFLINE": "1", "DAGSTER_HOME": str(cwd / ".dagster")}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
