@@ -134,9 +134,10 @@ class EvaluationSet:
         """Prompts with ``{c}`` as the placeholder of the class name."""
         templates = self._lines(TEMPLATES)
         for line, template in enumerate(templates, 1):
-            if _is_code(template):
+            kind = "Python code" if _is_code(template) else "an item of a list" if _ITEM.match(template) else None
+            if kind:
                 raise UserError(
-                    f"{self.path / TEMPLATES}, line {line}: '{template[:80]}' is Python code; write the text alone, such as "
+                    f"{self.path / TEMPLATES}, line {line}: '{template[:80]}' is {kind}; write the text alone, such as "
                     "a photo of a {c}."
                 )
             if not _has_placeholder(template):
@@ -310,6 +311,9 @@ _CODE = re.compile(
     re.IGNORECASE,
 )
 """lines of a program that need not be complete statements"""
+
+
+_ITEM = re.compile(r"\s*([-*+\u2022]|\d+[.)])\s")
 
 
 def _is_code(line: str) -> bool:
