@@ -68,7 +68,9 @@ class LocalExecutor:
         progress = ShardProgress(batch, stage)
         of = max(self.processes, count_chunks(progress.total, seconds_a_shard(batch), self.processes))
         context = _ForkServer()
-        context.set_forkserver_preload(stage_modules(batch.pipeline.graph.values()))
+        # the process of a job or of a Dagster run computes one asset, and has a server of its own
+        assets = [batch.asset] if parent_process() else batch.pipeline.graph.values()
+        context.set_forkserver_preload(stage_modules(assets))
         ranks, stop = context.SimpleQueue(), context.Event()
         for rank in range(self.processes):
             ranks.put(rank)
@@ -135,8 +137,8 @@ class LocalExecutor:
 class _ForkServer(ForkServerContext):
     """Starts the workers of a pool and keeps them, because one that has died is no longer an active child.
 
-    They are forked from a server that imports torch and the stages once for all pools. It runs no threads: forking a process
-    with threads, such as torch's, can deadlock.
+    They are forked from a server that imports the stages, and with them torch, once for all pools of this process. It runs no
+    threads: forking a process with threads, such as torch's, can deadlock.
     """
 
     def __init__(self) -> None:
@@ -159,14 +161,14 @@ _stop: Event
 
 
 def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event, environment: dict[str, str]) -> None:
-    import torch
-
     global _stop
     os.environ.clear()  # of the time when the server started
     os.environ.update(environment)
     _stop = stop
     threading.Thread(target=_end_with_run, daemon=True).start()
     rank = ranks.get()
+    if (torch := sys.modules.get("torch")) is None:  # no stage of the server needs it
+        return
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
