@@ -237,12 +237,16 @@ class Table:
         value = record.get(columns.image or "")
         if isinstance(value, str):
             source, name = f"{source} ({value})", value
-        captions = tuple(
-            text for column in columns.captions for text in _texts(record.get(column)) if isinstance(text, str)
-        )
+        texts = [text for column in columns.captions for text in _texts(record.get(column)) if text is not None]
+        captions = tuple(text for text in texts if isinstance(text, str))
         stated = record.get(columns.label) if columns.label else None
         label = None if stated is None else str(stated)
         try:
+            if len(captions) < len(texts):
+                other = next(text for text in texts if not isinstance(text, str))
+                raise BadSample(
+                    "invalid-caption", f"the caption {str(other)[:40]} is no text but {type(other).__name__}"
+                )
             if any("\ufffd" in text for text in (*captions, label or "")):
                 raise BadSample("bad-encoding", "a character cannot be decoded; name the encoding with --encoding")
             if not columns.captions and not (label or "").strip():

@@ -76,6 +76,18 @@ def test_a_field_that_begins_late_in_json_lines_is_a_column(folder):
         assert [row.captions for row in Table(folder / "t.jsonl", columns=columns)] == [()] * 150 + [("late",)]
 
 
+@pytest.mark.parametrize("text", [7, 1.5, True, {"raw": "x"}, ["x", 7], float("nan")])
+def test_a_caption_that_is_no_text_is_named(folder, text):
+    (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "text": text}))
+    (row,) = Table(folder / "t.jsonl")
+    assert row.fault.reason == "invalid-caption" and "is no text but" in str(row.fault)
+
+
+def test_missing_captions_of_a_list_are_left_out(folder):
+    (folder / "t.jsonl").write_text('{"image": "a.jpg", "text": ["x", null, "y"]}')
+    assert [row.captions for row in Table(folder / "t.jsonl")] == [("x", "y")]
+
+
 def test_two_values_of_one_field_make_a_bad_line(folder):
     (folder / "t.jsonl").write_text('{"image": "a", "caption": "x"}\n{"image": "a", "caption": "x", "caption": "y"}\n')
     good, bad = Table(folder / "t.jsonl")
