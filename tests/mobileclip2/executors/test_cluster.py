@@ -135,7 +135,7 @@ def test_a_refusal_names_the_namespace_and_is_not_retried(cluster: Cluster, api:
 
 def test_patience_ends(cluster: Cluster, api: Api) -> None:
     api.statuses = [503]
-    cluster.patience = 0.01
+    cluster.patience = 0.4
     with pytest.raises(ComputeError, match=r"API server was unreachable for 0 s: it answered 503"):
         cluster.read("Job", "j")
     assert len(api.requests) > 1
