@@ -8,8 +8,6 @@ export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export MOBILECLIP2_PROFILE ?= $(PROFILE)
 # nothing of the demo and the tests comes from a hub, and a hub's libraries would otherwise look
 demo test suite coverage: export HF_HUB_OFFLINE = 1
-# lint takes a core for a minute, beside the tests
-MAKEFLAGS += --jobs=2
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,7 +31,9 @@ $(VENV)/.ready: requirements.lock requirements-dvc.lock pyproject.toml
 demo: setup ## the whole pipeline on the embedded data, ends with a table and report.html
 	$(VENV)/bin/mobileclip2 run --profile demo --jobs 2
 
-test: lint suite ## lint, types and the tests
+# types take a core for a minute, beside the tests
+test: setup ## lint, types and the tests
+	$(MAKE) --no-print-directory --jobs=2 lint suite COVERAGE="$(COVERAGE)"
 
 lint: setup
 	$(VENV)/bin/ruff check .

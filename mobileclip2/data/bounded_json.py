@@ -27,7 +27,9 @@ def load_json(data: bytes) -> Any:
 
 
 def unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of ``json.loads(..., object_pairs_hook=unique_fields)``, which alone keeps the last of several values.
+    """Build a dict from the fields of a JSON object, as ``object_pairs_hook`` of ``json.loads``.
+
+    By default, ``json.loads`` keeps the last of several values of a field.
 
     Raises:
         ValueError: a field occurs twice.

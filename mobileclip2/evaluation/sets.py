@@ -314,6 +314,7 @@ _CODE = re.compile(
 
 
 _ITEM = re.compile(r"\s*([-*+\u2022]|\d+[.)])\s")
+"""start of an item of a list"""
 
 
 def _is_code(line: str) -> bool:

@@ -74,7 +74,8 @@ import mobileclip2
 from mobileclip2.errors import MissingExtra
 
 def touched(*_):
-    raise AssertionError("an import asks for a GPU")
+    print("asked for a GPU")  # a library may catch the error
+    raise AssertionError
 
 torch._C._cuda_getDeviceCount = torch._C._cuda_init = touched
 
@@ -89,6 +90,7 @@ for module in pkgutil.walk_packages(mobileclip2.__path__, "mobileclip2."):
     assert done.returncode == 0, done.stderr[-3000:]
     missing = re.findall(r"^missing mobileclip2\.(\w+)", done.stdout, re.M)
     assert set(missing) == {"executors", "export", "stages"}
+    assert "asked for a GPU" not in done.stdout
     for package in (
         "captioners",
         "evaluation",

@@ -1,4 +1,7 @@
-"""A new user goes from a folder of pictures and a table of captions to a search page, without editing a file."""
+"""A new user goes from a folder of pictures and a table of captions to a search page.
+
+No file needs an edit. The test shortens the trainings.
+"""
 
 from __future__ import annotations
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.bounded_json import unique_fields
-from mobileclip2.data.importing.row import PICTURES, Row
+from mobileclip2.data.bounded_json import load_json
+from mobileclip2.data.importing.row import PICTURES, Row, captions_of
 
 CAPTIONS = (".txt", ".caption", ".json")
 """endings of caption files beside a picture, in the order in which they are tried"""
@@ -71,13 +70,9 @@ def _caption_beside(path: Path) -> tuple[str, ...]:
         except OSError as error:
             raise BadSample("missing-caption", f"{beside}: {error.strerror}") from error
         try:
-            text = data.decode("utf-8-sig")
-            captions = (
-                [json.loads(text, object_pairs_hook=unique_fields).get("caption")]
-                if ending == ".json"
-                else text.splitlines()
-            )
-        except (ValueError, AttributeError, RecursionError) as error:
+            if ending == ".json":
+                return captions_of([load_json(data).get("caption")])
+            return tuple(line for line in data.decode("utf-8-sig").splitlines() if line.strip())
+        except (ValueError, AttributeError) as error:
             raise BadSample("invalid-caption", f"{beside}: {error}") from error
-        return tuple(caption for caption in captions if isinstance(caption, str) and caption.strip())
     raise BadSample("missing-caption", f"no {' or '.join(CAPTIONS)} file lies beside the picture")

@@ -42,6 +42,22 @@ Rows = Iterable[Row]
 """rows in a fixed order, which are read once"""
 
 
+def captions_of(values: Iterable[object]) -> tuple[str, ...]:
+    """Return the captions among the values of a row. None is no caption.
+
+    Raises:
+        BadSample: ``invalid-caption`` (a value is not a string).
+    """
+    captions = []
+    for value in values:
+        if isinstance(value, str):
+            captions.append(value)
+        elif value is not None:
+            detail = f"the caption {str(value)[:40]} is of type {type(value).__name__}; write it as a string"
+            raise BadSample("invalid-caption", detail)
+    return tuple(captions)
+
+
 def class_of(row: Row) -> str:
     """Return the class of a row in one line.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobileclip2.data.bad_sample import BadSample
-from mobileclip2.data.bounded_json import unique_fields
+from mobileclip2.data.bounded_json import load_json
 from mobileclip2.data.importing.folders import pictures
-from mobileclip2.data.importing.row import PICTURES, Row
+from mobileclip2.data.importing.row import PICTURES, Row, captions_of
 from mobileclip2.errors import UserError
 from mobileclip2.names import did_you_mean, listed
 
@@ -179,8 +178,8 @@ class Table:
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line, object_pairs_hook=unique_fields)
-                except (ValueError, RecursionError) as error:
+                    record = load_json(line.encode())
+                except ValueError as error:
                     record = {"": BadSample("bad-json", f"line {number}: {error}")}
                 yield record if isinstance(record, dict) else {"": BadSample("bad-json", f"line {number}: no object")}
 
@@ -237,16 +236,11 @@ class Table:
         value = record.get(columns.image or "")
         if isinstance(value, str):
             source, name = f"{source} ({value})", value
-        texts = [text for column in columns.captions for text in _texts(record.get(column)) if text is not None]
-        captions = tuple(text for text in texts if isinstance(text, str))
+        captions: tuple[str, ...] = ()
         stated = record.get(columns.label) if columns.label else None
         label = None if stated is None else str(stated)
         try:
-            if len(captions) < len(texts):
-                other = next(text for text in texts if not isinstance(text, str))
-                raise BadSample(
-                    "invalid-caption", f"the caption {str(other)[:40]} is no text but {type(other).__name__}"
-                )
+            captions = captions_of(text for column in columns.captions for text in _texts(record.get(column)))
             if any("\ufffd" in text for text in (*captions, label or "")):
                 raise BadSample("bad-encoding", "a character cannot be decoded; name the encoding with --encoding")
             if not columns.captions and not (label or "").strip():

@@ -33,6 +33,8 @@ def test_the_first_subfolder_is_the_class(tmp_path: Path) -> None:
         ("1.json", b'{"caption": "three"}', ("three",), None),
         ("1.json", b"[]", (), "invalid-caption"),
         ("1.json", b'{"caption": "three", "caption": "four"}', (), "invalid-caption"),
+        ("1.json", b'{"caption": 7}', (), "invalid-caption"),
+        ("1.json", b'{"caption": null}', (), None),
         ("1.txt", b"\xff", (), "invalid-caption"),
         ("2.txt", b"of another picture", (), "missing-caption"),
     ],

@@ -80,7 +80,7 @@ def test_a_field_that_begins_late_in_json_lines_is_a_column(folder):
 def test_a_caption_that_is_no_text_is_named(folder, text):
     (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "text": text}))
     (row,) = Table(folder / "t.jsonl")
-    assert row.fault.reason == "invalid-caption" and "is no text but" in str(row.fault)
+    assert row.fault.reason == "invalid-caption" and "is of type" in str(row.fault)
 
 
 def test_missing_captions_of_a_list_are_left_out(folder):
