@@ -49,7 +49,7 @@ def train_locked(batch: TaskBatch, spec: Locked) -> None:
     device = choose_device(batch.profile.device)
     towers = download_towers(spec, *batch.inventory.tower_weights(spec))
     locked = build_locked(spec, towers.trunk, towers.text, seed=spec.train.seed)
-    projections = Projections(locked.model)
+    projections = Projections(locked.model, spec.dropout or 0.0)
     locked.model.to(device)
 
     def features(shard: Shard, table: pa.Table) -> dict[str, torch.Tensor]:

@@ -31,10 +31,13 @@ PROJECTIONS = "projections.safetensors"
 class LockedTowers(nn.Module):
     """Two frozen towers with trainable projections. The names of tensors are those of an open_clip model."""
 
-    def __init__(self, trunk: nn.Module, image_width: int, embed_dim: int) -> None:
+    def __init__(self, trunk: nn.Module, image_width: int, embed_dim: int, hidden: int | None = None) -> None:
         super().__init__()
-        projection = nn.Linear(image_width, embed_dim, bias=False)
-        self.visual = nn.ModuleDict({"trunk": trunk, "head": nn.Sequential(OrderedDict(proj=projection))})
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if hidden:
+            layers.update(hidden=nn.Linear(image_width, hidden), act=nn.GELU())
+        layers["proj"] = nn.Linear(hidden or image_width, embed_dim, bias=False)
+        self.visual = nn.ModuleDict({"trunk": trunk, "head": nn.Sequential(layers)})
         self.text: TextEncoder
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
@@ -59,7 +62,7 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
     """
     torch.manual_seed(seed)
     trunk = build_trunk(spec, trunk_weights)
-    model = LockedTowers(trunk, trunk_width(trunk, spec.size), spec.embed_dim)
+    model = LockedTowers(trunk, trunk_width(trunk, spec.size), spec.embed_dim, spec.hidden)
     model.text = build_text_encoder(text_weights, spec.embed_dim, spec.context, spec.text_pooling)
     tokenize = build_tokenizer(text_weights, spec.context)
     return ImageText(model.eval(), tokenize, trunk_preprocess(spec), spec.embed_dim)
@@ -68,20 +71,21 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
 class Projections(nn.Module):
     """The trainable projections of a locked model, which take features of its frozen towers."""
 
-    def __init__(self, locked: nn.Module) -> None:
+    def __init__(self, locked: nn.Module, dropout: float = 0.0) -> None:
         super().__init__()
         towers = cast(LockedTowers, locked)
+        self.drop = nn.Dropout(dropout)
         self.image, self.text = towers.visual["head"], towers.text.proj
         self.logit_scale = towers.logit_scale
 
     def encode_image(self, features: torch.Tensor) -> torch.Tensor:
         """Project image-tower features ``[b, F]`` to ``[b, embed_dim]``."""
-        projected: torch.Tensor = self.image(features)
+        projected: torch.Tensor = self.image(self.drop(features))
         return projected
 
     def encode_text(self, features: torch.Tensor) -> torch.Tensor:
         """Project text-tower features ``[b, G]`` to ``[b, embed_dim]``."""
-        projected: torch.Tensor = self.text(features)
+        projected: torch.Tensor = self.text(self.drop(features))
         return projected
 
 

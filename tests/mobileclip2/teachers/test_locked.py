@@ -34,7 +34,7 @@ from tests.tiny import make_tiny
 @pytest.fixture(scope="module")
 def spec() -> Locked:
     values = yaml.safe_load((PROFILES / "demo.yaml").read_text())["teachers"][0]["locked"]
-    return Locked.model_validate({**values, "size": 64})
+    return Locked.model_validate({**values, "size": 64, "hidden": None})
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,32 @@ def test_a_stored_teacher_comes_back(locked, spec, inventory, tmp_path):
     assert torch.equal(again.embed_texts(["cat"]), locked.embed_texts(["cat"]))
     images = torch.rand(1, 3, 64, 64)
     assert torch.equal(again.embed_images(images), locked.embed_images(images))
+
+
+def test_a_hidden_layer_is_trained_and_stored(spec, inventory, tmp_path):
+    spec = spec.model_copy(update={"hidden": 24})
+    towers = inventory.tower_weights(spec)
+    locked = build_locked(spec, *towers, seed=0)
+    trainable = {name for name, parameter in locked.model.named_parameters() if parameter.requires_grad}
+    hidden = {"visual.head.hidden.weight", "visual.head.hidden.bias"}
+    assert trainable == {"logit_scale", "visual.head.proj.weight", "text.proj.weight"} | hidden
+    assert locked.model.visual["head"].proj.in_features == 24
+    save_projections(Projections(locked.model), spec, {}, tmp_path)
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(
+        load_locked(spec, tmp_path / PROJECTIONS, *towers).embed_images(images), locked.embed_images(images)
+    )
+
+
+def test_features_are_dropped_during_training_alone(locked):
+    projections = Projections(locked.model, dropout=0.5)
+    widths = {"encode_image": projections.image[-1].in_features, "encode_text": projections.text.in_features}
+    for name, width in widths.items():
+        encode, features = getattr(projections, name), torch.ones(1, width)
+        assert not torch.equal(encode(features), encode(features))
+        projections.eval()
+        assert torch.equal(encode(features), getattr(Projections(locked.model), name)(features))
+        projections.train()
 
 
 def test_what_changes_no_byte_of_a_teacher_is_not_stored_with_it(locked, spec, tmp_path):
