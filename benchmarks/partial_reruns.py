@@ -32,7 +32,7 @@ from tests.pipelines.stale import unsynced
 
 DEMO = Path(__file__).parents[1] / "demo"
 GROUPS = tuple(f"g{number:02d}" for number in range(4))
-SET = "emoji-197"
+SET = "emoji-unseen-200"
 
 Values = dict[str, Any]
 Pair = tuple[str, str | None]
@@ -158,9 +158,9 @@ CHANGES = (
     ),
     Change(
         "an evaluation set added",
-        evaluation("reinforced", "plain", *BOTH, of="unseen"),
+        evaluation("reinforced", "plain", *BOTH, of="retrieval"),
         lambda values: values["evaluation"].append(
-            {"name": "unseen", "url": str(DEMO / "evaluation" / "emoji-unseen-200")}
+            {"name": "retrieval", "url": str(DEMO / "evaluation" / "emoji-retrieval")}
         ),
     ),
     Change(

@@ -21,7 +21,7 @@ import resvg_py
 from PIL import Image
 
 from demo.artists import EMOJIBASE, FLUENT_FAMILY, TEST, TRAINING, Artist, IconSet, package_folder
-from demo.concepts import Concept, digest, raw_caption, read_concepts, shuffled
+from demo.concepts import Concept, digest, read_concepts, shuffled, web_caption
 from demo.tars import write_tar
 from mobileclip2.errors import UserError
 
@@ -103,13 +103,15 @@ def training_sample(key: str, drawing: Drawing, caption: str) -> list[tuple[str,
 
 
 def write_shards(folder: Path, drawings: list[Drawing], count: int, *, clean: bool = False) -> None:
-    """Raw shards of nearly equal size, samples shuffled; captions are tags, or labels where ``clean``."""
+    """Raw shards of nearly equal size, samples shuffled; captions are as on the web, or labels where ``clean``."""
+    concepts = list({drawing.concept: None for drawing in drawings})
     mixed = shuffled(drawings, "shards", lambda drawing: drawing.name)
     bounds = [len(mixed) * shard // count for shard in range(count + 1)]
     for shard in range(count):
         members = []
         for place, drawing in enumerate(mixed[bounds[shard] : bounds[shard + 1]]):
-            caption = drawing.concept.label if clean else raw_caption(drawing.concept, drawing.artist.name)
+            artist, concept = drawing.artist.name, drawing.concept
+            caption = concept.label if clean else web_caption(concept, artist, concepts)
             members += training_sample(f"{shard:05d}{place:04d}", drawing, caption)
         write_tar(folder / f"{shard:05d}.tar", members)
 
@@ -145,27 +147,22 @@ def write_retrieval(folder: Path, drawings: list[Drawing]) -> None:
 
 @dataclass
 class Split:
-    """Which concepts are seen in training, and which of those the clean captions cover."""
+    """Which concepts are seen in training."""
 
     unseen: list[Concept]
     seen: list[Concept]
-    captioned: list[Concept]
 
     @classmethod
     def of(cls, concepts: list[Concept]) -> Split:
         unseen = set(shuffled(concepts, "unseen", lambda concept: concept.hexcode)[:UNSEEN])
-        seen = [concept for concept in concepts if concept not in unseen]
-        captioned = set(shuffled(seen, "captioned", lambda concept: concept.hexcode)[: len(seen) * 3 // 4])
         return cls(
             [concept for concept in concepts if concept in unseen],
-            seen,
-            [concept for concept in seen if concept in captioned],
+            [concept for concept in concepts if concept not in unseen],
         )
 
 
-def corpus_drawings(drawings: list[Drawing], split: Split) -> list[Drawing]:
-    captioned = set(split.captioned)
-    return [drawing for drawing in drawings if drawing.artist.name in CORPUS_ARTISTS and drawing.concept in captioned]
+def corpus_drawings(drawings: list[Drawing]) -> list[Drawing]:
+    return [drawing for drawing in drawings if drawing.artist.name in CORPUS_ARTISTS]
 
 
 def write_demo(out: Path, concepts: list[Concept], training: list[Drawing], test: list[Drawing]) -> None:
@@ -173,18 +170,13 @@ def write_demo(out: Path, concepts: list[Concept], training: list[Drawing], test
     split = Split.of(concepts)
     seen = set(split.seen)
     write_text(out / "unseen.txt", [f"{concept.hexcode}\t{concept.label}" for concept in split.unseen])
-    write_shards(out / "shards", [drawing for drawing in training if drawing.concept in seen], SHARDS)
-    write_shards(out / "corpus" / "labels", corpus_drawings(training, split), 1, clean=True)
+    training = [drawing for drawing in training if drawing.concept in seen]
+    write_shards(out / "shards", training, SHARDS)
+    write_shards(out / "corpus" / "labels", corpus_drawings(training), 1, clean=True)
 
     evaluation = out / "evaluation"
-    drawn = [{drawing.concept for drawing in test if drawing.artist is artist} for artist in TEST]
-    living = [
-        concept
-        for concept in concepts
-        if concept.group in ("animals-nature", "food-drink") and all(concept in theirs for theirs in drawn)
-    ]
     write_classification(evaluation / f"emoji-{len(concepts)}", test, concepts)
-    write_classification(evaluation / f"emoji-{len(living)}", test, living)
+    write_classification(evaluation / f"emoji-seen-{len(split.seen)}", test, split.seen)
     write_classification(evaluation / f"emoji-unseen-{UNSEEN}", test, split.unseen)
     write_retrieval(evaluation / "emoji-retrieval", [drawing for drawing in test if drawing.artist is TEST[0]])
 
@@ -198,7 +190,7 @@ def write_tuning(out: Path, concepts: list[Concept], training: list[Drawing]) ->
     held_out = [drawing for drawing in training if drawing.artist.name == "fluent"]
     drawn = {drawing.concept for drawing in held_out}
     write_shards(out / "shards", kept, SHARDS)
-    write_shards(out / "corpus" / "labels", corpus_drawings(kept, split), 1, clean=True)
+    write_shards(out / "corpus" / "labels", corpus_drawings(kept), 1, clean=True)
     classes = [concept for concept in split.seen if concept in drawn]
     write_classification(out / "evaluation" / "tune-fluent", held_out, classes)
 

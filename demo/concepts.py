@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,22 @@ T = TypeVar("T")
 
 SEED = 0
 PICTURED_GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
+
+GOOD, POOR = 45, 25
+"""percent of the captions that name what is drawn, and of those that are keywords; the others are wrong"""
+
+PHRASES = (
+    "{}",
+    "{} icon",
+    "{} clipart",
+    "a picture of a {}",
+    "cute {} sticker",
+    "vector drawing of a {}",
+    "free {} emoji download",
+    "{} on a white background",
+    "cartoon {}, flat design",
+    "illustration of {}",
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,20 @@ def shuffled(items: Iterable[T], purpose: str, name: Callable[[T], str]) -> list
     return sorted(items, key=lambda item: digest(purpose, name(item)))
 
 
-def raw_caption(concept: Concept, artist: str) -> str:
-    """A poor caption, as the web has them: one to three of the concept's tags, drawn anew for each artist."""
-    count = 1 + int(digest("count", artist, concept.hexcode), 16) % 3
-    drawn = shuffled(concept.tags, f"tags {artist} {concept.hexcode}", str)[:count]
-    return " ".join(tag for tag in concept.tags if tag in drawn)
+def web_caption(concept: Concept, artist: str, concepts: Sequence[Concept]) -> str:
+    """A caption as web pages have them, drawn anew for each artist.
+
+    A good one is a phrase with the concept's name, a poor one has one to three of its tags, and a wrong one is a phrase
+    with the name of another one of ``concepts``.
+    """
+    purpose = f"{artist} {concept.hexcode}"
+    chance = int(digest("caption", purpose), 16) % 100
+    if GOOD <= chance < GOOD + POOR:
+        count = 1 + int(digest("count", purpose), 16) % 3
+        drawn = shuffled(concept.tags, f"tags {purpose}", str)[:count]
+        return " ".join(tag for tag in concept.tags if tag in drawn)
+    named = concept
+    if chance >= GOOD:
+        others = (other for other in concepts if other != concept)
+        named = min(others, key=lambda other: digest("wrong", purpose, other.hexcode))
+    return min(PHRASES, key=lambda phrase: digest("phrase", purpose, phrase)).format(named.label)

@@ -11,7 +11,7 @@ import pytest
 
 from demo.artists import Artist, IconSet, package_folder
 from demo.build import UNSEEN, Split
-from demo.concepts import Concept, raw_caption, read_concepts, shuffled, slug
+from demo.concepts import GOOD, PHRASES, POOR, Concept, read_concepts, shuffled, slug, web_caption
 from demo.tars import write_tar
 from mobileclip2.errors import UserError
 
@@ -75,17 +75,26 @@ def test_match_by_code_point_without_variation_selector() -> None:
     assert icon_set(artist, "candle", codes={"1f56f": "candle"}).icon_name(comb) == "candle"
 
 
-def test_raw_captions_are_some_of_the_tags_and_differ_between_artists() -> None:
-    captions = [raw_caption(BANANA, f"artist {number}") for number in range(40)]
-    for caption in captions:
-        words = caption.split()
-        assert 1 <= len(words) <= 3
-        assert words == [tag for tag in BANANA.tags if tag in words]
-    assert len(set(captions)) > 5
+def test_captions_are_good_poor_and_wrong_by_their_shares() -> None:
+    captions = [web_caption(BANANA, f"artist {number}", [BANANA, BOOT]) for number in range(2000)]
+    good = [caption for caption in captions if "banana" in caption]
+    wrong = [caption for caption in captions if "woman’s boot" in caption]
+    poor = [caption for caption in captions if set(caption.split()) <= set(BANANA.tags)]
+    assert len(good) + len(wrong) + len(poor) == len(captions)
+    shares = [round(100 * len(some) / len(captions)) for some in (good, poor)]
+    assert shares == pytest.approx([GOOD, POOR], abs=3)
+    assert len(set(good)) == len(set(wrong)) == len(PHRASES)
+    assert {len(caption.split()) for caption in poor} == {1, 2, 3}
+    assert all(caption.split() == [tag for tag in BANANA.tags if tag in caption.split()] for caption in poor)
 
 
-def test_raw_caption_is_fixed() -> None:
-    assert raw_caption(BANANA, "twemoji") == raw_caption(BANANA, "twemoji") == "animal monkey"
+def test_caption_is_fixed() -> None:
+    concepts = [BANANA, BOOT]
+    assert (
+        web_caption(BANANA, "twemoji", concepts)
+        == web_caption(BANANA, "twemoji", concepts[::-1])
+        == "cartoon banana, flat design"
+    )
 
 
 def test_choices_do_not_depend_on_order() -> None:
@@ -93,8 +102,7 @@ def test_choices_do_not_depend_on_order() -> None:
     mixed = random.Random(1).sample(concepts, len(concepts))
     split, again = Split.of(concepts), Split.of(mixed)
     assert set(split.unseen) == set(again.unseen)
-    assert set(split.captioned) == set(again.captioned)
-    assert (len(split.unseen), len(split.seen), len(split.captioned)) == (UNSEEN, 661, 495)
+    assert (len(split.unseen), len(split.seen)) == (UNSEEN, 661)
     assert not set(split.unseen) & set(split.seen)
     assert shuffled(concepts, "a", str) == shuffled(mixed, "a", str) != shuffled(concepts, "b", str)
 

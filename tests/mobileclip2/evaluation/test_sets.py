@@ -205,9 +205,9 @@ def test_digest_follows_content_and_not_the_place(write_set: WriteSet, tmp_path:
 def test_demo_sets_are_whole() -> None:
     found = {path.name: EvaluationSet(path.name, path) for path in sorted(DEMO.iterdir())}
     assert {name: each.kind for name, each in found.items()} == {
-        "emoji-197": "classification",
         "emoji-861": "classification",
         "emoji-retrieval": "retrieval",
+        "emoji-seen-661": "classification",
         "emoji-unseen-200": "classification",
     }
     for each in found.values():
