@@ -12,7 +12,7 @@ BARS = {
 }
 """kind -> label and color of a bar"""
 
-LEFT, ROW, POINT = 240, 40, 25
+LEFT, ROW, POINT = 240, 40, 17
 """where bars begin, height of a row, and length of a percentage point, in pixels"""
 
 STYLE = """

@@ -8,6 +8,8 @@ Three seeds of each student, with equal steps, zero-shot top-1 on emoji-861:
 - ``plain_strong``: the same with the augmentation of the stored views,
 - ``plain_corpus``: ``plain`` on the raw pairs and the clean corpus that teachers and captioner see.
 
+It also counts the captions that contain the name of what is drawn: those of the raw pairs, and of both captioners.
+
 The students train longer than the demo's, until the plain ones learn no more. The rest comes from the demo's own store, so
 that finished stages of a demo run are reused. Evaluations during training show after how many samples the reinforced
 student reaches the plain student's final accuracy. The difference between two kinds is that of their mean accuracies over
@@ -20,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -30,14 +33,16 @@ import yaml
 
 from benchmarks._reinforcement_bars import bars
 from mobileclip2.config.profile import Profile, parse
+from mobileclip2.data.tar import read_samples
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.bootstrap import draws, interval
 from mobileclip2.evaluation.metrics import metrics_of
 from mobileclip2.progress import Step
-from mobileclip2.report.sheets import training_records
+from mobileclip2.report.sheets import rows, training_records
 from mobileclip2.stages.stored_results import stored_results
 from pipelines.profiles import PROFILES
 
+DEMO = Path(__file__).parents[1] / "demo"
 SEEDS = (0, 1, 2)
 VIEWS = 8
 """more than the demo's: an image is seen some fifty times, and the plain student gets a new view each time"""
@@ -112,6 +117,7 @@ def trained() -> dict[str, Any]:
     return {
         "set": SET,
         "samples": total,
+        "captions_with_name": captions_with_name(pipeline),
         "top1": final,
         "mean": {kind: statistics.mean(values) for kind, values in final.items()},
         "spread": {kind: max(values) - min(values) for kind, values in final.items()},
@@ -119,6 +125,31 @@ def trained() -> dict[str, Any]:
         "samples_to_plain": reached,
         "share_of_samples_to_plain": [samples / total if samples else None for samples in reached],
     }
+
+
+def captions_with_name(pipeline: Pipeline) -> dict[str, float]:
+    """Return the share of the captions that contain the name of what is drawn, by source: ``raw`` or a captioner.
+
+    Letters and digits alone are compared, because a captioner's tokenizer changes case and puts spaces around hyphens.
+    """
+    names: dict[str, str] = {}
+    for path in sorted((DEMO / "shards").glob("*.tar")):
+        with path.open("rb") as file:
+            names |= {
+                sample.key: letters(json.loads(sample.members["json"])["label"])
+                for sample in read_samples(file, path.name)
+            }
+    captioners = tuple(captioner.name for captioner in pipeline.profile.captioners)
+    found: dict[str, list[bool]] = {}
+    for group in pipeline.profile.group_names:
+        for row in rows(pipeline, group, captioners=captioners):
+            for source, caption in [("raw", row.caption), *row.synthetic]:
+                found.setdefault(source, []).append(names[row.key] in letters(caption))
+    return {source: statistics.mean(values) for source, values in found.items()}
+
+
+def letters(text: str) -> str:
+    return re.sub(r"[\W_]", "", text.lower())
 
 
 def differences(pipeline: Pipeline) -> dict[str, list[float]]:
@@ -166,6 +197,8 @@ def show(numbers: dict[str, Any]) -> str:
         mean, low, high = (f"{100 * value:+.1f}" for value in points)
         lines.append(f"  reinforced - {kind:20} {mean} points ({CONFIDENCE:.0%}: {low} to {high})")
     shares = ", ".join("never" if share is None else f"{share:.2f}" for share in numbers["share_of_samples_to_plain"])
+    named = ", ".join(f"{source} {share:.0%}" for source, share in numbers["captions_with_name"].items())
+    lines.append(f"  captions that contain the name of what is drawn: {named}")
     lines.append(f"  share of the samples after which reinforced reaches plain's final mean, by seed: {shares}")
     return "\n".join(lines)
 
