@@ -196,5 +196,6 @@ def test_every_license_is_attributed() -> None:
 
 
 def test_data_stays_small() -> None:
-    data = b"".join(path.read_bytes() for path in TARS)
-    assert len(gzip.compress(data, 6)) < 15_000_000
+    """A drawing of two sets counts once, as in a git pack. Distributions have different zlibs, so 8.2 MB are not the limit."""
+    distinct = {content for path in TARS for _, content in members(path)}
+    assert len(gzip.compress(b"".join(sorted(distinct)), 6)) < 9_000_000
