@@ -130,13 +130,13 @@ def trained() -> dict[str, Any]:
 def captions_with_name(pipeline: Pipeline) -> dict[str, float]:
     """Return the share of the captions that contain the name of what is drawn, by source: ``raw`` or a captioner.
 
-    Letters and digits alone are compared, because a captioner's tokenizer changes case and puts spaces around hyphens.
+    Whole words are compared, without case and punctuation, because a captioner's tokenizer changes both.
     """
     names: dict[str, str] = {}
     for path in sorted((DEMO / "shards").glob("*.tar")):
         with path.open("rb") as file:
             names |= {
-                sample.key: letters(json.loads(sample.members["json"])["label"])
+                sample.key: words(json.loads(sample.members["json"])["label"])
                 for sample in read_samples(file, path.name)
             }
     captioners = tuple(captioner.name for captioner in pipeline.profile.captioners)
@@ -144,12 +144,13 @@ def captions_with_name(pipeline: Pipeline) -> dict[str, float]:
     for group in pipeline.profile.group_names:
         for row in rows(pipeline, group, captioners=captioners):
             for source, caption in [("raw", row.caption), *row.synthetic]:
-                found.setdefault(source, []).append(names[row.key] in letters(caption))
+                found.setdefault(source, []).append(names[row.key] in words(caption))
     return {source: statistics.mean(values) for source, values in found.items()}
 
 
-def letters(text: str) -> str:
-    return re.sub(r"[\W_]", "", text.lower())
+def words(text: str) -> str:
+    """Return the words in lower case between spaces: ``" woman s hat "`` for "Woman’s hat" and for "woman 's hat"."""
+    return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
 
 
 def differences(pipeline: Pipeline) -> dict[str, list[float]]:
@@ -196,9 +197,9 @@ def show(numbers: dict[str, Any]) -> str:
     for kind, points in numbers["difference"].items():
         mean, low, high = (f"{100 * value:+.1f}" for value in points)
         lines.append(f"  reinforced - {kind:20} {mean} points ({CONFIDENCE:.0%}: {low} to {high})")
-    shares = ", ".join("never" if share is None else f"{share:.2f}" for share in numbers["share_of_samples_to_plain"])
     named = ", ".join(f"{source} {share:.0%}" for source, share in numbers["captions_with_name"].items())
     lines.append(f"  captions that contain the name of what is drawn: {named}")
+    shares = ", ".join("never" if share is None else f"{share:.2f}" for share in numbers["share_of_samples_to_plain"])
     lines.append(f"  share of the samples after which reinforced reaches plain's final mean, by seed: {shares}")
     return "\n".join(lines)
 
