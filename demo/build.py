@@ -103,7 +103,7 @@ def training_sample(key: str, drawing: Drawing, caption: str) -> list[tuple[str,
 
 
 def write_shards(folder: Path, drawings: list[Drawing], count: int, *, clean: bool = False) -> None:
-    """Raw shards of nearly equal size, samples shuffled; captions are as on the web, or labels where ``clean``."""
+    """Raw shards of nearly equal size, samples shuffled; captions are like those on web pages, or labels where ``clean``."""
     concepts = list({drawing.concept: None for drawing in drawings})
     mixed = shuffled(drawings, "shards", lambda drawing: drawing.name)
     bounds = [len(mixed) * shard // count for shard in range(count + 1)]

@@ -72,7 +72,7 @@ def shuffled(items: Iterable[T], purpose: str, name: Callable[[T], str]) -> list
 
 
 def web_caption(concept: Concept, artist: str, concepts: Sequence[Concept]) -> str:
-    """A caption as web pages have them, drawn anew for each artist.
+    """A good, poor or wrong caption, like those on web pages. It is drawn anew for each artist.
 
     A good one is a phrase with the concept's name, a poor one has one to three of its tags, and a wrong one is a phrase
     with the name of another one of ``concepts``.
