@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-if TYPE_CHECKING:
-    from mobileclip2.stages.data_checks import Verdict
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
@@ -12,10 +12,7 @@ from assets.materialize import define
 from assets.metadata import link, table
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-if TYPE_CHECKING:
-    from mobileclip2.stages.data_checks import Verdict
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +57,6 @@ def no_worse_than_baseline(pipeline: Pipeline, result: MaterializeResult) -> Ver
     from mobileclip2.errors import UserError
     from mobileclip2.evaluation.gate import compare
     from mobileclip2.report.comparison import as_markdown, published_like, verdict
-    from mobileclip2.stages.data_checks import Verdict
     from mobileclip2.stages.stored_results import baseline_results, stored_results
 
     name, baseline = result.asset.name, pipeline.profile.gate.baseline

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dagster as dg
 
 from assets.materialize import define
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-
-def filter_scores(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define the scores of a filter."""
-    return define(profile, asset, section="filtering", kinds={"pytorch", "parquet"})
-
-
-def selection(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define the selection over all groups."""
-    return define(profile, asset, section="filtering", kinds={"parquet"}, metadata=histogram)
-
-
-def selected_shards(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define the selected pairs."""
-    return define(profile, asset, section="filtering", kinds={"parquet"})
 
 
 def histogram(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
@@ -33,3 +18,8 @@ def histogram(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.Met
     rows = [f"| {-1 + width * number:.2f} | {count} |" for number, count in enumerate(counts) if count]
     table = "\n".join(["| score from | pairs |", "|---|---|", *rows])
     return {"lowest_kept_score": dg.MetadataValue.float(summary.facts["cut"]), "scores": dg.MetadataValue.md(table)}
+
+
+filter_scores = partial(define, section="filtering", kinds={"pytorch", "parquet"})
+selection = partial(define, section="filtering", kinds={"parquet"}, metadata=histogram)
+selected_shards = partial(define, section="filtering", kinds={"parquet"})

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import dagster as dg
 
-from assets.keys import named, prefixed
+from assets.keys import AssetPartition, named, prefixed
 from assets.materialize import partitions_of
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.external import External, GroupShards
-from mobileclip2.engine.graph import Asset, Graph, Slice
+from mobileclip2.engine.graph import Asset, Graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
 from mobileclip2.fingerprint import fingerprint
-
-# Dagster is pinned, and this warning would appear once for each input in every process that loads the definitions
-warnings.filterwarnings("ignore", "Function `observable_source_asset`", dg.BetaWarning)
 
 GROUP = "inputs"
 SETS = "evaluation_sets"
 
 MISSING = "missing"
 """data version of an input whose files cannot be found"""
-
-InputPartition = tuple[dg.AssetKey, str | None]
-"""an input and its partition"""
 
 
 @dataclass(frozen=True)
@@ -130,13 +122,13 @@ def _define(profile: Profile, each: ExternalInput) -> dg.SourceAsset:
     return observe
 
 
-def input_versions(pipeline: Pipeline, keys: set[AssetKey] | None = None) -> dict[InputPartition, str]:
+def input_versions(pipeline: Pipeline, keys: set[AssetKey] | None = None) -> dict[AssetPartition, str]:
     """Return the data version of every input and partition that some assets read, by default all."""
     chosen = [asset for asset in pipeline.graph.values() if keys is None or asset.key in keys]
     return {partition: version for asset in chosen for partition, version in _versions(pipeline, asset)}
 
 
-def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[InputPartition, str]]:
+def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[AssetPartition, str]]:
     for slice_ in asset.slices.values():
         for role, external in slice_.externals.items():
             if isinstance(external, GroupShards):
@@ -144,7 +136,12 @@ def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[InputPartition
                     yield (_shards_key(pipeline.profile, external), group), _digest(pipeline, external, group)
             elif name := _set_of(role) or (slice_.name if asset.stage == "evaluation" else ""):
                 yield (_key(pipeline.profile, SETS), name), _digest(pipeline, external, None)
-    own = {name: _own_files(pipeline, asset, slice_) for name, slice_ in asset.slices.items()}
+    own = {
+        name: {
+            role: _digest(pipeline, each, None) for role, each in slice_.externals.items() if _is_own(asset, role, each)
+        }
+        for name, slice_ in asset.slices.items()
+    }
     if _has_variants(asset):
         for name, files in own.items():
             version = fingerprint({"declared": asset.slices[name].declared, "files": files})
@@ -155,14 +152,6 @@ def _versions(pipeline: Pipeline, asset: Asset) -> Iterator[tuple[InputPartition
     elif any(own.values()):
         is_missing = any(MISSING in files.values() for files in own.values())
         yield (_own_key(pipeline.profile, asset, "files"), None), MISSING if is_missing else fingerprint(own)
-
-
-def _own_files(pipeline: Pipeline, asset: Asset, slice_: Slice) -> dict[str, Any]:
-    return {
-        role: _digest(pipeline, external, None)
-        for role, external in slice_.externals.items()
-        if _is_own(asset, role, external)
-    }
 
 
 def _digest(pipeline: Pipeline, external: External, group: str | None) -> str:

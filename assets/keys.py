@@ -7,6 +7,9 @@ import dagster as dg
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.config.profile import Profile
 
+AssetPartition = tuple[dg.AssetKey, str | None]
+"""an asset or input, and its partition"""
+
 
 def dagster_key(key: AssetKey, profile: Profile | None = None) -> dg.AssetKey:
     """Return Dagster's key of an asset: ``student.small`` for ``student/small``, after the prefix of the profile."""

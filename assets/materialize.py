@@ -2,7 +2,6 @@
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +19,6 @@ from mobileclip2.progress import Progress, Step
 from mobileclip2.store import ManifestSummary
 
 logger = logging.getLogger(__name__)
-
-# Dagster is pinned, and this warning would appear once for each asset in every process that loads the definitions
-warnings.filterwarnings("ignore", "Parameter `backfill_policy`", dg.BetaWarning)
 
 LOST_POD = dg.RetryPolicy(max_retries=3, delay=30)
 """for a step whose pod is killed or evicted"""

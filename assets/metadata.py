@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ from mobileclip2.store.artifact import artifact_prefix
 
 if TYPE_CHECKING:
     from mobileclip2.report.sheets import Sheet
-
-# Dagster is pinned, and these warnings would appear in every process that loads the definitions
-warnings.filterwarnings("ignore", "Class `(LocalFileCodeReference|CodeReferencesMetadataValue)`", dg.BetaWarning)
 
 SLICES = (
     dg.TableColumn("slice"),
@@ -120,6 +116,23 @@ def result_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, 
         )
         entries["slices"] = table(SLICES, rows)
     return entries | _facts(result)
+
+
+def training_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
+    """Return the last metrics of a training and its loss curve. The result is empty for a model that was not trained."""
+    from mobileclip2.report.sheets import training_curve
+
+    (summary,) = result.summaries.values()
+    if "metrics.jsonl" not in (summary.watched or []):
+        return {}
+    board = pipeline.profile.tensorboard
+    numbers, curve = training_curve(pipeline, result.asset.key, result.group)
+    return {
+        **pictures(loss_curve=curve),
+        **numbers,
+        "training_log": link(f"{folder(pipeline, result)}/metrics.jsonl"),
+        **({"tensorboard": dg.MetadataValue.url(board)} if board else {}),
+    }
 
 
 def folder(pipeline: Pipeline, result: MaterializeResult) -> str:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import dagster as dg
 
 from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import pictures
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-if TYPE_CHECKING:
-    from mobileclip2.stages.data_checks import Verdict
-
-
-def raw_shards(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define the asset ``raw_shards``."""
-    return define(
-        profile,
-        asset,
-        section="raw_shards",
-        kinds={"webdataset", "parquet"},
-        metadata=sample_sheet,
-        checks=[Check(few_samples_are_bad, warns=True), Check(no_evaluation_pictures, warns=True)],
-    )
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 
 
 def sample_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
@@ -49,3 +32,12 @@ def no_evaluation_pictures(pipeline: Pipeline, result: MaterializeResult) -> Ver
     from mobileclip2.stages.evaluation_pictures import no_evaluation_pictures
 
     return no_evaluation_pictures(pipeline, result)
+
+
+raw_shards = partial(
+    define,
+    section="raw_shards",
+    kinds={"webdataset", "parquet"},
+    metadata=sample_sheet,
+    checks=[Check(few_samples_are_bad, warns=True), Check(no_evaluation_pictures, warns=True)],
+)

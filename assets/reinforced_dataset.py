@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dagster as dg
 
 from assets.materialize import define
 from assets.metadata import pictures
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-
-def reinforced_dataset(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define the asset ``reinforced_dataset``."""
-    return define(profile, asset, section="reinforced_dataset", kinds={"webdataset"}, metadata=reinforced_sheet)
 
 
 def reinforced_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
@@ -24,3 +19,6 @@ def reinforced_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str,
     captioners = pipeline.profile.dataset_captioners
     sheet = first_samples(pipeline, result.group, "reinforced samples", views=True, captioners=captioners)
     return pictures(sample_sheet=sheet)
+
+
+reinforced_dataset = partial(define, section="reinforced_dataset", kinds={"webdataset"}, metadata=reinforced_sheet)

@@ -1,14 +1,7 @@
 """Published reinforced shards, which students learn from."""
 
-from __future__ import annotations
-
-import dagster as dg
+from functools import partial
 
 from assets.materialize import define
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
 
-
-def reinforced_shards(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define a published reinforced dataset."""
-    return define(profile, asset, section="reinforced_dataset", kinds={"webdataset", "parquet"})
+reinforced_shards = partial(define, section="reinforced_dataset", kinds={"webdataset", "parquet"})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.curves import training_metadata
 from assets.materialize import define
-from assets.metadata import pictures, table
+from assets.metadata import pictures, table, training_metadata
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline

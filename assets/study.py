@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dagster as dg
 
-from assets.curves import training_metadata
 from assets.materialize import define
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
+from assets.metadata import training_metadata
 from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-
-def study(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define a study."""
-    return define(profile, asset, section="studies", kinds={"pytorch"}, metadata=study_metadata)
 
 
 def study_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, object]:
@@ -33,3 +28,6 @@ def study_metadata(pipeline: Pipeline, result: MaterializeResult) -> dict[str, o
         "study": dg.MetadataValue.md("\n".join(f"| {' | '.join(line)} |" for line in [heading, rule, *lines])),
         "plot": dg.MetadataValue.md("\n\n".join(pictures)),
     }
+
+
+study = partial(define, section="studies", kinds={"pytorch"}, metadata=study_metadata)

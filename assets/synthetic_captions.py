@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import dagster as dg
 
 from assets.checks import Check
 from assets.materialize import define
 from assets.metadata import pictures
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-if TYPE_CHECKING:
-    from mobileclip2.stages.data_checks import Verdict
-
-
-def synthetic_captions(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define the captions of a captioner."""
-    return define(
-        profile,
-        asset,
-        section="synthetic_captions",
-        kinds={"pytorch", "parquet"},
-        metadata=captions_sheet,
-        checks=[Check(captions_vary, blocking=True), Check(captions_fit_images, blocking=True)],
-    )
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 
 
 def captions_sheet(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
@@ -50,3 +33,12 @@ def captions_fit_images(pipeline: Pipeline, result: MaterializeResult) -> Verdic
     from mobileclip2.stages.caption_scores import captions_fit_images
 
     return captions_fit_images(pipeline, result)
+
+
+synthetic_captions = partial(
+    define,
+    section="synthetic_captions",
+    kinds={"pytorch", "parquet"},
+    metadata=captions_sheet,
+    checks=[Check(captions_vary, blocking=True), Check(captions_fit_images, blocking=True)],
+)

@@ -1,15 +1,8 @@
 """Teachers: pretrained weights that are pinned by hash, or a locked-tower model that is trained here."""
 
-from __future__ import annotations
+from functools import partial
 
-import dagster as dg
-
-from assets.curves import training_metadata
 from assets.materialize import define
-from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import Asset
+from assets.metadata import training_metadata
 
-
-def teacher(profile: Profile, asset: Asset) -> dg.AssetsDefinition:
-    """Define a teacher."""
-    return define(profile, asset, section="teachers", kinds={"pytorch"}, metadata=training_metadata)
+teacher = partial(define, section="teachers", kinds={"pytorch"}, metadata=training_metadata)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import dagster as dg
 
 from assets.checks import Check
 from assets.materialize import define
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import Asset
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
-
-if TYPE_CHECKING:
-    from mobileclip2.stages.data_checks import Verdict
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 
 
 def teacher_embeddings(profile: Profile, asset: Asset) -> dg.AssetsDefinition:

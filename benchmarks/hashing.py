@@ -88,7 +88,7 @@ def write(folder: Path) -> tuple[Path, list[Path]]:
 def validated(raw: Path) -> Any:
     """Return the table of the valid samples of a shard."""
     with raw.open("rb") as file:
-        return validate_shard(read_samples(file, raw.name), Filters()).table
+        return validate_shard(read_samples(file, raw.name), Filters())[0]
 
 
 def pixels(raw: Path, table: Any) -> None:

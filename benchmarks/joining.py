@@ -77,7 +77,7 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
     """Writes a shard and its side files; returns the join of them."""
     write_shard(source, SAMPLES)
     with source.open("rb") as file:
-        raw = validate_shard(read_samples(file, source.name), Filters()).table
+        raw = validate_shard(read_samples(file, source.name), Filters())[0]
     keys = raw.column("key").to_pylist()
 
     def stored(name: str, data: pa.Table) -> Path:

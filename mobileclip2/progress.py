@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -32,42 +32,24 @@ def silent(step: Step) -> None:
     """Ignore the report."""
 
 
-class Activities:
-    """The nested activities of this context, and the callback that shows the innermost one."""
-
-    COUNT_SECONDS = 0.2
-
-    def __init__(self, show: Callable[[str], object]) -> None:
-        self._show = show
-        self._names: list[str] = []
-        self._last_count = 0.0
-
-    @contextmanager
-    def doing(self, activity: str) -> Iterator[None]:
-        """Show an activity, and at its end the one around it or an empty string."""
-        self._names.append(activity)
-        self._show(activity)
-        try:
-            yield
-        finally:
-            self._names.pop()
-            self._show(self._names[-1] if self._names else "")
-
-    def count(self, done: int, total: int, unit: str) -> None:
-        """Show the progress of the innermost activity, at most once per ``COUNT_SECONDS``."""
-        now = time.monotonic()
-        if self._names and now - self._last_count >= self.COUNT_SECONDS:
-            self._last_count = now
-            self._show(f"{self._names[-1]} {done}/{total} {unit}")
+COUNT_SECONDS = 0.2
 
 
-_activities: ContextVar[Activities | None] = ContextVar("activities", default=None)
+@dataclass
+class _Activities:
+    show: Callable[[str], object]
+    """receives the innermost activity"""
+    names: list[str] = field(default_factory=list)
+    last_count: float = 0.0
+
+
+_activities: ContextVar[_Activities | None] = ContextVar("activities", default=None)
 
 
 @contextmanager
 def show_activities(show: Callable[[str], object]) -> Iterator[None]:
     """Pass the activities of the block to a callback. It receives an empty string when they end."""
-    token = _activities.set(Activities(show))
+    token = _activities.set(_Activities(show))
     try:
         yield
     finally:
@@ -78,11 +60,21 @@ def show_activities(show: Callable[[str], object]) -> Iterator[None]:
 def doing(activity: str) -> Iterator[None]:
     """Announce the activity of the block, such as ``importing`` or ``hashing``. Blocks can be nested."""
     activities = _activities.get()
-    with activities.doing(activity) if activities else nullcontext():
+    if activities is None:
         yield
+        return
+    activities.names.append(activity)
+    activities.show(activity)
+    try:
+        yield
+    finally:
+        activities.names.pop()
+        activities.show(activities.names[-1] if activities.names else "")
 
 
 def counted(done: int, total: int, unit: str) -> None:
-    """Announce the progress of the innermost :func:`doing` block."""
-    if activities := _activities.get():
-        activities.count(done, total, unit)
+    """Announce the progress of the innermost :func:`doing` block, at most once per :data:`COUNT_SECONDS`."""
+    activities, now = _activities.get(), time.monotonic()
+    if activities and activities.names and now - activities.last_count >= COUNT_SECONDS:
+        activities.last_count = now
+        activities.show(f"{activities.names[-1]} {done}/{total} {unit}")

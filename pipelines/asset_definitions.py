@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import dagster as dg
 
 from assets.augmentations import augmentations
@@ -20,33 +22,30 @@ from assets.synthetic_captions import synthetic_captions
 from assets.teacher import teacher
 from assets.teacher_embeddings import teacher_embeddings
 from mobileclip2.config.profile import Profile
-from mobileclip2.engine.graph import build_graph
+from mobileclip2.engine.graph import Asset, build_graph
 from mobileclip2.extras import needs
 from mobileclip2.progress import Progress, silent
 from pipelines.automation import compute_when_ready
 from pipelines.pipeline_resource import PipelineResource
 
-STAGES = {
-    stage.__name__: stage
-    for stage in (
-        raw_shards,
-        filter_scores,
-        selection,
-        selected_shards,
-        augmentations,
-        caption_corpus,
-        captioner,
-        synthetic_captions,
-        teacher,
-        teacher_embeddings,
-        reinforced_dataset,
-        reinforced_shards,
-        student,
-        evaluation,
-        study,
-    )
+STAGES: dict[str, Callable[[Profile, Asset], dg.AssetsDefinition]] = {
+    "raw_shards": raw_shards,
+    "filter_scores": filter_scores,
+    "selection": selection,
+    "selected_shards": selected_shards,
+    "augmentations": augmentations,
+    "caption_corpus": caption_corpus,
+    "captioner": captioner,
+    "synthetic_captions": synthetic_captions,
+    "teacher": teacher,
+    "teacher_embeddings": teacher_embeddings,
+    "reinforced_dataset": reinforced_dataset,
+    "reinforced_shards": reinforced_shards,
+    "student": student,
+    "evaluation": evaluation,
+    "study": study,
 }
-"""for each stage, the function of the same name that defines an asset of it"""
+"""for each stage, the function that defines an asset of it"""
 
 
 def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
@@ -55,6 +54,7 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
     versions = {dagster_key(key, profile): version for key, version in code_versions(graph).items()}
     inputs = {dagster_key(asset.key, profile): external_inputs(profile, asset) for asset in graph.values()}
     condition = compute_when_ready(profile)
+    loaded = dg.ResourceDefinition.hardcoded_resource(profile)
 
     def compared(spec: dg.AssetSpec) -> dg.AssetSpec:
         """Add what Dagster compares: the version of all that is declared, and the inputs from outside."""
@@ -67,7 +67,7 @@ def stages(profile: Profile, on_step: Progress = silent) -> dg.Definitions:
             *(STAGES[asset.stage](profile, asset).map_asset_specs(compared) for asset in graph.values()),
         ],
         resources={
-            named("pipeline", profile): PipelineResource.of(profile),
+            named("pipeline", profile): PipelineResource(profile=profile.file, loaded=loaded),
             named("on_step", profile): dg.ResourceDefinition(lambda _: on_step),
         },
         executor=executor(profile),

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
+
+import dagster as dg
 
 from assets.keys import dagster_key
 from mobileclip2.asset_key import Partition
-from mobileclip2.extras import needs
-
-with needs("pipeline"):
-    import dagster as dg
-
 from mobileclip2.config.profile import Profile
 from mobileclip2.errors import UserError
-from mobileclip2.progress import Step
 from pipelines.processes import COMMAND_TAG, PROCESS_TAG, this_process
 from pipelines.supervise import KEPT
-
-
-class RunObserver(Protocol):
-    """Receives the progress of a command. A label names an asset and its group."""
-
-    def begin(self, label: str) -> None:
-        """Receive the start of a run."""
-
-    def step(self, label: str, step: Step) -> None:
-        """Receive the progress within a run."""
-
-    def end(self, label: str) -> None:
-        """Receive the end of a run. An asset and group that was already stored has no ``begin``."""
-
-    def fail(self, label: str) -> None:
-        """Receive the failure of a run."""
 
 
 def materialize(

@@ -6,20 +6,16 @@ a daemon is stopped, is found at the next tick.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from datetime import datetime
 
 import dagster as dg
 
-from assets.keys import dagster_key, named
+from assets.keys import AssetPartition, dagster_key, named
 from mobileclip2.config.profile import Profile
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.store.lease import is_held
-
-# Dagster is pinned, and this warning would appear once for each sensor in every process that loads the definitions
-warnings.filterwarnings("ignore", "Parameter `use_user_code_server`", dg.BetaWarning)
 
 STAGES = {
     "embed_when_a_teacher_changes": {"teacher_embeddings", "reinforced_dataset"},
@@ -29,8 +25,6 @@ STAGES = {
 """stages that a sensor computes"""
 OTHER_STAGES = "prepare_when_inputs_change"
 """name of the sensor for all other stages"""
-
-AssetPartition = tuple[dg.AssetKey, str | None]
 
 
 class IsReady(dg.AutomationCondition[dg.AssetKey]):

@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     # `evaluate --dagster` runs where only Python is installed
     from mobileclip2.engine.pipeline import Pipeline
     from pipelines.graphql import Server
-    from pipelines.run import RunDisplay
+    from pipelines.supervise import RunDisplay
 
 
 Action = Callable[[argparse.Namespace], int | None]
@@ -36,17 +35,8 @@ Argument = Callable[[argparse.ArgumentParser], None]
 """adds an argument to the parser of a command"""
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command with its help and its action."""
-
-    help: str
-    arguments: tuple[Argument, ...]
-    action: Action
-    examples: str
-
-
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, tuple[Action, tuple[Argument, ...], str]] = {}
+"""for each command, its action, its arguments and its examples"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,11 +75,14 @@ def local_file(given: str) -> Path:
     return path
 
 
-def command(name: str, help: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Action], Action]:
-    """Register a function as a command. The help lists commands in the order of this file."""
+def command(name: str, *arguments: Argument, examples: tuple[str, ...] = ()) -> Callable[[Action], Action]:
+    """Register a function as a command, whose help is the first line of its docstring.
+
+    The help of the program lists commands in the order of this file.
+    """
 
     def register(action: Action) -> Action:
-        COMMANDS[name] = Command(help, arguments, action, _examples(*examples))
+        COMMANDS[name] = action, arguments, _examples(*examples)
         return action
 
     return register
@@ -229,13 +222,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mobileclip2 {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, registered in COMMANDS.items():
-        added = commands.add_parser(
-            name, help=registered.help, description=registered.help, epilog=registered.examples, formatter_class=plain
-        )
-        for add in (PROFILE, *registered.arguments):
+    for name, (action, arguments, examples) in COMMANDS.items():
+        summary = (action.__doc__ or "").partition("\n")[0].removesuffix(".")
+        help = summary[:1].lower() + summary[1:]
+        added = commands.add_parser(name, help=help, description=help, epilog=examples, formatter_class=plain)
+        for add in (PROFILE, *arguments):
             add(added)
-        added.set_defaults(action=registered.action, error=added.error)
+        added.set_defaults(action=action, error=added.error)
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
@@ -295,7 +288,6 @@ DAGSTER = (
 
 @command(
     "import",
-    "write a folder, a table or a data set of pictures as shards, or as an evaluation set",
     argument(
         "path", type=local_path, help="folder of pictures, table (csv, tsv, jsonl, parquet), or Hugging Face data set"
     ),
@@ -327,7 +319,7 @@ DAGSTER = (
     ),
 )
 def import_data(chosen: argparse.Namespace) -> None:
-    """Import pictures."""
+    """Write a folder, a table or a data set of pictures as shards, or as an evaluation set."""
     with doing("importing modules"):
         from mobileclip2.data.importing.open_rows import open_rows
         from mobileclip2.data.importing.tables import Columns
@@ -352,7 +344,6 @@ def import_data(chosen: argparse.Namespace) -> None:
 
 @command(
     "init",
-    "write a profile for your own shards that runs as it is",
     argument("--images", type=local_path, required=True, help="folder of shards, such as 'mobileclip2 import' writes"),
     argument(
         "--evaluate",
@@ -367,7 +358,7 @@ def import_data(chosen: argparse.Namespace) -> None:
     examples=("init --images shards/ --evaluate evaluation/mine/",),
 )
 def init(chosen: argparse.Namespace) -> None:
-    """Write a profile."""
+    """Write a profile for your own shards that runs as it is."""
     from pipelines.init import ask_start, profile_name, write_profile
 
     name = profile_name(chosen.output.resolve().parent)
@@ -377,7 +368,6 @@ def init(chosen: argparse.Namespace) -> None:
 
 @command(
     "search",
-    "rank the pictures of a folder by a text, and write a page that shows them",
     argument(
         "model", complete=complete_students, help="student/x of the profile, a folder, architecture:tag or hf-hub:name"
     ),
@@ -387,7 +377,7 @@ def init(chosen: argparse.Namespace) -> None:
     examples=('search student/mine "a red bicycle" photos/',),
 )
 def search_folder(chosen: argparse.Namespace) -> None:
-    """Search the pictures of a folder."""
+    """Rank the pictures of a folder by a text, and write a page that shows them."""
     *queries, folder = chosen.query
     if not queries:
         chosen.error('give a query and a folder: mobileclip2 search student/mine "a red bicycle" photos/')
@@ -402,13 +392,9 @@ def search_folder(chosen: argparse.Namespace) -> None:
     search_pictures(chosen.model, profile, queries, Path(folder), chosen.page, chosen.top, terminal_width())
 
 
-@command(
-    "check",
-    "open one sample of every input, size every model, estimate what a run needs; computes nothing",
-    examples=("check", "check --profile my.yaml"),
-)
+@command("check", examples=("check", "check --profile my.yaml"))
 def check(chosen: argparse.Namespace) -> None:
-    """Check a profile with its data and models."""
+    """Open one sample of every input, size every model, estimate what a run needs; computes nothing."""
     pipeline = pipeline_of(chosen)
     with doing("importing"):
         from pipelines.check import check_profile
@@ -418,14 +404,13 @@ def check(chosen: argparse.Namespace) -> None:
 
 @command(
     "plan",
-    "show what would be computed, why, and its cost; computes nothing",
     ASSETS,
     argument("--json", action="store_true", help="print JSON"),
     argument("--verify", action="store_true", help="hash every stored byte, which can take long"),
     examples=("plan", "plan student/reinforced", "plan --json --profile my.yaml"),
 )
 def show_plan(chosen: argparse.Namespace) -> None:
-    """Print the plan."""
+    """Show what would be computed, why, and its cost; computes nothing."""
     from mobileclip2.engine.plan import plan
     from pipelines.show import plan_as_json, plan_as_table
 
@@ -438,7 +423,6 @@ def show_plan(chosen: argparse.Namespace) -> None:
 
 @command(
     "run",
-    "compute what is missing through Dagster, here or on a Dagster server",
     ASSETS,
     REPORT,
     argument(
@@ -464,7 +448,10 @@ def show_plan(chosen: argparse.Namespace) -> None:
     ),
 )
 def run_missing(chosen: argparse.Namespace) -> None:
-    """Materialize what is missing, then write the ledger and the report. A server only materializes."""
+    """Compute what is missing through Dagster, here or on a Dagster server.
+
+    Then write the ledger and the report. A server only materializes.
+    """
     if server := server_of(chosen):
         from pipelines.remote import refresh_remotely
 
@@ -493,7 +480,6 @@ def run_missing(chosen: argparse.Namespace) -> None:
 
 @command(
     "evaluate",
-    "compare a student with a baseline and the published models; fails if it is worse",
     argument("--student", required=True, complete=complete_students, help="student or teacher to evaluate"),
     argument("--baseline", help="a model of the profile, a file or folder of results, or a git revision"),
     argument("--markdown", type=local_file, help="also write the table to this file"),
@@ -504,7 +490,7 @@ def run_missing(chosen: argparse.Namespace) -> None:
     ),
 )
 def evaluate_student(chosen: argparse.Namespace) -> int:
-    """Evaluate here or on a Dagster server."""
+    """Compare a student with a baseline and the published models; fails if it is worse."""
     if server := server_of(chosen):
         from pipelines.remote import evaluate_remotely
 
@@ -532,7 +518,6 @@ def server_of(chosen: argparse.Namespace) -> Server | None:
 
 @command(
     "export",
-    "write a trained student as files that run without this project, and compare their outputs with it",
     STUDENT,
     argument("--format", required=True, choices=("onnx", "torchscript", "openclip", "safetensors", "coreml")),
     argument("--to", type=local_path, required=True, help="the new folder"),
@@ -540,7 +525,7 @@ def server_of(chosen: argparse.Namespace) -> Server | None:
     examples=("export reinforced --format onnx --to reinforced-onnx",),
 )
 def export_student(chosen: argparse.Namespace) -> None:
-    """Export a student."""
+    """Write a trained student as files that run without this project, and compare their outputs with it."""
     pipeline, student = student_of(chosen)
     with doing("importing"):
         from pipelines.student import export_and_show
@@ -550,13 +535,12 @@ def export_student(chosen: argparse.Namespace) -> None:
 
 @command(
     "latency",
-    "measure the latency of a student's towers on this machine",
     STUDENT,
     argument("--json", action="store_true", help="print JSON"),
     examples=("latency reinforced",),
 )
 def show_latency(chosen: argparse.Namespace) -> None:
-    """Measure and print the latency of a student."""
+    """Measure the latency of a student's towers on this machine."""
     pipeline, student = student_of(chosen)
     with doing("importing"):
         from pipelines.student import latency
@@ -566,7 +550,6 @@ def show_latency(chosen: argparse.Namespace) -> None:
 
 @command(
     "lineage",
-    "show what a checkpoint was made from, down to shards and weights",
     argument(
         "of",
         complete=complete_assets,
@@ -575,7 +558,7 @@ def show_latency(chosen: argparse.Namespace) -> None:
     examples=("lineage student/reinforced", "lineage some/folder/lineage.json"),
 )
 def show_lineage(chosen: argparse.Namespace) -> None:
-    """Print a lineage as a tree."""
+    """Show what a checkpoint was made from, down to shards and weights."""
     from mobileclip2.engine.lineage import read_lineage
     from mobileclip2.engine.trace import lineage_of
     from pipelines.show import lineage_as_tree
@@ -590,7 +573,6 @@ def show_lineage(chosen: argparse.Namespace) -> None:
 
 @command(
     "gc",
-    "list stored outputs that no profile, commit, run or kept checkpoint needs",
     argument("others", nargs="*", help="names or files of other profiles that share the store"),
     argument("--delete", action="store_true", help="delete the listed outputs"),
     argument(
@@ -603,7 +585,7 @@ def show_lineage(chosen: argparse.Namespace) -> None:
     examples=("gc", "gc other.yaml --keep checkpoints --delete"),
 )
 def collect_garbage(chosen: argparse.Namespace) -> None:
-    """List or delete unneeded outputs."""
+    """List stored outputs that no profile, commit, run or kept checkpoint needs."""
     from mobileclip2.config.profile import load
     from mobileclip2.engine import gc as garbage
     from mobileclip2.engine.pipeline import Pipeline
@@ -629,21 +611,20 @@ def collect_garbage(chosen: argparse.Namespace) -> None:
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
 
 
-@command("ledger", "write the DVC ledger of the materialized assets; computes nothing")
+@command("ledger")
 def write_ledger(chosen: argparse.Namespace) -> None:
-    """Write the ledger, and print a summary."""
+    """Write the DVC ledger of the materialized assets; computes nothing."""
     print(ledger(pipeline_of(chosen)), end="")
 
 
 @command(
     "report",
-    "write the HTML report of the materialized assets, or of one student, and print the results",
     argument("student", nargs="?", complete=complete_students, help="write the report of this student"),
     REPORT,
     examples=("report", "report reinforced --report reinforced.html"),
 )
 def write_report(chosen: argparse.Namespace) -> None:
-    """Write the report of the pipeline or of a student."""
+    """Write the HTML report of the materialized assets, or of one student, and print the results."""
     if not chosen.student:
         report(pipeline_of(chosen), chosen.report)
         return
@@ -656,12 +637,11 @@ def write_report(chosen: argparse.Namespace) -> None:
 
 @command(
     "tensorboard",
-    "write the metrics of stored trainings as event files of TensorBoard",
     argument("folder", type=local_path, help="folder of the event files, a run for each training"),
     examples=("tensorboard runs",),
 )
 def write_tensorboard(chosen: argparse.Namespace) -> None:
-    """Write the event files, and print the command that shows them."""
+    """Write the metrics of stored trainings as event files of TensorBoard."""
     pipeline = pipeline_of(chosen)
     with doing("importing"):
         from mobileclip2.report.tensorboard import write_events
@@ -673,7 +653,6 @@ def write_tensorboard(chosen: argparse.Namespace) -> None:
 
 @command(
     "completion",
-    "print the shell code that completes commands, profiles and assets",
     argument("shell", choices=("bash", "zsh", "fish")),
     examples=(
         "completion bash >> ~/.bash_completion",
@@ -682,7 +661,7 @@ def write_tensorboard(chosen: argparse.Namespace) -> None:
     ),
 )
 def print_completion(chosen: argparse.Namespace) -> None:
-    """Print the completion code of a shell."""
+    """Print the shell code that completes commands, profiles and assets."""
     from argcomplete.shell_integration import shellcode
 
     print(shellcode(["mobileclip2"], shell=chosen.shell))

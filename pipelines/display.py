@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
-from rich.progress import Task as Bar
-from rich.text import Text
 
 from mobileclip2.progress import Step
 
@@ -120,13 +118,13 @@ class Display:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[numbers]}", markup=False),
-                Clock(),
+                TextColumn("{task.fields[clock]}", style="progress.elapsed"),
                 console=self.console,
                 auto_refresh=False,
                 transient=True,
             )
-            self.all = self.bars.add_task("", total=None, numbers="", seconds=0)
-            self.current = self.bars.add_task("", total=None, numbers="", seconds=0)
+            self.all = self.bars.add_task("", total=None, numbers="", clock="")
+            self.current = self.bars.add_task("", total=None, numbers="", clock="")
             self.bars.start()
         now = self.clock()
         self.bars.update(
@@ -134,12 +132,12 @@ class Display:
             description="all assets and groups",
             total=self.total or None,
             completed=self.finished,
-            seconds=now - self.began,
+            clock=_clock(now - self.began),
             visible=bool(self.total),
         )
         for label, running in self.running.items():
             if running.bar is None:
-                running.bar = self.bars.add_task(label, total=None, numbers="", seconds=0)
+                running.bar = self.bars.add_task(label, total=None, numbers="", clock="")
             step = running.step
             numbers = "  ".join(f"{name} {value:.3g}" for name, value in step.numbers.items()) if step else ""
             self.bars.update(
@@ -148,12 +146,12 @@ class Display:
                 total=step.total if step else None,
                 completed=step.done if step else 0,
                 numbers=f"{step.unit}  {numbers}" if step else "",
-                seconds=now - running.began,
+                clock=_clock(now - running.began),
             )
         self.bars.update(
             self.current,
             description=self.activity,
-            seconds=now - self.activity_began,
+            clock=_clock(now - self.activity_began),
             visible=bool(self.activity and not self.running),
         )
         self.bars.refresh()
@@ -169,12 +167,6 @@ class Running:
     """its bar, on a terminal"""
 
 
-class Clock(ProgressColumn):
-    """Time since a bar began, as ``h:mm:ss`` of the display's clock."""
-
-    max_refresh = None
-
-    def render(self, task: Bar) -> Text:
-        """Return the elapsed time of a bar."""
-        minutes, seconds = divmod(int(task.fields["seconds"]), 60)
-        return Text(f"{minutes // 60}:{minutes % 60:02}:{seconds:02}", style="progress.elapsed")
+def _clock(elapsed: float) -> str:
+    minutes, seconds = divmod(int(elapsed), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

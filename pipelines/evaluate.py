@@ -15,8 +15,9 @@ from mobileclip2.report.comparison import as_markdown, published_like
 from mobileclip2.stages.stored_results import baseline_results, pipeline_at, stored_results
 from mobileclip2.store.storage import atomic_path
 from pipelines.remote import GATE_FAILED, PASSED
-from pipelines.run import RunDisplay, run
+from pipelines.run import run
 from pipelines.show import plan_as_markdown
+from pipelines.supervise import RunDisplay
 
 
 def evaluate(

@@ -24,10 +24,10 @@ from mobileclip2.errors import UserError
 from mobileclip2.progress import Step
 from mobileclip2.signals import death
 from pipelines.asset_definitions import stages
-from pipelines.asset_run import RunObserver, materialize
+from pipelines.asset_run import materialize
 from pipelines.instance import instance
 from pipelines.processes import crash_report, end_runs_of, process_id, this_process
-from pipelines.supervise import KEPT
+from pipelines.supervise import KEPT, RunDisplay
 
 END_SECONDS = 8.0
 """time for an interrupted job to end; less than the time after which the supervisor kills the command"""
@@ -53,7 +53,7 @@ class Jobs:
     They record their runs in the instance of this checkout. A process that is left at the end of the block is interrupted.
     """
 
-    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, observer: RunObserver, count: int) -> None:
+    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, observer: RunDisplay, count: int) -> None:
         self._profile, self._dagster, self._observer, self._count = pipeline.profile, dagster, observer, count
         # a spawned process would import torch for each job, and a forked one would inherit connections and threads
         self._context = get_context("forkserver")

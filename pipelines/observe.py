@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import dagster as dg
 
 from assets.code_version import code_versions
-from assets.inputs import MISSING, InputPartition, external_inputs, input_versions
-from assets.keys import dagster_key
+from assets.inputs import MISSING, external_inputs, input_versions
+from assets.keys import AssetPartition, dagster_key
 from assets.materialize import OUTPUT_TAG, output_of
 from mobileclip2.asset_key import AssetKey
 from mobileclip2.engine.graph import Asset
@@ -36,10 +36,13 @@ def report(pipeline: Pipeline, dagster: dg.DagsterInstance) -> int:
     events = observe(dagster, versions)
     if MISSING in versions.values():
         return events  # an output cannot be looked up without its inputs
-    return events + _Outputs(pipeline, dagster, versions).report()
+    outputs = _Outputs(pipeline, dagster, versions)
+    return events + sum(
+        outputs.report(asset, group) for asset in pipeline.graph.values() for group in pipeline.groups(asset)
+    )
 
 
-def observe(dagster: dg.DagsterInstance, versions: Mapping[InputPartition, str]) -> int:
+def observe(dagster: dg.DagsterInstance, versions: Mapping[AssetPartition, str]) -> int:
     """Report the data versions of inputs that differ from the last observed ones, and return their number."""
     changed = 0
     for (key, partition), version in versions.items():
@@ -56,18 +59,14 @@ def observe(dagster: dg.DagsterInstance, versions: Mapping[InputPartition, str])
 class _Outputs:
     """Reports outputs of the store as materializations, in topological order."""
 
-    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, versions: Mapping[InputPartition, str]) -> None:
+    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, versions: Mapping[AssetPartition, str]) -> None:
         self._pipeline, self._dagster, self._inputs = pipeline, dagster, versions
         self._codes = code_versions(pipeline.graph)
         self._reported: set[AssetKey] = set()
         self._stored: dict[tuple[AssetKey, str | None], str] = {}
 
-    def report(self) -> int:
-        """Report every output that is not the last one in Dagster's history, and return their number."""
-        graph = self._pipeline.graph
-        return sum(self._report(asset, group) for asset in graph.values() for group in self._pipeline.groups(asset))
-
-    def _report(self, asset: Asset, group: str | None) -> bool:
+    def report(self, asset: Asset, group: str | None) -> bool:
+        """Report an output that is stored and not the last one in Dagster's history. Return whether it was reported."""
         slices = asset.slices_of(group)
         found = {name: self._pipeline.summary(asset, slice_, group) for name, slice_ in slices.items()}
         summaries = {name: summary for name, summary in found.items() if summary}

@@ -20,11 +20,6 @@ class PipelineResource(dg.ConfigurableResource[Pipeline]):
     # not read again from the file, so that an edit cannot change the later assets of a command
     loaded: dg.ResourceDependency[Profile]
 
-    @classmethod
-    def of(cls, profile: Profile) -> "PipelineResource":
-        """Return the resource of a loaded profile."""
-        return cls(profile=profile.file, loaded=dg.ResourceDefinition.hardcoded_resource(profile))
-
     def create_resource(self, context: dg.InitResourceContext) -> Pipeline:
         """Return a new pipeline, so that the run reads the store and external inputs as they are at its start.
 

@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,19 +47,17 @@ def process_id(number: int) -> str | None:
     return f"{socket.gethostname()}/{number}/{start}" if start else None
 
 
-_writes_crashes: int | None = None
-"""pid of the process that opened its crash file; a fork must open its own"""
-
-
 def mark(dagster: dg.DagsterInstance, run_id: str) -> None:
     """Tag a run with this process, and write the Python traceback to a file if native code crashes."""
-    global _writes_crashes
-    dagster.add_run_tags(run_id, {PROCESS_TAG: this_process()})
-    if _writes_crashes == os.getpid():
-        return
-    _writes_crashes = os.getpid()
+    process = this_process()
+    dagster.add_run_tags(run_id, {PROCESS_TAG: process})
+    _write_crashes(process)
+
+
+@cache  # a fork has another id, and opens its own file
+def _write_crashes(process: str) -> None:
     try:
-        path = _crash_file(this_process())
+        path = _crash_file(process)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
     except (OSError, StoreError):  # without the file, the crash is reported without the Python line

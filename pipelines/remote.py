@@ -349,12 +349,11 @@ def _timed_out(server: Server, run: str, state: RunState, daemon: Daemon) -> Rem
             f"the run has not ended in time{last}; it continues, and another call reuses what it has finished. See {page}: stop "
             "the run there if it hangs, or wait longer with --wait"
         )
+    withdrawn = "and was withdrawn"
     try:
         server.ask(STOP, run=run)
     except RemoteError:
         withdrawn = "and could not be withdrawn"
-    else:
-        withdrawn = "and was withdrawn"
     if daemon.is_dead or daemon.never_started:
         return RemoteError(
             f"the run was queued {withdrawn}: the server has no running daemon; start 'dagster-daemon run' there"

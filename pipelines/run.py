@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import nullcontext, suppress
-from typing import Protocol
 
 from rich.console import Console
 
@@ -21,22 +20,13 @@ from mobileclip2.errors import StoreError, UserError
 from mobileclip2.progress import Step, doing
 from mobileclip2.stages.published_weights import check_published_weights
 from pipelines.asset_definitions import stages
-from pipelines.asset_run import RunObserver, materialize
+from pipelines.asset_run import materialize
 from pipelines.display import Display
 from pipelines.instance import instance
 from pipelines.jobs import Jobs
 from pipelines.observe import report
 from pipelines.schedule import Schedule
-
-
-class RunDisplay(RunObserver, Protocol):
-    """Shows a command: a :class:`~pipelines.display.Display`, or the channel to the one of the parent process."""
-
-    def plan(self, total: int) -> None:
-        """Set the number of asset-group pairs."""
-
-    def say(self, text: str) -> None:
-        """Write a permanent line."""
+from pipelines.supervise import RunDisplay
 
 
 def run(pipeline: Pipeline, only: list[str] | None = None, display: RunDisplay | None = None, *, jobs: int = 1) -> int:
@@ -60,7 +50,7 @@ def run(pipeline: Pipeline, only: list[str] | None = None, display: RunDisplay |
 
 
 def refresh(
-    pipeline: Pipeline, dagster: dg.DagsterInstance, only: list[str] | None, observer: RunObserver, jobs: int = 1
+    pipeline: Pipeline, dagster: dg.DagsterInstance, only: list[str] | None, observer: RunDisplay, jobs: int = 1
 ) -> int:
     """Materialize every missing slice in order, tell Dagster what the store has, and return the number of runs.
 
@@ -129,7 +119,7 @@ def _all_failures(failures: list[UserError], blocked: int) -> str:
 class ThisProcess(nullcontext[None]):
     """Computes one asset and group at a time in this process. It has the methods of :class:`~pipelines.jobs.Jobs`."""
 
-    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, observer: RunObserver) -> None:
+    def __init__(self, pipeline: Pipeline, dagster: dg.DagsterInstance, observer: RunDisplay) -> None:
         super().__init__()
         self._pipeline, self._dagster, self._observer = pipeline, dagster, observer
         self._repository = stages(pipeline.profile, self._step).get_repository_def()

@@ -34,6 +34,5 @@ def upstream_of(pipeline: Pipeline, partition: Partition) -> Iterator[Partition]
     asset = pipeline.graph[partition.asset]
     for key in asset.upstream:
         upstream = pipeline.graph[key]
-        is_same_group = upstream.grouped and asset.grouped
-        for group in [partition.group] if is_same_group else pipeline.groups(upstream):
+        for group in [partition.group] if upstream.grouped and asset.grouped else pipeline.groups(upstream):
             yield Partition(upstream.key, group)

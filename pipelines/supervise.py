@@ -20,8 +20,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mobileclip2.progress import Step, show_activities
 from mobileclip2.signals import death, signal_name
@@ -39,47 +40,34 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 class Channel:
-    """The child's end of the pipes: a :class:`~pipelines.run.RunDisplay` that the parent shows."""
+    """The child's end of the pipes. Its methods are called on the parent's :class:`~pipelines.display.Display`."""
 
     def __init__(self, messages: int, answers: int) -> None:
         self._messages, self._answers = messages, answers
 
-    def plan(self, total: int) -> None:
-        """Set the number of asset-group pairs."""
-        self._call("plan", total)
+    def _call(self, name: str, *arguments: Any) -> None:
+        with suppress(OSError):  # the parent is gone
+            os.write(self._messages, f"{json.dumps([name, *arguments])}\n".encode())
 
-    def begin(self, label: str) -> None:
-        """Start an asset-group pair."""
-        self._call("begin", label)
+    plan = partialmethod(_call, "plan")
+    begin = partialmethod(_call, "begin")
+    end = partialmethod(_call, "end")
+    fail = partialmethod(_call, "fail")
+    say = partialmethod(_call, "say")
+    doing = partialmethod(_call, "doing")
 
     def step(self, label: str, step: Step) -> None:
-        """Show the progress of a pair."""
+        """Send the fields of a step."""
         self._call("step", label, step.done, step.total, step.unit, step.numbers)
-
-    def end(self, label: str) -> None:
-        """Finish a pair."""
-        self._call("end", label)
-
-    def fail(self, label: str) -> None:
-        """Finish a pair that has failed."""
-        self._call("fail", label)
-
-    def say(self, text: str) -> None:
-        """Write a permanent line."""
-        self._call("say", text)
-
-    def doing(self, activity: str) -> None:
-        """Show the current activity."""
-        self._call("doing", activity)
 
     def hide(self) -> None:
         """Wait until the parent has cleared the terminal."""
         self._call("hide")
         os.read(self._answers, 1)
 
-    def _call(self, name: str, *arguments: Any) -> None:
-        with suppress(OSError):  # the parent is gone
-            os.write(self._messages, f"{json.dumps([name, *arguments])}\n".encode())
+
+RunDisplay: TypeAlias = "Display | Channel"
+"""shows a command, here or in the parent process"""
 
 
 class Results(io.TextIOWrapper):
@@ -127,11 +115,10 @@ class Pipes:
 def _in_child(fds: Pipes, parent: int, target: Callable[[Channel], int]) -> int:
     # in its own process group, the child gets Ctrl-C only from the parent
     os.setpgid(0, 0)
-    for number in Signals.ENDING:
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
         signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 128 + signal.SIGKILL
@@ -196,16 +183,15 @@ class Supervisor:
         for fd in (self.fds.messages, self.fds.errors):
             os.set_blocking(fd, False)
             selector.register(fd, selectors.EVENT_READ)
-        status: int | None = None
-        while status is None:
+        ended = 0
+        while not ended:
             for key, _ in selector.select(TICK_SECONDS):
                 if not self._read(key.fd):
                     selector.unregister(key.fd)
             self._forward_signals()
             if not self.signals.received:
                 self.display.tick()
-            ended, wait_status = os.waitpid(self.child, os.WNOHANG)
-            status = wait_status if ended else None
+            ended, status = os.waitpid(self.child, os.WNOHANG)
         died = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         stopped = self.signals.received[0] if self.signals.received else None
         if stopped or died:

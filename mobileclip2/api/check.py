@@ -135,8 +135,7 @@ def _check_models(pipeline: Pipeline, inventory: SourceInventory, checked: Check
             key = repr((captioner.model, captioner.small, captioner.train))
             make = partial(size_captioner, f"captioners.{asset.name}", captioner, commits)
         elif asset.stage == "teacher" and (spec := profile.teacher(asset.name).locked):
-            text = spec.text_weights
-            file = inventory.weights_path(text) if text else None
+            file = inventory.weights_file(spec.text_weights)
             key, make = repr(spec), partial(size_locked, f"teachers.{asset.name}.locked", spec, file)
         else:
             assert model

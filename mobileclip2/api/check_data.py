@@ -17,7 +17,7 @@ from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode
 from mobileclip2.data.importing.open_rows import open_rows
 from mobileclip2.data.reinforced_format import parse
-from mobileclip2.data.tar import RawSample, member_names, read_samples, split_path
+from mobileclip2.data.tar import RawSample, read_samples, scan_samples
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, validate_shard
 from mobileclip2.data.validate_reinforced import complete
 from mobileclip2.engine.listing import ListedFile, list_files
@@ -92,9 +92,9 @@ def _first_sample(
     detail = ""
     with shard.open("rb") as file:
         for sample in islice(read_samples(file, files[0].url), TRIED):
-            validated = validate_shard([sample], filters, caption_keys)
-            if validated.table.num_rows:
-                (row,) = validated.table.to_pylist()
+            valid, skipped = validate_shard([sample], filters, caption_keys)
+            if valid.num_rows:
+                (row,) = valid.to_pylist()
                 return OpenedShards(
                     field=field,
                     shards=len(files),
@@ -107,9 +107,9 @@ def _first_sample(
                     image_bytes=len(sample.members[row["image"]]),
                 )
             seen.append(RawSample(sample.key, dict.fromkeys(sample.members, b"")))
-            for skipped in validated.skipped.to_pylist():
-                reasons[skipped["reason"]] += 1
-                detail = detail or f"'{skipped['key']}': {skipped['detail']}"
+            for bad in skipped.to_pylist():
+                reasons[bad["reason"]] += 1
+                detail = detail or f"'{bad['key']}': {bad['detail']}"
     raise ShardError(f"{files[0].url}: {_without_pairs(seen, reasons, detail)}")
 
 
@@ -186,14 +186,12 @@ def _beginning(files: Sequence[ListedFile], folder: Path) -> Path:
 
 
 def _count(shard: Path) -> int:
-    """Count the keys of a tar that have an image, from its headers. A damaged end is found by the stage that reads it."""
-    keys = set()
+    """Count the samples of a tar that have an image, from its headers. A damaged end is found by the stage that reads it."""
+    count = 0
     with suppress(ShardError), shard.open("rb") as file:
-        for name in member_names(file, str(shard)):
-            parts = split_path(name)
-            if parts and parts[1].rpartition(".")[2] in IMAGE_EXTENSIONS:
-                keys.add(parts[0])
-    return max(1, len(keys))
+        for sample in scan_samples(file, str(shard)):
+            count += any(extension.rpartition(".")[2] in IMAGE_EXTENSIONS for extension in sample.spans)
+    return max(1, count)
 
 
 def _without_pairs(samples: Sequence[RawSample], reasons: Counter[str], detail: str) -> str:

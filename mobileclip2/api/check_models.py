@@ -60,11 +60,7 @@ class SizedModel:
 
 
 def size_model(field: str, model: Model, commits: Mapping[str, str], train: TrainSettings | None) -> SizedModel:
-    """Build a model on the meta device and measure it.
-
-    Args:
-        field: name in messages, such as ``teachers.mine.model``.
-        train: settings of its training, or None if it is not trained.
+    """Build a model on the meta device and measure it. ``field`` names it in messages, and ``train`` is None without training.
 
     Raises:
         UserError: open_clip cannot build the model, a tower is missing, or tokenizer, image size and towers do not fit.
@@ -102,8 +98,7 @@ def size_captioner(field: str, captioner: Captioner, commits: Mapping[str, str])
 def size_locked(field: str, spec: Locked, text_weights: Path | None) -> SizedModel:
     """Build the image tower of a locked teacher on the meta device, and read the configuration of its text tower.
 
-    Args:
-        text_weights: file of the text tower on this machine, or None for one of the hub.
+    ``text_weights`` is a file on this machine, or None for a text tower of the hub.
 
     Raises:
         WeightsError: timm or transformers cannot build a tower.

@@ -10,8 +10,6 @@ from mobileclip2.evaluation import evaluate as evaluation
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.progress import Progress, silent
 
-Metrics = dict[str, float | None]
-
 
 def evaluate(
     model: ImageTextModel,
@@ -19,7 +17,7 @@ def evaluate(
     names: tuple[str, ...] = (),
     batch: int = 64,
     progress: Progress = silent,
-) -> dict[str, Metrics]:
+) -> dict[str, dict[str, float | None]]:
     """Evaluate a model without training: zero-shot classification or retrieval, as the kind of each set is.
 
     Args:

@@ -161,11 +161,11 @@ class ImageTextModel:
         features = self.embed_texts(prompts).unflatten(0, (len(classes), len(templates))).mean(1)
         pictures = images if isinstance(images, Tensor) else self.embed_images(images)
         probabilities = (self.logit_scale * pictures.float() @ F.normalize(features, dim=-1).T).softmax(-1)
-        predictions = []
-        for row in probabilities:
-            order = row.argsort(descending=True, stable=True).tolist()
-            predictions.append([Prediction(classes[index], float(row[index])) for index in order])
-        return predictions
+        orders = probabilities.argsort(descending=True, stable=True).tolist()
+        return [
+            [Prediction(classes[index], float(row[index])) for index in order]
+            for row, order in zip(probabilities, orders, strict=True)
+        ]
 
 
 def open_picture(picture: Picture) -> Image.Image:

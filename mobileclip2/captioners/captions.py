@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -15,21 +16,12 @@ from mobileclip2.config.captioner import GenerationSettings
 from mobileclip2.models.image_text import ImageText
 
 
-@dataclass(frozen=True)
-class FailedCaption:
+class FailedCaption(NamedTuple):
     """A caption that was degenerate in all attempts. ``reason`` is the reason of the last attempt."""
 
     key: str
     caption: int
     reason: str
-
-
-@dataclass(frozen=True)
-class WrittenCaptions:
-    """Captions by image and requested caption index. A failed caption is ""."""
-
-    captions: list[list[str]]
-    failures: list[FailedCaption]
 
 
 def caption_images(
@@ -38,11 +30,11 @@ def caption_images(
     keys: Sequence[str],
     captions: Sequence[int],
     settings: GenerationSettings,
-) -> WrittenCaptions:
+) -> tuple[list[list[str]], list[FailedCaption]]:
     """Generate the caption indices ``captions`` for ``images [len(keys), 3, H, W]`` or cached trunk features.
 
-    Each image is encoded once. Degenerate captions are generated again up to ``settings.retries`` times. Then they are ""
-    and listed in ``failures``.
+    Each image is encoded once. Degenerate captions are generated again up to ``settings.retries`` times. Then they are "".
+    Return the captions by image and index, and the failed ones.
     """
     model, tokenizer = coca_of(captioner)
     tokens = image_tokens(model, images)
@@ -64,5 +56,6 @@ def caption_images(
         if not pending:
             break
     per_image = [texts[i : i + len(captions)] for i in range(0, len(texts), len(captions))]
-    failures = [FailedCaption(draws[index].key, draws[index].caption, reason) for index, reason in reasons.items()]
-    return WrittenCaptions(per_image, failures)
+    return per_image, [
+        FailedCaption(draws[index].key, draws[index].caption, reason) for index, reason in reasons.items()
+    ]

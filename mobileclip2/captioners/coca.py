@@ -17,6 +17,7 @@ from mobileclip2.config.captioner import CoCaConfig
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.errors import UserError
 from mobileclip2.models.build import initialize_decoder
+from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 
 
@@ -38,7 +39,7 @@ def coca_of(captioner: ImageText) -> tuple[CoCa, SimpleTokenizer]:
 def small_coca(
     config: CoCaConfig, *, trunk_state: Mapping[str, torch.Tensor] | None = None, seed: int = 0
 ) -> ImageText:
-    """Build the small CoCa of ``config`` with the frozen trunk weights ``trunk_state`` in timm's names.
+    """Build the small CoCa of ``config`` with the published weights ``trunk_state`` of its frozen trunk.
 
     Other weights are initialized from ``seed``. The ``state_dict`` includes the trunk, so a saved model needs no
     ``trunk_state``.
@@ -57,7 +58,8 @@ def small_coca(
         initialize_decoder(model)
         model.visual = FrozenTrunkTower(config)
     if trunk_state is not None:
-        model.visual.trunk.network.load_state_dict(trunk_state)
+        network = model.visual.trunk.network
+        network.load_state_dict(efficientnet_lite_state(trunk_state, network))
     return ImageText(
         model.eval(),
         ShortTokenizer(config.context_length, config.vocabulary),

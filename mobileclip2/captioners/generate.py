@@ -1,7 +1,5 @@
 """Generate captions with a CoCa model.
 
-Each image is encoded once for all its captions, and both text transformers cache keys and values.
-
 Random numbers depend only on the seed, the sample's key, the caption index, the attempt and the position. Captions
 therefore do not depend on other samples, their order, the number of workers or other captions. Rounding is an exception:
 matrix products of other shapes may differ in their last bits, which changes about one token in 100,000 in float32.

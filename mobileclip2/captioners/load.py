@@ -6,13 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import timm
-
 from mobileclip2.captioners.coca import coca_of, small_coca
 from mobileclip2.config.captioner import Captioner, CoCaConfig
 from mobileclip2.models.build import build, from_config, initialize_decoder
 from mobileclip2.models.checkpoint import load_weights, read_state
-from mobileclip2.models.efficientnet_lite import efficientnet_lite_state
 from mobileclip2.models.image_text import ImageText
 
 SMALL = "small_coca"
@@ -32,10 +29,7 @@ def build_captioner(
         if not captioner.model.weights and not (captioner.model.open_clip or "").startswith("hf-hub:"):
             initialize_decoder(coca_of(built)[0])
         return built
-    trunk_state = None
-    if weights_file:
-        trunk = timm.create_model(captioner.small.trunk, num_classes=0)
-        trunk_state = efficientnet_lite_state(read_state(weights_file), trunk)
+    trunk_state = read_state(weights_file) if weights_file else None
     return small_coca(captioner.small, trunk_state=trunk_state, seed=seed)
 
 

@@ -51,9 +51,9 @@ def _names(entries: Iterable[Named]) -> list[str]:
     return [entry.name for entry in entries]
 
 
-def _check_names(field: str, wanted: Iterable[str], names: Collection[str]) -> None:
+def _check_names(field: str, wanted: Iterable[str | None], names: Collection[str]) -> None:
     for name in wanted:
-        if name not in names:
+        if name is not None and name not in names:
             suggestion = did_you_mean(name, names)
             raise ValueError(f"{field}: there is no '{name}'{suggestion or f'; the profile has {listed(names)}'}")
 
@@ -101,11 +101,7 @@ class Profile(Settings):
     """prefix of Dagster's keys, groups and resources, set by a component, so that several profiles share a code location"""
 
     def reload(self) -> Profile:
-        """Read the file again, and keep the prefix.
-
-        Raises:
-            ProfileError: see :func:`load`.
-        """
+        """Read the file again with :func:`load`, and keep the prefix."""
         return load(self.file).model_copy(update={"key_prefix": self.key_prefix})
 
     def teacher(self, name: str) -> Teacher:
@@ -256,10 +252,8 @@ class Profile(Settings):
         _check_names("dataset.teachers", self.dataset_teachers, teachers)
         _check_names("dataset.captioners", self.dataset_captioners, captioners)
         for position, captioner in enumerate(self.captioners):
-            if captioner.base:
-                _check_names(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
-            if captioner.train_on:
-                _check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*pairs, *corpora])
+            _check_names(f"captioners.{captioner.name}.base", (captioner.base,), captioners[:position])
+            _check_names(f"captioners.{captioner.name}.train_on", (captioner.train_on,), [*pairs, *corpora])
         for filter_ in self.filtering:
             field = f"filtering.{filter_.name}.model"
             models = [*(f"teacher/{name}" for name in teachers), *(f"student/{name}" for name in students)]
@@ -277,8 +271,7 @@ class Profile(Settings):
                 _check_names(f"teachers.{teacher.name}.locked.train_on", teacher.locked.train_on, known)
         for position, student in enumerate(self.students):
             field = f"students.{student.name}"
-            if student.base:
-                _check_names(f"{field}.base", (student.base,), students[:position])
+            _check_names(f"{field}.base", (student.base,), students[:position])
             if student.between:
                 _check_names(f"{field}.between.to", (student.between.to,), students[:position])
                 _check_names(f"{field}.between.pick", student.between.pick.sets, evaluation)

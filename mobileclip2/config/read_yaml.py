@@ -121,12 +121,9 @@ def _scalars(node: Node | None) -> Iterator[ScalarNode]:
     """Yield the values of a node, without the keys of its mappings."""
     if isinstance(node, ScalarNode):
         yield node
-    elif isinstance(node, MappingNode):
-        for _, value in node.value:
-            yield from _scalars(value)
-    elif isinstance(node, SequenceNode):
-        for value in node.value:
-            yield from _scalars(value)
+    elif node is not None:
+        for item in node.value:
+            yield from _scalars(item[1] if isinstance(node, MappingNode) else item)
 
 
 class _Loader(yaml.SafeLoader):

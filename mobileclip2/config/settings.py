@@ -6,15 +6,7 @@ import re
 import warnings
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mobileclip2.fingerprint import UNDECLARED
 
@@ -81,10 +73,8 @@ def _has_bool_as_number(given: Any, read: Any) -> bool:
     return False
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
     """Base class of all sections. Unknown fields are errors, and so are ``yes`` and ``no`` for a number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -151,19 +151,23 @@ def render(
     Raises:
         ShardError: the crop does not fit the image.
     """
-    check_crop(view, image.width, image.height)
+    resized = cropped(image, view).resize((size, size), Image.Resampling[interpolation.upper()])
+    return operate(resized, view, translation)
+
+
+def cropped(image: Image.Image, view: View) -> Image.Image:
+    """Crop the original image to a view.
+
+    Raises:
+        ShardError: the crop does not fit the image.
+    """
     top, left, height, width = view.crop
-    image = image.crop((left, top, left + width, top + height))
-    return operate(image.resize((size, size), Image.Resampling[interpolation.upper()]), view, translation)
-
-
-def check_crop(view: View, width: int, height: int) -> None:
-    """Raise ``ShardError`` if the crop does not fit an image of ``width`` x ``height`` pixels."""
-    if view.crop[1] + view.crop[3] > width or view.crop[0] + view.crop[2] > height:
+    if left + width > image.width or top + height > image.height:
         raise ShardError(
-            f"the crop {list(view.crop)} does not fit an image of {width} x {height} pixels: "
+            f"the crop {list(view.crop)} does not fit an image of {image.width} x {image.height} pixels: "
             "crops are in pixels of the original image, and this image was resized or replaced. Delete the views and run again"
         )
+    return image.crop((left, top, left + width, top + height))
 
 
 def operate(image: Image.Image, view: View, translation: Translation = "scaled") -> Image.Image:

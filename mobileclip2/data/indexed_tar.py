@@ -60,7 +60,7 @@ class IndexedTar:
             rows["key"][number] = key.encode()
             for extension, span in samples[key].items():
                 rows["spans"][number, self._extensions.index(extension)] = span
-        self._rows = FileArray.store(rows, file or RowFile())
+        self._rows = FileArray(rows, file or RowFile())
 
     def __len__(self) -> int:
         return len(self._rows)

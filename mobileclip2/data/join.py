@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from mobileclip2.data import sidecar
 from mobileclip2.data.augmentation import View
@@ -39,22 +40,6 @@ class TeacherFiles:
     """by captioner, a file for each of its captions"""
 
 
-@dataclass
-class JoinCounts:
-    """Counts of a joined shard."""
-
-    dims: dict[str, int]
-    """embedding dimension by teacher, in the order of concatenation"""
-    samples: int = 0
-    skipped: pa.Table = field(default_factory=SKIPPED.empty_table)
-    """Skipped samples with schema :data:`SKIPPED`. Reasons: ``missing-view``, ``bad-view``, ``missing-caption``,
-    ``missing-embedding``, ``bad-embedding``, and those of :func:`mobileclip2.data.image.decode`."""
-    failed_captions: Counter[str] = field(default_factory=Counter)
-    """number of dropped empty captions by captioner"""
-    stand_ins: Counter[str] = field(default_factory=Counter)
-    """number of samples by captioner in which the real caption replaces failed captions"""
-
-
 def join_shard(
     source: BinaryIO,
     raw: Path,
@@ -65,8 +50,12 @@ def join_shard(
     *,
     storage: Storage = "pth.gz",
     images: bool = True,
-) -> JoinCounts:
+) -> tuple[int, pa.Table]:
     """Write the reinforced shard ``out`` of the tar ``source``. The sidecar ``raw`` lists its samples.
+
+    Return the number of written samples and the table of skipped ones, schema :data:`SKIPPED`. Reasons: ``missing-view``,
+    ``bad-view``, ``missing-caption``, ``missing-embedding``, ``bad-embedding``, and those of
+    :func:`mobileclip2.data.image.decode`.
 
     ``views`` has a sidecar for each view, ``captions`` for each caption of each captioner. An embedding is the
     concatenation of the teachers' embeddings in the order of ``teachers``. The ``json`` of each sample has their names
@@ -90,7 +79,13 @@ def join_shard(
     rows = {row["key"]: row for row in _unique(raw, sidecar.read(raw, KEPT).to_pylist())}
     skipped: list[dict[str, str]] = []
     with ExitStack() as stack:
-        join = _Join(rows, views, captions, teachers, stack)
+        join = _Join(
+            rows,
+            [_Texts(path, sidecar.VIEWS, rows) for path in views],
+            {name: [_Texts(path, sidecar.CAPTIONS, rows) for path in paths] for name, paths in captions.items()},
+            [_Teacher(teacher, rows, stack) for teacher in teachers],
+        )
+        dims = {teacher.name: teacher.dim for teacher in join.teachers}
         writer = stack.enter_context(TarWriter(out))
         for key, members in iter_valid(source, source.name, rows):
             image = check_image(members.get(rows[key]["image"], b""), rows[key], source.name)
@@ -103,28 +98,17 @@ def join_shard(
             sample.image, sha256 = image if images else None, rows[key]["sha256"]
             if copy:
                 sample.image, sample.extension, sha256 = copy, "png", hashlib.sha256(copy).hexdigest()
-            sample.rest = _rest(members, sha256, join.counts.dims)
+            sample.rest = _rest(members, sha256, dims)
             writer.write(key, encode(sample, storage))
-    join.counts.skipped = pa.Table.from_pylist(skipped, SKIPPED)
-    return join.counts
+    return len(rows) - len(skipped), pa.Table.from_pylist(skipped, SKIPPED)
 
 
+@dataclass
 class _Join:
-    def __init__(
-        self,
-        rows: dict[str, dict[str, Any]],
-        views: Sequence[Path],
-        captions: Mapping[str, Sequence[Path]],
-        teachers: Sequence[TeacherFiles],
-        stack: ExitStack,
-    ) -> None:
-        self.rows = rows
-        self.views = [_Texts(path, sidecar.VIEWS, rows) for path in views]
-        self.captions = {
-            name: [_Texts(path, sidecar.CAPTIONS, rows) for path in paths] for name, paths in captions.items()
-        }
-        self.teachers = [_Teacher(teacher, rows, stack) for teacher in teachers]
-        self.counts = JoinCounts({teacher.name: teacher.dim for teacher in self.teachers})
+    rows: dict[str, dict[str, Any]]
+    views: list[_Texts]
+    captions: dict[str, list[_Texts]]
+    teachers: list[_Teacher]
 
     def sample(self, key: str) -> ReinforcedSample:
         """Join a sample without its image.
@@ -136,25 +120,22 @@ class _Join:
         views = [self._view(file, row) for file in self.views]
         image_emb = self._embeddings([[teacher.image[n] for teacher in self.teachers] for n in range(len(views))], key)
         text_emb = self._embeddings([[teacher.text for teacher in self.teachers]], key)
-        captions, caption_embs, failed = {}, {}, {}
+        captions, caption_embs = {}, {}
         for name, files in self.captions.items():
+            field_name = f"{CAPTIONS}_{name}"
             texts = [file.of(key, "missing-caption") for file in files]
             written = [number for number, text in enumerate(texts) if text.strip()]
-            failed[name] = len(texts) - len(written)
             embedded = [[teacher.captions[name][number] for teacher in self.teachers] for number in written]
-            captions[name] = [texts[number] for number in written] or [row["caption"]]
-            caption_embs[name] = self._embeddings(embedded, key) if written else text_emb
-        self.counts.samples += 1
-        self.counts.failed_captions += Counter(failed)
-        self.counts.stand_ins.update(name for name, files in self.captions.items() if failed[name] == len(files))
+            captions[field_name] = [texts[number] for number in written] or [row["caption"]]
+            caption_embs[field_name] = self._embeddings(embedded, key) if written else text_emb
         return ReinforcedSample(
             key,
             row["caption"],
             views,
-            {_field(name): texts for name, texts in captions.items()},
-            sidecar.from_bits(image_emb),
-            sidecar.from_bits(text_emb),
-            {_field(name): sidecar.from_bits(embedding) for name, embedding in caption_embs.items()},
+            captions,
+            image_emb,
+            text_emb,
+            caption_embs,
             extension=row["image"],
             url=row["url"],
         )
@@ -168,9 +149,10 @@ class _Join:
             raise BadSample("bad-view", f"{file.path.name}: {error}") from error
         return view
 
-    def _embeddings(self, files: list[list[_Embeddings]], key: str) -> np.ndarray:
-        """Return the bf16 bits of ``[len(files), D]`` embeddings. Each row concatenates the teachers."""
-        return np.concatenate([file.of(key) for of_row in files for file in of_row]).reshape(len(files), -1)
+    def _embeddings(self, files: list[list[_Embeddings]], key: str) -> torch.Tensor:
+        """Return bf16 embeddings ``[len(files), D]``. Each row concatenates the teachers."""
+        bits = np.concatenate([file.of(key) for of_row in files for file in of_row])
+        return sidecar.from_bits(bits.reshape(len(files), -1))
 
 
 class _Texts:
@@ -202,10 +184,10 @@ class _Embeddings:
         row = self._row.get(key)
         if row is None:
             raise BadSample("missing-embedding", f"{self._what}: the side file has no row for it")
-        length = self._file.length(row)
+        bits, length = self._file[row]
         if not abs(length - 1) <= NORM_TOLERANCE:
             raise BadSample("bad-embedding", f"{self._what}: its length is {length:.3g}, not 1")
-        return self._file[row]
+        return bits
 
 
 class _Teacher:
@@ -268,7 +250,3 @@ def _rest(members: dict[str, bytes], sha256: str, dims: dict[str, int]) -> dict[
     except BadSample:
         fields = {}
     return {**fields, "image_sha256": sha256, "teachers": [{"name": name, "dim": dim} for name, dim in dims.items()]}
-
-
-def _field(captioner: str) -> str:
-    return f"{CAPTIONS}_{captioner}"

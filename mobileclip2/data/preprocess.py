@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,15 @@ class Preprocess:
     resize: str = "shortest"
     """``shortest`` resizes the shorter side and crops the center; ``squash`` resizes both sides, as in SigLIP"""
 
+    def conventions(self) -> dict[str, Any]:
+        """Return the settings that every program for the model needs, as JSON stores them."""
+        return {
+            "size": self.size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+        }
+
     def tensor(self, image: Image.Image) -> torch.Tensor:
         """Normalize an image of the input size to float32 ``[3, size, size]``."""
         normalized: torch.Tensor = F.normalize(F.to_tensor(image), list(self.mean), list(self.std))
@@ -47,14 +57,13 @@ class Preprocess:
         The pixels are those of torchvision. Only a long, thin image differs, by rounding: its resized copy can
         need gigabytes, so above :data:`MAX_RESIZED_PIXELS` the square is resized alone.
         """
-        size, mode, shorter = self.size, InterpolationMode(self.interpolation), min(image.size)
-        square: Image.Image
+        size, shorter = self.size, min(image.size)
+        resampling = pil_modes_mapping[InterpolationMode(self.interpolation)]
         if self.resize == "squash":
-            square = F.resize(image, [size, size], mode)
-            return square
+            return image.resize((size, size), resampling)
         width, height = (int(size * side / shorter) for side in image.size)
         if width * height <= MAX_RESIZED_PIXELS:
-            square = F.center_crop(F.resize(image, [size], mode), [size, size])
+            square: Image.Image = F.center_crop(image.resize((width, height), resampling), [size, size])
             return square
         left, right = _center_span(image.width, width, size)
         top, bottom = _center_span(image.height, height, size)
@@ -64,7 +73,7 @@ class Preprocess:
         image = image.crop(
             (x, y, min(image.width, math.ceil(right) + margin), min(image.height, math.ceil(bottom) + margin))
         )
-        return image.resize((size, size), pil_modes_mapping[mode], (left - x, top - y, right - x, bottom - y))
+        return image.resize((size, size), resampling, (left - x, top - y, right - x, bottom - y))
 
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """Convert an image of the input size to uint8 ``[size, size, 3]``."""

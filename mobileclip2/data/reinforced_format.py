@@ -248,32 +248,23 @@ def _read_pth_gz(data: bytes) -> Any:
     _check_unpacked(len(archive))
     if not stream.eof:
         raise EOFError("the compressed data ends early")
-    layout = next((layout for layout in _LAYOUTS.get(len(archive), ()) if archive.startswith(layout.head)), None)
-    if layout is None:
+    tensors = next((tensors for head, tensors in _LAYOUTS.get(len(archive), ()) if archive.startswith(head)), None)
+    if tensors is None:
         fields = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
-        for layout in _layouts(archive, fields):
-            if sum(map(len, _LAYOUTS.values())) >= MAX_LAYOUTS:
-                _LAYOUTS.clear()
-            _LAYOUTS.setdefault(len(archive), []).append(layout)
+        _learn_layout(archive, fields)
         return fields
     return {
         name: torch.frombuffer(archive, dtype=dtype, count=shape.numel(), offset=start).view(shape)
-        for name, dtype, shape, start in layout.tensors
+        for name, dtype, shape, start in tensors
     }
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Offsets of the tensors in an archive of ``torch.save``. All archives with the same head have the same layout.
+_Layout = tuple[bytes, list[tuple[str, torch.dtype, torch.Size, int]]]
+"""head of an archive of ``torch.save``, and name, dtype, shape and offset of each tensor
 
-    ``torch.load`` would be the slowest step of decoding a sample. The samples of a dataset share few layouts.
-    """
-
-    head: bytes
-    """bytes before the first tensor, which include the pickle with dtypes and shapes"""
-    tensors: tuple[tuple[str, torch.dtype, torch.Size, int], ...]
-    """name, dtype, shape and offset in the archive"""
-
+The head is what lies before the first tensor: also the pickle with dtypes and shapes, so that all archives with the same head
+have the same layout. ``torch.load`` would be the slowest step of decoding a sample. The samples of a dataset share few layouts.
+"""
 
 MAX_LAYOUTS = 256
 """maximum number of known layouts; a dataset has one for each number of captions that its samples have"""
@@ -285,18 +276,18 @@ _LAYOUTS: dict[int, list[_Layout]] = {}
 """known layouts by the length of the archive"""
 
 
-def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
-    """Return the layout of an archive in a list, or an empty list unless its tensors are contiguous and separate."""
+def _learn_layout(archive: bytearray, fields: Any) -> None:
+    """Add the layout of an archive to the known ones if its tensors are contiguous and separate."""
     if (
         not isinstance(fields, dict)
         or not fields
         or not all(isinstance(each, torch.Tensor) for each in fields.values())
     ):
-        return []
+        return
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
         entries = {entry.filename.partition("/")[2]: entry for entry in file.infolist()}
     if sum(name.startswith("data/") for name in entries) != len(fields):
-        return []
+        return
     tensors = []
     for number, (name, tensor) in enumerate(fields.items()):
         entry = entries.get(f"data/{number}")
@@ -306,16 +297,18 @@ def _layouts(archive: bytearray, fields: Any) -> list[_Layout]:
             or not tensor.is_contiguous()
             or not tensor.numel()
         ):
-            return []
+            return
         name_length, extra_length = struct.unpack_from("<HH", archive, entry.header_offset + 26)
         start = entry.header_offset + 30 + name_length + extra_length
         if archive[start : start + entry.file_size] != tensor.view(torch.uint8).numpy().tobytes():
-            return []
+            return
         tensors.append((name, tensor.dtype, tensor.shape, start))
     first = min(start for *_, start in tensors)
     if entries["data.pkl"].header_offset >= first or first > MAX_HEAD_BYTES:
-        return []
-    return [_Layout(bytes(archive[:first]), tuple(tensors))]
+        return
+    if sum(map(len, _LAYOUTS.values())) >= MAX_LAYOUTS:
+        _LAYOUTS.clear()
+    _LAYOUTS.setdefault(len(archive), []).append((bytes(archive[:first]), tensors))
 
 
 def pack(embeddings: dict[str, torch.Tensor], storage: Storage) -> bytes:

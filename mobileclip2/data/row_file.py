@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import DupFd
 from typing import Any, BinaryIO
@@ -59,30 +58,23 @@ def _open_shared(descriptor: Any, size: int) -> RowFile:
     return shared
 
 
-@dataclass(frozen=True, slots=True)
 class FileArray:
-    """An array ``[n]`` of records in a file. Rows are read on access."""
+    """An array ``[n]`` of records that is appended to a file. Rows are read on access."""
 
-    file: RowFile
-    dtype: np.dtype
-    start: int
-    count: int
-
-    @classmethod
-    def store(cls, rows: np.ndarray, file: RowFile) -> FileArray:
-        """Append an array to a file."""
-        return cls(file, rows.dtype, file.append(rows.tobytes()), len(rows))
+    def __init__(self, rows: np.ndarray, file: RowFile) -> None:
+        self._file, self._start = file, file.append(rows.tobytes())
+        self.dtype, self._count = rows.dtype, len(rows)
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def __getitem__(self, number: int) -> np.void:
-        if not 0 <= number < self.count:
+        if not 0 <= number < self._count:
             raise IndexError(number)
         size = self.dtype.itemsize
-        row: np.void = np.frombuffer(self.file.read(self.start + number * size, size), self.dtype)[0]
+        row: np.void = np.frombuffer(self._file.read(self._start + number * size, size), self.dtype)[0]
         return row
 
     def all(self) -> np.ndarray:
         """Read all rows."""
-        return np.frombuffer(self.file.read(self.start, self.count * self.dtype.itemsize), self.dtype)
+        return np.frombuffer(self._file.read(self._start, self._count * self.dtype.itemsize), self.dtype)

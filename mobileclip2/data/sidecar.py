@@ -143,19 +143,8 @@ class Embeddings:
         self._starts = np.cumsum([0, *groups])
         self._first, self._rows, self._lengths = 0, np.empty((0, self.dim), np.uint16), np.empty(0, np.float32)
 
-    def __getitem__(self, row: int) -> np.ndarray:
-        """Return the bits of an embedding, uint16 ``[D]``, read-only."""
-        index = self._load(row)
-        bits: np.ndarray = self._rows[index]
-        return bits
-
-    def length(self, row: int) -> float:
-        """Return the Euclidean norm of an embedding."""
-        index = self._load(row)
-        return float(self._lengths[index])
-
-    def _load(self, row: int) -> int:
-        """Load the row group of a row and return the index of the row in it."""
+    def __getitem__(self, row: int) -> tuple[np.ndarray, float]:
+        """Return the bits of an embedding, uint16 ``[D]``, read-only, and its Euclidean norm."""
         if not 0 <= row - self._first < len(self._rows):
             group = int(np.searchsorted(self._starts, row, side="right")) - 1
             with _guard(self.path):
@@ -163,7 +152,8 @@ class Embeddings:
             numbers = (self._rows.astype(np.uint32) << 16).view(np.float32)
             self._lengths = np.sqrt(np.einsum("nd,nd->n", numbers, numbers))
             self._first = int(self._starts[group])
-        return row - self._first
+        index = row - self._first
+        return self._rows[index], float(self._lengths[index])
 
     def first(self, count: int) -> np.ndarray:
         """Return the bits of the first embeddings, uint16 ``[min(n, count), D]``, read-only."""

@@ -8,7 +8,7 @@ import tarfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -64,11 +64,31 @@ def scan_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
         ShardError: the file is truncated, damaged or not a tar. The message has ``name``, the byte and the last complete
             sample. All complete samples before the damage are yielded first.
     """
-    with _opened(file, name) as tar:
-        for sample in _group(_walk(tar), Counter() if ignored is None else ignored):
+    tar: tarfile.TarFile | None = None
+    position = "no complete sample precedes it"
+    try:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        # the default encoding depends on the locale
+        tar = tarfile.TarFile.open(fileobj=file, mode="r:", tarinfo=_StrictHeader, encoding="utf-8")
+        # opening it has read the first header
+        tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
+        clear_headers(tar)
+        for sample in _group(_walk(tar, file, end), Counter() if ignored is None else ignored):
             yield sample
-            tar.last = sample.key
-        _check_end(tar)
+            position = f"the last complete sample is '{sample.key}'"
+        file.seek(tar.offset)
+        while block := file.read(tarfile.RECORDSIZE):
+            if block.strip(b"\0"):  # a hole or a second tar would hide samples
+                raise tarfile.ReadError("more data follows the end-of-archive marker")
+    except (tarfile.TarError, UnicodeError) as error:
+        if tar is None:
+            raise ShardError(f"{name}: {_not_a_tar(error, file)}") from error
+        byte = min(tar.offset, end)
+        message = f"cut off or damaged at byte {byte:,} ({error}); {position}. Fetch the shard again"
+        raise ShardError(f"{name}: {message}") from error
+    except OSError as error:
+        raise ShardError(f"{name}: cannot be read: {error}") from error
 
 
 def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None) -> Iterator[RawSample]:
@@ -88,19 +108,6 @@ def read_samples(file: BinaryIO, name: str, ignored: Counter[str] | None = None)
             if len(members[extension]) != size:
                 raise ShardError(f"{name}: ends within '{sample.key}.{extension}'. Fetch the shard again")
         yield RawSample(sample.key, members, sample.fault)
-
-
-def member_names(file: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the names of the regular files of a tar, from its headers.
-
-    Raises:
-        ShardError: the file is truncated, damaged or not a tar.
-    """
-    with _opened(file, name) as tar:
-        for member in _walk(tar):
-            if member.kind in ("file", "sparse"):
-                yield member.name
-        _check_end(tar)
 
 
 class TarWriter:
@@ -168,35 +175,6 @@ class _StrictHeader(tarfile.TarInfo):
         """Do not read the map of a sparse member, which can be as large as the file."""
 
 
-class StrictTar(tarfile.TarFile):
-    """A ``TarFile`` that raises ``ReadError`` for a damaged header."""
-
-    tarinfo = _StrictHeader
-    end: int
-    """size of the file"""
-    last: str | None = None
-    """key of the last complete sample"""
-
-
-@contextmanager
-def _opened(file: BinaryIO, name: str) -> Iterator[StrictTar]:
-    """Open a tar, and name the file and the position in errors of the block."""
-    tar: StrictTar | None = None
-    try:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(0)
-        tar = StrictTar.open(fileobj=file, mode="r:", encoding="utf-8")  # the default depends on the locale
-        tar.end = end
-        # opening it has read the first header
-        tar.offset, tar.firstmember = 0, None  # type: ignore[attr-defined]  # firstmember is not in typeshed
-        clear_headers(tar)
-        yield tar
-    except (tarfile.TarError, UnicodeError) as error:
-        raise ShardError(f"{name}: {_damage(error, tar, file)}") from error
-    except OSError as error:
-        raise ShardError(f"{name}: cannot be read: {error}") from error
-
-
 class _Member(NamedTuple):
     name: str
     offset: int
@@ -206,15 +184,13 @@ class _Member(NamedTuple):
     """``file``, ``sparse``, ``folder``, ``link`` or ``device``"""
 
 
-def _walk(tar: StrictTar) -> Iterator[_Member]:
-    """Yield the members of a tar. Between two members, the position of the file may change.
+def _walk(tar: tarfile.TarFile, file: BinaryIO, end: int) -> Iterator[_Member]:
+    """Yield the members of a tar of ``end`` bytes. Between two members, the position of the file may change.
 
     Raises:
         ReadError: a header is damaged, a member cannot lie in the file, a global header changes members, or the end marker is
             missing.
     """
-    file = tar.fileobj
-    assert file is not None
     while True:
         file.seek(tar.offset)
         # global fields apply to the members after them, which the plain header does not show
@@ -236,7 +212,7 @@ def _walk(tar: StrictTar) -> Iterator[_Member]:
         if size < 0 or tar.offset < start:
             tar.offset = start - tarfile.BLOCKSIZE
             raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes")
-        if tar.offset > tar.end:
+        if tar.offset > end:
             raise tarfile.ReadError(f"'{name[:200]}' ends at byte {tar.offset:,}, behind the file")
         if kind == "file" and start + size > tar.offset:
             raise tarfile.ReadError(f"'{name[:200]}' declares {size:,} bytes and its header another size")
@@ -338,32 +314,19 @@ def _kind(info: tarfile.TarInfo) -> str:
     return "link" if info.issym() or info.islnk() else "device"
 
 
-def _check_end(tar: StrictTar) -> None:
-    """Check that only zeros follow the end marker, because a hole or a second tar would hide samples."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    while block := tar.fileobj.read(tarfile.RECORDSIZE):
-        if block.strip(b"\0"):
-            raise tarfile.ReadError("more data follows the end-of-archive marker")
-
-
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ": "xz"}
 """command of a compression by the first bytes of its files"""
 
 
-def _damage(error: Exception, tar: StrictTar | None, file: BinaryIO) -> str:
-    if tar is None:
-        start = b""
-        with suppress(AttributeError, OSError):
-            file.seek(0)
-            start = file.read(5)
-        for magic, command in _COMPRESSED.items():
-            if start.startswith(magic):
-                return (
-                    f"not a tar but compressed with {command}; shards are plain tars. Make one of it: "
-                    f"{command} -dc FILE > PLAIN.tar"
-                )
-        return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"
-    byte = min(tar.offset, tar.end)
-    position = f"the last complete sample is '{tar.last}'" if tar.last else "no complete sample precedes it"
-    return f"cut off or damaged at byte {byte:,} ({error}); {position}. Fetch the shard again"
+def _not_a_tar(error: Exception, file: BinaryIO) -> str:
+    start = b""
+    with suppress(AttributeError, OSError):
+        file.seek(0)
+        start = file.read(5)
+    for magic, command in _COMPRESSED.items():
+        if start.startswith(magic):
+            return (
+                f"not a tar but compressed with {command}; shards are plain tars. Make one of it: "
+                f"{command} -dc FILE > PLAIN.tar"
+            )
+    return f"not a tar ({error}); fetch it again, or exclude it with the source's 'pattern'"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -32,33 +31,25 @@ SKIPPED = required(key=pa.string(), reason=pa.string(), detail=pa.string())
 """schema of skipped samples in the order of the shard"""
 
 
-@dataclass
-class ValidatedShard:
-    """The tables of a validated shard, with schemas :data:`KEPT` and :data:`SKIPPED`."""
+def validate_shard(
+    samples: Iterable[RawSample],
+    filters: Filters,
+    caption_keys: Sequence[str] = (),
+    ignored: Counter[str] | None = None,
+) -> tuple[pa.Table, pa.Table]:
+    """Decode every image and read every caption. Return the tables of valid and of skipped samples.
 
-    table: pa.Table
-    skipped: pa.Table
-    ignored: Counter[str]
-    """number of members that no sample uses, by extension"""
-
-
-def validate_shard(samples: Iterable[RawSample], filters: Filters, caption_keys: Sequence[str] = ()) -> ValidatedShard:
-    """Decode every image and read every caption. Bad samples become rows of ``skipped``.
+    The schemas are :data:`KEPT` and :data:`SKIPPED`. ``ignored`` counts members that no sample uses, by extension.
+    ``caption_keys`` are members, or fields of ``json``, with a caption. The first valid one counts. The default is ``txt``, or
+    ``caption`` in ``json`` without ``txt``.
 
     Reasons in addition to those of :func:`read_samples` and :func:`image.decode`: ``missing-image``,
     ``image-too-small``, ``image-too-long``, ``missing-caption``, ``empty-caption``, ``invalid-utf8``,
     ``text-too-large``, ``nul-in-caption``, ``caption-too-short``, ``caption-too-long``,
     ``placeholder-caption``, ``literal-caption``, ``dotted-key``, ``bad-json`` (only without ``txt``).
-
-    Args:
-        samples: samples of the shard.
-        filters: limits for images and captions.
-        caption_keys: members, or fields of ``json``, with a caption. The first valid one counts. By default ``txt``, or
-            ``caption`` in ``json`` without ``txt``.
     """
     rows: list[dict[str, Any]] = []
     skipped: list[dict[str, str]] = []
-    ignored: Counter[str] = Counter()
     for sample in samples:
         pairs = _other_pairs(sample)
         try:
@@ -68,8 +59,9 @@ def validate_shard(samples: Iterable[RawSample], filters: Filters, caption_keys:
             skipped.append({"key": sample.key, "reason": bad.reason, "detail": bad.detail})
         for stem in pairs:
             skipped.append({"key": f"{sample.key}.{stem}", "reason": _DOTTED.reason, "detail": _DOTTED.detail})
-        ignored.update(_unused(sample, pairs).difference(caption_keys))
-    return ValidatedShard(pa.Table.from_pylist(rows, KEPT), pa.Table.from_pylist(skipped, SKIPPED), ignored)
+        if ignored is not None:
+            ignored.update(_unused(sample, pairs).difference(caption_keys))
+    return pa.Table.from_pylist(rows, KEPT), pa.Table.from_pylist(skipped, SKIPPED)
 
 
 _DOTTED = BadSample(

@@ -63,10 +63,7 @@ def validate_reinforced(
     ``bad-embedding``, ``bad-view``, ``changed-image``, ``missing-synthetic-caption``.
 
     Args:
-        samples: samples of the shard.
         teachers: dimensions of the teachers in the order of their embeddings, None where the shard states them.
-        filters: limits for images and captions.
-        shard: name of the shard in messages.
         find_image: finds images and captions that the shard does not hold.
 
     Raises:

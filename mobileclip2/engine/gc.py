@@ -82,18 +82,14 @@ def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
 
 
 class NeededByRuns:
-    """The paths that the profiles of all running processes need, among some outputs."""
+    """The paths that the profiles of all running processes need, among some outputs. An unreadable lease is a ``StoreError``."""
 
     def __init__(self, storage: Storage, found: Sequence[Stored]) -> None:
         self._storage, self._found = storage, found
         self._known: dict[str, set[str]] = {}
 
     def paths(self) -> set[str]:
-        """Read all leases and return the paths. Only a lease that is new since the last call is evaluated.
-
-        Raises:
-            StoreError: what a process needs is unknown.
-        """
+        """Read all leases and return the paths. Only a lease that is new since the last call is evaluated."""
         paths: set[str] = set()
         for held in all_held(self._storage):
             if held.payload != USES_NOTHING:
@@ -133,9 +129,7 @@ def lineages_in(folder: Path) -> list[Path]:
 def unneeded(pipelines: Sequence[Pipeline], committed: set[str], lineages: Iterable[Path]) -> list[Stored]:
     """Find the outputs that no pipeline, commit, run or kept checkpoint needs. All pipelines share one store.
 
-    Args:
-        committed: paths that the ledgers of commits name.
-        lineages: lineage files of the kept checkpoints.
+    ``committed`` are the paths that the ledgers of commits name, and ``lineages`` the files beside the kept checkpoints.
     """
     found = stored(pipelines[0])
     everything = list(found.values())

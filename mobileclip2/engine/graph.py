@@ -133,14 +133,13 @@ def build_graph(profile: Profile) -> Graph:
     graph: Graph = {}
 
     def add(asset: Asset) -> None:
-        for upstream in asset.upstream:
-            if upstream not in graph:
+        if asset.key not in graph:
+            for upstream in asset.upstream:
                 add(by_key[upstream])
-        graph[asset.key] = asset
+            graph[asset.key] = asset
 
     for asset in by_key.values():
-        if asset.key not in graph:
-            add(asset)
+        add(asset)
     return graph
 
 
@@ -201,12 +200,6 @@ def pairs_of(profile: Profile) -> AssetKey:
 def _filtering(profile: Profile) -> Iterator[Asset]:
     for filter_ in profile.filtering:
         model = AssetKey(filter_.model)
-        # before the scores in topological order
-        yield (
-            _teacher(profile.teacher(model.name))
-            if model.stage == "teacher"
-            else _student(profile, profile.student(model.name))
-        )
         yield _asset(
             AssetKey.of("filter_scores", filter_.name),
             f"The cosine similarity of every image and its caption by {model}, and the embedding of the image.",
@@ -452,8 +445,9 @@ def _student_slice(profile: Profile, student: Student, name: str) -> Slice:
     else:
         fields["loss"] = declared(student.loss)
         datasets = profile.datasets_of(student)
-        if datasets == (OWN,):
-            fields["loss"]["captioners"] = _chosen_names(student.loss.captioners, profile.dataset_captioners)
+        if datasets == (OWN,) and (chosen := student.loss.captioners) is not None:
+            every = profile.dataset_captioners  # the same as None, and its order counts
+            fields["loss"]["captioners"] = None if {*chosen} == {*every} else [name for name in every if name in chosen]
         del fields["loss"]["logit_scales"]  # replaced by the resolved scale of every teacher
         fields["logit_scales"] = profile.logit_scales(student)
         for dataset in datasets:
@@ -465,11 +459,6 @@ def _student_slice(profile: Profile, student: Student, name: str) -> Slice:
                 inputs[f"reinforced/{dataset}"] = Input(AssetKey.of("reinforced_shards", dataset))
     externals = {**_model_externals(student.model), **_curve_sets(profile, student.evaluate_on)}
     return Slice(name, fields, inputs, externals)
-
-
-def _chosen_names(chosen: Sequence[str] | None, of: Sequence[str]) -> list[str] | None:
-    """Return the chosen names in the order of ``of``. Return None if all are chosen."""
-    return None if chosen is None or set(chosen) == set(of) else [name for name in of if name in chosen]
 
 
 def _wise_ft(profile: Profile, name: str, wise_ft: WiseFT) -> Asset:

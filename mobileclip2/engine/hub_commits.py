@@ -48,10 +48,9 @@ class HubCommits:
         return self._read.get(key, {})
 
     def resolve(self, model: Model, name: str) -> dict[str, str]:
-        """Find the commits of a model, check that its files exist, and record the commits. Warn if a name has moved.
+        """Find the commits of a model of the hub, check that its files exist, and record the commits. Warn if a name has moved.
 
         Args:
-            model: a model for which :attr:`Model.hub` is not empty.
             name: the field of the profile, for error messages.
 
         Raises:

@@ -161,11 +161,7 @@ def file_version(stat: os.stat_result) -> str:
 
 
 def check_version(url: str, planned: str, found: str) -> None:
-    """Compare the version tokens of a file or object.
-
-    Raises:
-        ShardError: they differ. The message names the fields.
-    """
+    """Raise ``ShardError``, with the fields that differ, if the version tokens of a file or object differ."""
     if planned == found:
         return
     names = ["ETag"] if url.startswith("s3://") else ["size", "modification time", "inode", "change time"]

@@ -52,11 +52,6 @@ class UpstreamOutput(NamedTuple):
     summary: ManifestSummary | None
     """None if the output is missing"""
 
-    @property
-    def key(self) -> SliceKey:
-        """Return the identity of the output."""
-        return SliceKey(self.asset.key, self.slice.name, self.group)
-
 
 @dataclass
 class Task:
@@ -176,7 +171,8 @@ class Executor(Protocol):
         """Compute a batch, write its manifests and return the device-seconds.
 
         Raises:
-            UserError: the stage rejects its input, or the executor fails.
+            UserError: a stage rejects its input, or a worker reported another permanent error.
+            ComputeError: a worker, a Job or a job failed.
         """
 
 
@@ -216,10 +212,20 @@ class MaterializeResult:
     @property
     def skip_reasons(self) -> dict[str, int]:
         """Count the skipped samples of all slices by reason."""
-        reasons = Counter[str]()
-        for summary in self.summaries.values():
-            reasons.update(summary.skip_reasons)
-        return dict(reasons)
+        return dict(sum((Counter(summary.skip_reasons) for summary in self.summaries.values()), Counter[str]()))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a check of a materialization."""
+
+    passed: bool
+    description: str
+    numbers: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
+    """Markdown tables"""
+    is_warning: bool = False
+    """whether a failure means that the check could not compare everything"""
 
 
 class Pipeline:
@@ -428,11 +434,7 @@ class Pipeline:
     def _compute(
         self, tasks: list[Task], run: Lease, progress: Progress, run_status: RunStatus
     ) -> tuple[list[str], float]:
-        """Compute the missing slices of an asset, or wait for another run that computes them.
-
-        Returns:
-            Names of the slices that this run computed, and the device-seconds.
-        """
+        """Compute the missing slices of an asset, or wait for another run that does. Return those of this run and its seconds."""
         todo = [task for task in tasks if self._read_summary(task) is None]
         if not todo:
             return [], 0.0
@@ -511,4 +513,4 @@ class _TimeRecord(BaseModel, allow_inf_nan=False):
 
 
 def _times(key: str) -> str:
-    return f"{SCRATCH}/times/{'.'.join(AssetKey(key).path)}.jsonl"
+    return f"{SCRATCH}/times/{AssetKey(key).dotted}.jsonl"

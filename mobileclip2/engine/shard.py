@@ -77,11 +77,7 @@ def open_shard(shard: Shard) -> Iterator[BinaryIO]:
 
 
 def _check_unchanged(shard: Shard, file: BinaryIO) -> None:
-    """Compare a shard, and the open ``file`` of a local one, with the version that the plan saw.
-
-    Raises:
-        ShardError: the shard is missing or has changed.
-    """
+    """Raise ``ShardError`` if a shard, or the open ``file`` of a local one, is not the version that the plan saw."""
     url, planned = shard.url, shard.version_token
     if not planned:
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -105,17 +105,18 @@ def commit_tasks(batch: TaskBatch) -> None:
         commit_sidecars(task, batch.shards)
 
 
-def commit_sidecars(task: Task, shards: Iterable[Shard], facts: dict[str, object] | None = None) -> None:
+def commit_sidecars(task: Task, shards: Sequence[Shard], facts: dict[str, object] | None = None) -> None:
     """Write the manifest over the sidecars of all shards. Count samples and skips in the files."""
-    names, samples, reasons = [], 0, Counter[str]()
-    for shard in shards:
-        names.append(side_name(shard))
-        samples += sidecar.rows(task.output.fetch(side_name(shard)))
-        if task.output.has(skipped_name(shard)):
-            names.append(skipped_name(shard))
-            skipped = sidecar.read(task.output.fetch(skipped_name(shard)))
-            reasons.update(skipped.column("reason").to_pylist())
-    task.commit(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
+    samples = sum(sidecar.rows(task.output.fetch(side_name(shard))) for shard in shards)
+    names, reasons = skips(task, shards)
+    task.commit([*map(side_name, shards), *names], samples=samples, skip_reasons=reasons, facts=facts)
+
+
+def skips(task: Task, shards: Sequence[Shard]) -> tuple[list[str], Counter[str]]:
+    """Return the stored lists of skipped samples of all shards, and the number of their samples by reason."""
+    names = [name for name in map(skipped_name, shards) if task.output.has(name)]
+    tables = (sidecar.read(task.output.fetch(name)) for name in names)
+    return names, Counter(reason for table in tables for reason in table.column("reason").to_pylist())
 
 
 def images_of(shard: Shard, raw: pa.Table) -> Iterator[tuple[str, Image.Image]]:

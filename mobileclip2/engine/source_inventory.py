@@ -13,11 +13,10 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from mobileclip2.asset_key import AssetKey
-from mobileclip2.config.captioner import Captioner
 from mobileclip2.config.location import expand
 from mobileclip2.config.model import Model, Weights
 from mobileclip2.config.profile import Profile
@@ -47,7 +46,8 @@ _STORED = re.compile(r"([0-9a-f]{16})/g\d\d/")
 class SourceInventory:
     """Lists and hashes the inputs of one profile that lie outside the store. Caches every result.
 
-    :meth:`share` writes the hashes of local listings to the store, so that other machines do not read all files again.
+    Raises ``ShardError`` where :meth:`list_shards` does. :meth:`share` writes the hashes of local listings to the store, so that
+    other machines do not read all files again.
     """
 
     def __init__(self, profile: Profile, storage: Callable[[], Storage] | None = None) -> None:
@@ -56,16 +56,12 @@ class SourceInventory:
         self._hashed: dict[str, str] = {}
         self._grouped: dict[str, dict[str, list[Shard]]] = {}
         self._stat_cache = StatCache()
-        self._digests: dict[tuple[External, str | None], str] = {}
+        self._digest = cache(self._compute_digest)
         self.hub = HubCommits(storage)
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Return all input shards of the profile, sorted by source and path.
-
-        Raises:
-            ShardError: a source is missing or contains no shard.
-        """
+        """Return all input shards of the profile, sorted by source and path."""
         return [shard for source in self.profile.sources for shard in self._list(source, "sources")]
 
     def _list(self, source: Source | ReinforcedShards, section: str) -> list[Shard]:
@@ -110,11 +106,7 @@ class SourceInventory:
         return self._grouped[reinforced][group]
 
     def shards_of(self, asset: AssetKey, group: str | None) -> list[Shard]:
-        """Return the tars that an asset reads: those of a group, or of a caption corpus.
-
-        Raises:
-            ShardError: no file matches the pattern of the corpus.
-        """
+        """Return the tars that an asset reads: those of a group, or of a caption corpus."""
         if group is None:
             corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == asset.name)
             files = self.list_shards(f"caption corpus '{corpus.name}'", corpus.url, corpus.pattern, "caption_corpora")
@@ -122,11 +114,7 @@ class SourceInventory:
         return self.group_shards(group, asset.name if asset.stage == "reinforced_shards" else "")
 
     def image_shards(self, name: str) -> list[Shard]:
-        """Return the tars with the images of a published reinforced dataset.
-
-        Raises:
-            ShardError: no file matches the pattern.
-        """
+        """Return the tars with the images of a published reinforced dataset."""
         images = self.profile.reinforced_shards(name).images
         if images is None:
             return []
@@ -137,10 +125,7 @@ class SourceInventory:
         """Return the content hash of an external input. Only ``GroupShards`` depends on the group."""
         if isinstance(external, Model):  # not cached here, because a stage can resolve it
             return self.hub.digest(external)
-        key = (external, group if isinstance(external, GroupShards) else None)
-        if key not in self._digests:
-            self._digests[key] = self._compute_digest(external, group)
-        return self._digests[key]
+        return self._digest(external, group if isinstance(external, GroupShards) else None)
 
     def _compute_digest(self, external: GroupShards | Folder | Weights, group: str | None) -> str:
         match external:
@@ -240,33 +225,13 @@ class SourceInventory:
             self._stat_cache.put(url, version_token, digest)
         return digest
 
-    def model_weights(self, model: Model) -> Path | None:
-        """Return the local file of a model's weights, or None for random weights and open_clip tags.
-
-        Raises:
-            WeightsError: the file is missing, or its hash differs from the pinned one.
-        """
-        return self.weights_path(model.weights) if model.weights and not model.weights.tag else None
-
-    def captioner_weights(self, captioner: Captioner) -> Path | None:
-        """Return the local weights of a captioner's model, or of the trunk of a small captioner.
-
-        Raises:
-            WeightsError: the file is missing, or its hash differs from the pinned one.
-        """
-        if captioner.model:
-            return self.model_weights(captioner.model)
-        return self.weights_path(captioner.trunk_weights) if captioner.trunk_weights else None
+    def weights_file(self, weights: Weights | None) -> Path | None:
+        """Return :meth:`weights_path`, or None for random weights and tags."""
+        return self.weights_path(weights) if weights and not weights.tag else None
 
     def tower_weights(self, locked: Locked) -> tuple[Path | None, Path | None]:
-        """Return the local weights of the image trunk and the text tower of a locked teacher, or None for the hub's.
-
-        Raises:
-            WeightsError: a file is missing, or its hash differs from the pinned one.
-        """
-        files = (locked.trunk_weights, locked.text_weights)
-        trunk, text = (self.weights_path(each) if each and not each.tag else None for each in files)
-        return trunk, text
+        """Return :meth:`weights_file` of the image trunk and of the text tower of a locked teacher."""
+        return self.weights_file(locked.trunk_weights), self.weights_file(locked.text_weights)
 
     def weights_path(self, weights: Weights) -> Path:
         """Return the local file of weights from a package or path, and check its pinned hash.

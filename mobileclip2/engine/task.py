@@ -150,11 +150,6 @@ class TaskSpec(BaseModel, frozen=True):
         return TaskBatch(pipeline, asset, self.group, tasks, progress, self.shards, self.lineage, self.holder)
 
 
-def chunk(shards: list[Shard], index: int, of: int) -> list[Shard]:
-    """Return every ``of``-th shard, so that shards that an earlier run finished are spread over all chunks."""
-    return shards[index::of]
-
-
 def run_shard_task(storage: Storage, key: str, index: int, of: int, progress: Progress) -> None:
     """Compute the unfinished shards of one chunk. The process that wrote the spec commits the manifests.
 
@@ -164,7 +159,8 @@ def run_shard_task(storage: Storage, key: str, index: int, of: int, progress: Pr
     batch = TaskSpec.read(storage, key).to_batch(storage, progress)
     stage = load_stage(batch.asset.stage)
     assert isinstance(stage, ShardStage), f"{batch.asset.key} does not process shard by shard"
-    stage.compute(batch, chunk(batch.shards, index, of))
+    # every of-th shard, so that shards that an earlier run finished are spread over all chunks
+    stage.compute(batch, batch.shards[index::of])
 
 
 def run_task(storage: Storage, key: str, progress: Progress) -> None:

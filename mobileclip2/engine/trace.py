@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mobileclip2.asset_key import SliceKey
 from mobileclip2.engine.lineage import Lineage, Node
 from mobileclip2.engine.pipeline import Pipeline, Task
 from mobileclip2.errors import DamagedOutput, UserError
@@ -37,7 +38,7 @@ def lineage_of(pipeline: Pipeline, key: str) -> Lineage:
 def _add(pipeline: Pipeline, task: Task, nodes: dict[str, Node]) -> None:
     made_from: dict[str, str] = {}
     for source in pipeline.upstream_outputs(task.asset, task.slice, task.group):
-        made_from[source.name] = str(source.key)
+        made_from[source.name] = str(SliceKey(source.asset.key, source.slice.name, source.group))
         if made_from[source.name] not in nodes:
             upstream = pipeline.task_for(source.asset, source.slice, source.group) if source.summary else None
             if upstream is None:

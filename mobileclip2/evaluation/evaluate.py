@@ -46,7 +46,6 @@ def evaluate(
     if device is not None:
         model.model.to(device)
     model.model.eval()
-    features = Features(model, batch=batch, feature_cache=feature_cache, pixels=pixels)
     done = 0
 
     def advance() -> None:
@@ -55,13 +54,14 @@ def evaluate(
         if done % batch == 0 or done == total:
             progress(Step(done, total, "images"))
 
-    predict: dict[Kind, Callable[[EvaluationSet, Features, Callable[[], None]], pa.Table]] = {
+    features = Features(model, batch=batch, feature_cache=feature_cache, pixels=pixels, advance=advance)
+    predict: dict[Kind, Callable[[EvaluationSet, Features], pa.Table]] = {
         "classification": _predict_classes,
         "retrieval": _predict_retrieval,
         "association": _predict_associations,
         "faces": _predict_faces,
     }
-    tables = [predict[evaluation_set.kind](evaluation_set, features, advance) for evaluation_set in sets]
+    tables = [predict[evaluation_set.kind](evaluation_set, features) for evaluation_set in sets]
     features.save()
     return [_result(evaluation_set, table) for evaluation_set, table in zip(sets, tables, strict=True)]
 
@@ -84,9 +84,9 @@ def _result(evaluation_set: EvaluationSet, table: pa.Table) -> Result:
     return Result(evaluation_set.name, name, metrics, samples=table)
 
 
-def _predict_classes(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+def _predict_classes(evaluation_set: EvaluationSet, features: Features) -> pa.Table:
     weights = features.of_classes(evaluation_set.classnames, evaluation_set.templates)
-    samples, images = _images(evaluation_set, features, advance)
+    samples, images = _images(evaluation_set, features)
     targets = torch.tensor([sample.target for sample in samples])
     ranks, predicted = rank(images, weights, targets, torch.arange(len(evaluation_set.classnames)))
     return pa.table(
@@ -100,8 +100,8 @@ def _predict_classes(evaluation_set: EvaluationSet, features: Features, advance:
     )
 
 
-def _predict_retrieval(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    samples, images = _images(evaluation_set, features, advance)
+def _predict_retrieval(evaluation_set: EvaluationSet, features: Features) -> pa.Table:
+    samples, images = _images(evaluation_set, features)
     texts = features.of_texts([caption for sample in samples for caption in sample.captions])
     image = torch.arange(len(samples))
     image_of_text = image.repeat_interleave(torch.tensor([len(sample.captions) for sample in samples]))
@@ -118,9 +118,9 @@ def _predict_retrieval(evaluation_set: EvaluationSet, features: Features, advanc
     )
 
 
-def _predict_associations(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
+def _predict_associations(evaluation_set: EvaluationSet, features: Features) -> pa.Table:
     """Choose as many candidates as belong to the cue, the nearest ones."""
-    samples, images = _images(evaluation_set, features, advance)
+    samples, images = _images(evaluation_set, features)
     rows = []
     for question, group in groupby(enumerate(samples), key=lambda item: item[1].key.rpartition("/")[0]):
         indices, candidates = zip(*group, strict=True)
@@ -135,8 +135,8 @@ def _predict_associations(evaluation_set: EvaluationSet, features: Features, adv
     return pa.table({**table, "chosen": _lists(choices)})
 
 
-def _predict_faces(evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]) -> pa.Table:
-    samples, images = _images(evaluation_set, features, advance)
+def _predict_faces(evaluation_set: EvaluationSet, features: Features) -> pa.Table:
+    samples, images = _images(evaluation_set, features)
     columns = {
         f"predicted_{question}": _column((images @ features.of_classes(names, templates).T).argmax(1))
         for question, (names, templates) in evaluation_set.questions.items()
@@ -157,9 +157,7 @@ def _fields(evaluation_set: EvaluationSet, samples: Sequence[Sample]) -> dict[st
     return {name: pa.array(column, pa.int64()) for name, column in zip(evaluation_set.fields, columns, strict=True)}
 
 
-def _images(
-    evaluation_set: EvaluationSet, features: Features, advance: Callable[[], None]
-) -> tuple[list[Sample], torch.Tensor]:
+def _images(evaluation_set: EvaluationSet, features: Features) -> tuple[list[Sample], torch.Tensor]:
     """Return the samples of the set without image bytes, and the features of their images."""
     seen: list[Sample] = []
 
@@ -168,5 +166,5 @@ def _images(
             seen.append(replace(sample, image=b""))
             yield sample
 
-    images = features.of_images(recorded(), evaluation_set.name, advance)
+    images = features.of_images(recorded(), evaluation_set.name)
     return seen, images

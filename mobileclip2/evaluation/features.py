@@ -33,7 +33,7 @@ class Features:
 
     ``batch`` is the number of images or texts in a forward pass. ``feature_cache`` is a folder with features of the same
     weights: they are read from it, and :meth:`save` writes new ones to it. ``pixels`` caches decoded images by their hash
-    for all evaluations of a training, up to :data:`CACHED_PIXELS`.
+    for all evaluations of a training, up to :data:`CACHED_PIXELS`. ``advance`` is called after each image.
     """
 
     def __init__(
@@ -43,9 +43,11 @@ class Features:
         batch: int = 64,
         feature_cache: Path | None = None,
         pixels: dict[str, Tensor] | None = None,
+        advance: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self.batch = batch
+        self._advance = advance
         self._pixels = {} if pixels is None else pixels
         self._max_images = 0 if pixels is None else CACHED_PIXELS // model.preprocess.size**2
         self._images = FeatureCache(feature_cache / "images" if feature_cache else None)
@@ -56,8 +58,8 @@ class Features:
         self._images.save()
         self._texts.save()
 
-    def of_images(self, samples: Iterable[Sample], name: str, advance: Callable[[], None] = lambda: None) -> Tensor:
-        """Embed the images of ``samples`` as ``[n, embed_dim]`` and call ``advance`` after each sample.
+    def of_images(self, samples: Iterable[Sample], name: str) -> Tensor:
+        """Embed the images of ``samples`` as ``[n, embed_dim]``.
 
         Raises:
             ShardError: samples are not usable. The message names the first five.
@@ -71,7 +73,7 @@ class Features:
             for sample in samples:
                 content = hashlib.sha256(sample.image).hexdigest()
                 contents.append(content)
-                advance()
+                self._advance()
                 if sample.fault:
                     faults.append(f"'{sample.key}' ({sample.fault})")
                 elif content not in self._images and content not in submitted:

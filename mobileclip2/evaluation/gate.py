@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,17 +62,12 @@ class Comparison:
         return [row for row in self.rows if row.failed]
 
 
-@dataclass
-class _Measured:
-    """A row with its resampled values, or with a constant if there are no samples."""
+class _Measured(NamedTuple):
+    """A row without its difference, and the resampled values of both models, or a constant if there are no samples."""
 
-    set: str
-    metric: str
-    value: float
+    row: ComparisonRow
     drawn: np.ndarray
-    baseline: float | None = None
-    baseline_drawn: np.ndarray | None = None
-    tolerance: float | None = None
+    baseline_drawn: np.ndarray | None
 
 
 def compare(results: Sequence[Result], baseline: Sequence[Result] | None, gate: Gate, *, seed: int = 0) -> Comparison:
@@ -86,30 +82,22 @@ def compare(results: Sequence[Result], baseline: Sequence[Result] | None, gate: 
     """
     results_by_key = {result.key: result for result in results}
     baseline_by_key = None if baseline is None else {result.key: result for result in baseline}
-    measured = [row for result in results for row in _rows(result, baseline_by_key, gate, seed)]
+    measured = [each for result in results for each in _rows(result, baseline_by_key, gate, seed)]
     measured += _averages(results_by_key, baseline_by_key, gate, measured)
-    judged = [row for row in measured if row.tolerance is not None]
+    judged = [each.row for each in measured if each.row.tolerance is not None]
     if baseline_by_key is not None:
         for name in gate.tolerance:
             if not any(row.metric == name or (name == MAIN_METRIC and _is_main(row, results_by_key)) for row in judged):
                 raise UserError(f"gate.tolerance: no judged set has the metric '{name}'; correct the name or remove it")
     level = 1 - (1 - gate.confidence) / max(1, len(judged))
     rows = [
-        ComparisonRow(
-            row.set,
-            row.metric,
-            row.value,
-            interval(row.drawn, gate.confidence),
-            row.baseline,
-            None if row.baseline_drawn is None else interval(row.drawn - row.baseline_drawn, level),
-            row.tolerance,
-        )
-        for row in measured
+        row if baseline_drawn is None else replace(row, difference=interval(drawn - baseline_drawn, level))
+        for row, drawn, baseline_drawn in measured
     ]
     return Comparison(rows, gate.confidence, seed, _notes(baseline_by_key, results_by_key))
 
 
-def _is_main(row: _Measured, results_by_key: Mapping[str, Result]) -> bool:
+def _is_main(row: ComparisonRow, results_by_key: Mapping[str, Result]) -> bool:
     return row.set not in results_by_key or row.metric == main_name(row.set, results_by_key[row.set].metrics)
 
 
@@ -146,7 +134,7 @@ def _rows(result: Result, baseline_by_key: Mapping[str, Result] | None, gate: Ga
                 raise UserError(incomparable)
         if not _is_undefined(result, name):
             shown = other is not None and not incomparable and not _is_undefined(other, name)
-            yield _measure(result, other if shown else None, name, tolerance, seed)
+            yield _measure(result, other if shown else None, name, tolerance, gate.confidence, seed)
 
 
 def _is_undefined(result: Result, name: str) -> bool:
@@ -206,7 +194,9 @@ def _size(result: Result) -> int:
     return int(result.samples.num_rows)
 
 
-def _measure(result: Result, other: Result | None, name: str, tolerance: float | None, seed: int) -> _Measured:
+def _measure(
+    result: Result, other: Result | None, name: str, tolerance: float | None, confidence: float, seed: int
+) -> _Measured:
     pair = [result] if other is None else [result, other]
     values = [float(each.metrics[name] or 0) for each in pair]
     # the noise of a result without samples is unknown
@@ -219,10 +209,10 @@ def _measure(result: Result, other: Result | None, name: str, tolerance: float |
         set_seed = (seed, zlib.crc32(result.key.encode()))
         for index, resampled in zip(sampled, draws(metric, tables, seed=set_seed), strict=True):
             drawn[index] = resampled
-    row = _Measured(result.key, name, values[0], drawn[0], tolerance=tolerance)
-    if other is not None:
-        row.baseline, row.baseline_drawn = values[1], drawn[1]
-    return row
+    row = ComparisonRow(result.key, name, values[0], interval(drawn[0], confidence), tolerance=tolerance)
+    if other is None:
+        return _Measured(row, drawn[0], None)
+    return _Measured(replace(row, baseline=values[1]), drawn[0], drawn[1])
 
 
 def _averages(
@@ -234,7 +224,7 @@ def _averages(
     """Yield the published averages whose sets all have results."""
     here = averages({key: result.main for key, result in results_by_key.items()})
     there = averages({key: result.main for key, result in (baseline_by_key or {}).items()})
-    mains = {row.set: row for row in measured if row.metric == main_name(row.set, results_by_key[row.set].metrics)}
+    mains = {each.row.set: each for each in measured if _is_main(each.row, results_by_key)}
     for name, keys in AVERAGES.items():
         judged = (
             baseline_by_key is not None and MAIN_METRIC in gate.tolerance and (gate.sets is None or name in gate.sets)
@@ -247,16 +237,22 @@ def _averages(
         if judged and name not in there:
             raise UserError(f"'{name}': the baseline lacks a set of this average; list the judged sets in 'gate.sets'")
         rows = [mains[key] for key in keys]
-        row = _Measured(name, AVERAGED, here[name], np.mean([each.drawn for each in rows], axis=0))
+        drawn = np.mean([each.drawn for each in rows], axis=0)
         baseline_drawn = [each.baseline_drawn for each in rows if each.baseline_drawn is not None]
         if judged:
             for key in keys:
                 if incomparable := _incomparable(results_by_key[key], (baseline_by_key or {}).get(key)):
                     raise UserError(incomparable)
-            for each in rows:
-                if each.baseline_drawn is None:
-                    raise UserError(f"'{name}': the baseline lacks {each.metric} of '{each.set}'; evaluate it again")
-            row.tolerance = gate.tolerance[MAIN_METRIC]
-        if name in there and len(baseline_drawn) == len(rows):
-            row.baseline, row.baseline_drawn = there[name], np.mean(baseline_drawn, axis=0)
-        yield row
+            for row, _, found in rows:
+                if found is None:
+                    raise UserError(f"'{name}': the baseline lacks {row.metric} of '{row.set}'; evaluate it again")
+        complete = name in there and len(baseline_drawn) == len(rows)
+        average = ComparisonRow(
+            name,
+            AVERAGED,
+            here[name],
+            interval(drawn, gate.confidence),
+            there[name] if complete else None,
+            tolerance=gate.tolerance[MAIN_METRIC] if judged else None,
+        )
+        yield _Measured(average, drawn, np.mean(baseline_drawn, axis=0) if complete else None)

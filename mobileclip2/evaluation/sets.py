@@ -43,7 +43,7 @@ from mobileclip2.data.caption_text import (
     is_visible,
     normalized_name,
 )
-from mobileclip2.data.tar import RawSample, member_names, read_samples
+from mobileclip2.data.tar import RawSample, read_samples, scan_samples
 from mobileclip2.errors import ShardError, UserError
 from mobileclip2.store.storage import file_sha256
 
@@ -199,10 +199,10 @@ class EvaluationSet:
 
     @cached_property
     def size(self) -> int:
-        """Number of test images from the headers of the tars. A damaged tar counts as empty."""
+        """Number of test samples from the headers of the tars. A damaged tar counts as empty."""
         if self.kind == "association":
             return sum(len(question["candidates"]) for question in self._questions("candidates"))
-        return sum(_count_images(shard) for shard in self.shards)
+        return sum(map(_count_samples, self.shards))
 
     def check(self) -> None:
         """Check the files of the set except the samples.
@@ -412,10 +412,9 @@ def _captions(raw: RawSample) -> tuple[str, ...]:
     return captions
 
 
-def _count_images(shard: Path) -> int:
+def _count_samples(shard: Path) -> int:
     try:
         with shard.open("rb") as file:
-            names = member_names(file, str(shard))
-            return sum(Path(name).suffix.lower().lstrip(".") in IMAGES for name in names)
+            return sum(1 for _ in scan_samples(file, str(shard)))
     except (OSError, ShardError):
         return 0

@@ -17,8 +17,7 @@ def worker_command(python: str, store: str, key: str) -> list[str]:
 def pod_command(command: list[str], store: str, job: str, linger: int = 0) -> list[str]:
     """Return ``command``, which runs a module, as the process of a pod that keeps its log in the store.
 
-    Args:
-        linger: seconds between a failure and the end of the process.
+    The process ends ``linger`` seconds after a failure.
     """
     python, _, *module = command
     return [python, "-m", POD, *([f"--linger={linger}"] if linger else []), store, f"{LOGS}/{job}", *module]
@@ -30,10 +29,6 @@ ON_THIS_MACHINE = ["--nnodes=1", "--rdzv-backend=c10d", "--rdzv-conf=store_type=
 
 
 def torchrun_command(worker: list[str], processes: int, rendezvous: list[str]) -> list[str]:
-    """Return the command that runs the command of a worker in ``processes`` ranks on each node.
-
-    Args:
-        rendezvous: torchrun's options for the nodes and the address of the rendezvous.
-    """
+    """Return the command that runs a worker in ``processes`` ranks on each node, with torchrun's options for their rendezvous."""
     python, *module = worker
     return [python, "-m", TORCHRUN, *rendezvous, f"--nproc-per-node={processes}", *module]

@@ -75,12 +75,7 @@ class KubernetesExecutor:
         return Cluster(self.settings.namespace)
 
     def run(self, batch: TaskBatch) -> float:
-        """Run a batch as a Job, commit its manifests and return the device-seconds.
-
-        Raises:
-            UserError: a worker reported a permanent error.
-            ComputeError: a Job failed.
-        """
+        """Run a batch as a Job, commit its manifests and return the device-seconds."""
         spec = TaskSpec.of(batch)
         storage = batch.pipeline.storage
         spec.write(storage)
@@ -255,11 +250,7 @@ class KubernetesExecutor:
         return min((status.start_time.timestamp() for status in pods), default=None)
 
     def _refusals(self, job: Any) -> list[str]:
-        """Return why pods of a Job are refused now.
-
-        Raises:
-            ComputeError: the API server will refuse them again.
-        """
+        """Return why pods of a Job are refused now, or raise ``ComputeError`` if the API server will refuse them again."""
         wanted = job.spec.parallelism if is_gang(job) else 1
         status = job.status
         if (status.active or 0) + (status.terminating or 0) + (status.succeeded or 0) >= wanted:
@@ -353,7 +344,5 @@ class KubernetesExecutor:
 
 
 def _exit_status(pod: Any) -> str:
-    for container in pod.status.container_statuses or []:
-        if container.state.terminated:
-            return f" ended with {container.state.terminated.exit_code} ({container.state.terminated.reason})"
-    return ""
+    ended = [each.state.terminated for each in pod.status.container_statuses or [] if each.state.terminated]
+    return f" ended with {ended[0].exit_code} ({ended[0].reason})" if ended else ""

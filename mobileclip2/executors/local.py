@@ -43,12 +43,7 @@ class LocalExecutor:
         self.processes = processes
 
     def run(self, batch: TaskBatch) -> float:
-        """Compute a batch, commit its manifests and return the device-seconds.
-
-        Raises:
-            UserError: a worker rejects its input.
-            ComputeError: a worker died.
-        """
+        """Compute a batch, commit its manifests and return the device-seconds."""
         stage = load_stage(batch.asset.stage)
         distributed = isinstance(stage, ShardStage) or batch.asset.trains
         if self.processes == 1 or not distributed:

@@ -95,8 +95,7 @@ def unsharded_job(cluster: Kubernetes, stage: str, name: str, store: str, key: s
 def training_jobset(job: Manifest, restarts: int) -> Manifest:
     """Wrap the Job of a training on several nodes in a JobSet, whose controller creates it again after failures and disruptions.
 
-    Args:
-        restarts: limit of restarts; those after disruptions do not count.
+    Restarts after disruptions do not count.
     """
     spec = {field: value for field, value in job["spec"].items() if field not in {"suspend", "ttlSecondsAfterFinished"}}
     rules = [

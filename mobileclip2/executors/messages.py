@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
 from mobileclip2.progress import Step
 
@@ -22,12 +22,8 @@ PERMANENT = 65
 """exit status of a worker after a permanent failure, for the failure policy of a Job"""
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        ser_json_inf_nan="constants",  # a loss can be infinite
-    )
+class _Message(BaseModel, frozen=True, extra="forbid", ser_json_inf_nan="constants"):
+    """A loss can be infinite, which ``ser_json_inf_nan`` writes as a constant."""
 
 
 class StepReport(_Message):

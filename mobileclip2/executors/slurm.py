@@ -55,12 +55,7 @@ class SlurmExecutor:
         self.poll = POLL_SECONDS
 
     def run(self, batch: TaskBatch) -> float:
-        """Run a batch as jobs, commit its manifests and return the device-seconds.
-
-        Raises:
-            UserError: a worker reported a permanent error.
-            ComputeError: the jobs failed.
-        """
+        """Run a batch as jobs, commit its manifests and return the device-seconds."""
         spec = TaskSpec.of(batch)
         storage = batch.pipeline.storage
         spec.write(storage)
@@ -224,11 +219,7 @@ class _Job:
             logger.info("%s: the job %s waits: %s", self._batch.asset.key, self._spec.name, ", ".join(reasons))
 
     def _retry(self, failed: dict[int, JobTask], retries: int, progressed: bool) -> int:
-        """Return the number of jobs that failed without progress.
-
-        Raises:
-            ComputeError: there were too many.
-        """
+        """Return the number of jobs that failed without progress, or raise ``ComputeError`` if there were too many."""
         lost = all(task.state in LOST for task in failed.values())
         retries = 0 if progressed else retries + (not lost)
         if retries > RETRIES:

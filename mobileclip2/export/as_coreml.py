@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mobileclip2.export.model import Tower
-from mobileclip2.export.quiet import quiet
 from mobileclip2.extras import needs
+from mobileclip2.models.quiet import quiet
 
 IMAGE, TEXT = "image.mlpackage", "text.mlpackage"
 Programs = tuple[ExportedProgram, ExportedProgram]

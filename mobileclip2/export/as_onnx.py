@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mobileclip2.errors import UserError
 from mobileclip2.export.model import Tower
-from mobileclip2.export.quiet import quiet
 from mobileclip2.extras import needs
+from mobileclip2.models.quiet import quiet
 from mobileclip2.store.storage import temporary_files
 
 with needs("export"):

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mobileclip2.export.model import ExportModel, of_open_clip
-from mobileclip2.export.quiet import quiet
 from mobileclip2.models.build import CONFIG, save, save_architecture
 from mobileclip2.models.image_text import ImageText
+from mobileclip2.models.quiet import quiet
 from mobileclip2.models.reparameterize import reparameterize
 
 IMAGE, TEXT = "image.safetensors", "text.safetensors"

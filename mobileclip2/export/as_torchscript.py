@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobileclip2.export.model import Tower
-from mobileclip2.export.quiet import quiet
+from mobileclip2.models.quiet import quiet
 
 IMAGE, TEXT = "image.pt", "text.pt"
 

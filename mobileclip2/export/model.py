@@ -75,16 +75,6 @@ def with_numpy(preprocess: Preprocess, tokenizer: Tokenizer, image: Tower, text:
 
     def to_pixels(picture: Image.Image) -> Tensor:
         rgb = np.asarray(picture.convert("RGB"))
-        return torch.from_numpy(pixels.preprocess(rgb, **conventions(preprocess)))
+        return torch.from_numpy(pixels.preprocess(rgb, **preprocess.conventions()))
 
     return ExportModel(to_pixels, lambda texts: torch.from_numpy(tokenizer(texts)), image, text)
-
-
-def conventions(preprocess: Preprocess) -> dict[str, Any]:
-    """Return the arguments of ``preprocess`` in the exported ``pixels.py``."""
-    return {
-        "size": preprocess.size,
-        "mean": list(preprocess.mean),
-        "std": list(preprocess.std),
-        "interpolation": preprocess.interpolation,
-    }

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mobileclip2.data.image import decode
 from mobileclip2.errors import UserError
 from mobileclip2.export import as_coreml, as_onnx, as_open_clip, as_torchscript
-from mobileclip2.export.model import ExportModel, ImageTower, TextTower, Tower, conventions, trained, with_numpy
+from mobileclip2.export.model import ExportModel, ImageTower, TextTower, Tower, trained, with_numpy
 from mobileclip2.export.parity import Inputs, Parity, demand, parity
 from mobileclip2.export.shipped.pixels import SUPPORT
 from mobileclip2.export.shipped.tokens import Tokenizer
@@ -51,7 +51,7 @@ def write(
     """
     before = trained(image_text)
     fused = reparameterize(image_text.model)
-    settings = conventions(image_text.preprocess)
+    settings = image_text.preprocess.conventions()
     if kind not in OF_OPEN_CLIP:
         settings["context"] = _clip_context(image_text)
         _write_runtime(image_text, folder, kind)

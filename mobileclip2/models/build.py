@@ -227,10 +227,7 @@ def _wrap(model: nn.Module, tokenize: Any, config: dict[str, Any], tokenizer: di
     stored = {
         "model_cfg": config["model_cfg"],
         "preprocess_cfg": {
-            "size": preprocess.size,
-            "mean": list(preprocess.mean),
-            "std": list(preprocess.std),
-            "interpolation": preprocess.interpolation,
+            **preprocess.conventions(),
             **({"resize_mode": resize} if resize != "shortest" else {}),
             **config.get("preprocess_cfg", {}),
         },

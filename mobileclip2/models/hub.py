@@ -202,7 +202,6 @@ def find(model: Model, name: str, recorded: Mapping[str, str]) -> Found:
     """Find the commit of every repository of a model, and check that it has the files. Download no weights.
 
     Args:
-        model: a model for which :attr:`Model.hub` is not empty.
         name: the field of the profile. Error messages name it.
         recorded: known commits by repository. Other repositories get their newest commit.
 
@@ -322,7 +321,6 @@ def download(
     """Download the files of a model that are not on this machine.
 
     Args:
-        model: any model.
         weights: the file of weights that have a path or come from a package.
         commits: commit by repository. Other repositories are read at their newest commit.
         architecture_only: download the configuration and the tokenizer, and no weights.

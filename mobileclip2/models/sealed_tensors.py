@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mobileclip2.errors import StoreError, WeightsError
+from mobileclip2.models.tensors import separate
 from mobileclip2.store.storage import atomic_path
 
 SHA256 = "sha256"
@@ -39,7 +40,7 @@ def write_sealed(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """
     with atomic_path(path) as temporary:
         try:
-            save_file(_separate(tensors), temporary, {**metadata, SHA256: _BLANK.decode()})
+            save_file(separate(tensors), temporary, {**metadata, SHA256: _BLANK.decode()})
         except SafetensorError as error:  # it hides the error number
             raise StoreError(
                 f"{path}: cannot be written ({error}); free some space or correct the permissions, and run again"
@@ -93,14 +94,3 @@ def _hashes(file: BufferedReader | BufferedRandom) -> tuple[str, int, str]:
     blank = header[:position] + _BLANK + header[position + len(_BLANK) :]
     digest = hashlib.file_digest(file, lambda: hashlib.sha256(size + blank))
     return stated[0].decode(), len(size) + position, digest.hexdigest()
-
-
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous tensors on the CPU. safetensors rejects tensors that share memory, so these are copied."""
-    separate, memory = {}, set()
-    for name, tensor in tensors.items():
-        each = tensor.detach().cpu().contiguous()
-        address = each.untyped_storage().data_ptr()
-        separate[name] = each.clone() if address in memory else each
-        memory.add(address)
-    return separate

@@ -18,11 +18,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         StoreError: the disk is full or cannot be written.
     """
-    # safetensors rejects tensors that share memory
-    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         # save_file does not raise OSError if the disk is full
-        temporary.write_bytes(save(copies))
+        temporary.write_bytes(save(separate(tensors)))
+
+
+def separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous tensors on the CPU. safetensors rejects tensors that share memory, so these are copied."""
+    separated, memory = {}, set()
+    for name, tensor in tensors.items():
+        each = tensor.detach().cpu().contiguous()
+        address = each.untyped_storage().data_ptr()
+        separated[name] = each.clone() if address in memory else each
+        memory.add(address)
+    return separated
 
 
 def mismatch(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

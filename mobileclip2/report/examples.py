@@ -27,7 +27,7 @@ MATRIX = 24
 """maximum number of classes for which a confusion matrix is drawn"""
 RETRIEVED = 4
 """number of shown queries of each kind"""
-_SIDE = 256
+SIDE = 256
 """maximum side of an image in memory, in pixels; the page makes it smaller"""
 
 
@@ -224,5 +224,5 @@ def set_images(set_: EvaluationSet, indices: set[int]) -> dict[int, Image.Image]
 
 def _small(sample: Sample) -> Image.Image:
     image = decode(sample.image)
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((SIDE, SIDE))
     return image

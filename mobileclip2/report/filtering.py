@@ -17,6 +17,7 @@ from mobileclip2.config.filtering import Filter
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
+from mobileclip2.report.examples import SIDE
 from mobileclip2.stages.filter_scores import SCORE
 from mobileclip2.stages.selection import REMOVED, removed_name
 from mobileclip2.store import Artifact
@@ -25,8 +26,6 @@ PAIRS = 6
 """number of shown pairs with the best scores, and with the worst scores"""
 BINS = 1000
 """bins of the stored counts of scores, from -1 to 1; the figure merges them"""
-_SIDE = 256
-"""maximum side of an image in memory, in pixels; the page makes it smaller"""
 _SCORES = pa.schema([pa.field("key", pa.string(), nullable=False), SCORE])
 
 
@@ -148,7 +147,7 @@ def _pairs(pipeline: Pipeline, rows: Sequence[_Row], selection: Artifact | None)
         reasons = {row["key"]: row["reason"] for row in removed if row["shard"] == shard_id}
         captions = table.column("caption").to_pylist()
         for (key, image), caption in zip(images_of(shard, table), captions, strict=True):
-            image.thumbnail((_SIDE, _SIDE))
+            image.thumbnail((SIDE, SIDE))
             outcome = reasons.get(key, "kept") if selection else ""
             found[by_key[key]] = ScoredPair(key, image, caption, by_key[key][0], outcome)
     return found

@@ -204,13 +204,11 @@ def _selection_rows(selection: SelectionReport) -> list[tuple[str, str, float]]:
 
 def _skip_reasons(stages: Sequence[Stage]) -> list[tuple[str, str, str]]:
     """Return (asset, reason, count) in order of frequency within each asset."""
-    rows = []
-    for stage in stages:
-        counts: Counter[str] = Counter()
-        for output in stage.outputs:
-            counts.update(output.skip_reasons)
-        rows += [(stage.asset, reason, f"{count:,}") for reason, count in counts.most_common()]
-    return rows
+    return [
+        (stage.asset, reason, f"{count:,}")
+        for stage in stages
+        for reason, count in sum((Counter(each.skip_reasons) for each in stage.outputs), Counter[str]()).most_common()
+    ]
 
 
 def _stage_rows(stages: Sequence[Stage]) -> list[tuple[str, ...]]:

@@ -17,12 +17,10 @@ SIDE = 320
 """largest side of a picture on the page in pixels"""
 
 
-Results = Sequence[tuple[str, Sequence[Ranked]]]
-"""queries with their pictures, the best first"""
-
-
-def write_search(results: Results, model: str, folder: Path, count: int, path: Path) -> None:
-    """Write the page atomically. The pictures are in it, so that it can be sent to others."""
+def write_search(
+    results: Sequence[tuple[str, Sequence[Ranked]]], model: str, folder: Path, count: int, path: Path
+) -> None:
+    """Write the page of queries with their pictures, the best first, atomically. The page holds the pictures themselves."""
     now = datetime.datetime.now(datetime.UTC)
     page = render(
         "search.html.j2",

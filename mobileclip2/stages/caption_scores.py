@@ -10,10 +10,10 @@ from PIL import Image
 
 from mobileclip2.data import sidecar
 from mobileclip2.engine.graph import pairs_of
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.models.device import choose_device, inference
-from mobileclip2.stages.data_checks import JUDGED, Verdict, artifacts
+from mobileclip2.stages.data_checks import JUDGED, artifacts
 from mobileclip2.stages.load_model import load_image_text
 
 CERTAIN = 3

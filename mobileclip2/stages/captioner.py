@@ -31,7 +31,7 @@ def run(batch: TaskBatch) -> None:
         base = task.only("base")
         captioner = load_captioner(base.fetch(CONFIG), base.fetch(WEIGHTS))
     else:
-        weights = batch.inventory.captioner_weights(config)
+        weights = batch.inventory.weights_file(config.model.weights if config.model else config.trunk_weights)
         commits = batch.inventory.hub.recorded(config.model) if config.model else {}
         captioner = build_captioner(config, weights, commits=commits, seed=settings.seed if settings else 0)
     captioner.model.to(device)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mobileclip2.data import sidecar
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.store import Artifact
 
@@ -19,19 +18,6 @@ JUDGED = 20
 
 ROWS = 4096
 """number of embeddings of a slice that a check reads"""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The result of a check."""
-
-    passed: bool
-    description: str
-    numbers: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, str] = field(default_factory=dict)
-    """Markdown tables"""
-    is_warning: bool = False
-    """whether a failure means that the check could not compare everything"""
 
 
 def few_samples_are_bad(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

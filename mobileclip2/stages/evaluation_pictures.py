@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from mobileclip2.config.sources import EvaluationSource
 from mobileclip2.data import sidecar
 from mobileclip2.engine.external import Folder
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.sets import EvaluationSet
-from mobileclip2.stages.data_checks import Verdict, artifacts, paths
+from mobileclip2.stages.data_checks import artifacts, paths
 
 FOLDER = ".checks/pictures"
 """folder of the store with the hashes of each version of an evaluation set"""

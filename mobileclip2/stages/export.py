@@ -20,7 +20,7 @@ from mobileclip2.export.write import Format, write
 from mobileclip2.names import listed
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.model_card import Exported, card
-from mobileclip2.store.storage import explain
+from mobileclip2.store.storage import explained
 
 CARD = "README.md"
 CALIBRATION = 128
@@ -74,10 +74,9 @@ def _new_folder(to: Path) -> Iterator[Path]:
         raise UserError(f"--to {to}: it exists already; choose a new folder, or remove this one")
     temporary = to.with_name(f".{to.name}.{os.getpid()}.partial")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(to)
-    except OSError as error:
-        explain(error, str(to))
+        with explained(to):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.replace(to)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -24,7 +24,7 @@ VIEWS = "view_cfg"
 def build_image_text(model: Model | None, inventory: SourceInventory, seed: int = 0) -> ImageText:
     """Build the ``model`` of a teacher or student with its weights, or with random weights of ``seed``."""
     assert model is not None
-    return build(model, inventory.model_weights(model), commits=inventory.hub.recorded(model), seed=seed)
+    return build(model, inventory.weights_file(model.weights), commits=inventory.hub.recorded(model), seed=seed)
 
 
 def load_image_text(stored: Artifact, inventory: SourceInventory) -> ImageText:

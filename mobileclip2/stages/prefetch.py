@@ -6,10 +6,8 @@ Decoding, resizing and most operations of RandAugment release the GIL, so thread
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
 
 import pyarrow as pa
 import torch
@@ -19,8 +17,6 @@ from mobileclip2.data.image import decode
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import encoded_images
-
-T = TypeVar("T")
 
 Prepare = Callable[[int, Image.Image], torch.Tensor]
 """(row of a sample in its sidecar, image) -> tensor for the model"""
@@ -60,13 +56,6 @@ def preprocessed_images(
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy a tensor to the device. Copies to a GPU are asynchronous."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of ``size`` items. The last one may be shorter."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
 
 
 def _stacked(waiting: deque[Future[torch.Tensor]], count: int) -> torch.Tensor:

@@ -22,16 +22,13 @@ def begin(batch: TaskBatch) -> WriteShard:
     def write(shard: Shard, tasks: list[Task]) -> None:
         with open_shard(shard) as file:
             ignored: Counter[str] = Counter()
-            validated = validate_shard(
-                read_samples(file, shard.url, ignored), batch.profile.filters, _caption_keys(batch, shard)
-            )
-        ignored += validated.ignored
+            samples = read_samples(file, shard.url, ignored)
+            valid, skipped = validate_shard(samples, batch.profile.filters, _caption_keys(batch, shard), ignored)
         if ignored:
             found = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
             logger.info("%s: ignored members by type: %s", shard.url, found)
-        total = validated.table.num_rows + validated.skipped.num_rows
-        check_share(validated.skipped, total, batch.profile.max_bad_share, shard.url)
-        write_sidecar(task, shard, validated.table, validated.skipped)
+        check_share(skipped, valid.num_rows + skipped.num_rows, batch.profile.max_bad_share, shard.url)
+        write_sidecar(task, shard, valid, skipped)
 
     return write
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 from mobileclip2.data import sidecar
@@ -11,7 +10,7 @@ from mobileclip2.data.join import TeacherFiles, join_shard
 from mobileclip2.data.validate import check_share
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard import Shard, open_shard
-from mobileclip2.engine.shard_stage import ShardStage, WriteShard, side_name, skipped_name
+from mobileclip2.engine.shard_stage import ShardStage, WriteShard, side_name, skipped_name, skips
 from mobileclip2.store.storage import temporary_files
 
 
@@ -43,7 +42,7 @@ def begin(batch: TaskBatch) -> WriteShard:
         with temporary_files(), tempfile.TemporaryDirectory() as folder:
             tar = Path(folder) / tar_name(shard)
             with open_shard(shard) as file:
-                counts = join_shard(
+                samples, skipped = join_shard(
                     file,
                     raw,
                     files("augmentations"),
@@ -53,10 +52,9 @@ def begin(batch: TaskBatch) -> WriteShard:
                     storage=dataset.storage,
                     images=dataset.images,
                 )
-            total = counts.samples + counts.skipped.num_rows
-            check_share(counts.skipped, total, batch.profile.max_bad_share, shard.url)
-            if counts.skipped.num_rows:
-                task.output.write(skipped_name(shard), sidecar.to_bytes(counts.skipped))
+            check_share(skipped, samples + skipped.num_rows, batch.profile.max_bad_share, shard.url)
+            if skipped.num_rows:
+                task.output.write(skipped_name(shard), sidecar.to_bytes(skipped))
             task.output.put(tar_name(shard), tar)
 
     return write
@@ -65,20 +63,13 @@ def begin(batch: TaskBatch) -> WriteShard:
 def commit(batch: TaskBatch) -> None:
     """Commit the manifest. Its facts contain the order and dimensions of the teachers."""
     (task,) = batch.tasks
-    names, samples, reasons = [], 0, Counter[str]()
-    (raw,) = task.inputs["raw_shards"]
-    for shard in batch.shards:
-        names.append(tar_name(shard))
-        samples += sidecar.rows(raw.fetch(side_name(shard)))
-        if task.output.has(skipped_name(shard)):
-            names.append(skipped_name(shard))
-            skipped = sidecar.read(task.output.fetch(skipped_name(shard)))
-            samples -= skipped.num_rows
-            reasons.update(skipped.column("reason").to_pylist())
+    raw, shards = task.only("raw_shards"), batch.shards
+    names, reasons = skips(task, shards)
+    samples = sum(sidecar.rows(raw.fetch(side_name(shard))) for shard in shards) - reasons.total()
     teachers = list(batch.profile.dataset_teachers)
     dims = {name: task.inputs[f"embeddings/{name}/image"][0].manifest.facts["embed_dim"] for name in teachers}
     facts = {"teachers": teachers, "teacher_dims": dims}
-    task.commit(names, samples=samples, skip_reasons=dict(reasons), facts=facts)
+    task.commit([*map(tar_name, shards), *names], samples=samples, skip_reasons=reasons, facts=facts)
 
 
 run = ShardStage(begin, commit, tar_name)

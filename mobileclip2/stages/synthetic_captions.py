@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pyarrow as pa
 
 from mobileclip2.captioners.captions import caption_images
@@ -12,7 +14,7 @@ from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
 from mobileclip2.models.build import CONFIG, WEIGHTS
 from mobileclip2.models.device import choose_device, inference
-from mobileclip2.stages.prefetch import batches, preprocessed_images
+from mobileclip2.stages.prefetch import preprocessed_images
 
 
 def begin(batch: TaskBatch) -> WriteShard:
@@ -27,16 +29,16 @@ def begin(batch: TaskBatch) -> WriteShard:
         raw = raw_table(tasks[0].only("raw_shards"), shard)
         numbers = [task.slice.declared["caption"] for task in tasks]
         keys = raw.column("key").to_pylist()
-        images = preprocessed_images(shard, raw, captioner.preprocess, batch.profile.batch, device)
         texts: dict[int, list[str]] = {number: [] for number in numbers}
-        failures = []
-        for pixels, batch_keys in zip(images, batches(keys, batch.profile.batch), strict=True):
+        failures, remaining = [], iter(keys)
+        for pixels in preprocessed_images(shard, raw, captioner.preprocess, batch.profile.batch, device):
+            batch_keys = list(islice(remaining, len(pixels)))
             with inference(device):
-                generated = caption_images(captioner, pixels, batch_keys, numbers, settings)
-            for row in generated.captions:
+                written, failed = caption_images(captioner, pixels, batch_keys, numbers, settings)
+            for row in written:
                 for number, text in zip(numbers, row, strict=True):
                     texts[number].append(text)
-            failures += generated.failures
+            failures += failed
         for task, number in zip(tasks, numbers, strict=True):
             detail = f"caption {number}, {settings.retries} retries"
             failed = [failure for failure in failures if failure.caption == number]

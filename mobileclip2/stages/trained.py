@@ -27,7 +27,7 @@ from mobileclip2.models.sealed_tensors import DamagedTensors, read_sealed, write
 from mobileclip2.progress import Step
 from mobileclip2.stages.reinforced_dataset import tar_name
 from mobileclip2.store import Artifact
-from mobileclip2.store.storage import explain
+from mobileclip2.store.storage import explained
 from mobileclip2.training.data import SampleSource
 from mobileclip2.training.objectives import Objective
 from mobileclip2.training.trainer import METRICS, Numbers, train
@@ -40,10 +40,7 @@ def shards_of(
 ) -> list[Shard]:
     """Return the source tars of a finished ``raw_shards`` or ``reinforced_dataset`` group or a caption corpus.
 
-    Tars that were added to the source later are left out.
-
-    Args:
-        file_of: returns the name of the stored file of a shard.
+    Tars that were added to the source later are left out. ``file_of`` returns the name of the stored file of a shard.
 
     Raises:
         ShardError: a tar no longer exists.
@@ -162,10 +159,8 @@ def publish(
     if int(os.environ.get("RANK", "0")):
         return
     (task,) = batch.tasks
-    try:
+    with explained(batch.scratch):
         save(batch.scratch)
-    except OSError as error:
-        explain(error, str(batch.scratch))
     names = [*files, *([METRICS] if result is not None else [])]
     for name in names:
         task.output.put(name, batch.scratch / name)

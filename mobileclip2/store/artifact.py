@@ -12,7 +12,7 @@ from mobileclip2.errors import DamagedOutput
 from mobileclip2.store.lease import Fence, Lease
 from mobileclip2.store.manifest import File, Manifest, ManifestSummary
 from mobileclip2.store.stat_cache import DOUBTED, StatCache
-from mobileclip2.store.storage import LocalStorage, Storage, explain, file_sha256
+from mobileclip2.store.storage import LocalStorage, Storage, explained, file_sha256
 from mobileclip2.store.verified import has_hash
 
 RECORD = ".sha256"
@@ -83,11 +83,9 @@ class ArtifactFolder:
 
     def _record(self, name: str, sha256: str) -> None:
         path = self.storage.fetch(self.key(name) + RECORD)
-        try:
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(sha256)  # a killed writer leaves a wrong hash, so that the shard is recomputed
-        except OSError as error:
-            explain(error, str(path))
 
     def _recorded(self, name: str) -> str | None:
         try:

@@ -25,7 +25,7 @@ from typing import NamedTuple, NoReturn, Protocol
 
 from mobileclip2.errors import LeaseLost, StoreError
 from mobileclip2.store.s3 import ObjectVersion, S3Storage
-from mobileclip2.store.storage import LocalStorage, Storage, explain
+from mobileclip2.store.storage import LocalStorage, Storage, explain, explained
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def acquire(storage: Storage, names: list[str], payload: str = "", waiting: Wait
     with ExitStack() as stack:
         for name in sorted(set(names)):  # the same order in every run prevents a deadlock
             is_waiting = False
-            while (taken := _take(storage, name, lease.holder, payload)) is None:
+            while (taken := _take(storage, _key(name), lease.holder, name, payload)) is None:
                 if not is_waiting:
                     waiting()
                     is_waiting = True
@@ -127,7 +127,7 @@ def wait_for_holder(storage: Storage, name: str) -> None:
 def sweep(storage: Storage) -> None:
     """Delete the leases of killed processes."""
     for key, _ in list(storage.list(f"{FOLDER}/")):
-        if taken := _take_key(storage, key, uuid.uuid4().hex, "", USES_NOTHING):
+        if taken := _take(storage, key, uuid.uuid4().hex, "", USES_NOTHING):
             taken.release()
 
 
@@ -157,12 +157,8 @@ def _key(name: str) -> str:
     return f"{FOLDER}/{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
-def _take(storage: Storage, name: str, holder: str, payload: str) -> _FileLease | _ObjectLease | None:
+def _take(storage: Storage, key: str, holder: str, name: str, payload: str) -> _FileLease | _ObjectLease | None:
     """Take a lease, or return None if another process holds it."""
-    return _take_key(storage, _key(name), holder, name, payload)
-
-
-def _take_key(storage: Storage, key: str, holder: str, name: str, payload: str) -> _FileLease | _ObjectLease | None:
     if isinstance(storage, S3Storage):
         taken = _ObjectLease(storage, key, holder, name, payload)
         return taken if taken.claim() else None
@@ -219,11 +215,9 @@ def _is_file_of(descriptor: int, path: Path) -> bool:
 
 def _lock(path: Path) -> int | None:
     while True:
-        try:
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            explain(error, str(path))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

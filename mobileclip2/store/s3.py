@@ -333,11 +333,7 @@ class S3Storage:
         return self._head(key)["ETag"].strip('"')
 
     def _retry(self, key: str, request: Callable[[S3Client], T]) -> T:
-        """Send a request, retry it after transient errors, and return its result.
-
-        Raises:
-            FileNotFoundError: the key does not exist.
-        """
+        """Send a request, retry it after transient errors, and return its result, or raise ``FileNotFoundError``."""
         with needs("aws"):
             from botocore import exceptions as aws
             from s3transfer.exceptions import RetriesExceededError
@@ -435,11 +431,7 @@ class _Altered(Exception):
 
 @contextmanager
 def _same_version() -> Iterator[None]:
-    """Convert errors of a download with ``If-Match``.
-
-    Raises:
-        _Altered: the object was replaced.
-    """
+    """Raise ``_Altered`` if a download with ``If-Match`` fails because the object was replaced."""
     from botocore.exceptions import ClientError
     from s3transfer.exceptions import S3DownloadFailedError
 
@@ -474,12 +466,9 @@ class _Checksums:
         return cls(size, sha256.hexdigest(), (md5.hexdigest(), f"{joined}-{len(parts)}"))
 
     def compare(self, response: Mapping[str, Any]) -> None:
-        """Compare with the ETag of an object.
+        """Raise ``_Altered`` if the ETag of an object differs.
 
         An ETag is ignored if it is not an MD5 hash, as for encrypted objects, or if it is of another number of parts.
-
-        Raises:
-            _Altered: the ETag differs.
         """
         etag = response["ETag"].strip('"')
         expected = [each for each in self.etags if each[32:] == etag[32:]]
@@ -488,11 +477,7 @@ class _Checksums:
 
 
 def _check(response: Mapping[str, Any], file: BinaryIO) -> None:
-    """Compare a downloaded file with the hash in the object's metadata, or with its ETag.
-
-    Raises:
-        _Altered: the bytes differ.
-    """
+    """Raise ``_Altered`` if a downloaded file differs from the hash in the object's metadata, or from its ETag."""
     sha256 = response.get("Metadata", {}).get(_HASH)
     received = _Checksums.of(file)
     if sha256 is None:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from mobileclip2.errors import DamagedOutput, StoreError
-from mobileclip2.store.storage import LocalStorage, Storage, atomic_path, explain
+from mobileclip2.store.storage import LocalStorage, Storage, atomic_path, explained
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +27,8 @@ class Scratch:
         self.folder = folder
         self._storage, self._prefix = storage, f"{FOLDER}/{prefix}"
         self._is_remote = not isinstance(storage, LocalStorage)
-        try:
+        with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            explain(error, str(folder))
 
     def save(self, *names: str) -> None:
         """Copy files of the folder to the store, in this order. Log a warning if the store is unreachable."""
@@ -51,12 +49,10 @@ class Scratch:
             return
         # Other files are deleted, because machines must not resume from different checkpoints.
         stored = {key.rpartition("/")[2] for key, _ in self._storage.list(f"{self._prefix}/")}
-        try:
+        with explained(self.folder):
             for path in self.folder.glob("[!.]*"):  # another machine may be writing a temporary file with a dot
                 if path.is_file() and path.name not in stored:
                     path.unlink(missing_ok=True)
-        except OSError as error:
-            explain(error, str(self.folder))
         for name in sorted(stored):
             try:
                 kept = self._storage.fetch(f"{self._prefix}/{name}")

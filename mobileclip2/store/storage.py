@@ -106,11 +106,7 @@ def has_end(path: Path) -> bool:
 
 
 def explain(error: OSError, path: str) -> NoReturn:
-    """Raise a ``StoreError`` for a full disk, missing permissions or a bad path. Reraise any other error.
-
-    Raises:
-        StoreError: the disk is full or cannot be written, or the path cannot be used.
-    """
+    """Raise a ``StoreError`` for a full disk, missing permissions or a bad path. Reraise any other error."""
     causes = {
         errno.ENOSPC: "the disk is full; free some space and run again, finished shards are kept",
         errno.EDQUOT: "the disk quota is used up; free some space and run again, finished shards are kept",
@@ -129,12 +125,17 @@ def explain(error: OSError, path: str) -> NoReturn:
 
 
 @contextmanager
-def temporary_files() -> Iterator[None]:
-    """Convert errors of a block that writes to ``TMPDIR``.
+def explained(path: str | Path) -> Iterator[None]:
+    """Apply :func:`explain` to the error of a block that writes to ``path``."""
+    try:
+        yield
+    except OSError as error:
+        explain(error, str(path))
 
-    Raises:
-        StoreError: ``TMPDIR`` cannot be written.
-    """
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Raise ``StoreError`` if the block cannot write to ``TMPDIR``."""
     try:
         tempfile.gettempdir()  # it writes a probe file, so it fails if every disk is full
     except FileNotFoundError as error:
@@ -164,13 +165,12 @@ def atomic_path(path: Path, *, exclusive: bool = False) -> Iterator[Path]:
     # A process id is not unique across pods that share a volume, and ``path.name`` may already have the maximum length.
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
-        _create(temporary)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        (rename_exclusive if exclusive else Path.replace)(temporary, path)
-    except OSError as error:
-        explain(error, str(path))
+        with explained(path):
+            _create(temporary)
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            (rename_exclusive if exclusive else Path.replace)(temporary, path)
     finally:
         with suppress(OSError):  # the folder cannot be used, as the first error says
             temporary.unlink(missing_ok=True)
@@ -181,11 +181,7 @@ class _Exists(Exception):
 
 
 def rename_exclusive(temporary: Path, path: Path) -> None:
-    """Give a file its name unless ``path`` exists. The caller deletes ``temporary``.
-
-    Raises:
-        _Exists: ``path`` exists.
-    """
+    """Give a file its name, or raise ``_Exists`` if ``path`` exists. The caller deletes ``temporary``."""
     try:
         path.hardlink_to(temporary)  # a rename would replace the file
     except FileExistsError:
@@ -276,12 +272,10 @@ class LocalStorage:
     def append(self, key: str, data: bytes) -> None:
         """Append to a file, and create it if it does not exist."""
         path = self.root / key
-        try:
+        with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(data)
-        except OSError as error:
-            explain(error, str(path))
 
     def fetch(self, key: str) -> Path:
         """Return the path of the file."""

@@ -31,11 +31,7 @@ class Towers:
 def find_towers(spec: Locked, name: str = "locked") -> list[tuple[str, Listing]]:
     """Find the repositories of the towers that come from the hub, and check that they have weights. Download no weights.
 
-    Args:
-        name: the field of the profile. Error messages name it.
-
-    Returns:
-        ``trunk`` and ``text``, each with the files of its commit.
+    Return ``trunk`` and ``text``, each with the files of its commit. ``name`` is the field of the profile in error messages.
 
     Raises:
         WeightsError: the hub cannot be reached, or does not have a repository, a commit or a file.

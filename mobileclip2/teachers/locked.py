@@ -21,7 +21,7 @@ from mobileclip2.fingerprint import declared
 from mobileclip2.models.checkpoint import read_state
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import write_tensors
-from mobileclip2.teachers.text_encoder import TextEncoder, build_text_encoder, build_tokenizer
+from mobileclip2.teachers.text_encoder import TextEncoder, TrimmedTokenizer, build_text_encoder
 from mobileclip2.teachers.trunk import build_trunk, trunk_preprocess, trunk_width
 
 SPEC = "locked.json"
@@ -64,7 +64,7 @@ def build_locked(spec: Locked, trunk_weights: Path, text_weights: Path, *, seed:
     trunk = build_trunk(spec, trunk_weights)
     model = LockedTowers(trunk, trunk_width(trunk, spec.size), spec.embed_dim, spec.hidden)
     model.text = build_text_encoder(text_weights, spec.embed_dim, spec.context, spec.text_pooling)
-    tokenize = build_tokenizer(text_weights, spec.context)
+    tokenize = TrimmedTokenizer(str(text_weights.parent), spec.context)
     return ImageText(model.eval(), tokenize, trunk_preprocess(spec), spec.embed_dim)
 
 

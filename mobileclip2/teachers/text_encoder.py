@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
 from mobileclip2.errors import WeightsError
 from mobileclip2.models.checkpoint import check_finite, read_state
+from mobileclip2.models.quiet import quiet
 
 Pooling = Literal["mean", "cls"]
 POOLING = "1_Pooling/config.json"
@@ -43,16 +44,13 @@ class TextEncoder(nn.Module):
         return projected
 
 
-class TrimmedTokenizer:
+class TrimmedTokenizer(HFTokenizer):  # type: ignore[misc]  # open_clip has no types
     """A tokenizer that drops columns with padding in every row. The attention mask hides them from the tower anyway."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
 
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """Tokenize ``texts`` as int64 ``[len(texts), length of the longest]``."""
-        tokens: torch.Tensor = self.tokenizer(list(texts))
-        used = (tokens != self.tokenizer.tokenizer.pad_token_id).any(0)
+        tokens: torch.Tensor = super().__call__(list(texts))
+        used = (tokens != self.tokenizer.pad_token_id).any(0)
         return tokens[:, : int(used.sum())]
 
 
@@ -67,7 +65,7 @@ def build_text_encoder(weights: Path, embed_dim: int, context: int, pooling: Poo
         WeightsError: a file is missing or damaged, the weights do not fit the configuration, the tokenizer has no padding
             token, or the encoder has fewer positions than ``context``.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer, logging
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     folder = weights.parent
@@ -96,8 +94,9 @@ def build_text_encoder(weights: Path, embed_dim: int, context: int, pooling: Poo
             f"{folder}: transformers has no encoder of the type '{config.model_type}'; choose another one"
         )
     has_pooling = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    logging.disable_progress_bar()
     try:
-        with _quiet():
+        with quiet():  # transformers warns about weights that the encoder does not use
             transformer, report = kind.from_pretrained(
                 None,
                 config=config,
@@ -127,13 +126,6 @@ def build_text_encoder(weights: Path, embed_dim: int, context: int, pooling: Poo
     encoder = TextEncoder(transformer, width, embed_dim, pooling or declared_pooling(folder), tokenizer.pad_token_id)
     transformer.requires_grad_(False)
     return encoder.eval()
-
-
-def build_tokenizer(weights: Path, context: int) -> TrimmedTokenizer:
-    """Build the tokenizer in the folder of ``weights``."""
-    import open_clip
-
-    return TrimmedTokenizer(open_clip.tokenizer.HFTokenizer(str(weights.parent), context_length=context))
 
 
 def declared_pooling(folder: Path) -> Pooling:
@@ -172,17 +164,3 @@ def declared_pooling(folder: Path) -> Pooling:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the warning of transformers about weights that the encoder does not use."""
-    import transformers
-
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)

@@ -42,42 +42,38 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The two latest checkpoints of a training in ``directory``.
+    """The two latest checkpoints in ``directory`` of a training of ``model`` with ``optimizer``.
 
     The position in the data and the random seeds are functions of the step, so they are not saved. The settings of the optimizer
     are part of the fingerprint, so they are not saved either.
     """
 
-    def __init__(self, directory: Path, *, fingerprint: str, total_steps: int) -> None:
-        self._directory = directory
-        self._fingerprint = fingerprint
-        self._total_steps = total_steps
+    def __init__(
+        self, directory: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, fingerprint: str, total_steps: int
+    ) -> None:
+        self._directory, self._model, self._optimizer = directory, model, optimizer
+        self._fingerprint, self._total_steps = fingerprint, total_steps
         self._next = SLOTS[0]
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, *, metrics: str) -> str:
+    def save(self, step: int, *, metrics: str) -> str:
         """Replace the older checkpoint atomically, and return the name of its file.
 
-        Args:
-            metrics: sha256 of the metrics up to ``step``.
+        ``metrics`` is the sha256 of the metrics up to ``step``.
 
         Raises:
             StoreError: the disk is full or cannot be written.
         """
         name = self._next
         metadata = {"fingerprint": self._fingerprint, "step": str(step), "metrics": metrics}
-        write_sealed(self._directory / name, _state(model, optimizer), metadata)
+        write_sealed(self._directory / name, self._state(), metadata)
         self._next = _other(name)
         return name
 
-    def newest(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, *, at_most: float, metrics: Callable[[int], str]
-    ) -> Checkpoint | None:
+    def newest(self, *, at_most: float, metrics: Callable[[int], str]) -> Checkpoint | None:
         """Read the newest intact checkpoint of at most ``at_most`` steps, or return None. Warn about each damaged one.
 
         A checkpoint counts as damaged if the stored metrics up to its step differ from those that it was saved with.
-
-        Args:
-            metrics: returns the sha256 of the stored metrics up to a step.
+        ``metrics`` returns the sha256 of the stored metrics up to a step.
 
         Raises:
             WeightsError: a checkpoint belongs to another run, or another program has altered it.
@@ -87,7 +83,7 @@ class Checkpoints:
             if step > at_most:
                 continue
             try:
-                checkpoint, saved_metrics = self._read(path, model, optimizer)
+                checkpoint, saved_metrics = self._read(path)
                 if saved_metrics != metrics(checkpoint.step):
                     raise DamagedTensors(
                         f"{path}: the metrics of its training up to step {checkpoint.step} are damaged"
@@ -103,17 +99,17 @@ class Checkpoints:
             logger.warning("%s: no intact checkpoint is left; the training starts from the beginning", self._directory)
         return None
 
-    def restore(self, checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Load a checkpoint. The next call of :meth:`save` replaces the other one."""
         tensors = checkpoint.tensors
-        model.load_state_dict({name: tensors[f"model.{name}"] for name in model.state_dict()})
+        self._model.load_state_dict({name: tensors[f"model.{name}"] for name in self._model.state_dict()})
         state = {}
-        for number, (name, parameter) in enumerate(_trained(model, optimizer)):
+        for number, (name, parameter) in enumerate(self._trained()):
             step, *moments = (tensors[f"optimizer.{name}.{moment}"] for moment in MOMENTS)
             # fused AdamW reads the memory of a parameter and of its moments in one order
             laid_out = [torch.empty_like(parameter, device="cpu").copy_(moment) for moment in moments]
             state[number] = dict(zip(MOMENTS, [step.clone(), *laid_out], strict=True))
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        self._optimizer.load_state_dict({"state": state, "param_groups": self._optimizer.state_dict()["param_groups"]})
         self._next = _other(checkpoint.path.name)
 
     def _stated_steps(self) -> Iterator[tuple[float, Path]]:
@@ -127,29 +123,27 @@ class Checkpoints:
                 except (DamagedTensors, KeyError):
                     yield math.inf, path
 
-    def _read(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Checkpoint, str]:
+    def _read(self, path: Path) -> tuple[Checkpoint, str]:
         tensors, metadata = read_sealed(path)
         if (stored := metadata.get("fingerprint")) != self._fingerprint:
             raise WeightsError(
                 f"{path}: belongs to the run {stored}, but this run is {self._fingerprint}; train in another folder"
             )
-        if problem := self._problem(tensors, metadata, model, optimizer):
+        if problem := self._problem(tensors, metadata):
             raise WeightsError(
                 f"{path}: does not fit this training: {problem}; another program altered it, or it is of another model. "
                 "Restore the file, or move it out of the folder (for a store in a bucket, out of '.scratch' there), and run again"
             )
         return Checkpoint(path, int(metadata["step"]), metadata[SHA256], tensors), metadata["metrics"]
 
-    def _problem(
-        self, tensors: dict[str, Tensor], metadata: dict[str, str], model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> str:
+    def _problem(self, tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
         """Describe what no checkpoint of this training contains. Return "" if there is no such thing."""
         if fields := _FIELDS.symmetric_difference(metadata):
             return f"the fields {', '.join(sorted(fields))} are missing or unknown"
         stated = metadata["step"]
         if not _STEP.fullmatch(stated) or int(stated) > self._total_steps:
             return f"its step is '{stated}', not a number from 1 to {self._total_steps}"
-        expected = _state(model, optimizer)
+        expected = self._state()
         if problems := mismatch(tensors, expected):
             return problems
         for name, tensor in tensors.items():
@@ -165,26 +159,25 @@ class Checkpoints:
                 return f"{name} is not a state of AdamW after {stated} steps"
         return ""
 
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        """Return the name of each parameter of the optimizer, in its order."""
+        names = {parameter: name for name, parameter in self._model.named_parameters()}
+        parameters = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        return [(names[parameter], parameter) for parameter in parameters]
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint by name. A parameter that had no gradient yet has moments of zero."""
+        state = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        for name, parameter in self._trained():
+            moments = self._optimizer.state.get(parameter, {})
+            for moment in MOMENTS:
+                blank = torch.zeros(()) if moment == "step" else torch.zeros_like(parameter, device="cpu")
+                state[f"optimizer.{name}.{moment}"] = moments.get(moment, blank)
+        return state
+
 
 def _other(name: str) -> str:
     return SLOTS[1 - SLOTS.index(name)]
-
-
-def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
-    """Return the name of each parameter of the optimizer, in its order."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    return [(names[parameter], parameter) for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint by name. A parameter that had no gradient yet has moments of zero."""
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in _trained(model, optimizer):
-        moments = optimizer.state.get(parameter, {})
-        for moment in MOMENTS:
-            blank = torch.zeros(()) if moment == "step" else torch.zeros_like(parameter, device="cpu")
-            state[f"optimizer.{name}.{moment}"] = moments.get(moment, blank)
-    return state
 
 
 def delete_partial_files(directory: Path) -> None:

@@ -56,17 +56,32 @@ class SampleSource(ABC):
     """Random access to the training samples of shards with the given ``sizes``."""
 
     def __init__(self, sizes: Sequence[int], *, seed: int, with_replacement: bool = False) -> None:
-        self._index, self._seed, self._with_replacement = _ShardIndex(sizes), seed, with_replacement
+        self._starts, self._seed, self._with_replacement = np.cumsum([0, *sizes]), seed, with_replacement
 
     def __len__(self) -> int:
-        return len(self._index)
+        return int(self._starts[-1])
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Return the shard of a sample and its row in the shard."""
+        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return shard, index - int(self._starts[shard])
 
     def order(self, epoch: int) -> Iterator[np.ndarray]:
-        """Yield the sample indices of an epoch in chunks, int64 ``[n]``, shuffled across shards.
+        """Yield the sample indices of an epoch in chunks, int64 ``[n]``: shards in random order, mixed in groups.
 
-        The order is a pure function of the seed and the epoch.
+        The order is a pure function of the seed and the epoch. Without replacement, each index is yielded once. With
+        replacement, there are as many indices as samples.
         """
-        return self._index.shuffled(self._seed, epoch, with_replacement=self._with_replacement)
+        random = np.random.default_rng((self._seed, epoch))
+        count, left = len(self._starts) - 1, len(self)
+        shards = random.permutation(count)
+        while left:
+            mixed, shards = shards[:MIXED_SHARDS], shards[MIXED_SHARDS:]
+            if self._with_replacement:
+                mixed = random.integers(count, size=MIXED_SHARDS)
+            chunk = random.permutation(np.concatenate([np.arange(*self._starts[shard : shard + 2]) for shard in mixed]))
+            yield chunk[:left]
+            left -= len(chunk[:left])
 
     @abstractmethod
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
@@ -140,19 +155,19 @@ class ReinforcedSource(SampleSource):
         super().__init__([len(shard) for shard in self._shards], seed=seed, with_replacement=with_replacement)
         self._image_shards: list[IndexedTar] | None = None
         if images is not None:
-            tars = [shard for shard in self._shards if isinstance(shard, IndexedTar)]
+            tars = [shard for shard in self._shards if not isinstance(shard, OpenPublishedShard)]
             self._image_shards = [
                 IndexedTar(path, file, tar.keys(), IMAGE_EXTENSIONS) for path, tar in zip(images, tars, strict=True)
             ]
         self._caches_samples = sum(shard.path.stat().st_size for shard in self._shards) <= CACHED_BYTES
         self._sample_cache: dict[tuple[int, int], ReinforcedSample] = {}
         self._view_cache: dict[tuple[int, int, int], torch.Tensor] = {}
-        self.dim = self._check_first_sample() if len(self._index) else 0
+        self.dim = self._check_first_sample() if len(self) else 0
         """Width of the concatenated embeddings of all teachers."""
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with the keys of ``needs``."""
-        shard, row = self._index[index]
+        shard, row = self.locate(index)
         sample = self._read(shard, row)
         if sample.image_emb.shape[1] != self.dim:
             raise ShardError(
@@ -181,7 +196,7 @@ class ReinforcedSource(SampleSource):
 
     def _check_first_sample(self) -> int:
         """Check captions and image of the first sample before training starts, and return the embedding width."""
-        shard, row = self._index[0]
+        shard, row = self.locate(0)
         sample = self._read(shard, row)
         if self._wants_synthetic:
             self._fields(shard, sample)
@@ -224,7 +239,7 @@ class ReinforcedSource(SampleSource):
             rendered = _rendered(image, sample.views[view], self._preprocess, self._rendering)
         except ShardError as error:
             raise ShardError(f"{name}: {error}") from error
-        if len(self._index) * len(sample.views) * self._preprocess.size**2 <= CACHED_PIXELS:
+        if len(self) * len(sample.views) * self._preprocess.size**2 <= CACHED_PIXELS:
             self._view_cache[shard, row, view] = rendered
         return rendered
 
@@ -278,7 +293,7 @@ class RawSource(SampleSource):
 
     def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Return one sample with its image and text."""
-        shard, row = self._index[index]
+        shard, row = self.locate(index)
         key, caption, data = self._shards[shard].sample(row)
         image = _decode_valid(data, f"{self._shards[shard].path}: sample '{key}'")
         return {"image": self._view(image, key, epoch), "text": self._tokens(caption)}
@@ -320,45 +335,13 @@ class FeatureSource(SampleSource):
         return column[index][_choose(self._seed, epoch, str(index), key, len(column[index]))]
 
 
-class _ShardIndex:
-    """Maps sample indices to shards and rows."""
-
-    def __init__(self, sizes: Sequence[int]) -> None:
-        self._starts = np.cumsum([0, *sizes])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: int) -> tuple[int, int]:
-        """Return the shard of a sample and its row in the shard."""
-        shard = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return shard, index - int(self._starts[shard])
-
-    def shuffled(self, seed: int, epoch: int, *, with_replacement: bool = False) -> Iterator[np.ndarray]:
-        """Yield as many indices as there are samples in chunks: shards in random order, shuffled in groups of ``MIXED_SHARDS``.
-
-        Without replacement, each index is yielded once.
-        """
-        random = np.random.default_rng((seed, epoch))
-        count, left = len(self._starts) - 1, len(self)
-        shards = random.permutation(count)
-        while left:
-            mixed, shards = shards[:MIXED_SHARDS], shards[MIXED_SHARDS:]
-            if with_replacement:
-                mixed = random.integers(count, size=MIXED_SHARDS)
-            chunk = random.permutation(np.concatenate([np.arange(*self._starts[shard : shard + 2]) for shard in mixed]))
-            yield chunk[:left]
-            left -= len(chunk[:left])
-
-
-class _RawShard:
+class _RawShard(IndexedTar):
     """The valid samples of a tar, by their row in its table."""
 
     _KIND = np.dtype([("caption", np.int64, 2), ("image", "S8"), ("sha256", "S64")])
 
     def __init__(self, path: Path, table: pa.Table, file: RowFile) -> None:
-        self.path, self._file = path, file
-        self._tar = IndexedTar(path, file, table.column("key").to_pylist(), IMAGE_EXTENSIONS)
+        super().__init__(path, file, table.column("key").to_pylist(), IMAGE_EXTENSIONS)
         captions = [caption.encode() for caption in table.column("caption").to_pylist()]
         rows = np.zeros(len(captions), self._KIND)
         rows["image"] = table.column("image").to_pylist()
@@ -366,16 +349,13 @@ class _RawShard:
         sizes = np.array([len(caption) for caption in captions], np.int64)
         rows["caption"][:, 0] = file.append(b"".join(captions)) + np.cumsum(sizes) - sizes
         rows["caption"][:, 1] = sizes
-        self._rows = FileArray.store(rows, file)
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self._file, self._validated = file, FileArray(rows, file)
 
     def sample(self, row: int) -> tuple[str, str, bytes]:
         """Return the key, the caption and the image file, which has the hash of its validation."""
-        fields = self._rows[row]
+        fields = self._validated[row]
         extension = fields["image"].decode()
-        key, image = self._tar.key(row), self._tar.members(row, extension).get(extension, b"")
+        key, image = self.key(row), self.members(row, extension).get(extension, b"")
         check_image(image, {"key": key, "image": extension, "sha256": fields["sha256"].decode()}, str(self.path))
         return key, self._file.read(*fields["caption"].tolist()).decode(), image
 

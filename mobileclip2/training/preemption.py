@@ -25,8 +25,7 @@ class StopRequest:
     def agree(self, mean: Tensor) -> bool:
         """Return whether a process had received a signal one step earlier.
 
-        Args:
-            mean: mean of ``received`` over all processes, on the device. Reading it one step later does not stop the device.
+        ``mean`` is that of ``received`` over all processes, on the device. Reading it one step later does not stop the device.
         """
         earlier = self._agreed
         if mean.is_cuda:

@@ -26,7 +26,7 @@ class PublishedShard:
     """by the name in the column ``image_shard``"""
 
 
-class OpenPublishedShard:
+class OpenPublishedShard(IndexedTar):
     """Random access to the samples of a :class:`PublishedShard`, in the order of its table. ``file`` stores their index.
 
     Raises:
@@ -34,9 +34,8 @@ class OpenPublishedShard:
     """
 
     def __init__(self, shard: PublishedShard, file: RowFile) -> None:
-        self.path = shard.path
         columns = {name: shard.table.column(name).to_pylist() for name in ("key", "image_key", "image_shard", "sha256")}
-        self._tar = IndexedTar(shard.path, file, columns["key"], MEMBERS)
+        super().__init__(shard.path, file, columns["key"], MEMBERS)
         names = [name for name in dict.fromkeys(columns["image_shard"]) if name is not None]
         keys: dict[str, list[str]] = {name: [] for name in names}
         rows = np.zeros(len(columns["key"]), [("sha256", "S64"), ("image", np.int64, 2)])
@@ -47,27 +46,20 @@ class OpenPublishedShard:
             if name is not None:
                 keys[name].append(key)
         self._images = [IndexedTar(shard.images[name], file, keys[name], IMAGE_MEMBERS) for name in names]
-        self._rows = FileArray.store(rows, file)
+        self._validated = FileArray(rows, file)
 
-    def __len__(self) -> int:
-        return len(self._tar)
-
-    def key(self, row: int) -> str:
-        """Return the key of a sample."""
-        return self._tar.key(row)
-
-    def members(self, row: int, *names: str) -> dict[str, bytes]:
+    def members(self, number: int, *extensions: str) -> dict[str, bytes]:
         """Return the members of a sample by extension, with the joined image.
 
         Raises:
             ShardError: the sample differs from the validated one.
         """
-        tar, number = self._rows[row]["image"].tolist()
-        image = self._images[tar].members(number) if tar >= 0 else {}
-        members = complete(self._tar.members(row), image)
-        if digest(members) != self._rows[row]["sha256"].decode():
+        validated = self._validated[number]
+        tar, row = validated["image"].tolist()
+        members = complete(super().members(number), self._images[tar].members(row) if tar >= 0 else {})
+        if digest(members) != validated["sha256"].decode():
             raise ShardError(
-                f"{self.path}: sample '{self.key(row)}' or its image has changed since it was validated; "
+                f"{self.path}: sample '{self.key(number)}' or its image has changed since it was validated; "
                 "restore it, or run reinforced_shards again"
             )
-        return {name: members[name] for name in names if name in members} if names else members
+        return {name: members[name] for name in extensions or members if name in members}

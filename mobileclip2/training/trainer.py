@@ -163,8 +163,9 @@ class _Run:
             fused=True,
         )
         self.parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        total = self.settings.total_steps
         self.checkpoints = Checkpoints(
-            self.directory, fingerprint=self.fingerprint, total_steps=self.settings.total_steps
+            self.directory, self.model, self.optimizer, fingerprint=self.fingerprint, total_steps=total
         )
         self.metrics, self.timing = Journal(self.directory / METRICS), Journal(self.directory / TIMING)
         self.pending: list[dict[str, Tensor | float]] = []
@@ -173,7 +174,7 @@ class _Run:
         self.world.barrier()  # the first process of each machine may still download the checkpoints
         checkpoint = self._common_checkpoint()
         if checkpoint:
-            self.checkpoints.restore(checkpoint, self.model, self.optimizer)
+            self.checkpoints.restore(checkpoint)
         start = checkpoint.step if checkpoint else 0
         if self.world.is_main:
             delete_partial_files(self.directory)
@@ -185,9 +186,7 @@ class _Run:
         """Return the newest checkpoint that is intact on all machines, or None to start from the beginning."""
         at_most = math.inf
         while True:
-            found = self.checkpoints.newest(
-                self.model, self.optimizer, at_most=at_most, metrics=self.metrics.sha256_until
-            )
+            found = self.checkpoints.newest(at_most=at_most, metrics=self.metrics.sha256_until)
             own = (found.step, int(found.sha256[:15], 16)) if found else (0, 0)
             everyone = self.world.gather(torch.tensor([own], device=self.world.device)).tolist()
             if all(tuple(each) == own for each in everyone):
@@ -290,7 +289,7 @@ class _Run:
             )
         if self.world.is_main:
             self.metrics.sync()
-            name = self.checkpoints.save(step, self.model, self.optimizer, metrics=self.metrics.sha256)
+            name = self.checkpoints.save(step, metrics=self.metrics.sha256)
             self.upload(METRICS, TIMING, name)
 
     def _stop(self, step: int) -> None:

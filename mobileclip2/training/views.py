@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.dlpack import from_dlpack
 
 from mobileclip2.config.augmentation import Translation
-from mobileclip2.data.augmentation import View, check_crop, operate, render
+from mobileclip2.data.augmentation import View, cropped, operate, render
 
 _KERNELS = ("bicubic", "bilinear")
 
@@ -31,9 +31,7 @@ def render_view(
     """
     if interpolation not in _KERNELS:
         return _tensor(render(image, view, size, interpolation, translation))
-    check_crop(view, *image.size)
-    top, left, height, width = view.crop
-    crop = _pixels(image.crop((left, top, left + width, top + height)))
+    crop = _pixels(cropped(image, view))
     planes = F.interpolate(crop.permute(2, 0, 1)[None], (size, size), mode=interpolation, antialias=True)[0]
     resized = Image.merge("RGB", [Image.fromarray(plane) for plane in planes[:3].numpy()])
     return _tensor(operate(resized, view, translation))

@@ -9,9 +9,8 @@ import pytest
 from assets.checks import Check, blocking_failures
 from assets.materialize import define
 from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
+from mobileclip2.engine.pipeline import MaterializeResult, Pipeline, Verdict
 from mobileclip2.progress import silent
-from mobileclip2.stages.data_checks import Verdict
 
 
 def samples_are_fine(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

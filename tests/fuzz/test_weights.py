@@ -24,13 +24,13 @@ def test_weights(tmp_path: Path) -> None:
 def test_checkpoint(tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
-    checkpoints = Checkpoints(tmp_path, fingerprint="f", total_steps=2)
+    checkpoints = Checkpoints(tmp_path, model, optimizer, fingerprint="f", total_steps=2)
     (corpus,) = (CORPUS / "checkpoint").iterdir()
     intact = corpus.read_bytes()
 
     def read(data: bytes) -> None:
         (tmp_path / SLOTS[0]).write_bytes(data)
-        found = checkpoints.newest(model, optimizer, at_most=2, metrics=lambda _: "m")
+        found = checkpoints.newest(at_most=2, metrics=lambda _: "m")
         assert (found is not None) == (data == intact)
 
     fuzz("checkpoint", read)

@@ -115,7 +115,8 @@ def main() -> None:
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
-        name = Checkpoints(Path(folder), fingerprint="f", total_steps=2).save(1, model, optimizer, metrics="m")
+        checkpoints = Checkpoints(Path(folder), model, optimizer, fingerprint="f", total_steps=2)
+        name = checkpoints.save(1, metrics="m")
         add(f"checkpoint/{name}", (Path(folder) / name).read_bytes())
     add("profile/tiny.yaml", (PROFILES / "tiny.yaml").read_bytes())
     result = {"key": "imagenet1k", "dataset": "ImageNet 1k", "metrics": {"acc1": 0.5, "main_metric": 0.5}}

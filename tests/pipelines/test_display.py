@@ -5,7 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from mobileclip2.progress import Activities, Step, counted, doing, show_activities
+from mobileclip2 import progress
+from mobileclip2.progress import Step, counted, doing, show_activities
 from pipelines.display import LINE_SECONDS, Display
 
 
@@ -122,7 +123,7 @@ def test_the_clock_of_a_terminal_moves_with_every_tick(clock):
 
 def test_blocks_of_activities_nest(monkeypatch):
     heard = []
-    monkeypatch.setattr(Activities, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "COUNT_SECONDS", 0.0)
     with show_activities(heard.append), doing("planning"), doing("hashing"):
         counted(3, 9, "files")
     assert heard == ["planning", "hashing", "hashing 3/9 files", "planning", ""]

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.caption_text import check_content, is_visible, normalized_name
 from mobileclip2.data.importing.row import Row, Rows, class_of, read_picture
-from mobileclip2.data.importing.shards import (
-    STATE,
-    Imported,
-    check_usable,
-    checked_captions,
-    open_tar,
-    skip,
-    write_json,
-)
+from mobileclip2.data.importing.shards import STATE, Imported, check_usable, checked_captions, write_json, write_tar
 from mobileclip2.errors import UserError
 from mobileclip2.progress import Progress, Step, silent
 
@@ -57,26 +51,23 @@ def _write(rows: Sequence[Row], folder: Path, templates: Sequence[str], progress
     pictures = _merge(rows, named=named)
     classes = sorted({row.label for row in pictures if row.label is not None and not row.fault})
     index = {name: number for number, name in enumerate(classes)}
-    (folder / "test").mkdir(parents=True)
-    samples = 0
-    skipped = []
-    with open_tar(folder / "test" / "0.tar") as writer:
+
+    def numbered() -> Iterator[tuple[int, Row]]:
         for number, row in enumerate(pictures):
-            try:
-                writer.write({"__key__": f"{number:06d}", **_members(row, number, index)})
-                samples += 1
-            except BadSample as bad:
-                skipped.append(skip(row, bad))
+            yield number, row
             if number % 100 == 99:
                 progress(Step(number + 1, len(pictures), "pictures"))
-    write_json(folder / STATE, {"skipped": skipped})
+
+    (folder / "test").mkdir(parents=True)
+    written = write_tar(folder / "test" / "0.tar", numbered(), partial(_samples, index))
+    write_json(folder / STATE, {"skipped": written["skipped"]})
     texts = {TYPE: "classification" if named else "retrieval", NSHARDS: "1"}
     if named:
         texts |= {CLASSNAMES: "\n".join(classes), TEMPLATE_FILE: "\n".join(templates)}
     for name, text in texts.items():
         (folder / name).write_text(f"{text}\n", encoding="utf-8")
     imported = Imported(folder)
-    imported.add({"rows": len(rows), "samples": samples, "skipped": skipped})
+    imported.add({**written, "rows": len(rows)})
     return imported
 
 
@@ -113,7 +104,7 @@ def _join(first: Row, row: Row) -> Row:
     return replace(first, captions=(*first.captions, *row.captions))
 
 
-def _members(row: Row, number: int, classes: dict[str, int]) -> dict[str, bytes]:
+def _samples(classes: dict[str, int], number: int, row: Row) -> Iterator[dict[str, Any]]:
     if row.fault:
         raise row.fault
     if row.label is not None:
@@ -123,4 +114,4 @@ def _members(row: Row, number: int, classes: dict[str, int]) -> dict[str, bytes]
         if not any(map(is_visible, row.captions)):
             raise BadSample("empty-caption", "no character of the caption is visible")
     extension, data = read_picture(row.image)
-    return {extension: data, **target}
+    yield {"__key__": f"{number:06d}", extension: data, **target}

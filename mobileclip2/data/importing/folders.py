@@ -36,23 +36,20 @@ def captioned_folder(folder: Path) -> Iterator[Row]:
     for path in pictures(folder):
         name = str(path.relative_to(folder))
         try:
-            row = Row(str(path), name, path, _caption_beside(path))
+            yield Row(str(path), name, path, _caption_beside(path))
         except BadSample as fault:
-            row = Row(str(path), name, path, fault=fault)
-        yield row
+            yield Row(str(path), name, path, fault=fault)
 
 
 def class_folders(folder: Path) -> Iterator[Row]:
-    """Yield pictures in a folder for each class. The name of the first subfolder is the class."""
+    """Yield pictures in a folder for each class. The first subfolder ``golden_retriever`` is the class ``golden retriever``."""
     for path in pictures(folder):
         name = path.relative_to(folder)
-        fault = None if len(name.parts) > 1 else BadSample("no-class", "the picture lies in no class folder")
-        yield Row(str(path), str(name), path, label=None if fault else class_name(name.parts[0]), fault=fault)
-
-
-def class_name(folder: str) -> str:
-    """Return the class that a folder name stands for: ``golden_retriever`` is ``golden retriever``."""
-    return " ".join(folder.replace("_", " ").split())
+        if len(name.parts) > 1:
+            yield Row(str(path), str(name), path, label=" ".join(name.parts[0].replace("_", " ").split()))
+        else:
+            fault = BadSample("no-class", "the picture lies in no class folder")
+            yield Row(str(path), str(name), path, fault=fault)
 
 
 def has_captions(paths: list[Path]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobileclip2.data.importing.folders import captioned_folder, class_folders, has_captions, pictures
-from mobileclip2.data.importing.hugging_face import MARKERS, HuggingFaceDataset
+from mobileclip2.data.importing.hugging_face import MARKERS, saved_dataset
 from mobileclip2.data.importing.row import Rows
 from mobileclip2.data.importing.tables import ENDINGS, GUESSED, Columns, Table
 from mobileclip2.errors import UserError
@@ -28,11 +28,9 @@ def open_rows(
     delimiter: str | None = None,
     split: str | None = None,
 ) -> Rows:
-    """Return the rows of a table, a folder of pictures, or a Hugging Face data set on this machine.
+    """Return the rows of a table, a folder of pictures, or a Hugging Face data set on this machine, of which ``split`` is read.
 
-    Args:
-        captions: a table whose pictures lie in the folder ``path``.
-        split: the split of a Hugging Face data set.
+    ``captions`` is a table whose pictures lie in the folder ``path``.
 
     Raises:
         UserError: the path does not exist, or holds nothing that can be imported. The message says what can be.
@@ -51,7 +49,7 @@ def open_rows(
     if path.is_file():
         return table(_checked_table(path))
     if any((path / marker).is_file() for marker in MARKERS):
-        return HuggingFaceDataset(path, columns, split)
+        return saved_dataset(path, columns, split)
     if found := _table_in(path, ENDINGS):
         return table(found, path)
     if images := pictures(path):

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,7 @@ def import_shards(
     A row with several captions becomes a sample for each. A row with a class and no caption gets a caption from
     ``templates``, in turn, in which ``{c}`` is replaced by the class. Equal rows give equal bytes. Beside each shard lies a
     JSON file with its counts, its bad rows, and a hash of its rows. The hash has the size and the time of a picture's file.
-
-    Args:
-        rows_a_shard: rows of each shard, good and bad ones.
+    ``rows_a_shard`` counts good and bad rows.
 
     Raises:
         UserError: the folder holds other data or shards of other rows, or no row is usable. The message names the reasons.
@@ -105,7 +103,8 @@ def import_shards(
             if tar.exists():
                 raise _other_import(folder, tar.name)
             break
-        written = _write_shard(tar, shard, itertools.chain([first], taken), templates, rows_a_shard)
+        samples = partial(_samples, shard, rows_a_shard, templates)
+        written = write_tar(tar, itertools.chain([first], taken), samples)
         write_json(counts, {**written, "rows_sha256": digest.hexdigest()})
         imported.add(written)
         progress(Step(imported.rows, 0, "rows", {"samples": imported.samples, "skipped": imported.skipped.total()}))
@@ -190,46 +189,38 @@ def write_json(path: Path, content: object) -> None:
         temporary.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")
 
 
-def skip(row: Row, bad: BadSample) -> dict[str, str]:
-    """Return the entry of a bad row, without the password and the query of a URL."""
-    entry = {"source": row.source, "reason": bad.reason, "detail": bad.detail}
-    return {name: without_secrets(text) for name, text in entry.items()}
-
-
-def _write_shard(
-    tar: Path, shard: int, rows: Iterator[tuple[int, Row]], templates: Sequence[str], rows_a_shard: int
+def write_tar(
+    path: Path, rows: Iterable[tuple[int, Row]], samples_of: Callable[[int, Row], Iterable[dict[str, Any]]]
 ) -> dict[str, Any]:
-    count = samples = 0
-    skipped: list[dict[str, str]] = []
-    digits = len(str(rows_a_shard - 1))
-    with open_tar(tar) as writer:
-        for number, row in rows:
-            count += 1
-            key = f"{shard:05d}{number % rows_a_shard:0{digits}d}"
-            try:
-                for sample in _samples(key, row, number, templates):
-                    writer.write(sample)
-                    samples += 1
-            except BadSample as bad:
-                skipped.append(skip(row, bad))
-    return {"rows": count, "samples": samples, "skipped": skipped}
-
-
-@contextmanager
-def open_tar(path: Path) -> Iterator[Any]:
-    """Open webdataset's writer for a tar that appears if the block succeeds. Equal samples give equal bytes."""
+    """Write the samples of numbered rows to a tar atomically, and return the counts. Equal samples give equal bytes."""
     with needs("pipeline"):
         import webdataset  # its import takes a second
 
+    count = samples = 0
+    skipped: list[dict[str, str]] = []
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as file,
         webdataset.TarWriter(file, encoder=False, user="", group="", mode=0o644, mtime=0) as writer,
     ):
-        yield writer
+        for number, row in rows:
+            count += 1
+            try:
+                for sample in samples_of(number, row):
+                    writer.write(sample)
+                    samples += 1
+            except BadSample as bad:
+                entry = {"source": row.source, "reason": bad.reason, "detail": bad.detail}
+                # without the password and the query of a URL
+                skipped.append({name: without_secrets(text) for name, text in entry.items()})
+    return {"rows": count, "samples": samples, "skipped": skipped}
 
 
-def _samples(key: str, row: Row, number: int, templates: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _samples(
+    shard: int, rows_a_shard: int, templates: Sequence[str], number: int, row: Row
+) -> Iterator[dict[str, Any]]:
+    digits = len(str(rows_a_shard - 1))
+    key = f"{shard:05d}{number % rows_a_shard:0{digits}d}"
     captions = checked_captions(row, number, templates)
     extension, data = read_picture(row.image)
     for index, caption in enumerate(captions):

@@ -18,24 +18,25 @@ ONCE = GenerationSettings(max_tokens=20, min_tokens=4, retries=0)
 def test_degenerate_captions_are_drawn_again_and_leave_the_others_alone(
     open_clip_captioner: ImageText, images: torch.Tensor
 ) -> None:
-    once = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE)
-    again = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE.model_copy(update={"retries": 6}))
-    assert 0 < len(once.failures) < 18, "the untrained model should fail now and then"
-    assert len(again.failures) < len(once.failures)
-    for before, after in zip(chain(*once.captions), chain(*again.captions), strict=True):
+    once, failures = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE)
+    retried = ONCE.model_copy(update={"retries": 6})
+    again, remaining = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], retried)
+    assert 0 < len(failures) < 18, "the untrained model should fail now and then"
+    assert len(remaining) < len(failures)
+    for before, after in zip(chain(*once), chain(*again), strict=True):
         assert after == before or before == ""
 
 
 def test_failures_keep_their_place_and_are_named(open_clip_captioner: ImageText, images: torch.Tensor) -> None:
-    written = caption_images(open_clip_captioner, images, KEYS, [4, 2], ONCE)
-    assert [len(captions) for captions in written.captions] == [2] * 6
+    written, failures = caption_images(open_clip_captioner, images, KEYS, [4, 2], ONCE)
+    assert [len(captions) for captions in written] == [2] * 6
     empty = [
         (key, index)
-        for key, captions in zip(KEYS, written.captions, strict=True)
+        for key, captions in zip(KEYS, written, strict=True)
         for index, text in zip([4, 2], captions, strict=True)
         if not text
     ]
-    assert empty and empty == [(failure.key, failure.caption) for failure in written.failures]
+    assert empty and empty == [(failure.key, failure.caption) for failure in failures]
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def stuck(open_clip_captioner: ImageText) -> ImageText:
 
 def test_a_caption_that_stays_degenerate_is_counted_once(stuck: ImageText, images: torch.Tensor) -> None:
     settings = GenerationSettings(max_tokens=12, retries=2)
-    written = caption_images(stuck, images[:2], KEYS[:2], [0], settings)
-    assert written.captions == [[""], [""]]
-    assert written.failures == [FailedCaption("a", 0, "repetition"), FailedCaption("b", 0, "repetition")]
+    written, failures = caption_images(stuck, images[:2], KEYS[:2], [0], settings)
+    assert written == [[""], [""]]
+    assert failures == [FailedCaption("a", 0, "repetition"), FailedCaption("b", 0, "repetition")]
 
 
 def test_retries_do_not_encode_the_image_again(stuck: ImageText, images: torch.Tensor) -> None:

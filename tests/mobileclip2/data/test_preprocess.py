@@ -63,7 +63,6 @@ import numpy as np
 from PIL import Image
 from mobileclip2.data.image import decode
 from mobileclip2.data.preprocess import Preprocess
-from mobileclip2.export.model import conventions
 from mobileclip2.export.shipped import pixels
 
 def peak():
@@ -78,7 +77,7 @@ for path in sys.argv[2:]:
         image = decode(open(path, "rb").read())
         model.whole(image)
         Preprocess(224, interpolation=interpolation, resize="squash").whole(image)
-        pixels.preprocess(np.asarray(image), **conventions(model))
+        pixels.preprocess(np.asarray(image), **model.conventions())
 print(peak() - before)
 """
 
@@ -101,3 +100,13 @@ def test_a_thin_image_takes_little_memory(tmp_path):
     assert paths[1].stat().st_size < 300
     run = subprocess.run([sys.executable, "-c", PEAK, *map(str, paths)], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 500, f"{run.stdout.strip()} MiB"
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_conventions_are_plain_json(interpolation):
+    assert Preprocess(48, mean=(0.1, 0.2, 0.3), interpolation=interpolation).conventions() == {
+        "size": 48,
+        "mean": [0.1, 0.2, 0.3],
+        "std": list(Preprocess(48).std),
+        "interpolation": interpolation,
+    }

@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +32,19 @@ def encode(width: int = 12, height: int = 10, form: str = "JPEG") -> bytes:
 GOOD = encode()
 
 
-def validated(*samples: tuple[str, dict[str, bytes]], **filters):
-    return validate_shard((RawSample(key, members) for key, members in samples), Filters(**filters))
+class Validated(NamedTuple):
+    table: pa.Table
+    skipped: pa.Table
+    ignored: Counter[str]
+
+
+def validate(samples: Iterable[RawSample], **filters) -> Validated:
+    ignored = Counter[str]()
+    return Validated(*validate_shard(samples, Filters(**filters), ignored=ignored), ignored)
+
+
+def validated(*samples: tuple[str, dict[str, bytes]], **filters) -> Validated:
+    return validate((RawSample(key, members) for key, members in samples), **filters)
 
 
 def reason(members: dict[str, bytes], **filters) -> tuple[str, str]:
@@ -189,7 +203,7 @@ sample = st.tuples(
 @given(st.lists(sample, max_size=9))
 def test_reading_again_gives_exactly_the_kept_samples(samples):
     data = shard(*((key, {**members, "id": str(n).encode()}) for n, (key, members) in enumerate(samples)))
-    result = validate_shard(read_samples(io.BytesIO(data), "x.tar"), Filters())
+    result = validate(read_samples(io.BytesIO(data), "x.tar"))
     kept = result.table["key"].to_pylist()
     assert len(set(kept)) == len(kept)
     assert len(kept) + result.skipped.num_rows == len(samples)
@@ -220,12 +234,12 @@ def test_a_kept_sample_that_became_bad_is_named():
 def test_a_truncated_shard_is_a_failure_and_not_a_short_table():
     data = shard(*((str(n), {"jpg": GOOD, "txt": b"x"}) for n in range(5)))
     with pytest.raises(ShardError, match="cut off or damaged"):
-        validate_shard(read_samples(io.BytesIO(data[:6000]), "x.tar"), Filters())
+        validate(read_samples(io.BytesIO(data[:6000]), "x.tar"))
 
 
 def test_the_same_shard_gives_the_same_tables():
     data = shard(("a", {"jpg": GOOD, "txt": b"x"}), ("b", {"jpg": b"", "txt": b"x"}))
-    one, two = (validate_shard(read_samples(io.BytesIO(data), "x.tar"), Filters()) for _ in range(2))
+    one, two = (validate(read_samples(io.BytesIO(data), "x.tar")) for _ in range(2))
     assert one.table.equals(two.table) and one.skipped.equals(two.skipped)
 
 
@@ -281,7 +295,7 @@ def test_pairs_that_differ_only_after_the_first_dot_are_counted():
         tar.write("img", {"1.jpg": GOOD, "1.txt": b"one", "2.jpg": GOOD, "2.txt": b"two"})
         tar.write("plain", {"jpg": GOOD, "txt": b"x", "url.txt": b"u", "thumb.jpg": GOOD, "cls": b"1", "png": GOOD})
     data.seek(0)
-    result = validate_shard(read_samples(data, "s.tar"), Filters())
+    result = validate(read_samples(data, "s.tar"))
     assert result.table["key"].to_pylist() == ["photo", "plain"]
     assert [(row["key"], row["reason"]) for row in result.skipped.to_pylist()] == [
         (key, "dotted-key") for key in ("photo.v2", "photo.v3", "img.1", "img.2")

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mobileclip2.config.profile import Profile, load, parse
+from mobileclip2.engine.external import Folder, GroupShards
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
@@ -340,3 +341,8 @@ def test_the_graph_is_in_topological_order(rich, tiny):
         for key, asset in build_graph(profile).items():
             assert seen.issuperset(asset.upstream), key
             seen.add(key)
+
+
+def test_inputs_outside_the_store_differ_by_what_they_name():
+    """They are keys of caches, so that equal ones are looked up once."""
+    assert len({GroupShards(), GroupShards("published"), Folder("a"), Folder("a", "*.tar"), Folder(("a", "b"))}) == 5

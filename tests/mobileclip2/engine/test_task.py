@@ -8,7 +8,7 @@ from mobileclip2.config.profile import load
 from mobileclip2.engine.lineage import LINEAGE, Lineage
 from mobileclip2.engine.pipeline import Pipeline, TaskBatch
 from mobileclip2.engine.stage import load_stage
-from mobileclip2.engine.task import TaskSpec, chunk, run_shard_task, run_task
+from mobileclip2.engine.task import TaskSpec, run_shard_task, run_task
 from mobileclip2.engine.trace import lineage
 from mobileclip2.errors import UserError
 from mobileclip2.progress import silent
@@ -107,13 +107,6 @@ def test_chunks_run_while_the_run_holds_the_lease(raw):
     with acquire(batch.pipeline.storage, [part.output.prefix for part in batch.tasks]):
         run_shard_task(batch.pipeline.storage, spec.key, 0, 1, silent)
     assert load_stage(batch.asset.stage).unfinished(batch) == []
-
-
-def test_every_shard_is_in_one_chunk(raw):
-    shards = task_batch(raw, "augmentations").shards * 5
-    for of in (1, 3, 7, 10, 12):
-        dealt = [shard for index in range(of) for shard in chunk(shards, index, of)]
-        assert sorted(shard.id for shard in dealt) == sorted(shard.id for shard in shards)
 
 
 def test_a_batch_without_shards_runs_as_one_task(raw):

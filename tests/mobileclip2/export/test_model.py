@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from open_clip.tokenizer import default_bpe
 from PIL import Image
 
-from mobileclip2.data.preprocess import Preprocess
-from mobileclip2.export.model import ImageTower, TextTower, conventions, trained, with_numpy
+from mobileclip2.export.model import ImageTower, TextTower, trained, with_numpy
 from mobileclip2.export.shipped.tokens import Tokenizer
 from mobileclip2.models.image_text import ImageText
 from tests.tiny import draw
@@ -35,13 +33,3 @@ def test_the_exported_preprocessing_gives_the_pixels_and_tokens_of_the_training(
 def test_pictures_of_other_modes_become_rgb(image_text: ImageText) -> None:
     numpy = with_numpy(image_text.preprocess, Tokenizer(default_bpe(), 12), torch.relu, torch.relu)
     assert numpy.pixels(Image.new("L", (40, 40))).shape == (3, 32, 32)
-
-
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_conventions_are_plain_json(interpolation: str) -> None:
-    assert conventions(Preprocess(48, mean=(0.1, 0.2, 0.3), interpolation=interpolation)) == {
-        "size": 48,
-        "mean": [0.1, 0.2, 0.3],
-        "std": list(Preprocess(48).std),
-        "interpolation": interpolation,
-    }

@@ -314,7 +314,7 @@ class TestBucket:
     def test_an_unreadable_object_is_held_until_it_expires(self, storage, monkeypatch, content):
         storage.write(lease._key("a"), content)
         assert payloads(storage) == [None]
-        assert lease._take(storage, "a", "new", "") is None
+        assert lease._take(storage, lease._key("a"), "new", "a", "") is None
         monkeypatch.setattr(lease, "_is_expired", lambda held: True)
         with acquire(storage, ["a"], "mine"):
             assert json.loads(storage.read(lease._key("a")))["payload"] == "mine"
@@ -327,7 +327,7 @@ class TestBucket:
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
         with acquire(storage, ["a"], "mine"):
             assert payloads(storage) == ["mine"]
-            assert lease._take(storage, "a", "another", "") is None
+            assert lease._take(storage, lease._key("a"), "another", "a", "") is None
         assert payloads(storage) == []
         with acquire(storage, ["a"]):
             pass

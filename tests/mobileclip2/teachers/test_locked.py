@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import yaml
+from open_clip.tokenizer import HFTokenizer
 from pydantic import ValidationError
 
 from demo.tars import write_tar
@@ -55,7 +56,7 @@ def test_projections_on_cached_features_are_the_whole_model(locked):
         torch.testing.assert_close(
             projections.encode_image(image_trunk_features(locked, images)), locked.model.encode_image(images)
         )
-        whole = locked.tokenize.tokenizer(texts)  # padded to the full context
+        whole = HFTokenizer.__call__(locked.tokenize, texts)  # padded to the full context
         torch.testing.assert_close(
             projections.encode_text(text_trunk_features(locked, texts)),
             locked.model.encode_text(whole),

@@ -18,7 +18,7 @@ from mobileclip2.config.model import Weights
 from mobileclip2.config.teacher import Locked
 from mobileclip2.errors import WeightsError
 from mobileclip2.teachers.locked import build_locked
-from mobileclip2.teachers.text_encoder import POOLING, build_text_encoder, build_tokenizer
+from mobileclip2.teachers.text_encoder import POOLING, TrimmedTokenizer, build_text_encoder
 from mobileclip2.teachers.trunk import build_trunk, trunk_preprocess, trunk_width
 from tests.tiny import draw
 
@@ -107,7 +107,7 @@ def test_preprocessing_is_the_published_one(name):
 def test_a_text_encoder_of_any_family_has_the_features_of_transformers(tmp_path, kind, pooling):
     file = text_folder(tmp_path, kind)
     encoder = build_text_encoder(file, 16, 24, pooling)
-    found = encoder.features(build_tokenizer(file, 24)(TEXTS))
+    found = encoder.features(TrimmedTokenizer(str(file.parent), 24)(TEXTS))
     model = transformers.AutoModel.from_pretrained(tmp_path).eval()
     model = model.get_encoder() if kind == "t5" else model
     inputs = transformers.AutoTokenizer.from_pretrained(tmp_path)(TEXTS, return_tensors="pt", padding=True)

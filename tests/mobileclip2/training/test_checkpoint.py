@@ -30,21 +30,21 @@ def trained(width: int = 4, seed: int = 0) -> State:
     return model, optimizer
 
 
-def of(folder: Path, fingerprint: str = "a") -> Checkpoints:
-    return Checkpoints(folder, fingerprint=fingerprint, total_steps=9)
+def of(folder: Path, state: State, fingerprint: str = "a") -> Checkpoints:
+    return Checkpoints(folder, *state, fingerprint=fingerprint, total_steps=9)
 
 
 def saved(folder: Path, *steps: int) -> State:
     """Save checkpoints after the given steps, and return the state."""
     state = trained()
-    checkpoints = of(folder)
+    checkpoints = of(folder, state)
     for step in steps or (7,):
-        checkpoints.save(step, *state, metrics="m")
+        checkpoints.save(step, metrics="m")
     return state
 
 
 def newest(folder: Path, *, width: int = 4, fingerprint: str = "a", at_most: float = math.inf) -> Checkpoint | None:
-    return of(folder, fingerprint).newest(*trained(width, seed=1), at_most=at_most, metrics=lambda _: "m")
+    return of(folder, trained(width, seed=1), fingerprint).newest(at_most=at_most, metrics=lambda _: "m")
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     other, other_optimizer = trained(seed=1)
     found = newest(tmp_path)
     assert found is not None and found.step == 7
-    of(tmp_path).restore(found, other, other_optimizer)
+    of(tmp_path, (other, other_optimizer)).restore(found)
     torch.testing.assert_close(other.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(other_optimizer.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
 
@@ -62,11 +62,12 @@ def test_moments_have_the_layout_of_their_parameters(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(1, 4, 8, 8)).sum().backward()
     optimizer.step()
-    of(tmp_path).save(1, model, optimizer, metrics="m")
-    found = of(tmp_path).newest(model, optimizer, at_most=math.inf, metrics=lambda _: "m")
+    checkpoints = of(tmp_path, (model, optimizer))
+    checkpoints.save(1, metrics="m")
+    found = checkpoints.newest(at_most=math.inf, metrics=lambda _: "m")
     assert found is not None
     before = optimizer.state[model.weight]["exp_avg"].clone()
-    of(tmp_path).restore(found, model, optimizer)
+    checkpoints.restore(found)
     after = optimizer.state[model.weight]["exp_avg"]
     assert after.stride() == model.weight.stride() == before.stride() and torch.equal(after, before)
 
@@ -76,10 +77,11 @@ def test_a_parameter_without_a_gradient_is_saved_too(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(model.parameters())
     model[0](torch.randn(1, 2)).sum().backward()
     optimizer.step()
-    of(tmp_path).save(1, model, optimizer, metrics="m")
-    found = of(tmp_path).newest(model, optimizer, at_most=math.inf, metrics=lambda _: "m")
+    checkpoints = of(tmp_path, (model, optimizer))
+    checkpoints.save(1, metrics="m")
+    found = checkpoints.newest(at_most=math.inf, metrics=lambda _: "m")
     assert found is not None
-    of(tmp_path).restore(found, model, optimizer)
+    checkpoints.restore(found)
     assert optimizer.state[model[1].weight]["step"] == 0
 
 
@@ -95,11 +97,11 @@ def test_the_two_latest_checkpoints_are_kept(tmp_path: Path) -> None:
 
 def test_a_resumed_training_keeps_the_checkpoint_that_it_resumed_from(tmp_path: Path) -> None:
     state = saved(tmp_path, 2, 3, 4)
-    checkpoints = of(tmp_path)
-    found = checkpoints.newest(*state, at_most=math.inf, metrics=lambda _: "m")
+    checkpoints = of(tmp_path, state)
+    found = checkpoints.newest(at_most=math.inf, metrics=lambda _: "m")
     assert found is not None and found.path.name == SLOTS[0]
-    checkpoints.restore(found, *state)
-    assert checkpoints.save(5, *state, metrics="m") == SLOTS[1]
+    checkpoints.restore(found)
+    assert checkpoints.save(5, metrics="m") == SLOTS[1]
 
 
 def damage(path: Path, position: int) -> None:
@@ -137,7 +139,8 @@ def test_an_intact_checkpoint_gives_no_warning(tmp_path: Path, caplog: pytest.Lo
 
 def test_other_metrics_count_as_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved(tmp_path, 2, 3)
-    found = of(tmp_path).newest(*trained(), at_most=math.inf, metrics=lambda step: "m" if step == 2 else "other")
+    checkpoints = of(tmp_path, trained())
+    found = checkpoints.newest(at_most=math.inf, metrics=lambda step: "m" if step == 2 else "other")
     assert found is not None and found.step == 2
     assert f"{SLOTS[1]}: the metrics of its training up to step 3 are damaged" in caplog.text
 
@@ -233,8 +236,9 @@ def test_tied_weights_are_saved(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
     optimizer = torch.optim.AdamW(model.parameters())
-    of(tmp_path).save(1, model, optimizer, metrics="m")
-    assert of(tmp_path).newest(model, optimizer, at_most=math.inf, metrics=lambda _: "m")
+    checkpoints = of(tmp_path, (model, optimizer))
+    checkpoints.save(1, metrics="m")
+    assert checkpoints.newest(at_most=math.inf, metrics=lambda _: "m")
 
 
 def wide() -> State:
@@ -244,10 +248,10 @@ def wide() -> State:
 
 def save_forever(folder: Path) -> None:
     model, optimizer = wide()
-    checkpoints = Checkpoints(folder, fingerprint="a", total_steps=10_000)
+    checkpoints = Checkpoints(folder, model, optimizer, fingerprint="a", total_steps=10_000)
     for step in range(1, 10_000):
         nn.init.constant_(model.weight, step)
-        checkpoints.save(step, model, optimizer, metrics="m")
+        checkpoints.save(step, metrics="m")
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -265,16 +269,14 @@ def test_a_kill_while_saving_leaves_two_whole_checkpoints(tmp_path: Path, delay:
     time.sleep(delay)
     process.kill()
     process.join()
-    model, optimizer = wide()
     steps = []
     for slot in SLOTS:
         tensors, metadata = read_sealed(tmp_path / slot)
         assert (tensors["model.weight"] == int(metadata["step"])).all()
         steps.append(int(metadata["step"]))
     assert abs(steps[0] - steps[1]) == 1
-    found = Checkpoints(tmp_path, fingerprint="a", total_steps=10_000).newest(
-        model, optimizer, at_most=math.inf, metrics=lambda _: "m"
-    )
+    checkpoints = Checkpoints(tmp_path, *wide(), fingerprint="a", total_steps=10_000)
+    found = checkpoints.newest(at_most=math.inf, metrics=lambda _: "m")
     assert found is not None and found.step == max(steps)
     delete_partial_files(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == set(SLOTS)

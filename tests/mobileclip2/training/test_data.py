@@ -192,15 +192,20 @@ def test_epochs_and_seeds_differ(tmp_path):
     assert drawn[0] != drawn[1] and drawn[0] != drawn[2]
 
 
+class Sized(data.SampleSource):
+    def sample(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
+        return {}
+
+
 @given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
 def test_an_order_has_every_sample_once_and_visits_few_shards_at_a_time(sizes, seed, epoch):
-    rows = data._ShardIndex(sizes)
-    parts = list(rows.shuffled(seed, epoch))
+    rows = Sized(sizes, seed=seed)
+    parts = list(rows.order(epoch))
     order = np.concatenate([np.empty(0, np.int64), *parts])
     assert order.dtype == np.int64 and sorted(order) == list(range(sum(sizes))) and len(rows) == sum(sizes)
-    assert all(map(np.array_equal, parts, rows.shuffled(seed, epoch)))
-    assert all(len({rows[int(index)][0] for index in part}) <= data.MIXED_SHARDS for part in parts)
-    visited = [rows[int(index)][0] for index in order]
+    assert all(map(np.array_equal, parts, rows.order(epoch)))
+    assert all(len({rows.locate(int(index))[0] for index in part}) <= data.MIXED_SHARDS for part in parts)
+    visited = [rows.locate(int(index))[0] for index in order]
     for shard in set(visited):
         first, last = visited.index(shard), len(visited) - 1 - visited[::-1].index(shard)
         assert len(set(visited[first : last + 1])) <= data.MIXED_SHARDS
@@ -208,14 +213,14 @@ def test_an_order_has_every_sample_once_and_visits_few_shards_at_a_time(sizes, s
 
 @given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
 def test_with_replacement_an_epoch_has_as_many_samples(sizes, seed, epoch):
-    rows = data._ShardIndex(sizes)
-    order = np.concatenate([np.empty(0, np.int64), *rows.shuffled(seed, epoch, with_replacement=True)])
+    rows = Sized(sizes, seed=seed, with_replacement=True)
+    order = np.concatenate([np.empty(0, np.int64), *rows.order(epoch)])
     assert len(order) == sum(sizes) and set(order) <= set(range(sum(sizes)))
 
 
 def test_with_replacement_some_shards_are_drawn_twice_and_others_never(tmp_path):
-    rows = data._ShardIndex([10] * 100)
-    drawn = Counter(int(index) for part in rows.shuffled(0, 0, with_replacement=True) for index in part)
+    rows = Sized([10] * 100, seed=0, with_replacement=True)
+    drawn = Counter(int(index) for part in rows.order(0) for index in part)
     assert max(drawn.values()) > 1 and 500 < len(drawn) < 750  # 1 - 1/e of all
     paths = shards(tmp_path)
     orders = [np.concatenate(list(source(paths, with_replacement=each).order(0))) for each in (False, True)]
@@ -223,8 +228,8 @@ def test_with_replacement_some_shards_are_drawn_twice_and_others_never(tmp_path)
 
 
 def test_the_index_skips_empty_shards():
-    rows = data._ShardIndex([0, 2, 0, 0, 1])
-    assert [rows[index] for index in range(3)] == [(1, 0), (1, 1), (4, 0)]
+    rows = Sized([0, 2, 0, 0, 1], seed=0)
+    assert [rows.locate(index) for index in range(3)] == [(1, 0), (1, 1), (4, 0)]
 
 
 @pytest.mark.parametrize("captions", ["^syn_text_other$", "syn_text_o"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mobileclip2.data.importing.folders import captioned_folder, class_folders, class_name, has_captions, pictures
+from mobileclip2.data.importing.folders import captioned_folder, class_folders, has_captions, pictures
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -19,11 +19,11 @@ def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
 
 
 def test_the_first_subfolder_is_the_class(tmp_path: Path) -> None:
-    touch(tmp_path, "golden_retriever/day/1.jpg", "cat/2.jpg", "3.jpg")
+    touch(tmp_path, "golden_retriever/day/1.jpg", "cat/2.jpg", "3.jpg", "a__b /4.jpg")
     rows = {Path(row.source).name: row for row in class_folders(tmp_path)}
     assert (rows["1.jpg"].label, rows["2.jpg"].label) == ("golden retriever", "cat")
     assert rows["3.jpg"].fault is not None and rows["3.jpg"].fault.reason == "no-class"
-    assert class_name("a__b ") == "a b"
+    assert rows["4.jpg"].label == "a b"
 
 
 @pytest.mark.parametrize(

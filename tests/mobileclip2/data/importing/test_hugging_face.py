@@ -7,7 +7,7 @@ import sys
 import datasets
 import pytest
 
-from mobileclip2.data.importing.hugging_face import HuggingFaceDataset
+from mobileclip2.data.importing.hugging_face import saved_dataset
 from mobileclip2.data.importing.open_rows import open_rows
 from mobileclip2.data.importing.tables import Columns
 from mobileclip2.errors import MissingExtra, UserError
@@ -41,7 +41,7 @@ def test_pictures_stay_as_they_are_stored(captioned):
 
 
 def test_numbers_of_classes_become_names(classes):
-    (row,) = HuggingFaceDataset(classes, split="train")
+    (row,) = saved_dataset(classes, split="train")
     assert (row.image, row.label) == (jpeg(0), "dog")
 
 
@@ -53,7 +53,7 @@ def test_a_picture_without_class_stays_without_class(tmp_path, captions):
         {"image": [picture(0)], "label": [-1], **captions}, features=datasets.Features(features)
     )
     data.save_to_disk(str(tmp_path))
-    (row,) = HuggingFaceDataset(tmp_path)
+    (row,) = saved_dataset(tmp_path)
     assert row.label is None and (row.fault and row.fault.reason) == (None if captions else "no-class")
 
 
@@ -61,22 +61,22 @@ def test_a_picture_without_class_stays_without_class(tmp_path, captions):
 def test_a_damaged_data_set_is_named(captioned, name):
     (captioned / name).write_bytes((captioned / name).read_bytes()[:20])
     with pytest.raises(UserError, match="captioned: the data set is damaged"):
-        list(HuggingFaceDataset(captioned))
+        list(saved_dataset(captioned))
 
 
 def test_a_split_is_chosen_by_name(classes):
     with pytest.raises(UserError, match="it has the splits train, test; choose one with --split"):
-        list(HuggingFaceDataset(classes))
+        list(saved_dataset(classes))
     with pytest.raises(UserError, match="there is no split 'val'; it has train, test"):
-        list(HuggingFaceDataset(classes, split="val"))
+        list(saved_dataset(classes, split="val"))
 
 
 def test_a_column_is_named(captioned):
     with pytest.raises(UserError, match="there is no column 'txt'; did you mean 'text'"):
-        list(HuggingFaceDataset(captioned, Columns(captions=("txt",))))
+        list(saved_dataset(captioned, Columns(captions=("txt",))))
 
 
 def test_the_missing_package_is_named(captioned, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match="'mobileclip2\\[datasets\\]'"):
-        list(HuggingFaceDataset(captioned))
+        list(saved_dataset(captioned))

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from mobileclip2.export.quiet import quiet
+from mobileclip2.models.quiet import quiet
 
 
 def test_warnings_are_silent_and_errors_are_not(caplog: pytest.LogCaptureFixture) -> None:

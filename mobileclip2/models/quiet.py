@@ -1,4 +1,4 @@
-"""Suppress the warnings of exporters and of open_clip."""
+"""Suppress the warnings of exporters, open_clip, timm and transformers."""
 
 from __future__ import annotations
 
