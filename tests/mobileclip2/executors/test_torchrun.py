@@ -1,6 +1,5 @@
 """Real torchruns: the weights that they train, and the ways in which their ranks end."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -81,12 +80,12 @@ def test_ranks_on_one_machine_listen_on_loopback_alone(tmp_path):
     script.write_text(MEET)
     command = torchrun_command(worker_command(sys.executable, "store", "key"), 2, ON_THIS_MACHINE)
     command = [*command[: command.index("--nproc-per-node=2") + 1], str(script)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
             assert listening(process.pid) == {"0100007F"}
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()  # it ends its ranks, which have sessions of their own
 
 
 PROLOGUE = """
