@@ -1,15 +1,17 @@
-"""What a filter removes: the demo's pairs, 30 % of them with the caption of another pair.
+"""What a filter removes from the demo's pairs, of which 30 % have a wrong caption: the name of something else.
 
 The filter is the demo's teacher ``lite0``, trained on the clean corpus alone. For each share that ``select.keep`` keeps, the
-first table shows how many of the removed pairs are noise (precision) and how much of the noise is removed (recall). One seed.
+first table shows how many of the removed pairs are wrong (precision) and how many of the wrong ones are removed (recall).
+One seed.
 
 The second table shows the zero-shot top-1 of models that train on all pairs, on the pairs that the filter keeps, on as many
-pairs chosen at random, and on the pairs without noise: the demo's plain student, and the demo's teacher ``lite0`` trained
-on these pairs alone. Three seeds. As many models train at once as there are cores, each on one thread.
+pairs chosen at random, and on the pairs without the wrong ones: the demo's plain student, and the demo's teacher ``lite0``,
+trained on these pairs alone. Three seeds. As many models train at once as there are cores, each on one thread.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import statistics
@@ -21,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from demo.concepts import caption_kind
 from mobileclip2.config.profile import Profile, parse
 from mobileclip2.data import sidecar
 from mobileclip2.data.tar import TarWriter, read_samples
@@ -30,11 +33,10 @@ from mobileclip2.stages.selection import REMOVED, removed_name
 from mobileclip2.stages.stored_results import stored_results
 from pipelines.profiles import PROFILES
 
-NOISE = 0.3
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
 KEPT = 0.7
-"""share of the second table: that of the pairs without noise"""
-PAIRS = {"all": "noisy", "filtered": "noisy", "random": "random", "without noise": "clean"}
+"""share of the second table: that of the pairs without the wrong ones"""
+PAIRS = {"all": "all", "filtered": "all", "random": "random", "without wrong": "right"}
 """folder of shards that each row of the second table trains on"""
 MODELS = ("student", "teacher")
 SEEDS = (0, 1, 2)
@@ -46,32 +48,25 @@ STAGES = ("raw_shards", "caption_corpus", "teacher", "filter_scores", "selection
 
 
 def write_shards(folder: Path) -> tuple[set[str], int]:
-    """Copy the demo's shards with the captions of some pairs exchanged, with fewer pairs, and without the exchanged pairs.
+    """Copy the demo's shards, once with all pairs, once without the wrong ones, and once without as many random ones.
 
-    Return the keys of the exchanged pairs, and the number of all pairs.
+    Return the keys of the wrong pairs, and the number of all pairs.
     """
     samples = []
     for path in sorted((DEMO / "shards").glob("*.tar")):
         with path.open("rb") as file:
             samples += [(path.name, sample) for sample in read_samples(file, path.name)]
-    count = int(NOISE * len(samples))
-    noisy = random.Random(0).sample(range(len(samples)), count)
-    captions = [samples[number][1].members["txt"] for number in noisy]
-    for number, caption in zip(noisy, [*captions[1:], captions[0]], strict=True):
-        samples[number][1].members["txt"] = caption
-    left_out = {
-        "noisy": set[int](),
-        "clean": set(noisy),
-        "random": set(random.Random(1).sample(range(len(samples)), count)),
-    }
-    for kind, without in left_out.items():
+    drawings = {sample.key: json.loads(sample.members["json"]) for _, sample in samples}
+    wrong = {key for key, drawing in drawings.items() if caption_kind(drawing["hexcode"], drawing["artist"]) == "wrong"}
+    random_keys = set(random.Random(0).sample(sorted(drawings), len(wrong)))
+    for kind, without in {"all": set[str](), "right": wrong, "random": random_keys}.items():
         (folder / kind).mkdir(parents=True)
         for name in sorted({name for name, _ in samples}):
             with TarWriter(folder / kind / name) as tar:
-                for number, (shard, sample) in enumerate(samples):
-                    if shard == name and number not in without:
-                        tar.write(sample.key, {each: sample.members[each] for each in sample.members if each != "json"})
-    return {samples[number][1].key for number in noisy}, len(samples)
+                for shard, sample in samples:
+                    if shard == name and sample.key not in without:
+                        tar.write(sample.key, sample.members)
+    return wrong, len(samples)
 
 
 def profile_of(folder: Path, shards: str, share: float | None, seed: int | None = None) -> Profile:
@@ -132,7 +127,7 @@ def measure() -> dict[str, Any]:
     """Score the pairs once, select each share, and train the models."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        noise, pairs = write_shards(folder)
+        wrong, pairs = write_shards(folder)
         rows = []
         for share in SHARES:
             pipeline = Pipeline(profile_of(folder, PAIRS["filtered"], share))
@@ -145,12 +140,12 @@ def measure() -> dict[str, Any]:
                 {
                     "keep": share,
                     "removed": len(removed),
-                    "precision": len(removed & noise) / len(removed),
-                    "recall": len(removed & noise) / len(noise),
+                    "precision": len(removed & wrong) / len(removed),
+                    "recall": len(removed & wrong) / len(wrong),
                     "scored": computed.count("filter_scores/clean"),
                 }
             )
-        return {"pairs": pairs, "noise": len(noise), "rows": rows, "top1": accuracies(folder)}
+        return {"pairs": pairs, "wrong": len(wrong), "rows": rows, "top1": accuracies(folder)}
 
 
 def accuracies(folder: Path) -> dict[str, dict[str, list[float]]]:
@@ -170,7 +165,7 @@ def accuracies(folder: Path) -> dict[str, dict[str, list[float]]]:
 def show(numbers: dict[str, Any]) -> str:
     """Return the table."""
     lines = [
-        f"{numbers['pairs']:,} pairs of the demo, {numbers['noise']:,} of them with the caption of another pair",
+        f"{numbers['pairs']:,} pairs of the demo, {numbers['wrong']:,} of them with a wrong caption",
         "  keep  removed  precision  recall  groups scored",
     ]
     for row in numbers["rows"]:

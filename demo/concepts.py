@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -71,6 +71,14 @@ def shuffled(items: Iterable[T], purpose: str, name: Callable[[T], str]) -> list
     return sorted(items, key=lambda item: digest(purpose, name(item)))
 
 
+def caption_kind(hexcode: str, artist: str) -> Literal["good", "poor", "wrong"]:
+    """What the raw caption of a drawing is: a phrase with the name of what is drawn, keywords, or another name."""
+    chance = int(digest("caption", f"{artist} {hexcode}"), 16) % 100
+    if chance < GOOD:
+        return "good"
+    return "poor" if chance < GOOD + POOR else "wrong"
+
+
 def web_caption(concept: Concept, artist: str, concepts: Sequence[Concept]) -> str:
     """A good, poor or wrong caption, like those on web pages. It is drawn anew for each artist.
 
@@ -78,13 +86,13 @@ def web_caption(concept: Concept, artist: str, concepts: Sequence[Concept]) -> s
     with the name of another one of ``concepts``.
     """
     purpose = f"{artist} {concept.hexcode}"
-    chance = int(digest("caption", purpose), 16) % 100
-    if GOOD <= chance < GOOD + POOR:
+    kind = caption_kind(concept.hexcode, artist)
+    if kind == "poor":
         count = 1 + int(digest("count", purpose), 16) % 3
         drawn = shuffled(concept.tags, f"tags {purpose}", str)[:count]
         return " ".join(tag for tag in concept.tags if tag in drawn)
     named = concept
-    if chance >= GOOD:
+    if kind == "wrong":
         others = (other for other in concepts if other != concept)
         named = min(others, key=lambda other: digest("wrong", purpose, other.hexcode))
     return min(PHRASES, key=lambda phrase: digest("phrase", purpose, phrase)).format(named.label)

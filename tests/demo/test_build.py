@@ -11,7 +11,7 @@ import pytest
 
 from demo.artists import Artist, IconSet, package_folder
 from demo.build import UNSEEN, Split
-from demo.concepts import GOOD, PHRASES, POOR, Concept, read_concepts, shuffled, slug, web_caption
+from demo.concepts import GOOD, PHRASES, POOR, Concept, caption_kind, read_concepts, shuffled, slug, web_caption
 from demo.tars import write_tar
 from mobileclip2.errors import UserError
 
@@ -76,11 +76,15 @@ def test_match_by_code_point_without_variation_selector() -> None:
 
 
 def test_captions_are_good_poor_and_wrong_by_their_shares() -> None:
-    captions = [web_caption(BANANA, f"artist {number}", [BANANA, BOOT]) for number in range(2000)]
+    artists = [f"artist {number}" for number in range(2000)]
+    captions = [web_caption(BANANA, artist, [BANANA, BOOT]) for artist in artists]
+    kinds = [caption_kind(BANANA.hexcode, artist) for artist in artists]
     good = [caption for caption in captions if "banana" in caption]
     wrong = [caption for caption in captions if "woman’s boot" in caption]
     poor = [caption for caption in captions if set(caption.split()) <= set(BANANA.tags)]
     assert len(good) + len(wrong) + len(poor) == len(captions)
+    for kind, some in {"good": good, "wrong": wrong, "poor": poor}.items():
+        assert [caption for caption, each in zip(captions, kinds, strict=True) if each == kind] == some
     shares = [round(100 * len(some) / len(captions)) for some in (good, poor)]
     assert shares == pytest.approx([GOOD, POOR], abs=3)
     assert len(set(good)) == len(set(wrong)) == len(PHRASES)
