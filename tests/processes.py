@@ -10,6 +10,7 @@ import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,12 @@ def run_process(function: Callable[..., None], *arguments: Any) -> int:
     process.join()
     assert process.exitcode is not None
     return process.exitcode
+
+
+def descendants(process: int) -> list[int]:
+    """Return the numbers of a process and of those that it and they have started."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [process, *(each for child in children for each in descendants(int(child)))]
 
 
 def _run(function: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str]) -> None:

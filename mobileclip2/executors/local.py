@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -27,7 +26,7 @@ from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command, wo
 from mobileclip2.executors.messages import Message, StepReport, first_failure, parse_message
 from mobileclip2.executors.shard_progress import ShardProgress
 from mobileclip2.progress import Step
-from mobileclip2.signals import death
+from mobileclip2.signals import death, end_with_parent
 from mobileclip2.store import open_storage
 
 POLL_SECONDS = 2.0
@@ -160,21 +159,13 @@ def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event, environme
     os.environ.clear()  # of the time when the server started
     os.environ.update(environment)
     _stop = stop
-    threading.Thread(target=_end_with_run, daemon=True).start()
+    end_with_parent()
     rank = ranks.get()
     if (torch := sys.modules.get("torch")) is None:  # no stage of the server needs it
         return
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
-
-
-def _end_with_run() -> None:
-    """End this worker with the process of its run. A killed run tells nobody, and the worker would wait for work for ever."""
-    run = parent_process()
-    assert run
-    run.join()
-    os._exit(1)
 
 
 def _run_chunk(store: str, key: str, index: int, of: int) -> float:

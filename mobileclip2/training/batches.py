@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import UserError
+from mobileclip2.signals import end_with_parent
 from mobileclip2.training.distributed import World
 
 if TYPE_CHECKING:
@@ -50,11 +51,16 @@ def batches(source: SampleSource, settings: TrainSettings, world: World, start: 
         batch_sampler=_indices(source, settings, world, start),
         num_workers=settings.workers,
         multiprocessing_context=start_method,
+        worker_init_fn=_begin_worker,
         pin_memory=world.device.type == "cuda",
         # The loader draws a seed for its workers, which must not advance the global generator.
         generator=torch.Generator(),
     )
     return iter(loader)
+
+
+def _begin_worker(_: int) -> None:
+    end_with_parent()  # torch's own watchdog watches the server that forks the workers, and these keep the server
 
 
 class _SampleDataset(Dataset[dict[str, Tensor]]):

@@ -17,6 +17,7 @@ from mobileclip2.executors.commands import ON_THIS_MACHINE, TORCHRUN, torchrun_c
 from mobileclip2.executors.local import LocalExecutor
 from mobileclip2.models.build import WEIGHTS
 from mobileclip2.progress import Step
+from tests.processes import descendants
 from tests.tiny import make_tiny
 
 pytestmark = pytest.mark.slow
@@ -55,11 +56,6 @@ with join("cpu") as world:
     os.write(1, b"ready\\n")  # in one piece, because both ranks write
     time.sleep(60)
 """
-
-
-def descendants(process: int) -> list[int]:
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return [process, *(each for child in children for each in descendants(int(child)))]
 
 
 def listening(process: int) -> set[str]:

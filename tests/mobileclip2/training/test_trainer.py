@@ -22,6 +22,8 @@ from mobileclip2.training import trainer
 from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforced
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.trainer import Diverged, Numbers, parameter_groups, train, train_mode
+from pipelines.processes import process_id
+from tests.mobileclip2.executors.gate import until
 from tests.mobileclip2.training.tiny_training import (
     TRAININGS,
     TinySource,
@@ -30,7 +32,7 @@ from tests.mobileclip2.training.tiny_training import (
     tiny_conv_clip,
     tiny_training,
 )
-from tests.processes import start_process
+from tests.processes import descendants, start_process
 
 
 def settings(**fields: Any) -> TrainSettings:
@@ -420,8 +422,11 @@ def test_a_killed_process_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     killed = start_process(train_and_tell, tmp_path / "killed", ear)
     while mouth.recv() < 24:
         pass
+    _, *workers = descendants(killed.pid)
+    assert len(workers) >= 2  # the loader, and the server that forked it
     killed.kill()
     killed.join()
+    until(lambda: not any(map(process_id, workers)), 60)
     assert killed.exitcode == -signal.SIGKILL and not (tmp_path / "killed/model.safetensors").exists()
     while mouth.poll():
         mouth.recv()
