@@ -1,11 +1,8 @@
-"""Explain the signals that end a process, and end a worker with the process that a signal killed."""
+"""Explain the signals that end a process."""
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-from multiprocessing.process import parent_process
 
 _NATIVE = (
     "run again; if it crashes at the same place, set OMP_NUM_THREADS=1 or ONEDNN_MAX_CPU_ISA=AVX2, or install another version "
@@ -43,18 +40,3 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
-
-
-def end_with_parent() -> None:
-    """End this process of multiprocessing when the one that started it ends.
-
-    A killed process tells nobody, and its worker would wait for work, and keep its memory, for ever.
-    """
-    parent = parent_process()
-    assert parent
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -25,8 +25,9 @@ from mobileclip2.executors.chunks import count_chunks, seconds_a_shard
 from mobileclip2.executors.commands import ON_THIS_MACHINE, torchrun_command, worker_command
 from mobileclip2.executors.messages import Message, StepReport, first_failure, parse_message
 from mobileclip2.executors.shard_progress import ShardProgress
+from mobileclip2.parent import end_with_parent
 from mobileclip2.progress import Step
-from mobileclip2.signals import death, end_with_parent
+from mobileclip2.signals import death
 from mobileclip2.store import open_storage
 
 POLL_SECONDS = 2.0

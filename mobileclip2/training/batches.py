@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobileclip2.config.training import TrainSettings
 from mobileclip2.errors import UserError
-from mobileclip2.signals import end_with_parent
+from mobileclip2.parent import end_with_parent
 from mobileclip2.training.distributed import World
 
 if TYPE_CHECKING:
