@@ -72,7 +72,7 @@ def shuffled(items: Iterable[T], purpose: str, name: Callable[[T], str]) -> list
 
 
 def caption_kind(hexcode: str, artist: str) -> Literal["good", "poor", "wrong"]:
-    """What the raw caption of a drawing is: a phrase with the name of what is drawn, keywords, or another name."""
+    """Return whether the raw caption of a drawing names what is drawn, is keywords, or names something else."""
     chance = int(digest("caption", f"{artist} {hexcode}"), 16) % 100
     if chance < GOOD:
         return "good"
@@ -80,10 +80,10 @@ def caption_kind(hexcode: str, artist: str) -> Literal["good", "poor", "wrong"]:
 
 
 def web_caption(concept: Concept, artist: str, concepts: Sequence[Concept]) -> str:
-    """A good, poor or wrong caption, like those on web pages. It is drawn anew for each artist.
+    """Return the raw caption of a concept that an artist drew. Each artist's drawing has a caption of its own.
 
-    A good one is a phrase with the concept's name, a poor one has one to three of its tags, and a wrong one is a phrase
-    with the name of another one of ``concepts``.
+    A good caption is a phrase with the concept's name. A poor one has one to three of its tags. A wrong one is a phrase with
+    the name of another one of ``concepts``.
     """
     purpose = f"{artist} {concept.hexcode}"
     kind = caption_kind(concept.hexcode, artist)

@@ -60,7 +60,11 @@ class SizedModel:
 
 
 def size_model(field: str, model: Model, commits: Mapping[str, str], train: TrainSettings | None) -> SizedModel:
-    """Build a model on the meta device and measure it. ``field`` names it in messages, and ``train`` is None without training.
+    """Build a model on the meta device and measure it.
+
+    Args:
+        field: name in messages, such as ``teachers.mine.model``.
+        train: settings of its training, or None if it is not trained.
 
     Raises:
         UserError: open_clip cannot build the model, a tower is missing, or tokenizer, image size and towers do not fit.

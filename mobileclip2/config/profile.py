@@ -101,7 +101,11 @@ class Profile(Settings):
     """prefix of Dagster's keys, groups and resources, set by a component, so that several profiles share a code location"""
 
     def reload(self) -> Profile:
-        """Read the file again with :func:`load`, and keep the prefix."""
+        """Read the file again, and keep the prefix.
+
+        Raises:
+            ProfileError: see :func:`load`.
+        """
         return load(self.file).model_copy(update={"key_prefix": self.key_prefix})
 
     def teacher(self, name: str) -> Teacher:

@@ -60,7 +60,11 @@ OF_A_TRAINING = ("augmentation", "corpora", "data", "datasets", "evaluate_on", "
 
 
 def check_ignored(name: str, data: str, corpora: tuple[str, ...], loss: Loss, augmentation: str | Augmentation) -> None:
-    """Raise ``ValueError``, with ``name``, for a field of a student or of a row of a study that its training would ignore."""
+    """Refuse a field of a student, or of a row of a study, that its training would ignore.
+
+    Raises:
+        ValueError: the field has no effect with the other ones. The message starts with ``name``.
+    """
     if data == "raw" and loss != Loss():
         raise ValueError(f"{name}: 'loss' needs 'data: reinforced'; remove 'loss' or change 'data'")
     if corpora and data != "raw":

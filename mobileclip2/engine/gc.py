@@ -82,14 +82,18 @@ def needed(pipeline: Pipeline, found: Iterable[Stored] = ()) -> set[str]:
 
 
 class NeededByRuns:
-    """The paths that the profiles of all running processes need, among some outputs. An unreadable lease is a ``StoreError``."""
+    """The paths that the profiles of all running processes need, among some outputs."""
 
     def __init__(self, storage: Storage, found: Sequence[Stored]) -> None:
         self._storage, self._found = storage, found
         self._known: dict[str, set[str]] = {}
 
     def paths(self) -> set[str]:
-        """Read all leases and return the paths. Only a lease that is new since the last call is evaluated."""
+        """Read all leases and return the paths. Only a lease that is new since the last call is evaluated.
+
+        Raises:
+            StoreError: what a process needs is unknown.
+        """
         paths: set[str] = set()
         for held in all_held(self._storage):
             if held.payload != USES_NOTHING:

@@ -434,7 +434,11 @@ class Pipeline:
     def _compute(
         self, tasks: list[Task], run: Lease, progress: Progress, run_status: RunStatus
     ) -> tuple[list[str], float]:
-        """Compute the missing slices of an asset, or wait for another run that does. Return those of this run and its seconds."""
+        """Compute the missing slices of an asset, or wait for another run that computes them.
+
+        Returns:
+            Names of the slices that this run computed, and the device-seconds.
+        """
         todo = [task for task in tasks if self._read_summary(task) is None]
         if not todo:
             return [], 0.0

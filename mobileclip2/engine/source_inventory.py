@@ -46,8 +46,7 @@ _STORED = re.compile(r"([0-9a-f]{16})/g\d\d/")
 class SourceInventory:
     """Lists and hashes the inputs of one profile that lie outside the store. Caches every result.
 
-    Raises ``ShardError`` where :meth:`list_shards` does. :meth:`share` writes the hashes of local listings to the store, so that
-    other machines do not read all files again.
+    :meth:`share` writes the hashes of local listings to the store, so that other machines do not read all files again.
     """
 
     def __init__(self, profile: Profile, storage: Callable[[], Storage] | None = None) -> None:
@@ -61,7 +60,11 @@ class SourceInventory:
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """Return all input shards of the profile, sorted by source and path."""
+        """Return all input shards of the profile, sorted by source and path.
+
+        Raises:
+            ShardError: a source is missing or contains no shard.
+        """
         return [shard for source in self.profile.sources for shard in self._list(source, "sources")]
 
     def _list(self, source: Source | ReinforcedShards, section: str) -> list[Shard]:
@@ -106,7 +109,11 @@ class SourceInventory:
         return self._grouped[reinforced][group]
 
     def shards_of(self, asset: AssetKey, group: str | None) -> list[Shard]:
-        """Return the tars that an asset reads: those of a group, or of a caption corpus."""
+        """Return the tars that an asset reads: those of a group, or of a caption corpus.
+
+        Raises:
+            ShardError: no file matches the pattern of the corpus.
+        """
         if group is None:
             corpus = next(corpus for corpus in self.profile.caption_corpora if corpus.name == asset.name)
             files = self.list_shards(f"caption corpus '{corpus.name}'", corpus.url, corpus.pattern, "caption_corpora")
@@ -114,7 +121,11 @@ class SourceInventory:
         return self.group_shards(group, asset.name if asset.stage == "reinforced_shards" else "")
 
     def image_shards(self, name: str) -> list[Shard]:
-        """Return the tars with the images of a published reinforced dataset."""
+        """Return the tars with the images of a published reinforced dataset.
+
+        Raises:
+            ShardError: no file matches the pattern.
+        """
         images = self.profile.reinforced_shards(name).images
         if images is None:
             return []
@@ -226,11 +237,19 @@ class SourceInventory:
         return digest
 
     def weights_file(self, weights: Weights | None) -> Path | None:
-        """Return :meth:`weights_path`, or None for random weights and tags."""
+        """Return the local file of weights from a package or path, or None for random weights and tags.
+
+        Raises:
+            WeightsError: see :meth:`weights_path`.
+        """
         return self.weights_path(weights) if weights and not weights.tag else None
 
     def tower_weights(self, locked: Locked) -> tuple[Path | None, Path | None]:
-        """Return :meth:`weights_file` of the image trunk and of the text tower of a locked teacher."""
+        """Return the local weights of the image trunk and the text tower of a locked teacher, or None for the hub's.
+
+        Raises:
+            WeightsError: see :meth:`weights_path`.
+        """
         return self.weights_file(locked.trunk_weights), self.weights_file(locked.text_weights)
 
     def weights_path(self, weights: Weights) -> Path:

@@ -20,7 +20,10 @@ SIDE = 320
 def write_search(
     results: Sequence[tuple[str, Sequence[Ranked]]], model: str, folder: Path, count: int, path: Path
 ) -> None:
-    """Write the page of queries with their pictures, the best first, atomically. The page holds the pictures themselves."""
+    """Write the page of ``results`` atomically: queries with their pictures, the best first.
+
+    The page contains the pictures, so that it can be sent to others.
+    """
     now = datetime.datetime.now(datetime.UTC)
     page = render(
         "search.html.j2",

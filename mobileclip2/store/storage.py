@@ -135,7 +135,11 @@ def explained(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_files() -> Iterator[None]:
-    """Raise ``StoreError`` if the block cannot write to ``TMPDIR``."""
+    """Convert errors of a block that writes to ``TMPDIR``.
+
+    Raises:
+        StoreError: ``TMPDIR`` cannot be written.
+    """
     try:
         tempfile.gettempdir()  # it writes a probe file, so it fails if every disk is full
     except FileNotFoundError as error:
