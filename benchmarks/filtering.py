@@ -26,10 +26,10 @@ import yaml
 from demo.concepts import caption_kind
 from mobileclip2.config.profile import Profile, parse
 from mobileclip2.data import sidecar
+from mobileclip2.data.selection import removed_name
 from mobileclip2.data.tar import TarWriter, read_samples
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.metrics import metrics_of
-from mobileclip2.stages.selection import REMOVED, removed_name
 from mobileclip2.stages.stored_results import stored_results
 from pipelines.profiles import PROFILES
 
@@ -135,7 +135,9 @@ def measure() -> dict[str, Any]:
             (selection,) = pipeline.read("selection")
             removed: set[str] = set()
             for group in pipeline.profile.group_names:
-                removed |= set(sidecar.read(selection.fetch(removed_name(group)), REMOVED).column("key").to_pylist())
+                removed |= set(
+                    sidecar.read(selection.fetch(removed_name(group)), sidecar.REMOVED).column("key").to_pylist()
+                )
             rows.append(
                 {
                     "keep": share,

@@ -21,6 +21,7 @@ from mobileclip2.config.profile import Profile
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.stage import stage_modules
 from mobileclip2.errors import UserError
+from mobileclip2.executors.local import share_devices
 from mobileclip2.progress import Step
 from mobileclip2.signals import death
 from pipelines.asset_definitions import stages
@@ -32,7 +33,13 @@ from pipelines.supervise import KEPT, RunDisplay
 END_SECONDS = 8.0
 """time for an interrupted job to end; less than the time after which the supervisor kills the command"""
 
-PRELOADED = (__name__, "mobileclip2.report.sheets", "dagster._core.storage.sqlite_storage", "pandas")
+PRELOADED = (
+    __name__,
+    "mobileclip2.report.sheets",
+    "dagster._core.storage.sqlite_storage",
+    "matplotlib.figure",
+    "pandas",
+)
 """modules that each job would import, beside the stages: pyarrow looks for pandas. One that is missing is skipped"""
 
 
@@ -127,7 +134,7 @@ def _compute(profile: Profile, partition: Partition, slot: int, count: int, comm
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("dagster").setLevel(logging.ERROR)
-    _share_devices(slot, count)
+    share_devices(slot, count)
 
     def send(*message: object) -> None:
         sender.send_bytes(json.dumps(message).encode())
@@ -143,11 +150,3 @@ def _compute(profile: Profile, partition: Partition, slot: int, count: int, comm
         send("failed", str(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-
-
-def _share_devices(slot: int, count: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // count))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(slot % torch.cuda.device_count())

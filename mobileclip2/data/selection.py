@@ -19,6 +19,11 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 
+def removed_name(group: str) -> str:
+    """Return the name of the file with the removed pairs of a group."""
+    return f"{group}.parquet"
+
+
 def by_rank(scores: Floats, names: Sequence[tuple[str, str]]) -> Indices:
     """Return the positions of all pairs, best score first. ``names`` are the shards and keys."""
     return np.array(sorted(range(len(scores)), key=lambda row: (-scores[row], names[row])), np.int64)

@@ -34,6 +34,12 @@ VIEWS = required(key=pa.string(), view=pa.string())
 CAPTIONS = required(key=pa.string(), caption=pa.string())
 """schema of captions; a failed caption is empty"""
 
+SCORES = required(key=pa.string(), score=pa.float32())
+"""schema of the similarities of images and captions, which are stored beside the embeddings of the images"""
+
+REMOVED = required(shard=pa.string(), key=pa.string(), reason=pa.string(), score=pa.float32())
+"""schema of the pairs that a selection removes from a group"""
+
 ROW_GROUP = 1024
 """rows per row group, of which :class:`Embeddings` has one in memory"""
 

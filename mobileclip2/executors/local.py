@@ -161,12 +161,15 @@ def _init_worker(ranks: SimpleQueue[int], processes: int, stop: Event, environme
     os.environ.update(environment)
     _stop = stop
     end_with_parent()
-    rank = ranks.get()
-    if (torch := sys.modules.get("torch")) is None:  # no stage of the server needs it
-        return
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    if torch.cuda.is_available():
-        torch.cuda.set_device(rank % torch.cuda.device_count())
+    share_devices(ranks.get(), processes)
+
+
+def share_devices(rank: int, processes: int) -> None:
+    """Give this forked process its share of the cores, and a GPU. Its server has imported torch if a stage needs it."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+        if torch.cuda.is_available():
+            torch.cuda.set_device(rank % torch.cuda.device_count())
 
 
 def _run_chunk(store: str, key: str, index: int, of: int) -> float:

@@ -15,18 +15,16 @@ from PIL import Image
 
 from mobileclip2.config.filtering import Filter
 from mobileclip2.data import sidecar
+from mobileclip2.data.selection import removed_name
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
 from mobileclip2.report.examples import SIDE
-from mobileclip2.stages.filter_scores import SCORE
-from mobileclip2.stages.selection import REMOVED, removed_name
 from mobileclip2.store import Artifact
 
 PAIRS = 6
 """number of shown pairs with the best scores, and with the worst scores"""
 BINS = 1000
 """bins of the stored counts of scores, from -1 to 1; the figure merges them"""
-_SCORES = pa.schema([pa.field("key", pa.string(), nullable=False), SCORE])
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _filter_report(pipeline: Pipeline, filter_: Filter) -> FilterReport:
     for group in pipeline.profile.group_names:
         (stored,) = pipeline.read(f"filter_scores/{filter_.name}", group)
         for shard in pipeline.inventory.group_shards(group):
-            table = sidecar.read(stored.fetch(side_name(shard)), _SCORES)
+            table = sidecar.read(stored.fetch(side_name(shard)), sidecar.SCORES)
             scores = table.column("score").to_numpy()
             # rounding can give a score of slightly more than 1
             counts += np.histogram(scores.clip(-1, 1), BINS, (-1, 1))[0]
@@ -143,7 +141,7 @@ def _pairs(pipeline: Pipeline, rows: Sequence[_Row], selection: Artifact | None)
         (shard,) = (shard for shard in pipeline.inventory.group_shards(group) if shard.id == shard_id)
         table = raw_table(raw, shard)
         table = table.filter(pc.is_in(table.column("key"), pa.array(by_key)))
-        removed = sidecar.read(selection.fetch(removed_name(group)), REMOVED).to_pylist() if selection else []
+        removed = sidecar.read(selection.fetch(removed_name(group)), sidecar.REMOVED).to_pylist() if selection else []
         reasons = {row["key"]: row["reason"] for row in removed if row["shard"] == shard_id}
         captions = table.column("caption").to_pylist()
         for (key, image), caption in zip(images_of(shard, table), captions, strict=True):

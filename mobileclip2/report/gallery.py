@@ -17,7 +17,7 @@ from mobileclip2.evaluation.results import Result
 from mobileclip2.evaluation.sets import EvaluationSet
 from mobileclip2.report.examples import Candidate, captions_of, columns_of, set_images
 from mobileclip2.report.page import EvaluatedModel
-from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.evaluation_sets import open_set
 
 QUERIES = 6
 """number of text queries of a set, evenly spaced over its captions"""

@@ -105,16 +105,14 @@ def _highlights(models: list[EvaluatedModel]) -> list[Tile]:
 
 def _trainings(pipeline: Pipeline) -> list[Training]:
     profile = pipeline.profile
-    trained = {
-        **{AssetKey.of("student", student.name): student.train for student in profile.students},
-        **{AssetKey.of("captioner", captioner.name): captioner.train for captioner in profile.captioners},
-        **{
-            AssetKey.of("teacher", teacher.name): teacher.locked.train for teacher in profile.teachers if teacher.locked
-        },
-    }
+    trained = [
+        *((AssetKey.of("student", each.name), each.train) for each in profile.students),
+        *((AssetKey.of("captioner", each.name), each.train) for each in profile.captioners),
+        *((AssetKey.of("teacher", each.name), each.locked.train) for each in profile.teachers if each.locked),
+    ]
     return [
         Training(key.name, training_records(pipeline, key), train.batch)
-        for key, train in trained.items()
+        for key, train in trained
         if train and pipeline.is_current(key)
     ]
 

@@ -21,7 +21,7 @@ from mobileclip2.report.gather import SOFTWARE, evaluated_models
 from mobileclip2.report.page import Training
 from mobileclip2.report.sheets import training_records
 from mobileclip2.report.student import METRIC_NAMES, SetExamples, StudentReport
-from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.evaluation_sets import open_set
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.stored_results import stored_results
 

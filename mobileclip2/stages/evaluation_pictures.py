@@ -19,7 +19,7 @@ from mobileclip2.stages.data_checks import artifacts, paths
 FOLDER = ".checks/pictures"
 """folder of the store with the hashes of each version of an evaluation set"""
 
-HASHES = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("sha256", pa.string(), nullable=False)])
+HASHES = sidecar.required(key=pa.string(), sha256=pa.string())
 
 
 def no_evaluation_pictures(pipeline: Pipeline, result: MaterializeResult) -> Verdict:

@@ -15,9 +15,6 @@ from mobileclip2.models.device import choose_device, inference
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.stages.prefetch import preprocessed_images
 
-SCORE = pa.field("score", pa.float32(), nullable=False)
-"""column of the cosine similarity, beside the columns of a sidecar of embeddings"""
-
 
 def begin(batch: TaskBatch) -> WriteShard:
     """Return the function that scores the pairs of a shard."""
@@ -42,7 +39,7 @@ def begin(batch: TaskBatch) -> WriteShard:
                 f"{batch.asset.key}: {task.only('model').summary.asset} gives scores that are not finite; its weights are broken"
             )
         table = sidecar.embeddings_table(raw.column("key").to_pylist(), images)
-        write_sidecar(task, shard, table.append_column(SCORE, pa.array(scores.numpy())))
+        write_sidecar(task, shard, table.append_column(sidecar.SCORES.field("score"), pa.array(scores.numpy())))
 
     return write
 

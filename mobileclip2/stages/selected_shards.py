@@ -9,10 +9,10 @@ from __future__ import annotations
 import pyarrow as pa
 
 from mobileclip2.data import sidecar
+from mobileclip2.data.selection import removed_name
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard import Shard
 from mobileclip2.engine.shard_stage import ShardStage, WriteShard, commit_tasks, raw_table, write_sidecar
-from mobileclip2.stages.selection import REMOVED, removed_name
 
 
 def begin(batch: TaskBatch) -> WriteShard:
@@ -20,7 +20,7 @@ def begin(batch: TaskBatch) -> WriteShard:
     (task,) = batch.tasks
     assert batch.group is not None
     removed: dict[str, set[str]] = {}
-    for row in sidecar.read(task.only("selection").fetch(removed_name(batch.group)), REMOVED).to_pylist():
+    for row in sidecar.read(task.only("selection").fetch(removed_name(batch.group)), sidecar.REMOVED).to_pylist():
         removed.setdefault(row["shard"], set()).add(row["key"])
 
     def write(shard: Shard, tasks: list[Task]) -> None:

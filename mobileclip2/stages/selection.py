@@ -10,23 +10,16 @@ import pyarrow as pa
 
 from mobileclip2.config.filtering import Select
 from mobileclip2.data import sidecar
-from mobileclip2.data.selection import at_least, best_share, by_rank, near_any, near_duplicates
+from mobileclip2.data.selection import at_least, best_share, by_rank, near_any, near_duplicates, removed_name
 from mobileclip2.engine.pipeline import Task, TaskBatch
 from mobileclip2.engine.shard_stage import SKIPPED
 from mobileclip2.errors import UserError
 from mobileclip2.evaluation.features import Features
 from mobileclip2.models.device import choose_device
-from mobileclip2.stages.evaluation import planned_sets
-from mobileclip2.stages.filter_scores import SCORE
+from mobileclip2.stages.evaluation_sets import planned_sets
 from mobileclip2.stages.load_model import load_image_text
 from mobileclip2.store import Artifact
 from mobileclip2.store.user_cache import cache_folder
-
-REMOVED = pa.schema(
-    [pa.field(name, pa.string(), nullable=False) for name in ("shard", "key", "reason")]
-    + [pa.field("score", pa.float32(), nullable=False)]
-)
-"""schema of the pairs that the selection removes from a group"""
 
 MAX_COMPARED = 2_000_000
 """maximum number of pairs whose images are compared; 512 numbers for each of them take 8 GB, with the copy of the kept ones"""
@@ -45,11 +38,6 @@ class Pair(NamedTuple):
     key: str
     artifact: Artifact
     row: int
-
-
-def removed_name(group: str) -> str:
-    """Return the name of the file with the removed pairs of a group."""
-    return f"{group}.parquet"
 
 
 def run(batch: TaskBatch) -> None:
@@ -90,12 +78,11 @@ def _no_pair_left(select: Select, pairs: int, passed: int, best: float) -> str:
 def _read(artifacts: list[Artifact]) -> tuple[list[Pair], np.ndarray]:
     pairs: list[Pair] = []
     scores = [np.empty(0, np.float32)]
-    schema = pa.schema([pa.field("key", pa.string(), nullable=False), SCORE])
     for artifact in artifacts:
         group = artifact.summary.group
         assert group is not None
         for name in (file.name for file in artifact.manifest.files if not file.name.endswith(SKIPPED)):
-            table = sidecar.read(artifact.fetch(name), schema)
+            table = sidecar.read(artifact.fetch(name), sidecar.SCORES)
             shard = name.removesuffix(".parquet")
             keys = table.column("key").to_pylist()
             pairs += [Pair(group, shard, key, artifact, row) for row, key in enumerate(keys)]
@@ -158,7 +145,7 @@ def _store(
             {"shard": pair.shard, "key": pair.key, "reason": reasons[row], "score": float(scores[row])}
         )
     for group, rows in removed.items():
-        task.output.write(removed_name(group), sidecar.to_bytes(pa.Table.from_pylist(rows, REMOVED)))
+        task.output.write(removed_name(group), sidecar.to_bytes(pa.Table.from_pylist(rows, sidecar.REMOVED)))
     histogram, _ = np.histogram(scores, BINS, (-1, 1))
     task.commit(
         [removed_name(group) for group in removed],

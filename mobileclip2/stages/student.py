@@ -25,7 +25,7 @@ from mobileclip2.models.build import save, stored_files
 from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.stages import wise_ft
-from mobileclip2.stages.evaluation import planned_sets
+from mobileclip2.stages.evaluation_sets import planned_sets
 from mobileclip2.stages.load_model import VIEWS, build_image_text, load_image_text
 from mobileclip2.stages.trained import publish, shards_of, size, tables_of, tars_of, train_task
 from mobileclip2.training.data import RawSource, ReinforcedSource, SampleSource

@@ -13,7 +13,7 @@ from mobileclip2.models.device import choose_device
 from mobileclip2.models.image_text import ImageText
 from mobileclip2.models.tensors import interpolated
 from mobileclip2.progress import Step
-from mobileclip2.stages.evaluation import planned_sets
+from mobileclip2.stages.evaluation_sets import planned_sets
 from mobileclip2.stages.load_model import build_image_text, load_image_text
 from mobileclip2.stages.trained import publish, size
 

@@ -7,7 +7,7 @@ import pytest
 from mobileclip2.data import sidecar
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.evaluation.results import RESULTS, SAMPLES, loads, measure
-from mobileclip2.stages.evaluation import open_set
+from mobileclip2.stages.evaluation_sets import open_set
 from tests.tiny import CLASSES
 
 
@@ -19,8 +19,3 @@ def test_metrics_follow_from_the_stored_prediction_of_each_sample(materialized: 
     assert table.num_rows == stored.manifest.samples == len(CLASSES)
     assert result.metrics == pytest.approx(measure("shapes", table))
     assert result.protocol == open_set(pipeline.profile, "shapes").digest
-
-
-def test_a_set_of_the_profile_is_opened_by_its_name(materialized: Callable[..., Pipeline]) -> None:
-    found = open_set(materialized().profile, "shapes")
-    assert (found.name, found.size, found.classnames) == ("shapes", len(CLASSES), list(CLASSES))

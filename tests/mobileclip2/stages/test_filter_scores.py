@@ -1,11 +1,9 @@
 """Stored scores equal the cosine similarity of the model called directly."""
 
-import pyarrow as pa
 import torch
 
 from mobileclip2.data import sidecar
 from mobileclip2.engine.shard_stage import images_of, raw_table, side_name
-from mobileclip2.stages.filter_scores import SCORE
 from mobileclip2.stages.load_model import load_image_text
 from tests.filtered import make_filtered, selected
 
@@ -17,8 +15,7 @@ def test_scores_are_the_similarity_of_image_and_caption(tmp_path):
     model = load_image_text(stored, pipeline.inventory)
     for shard in pipeline.inventory.group_shards("g00"):
         table = raw_table(raw, shard)
-        schema = pa.schema([pa.field("key", pa.string(), nullable=False), SCORE])
-        found = sidecar.read(scores.fetch(side_name(shard)), schema)
+        found = sidecar.read(scores.fetch(side_name(shard)), sidecar.SCORES)
         assert found.column("key").to_pylist() == table.column("key").to_pylist()
         images = [model.preprocess.tensor(model.preprocess.center(image)) for _, image in images_of(shard, table)]
         texts = model.embed_texts(table.column("caption").to_pylist())

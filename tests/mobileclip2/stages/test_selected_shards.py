@@ -3,10 +3,10 @@
 import pytest
 
 from mobileclip2.data import sidecar
+from mobileclip2.data.selection import removed_name
 from mobileclip2.data.validate import KEPT
 from mobileclip2.engine.shard_stage import raw_table, side_name
 from mobileclip2.report.sheets import rows, training_records
-from mobileclip2.stages.selection import REMOVED, removed_name
 from tests.filtered import make_filtered, run, selected
 from tests.pipelines.small import edited
 
@@ -19,7 +19,7 @@ def test_later_stages_see_only_the_selected_pairs(tmp_path):
     (selection,) = pipeline.read("selection")
     for group in pipeline.profile.group_names:
         (raw,), (kept,) = pipeline.read("raw_shards", group), pipeline.read("selected_shards", group)
-        gone = sidecar.read(selection.fetch(removed_name(group)), REMOVED).to_pylist()
+        gone = sidecar.read(selection.fetch(removed_name(group)), sidecar.REMOVED).to_pylist()
         for shard in pipeline.inventory.group_shards(group):
             expected = [
                 row

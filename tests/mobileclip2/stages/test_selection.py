@@ -5,10 +5,11 @@ import pytest
 from demo.tars import write_tar
 from mobileclip2.config.profile import load
 from mobileclip2.data import sidecar
+from mobileclip2.data.selection import removed_name
 from mobileclip2.engine.gc import delete, stored, unneeded
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
-from mobileclip2.stages.selection import CONTAMINATED, DUPLICATE, LOW, REMOVED, removed_name
+from mobileclip2.stages.selection import CONTAMINATED, DUPLICATE, LOW
 from tests.filtered import STAGES, make_filtered, run, selected, set_selection
 from tests.tiny import CLASSES, draw, encode
 
@@ -18,7 +19,7 @@ def removed(pipeline):
     return [
         row
         for group in pipeline.profile.group_names
-        for row in sidecar.read(stored.fetch(removed_name(group)), REMOVED).to_pylist()
+        for row in sidecar.read(stored.fetch(removed_name(group)), sidecar.REMOVED).to_pylist()
     ]
 
 
