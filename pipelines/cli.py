@@ -389,7 +389,7 @@ def search_folder(chosen: argparse.Namespace) -> None:
     with doing("importing modules"):
         from pipelines.search import search_pictures
 
-    search_pictures(chosen.model, profile, queries, Path(folder), chosen.page, chosen.top, terminal_width())
+    search_pictures(chosen.model, profile, queries, Path(folder), chosen.page, chosen.top)
 
 
 @command("check", examples=("check", "check --profile my.yaml"))
@@ -399,7 +399,7 @@ def check(chosen: argparse.Namespace) -> None:
     with doing("importing"):
         from pipelines.check import check_profile
 
-    check_profile(pipeline, terminal_width())
+    check_profile(pipeline)
 
 
 @command(
@@ -670,28 +670,24 @@ def print_completion(chosen: argparse.Namespace) -> None:
 def report(pipeline: Pipeline, path: Path | None) -> None:
     """Write the HTML report, and print the table of results."""
     with doing("importing"):
-        from rich.console import Console
-        from rich.table import Table
-
         from mobileclip2.report.gather import gather
         from mobileclip2.report.page import write_page
         from mobileclip2.report.pipeline import metric_rows, render_pipeline
+        from pipelines.tables import new_table, show
 
     path = path or Path("report.html")
     with doing("writing the report"):
         gathered = gather(pipeline)
         write_page(render_pipeline(gathered), path)
-    table = Table("set", "metric", title=gathered.title)
-    for model in gathered.models:
-        table.add_column(model.name, justify="right")
+    names = tuple(model.name for model in gathered.models)
+    table = new_table("set", "metric", *names, right=names, title=gathered.title)
     for row in metric_rows(gathered.models):
         shares = ["" if value is None else f"{value:.1%}" for value in row.values]
         table.add_row(row.set if row.first else "", row.metric, *shares)
-    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
-    console.print(table)
+    show(table)
     for highlight in gathered.highlights:
-        console.print(f"{highlight.label}: {highlight.value} ({highlight.note})")
-    console.print(f"report: {path}")
+        show(f"{highlight.label}: {highlight.value} ({highlight.note})")
+    show(f"report: {path}")
 
 
 def ledger(pipeline: Pipeline) -> str:

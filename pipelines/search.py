@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from mobileclip2.api.load import load
 from mobileclip2.api.search import index, search
 from mobileclip2.progress import counted, doing
 from mobileclip2.report.search import write_search
+from pipelines.tables import new_table, show
 
 
-def search_pictures(
-    model: str, profile: Path, queries: Sequence[str], folder: Path, page: Path, top: int, width: int
-) -> None:
+def search_pictures(model: str, profile: Path, queries: Sequence[str], folder: Path, page: Path, top: int) -> None:
     """Rank the pictures for each query, print the best ones, and write a page that shows them.
 
     ``profile`` is that of ``student/x`` and ``teacher/x``.
@@ -30,18 +26,15 @@ def search_pictures(
     with doing(f"embedding the pictures of {folder}"):
         indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
     results = [(query, search(loaded, _query(query), indexed, top)) for query in queries]
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
     for query, found in results:
-        table = Table(title=f'"{query}"', title_justify="left", box=None, header_style="bold")
-        table.add_column("similarity", justify="right")
-        table.add_column("picture", overflow="fold")
+        table = new_table("similarity", "picture", right=("similarity",), title=f'"{query}"', title_justify="left")
         for ranked in found:
             table.add_row(f"{ranked.score:.3f}", str(ranked.path))
-        console.print(table)
+        show(table)
     for message in indexed.unreadable:
-        console.print(f"left out: {message}")
+        show(f"left out: {message}")
     write_search(results, loaded.name, folder, len(indexed.paths), page)
-    console.print(f"page: {page}")
+    show(f"page: {page}")
 
 
 def _query(text: str) -> str | Path:

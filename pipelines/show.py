@@ -19,13 +19,12 @@ from mobileclip2.engine.gc import Stored
 from mobileclip2.engine.graph import DEFAULT_SLICE
 from mobileclip2.engine.lineage import Lineage, branches
 from mobileclip2.engine.plan import Plan, PlanRow, rows
+from pipelines.tables import NOT_KNOWN, amount, duration
 
 SHOWN_REASONS = 4
 """maximum for each row of the table; the JSON has all"""
 
 SHOWN_HASHES = 4
-
-NOT_KNOWN = "–"
 
 UNKNOWN = {
     "samples": "the samples of a group are known when raw_shards has counted them",
@@ -140,13 +139,13 @@ def unneeded_as_table(outputs: list[Stored], *, width: int, deleted: bool) -> st
     table.add_column("asset", footer="deleted" if deleted else "delete them with --delete")
     table.add_column("outputs", justify="right", footer=str(len(outputs)))
     table.add_column("files", justify="right", footer=str(sum(output.files for output in outputs)))
-    table.add_column("bytes", justify="right", footer=_bytes(sum(output.bytes for output in outputs)))
+    table.add_column("bytes", justify="right", footer=amount(sum(output.bytes for output in outputs)))
     table.add_column("fingerprints", overflow="fold")
     for key in dict.fromkeys(output.asset for output in outputs):
         of_asset = [output for output in outputs if output.asset == key]
         size, files = sum(output.bytes for output in of_asset), sum(output.files for output in of_asset)
         fingerprints = dict.fromkeys(o.fingerprint + ("" if o.finished else " (unfinished)") for o in of_asset)
-        table.add_row(key, str(len(of_asset)), str(files), _bytes(size), ", ".join(fingerprints))
+        table.add_row(key, str(len(of_asset)), str(files), amount(size), ", ".join(fingerprints))
     return _to_text(table, width)
 
 
@@ -164,7 +163,7 @@ def _hashes(hashes: list[str]) -> str:
 
 def cells(cost: Cost) -> dict[str, str]:
     """Format a cost by column. ``+`` marks a lower bound, :data:`NOT_KNOWN` an unknown value."""
-    texts = {"samples": f"{cost.samples:,}", "bytes": _bytes(cost.bytes), "time": _time(cost.seconds)}
+    texts = {"samples": f"{cost.samples:,}", "bytes": amount(cost.bytes), "time": duration(cost.seconds)}
     for name, field in COLUMNS.items():
         if field in cost.unknown:
             texts[name] = f"{texts[name]}+" if getattr(cost, field) else NOT_KNOWN
@@ -188,17 +187,3 @@ def why(row: PlanRow) -> str:
 
 def _span(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]}..{names[-1]} ({len(names)})"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

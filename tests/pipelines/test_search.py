@@ -28,7 +28,7 @@ def test_each_query_has_its_best_pictures_and_bad_ones_are_named(
     for number in range(3):
         (photos / f"{number}.jpg").write_bytes(jpeg(number))
     (photos / "bad.jpg").write_bytes(b"no picture")
-    search_pictures(str(model), photos / "no.yaml", ["a cat", str(photos / "1.jpg")], photos, page, 2, 200)
+    search_pictures(str(model), photos / "no.yaml", ["a cat", str(photos / "1.jpg")], photos, page, 2)
     printed = capsys.readouterr().out
     assert '"a cat"' in printed and "left out: " in printed and "bad.jpg" in printed and f"page: {page}" in printed
     by_picture = printed[printed.index('1.jpg"') :]
