@@ -21,6 +21,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,22 +52,29 @@ class Kubelet:
         self._doomed: dict[str, int] = {}
         self._lock = threading.Lock()
         self._ended = ended
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.kubelet", *modules],
+        self._modules = modules
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    @cached_property
+    def _process(self) -> subprocess.Popen[str]:
+        """Start the process for the first container."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.kubelet", *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[1],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
 
     def start(self, name: str, command: list[str], env: dict[str, str], log: Path, gate: dict[str, Any]) -> None:
         order = {"name": name, "command": command, "env": {**env, POD: name}, "log": str(log), "gate": gate}
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
+        with self._lock:
+            assert self._process.stdin
+            if not self._thread.is_alive():
+                self._thread.start()
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
 
     def signal(self, name: str, number: int) -> None:
         """SIGTERM to the first process of a container, as containerd does, and SIGKILL to all, as soon as it has one."""
@@ -104,6 +112,8 @@ class Kubelet:
                 self._ended(name, event["status"])
 
     def close(self) -> None:
+        if not self._thread.is_alive():
+            return
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(30)

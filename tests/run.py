@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
 from mobileclip2.config.profile import Profile, load
@@ -16,6 +15,7 @@ from mobileclip2.engine.pipeline import Executor, InProcessExecutor, Pipeline, T
 from mobileclip2.errors import UserError
 from mobileclip2.executors import executor_of, local
 from mobileclip2.executors.local import LocalExecutor
+from tests.warm import start_fork_server
 
 REFUSED = 3
 """exit status after a message for the user"""
@@ -30,7 +30,7 @@ def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["tests.faults", "tests.warm", "mobileclip2.stages.teacher_embeddings"])
-        forkserver.ensure_running()
+        start_fork_server()
         local.POLL_SECONDS = 0.2
         return Shared(profile.compute.processes)
     from mobileclip2.executors import kubernetes

@@ -5,7 +5,12 @@ CLIP's vocabulary takes half the time of the tiny graph, and boto3's description
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker, util
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import boto3
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
@@ -20,3 +25,29 @@ def _cached_tokenizer(self: SimpleTokenizer, context_length: int = DEFAULT_CONTE
 
 SimpleTokenizer.__init__ = _cached_tokenizer
 boto3.client("s3", region_name="us-east-1", aws_access_key_id="nobody", aws_secret_access_key="nothing")
+
+
+def start_fork_server() -> None:
+    """Fork the server of a pool from this process, which has imported everything and must not have threads yet.
+
+    Python starts that server as a program, and importing torch again takes longer than a whole run.
+    """
+    resource_tracker.ensure_running()
+    with mock.patch.object(util, "spawnv_passfds", _fork):
+        forkserver.ensure_running()
+
+
+def _fork(_program: str, arguments: list[str], passed: Sequence[int]) -> int:
+    if pid := os.fork():
+        return pid
+    descriptors = Path("/proc/self/fd")
+    pipes = [(descriptors / str(each)).readlink() for each in passed]
+    for link in list(descriptors.iterdir()):
+        # the parent's end of a pipe, whose closing tells the server that the parent has ended
+        if int(link.name) not in passed and link.is_symlink() and link.readlink() in pipes:
+            os.close(int(link.name))
+    forkserver._forkserver.__init__()  # type: ignore[misc]  # its lock is held
+    try:
+        exec(arguments[-1], {})  # a program of multiprocessing
+    finally:
+        os._exit(0)
