@@ -22,15 +22,16 @@ FORKSERVER.set_forkserver_preload(
 
 
 def start_process(function: Callable[..., None], *arguments: Any, **environment: str) -> BaseProcess:
-    """Start ``function``, which a module defines at its top level, in a process with one thread."""
-    process = FORKSERVER.Process(target=_run, args=(function, arguments, dict(os.environ) | environment))
+    """Start ``function``, which a module defines at its top level, in a process with one thread, or ``OMP_NUM_THREADS``."""
+    values = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    process = FORKSERVER.Process(target=_run, args=(function, arguments, values))
     process.start()
     return process
 
 
-def run_process(function: Callable[..., None], *arguments: Any) -> int:
+def run_process(function: Callable[..., None], *arguments: Any, **environment: str) -> int:
     """Run ``function`` in a process and return its exit code: negative for a signal."""
-    process = start_process(function, *arguments)
+    process = start_process(function, *arguments, **environment)
     process.join()
     assert process.exitcode is not None
     return process.exitcode
@@ -45,7 +46,7 @@ def descendants(process: int) -> list[int]:
 def _run(function: Callable[..., None], arguments: tuple[Any, ...], environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     try:
         function(*arguments)
     except BaseException:

@@ -10,34 +10,37 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from mobileclip2.config.profile import load
 from mobileclip2.data import sidecar
+from mobileclip2.engine.pipeline import Pipeline
+from tests.processes import run_process
 from tests.tiny import make_tiny
 
 DATA_STAGES = ("raw_shards", "caption_corpus", "augmentations")
 EMBEDDINGS = ("teacher_embeddings/wide/image", "teacher_embeddings/wide/text")
 SAME_COSINE = 0.9999
 """lowest cosine of two embeddings of one input on two processors"""
-PROGRAM = """
-import os, sys
-os.umask(int(sys.argv[3], 8))
-from mobileclip2.config.profile import load
-from mobileclip2.engine.pipeline import Pipeline
-pipeline = Pipeline(load(sys.argv[1]))
-for asset, group in pipeline.stale():
-    if {"all", asset.stage, asset.key} & set(sys.argv[2].split(",")):
-        pipeline.materialize(asset.key, group)
-"""
 ROOT = Path(__file__).resolve().parents[3]
+PROGRAM = """
+import sys
+from tests.mobileclip2.engine.test_determinism import materialize
+materialize(sys.argv[1], int(sys.argv[2], 8))
+"""
 
 
-def manifests(profile: Path, stages: str, cwd: Path, umask: str = "022", **environment: str) -> dict[str, bytes]:
-    """Materialize the stages in a process of its own, and return the manifests by path."""
-    values = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    values["MOBILECLIP2_CACHE"] = str(profile.parent.with_name(f"{profile.parent.name}-cache"))
-    command = [sys.executable, "-c", PROGRAM, str(profile), stages, umask]
-    done = subprocess.run(command, cwd=cwd, env=values, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def materialize(profile: str, umask: int, stages: tuple[str, ...] = ()) -> None:
+    """Materialize these stages, by default all."""
+    os.umask(umask)
+    pipeline = Pipeline(load(Path(profile)))
+    for asset, group in pipeline.stale():
+        if not stages or {asset.stage, asset.key} & set(stages):
+            pipeline.materialize(asset.key, group)
+
+
+def manifests(profile: Path) -> dict[str, bytes]:
+    """Return the manifests by path."""
     store = profile.parent / "store"
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("manifest.json")}
 
@@ -60,34 +63,46 @@ def copied(profile: Path, folder: Path, *, reverse: bool = False) -> Path:
 @pytest.mark.slow
 def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Path) -> None:
     """Another hash seed, time zone, locale, encoding, umask, folder and order of files, with equal arithmetic."""
-    here = manifests(copied(base, tmp_path / "here"), "all", tmp_path)
-    other = tmp_path / "another folder" / "with spaces"
+    here = copied(base, tmp_path / "here")
+    assert run_process(materialize, str(here), 0o022, MOBILECLIP2_CACHE=str(tmp_path / "cache")) == 0
+    there = copied(base, tmp_path / "another folder" / "with spaces", reverse=True)
     surroundings = {"PYTHONHASHSEED": "77", "TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONUTF8": "0"}
-    there = manifests(copied(base, other, reverse=True), "all", Path("/"), "077", **surroundings)
-    assert len(here) > 35 and there == here
+    values = {**os.environ, **surroundings, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    values["MOBILECLIP2_CACHE"] = str(tmp_path / "other cache")
+    command = [sys.executable, "-c", PROGRAM, str(there), "077"]
+    done = subprocess.run(command, cwd="/", env=values, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(manifests(here)) > 35 and manifests(there) == manifests(here)
 
 
-def computed(
-    profile: Path, cwd: Path, **processor: str
-) -> tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]]:
+def on_processor(capability: str, profile: str, stages: tuple[str, ...]) -> None:
+    """Materialize stages with the instructions that the environment allows, which the parent must not have chosen yet."""
+    assert torch.backends.cpu.get_cpu_capability() == capability
+    materialize(profile, 0o022, stages)
+
+
+def computed(profile: Path, **processor: str) -> tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]]:
     """Compute the data stages, and the embeddings with given weights. Return the manifests of the data stages by path, and the
     keys and values of the embeddings by the path of their file in the store.
     """
-    written = manifests(profile, ",".join([*DATA_STAGES, "teacher", *EMBEDDINGS]), cwd, **processor)
+    stages = (*DATA_STAGES, "teacher", *EMBEDDINGS)
+    capability = processor.get("ATEN_CPU_CAPABILITY", torch.backends.cpu.get_cpu_capability()).upper()
+    processor["MOBILECLIP2_CACHE"] = str(profile.parent.with_name("cache"))
+    assert run_process(on_processor, capability, str(profile), stages, **processor) == 0
     store, embeddings = profile.parent / "store", {}
     for path in store.glob("teacher_embeddings/**/*.parquet"):
         keys, bits = sidecar.read_embeddings(path)
         # bf16 is the upper half of a float32
         embeddings[path.relative_to(store).as_posix()] = keys, (bits.astype(np.uint32) << 16).view(np.float32)
-    return {path: content for path, content in written.items() if path.split("/")[0] in DATA_STAGES}, embeddings
+    written = manifests(profile).items()
+    return {path: content for path, content in written if path.split("/")[0] in DATA_STAGES}, embeddings
 
 
 @pytest.fixture(scope="module")
 def expected(
     base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]]:
-    folder = tmp_path_factory.mktemp("expected")
-    return computed(copied(base, folder / "tiny"), folder)
+    return computed(copied(base, tmp_path_factory.mktemp("expected") / "tiny"))
 
 
 @pytest.mark.slow
@@ -107,7 +122,7 @@ def test_other_processors_give_equal_data_and_embeddings_of_equal_directions(
     processor: dict[str, str],
 ) -> None:
     """Equal bytes of embeddings are not promised, and neither are equal data versions."""
-    data, embeddings = computed(copied(base, tmp_path / "tiny"), tmp_path, **processor)
+    data, embeddings = computed(copied(base, tmp_path / "tiny"), **processor)
     assert data == expected[0] and {path.split("/")[0] for path in data} == set(DATA_STAGES)
     assert embeddings.keys() == expected[1].keys()
     assert {path.rsplit("/", 3)[0] for path in embeddings} >= set(EMBEDDINGS)

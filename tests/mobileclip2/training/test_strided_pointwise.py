@@ -1,35 +1,18 @@
 """Models with a MobileOne stem train on CPUs with every instruction set."""
 
-import os
-import subprocess
-import sys
-
+import open_clip
 import pytest
 import torch
 from torch import nn
 
-from mobileclip2.training.strided_pointwise import StridedPointwise, replace_strided_pointwise
-
-ONE_STEP = """
-import sys
-from pathlib import Path
-
-import open_clip
-import torch
-
-import mobileclip2.models.fastvit
+import mobileclip2.models.fastvit  # noqa: F401  # registers the trunk of the demo's students
+from mobileclip2.config.training import TrainSettings
 from mobileclip2.data.preprocess import Preprocess
 from mobileclip2.training.data import FeatureSource
 from mobileclip2.training.objectives import Contrastive
-from mobileclip2.config.training import TrainSettings
+from mobileclip2.training.strided_pointwise import StridedPointwise, replace_strided_pointwise
 from mobileclip2.training.trainer import train
-
-def image_text(trunk):
-    return open_clip.CustomTextCLIP(
-        embed_dim=32,
-        vision_cfg={"timm_model_name": trunk, "timm_pool": "avg", "timm_proj": "linear", "image_size": 128},
-        text_cfg={"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
-    )
+from tests.processes import run_process
 
 
 class Pixels(FeatureSource):
@@ -37,26 +20,26 @@ class Pixels(FeatureSource):
         return Preprocess(images.shape[1]).normalized(images)
 
 
-torch.manual_seed(0)
-torch.set_num_threads(1)
-images = torch.randint(0, 256, (4, 128, 128, 3), dtype=torch.uint8)
-source = Pixels(images, torch.randint(1, 64, (4, 8)), seed=0)
-settings = TrainSettings(steps=1, batch=4, learning_rate=1e-3)
-for trunk in ("fastvit_nano", "fastvit_mci0"):
-    print(trunk, flush=True)
-    result = train(image_text(trunk), Contrastive(), source, settings, Path(sys.argv[1]) / trunk, fingerprint="f")
+def train_one_step(trunk, folder):
+    torch.manual_seed(0)
+    model = open_clip.CustomTextCLIP(
+        embed_dim=32,
+        vision_cfg={"timm_model_name": trunk, "timm_pool": "avg", "timm_proj": "linear", "image_size": 128},
+        text_cfg={"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+    )
+    images = torch.randint(0, 256, (4, 128, 128, 3), dtype=torch.uint8)
+    source = Pixels(images, torch.randint(1, 64, (4, 8)), seed=0)
+    settings = TrainSettings(steps=1, batch=4, learning_rate=1e-3)
+    result = train(model, Contrastive(), source, settings, folder, fingerprint="f")
     assert 0 < result["loss"] < 10, result
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "DEFAULT"])
-def test_students_train_with_every_instruction_set(instructions, tmp_path):
+@pytest.mark.parametrize("trunk", ["fastvit_nano", "fastvit_mci0"])
+def test_students_train_with_every_instruction_set(trunk, instructions, tmp_path):
     """Without the replacement both trunks crash with AVX2, and the one of MobileCLIP2-S0 crashes with AVX-512."""
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": instructions}
-    command = [sys.executable, "-c", ONE_STEP, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}{done.stderr[-2000:]}"
+    assert run_process(train_one_step, trunk, tmp_path, ONEDNN_MAX_CPU_ISA=instructions) == 0
 
 
 @pytest.mark.parametrize("channels", [2, 3, 15])
