@@ -80,7 +80,7 @@ def test_from_pictures_to_a_search_page(home):
     profile = home / "mobileclip2.yaml"
     steps = re.compile(r"steps: \d+")
     assert len(steps.findall(profile.read_text())) == 2
-    profile.write_text(steps.sub("steps: 20", profile.read_text()))  # less than a user waits for
+    profile.write_text(steps.sub("steps: 12", profile.read_text()))  # less than a user waits for
     mobileclip2(home, "run")
     printed = mobileclip2(home, "search", "student/mine", "a red apple", "photos/", "--top", "5")
     assert printed.count(".webp") == 5

@@ -62,12 +62,12 @@ with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
 
 CRASH = """
 import os, signal
-from mobileclip2.engine import pipeline
+from mobileclip2.executors import local
 
 def crash(self, batch):
     os.kill(os.getpid(), signal.SIGSEGV)
 
-pipeline.InProcessExecutor.run = crash
+local.LocalExecutor.run = crash  # before it imports a stage, and with it torch
 """
 
 

@@ -14,6 +14,9 @@ import dagster as dg
 import pytest
 import yaml
 
+from mobileclip2.config.profile import load
+from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline
+
 ROOT = Path(__file__).parents[2]
 PROLOGUE = """
 import os, sys, time
@@ -211,15 +214,16 @@ def test_a_worker_that_crashes_is_reported_with_its_signal(smallest, tmp_path):
 
 
 @pytest.fixture
-def ready_to_train(tiny: Path, tmp_path: Path) -> Path:
+def ready_to_train(tiny: Path) -> Path:
     """A profile whose next asset is a student that two processes train."""
     values = yaml.safe_load(tiny.read_text())
     values.update(captioners=[], teachers=[], evaluation=[])
     values["students"] = [{**values["students"][1], "evaluate_on": []}]
-    tiny.write_text(yaml.safe_dump({**values, "gate": {}}, sort_keys=False))
-    command = Command(tmp_path, tiny, "", "run", "augmentations")
-    assert command.end()[0] == 0
-    tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 2}}\n")
+    tiny.write_text(yaml.safe_dump({**values, "gate": {}, "compute": {"processes": 2}}, sort_keys=False))
+    pipeline = Pipeline(load(tiny), InProcessExecutor())
+    for asset, group in pipeline.stale():
+        if not asset.trains:
+            pipeline.materialize(asset.key, group)
     return tiny
 
 
