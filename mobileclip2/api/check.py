@@ -119,13 +119,14 @@ def _check_weights(pipeline: Pipeline, inventory: SourceInventory, checked: Chec
 
 def _check_models(pipeline: Pipeline, inventory: SourceInventory, checked: Checked) -> None:
     """Build each model of the profile on the meta device. Equal models are built once."""
-    from mobileclip2.api.check_models import size_captioner, size_locked, size_model
     from mobileclip2.stages.published_weights import model_of
 
     profile = pipeline.profile
     built: dict[str, SizedModel] = {}
 
     def size(asset: Asset) -> SizedModel | None:
+        from mobileclip2.api.check_models import size_captioner, size_locked, size_model
+
         model, name = model_of(profile, asset)
         if model and model.hub and name not in checked.commits:
             return None  # the hub's answer is among the problems

@@ -16,10 +16,8 @@ from mobileclip2.config.filters import Filters
 from mobileclip2.data.bad_sample import BadSample
 from mobileclip2.data.image import decode
 from mobileclip2.data.importing.open_rows import open_rows
-from mobileclip2.data.reinforced_format import parse
 from mobileclip2.data.tar import RawSample, read_samples, scan_samples
 from mobileclip2.data.validate import IMAGE_EXTENSIONS, validate_shard
-from mobileclip2.data.validate_reinforced import complete
 from mobileclip2.engine.listing import ListedFile, list_files
 from mobileclip2.engine.shard import local_copy
 from mobileclip2.errors import ShardError, UserError
@@ -257,6 +255,10 @@ def open_reinforced(field: str, files: Sequence[ListedFile], teachers: Mapping[s
         ShardError: the shard cannot be read, its first sample is not reinforced, or its embeddings are not those of
             ``teachers``.
     """
+    # they import torch, which no other input needs
+    from mobileclip2.data.reinforced_format import parse
+    from mobileclip2.data.validate_reinforced import complete
+
     shard = local_copy(files[0].url)
     with shard.open("rb") as file:
         sample = next(iter(read_samples(file, files[0].url)), None)

@@ -110,18 +110,21 @@ def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_noth
     assert "there is no student 'nobody'; the profile has student/pupil, student/plain" in capsys.readouterr().err
 
 
-def test_commands_that_compute_nothing_load_no_torch(finished, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [("finished", ["plan", "run", "report", "lineage student/pupil", "gc"]), ("smallest", ["check", "plan"])],
+)
+def test_commands_that_compute_nothing_load_no_torch(request, tmp_path, name, commands):
     code = """
 import sys
 from pipelines.cli import main
-for words in ("plan", "run", "report", "lineage student/pupil", "gc"):
-    assert main([*words.split(), "--profile", sys.argv[1]]) == 0, words
-    assert "torch" not in sys.modules, words
+for command in sys.argv[2:]:
+    assert main([*command.split(), "--profile", sys.argv[1]]) == 0, command
+    assert "torch" not in sys.modules, command
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DAGSTER_HOME": str(tmp_path / "dagster")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, finished], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    arguments = [sys.executable, "-c", code, request.getfixturevalue(name), *commands]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
