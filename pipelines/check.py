@@ -59,7 +59,7 @@ def _print_data(checked: Checked) -> None:
 
 
 def _print_models(checked: Checked) -> None:
-    numbers = ("parameters", "pixels", "tokens", "dim", "GFLOP")
+    numbers = ("parameters", "pixels", "tokens", "dim", "operations")
     table = new_table("model", "architecture", *numbers, right=numbers)
     for asset, model in checked.models.items():
         table.add_row(
@@ -69,7 +69,7 @@ def _print_models(checked: Checked) -> None:
             str(model.size),
             str(model.context),
             str(model.embed_dim),
-            f"{model.image_flops / 1e9:.2g} + {model.text_flops / 1e9:.2g}",
+            f"{amount(model.image_flops, FLOPS)} + {amount(model.text_flops, FLOPS)}",
         )
     if table.row_count:
         show(table)

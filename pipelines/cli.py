@@ -594,6 +594,7 @@ def collect_garbage(chosen: argparse.Namespace) -> None:
     from mobileclip2.ledger.stages import ledger_folder
     from mobileclip2.store.user_cache import UNUSED_SECONDS, cache_folder, sweep
     from pipelines.show import unneeded_as_table
+    from pipelines.tables import amount
 
     pipeline = pipeline_of(chosen)
     sharing = [pipeline, *(Pipeline(load(profile_path(other))) for other in chosen.others)]
@@ -607,7 +608,7 @@ def collect_garbage(chosen: argparse.Namespace) -> None:
     if chosen.delete:
         outputs = garbage.delete(pipeline, outputs)
         if swept := sweep(unused_seconds=UNUSED_SECONDS):
-            print(f"{swept / 2**20:,.1f} MiB deleted from the cache in {cache_folder()}")
+            print(f"{amount(swept)} deleted from the cache in {cache_folder()}")
     print(unneeded_as_table(outputs, width=terminal_width(), deleted=chosen.delete), end="")
 
 

@@ -40,7 +40,7 @@ PRELOADED = (
     "matplotlib.figure",
     "pandas",
 )
-"""modules that each job would import, beside the stages: pyarrow looks for pandas. One that is missing is skipped"""
+"""modules that most jobs would import, beside the stages: pyarrow looks for pandas. One that is missing is skipped"""
 
 
 @dataclass(frozen=True)

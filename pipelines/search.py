@@ -27,7 +27,8 @@ def search_pictures(model: str, profile: Path, queries: Sequence[str], folder: P
         indexed = index(loaded, folder, lambda done, total: counted(done, total, "pictures"))
     results = [(query, search(loaded, _query(query), indexed, top)) for query in queries]
     for query, found in results:
-        table = new_table("similarity", "picture", right=("similarity",), title=f'"{query}"', title_justify="left")
+        title = f'"{query}"'
+        table = new_table("similarity", "picture", right=("similarity",), title=title, title_justify="left", box=None)
         for ranked in found:
             table.add_row(f"{ranked.score:.3f}", str(ranked.path))
         show(table)
