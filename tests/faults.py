@@ -76,8 +76,8 @@ def gate(strikes: list[Strike], folder: Path, store: str) -> dict[str, Any]:
 def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) -> None:
     """Makes this process and its workers meet its strikes; ``folder`` is where those that struck are noted.
 
-    The file system of ``folder`` is the one that fills up, by a file beside it. ``owner`` is the process that runs; the server
-    that forks its workers imports this module, which arms it.
+    The file system of ``folder`` is the one that fills up, by a file beside it. ``owner`` is the process that runs. The
+    server that forks its workers inherits what is patched here, or imports this module, which arms it.
     """
     from mobileclip2.store import storage
     from mobileclip2.store.s3 import S3Storage

@@ -21,7 +21,6 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,11 +52,10 @@ class Kubelet:
         self._lock = threading.Lock()
         self._ended = ended
         self._modules = modules
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._process: subprocess.Popen[str] | None = None
+        """forks the containers; the first one starts it"""
 
-    @cached_property
-    def _process(self) -> subprocess.Popen[str]:
-        """Start the process for the first container."""
+    def _launch(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.kubelet", *self._modules],
             stdin=subprocess.PIPE,
@@ -70,9 +68,11 @@ class Kubelet:
     def start(self, name: str, command: list[str], env: dict[str, str], log: Path, gate: dict[str, Any]) -> None:
         order = {"name": name, "command": command, "env": {**env, POD: name}, "log": str(log), "gate": gate}
         with self._lock:
-            assert self._process.stdin
-            if not self._thread.is_alive():
+            if self._process is None:
+                self._process = self._launch()
+                self._thread = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
                 self._thread.start()
+            assert self._process.stdin
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
 
@@ -95,9 +95,9 @@ class Kubelet:
                 if f"\0{POD}={name}\0".encode() in b"\0" + environ.read_bytes():
                     os.kill(int(environ.parent.name), number)
 
-    def _listen(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        for line in process.stdout:
             event = json.loads(line)
             name = event["name"]
             if "pid" in event:
@@ -112,7 +112,7 @@ class Kubelet:
                 self._ended(name, event["status"])
 
     def close(self) -> None:
-        if not self._thread.is_alive():
+        if self._process is None:
             return
         assert self._process.stdin
         self._process.stdin.close()

@@ -6,6 +6,8 @@ CLIP's vocabulary takes half the time of the tiny graph, and boto3's description
 from __future__ import annotations
 
 import os
+import threading
+import traceback
 from collections.abc import Sequence
 from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
@@ -15,6 +17,7 @@ from unittest import mock
 import boto3
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 
+SPAWN = util.spawnv_passfds
 WHOLE = dict(SimpleTokenizer().__dict__)
 
 
@@ -32,6 +35,7 @@ def start_fork_server() -> None:
 
     Python starts that server as a program, and importing torch again takes longer than a whole run.
     """
+    assert threading.active_count() == 1
     resource_tracker.ensure_running()
     with mock.patch.object(util, "spawnv_passfds", _fork):
         forkserver.ensure_running()
@@ -40,14 +44,20 @@ def start_fork_server() -> None:
 def _fork(_program: str, arguments: list[str], passed: Sequence[int]) -> int:
     if pid := os.fork():
         return pid
-    descriptors = Path("/proc/self/fd")
-    pipes = [(descriptors / str(each)).readlink() for each in passed]
-    for link in list(descriptors.iterdir()):
-        # the parent's end of a pipe, whose closing tells the server that the parent has ended
-        if int(link.name) not in passed and link.is_symlink() and link.readlink() in pipes:
-            os.close(int(link.name))
-    forkserver._forkserver.__init__()  # type: ignore[misc]  # its lock is held
+    status = 1
     try:
-        exec(arguments[-1], {})  # a program of multiprocessing
+        util.spawnv_passfds = SPAWN  # what the parent does as soon as this call returns
+        descriptors = Path("/proc/self/fd")
+        pipes = [(descriptors / str(each)).readlink() for each in passed]
+        for link in list(descriptors.iterdir()):
+            # the parent's end of a pipe, whose closing tells the server that the parent has ended
+            if int(link.name) not in passed and link.is_symlink() and link.readlink() in pipes:
+                os.close(int(link.name))
+        forkserver._forkserver.__init__()  # type: ignore[misc]  # its lock is held
+        exec(arguments[-1], {})  # multiprocessing gives the server as source text
+    except SystemExit:
+        status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
-        os._exit(0)
+        os._exit(status)

@@ -76,7 +76,7 @@ def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Pa
 
 
 def on_processor(capability: str, profile: str, stages: tuple[str, ...]) -> None:
-    """Materialize stages with the instructions that the environment allows, which the parent must not have chosen yet."""
+    """Materialize stages with the instructions that the environment allows. torch chooses them at its first operation."""
     assert torch.backends.cpu.get_cpu_capability() == capability
     materialize(profile, 0o022, stages)
 

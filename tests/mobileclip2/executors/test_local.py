@@ -5,14 +5,15 @@ import time
 from concurrent.futures import ProcessPoolExecutor, wait
 
 import pytest
+import torch
 
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import InProcessExecutor, Pipeline
 from mobileclip2.errors import ComputeError, ShardError
 from mobileclip2.executors import executor_of
-from mobileclip2.executors.local import LocalExecutor
+from mobileclip2.executors.local import LocalExecutor, share_devices
 from pipelines.processes import process_id
-from tests.processes import start_process
+from tests.processes import run_process, start_process
 
 
 def manifests(profile):
@@ -32,6 +33,17 @@ def test_the_executor_changes_no_fingerprint(tiny):
     pipeline = Pipeline(load(tiny))
     assert pipeline.materialize("raw_shards", "g00").computed == []
     assert pipeline.materialize("raw_shards", "g00").data_version == before
+
+
+def share_cores(cores: int, processes: int, expected: int) -> None:
+    torch.set_num_threads(cores)
+    share_devices(0, processes)
+    assert torch.get_num_threads() == expected
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(8, 3, 2), (2, 3, 1)])
+def test_processes_share_the_cores(cores, processes, expected):
+    assert run_process(share_cores, cores, processes, expected) == 0
 
 
 @pytest.mark.slow

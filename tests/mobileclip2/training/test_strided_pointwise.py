@@ -1,5 +1,7 @@
 """Models with a MobileOne stem train on CPUs with every instruction set."""
 
+import os
+
 import open_clip
 import pytest
 import torch
@@ -21,6 +23,8 @@ class Pixels(FeatureSource):
 
 
 def train_one_step(trunk, folder):
+    folder.mkdir()
+    os.dup2(os.open(folder / "onednn.log", os.O_CREAT | os.O_WRONLY), 1)
     torch.manual_seed(0)
     model = open_clip.CustomTextCLIP(
         embed_dim=32,
@@ -35,11 +39,14 @@ def train_one_step(trunk, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("instructions", ["SSE41", "AVX2", "DEFAULT"])
+@pytest.mark.parametrize(("instructions", "used"), [("SSE41", "SSE4.1"), ("AVX2", "AVX2"), ("DEFAULT", "")])
 @pytest.mark.parametrize("trunk", ["fastvit_nano", "fastvit_mci0"])
-def test_students_train_with_every_instruction_set(trunk, instructions, tmp_path):
+def test_students_train_with_every_instruction_set(trunk, instructions, used, tmp_path):
     """Without the replacement both trunks crash with AVX2, and the one of MobileCLIP2-S0 crashes with AVX-512."""
-    assert run_process(train_one_step, trunk, tmp_path, ONEDNN_MAX_CPU_ISA=instructions) == 0
+    onednn = {"ONEDNN_MAX_CPU_ISA": instructions, "ONEDNN_VERBOSE": "1"}
+    assert run_process(train_one_step, trunk, tmp_path / "out", **onednn) == 0
+    (line,) = [line for line in (tmp_path / "out" / "onednn.log").read_text().splitlines() if ",cpu,isa:" in line]
+    assert used in line
 
 
 @pytest.mark.parametrize("channels", [2, 3, 15])
