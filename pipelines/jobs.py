@@ -66,6 +66,8 @@ class Jobs:
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload([*PRELOADED, *stage_modules(pipeline.graph.values())])
         self._jobs: dict[Connection, Job] = {}
+        # a job tells its failure before it ends, and another may end in between
+        self._failures: dict[Connection, str] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -84,7 +86,6 @@ class Jobs:
 
     def wait(self) -> tuple[Partition, UserError | None]:
         """Pass on the progress of all jobs until one ends. Return its asset and group, and its error."""
-        failures: dict[Connection, str] = {}
         while True:
             for receiver in connection.wait(list(self._jobs)):
                 assert isinstance(receiver, Connection)
@@ -93,11 +94,11 @@ class Jobs:
                     kind, *arguments = json.loads(receiver.recv_bytes())
                 except EOFError:
                     del self._jobs[receiver]
-                    return job.partition, self._end(job, failures.get(receiver))
+                    return job.partition, self._end(job, self._failures.pop(receiver, None))
                 if kind == "step":
                     self._observer.step(str(job.partition), Step(*arguments))
                 else:
-                    (failures[receiver],) = arguments
+                    (self._failures[receiver],) = arguments
 
     def _end(self, job: Job, failure: str | None) -> UserError | None:
         job.process.join()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+from multiprocessing import Pipe
 from pathlib import Path
+from threading import Timer
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
 
+from mobileclip2.asset_key import AssetKey, Partition
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.engine.plan import plan
+from pipelines.jobs import Job, Jobs
 from tests.pipelines.test_supervise import PROLOGUE, Command, is_alive, statuses
 
 pytestmark = pytest.mark.slow
@@ -54,6 +59,22 @@ def test_what_does_not_depend_on_a_failure_is_computed(smallest: Path, tmp_path:
     assert status == 1 and first.startswith("mobileclip2: raw_shards [g01]: ") and "Traceback" not in errors
     assert last.startswith("1 asset-group pairs failed; 1 depend on them and were not computed")
     assert plan(Pipeline(load(smallest))).pairs == [("raw_shards", "g01"), ("augmentations", "g01")]
+
+
+def test_a_failure_is_kept_while_another_job_ends(smallest: Path, instance: dg.DagsterInstance) -> None:
+    jobs = Jobs(Pipeline(load(smallest)), instance, Mock(), 2)
+    senders = []
+    for slot, group in enumerate(("g00", "g01")):
+        receiver, sender = Pipe(duplex=False)
+        jobs._jobs[receiver] = Job(Partition(AssetKey("raw_shards"), group), slot, Mock(exitcode=0), None)
+        senders.append(sender)
+    senders[1].send_bytes(b'["failed", "the shard is cut off"]')
+    Timer(0.2, senders[0].close).start()  # so that the message comes first
+    partition, failure = jobs.wait()
+    assert (partition.group, failure) == ("g00", None)
+    senders[1].close()
+    partition, failure = jobs.wait()
+    assert (partition.group, str(failure)) == ("g01", "the shard is cut off")
 
 
 def test_all_jobs_end_with_a_stopped_command(smallest: Path, tmp_path: Path) -> None:
