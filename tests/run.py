@@ -15,7 +15,6 @@ from mobileclip2.engine.pipeline import Executor, InProcessExecutor, Pipeline, T
 from mobileclip2.errors import UserError
 from mobileclip2.executors import executor_of, local
 from mobileclip2.executors.local import LocalExecutor
-from tests.warm import start_fork_server
 
 REFUSED = 3
 """exit status after a message for the user"""
@@ -28,6 +27,8 @@ class Shared(LocalExecutor):
 
 def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
+        from tests.warm import start_fork_server  # it replaces open_clip's tokenizer, so that only a run may import it
+
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["tests.faults", "tests.warm", "mobileclip2.stages.teacher_embeddings"])
         start_fork_server()
