@@ -17,8 +17,7 @@ FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP")
 def show(shown: Table | str) -> None:
     """Print a table in the width of the terminal, or in 120 columns without one. Print a text as it is."""
     width = None if sys.stdout.isatty() else 120
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
-    console.print(shown, soft_wrap=isinstance(shown, str))
+    Console(width=width, markup=False, emoji=False, highlight=False).print(shown, soft_wrap=isinstance(shown, str))
 
 
 def new_table(*columns: str, right: tuple[str, ...], title: str | None = None, **options: Any) -> Table:

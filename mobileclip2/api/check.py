@@ -125,6 +125,7 @@ def _check_models(pipeline: Pipeline, inventory: SourceInventory, checked: Check
     built: dict[str, SizedModel] = {}
 
     def size(asset: Asset) -> SizedModel | None:
+        # it imports torch, which a profile without models does not need
         from mobileclip2.api.check_models import size_captioner, size_locked, size_model
 
         model, name = model_of(profile, asset)
