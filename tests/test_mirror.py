@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,9 @@ def test_every_test_file_has_a_module_or_a_reason() -> None:
     found = {path for name in PACKAGES for path in (ROOT / "tests" / name).rglob("test_*.py")}
     others = {path.relative_to(ROOT / "tests").as_posix() for path in found - mirrored}
     assert others == set(ACROSS_MODULES)
+
+
+def test_names_of_tests_are_short() -> None:
+    names = re.findall(r"def test_(\w+)", "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py")))
+    assert len(names) > 1000
+    assert not [name for name in names if name.count("_") >= 12]

@@ -36,7 +36,7 @@ def is_safe(step):
     assert "${{" not in step.get("run", "")
 
 
-def test_the_only_secret_goes_to_one_step_that_runs_no_code_of_the_pull_request():
+def test_the_secret_goes_to_one_step_without_code_of_the_pull_request():
     texts = [file.read_text() for file in WORKFLOWS]
     assert sum(text.count("secrets.") for text in texts) == 1
     remote = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]["remote"]

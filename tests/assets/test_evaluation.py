@@ -92,7 +92,7 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"
 
 
-def test_a_changed_set_runs_alone_again_and_what_it_gave_before_is_not_needed(pipeline):
+def test_a_changed_set_runs_alone_and_its_old_results_are_not_needed(pipeline):
     for asset, name in list(pipeline.stale()):
         pipeline.materialize(asset.key, name)
     assert garbage.unneeded([pipeline], set(), []) == []

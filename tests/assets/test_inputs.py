@@ -68,7 +68,7 @@ def test_names_of_inputs_are_distinct() -> None:
         assert len({key.path[-1] for key in keys}) == len(keys) and keys
 
 
-def test_pictures_that_are_joined_to_published_shards_are_an_input_of_their_own(tiny: Path) -> None:
+def test_pictures_joined_to_published_shards_are_an_input_of_their_own(tiny: Path) -> None:
     tiny.write_text(yaml.safe_dump(published_profile(tiny, images={"url": "shards"})))
     keys = {key for key, _ in input_versions(Pipeline(load(tiny)))}
     assert {key.path[-1] for key in keys} == {

@@ -67,7 +67,7 @@ def test_no_internal_word_is_shown(materialized: Callable[..., Pipeline]) -> Non
             )
 
 
-def test_code_references_point_to_the_stage_and_to_the_functions_of_the_asset(demo: Pipeline) -> None:
+def test_code_references_point_to_the_stage_and_the_asset(demo: Pipeline) -> None:
     entries = definition_metadata(demo.profile, demo.graph["raw_shards"], None, few_samples_are_bad)
     references = entries["dagster/code_references"].code_references
     assert [reference.label for reference in references] == ["stage", "few samples are bad"]

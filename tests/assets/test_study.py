@@ -75,7 +75,7 @@ def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
     assert f'"acc1": {scores["shapes/acc1"][0]}' in evaluation.fetch("results.jsonl").read_text()
 
 
-def test_a_search_distils_from_one_teacher_at_a_time_and_a_new_scale_trains_only_itself(tiny):
+def test_a_search_distils_from_one_teacher_and_a_new_scale_trains_alone(tiny):
     search = {
         "name": "scales",
         "student": "pupil",

@@ -52,7 +52,7 @@ def test_a_profile_that_is_a_url_is_not_repeated(profile, capsys, url):
         ["report", "--report", "URL"],
     ],
 )
-def test_a_url_in_place_of_a_local_path_is_refused_and_not_repeated(profile, capsys, arguments):
+def test_a_url_for_a_local_path_is_refused_and_not_repeated(profile, capsys, arguments):
     with pytest.raises(SystemExit):
         main([each.replace("URL", "s3://user:secret@bucket/x") for each in arguments])
     said = capsys.readouterr().err
@@ -86,7 +86,7 @@ def written(store):
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_the_table_and_the_report_and_a_second_one_computes_nothing(profile, capsys, tmp_path):
+def test_a_run_ends_with_table_and_report_a_second_computes_nothing(profile, capsys, tmp_path):
     report = tmp_path / "report.html"
     assert main(["run", "--profile", str(profile), "--report", str(report)]) == 0
     first = capsys.readouterr()

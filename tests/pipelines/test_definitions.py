@@ -39,7 +39,7 @@ def test_a_selection_string_is_parsed(pipeline):
     assert {key.to_user_string() for key in selected} == {"raw_shards", "augmentations"}
 
 
-def test_in_a_cluster_a_step_has_a_pod_of_its_own_and_may_lose_it(tmp_path):
+def test_in_a_cluster_a_step_has_a_pod_and_may_lose_it(tmp_path):
     profile = tmp_path / "profile.yaml"
     profile.write_text((PROFILES / "tiny.yaml").read_text() + "\ncompute: {kubernetes: {image: i}}\n")
     found = definitions_of(load(profile))

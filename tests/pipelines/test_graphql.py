@@ -189,7 +189,7 @@ def run(status: str, *events: dict, more: bool = False) -> dict:
     }
 
 
-def test_the_death_of_the_daemon_shows_in_its_heartbeat_and_the_run_is_withdrawn(monkeypatch):
+def test_a_dead_daemon_shows_in_its_heartbeat_and_withdraws_the_run(monkeypatch):
     monkeypatch.setattr(remote, "DAEMON_SECONDS", 0.5)
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.1)
     statuses = [{"daemonType": "QUEUED_RUN_COORDINATOR", "required": True, "lastHeartbeatTime": 5.0}]

@@ -72,7 +72,7 @@ local.LocalExecutor.run = crash  # before it imports a stage, and with it torch
 
 
 @pytest.mark.slow
-def test_a_crash_of_a_run_that_the_interface_launched_is_told_on_its_page(finished, tmp_path, monkeypatch):
+def test_a_crash_of_a_launched_run_is_told_on_its_page(finished, tmp_path, monkeypatch):
     """One pair is missing, so that there are one run and its retries."""
     shutil.rmtree(finished.parent / "store" / "evaluation")
     site = tmp_path / "site"

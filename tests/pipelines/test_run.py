@@ -66,9 +66,7 @@ def test_only_some_assets_and_what_they_need(smallest: Path, instance: dg.Dagste
     assert observer.labels("end") == [f"{asset} [g0{n}]" for asset in ("raw_shards", "augmentations") for n in (0, 1)]
 
 
-def test_what_does_not_depend_on_a_failure_is_computed_and_all_failures_are_named(
-    smallest: Path, instance: dg.DagsterInstance
-) -> None:
+def test_all_failures_are_named_and_the_rest_is_computed(smallest: Path, instance: dg.DagsterInstance) -> None:
     edited(smallest, lambda values: values["caption_corpora"].append({"name": "gone", "url": "gone"}))
     shard = smallest.parent / "shards" / "00000.tar"
     shard.write_bytes(shard.read_bytes()[:1000])

@@ -38,7 +38,7 @@ def test_one_at_a_time_is_the_topological_order(tiny: Path) -> None:
     assert found == everything == [Partition(asset.key, group) for asset, group in pipeline.stale()]
 
 
-def test_a_group_waits_for_its_own_group_and_a_model_for_all_groups(smallest: Path, tiny: Path) -> None:
+def test_a_group_waits_for_its_group_and_a_model_for_all(smallest: Path, tiny: Path) -> None:
     schedule = schedule_of(smallest)
     first = schedule.next()
     assert first == Partition(AssetKey("raw_shards"), "g00")

@@ -52,7 +52,7 @@ def test_no_word_of_a_plan_is_broken_in_two(width):
         assert max(map(len, table.splitlines())) <= width
 
 
-def test_a_column_of_which_nothing_is_known_is_left_out_and_says_how_it_could_be():
+def test_a_column_without_numbers_is_left_out_and_says_how_to_measure():
     unknown = frozenset({"bytes", "seconds"})
     plan = Plan((item("g00", cost=Cost(10, 0, 0.0, unknown)), item("g01", cost=Cost(5, 0, 0.0, unknown))), reused=0)
     table = plan_as_table(plan, width=80)
@@ -116,7 +116,7 @@ def test_a_plan_of_what_does_not_exist(tiny, capsys):
     assert "there is no asset 'augmentation'; did you mean 'augmentations'?" in capsys.readouterr().err
 
 
-def test_a_plan_takes_the_last_part_of_a_name_where_it_is_unique(tiny, capsys):
+def test_a_plan_takes_the_last_part_of_a_unique_name(tiny, capsys):
     assert main(["plan", "--json", "--profile", str(tiny), "clean"]) == 0
     assert {each["asset"] for each in json.loads(capsys.readouterr().out)["items"]} == {"caption_corpus/clean"}
     assert main(["plan", "--profile", str(tiny), "pupil"]) == 1

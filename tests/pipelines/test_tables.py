@@ -20,9 +20,7 @@ from pipelines.tables import FLOPS, NOT_KNOWN, amount, duration, new_table, show
         (None, NOT_KNOWN),
     ],
 )
-def test_an_amount_has_at_most_three_digits_before_the_point_up_to_the_last_unit(
-    value: float | None, text: str
-) -> None:
+def test_an_amount_has_at_most_three_digits_before_the_point(value: float | None, text: str) -> None:
     assert amount(value) == text
 
 

@@ -211,7 +211,7 @@ def test_an_evaluation_set_of_another_type_is_named(shapes, name, damage, said):
     assert str(raised.value).count("evaluation set '") == 1
 
 
-def test_of_a_set_in_a_bucket_the_text_files_and_the_first_tar_are_fetched(shapes, tmp_path, monkeypatch):
+def test_of_a_set_in_a_bucket_texts_and_one_tar_are_fetched(shapes, tmp_path, monkeypatch):
     shutil.copy(shapes / "test" / "0.tar", shapes / "test" / "1.tar")
     (shapes / "test" / "nshards.txt").write_text("2\n")
     url, listed = "s3://bucket/shapes", check_data.list_files(str(shapes), "**/*")

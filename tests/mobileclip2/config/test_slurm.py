@@ -7,7 +7,7 @@ from mobileclip2.config.compute import ComputeSettings
 from mobileclip2.config.slurm import Slurm
 
 
-def test_a_stage_has_its_own_settings_over_those_of_the_cluster_and_the_defaults() -> None:
+def test_settings_of_a_stage_override_those_of_the_cluster_and_the_defaults() -> None:
     slurm = Slurm.model_validate({"partition": "gpu", "stages": {"student": {"nodes": 4, "partition": "big"}}})
     student, embeddings, raw = (slurm.stage(name) for name in ("student", "teacher_embeddings", "raw_shards"))
     assert (student.nodes, student.gpus, student.partition) == (4, 8, "big")

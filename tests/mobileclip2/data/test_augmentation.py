@@ -156,7 +156,7 @@ def test_translations_scale_with_the_size(name):
         assert (line == 0).sum() == moved and not line[:moved].any()
 
 
-def test_every_model_gets_its_own_size_from_the_original_and_not_an_enlarged_copy():
+def test_every_model_gets_its_size_from_the_original():
     # Fine stripes are visible in a crop of the original, and lost in a crop of a 32-pixel copy.
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255

@@ -86,14 +86,14 @@ def test_cut_off_anywhere_it_is_refused_and_never_filled_up(form, monkeypatch):
 
 @pytest.mark.parametrize("form", ["jpeg", "progressive jpeg", "cmyk jpeg"])
 @pytest.mark.parametrize("lenient", [False, True])
-def test_a_truncated_jpeg_is_named_so_even_where_pillow_is_told_to_fill_up(form, lenient, monkeypatch):
+def test_a_truncated_jpeg_is_refused_where_pillow_would_fill_it_up(form, lenient, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     half = FORMS[form][: len(FORMS[form]) * 3 // 4]
     assert refusal(half)[0] == "truncated-image"
     assert refusal(half + bytes(len(half)))[0] == "truncated-image"
 
 
-def test_a_png_with_damage_inside_is_refused_where_pillow_would_leave_it_black():
+def test_a_damaged_png_is_refused_where_pillow_would_leave_it_black():
     noise = np.random.default_rng(0).integers(0, 9, (96, 128, 3), dtype=np.uint8)
     whole = encode(Image.fromarray(np.asarray(photo(128, 96)) // 2 + noise), "PNG")
     holed = whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)

@@ -274,7 +274,7 @@ def test_what_is_missing_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf"), 3.0])
-def test_a_failed_embedding_is_left_out_and_counted_and_its_neighbors_are_whole(tmp_path, value):
+def test_a_failed_embedding_is_left_out_and_counted(tmp_path, value):
     shard = Shard(tmp_path)
     path = shard.files("small").text
     rows = torch.stack([vector(4, "small", "real", key) for key in shard.keys])

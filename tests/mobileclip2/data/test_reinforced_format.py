@@ -131,7 +131,7 @@ def test_members_are_those_of_the_published_datasets():
 
 
 @pytest.mark.parametrize("storage", ["pth.gz", "npz"])
-def test_bytes_depend_neither_on_the_clock_nor_on_what_a_tensor_is_a_part_of(monkeypatch, storage):
+def test_bytes_depend_neither_on_the_clock_nor_on_a_tensors_storage(monkeypatch, storage):
     sample = example()
     first = encode(sample, storage)
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
@@ -315,7 +315,7 @@ def test_archives_that_share_storage_or_hold_more_than_tensors_go_through_torch(
     assert not any(format._LAYOUTS.values())
 
 
-def test_one_number_that_is_not_finite_is_named_and_large_ones_are_kept():
+def test_a_number_that_is_not_finite_is_named_and_large_ones_kept():
     sample = example()
     large = replace(sample, image_emb=torch.full((2, 6), 3e38).bfloat16())
     assert not large.image_emb.sum(dtype=torch.float32).isfinite()

@@ -92,7 +92,7 @@ def test_the_same_table_gives_the_same_bytes(tmp_path_factory, names):
     assert sidecar.read(path, sidecar.CAPTIONS).equals(table)
 
 
-def test_a_table_made_of_empty_lists_has_no_types_and_is_still_an_empty_side_file(tmp_path):
+def test_a_table_without_types_is_an_empty_side_file(tmp_path):
     (tmp_path / "v.parquet").write_bytes(sidecar.to_bytes(pa.table({"key": [], "view": []})))
     assert sidecar.read(tmp_path / "v.parquet", sidecar.VIEWS).equals(sidecar.VIEWS.empty_table())
 

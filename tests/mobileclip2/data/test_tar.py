@@ -97,7 +97,7 @@ def test_a_truncated_tar_names_file_byte_and_last_whole_key():
     assert "last complete sample is '0002'" in message and "Fetch the shard again" in message
 
 
-def test_a_tar_cut_between_two_members_is_noticed_for_want_of_its_end_marker():
+def test_a_tar_cut_between_two_members_lacks_its_end_marker():
     data = tar_of(("a.jpg", bytes(10)), ("a.txt", b"x"), ("b.jpg", bytes(10)))
     found, message = read_until_damage(data[: 1024 * 3])
     assert found == ["a"] and "at byte 3,072" in message
@@ -164,7 +164,7 @@ def test_keys_keep_dotted_folders_and_extensions_start_at_the_first_dot():
 
 
 @pytest.mark.parametrize("path", ["../evil.jpg", "a/../../evil.jpg", "/etc/evil.jpg", ".././b.jpg", "..//a.jpg"])
-def test_a_path_that_leaves_the_shard_is_a_bad_sample_and_writes_nothing(path, tmp_path, monkeypatch):
+def test_a_path_that_leaves_the_shard_is_a_bad_sample(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     samples = read(tar_of(("0.jpg", b"x"), (path, b"evil"), ("1.jpg", b"y")))
     assert [sample.fault.reason if sample.fault else None for sample in samples] == [None, "bad-path", None]
@@ -190,7 +190,7 @@ def test_the_first_sample_of_a_key_stays_and_later_ones_are_bad(order, expected)
     assert samples[0].members["jpg"] == b"0"
 
 
-def test_links_devices_and_names_without_a_key_are_counted_and_belong_to_nobody():
+def test_links_devices_and_names_without_a_key_are_counted():
     ignored: Counter[str] = Counter()
     samples = read(
         tar_of(
@@ -223,7 +223,7 @@ def test_long_and_foreign_names_survive():
     assert read(tar_of((f"{long}.jpg", b"x")))[0].key == long
 
 
-def test_a_sample_too_large_for_memory_is_bad_and_its_neighbors_are_not(monkeypatch):
+def test_a_sample_too_large_for_memory_is_bad_alone(monkeypatch):
     monkeypatch.setattr("mobileclip2.data.tar.MAX_SAMPLE_BYTES", 5000)
     files = [
         ("a.jpg", bytes(4000)),

@@ -90,7 +90,7 @@ def test_each_image_extension_is_found(extension, form):
     assert result.table["image"].to_pylist() == [extension]
 
 
-def test_an_unreadable_json_matters_only_where_the_caption_has_to_come_from_it():
+def test_an_unreadable_json_matters_only_if_the_caption_is_in_it():
     assert validated(("0", {"jpg": GOOD, "txt": b"x", "json": b"{broken"})).table.num_rows == 1
     assert reason({"jpg": GOOD, "json": b"{broken"})[0] == "bad-json"
     assert reason({"jpg": GOOD, "json": b"[" * 100_000})[0] == "bad-json"
@@ -153,7 +153,7 @@ def test_filters_are_declared_and_impossible_ones_refused():
             Filters(**fields)
 
 
-def test_an_address_that_cannot_be_read_is_no_reason_to_lose_the_sample():
+def test_an_address_that_cannot_be_read_keeps_the_sample():
     for members in (
         {"url.txt": b"\xff"},
         {"json": b"{"},

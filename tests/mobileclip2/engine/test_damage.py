@@ -100,7 +100,7 @@ def test_each_bit_of_a_manifest_counts(finished: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", READERS)
-def test_the_reader_of_a_damaged_file_names_it_and_the_next_run_recomputes_it(finished: Path, damaged: str) -> None:
+def test_a_damaged_file_is_named_and_the_next_run_recomputes_it(finished: Path, damaged: str) -> None:
     store = finished.parent / "store"
     expected = manifests(store)
     reader = READERS[damaged]

@@ -10,7 +10,7 @@ from mobileclip2.store import LocalStorage
 
 
 @pytest.mark.parametrize("stem", ["x" * 248, "\u00e9" * 124, "\u6f22" * 83])
-def test_a_long_name_of_a_shard_becomes_a_shorter_name_of_its_sidecars(tmp_path, stem):
+def test_a_long_shard_name_becomes_a_shorter_sidecar_name(tmp_path, stem):
     shard, other = Shard(f"made/{stem}.tar", "url"), Shard(f"made/{stem[:-1]}0.tar", "url")
     assert shard.id != other.id
     for name in (side_name(shard), skipped_name(shard), tar_name(shard)):

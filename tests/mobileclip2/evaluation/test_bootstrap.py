@@ -74,7 +74,7 @@ def test_captions_of_one_image_are_no_independent_samples() -> None:
     assert values.std() == pytest.approx(np.sqrt(0.25 / 300), rel=0.1)
 
 
-def test_the_same_seed_gives_the_same_draws_and_another_nearly_the_same_interval() -> None:
+def test_one_seed_gives_one_interval_and_another_nearly_the_same() -> None:
     table = answers(np.random.default_rng(5).random(400) < 0.4)
     first, again, other = (draws(ACC1, [table], seed=(seed,))[0] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)

@@ -160,7 +160,7 @@ def test_an_average_is_not_judged_over_sets_that_differ() -> None:
         compare(ours, theirs, Gate(sets=("average",)))
 
 
-def test_an_average_is_not_judged_over_a_set_that_lacks_its_own_metric() -> None:
+def test_an_average_is_not_judged_over_a_set_without_its_metric() -> None:
     theirs = published()
     (place,) = [number for number, each in enumerate(theirs) if each.key == "cifar10"] or [3]
     theirs[place] = without(theirs[place], "acc1")
@@ -269,7 +269,7 @@ def test_retrieval_results_compare_over_the_same_queries() -> None:
         compare([ours], [replace(theirs, samples=swapped)], Gate())
 
 
-def test_intervals_of_one_model_do_not_depend_on_how_many_sets_are_judged() -> None:
+def test_intervals_do_not_depend_on_how_many_sets_are_judged() -> None:
     results = [answered(name, first(0.5)) for name in ("a", "b", "c", "d")]
     alone, together = (compare(some, some, Gate()) for some in (results[:1], results))
     assert alone.rows[0].interval == together.rows[0].interval

@@ -279,7 +279,7 @@ def step_pods(cluster: FakeCluster, run: str) -> list[Object]:
     return [pod for pod in of_component(cluster, "step_worker") if pod["metadata"]["labels"]["dagster/run-id"] == run]
 
 
-def test_a_step_whose_node_is_drained_leaves_its_job_and_finds_it_again(running, dagster, profile, expected, tmp_path):
+def test_a_step_on_a_drained_node_finds_its_job_again(running, dagster, profile, expected, tmp_path):
     """SIGTERM, as an eviction sends it, raises an exception in the step."""
     before = len(of_component(running, "teacher_embeddings"))
     gate, backfill, run = group_at_gate(running, dagster, profile, tmp_path)

@@ -149,7 +149,7 @@ def test_the_pods_of_a_dead_node_stay_terminating(cluster: FakeCluster, start: S
     assert lost not in cluster.pods()
 
 
-def test_a_chunk_on_a_dead_node_is_replaced_when_the_node_is_removed(cluster: FakeCluster, start: Start) -> None:
+def test_a_chunk_on_a_dead_node_is_replaced_after_its_removal(cluster: FakeCluster, start: Start) -> None:
     job = start(backoffLimitPerIndex=0, **IGNORE)
     (lost,) = running_pods(cluster, 1)
     cluster.lose_node(lost["spec"]["nodeName"])

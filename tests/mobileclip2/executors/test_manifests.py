@@ -190,7 +190,7 @@ def test_kueue_labels_require_a_queue():
     assert not [label for label in chunks(PLAIN)["metadata"]["labels"] if "kueue" in label]
 
 
-def test_kueue_has_a_priority_of_its_own_and_a_minimum_only_of_chunks():
+def test_kueue_has_its_own_priority_and_a_minimum_of_chunks_alone():
     metadata = chunks()["metadata"]
     assert metadata["labels"]["kueue.x-k8s.io/priority-class"] == "batch"
     assert metadata["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "2"}
@@ -263,7 +263,7 @@ def test_a_training_has_its_rendezvous_at_the_first_pod():
     assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
 
 
-def test_a_jobset_holds_the_job_of_a_training_and_restarts_it_after_disruptions():
+def test_a_jobset_holds_a_training_and_restarts_it_after_disruptions():
     job = unsharded(SETTINGS.model_copy(update={"jobset": True}))
     jobset = training_jobset(job, 3)
     assert jobset["metadata"] == job["metadata"], "with the queue of Kueue"

@@ -277,7 +277,7 @@ class Held(Scripted):
 @pytest.mark.parametrize(
     ("times", "message"), [(3, "the job 1 was cancelled"), (9, "the launch of the job 1 failed 4 times")]
 )
-def test_a_job_whose_launch_failed_is_released_and_given_up_in_the_end(tiny: Path, times: int, message: str) -> None:
+def test_a_job_whose_launch_failed_is_released_and_given_up(tiny: Path, times: int, message: str) -> None:
     with_slurm(tiny)
     raw(tiny)
     pipeline = opened(tiny)

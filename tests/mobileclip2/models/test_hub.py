@@ -140,7 +140,7 @@ def test_a_missing_tokenizer_is_an_error_before_the_run(hub, tmp_path, monkeypat
         build(model)
 
 
-def test_the_commit_of_a_name_is_recorded_once_and_a_move_is_told(hub, profile, tmp_path, caplog):
+def test_a_names_commit_is_recorded_once_and_a_move_is_told(hub, profile, tmp_path, caplog):
     first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     assert check(profile) == {"teachers.wide.model": {REPOSITORY: first}}
     second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
@@ -306,7 +306,7 @@ def test_after_its_stage_a_model_needs_no_network(hub, tiny, tmp_path, monkeypat
     assert {*given, CONFIG, WEIGHTS} < {file.name for file in stored.manifest.files}
 
 
-def test_an_interrupted_download_of_a_tokenizer_is_not_taken_for_a_whole_one(hub, tmp_path, monkeypatch):
+def test_an_interrupted_download_of_a_tokenizer_is_not_used(hub, tmp_path, monkeypatch):
     model = Model(config=write("CLIPA", tmp_path / "tokenizer", "somebody/tokenizer"))
     hub.push_folder("somebody/tokenizer", tmp_path / "tokenizer")
     real = hub_module.Listing.file
@@ -345,7 +345,7 @@ def test_a_tokenizer_of_a_local_folder_is_identified_by_its_content(tiny, tmp_pa
     assert digest() != before
 
 
-def test_a_tokenizer_in_the_repository_of_the_weights_is_of_the_same_commit(hub, tmp_path):
+def test_a_tokenizer_beside_the_weights_is_of_the_same_commit(hub, tmp_path):
     config = write("SigLIP", tmp_path / "tokenizer", REPOSITORY)
     given = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     torch.manual_seed(0)

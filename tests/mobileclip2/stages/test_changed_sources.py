@@ -127,7 +127,7 @@ def test_validation_refuses_a_tar_that_was_replaced_after_the_plan(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_validation_refuses_a_tar_that_is_replaced_and_put_back_while_it_reads(
+def test_validation_refuses_a_tar_replaced_and_put_back_meanwhile(
     tiny: Path, tar: Path, another: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = planned(tiny).materialize("raw_shards", "g00").data_version

@@ -54,7 +54,7 @@ def units(count, dim=8):
 @pytest.mark.parametrize(
     ("skipped", "limit", "passed"), [(5, None, True), (6, None, False), (6, 0.06, True), (1, 0.0, False)]
 )
-def test_the_limit_of_bad_samples_is_half_of_the_one_that_fails_the_stage(judged, skipped, limit, passed):
+def test_the_limit_of_bad_samples_is_half_of_the_stages(judged, skipped, limit, passed):
     table = captions(*["a"] * (100 - skipped))
     verdict = judged(few_samples_are_bad, [table], skipped=skipped, bad_samples=limit)
     assert verdict.passed is passed and verdict.numbers["bad_share"] == pytest.approx(skipped / 100)

@@ -108,7 +108,7 @@ def test_two_readers_do_not_take_each_other_for_a_holder(tmp_path):
         assert not is_held(storage, "a")
 
 
-def test_a_released_lease_leaves_no_file_and_sweep_deletes_that_of_a_killed_process(tmp_path, elsewhere):
+def test_sweep_deletes_the_lease_file_of_a_killed_process(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
     with acquire(storage, ["b"]):
         pass
@@ -235,7 +235,7 @@ def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(tmp_pat
     check_that_a_stopped_process_replaces_no_manifest(storage, tmp_path, manifest, storage.delete)
 
 
-def test_the_holder_of_the_lease_replaces_the_manifest_of_a_process_that_lost_it(tmp_path, manifest):
+def test_the_holder_replaces_the_manifest_of_a_process_without_the_lease(tmp_path, manifest):
     output = ArtifactFolder(LocalStorage(tmp_path), "a", manifest().fingerprint, "g00")
     with acquire(output.storage, [output.prefix]) as held:
         output.fence = held

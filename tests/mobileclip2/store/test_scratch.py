@@ -53,7 +53,7 @@ def test_machines_may_share_a_volume_and_processes_a_machine(storage, tmp_path, 
     assert files(scratch) == {"resume-0.safetensors": "2"}
 
 
-def test_on_a_disk_the_folder_is_in_the_store_and_stays_as_it_is(tmp_path):
+def test_on_a_disk_the_folder_is_in_the_store_and_stays(tmp_path):
     scratch = Scratch(tmp_path / ".scratch" / "a", LocalStorage(tmp_path), "a")
     (scratch.folder / "resume-0.safetensors").write_text("1")
     scratch.save("resume-0.safetensors")
@@ -101,7 +101,7 @@ def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_
     assert not [name for name, _ in storage.list(".scratch/") if not name.startswith(".scratch/times/")]
 
 
-def test_a_store_that_is_away_at_a_checkpoint_does_not_end_the_work(s3, storage, tmp_path, monkeypatch, caplog):
+def test_a_store_away_at_a_checkpoint_does_not_end_the_work(s3, storage, tmp_path, monkeypatch, caplog):
     scratch = Scratch(tmp_path / "a", storage, "a/f")
     (scratch.folder / "resume-0.safetensors").write_text("1")
     monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)

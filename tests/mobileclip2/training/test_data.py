@@ -198,7 +198,7 @@ class Sized(data.SampleSource):
 
 
 @given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
-def test_an_order_has_every_sample_once_and_visits_few_shards_at_a_time(sizes, seed, epoch):
+def test_an_order_has_every_sample_once_and_few_shards_at_a_time(sizes, seed, epoch):
     rows = Sized(sizes, seed=seed)
     parts = list(rows.order(epoch))
     order = np.concatenate([np.empty(0, np.int64), *parts])
@@ -238,7 +238,7 @@ def test_captions_are_drawn_from_the_chosen_captioners(tmp_path, captions):
     assert {words(reader.sample(epoch, 0)["synthetic_text"]) for epoch in range(9)} == {"syn_text_other 0 0-0"}
 
 
-def test_without_teacher_image_a_reinforced_image_can_get_a_new_view_each_epoch(tmp_path):
+def test_without_teacher_image_an_image_gets_a_new_view_each_epoch(tmp_path):
     weak = Augmentation(scale=(0.9, 1.0), randaugment=None)
     needs = ("image", "text", "synthetic_text")
     reader = source(shards(tmp_path), needs=needs, augmentation=weak)

@@ -340,7 +340,7 @@ class Exploding(Contrastive):
         return {"loss": parts["loss"] * (float("nan") if self.seen == self.step else 1)}
 
 
-def test_a_loss_that_is_no_number_stops_with_its_step_and_before_the_checkpoint(tmp_path: Path) -> None:
+def test_a_loss_of_nan_stops_with_its_step_before_the_checkpoint(tmp_path: Path) -> None:
     fields = settings(checkpoint_every=4, log_every=100)
     with pytest.raises(Diverged, match=r"loss is nan at step 7 of 12.*lower learning_rate"):
         train(tiny_clip(), Exploding(7), TinySource(), fields, tmp_path, fingerprint="a")

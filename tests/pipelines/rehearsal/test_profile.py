@@ -98,7 +98,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_end_to_end_and_gives_the_average_of_38_sets(tmp_path: Path) -> None:
+def test_the_recipe_runs_whole_and_gives_the_average_of_38_sets(tmp_path: Path) -> None:
     path = rehearse(load(profile_path("dfndr-12m")), tmp_path / "rehearsal")
     values = yaml.safe_load(path.read_text())
     values["views"]["count"] = 2

@@ -177,7 +177,7 @@ def test_a_missing_picture_is_never_taken_from_another_folder(folder):
 
 
 @pytest.mark.parametrize("damaged", [b"the caption", b"a text of a row"])
-def test_a_name_or_text_of_parquet_that_is_not_utf8_names_the_table(folder, damaged):
+def test_parquet_that_is_not_utf8_names_the_table(folder, damaged):
     path = folder / "t.parquet"
     table = pa.table({"image": ["a.jpg"], "the caption": ["a text of a row"]})
     pq.write_table(table, path, compression="none", use_dictionary=False, store_schema=False)
