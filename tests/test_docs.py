@@ -181,3 +181,8 @@ def test_every_quoted_message_exists():
     for message in quoted:
         for piece in message.split("…"):
             assert piece.strip() in joined, f"'{piece.strip()}' of '{message}'"
+
+
+def test_the_glossary_is_short_and_sorted():
+    terms = re.findall(r"^\| ([^|]+?) \|", (ROOT / "docs" / "glossary.md").read_text(), flags=re.MULTILINE)[1:]
+    assert 20 < len(terms) <= 30 and terms == sorted(terms)
