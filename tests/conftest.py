@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 import sys
@@ -33,6 +34,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # files with slow tests run first, so that no process ends with one while the other has nothing left
     slow = {item.path for item in items if any(item.get_closest_marker(mark) for mark in ("slow", "ui"))}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # a collection would otherwise walk the objects of all imports and tests
+
+
+def pytest_runtest_teardown() -> None:
+    gc.enable()  # 'mobileclip2 plan' disables it, because its process ends with the plan
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # extension modules report objects that are left at the end as leaks
 
 
 @pytest.fixture(scope="session")
