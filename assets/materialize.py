@@ -115,7 +115,7 @@ class LaunchedRun(RunStatus):
         return run is None or run.is_finished or run.status == dg.DagsterRunStatus.CANCELING
 
     def will_resume(self) -> bool:
-        """Return whether a run launcher started the run and nobody has ended it."""
+        """Return whether a run launcher started the run and the run has not ended."""
         return self._run.remote_job_origin is not None and not self.is_ended()
 
 

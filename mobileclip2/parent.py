@@ -10,7 +10,7 @@ from multiprocessing.process import parent_process
 def end_with_parent() -> None:
     """End this process as soon as its parent has ended, also by SIGKILL.
 
-    A killed parent tells nobody. Its worker would wait for work and keep its memory for ever.
+    A killed parent cannot end its worker. The worker would wait for work and keep its memory for ever.
     """
     parent = parent_process()
     assert parent

@@ -1,4 +1,4 @@
-"""Report to Dagster the versions of external inputs, and the stored outputs that none of its runs has reported.
+"""Report to Dagster the versions of external inputs, and the stored outputs that its runs have not reported.
 
 Dagster's staleness then equals the plan as far as Dagster can express it. The store can have other outputs than the last ones of
 Dagster's history: after a change that was taken back, after new code that writes the same bytes, and from other machines.
@@ -26,7 +26,7 @@ INPUT_EVENT = "dagster/input_event_pointer"
 
 
 def report(pipeline: Pipeline, dagster: dg.DagsterInstance) -> int:
-    """Observe all inputs, report the outputs of the store that Dagster does not know, and return the number of events.
+    """Observe all inputs, report the outputs of the store that Dagster has no event of, and return the number of events.
 
     Raises:
         UserError: The store cannot be read.

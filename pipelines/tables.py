@@ -30,7 +30,7 @@ def new_table(*columns: str, right: tuple[str, ...], title: str | None = None, *
 
 
 def amount(value: float | None, units: tuple[str, ...] = BYTES) -> str:
-    """Format a number of bytes, or of :data:`FLOPS`, in the largest unit of which there is at least one."""
+    """Format a number of bytes, or of :data:`FLOPS`, in the largest unit that keeps the number at 1 or above."""
     if value is None:
         return NOT_KNOWN
     power = 0

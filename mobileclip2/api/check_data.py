@@ -25,7 +25,7 @@ from mobileclip2.evaluation.sets import CLASSNAMES, NSHARDS, TEMPLATES, TYPE, Ev
 from mobileclip2.store.storage import temporary_files
 
 TRIED = 64
-"""number of samples of a shard of which at least one must be valid"""
+"""number of first samples of a shard; at least one of them must be valid"""
 REINFORCED = {"paug.json", "syn.json", "npz", "pth.gz"}
 """members that only reinforced samples have"""
 SET_FILES = (CLASSNAMES, TEMPLATES, TYPE, NSHARDS)

@@ -35,7 +35,7 @@ class ReinforcedDataset(Dataset[dict[str, Tensor]]):
         model: the student, which says how images are prepared and texts tokenized.
         captions: regular expression for the fields of synthetic captions, such as ``^syn_text_mine$``.
         keys: the tensors of a sample.
-        images: tars with the pictures, one for each of ``shards``, if the shards hold none.
+        images: tars with the pictures, one for each of ``shards``, if the shards hold no pictures.
         teacher_dims: dimensions of each teacher by name, in the order of the embeddings, if they are known.
         logit_scales: logit scale of each teacher by name, if they are known.
 

@@ -58,7 +58,7 @@ class ReinforcedTeacher(Named):
 
 
 class Images(Settings):
-    """Shards with the images, and the captions if necessary, of reinforced shards that hold none."""
+    """Shards with the images, and the captions if necessary, of reinforced shards without images."""
 
     url: Locations = undeclared()
     pattern: Patterns = "**/*.tar"

@@ -30,7 +30,7 @@ class Locked(Settings):
     """weights of a transformers text encoder, with config and tokenizer in the same folder"""
     embed_dim: int = 256
     hidden: int | None = Field(None, ge=1, json_schema_extra=DECLARED_IF_SET)
-    """width of a hidden layer before the image projection; by default there is none"""
+    """width of a hidden layer before the image projection; no hidden layer by default"""
     dropout: float | None = Field(None, ge=0, lt=1, json_schema_extra=DECLARED_IF_SET)
     """dropout rate of the features of both towers during training; by default 0"""
     context: int = 32

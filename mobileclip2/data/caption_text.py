@@ -37,7 +37,7 @@ def is_literal(text: str) -> bool:
     if not is_bytes and (len(text) < 2 or _LITERALS.get(text[0]) != text[-1]):
         return False
     if len(text) > MAX_PARSED_CHARS:
-        return True  # nobody writes a caption of this length in brackets
+        return True  # captions of this length are not written in brackets
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

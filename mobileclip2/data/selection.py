@@ -51,7 +51,7 @@ def near_any(features: Floats, others: Floats, threshold: float) -> npt.NDArray[
 
 
 def near_duplicates(features: Floats, threshold: float) -> npt.NDArray[np.bool_]:
-    """Return for each row of ``[n, D]`` whether it is a near duplicate of an earlier row that is none itself.
+    """Return for each row of ``[n, D]`` whether it is a near duplicate of an earlier row that is kept.
 
     The time grows with ``n * n * D``. Memory holds a copy of the kept rows and a block of similarities.
     """

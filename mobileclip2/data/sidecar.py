@@ -41,7 +41,7 @@ REMOVED = required(shard=pa.string(), key=pa.string(), reason=pa.string(), score
 """schema of the pairs that a selection removes from a group"""
 
 ROW_GROUP = 1024
-"""rows per row group, of which :class:`Embeddings` has one in memory"""
+"""rows per row group; :class:`Embeddings` holds one row group in memory"""
 
 _HALVES = ["high", "low"]
 

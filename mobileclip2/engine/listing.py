@@ -33,7 +33,7 @@ class ListedFile(NamedTuple):
 
 
 def list_source(urls: Sequence[str], pattern: Patterns) -> tuple[list[ListedFile], list[str]]:
-    """List the files of several folders, prefixes, files or objects, and the locations that have none.
+    """List the files of several folders, prefixes, files or objects, and the locations without files.
 
     Several locations have paths relative to the deepest folder that contains all of them, so that two files have two paths.
     """

@@ -81,7 +81,7 @@ class SourceInventory:
         """List the tars of the field ``section`` of the profile. ``what`` names it in messages.
 
         Raises:
-            ShardError: there is none, or a file is of another kind. The message says how to make shards of it.
+            ShardError: there is no tar, or a file is of another kind. The message says how to make shards of it.
         """
         urls = [self.profile.locate(each) for each in expand(url)]
         files, empty = list_source(urls, pattern)

@@ -105,7 +105,7 @@ def _teacher_dims(batch: TaskBatch, task: Task, student: Student) -> list[int]:
     found: dict[tuple[int, ...], str] = {}
     for role, artifacts in task.inputs.items():
         for artifact in artifacts:
-            # a group of published shards without a sample has none
+            # a group of published shards without samples has no dimensions
             if dims := artifact.manifest.facts.get("teacher_dims"):
                 found.setdefault(tuple(dims[name] for name in teachers), role)
     if len(found) > 1:

@@ -29,7 +29,7 @@ class ArtifactFolder:
     """The folder ``<asset>/<fingerprint>/<group>`` of a store.
 
     Files can be added and deleted until :meth:`commit` writes the manifest. Then the folder is immutable. Until then, on a disk,
-    each file has its hash beside it, in ``<name>.sha256``. Objects of a bucket have it in their metadata.
+    the hash of each file is in ``<name>.sha256``. In a bucket it is in the object's metadata.
     """
 
     def __init__(self, storage: Storage, asset: str, fingerprint: str, group: str | None) -> None:

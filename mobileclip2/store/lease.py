@@ -332,7 +332,7 @@ class _ObjectLease:
 
 
 def _now() -> float:
-    """Return seconds of a clock that nobody sets and that runs while the process is stopped or the machine sleeps."""
+    """Return seconds of a clock that cannot be set, and that runs while the process is stopped or the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

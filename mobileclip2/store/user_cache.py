@@ -111,7 +111,7 @@ def use(path: Path) -> None:
 
 
 def sweep(*, unused_seconds: float = float("inf")) -> int:
-    """Delete the least recently used files until the cache has at most its limit, and files that nobody used for long.
+    """Delete the least recently used files until the cache has at most its limit, and files unused for ``unused_seconds``.
 
     Files that a running process may use are kept. Return the number of deleted bytes.
     """

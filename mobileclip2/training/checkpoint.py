@@ -113,7 +113,7 @@ class Checkpoints:
         self._next = _other(checkpoint.path.name)
 
     def _stated_steps(self) -> Iterator[tuple[float, Path]]:
-        """Yield the step that each checkpoint states, or infinity if it states none."""
+        """Yield the step that each checkpoint states, or infinity if it states no step."""
         for name in SLOTS:
             path = self._directory / name
             if path.exists():

@@ -53,7 +53,7 @@ def class_folders(folder: Path) -> Iterator[Row]:
 
 
 def has_captions(paths: list[Path]) -> bool:
-    """Return whether one of the first pictures has a caption file beside it."""
+    """Return whether one of the first pictures has a caption file in the same folder."""
     return any(path.with_suffix(ending).is_file() for path in paths[:100] for ending in CAPTIONS)
 
 

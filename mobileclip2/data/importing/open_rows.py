@@ -28,7 +28,7 @@ def open_rows(
     delimiter: str | None = None,
     split: str | None = None,
 ) -> Rows:
-    """Return the rows of a table, a folder of pictures, or a Hugging Face data set on this machine, of which ``split`` is read.
+    """Return the rows of a table, a folder of pictures, or the ``split`` of a Hugging Face data set on this machine.
 
     ``captions`` is a table whose pictures lie in the folder ``path``.
 

@@ -55,7 +55,7 @@ class Columns:
 GUESSED = Columns()
 
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""errors of pyarrow for a damaged file; a name or a text that is not UTF-8 is none of its own"""
+"""errors of pyarrow for a damaged file; for text that is not UTF-8 it raises Python's error"""
 
 
 @dataclass(frozen=True)
