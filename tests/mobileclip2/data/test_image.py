@@ -73,7 +73,7 @@ def test_each_format_decodes_to_rgb_of_its_own_size(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_cut_off_anywhere_it_is_refused_and_never_filled_up(form, monkeypatch):
+def test_truncated_images_are_refused_and_never_filled_up(form):
     data = FORMS[form]
     for cut in [*range(1, len(data), max(1, len(data) // 60)), len(data) - 2, len(data) - 1]:
         try:
@@ -102,7 +102,7 @@ def test_a_damaged_png_is_refused_where_pillow_would_leave_it_black():
     assert refusal(holed)[0] == "broken-image"
 
 
-def test_no_bytes_and_no_image_are_two_reasons():
+def test_empty_data_and_non_images_have_different_reasons():
     assert refusal(b"") == ("empty-image", "the image has 0 bytes")
     reason, detail = refusal(b"<!DOCTYPE html><html>not found</html>")
     assert reason == "not-an-image" and "37 bytes that begin with b'<!DOCTYPE html><'" in detail
@@ -110,13 +110,13 @@ def test_no_bytes_and_no_image_are_two_reasons():
         size(b"")
 
 
-def test_formats_that_are_not_for_shards_are_not_tried():
+def test_formats_that_shards_do_not_support_are_refused():
     assert refusal(encode(photo(), "TIFF"))[0] == "not-an-image"
     assert refusal(encode(photo(), "PPM"))[0] == "not-an-image"
     assert refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")[0] == "not-an-image"
 
 
-def test_a_bomb_is_refused_from_its_header_in_no_time_and_memory():
+def test_a_decompression_bomb_is_refused_cheaply_from_its_header():
     data = one_bit_png(20_000, 20_000)
     tracemalloc.start()
     start = time.perf_counter()
@@ -126,7 +126,7 @@ def test_a_bomb_is_refused_from_its_header_in_no_time_and_memory():
     tracemalloc.stop()
 
 
-def test_the_limit_on_pixels_is_the_callers():
+def test_the_caller_sets_the_limit_on_pixels():
     data = one_bit_png(300, 200)
     assert decode(data, max_pixels=60_000).size == (300, 200)
     detail = "300 x 200 pixels; at most 59,999 in all"
@@ -139,7 +139,7 @@ def test_cmyk_keeps_its_colors():
         assert np.abs(np.subtract(pixel(data), color)).max() <= 4
 
 
-def test_a_palette_is_looked_up_and_its_transparent_entry_is_white():
+def test_palettes_are_converted_and_transparent_entries_become_white():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((0, 0), 0)
@@ -155,7 +155,7 @@ def test_sixteen_bit_gray_is_scaled_and_not_clipped(value, expected):
     assert pixel(data) == (expected,) * 3
 
 
-def test_alpha_lies_on_white():
+def test_transparent_pixels_are_blended_with_white():
     assert pixel(encode(Image.new("RGBA", (4, 4), (255, 0, 0, 0)), "PNG")) == (255, 255, 255)
     assert pixel(encode(Image.new("RGBA", (4, 4), (255, 0, 0, 255)), "PNG")) == (255, 0, 0)
     assert pixel(encode(Image.new("RGBA", (4, 4), (255, 0, 0, 128)), "PNG")) == (255, 127, 127)
@@ -174,7 +174,7 @@ def test_gray_and_bilevel_become_rgb():
 
 
 @pytest.mark.parametrize("form", ["WEBP", "GIF", "PNG"])
-def test_an_animation_is_its_first_frame(form):
+def test_an_animation_decodes_to_its_first_frame(form):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     data = encode(
         frames[0],
@@ -186,7 +186,7 @@ def test_an_animation_is_its_first_frame(form):
     assert pixel(data) == (255, 0, 0)
 
 
-def test_exif_orientation_is_left_alone():
+def test_exif_orientation_is_ignored():
     image = photo(64, 32)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -195,7 +195,7 @@ def test_exif_orientation_is_left_alone():
     assert decode(rotated).tobytes() == decode(encode(image, "JPEG")).tobytes()
 
 
-def test_a_jpeg_with_a_thumbnail_or_a_trailer_is_whole():
+def test_a_jpeg_with_a_thumbnail_or_a_trailer_is_complete():
     data = FORMS["jpeg"]
     assert decode(data + b"\0trailer of some camera").tobytes() == decode(data).tobytes()
     exif = b"Exif\0\0" + data  # an end marker in the header must not count
@@ -209,7 +209,7 @@ def test_a_one_pixel_image_decodes():
 
 
 def half_transparent(mode: str) -> Image.Image:
-    """Return an image whose left half is transparent and keeps its colors below."""
+    """Return an image whose left half is transparent. The transparent pixels keep their colors."""
     image = photo().convert(mode)
     image.putalpha(Image.fromarray(np.repeat([[0] * 32 + [200] * 16 + [255] * 16], 48, 0).astype(np.uint8)))
     return image
@@ -237,7 +237,7 @@ OTHERWISE_READ = {
 
 
 def plainly(data: bytes) -> np.ndarray:
-    """Read as the released training code does."""
+    """Read an image as the released training code does."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 

@@ -1,5 +1,6 @@
 """The reinforced format: both published layouts, deterministic bytes and clear errors."""
 
+import copy
 import gzip
 import io
 import json
@@ -102,7 +103,7 @@ def npz(**fields: np.ndarray) -> bytes:
 
 @settings(deadline=None)
 @given(samples(), st.sampled_from(["pth.gz", "npz"]))
-def test_a_sample_survives(sample, storage):
+def test_a_sample_is_decoded_as_it_was_encoded(sample, storage):
     members = encode(sample, storage)
     found = decode(members, sample.key, "s.tar")
     if sample.image is None:
@@ -131,7 +132,7 @@ def test_members_are_those_of_the_published_datasets():
 
 
 @pytest.mark.parametrize("storage", ["pth.gz", "npz"])
-def test_bytes_depend_neither_on_the_clock_nor_on_a_tensors_storage(monkeypatch, storage):
+def test_bytes_do_not_depend_on_time_or_tensor_storage(monkeypatch, storage):
     sample = example()
     first = encode(sample, storage)
     monkeypatch.setattr(time, "time", lambda: 2_000_000_000.0)
@@ -141,7 +142,7 @@ def test_bytes_depend_neither_on_the_clock_nor_on_a_tensors_storage(monkeypatch,
     assert encode(part, storage) == first
 
 
-def test_fast_packing_costs_little_room_and_any_gzip_reads_it():
+def test_fast_packing_costs_little_space_and_any_gzip_reads_it():
     rows = torch.nn.functional.normalize(torch.randn(8, 1536, generator=torch.Generator().manual_seed(0)), dim=-1)
     packed = pack({"image_emb": rows}, "pth.gz")
     plain = gzip.decompress(packed)
@@ -230,7 +231,7 @@ def test_counts_and_dimensions_must_agree(fault):
     assert message in refusal(members)
 
 
-def test_captions_without_embeddings_are_named_and_embeddings_without_captions_too():
+def test_captions_and_embeddings_without_a_counterpart_are_reported():
     """Regression: training used captions without embeddings."""
     sample = example()
     members = encode(sample, "pth.gz")
@@ -269,14 +270,14 @@ def test_captions_without_embeddings_are_named_and_embeddings_without_captions_t
         ({"json": b"\xff"}, "'json' is not JSON"),
     ],
 )
-def test_a_malformed_member_is_named(changed, message):
+def test_a_malformed_member_is_reported(changed, message):
     members = encode(example(), "pth.gz") | changed
     assert message in refusal({name: data for name, data in members.items() if data is not None})
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["syn.json", "paug.json", "pth.gz", "npz", "json", "txt"]), st.data())
-def test_damage_is_never_more_than_a_refusal(name, data):
+def test_damaged_members_raise_only_shard_errors(name, data):
     members = encode(example(), "npz" if name == "npz" else "pth.gz")
     whole = bytearray(members[name])
     at = data.draw(st.integers(0, len(whole) - 1))
@@ -288,7 +289,7 @@ def test_damage_is_never_more_than_a_refusal(name, data):
     assert len(found.image_emb) == len(found.views)
 
 
-def test_archives_of_one_layout_are_read_as_torch_reads_them():
+def test_archives_of_a_known_layout_are_read_as_by_torch():
     """Only the first archive of a layout needs torch.load. The numbers of views and captions define the layout."""
     format._LAYOUTS.clear()
     for views, captions in [(2, 3), (4, 1), (2, 3), (4, 1), (3, 2)]:
@@ -303,7 +304,7 @@ def test_archives_of_one_layout_are_read_as_torch_reads_them():
     assert sum(map(len, format._LAYOUTS.values())) == 3
 
 
-def test_archives_that_share_storage_or_hold_more_than_tensors_go_through_torch():
+def test_archives_with_shared_storage_or_other_objects_are_read_by_torch():
     format._LAYOUTS.clear()
     rows = torch.randn(3, 8).bfloat16()
     for stored in ({"a": rows, "b": rows[1:]}, {"a": rows, "note": "text"}, {"a": rows.T}, [rows]):
@@ -315,7 +316,7 @@ def test_archives_that_share_storage_or_hold_more_than_tensors_go_through_torch(
     assert not any(format._LAYOUTS.values())
 
 
-def test_a_number_that_is_not_finite_is_named_and_large_ones_kept():
+def test_non_finite_numbers_are_reported_and_large_numbers_kept():
     sample = example()
     large = replace(sample, image_emb=torch.full((2, 6), 3e38).bfloat16())
     assert not large.image_emb.sum(dtype=torch.float32).isfinite()
@@ -333,7 +334,7 @@ def test_a_sample_without_views_is_refused():
 
 
 def padded_archive(number: int, padding: int) -> bytes:
-    """Return an archive with another head for each number."""
+    """Return an archive with a different head for each number."""
     buffer, padded = io.BytesIO(), io.BytesIO()
     torch.save({"image_emb": torch.ones(1, 4)}, buffer)
     with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(padded, "w") as target:
@@ -345,12 +346,12 @@ def padded_archive(number: int, padding: int) -> bytes:
     return gzip.compress(padded.getvalue(), 1)
 
 
-def test_the_memory_of_layouts_is_bounded(monkeypatch):
+def test_the_cache_of_layouts_is_bounded(monkeypatch):
     monkeypatch.setattr(format, "MAX_LAYOUTS", 3)
     format._LAYOUTS.clear()
     for number in range(8):
         format._read_pth_gz(padded_archive(number, number // 2))
         assert 0 < sum(map(len, format._LAYOUTS.values())) <= 3
-    kept = dict(format._LAYOUTS)
+    kept = copy.deepcopy(format._LAYOUTS)
     format._read_pth_gz(padded_archive(0, format.MAX_HEAD_BYTES))
     assert kept == format._LAYOUTS

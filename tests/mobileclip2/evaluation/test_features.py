@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def seen(model: ImageText) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_features_are_those_of_one_image_at_a_time(model: ImageText, batch: int) -> None:
+def test_features_do_not_depend_on_the_batch_size(model: ImageText, batch: int) -> None:
     seeds = (3, 1, 4, 1, 5, 9, 2, 6, 5)
     features = Features(model, batch=batch).of_images(_samples(*seeds), "x")
     for row, seed in zip(features, seeds, strict=True):
@@ -42,7 +43,7 @@ def test_features_are_those_of_one_image_at_a_time(model: ImageText, batch: int)
     assert features.dtype == torch.float32
 
 
-def test_texts_come_back_in_their_order(model: ImageText) -> None:
+def test_text_features_keep_the_order_of_the_texts(model: ImageText) -> None:
     texts = ["a dog", "a cat", "a dog", "a bee"]
     features = Features(model, batch=2).of_texts(texts)
     for row, text in zip(features, texts, strict=True):
@@ -61,7 +62,7 @@ def test_classifier_is_the_normalized_mean_of_normalized_prompts(model: ImageTex
         torch.testing.assert_close(row, total / total.norm(), atol=1e-6, rtol=0)
 
 
-def test_each_content_goes_through_the_model_once(model: ImageText, seen: list[int]) -> None:
+def test_equal_images_are_embedded_once(model: ImageText, seen: list[int]) -> None:
     features = Features(model, batch=3)
     first = features.of_images(_samples(1, 2, 1, 3, 4, 2), "x")
     assert sum(seen) == 4 and max(seen) == 3
@@ -95,7 +96,7 @@ def test_many_bad_images_do_not_flood_the_message(model: ImageText) -> None:
         Features(model).of_images(samples, "pets")
 
 
-def test_broken_weights_do_not_win(model: ImageText) -> None:
+def test_weights_that_are_not_finite_are_rejected(model: ImageText) -> None:
     broken = copy.deepcopy(model)
     broken.model.visual.proj.data[0, 0] = torch.nan
     broken.model.text_projection.data[0, 0] = torch.inf
@@ -105,7 +106,7 @@ def test_broken_weights_do_not_win(model: ImageText) -> None:
         Features(broken).of_texts(["a dog"])
 
 
-def test_decoding_threads_leave_the_model_its_own(model: ImageText) -> None:
+def test_decoding_does_not_change_the_thread_count_of_torch(model: ImageText) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -115,16 +116,18 @@ def test_decoding_threads_leave_the_model_its_own(model: ImageText) -> None:
         torch.set_num_threads(before)
 
 
-def test_features_of_an_earlier_evaluation_are_not_recomputed(model: ImageText, seen: list[int], tmp_path) -> None:
+def test_features_of_an_earlier_evaluation_are_not_recomputed(
+    model: ImageText, seen: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = Features(model, batch=3, feature_cache=tmp_path / "features")
     images, texts = first.of_images(_samples(1, 2, 3), "x"), first.of_texts(["a dog", "a cat"])
     first.save()
-    model.embed_texts, embed = lambda texts: pytest.fail(f"{texts} again"), model.embed_texts
+    monkeypatch.setattr(model, "embed_texts", lambda texts: pytest.fail(f"{texts} again"))
     later = Features(model, batch=3, feature_cache=tmp_path / "features")
     assert torch.equal(later.of_images(_samples(3, 1, 4), "y")[:2], images[[2, 0]]) and sum(seen) == 3 + 1
     assert torch.equal(later.of_texts(["a cat"]), texts[1:])
     later.save()
-    model.embed_texts = embed
+    monkeypatch.undo()
     files = sorted((tmp_path / "features" / "images").iterdir())
     assert len(files) == 2, "each evaluation adds what was new"
 

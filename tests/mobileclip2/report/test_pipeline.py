@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mobileclip2.config.study import Study, StudyRow
 from mobileclip2.evaluation.results import Result, with_main
+from mobileclip2.evaluation.wise_ft import Point
 from mobileclip2.report.filtering import FilterReport, ScoredPair, SelectionReport
+from mobileclip2.report.gallery import Candidate, Confused, Gallery, GallerySet, Query, Ranking
 from mobileclip2.report.page import EvaluatedModel, Tile, Training, duration, write_page
 from mobileclip2.report.pictures import SampleRow
-from mobileclip2.report.pipeline import Report, Skip, Stage, metric_rows, render_pipeline
+from mobileclip2.report.pipeline import Curve, Report, Skip, Stage, metric_rows, render_pipeline
+from mobileclip2.report.study import StudyResult
 from mobileclip2.store.manifest import ManifestSummary
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -48,8 +52,22 @@ def _pair(word: str) -> ScoredPair:
     return ScoredPair(word, Image.new("RGB", (64, 48), "blue"), word, 0.2, word)
 
 
+def _gallery(word: str) -> Gallery:
+    picture = Image.new("RGB", (64, 48), "green")
+    query = Query(word, picture, [Ranking(word, [Candidate(picture, right=True)], 0)])
+    confused = Confused(word, word, [picture], picture, {word: 3}, 7)
+    return Gallery({word: word}, word, [GallerySet(word, [query], [confused])])
+
+
+def _study(word: str) -> StudyResult:
+    rows = [StudyRow.model_construct(name=word)]
+    return StudyResult(
+        Study.model_construct(name=word, student=word, seeds=[0], rows=rows), {word: {f"{word}/acc1": [0.1]}}
+    )
+
+
 def _report(word: str = "word") -> Report:
-    """A report with every part, and ``word`` wherever text goes."""
+    """Return a report with every part. ``word`` occurs in every kind of text."""
     records = [{"step": float(step), "loss": 4 / step, f"{word}/acc1": step / 40} for step in range(1, 21)]
     return Report(
         title=word,
@@ -65,6 +83,9 @@ def _report(word: str = "word") -> Report:
         trainings=[Training(word, records, 128), Training("plain", records, 128)],
         filters=[FilterReport(word, word, [0, 3, 5, 1], [_pair(word)], [_pair(word)], 0.1)],
         selection=SelectionReport(word, 9, {"low-score": 3}),
+        gallery=_gallery(word),
+        studies=[_study(word)],
+        curves=[Curve(word, [Point(weight, {word: {"main_metric": weight}}) for weight in (0.0, 0.5, 1.0)], 0.5)],
         samples=[
             SampleRow(word, Image.new("RGB", (300, 200), "red"), [Image.new("RGB", (64, 64))], word, [(word, word)])
         ],
@@ -86,7 +107,7 @@ def _report(word: str = "word") -> Report:
 
 
 class _Page(HTMLParser):
-    """Collects what a browser would act upon."""
+    """Collect the tags, attributes and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -115,7 +136,7 @@ def test_every_text_is_escaped() -> None:
     assert parsed.text.count(EVIL) > 20, "and shown as it is"
 
 
-def test_page_asks_nothing_of_the_network() -> None:
+def test_page_makes_no_network_requests() -> None:
     page = render_pipeline(_report())
     assert "http://" not in page and "https://" not in page and "@import" not in page
     for name, value in _Page(page).attributes:
@@ -124,7 +145,7 @@ def test_page_asks_nothing_of_the_network() -> None:
     assert "default-src 'none'" in page
 
 
-def test_ids_are_unique_and_links_lead_somewhere() -> None:
+def test_ids_are_unique_and_links_have_targets() -> None:
     attributes = _Page(render_pipeline(_report())).attributes
     ids = [value for name, value in attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -147,7 +168,7 @@ def test_headline_table() -> None:
     assert '<td class="number student best">47.3</td>' in page and '<td class="number student">30.5</td>' in page
 
 
-def test_sets_that_not_every_model_has() -> None:
+def test_a_model_without_a_set_has_a_dash() -> None:
     other = [Result("winogavil", "WinoGAViL", {"jaccard_score_10-12": 0.5, "main_metric": 0.5}), *_results(0.2)[:1]]
     models = [EvaluatedModel("a", "student", _results(0.3)), EvaluatedModel("b", "student", other)]
     rows = {(row.set, row.metric): row for row in metric_rows(models)}
@@ -156,14 +177,14 @@ def test_sets_that_not_every_model_has() -> None:
     assert '<td class="number student">–</td>' in render_pipeline(Report("t", "p", "d", models))
 
 
-def test_accuracy_is_drawn_over_samples_seen_with_the_teachers_as_levels() -> None:
+def test_accuracy_is_plotted_over_samples_seen_with_teacher_levels() -> None:
     records = [{"step": float(step), "loss": 1.0, "emoji-861/acc1": 0.1} for step in range(1, 21)]
     report = replace(_report(), trainings=[Training("reinforced", records, 1000)])
     page = render_pipeline(report)
     assert "20 k" in page and "reinforced  10.0 %" in page and "lite2  63.9 %" in page
 
 
-def test_what_was_skipped() -> None:
+def test_skipped_samples_are_listed() -> None:
     page = render_pipeline(_report("odd"))
     assert "Nothing was skipped" not in page and "one by one" in page
     many = replace(_report(), skips=[Skip("s", "0", f"key{n}", "r") for n in range(1000)])
@@ -174,7 +195,7 @@ def test_what_was_skipped() -> None:
 def test_empty_report() -> None:
     page = render_pipeline(Report("nothing yet", "demo", "today"))
     assert "Nothing was skipped" in page and "Results" not in page
-    assert {field.name for field in fields(Report)} == set(_report().__dict__)
+    assert all(getattr(_report(), field.name) for field in fields(Report)), "the other tests see each part"
 
 
 def test_same_report_same_bytes(tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ ROWS = Study.model_validate(
 )
 RESULT = StudyResult(
     ROWS,
-    {"base": {"shapes/acc1": [0.1, 0.3]}, "distillation": {"shapes/acc1": [0.5]}, "later": {}},
+    {"base": {"shapes/acc1": [0.1, 0.4]}, "distillation": {"shapes/acc1": [0.5]}, "later": {}},
 )
 
 
 def test_the_table_has_the_mean_and_the_range_over_the_seeds() -> None:
     assert table(RESULT) == [
         ["s", "seeds", "shapes/acc1"],
-        ["base", "2 of 2", "20.0 (20.0)"],
+        ["base", "2 of 2", "25.0 (30.0)"],
         ["distillation", "1 of 2", "50.0"],
         ["later", "0 of 2", "–"],
     ]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,12 +22,12 @@ STEPS, SIGNALED = 8, 3
 SETTINGS = TrainSettings(steps=STEPS, batch=8, learning_rate=1e-3, log_every=1, checkpoint_every=STEPS)
 
 
-def test_all_processes_learn_of_a_signal_one_step_later() -> None:
+def test_all_processes_agree_to_stop_one_step_after_a_signal() -> None:
     request = StopRequest()
     assert [request.agree(torch.tensor(mean)) for mean in (0.0, 0.5, 0.5)] == [False, False, True]
 
 
-def test_a_handler_of_the_program_stays() -> None:
+def test_an_existing_signal_handler_is_kept() -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with stop_on_sigterm():
@@ -37,16 +37,14 @@ def test_a_handler_of_the_program_stays() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             assert request.received
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-        with stop_on_sigterm() as request:
-            thread = threading.Thread(target=lambda: stop_on_sigterm().__enter__())
-            thread.start()
-            thread.join()
+        with stop_on_sigterm() as request, ThreadPoolExecutor() as threads:
+            threads.submit(stop_on_sigterm().__enter__).result()
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def train_until_signaled(folder: Path, checkpoint_every: int) -> None:
-    """Train. The last rank sends itself SIGTERM, which comes before step ``SIGNALED``."""
+    """Train until SIGTERM. The last rank sends it to itself before step ``SIGNALED``."""
     model, objective = tiny_training("contrastive")
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     source = TinySource()
@@ -75,8 +73,8 @@ def train_to_the_end(folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "every"), [(1, STEPS), (2, STEPS), (1, 1)])
-def test_sigterm_to_one_process_saves_what_all_have_trained(tmp_path: Path, size: int, every: int) -> None:
-    """Whether a checkpoint is due after every step or only after the last one."""
+def test_sigterm_to_one_process_saves_the_steps_of_all_processes(tmp_path: Path, size: int, every: int) -> None:
+    """The result is the same whether a checkpoint is due after every step or only after the last one."""
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     for folder in (stopped, whole):
         folder.mkdir()

@@ -25,7 +25,7 @@ TEXT = {"context_length": CONTEXT, "vocab_size": VOCABULARY, "width": 32, "heads
 
 
 class TinySource:
-    """Random images and captions of different lengths. Each sample is a function of its index."""
+    """Random images and captions of different lengths. Each sample depends only on its epoch and index."""
 
     def __init__(self, samples: int = SAMPLES, seed: int = 0) -> None:
         self.samples, self.seed = samples, seed
@@ -116,6 +116,10 @@ def start_world(size: int, function: Callable[..., None], *arguments: Any) -> li
 
 
 def finish(*processes: BaseProcess) -> None:
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0] * len(processes)
+    try:
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0] * len(processes)
+    finally:
+        for process in processes:
+            process.kill()
