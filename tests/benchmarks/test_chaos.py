@@ -1,4 +1,4 @@
-"""A schedule is its seed's alone; a seed ends as if nothing had happened."""
+"""A schedule depends only on its seed. A run with faults ends with the same stored files as an undisturbed run."""
 
 import json
 import subprocess
@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 SEEDS = range(500)
 
 
-def test_a_seed_gives_the_same_schedule_anywhere():
+def test_a_seed_gives_the_same_schedule_in_another_process():
     code = "from benchmarks.chaos import Schedule; print([str(Schedule.of(seed)) for seed in range(20)])"
     elsewhere = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert elsewhere.stdout.strip() == str([str(Schedule.of(seed)) for seed in range(20)])
 
 
-def test_schedules_hold_every_fault_in_every_place():
+def test_schedules_contain_every_fault_process_and_store():
     schedules = [Schedule.of(seed) for seed in SEEDS]
     assert len({(schedule.where, schedule.store) for schedule in schedules}) == 6
     assert {len(schedule.lives) for schedule in schedules} == {LIVES}
@@ -50,7 +50,7 @@ def test_a_flipped_bit_leaves_size_and_times(tmp_path: Path):
     assert (after.st_size, after.st_mtime_ns, after.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
 
 
-def test_a_swapped_source_comes_back(tmp_path: Path):
+def test_swapped_sources_are_restored(tmp_path: Path):
     (tmp_path / "shards").mkdir()
     for name in ("0", "1"):
         (tmp_path / "shards" / f"{name}.tar").write_text(name)
@@ -62,7 +62,7 @@ def test_a_swapped_source_comes_back(tmp_path: Path):
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_the_holder_of_a_taken_lease_notices(tmp_path: Path, lost: bool):
+def test_a_holder_detects_the_loss_of_its_lease(tmp_path: Path, lost: bool):
     storage = LocalStorage(tmp_path)
     assert not take_lease(str(tmp_path), 0, lost=lost)
     with acquire(storage, ["output"]) as lease:

@@ -1,4 +1,4 @@
-"""The GPU benchmark rehearsed on a CPU, as a process that finds nothing but what a bare GPU machine has."""
+"""Rehearse the GPU benchmark on a CPU, in a process that can import only the packages of a GPU machine."""
 
 from __future__ import annotations
 
@@ -54,13 +54,15 @@ def command(out: Path, *more: str) -> list[str]:
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    # a measurement of coverage would start in each process, with a package that is hidden there
+    # Coverage would start in each process and import a package that is hidden there.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     return {**inherited, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.long
-def test_every_section_runs_where_only_the_wheels_are(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_every_section_runs_with_only_the_packages_of_a_gpu_machine(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     ran = subprocess.run(command(tmp_path, "--minutes", "8"), cwd=ROOT, env=environment, capture_output=True, text=True)
     log = (tmp_path / "log.txt").read_text()
     assert ran.returncode == 0, ran.stdout + ran.stderr[-4000:] + log[-8000:]
@@ -89,8 +91,8 @@ def test_every_section_runs_where_only_the_wheels_are(tmp_path: Path, environmen
     assert {path.name for path in tmp_path.iterdir()} == {"gpu.json", "gpu.md", "log.txt"}
 
 
-def test_what_was_found_before_a_stop_is_written(tmp_path: Path, environment: dict[str, str]) -> None:
-    """The command is stopped in its second section."""
+def test_results_found_before_a_stop_are_written(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Stop the command in its second section."""
     running = subprocess.Popen(command(tmp_path), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         patience = time.monotonic() + 200
@@ -107,7 +109,7 @@ def test_what_was_found_before_a_stop_is_written(tmp_path: Path, environment: di
     assert state["evaluation"]["state"] == "not begun"
 
 
-def test_sections_that_hang_or_die_do_not_keep_the_next_from_beginning(
+def test_sections_that_hang_or_crash_do_not_block_the_next_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hangs(section: Section) -> None:
@@ -128,7 +130,7 @@ def test_sections_that_hang_or_die_do_not_keep_the_next_from_beginning(
     for module, run in ((card, runs), (checks, hangs), (texts, dies), (evaluation, raises), (captions, runs)):
         monkeypatch.setattr(module, "run", run)
     monkeypatch.setitem(gpu.SECTIONS, "checks", (20, "GPU tests"))
-    # another test of this process may have asked for a GPU; a child would then start again, without these functions
+    # Another test may have used CUDA in this process. A child would then start a new interpreter without these functions.
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: False)
     numbers = gpu.measure(0.5, tmp_path, "cpu", "small", ["card", "checks", "texts", "evaluation", "captions"])
     state = {name: section["state"] for name, section in numbers["sections"].items()}

@@ -1,4 +1,4 @@
-"""What the GPU benchmark writes of rows, spans and sections that fail."""
+"""Rows, spans and failed sections in the output of the GPU benchmark."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_failure_is_recorded_and_the_next_attempt_runs(tmp_path: Path) -> None
     assert str(found[2]["error"]).startswith("left out:")
 
 
-def test_a_target_is_judged_on_a_gpu_alone(tmp_path: Path) -> None:
+def test_a_target_is_checked_only_on_a_gpu(tmp_path: Path) -> None:
     section(tmp_path).value("ratio", [0.8, 0.95, 0.99], target=0.9)
     section(tmp_path, device=torch.device("cuda")).value("ratio", [0.8, 0.95, 0.99], target=0.9)
     section(tmp_path, device=torch.device("cuda")).value("ratio", 1.2, target=1.1, at_least=False)
@@ -51,7 +51,7 @@ def test_a_target_is_judged_on_a_gpu_alone(tmp_path: Path) -> None:
     assert rows(tmp_path)[0]["value"] == 0.95
 
 
-def test_the_table_says_what_was_missed_and_what_failed() -> None:
+def test_the_table_shows_missed_targets_and_failures() -> None:
     given = [
         {"what": "card", "found": "H100"},
         {"what": "ratio", "value": 1.2, "unit": "", "repeats": 1, "target": 1.1, "at_least": False, "reached": False},
@@ -72,12 +72,12 @@ def test_the_table_says_what_was_missed_and_what_failed() -> None:
     assert "    50% gemm" in table
 
 
-def test_spans_that_overlap_count_once() -> None:
+def test_overlapping_spans_count_once() -> None:
     assert covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4
     assert covered([]) == 0
 
 
-def test_a_profile_names_what_took_the_time() -> None:
+def test_a_profile_lists_the_slowest_kernel_first() -> None:
     x = torch.randn(300, 300)
     found = profile(lambda: [x @ x for _ in range(20)], CPU)
     assert found.kernels[0][0] == "aten::mm" and found.kernels[0][1] == 20
@@ -85,13 +85,13 @@ def test_a_profile_names_what_took_the_time() -> None:
     assert "aten::mm" in found.lines("a run")[1]
 
 
-def test_rounds_end_with_the_time_and_one_always_counts() -> None:
+def test_rounds_end_at_the_deadline_and_at_least_one_counts() -> None:
     times = in_turns({"a": lambda: time.sleep(0.01)}, 100, until=time.time() + 0.2)
     assert 1 <= len(times["a"]["wall"]) < 100
     assert len(in_turns({"a": lambda: None}, 100, until=0)["a"]["wall"]) == 1
 
 
-def test_wheels_leave_out_what_the_machine_has_and_what_that_brings() -> None:
+def test_wheels_exclude_present_packages_and_their_dependencies() -> None:
     packed = set(needed(IMPORTED, PRESENT))
     assert {"open-clip-torch", "pydantic", "pydantic-core", "isal", "ftfy", "wcwidth"} <= packed
     assert not packed & {"torch", "numpy", "pillow", "pyarrow", "triton", "dagster", "boto3"}

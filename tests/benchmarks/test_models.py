@@ -71,7 +71,7 @@ def pair(**verdicts: str | bool) -> dict[str, str | bool]:
         ([row()], [pair(by_path="WRONG: activation")], False),
     ],
 )
-def test_what_is_wrong_fails_the_command(rows, pairs, holds):
+def test_a_wrong_verdict_fails_the_command(rows, pairs, holds):
     assert models.holds({"architectures": rows, "pairs": pairs}) == holds
 
 

@@ -1,4 +1,4 @@
-"""The README's result is what the benchmark printed: its block, its picture and each of its claims."""
+"""The README's result block, picture and claims match the stored output of the benchmark."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_claims_hold():
     assert max(STORED["share_of_samples_to_plain"]) <= 0.2
 
 
-def test_every_kind_is_trained_with_every_seed_and_sees_what_it_says():
+def test_every_kind_is_trained_with_every_seed_on_its_own_data():
     students = {student.name: student for student in profile().students}
     assert set(students) == {f"{kind}_{seed}" for kind in KINDS for seed in SEEDS}
     assert len({(s.training.steps, s.training.batch, s.training.warmup) for s in students.values()}) == 1

@@ -1,4 +1,4 @@
-"""The choices that the build makes, and that its files depend on nothing else."""
+"""The choices that the build makes. The built files depend only on these choices."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def icon_set(artist: Artist, *names: str, codes: dict[str, str] | None = None, *
     return IconSet(artist, icons, codes)
 
 
-def test_match_by_slug_follows_aliases_and_guesses_nothing() -> None:
+def test_match_by_slug_follows_aliases_and_does_not_guess() -> None:
     artist = Artist("some", "some", "1", "MIT")
     icons = icon_set(artist, "boots", "bananas", womans_boot="boots")
     assert icons.icon_name(BOOT) == "boots"
     assert icons.icon_name(BANANA) is None
 
 
-def test_an_alias_that_turns_its_icon_is_not_followed() -> None:
+def test_an_alias_that_transforms_its_icon_is_not_followed() -> None:
     icons = icon_set(Artist("some", "some", "1", "MIT"), "boots")
     icons.icons["aliases"]["womans-boot"] = {"parent": "boots", "hFlip": True}
     assert icons.icon_name(BOOT) is None
@@ -75,7 +75,7 @@ def test_match_by_code_point_without_variation_selector() -> None:
     assert icon_set(artist, "candle", codes={"1f56f": "candle"}).icon_name(comb) == "candle"
 
 
-def test_captions_are_good_poor_and_wrong_by_their_shares() -> None:
+def test_captions_are_good_poor_or_wrong_in_the_configured_shares() -> None:
     artists = [f"artist {number}" for number in range(2000)]
     captions = [web_caption(BANANA, artist, [BANANA, BOOT]) for artist in artists]
     kinds = [caption_kind(BANANA.hexcode, artist) for artist in artists]
@@ -111,7 +111,7 @@ def test_choices_do_not_depend_on_order() -> None:
     assert shuffled(concepts, "a", str) == shuffled(mixed, "a", str) != shuffled(concepts, "b", str)
 
 
-def test_tar_bytes_depend_on_members_alone(tmp_path: Path) -> None:
+def test_tar_bytes_depend_only_on_members(tmp_path: Path) -> None:
     content = [("a.txt", b"one"), ("a.json", b"{}")]
     write_tar(tmp_path / "first.tar", content)
     write_tar(tmp_path / "folder" / "second.tar", content)
@@ -120,7 +120,7 @@ def test_tar_bytes_depend_on_members_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_wrong_package_version_is_named(tmp_path: Path) -> None:
+def test_a_wrong_package_version_is_reported(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "package.json").write_text('{"version": "2.0.0"}')
     with pytest.raises(UserError, match=r"2\.0\.0, not 1\.0\.0.*npm install"):
@@ -129,7 +129,7 @@ def test_wrong_package_version_is_named(tmp_path: Path) -> None:
         package_folder(tmp_path, "other", "1.0.0")
 
 
-def test_concepts_are_those_of_the_pictured_groups(tmp_path: Path) -> None:
+def test_only_concepts_of_the_pictured_groups_are_read(tmp_path: Path) -> None:
     (tmp_path / "meta").mkdir()
     (tmp_path / "en").mkdir()
     groups = {"0": "smileys-emotion", "4": "food-drink"}

@@ -69,7 +69,7 @@ def test_training_artists() -> None:
     assert {len(samples([shard])) for shard in SHARDS} == {229, 230}
 
 
-def test_corpus_is_all_that_two_training_artists_drew() -> None:
+def test_corpus_contains_all_drawings_of_two_training_artists() -> None:
     corpus, raw = facts(CORPUS), facts(SHARDS)
     drawn = {(fact["artist"], fact["hexcode"]) for fact in raw if fact["artist"] in ("twemoji", "fluent-flat")}
     assert {(fact["artist"], fact["hexcode"]) for fact in corpus} == drawn
@@ -78,7 +78,7 @@ def test_corpus_is_all_that_two_training_artists_drew() -> None:
     assert len({fact["hexcode"] for fact in raw}) == 661
 
 
-def test_captions_have_their_shares() -> None:
+def test_captions_have_the_configured_shares() -> None:
     raw = facts(SHARDS)
     phrases = {fact["label"]: {phrase.format(fact["label"]) for phrase in PHRASES} for fact in raw}
     good = [fact["caption"] in phrases[fact["label"]] for fact in raw]
@@ -89,7 +89,7 @@ def test_captions_have_their_shares() -> None:
 
 
 @pytest.mark.parametrize("paths", [SHARDS, CORPUS], ids=["shards", "corpus"])
-def test_samples_are_whole(paths: list[Path]) -> None:
+def test_samples_are_complete(paths: list[Path]) -> None:
     for key, sample in samples(paths).items():
         assert set(sample) == {"jpg", "txt", "json"}
         fact = json.loads(sample["json"])
@@ -115,7 +115,7 @@ def thumbnail(image: bytes) -> np.ndarray:
 
 
 def is_same_drawing(first: np.ndarray, second: np.ndarray) -> bool:
-    """JPEG and WebP of one drawing differ by 1 gray level in the mean, two artists' simplest moons by 4."""
+    """JPEG and WebP of one drawing differ by 1 gray level on average. The simplest moons of two artists differ by 4."""
     return float(np.abs(first - second).mean()) < 2.5
 
 
@@ -130,7 +130,7 @@ def test_no_test_artist_in_training() -> None:
         assert not any(is_same_drawing(drawing, other) for other in trained[label]), label
 
 
-def test_a_test_drawing_would_be_recognized() -> None:
+def test_a_leaked_test_drawing_would_be_detected() -> None:
     for sample in list(samples([evaluation_tar("emoji-861")]).values())[:50]:
         leaked = io.BytesIO()
         Image.open(io.BytesIO(sample["webp"])).save(leaked, "JPEG", quality=85)
@@ -154,7 +154,7 @@ def test_classification_set(name: str, counts: tuple[int, int]) -> None:
     assert len(set(names)) == len(names) == classes
 
 
-def test_subsets_agree_with_the_whole() -> None:
+def test_subsets_agree_with_the_full_set() -> None:
     def named(name: str) -> set[tuple[bytes, str]]:
         names = lines(DEMO / "evaluation" / name / "classnames.txt")
         return {(sample["webp"], names[int(sample["cls"])]) for sample in samples([evaluation_tar(name)]).values()}
@@ -182,7 +182,7 @@ def test_images_decode(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TARS, ids=lambda path: str(path.relative_to(DEMO)))
-def test_tars_carry_no_time_and_no_owner(path: Path) -> None:
+def test_tars_have_no_times_or_owners(path: Path) -> None:
     with tarfile.open(path) as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar} == {(0, 0, 0, "", "")}
 
@@ -196,6 +196,9 @@ def test_every_license_is_attributed() -> None:
 
 
 def test_data_stays_small() -> None:
-    """A drawing of two sets counts once, as in a git pack. The data has 8.2 MB; the rest is for other versions of zlib."""
+    """A drawing of two sets counts once, as in a git pack.
+
+    The data has 8.2 MB. The margin allows for other versions of zlib.
+    """
     distinct = {content for path in TARS for _, content in members(path)}
     assert len(gzip.compress(b"".join(sorted(distinct)), 6)) < 9_000_000

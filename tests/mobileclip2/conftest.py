@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny profile with everything materialized, in one life; read it, do not change it."""
+    """Return the tiny profile after one process has materialized everything. Tests must not change it."""
     from tests.mobileclip2.engine.test_recovery import materialize_everything
     from tests.processes import run_process
     from tests.tiny import make_tiny

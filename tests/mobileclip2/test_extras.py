@@ -1,4 +1,4 @@
-"""The library alone needs no extra, and what needs one names it."""
+"""The base library needs no extra. Code that needs an extra raises an error that names it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ sys.meta_path[:] = map(Without, sys.meta_path)
 
 
 def installed_with(requirements: list[str]) -> set[str]:
-    """Return the distributions that the requirements bring here, with all that these need."""
+    """Return the distributions that the requirements install here, including their dependencies."""
     found: set[str] = set()
     waiting = [Requirement(each) for each in requirements]
     while waiting:
@@ -66,7 +66,10 @@ def run_without_extras(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_module_of_the_library_imports_without_extras():
-    """Modules that write an export or speak to a cluster do not. No import asks for a GPU: workers are forked after imports."""
+    """Modules that write an export or access a cluster need extras.
+
+    No import queries the GPU, because workers are forked after imports.
+    """
     done = run_without_extras(
         """
 import importlib, pkgutil, torch
@@ -146,7 +149,7 @@ for extra, code in {NEED}.items():
     ],
 )
 def test_the_command_works_without_extras_as_far_as_it_can(arguments, status, said):
-    # the demo's weights are an extra as well, and the check says so
+    # the demo's weights are an extra too, and the check reports that it is missing
     done = run_without_extras(f"sys.argv[1:] = {arguments}; from pipelines.cli import main; sys.exit(main())")
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert said in done.stdout + done.stderr

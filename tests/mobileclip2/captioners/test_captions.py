@@ -15,7 +15,7 @@ KEYS = ["a", "b", "c", "d", "e", "f"]
 ONCE = GenerationSettings(max_tokens=20, min_tokens=4, retries=0)
 
 
-def test_degenerate_captions_are_drawn_again_and_leave_the_others_alone(
+def test_degenerate_captions_are_retried_without_changing_other_captions(
     open_clip_captioner: ImageText, images: torch.Tensor
 ) -> None:
     once, failures = caption_images(open_clip_captioner, images, KEYS, [0, 1, 2], ONCE)
@@ -27,7 +27,7 @@ def test_degenerate_captions_are_drawn_again_and_leave_the_others_alone(
         assert after == before or before == ""
 
 
-def test_failures_keep_their_place_and_are_named(open_clip_captioner: ImageText, images: torch.Tensor) -> None:
+def test_failed_captions_stay_empty_and_are_reported(open_clip_captioner: ImageText, images: torch.Tensor) -> None:
     written, failures = caption_images(open_clip_captioner, images, KEYS, [4, 2], ONCE)
     assert [len(captions) for captions in written] == [2] * 6
     empty = [

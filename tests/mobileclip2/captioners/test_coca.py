@@ -15,7 +15,7 @@ from mobileclip2.models.image_text import ImageText
 CONFIG = CoCaConfig(image_size=64, width=32, heads=2, layers=1, context_length=12, vocabulary=640)
 
 
-def test_the_small_captioner_is_a_coca_of_open_clip(images: torch.Tensor) -> None:
+def test_the_small_captioner_is_an_open_clip_coca(images: torch.Tensor) -> None:
     captioner = small_coca(CONFIG)
     model, tokenizer = coca_of(captioner)
     text = tokenizer(["a dog"] * 6)
@@ -42,7 +42,7 @@ def test_cached_features_train_the_same_as_images(images: torch.Tensor) -> None:
     assert {"visual.proj.weight", "text_decoder.text_projection"} <= gradients[0].keys()
 
 
-def test_training_leaves_the_trunk_alone(images: torch.Tensor) -> None:
+def test_training_does_not_change_the_trunk(images: torch.Tensor) -> None:
     model, tokenizer = coca_of(small_coca(CONFIG))
     before = copy.deepcopy(model.visual.trunk.state_dict())
     model.train()
@@ -53,7 +53,7 @@ def test_training_leaves_the_trunk_alone(images: torch.Tensor) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_seed_decides_the_weights_and_the_surroundings_do_not() -> None:
+def test_weights_depend_only_on_the_seed() -> None:
     torch.manual_seed(1)
     first = small_coca(CONFIG, seed=4).model.state_dict()
     torch.manual_seed(2)
@@ -72,7 +72,7 @@ def test_a_stored_configuration_builds_the_same_model() -> None:
     assert again.config == captioner.config and again.preprocess == captioner.preprocess
 
 
-def test_a_model_that_cannot_generate_captions_is_named(small_captioner: ImageText) -> None:
+def test_a_model_that_cannot_generate_captions_is_rejected(small_captioner: ImageText) -> None:
     silent = copy.copy(small_captioner)
     silent.model = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match="Linear with ShortTokenizer cannot generate captions"):

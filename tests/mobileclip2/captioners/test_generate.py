@@ -48,7 +48,7 @@ def plain(captioner: ImageText, image: torch.Tensor, draw: Draw, settings: Gener
 
 
 @pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_cached_generation_equals_running_the_whole_model_again(
+def test_cached_generation_equals_generation_without_a_cache(
     captioner: ImageText, images: torch.Tensor, settings: GenerationSettings
 ) -> None:
     model, tokenizer = coca_of(captioner)
@@ -62,7 +62,7 @@ def test_cached_generation_equals_running_the_whole_model_again(
     assert len(lengths) > 2, "all captions ended together: finished sequences leaving the batch was not exercised"
 
 
-def test_a_sample_is_captioned_alike_in_any_company(captioner: ImageText, images: torch.Tensor) -> None:
+def test_captions_do_not_depend_on_other_samples_of_the_batch(captioner: ImageText, images: torch.Tensor) -> None:
     model, tokenizer = coca_of(captioner)
     together = dict(zip(KEYS, generate(model, tokenizer, images, KEYS, [0, 1], SAMPLED), strict=True))
     order = [4, 0, 2]
@@ -70,7 +70,7 @@ def test_a_sample_is_captioned_alike_in_any_company(captioner: ImageText, images
     assert fewer == [together[KEYS[i]] for i in order]
 
 
-def test_a_third_caption_can_be_written_later(captioner: ImageText, images: torch.Tensor) -> None:
+def test_a_third_caption_can_be_generated_later(captioner: ImageText, images: torch.Tensor) -> None:
     model, tokenizer = coca_of(captioner)
     three = generate(model, tokenizer, images, KEYS, [0, 1, 2], SAMPLED)
     assert generate(model, tokenizer, images, KEYS, [2], SAMPLED) == [captions[2:] for captions in three]
@@ -86,7 +86,9 @@ def test_an_image_is_encoded_once_for_all_of_its_captions(captioner: ImageText, 
     assert encoded == [len(images)]
 
 
-def test_cached_trunk_features_take_the_place_of_images(small_captioner: ImageText, images: torch.Tensor) -> None:
+def test_cached_trunk_features_give_the_same_captions_as_images(
+    small_captioner: ImageText, images: torch.Tensor
+) -> None:
     model, tokenizer = coca_of(small_captioner)
     from_images = generate(model, tokenizer, images, KEYS, [0], SAMPLED)
     assert generate(model, tokenizer, trunk_features(model, images), KEYS, [0], SAMPLED) == from_images
@@ -120,16 +122,14 @@ def test_sampling_follows_the_renormalized_nucleus() -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [100, 1000, 5000])
-def test_a_nucleus_wider_than_the_first_candidates_is_drawn_from_whole(vocabulary: int) -> None:
+def test_sampling_covers_a_nucleus_wider_than_the_first_candidates(vocabulary: int) -> None:
     uniforms = (torch.arange(100) + 0.5) / 100
     tokens = sample(torch.zeros(100, vocabulary), uniforms, 1.0, 1.0)
     assert len(tokens.unique()) == 100
     assert tokens.max() >= 0.9 * vocabulary
 
 
-def test_greedy_captions_are_those_of_open_clip_token_for_token(
-    open_clip_captioner: ImageText, images: torch.Tensor
-) -> None:
+def test_greedy_captions_equal_open_clip_token_for_token(open_clip_captioner: ImageText, images: torch.Tensor) -> None:
     model, tokenizer = coca_of(open_clip_captioner)
     supply_missing_classes()
     start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
@@ -141,7 +141,7 @@ def test_greedy_captions_are_those_of_open_clip_token_for_token(
     assert len({tuple(line) for line in ours}) > 1 and len({len(line) for line in ours}) > 1
 
 
-def test_draws_differ_by_everything_that_names_them_and_by_nothing_else() -> None:
+def test_random_numbers_depend_only_on_key_caption_and_attempt() -> None:
     first = Draw(0, "k", 1).uniforms(0, 12)
     assert np.array_equal(first, Draw(5, "k", 1).uniforms(0, 30)[:12])
     assert ((first >= 0) & (first < 1)).all()

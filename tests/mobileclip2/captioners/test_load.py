@@ -46,7 +46,7 @@ OPEN_CLIP = Captioner.model_validate(
 
 
 @pytest.mark.parametrize("captioner", [SMALL, OPEN_CLIP], ids=["small", "open_clip"])
-def test_a_stored_captioner_embeds_as_before(captioner: Captioner, tmp_path: Path) -> None:
+def test_a_loaded_captioner_gives_the_same_embeddings(captioner: Captioner, tmp_path: Path) -> None:
     built = build_captioner(captioner, seed=1)
     save(built, tmp_path)
     loaded = load_captioner(tmp_path / CONFIG, tmp_path / WEIGHTS)

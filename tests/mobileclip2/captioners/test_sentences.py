@@ -39,7 +39,7 @@ def test_only_the_first_sentence_is_kept(text: str, kept: str) -> None:
 
 
 @given(st.text(alphabet="ab.3 \n!é", max_size=40))
-def test_what_is_kept_is_a_tidy_prefix(text: str) -> None:
+def test_the_first_sentence_is_a_prefix_of_the_normalized_text(text: str) -> None:
     kept = first_sentence(text)
     assert " ".join(text.split()).startswith(kept)
     assert kept == " ".join(kept.split()) and not kept.endswith(".")
@@ -64,5 +64,5 @@ def test_what_is_kept_is_a_tidy_prefix(text: str) -> None:
         ("see the a red big dog a red big dog a red big dog", "repetition"),
     ],
 )
-def test_degenerate_captions_are_told_apart(caption: str, reason: str | None) -> None:
+def test_degenerate_captions_are_detected_with_a_reason(caption: str, reason: str | None) -> None:
     assert degenerate(caption) == reason

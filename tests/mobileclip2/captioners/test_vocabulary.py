@@ -12,14 +12,14 @@ CLIP = SimpleTokenizer(context_length=16)
 SHORT = {size: ShortTokenizer(16, size) for size in (514, 640, 4096, 49_408)}
 
 
-def test_the_whole_vocabulary_is_clips() -> None:
+def test_the_full_vocabulary_equals_that_of_clip() -> None:
     texts = ["Monkey face", "a dog!! 35 km, 東京", ""]
     assert torch.equal(SHORT[49_408](texts), CLIP(texts))
 
 
 @pytest.mark.parametrize("size", SHORT)
 @given(text=st.text(max_size=20))
-def test_any_text_is_written_within_the_vocabulary(size: int, text: str) -> None:
+def test_any_text_is_encoded_within_the_vocabulary(size: int, text: str) -> None:
     tokens = SHORT[size].encode(text)
     assert all(token < size - 2 for token in tokens)
     assert text_of(SHORT[size], tokens) == CLIP.decode(CLIP.encode(text))

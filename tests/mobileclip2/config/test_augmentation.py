@@ -20,7 +20,7 @@ from mobileclip2.config.augmentation import Augmentation, RandAugment
         ({"ratio": (5e-324, 1.0)}, "from 1e-6 to 1e6"),
     ],
 )
-def test_a_range_that_no_crop_satisfies_is_rejected(fields: dict[str, Any], message: str) -> None:
+def test_an_invalid_crop_range_is_rejected(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Augmentation(**fields)
 

@@ -11,5 +11,5 @@ def test_a_limit_outside_its_range_is_refused(fields):
         Checks.model_validate(fields)
 
 
-def test_no_limit_is_part_of_a_fingerprint():
+def test_limits_are_not_part_of_the_fingerprint():
     assert declared(Checks(repeated_captions=0.1, evaluation_pictures=None)) == {}

@@ -18,7 +18,7 @@ def test_an_unknown_field_of_a_stage_is_rejected() -> None:
         Kubernetes(image="i", stages={"student": {"gpu_count": 1}})
 
 
-def test_a_wait_that_no_clock_counts_is_rejected() -> None:
+def test_collective_minutes_above_the_limit_are_rejected() -> None:
     with pytest.raises(ValidationError, match=r"collective_minutes\n.*less than or equal to 1000000"):
         ComputeSettings(collective_minutes=1e300)
 
@@ -30,5 +30,5 @@ def test_a_toleration_has_a_value_only_with_equal() -> None:
             Toleration.model_validate(fields)
 
 
-def test_no_compute_setting_is_part_of_a_fingerprint() -> None:
+def test_compute_settings_are_not_part_of_the_fingerprint() -> None:
     assert declared(ComputeSettings(processes=3, kubernetes=Kubernetes(image="i"))) == {}

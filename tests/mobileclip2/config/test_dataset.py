@@ -25,6 +25,6 @@ def test_every_field_changes_the_fingerprint() -> None:
 
 
 @pytest.mark.parametrize("field", ["teachers", "captioners"])
-def test_a_name_that_is_there_twice_is_rejected(field: str) -> None:
+def test_a_duplicate_name_is_rejected(field: str) -> None:
     with pytest.raises(ValidationError, match=f"{field} must be unique"):
         Dataset.model_validate({field: ["a", "a"]})

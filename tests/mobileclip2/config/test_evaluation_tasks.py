@@ -1,4 +1,4 @@
-"""How the tasks run is tested with the evaluation: ``tests/mobileclip2/evaluation/test_evaluation_tasks.py``."""
+"""The tests in ``tests/mobileclip2/evaluation/test_evaluation_tasks.py`` run the tasks."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from mobileclip2.config.filters import PILLOW_LIMIT, Filters
 
 
-def test_no_accepted_image_triggers_the_bomb_warning_of_pillow() -> None:
+def test_accepted_images_do_not_trigger_the_bomb_warning_of_pillow() -> None:
     assert PILLOW_LIMIT == Image.MAX_IMAGE_PIXELS
     with pytest.raises(ValidationError, match="max_pixels"):
         Filters(max_pixels=PILLOW_LIMIT + 1)

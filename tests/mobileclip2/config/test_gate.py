@@ -13,10 +13,10 @@ from mobileclip2.fingerprint import declared
     "fields",
     [{"tolerance": {}}, {"tolerance": {"acc1": 1.5}}, {"tolerance": {"acc1": -0.1}}, {"confidence": 0.5}],
 )
-def test_a_gate_that_cannot_decide_is_rejected(fields: dict[str, Any]) -> None:
+def test_an_invalid_gate_is_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(fields))):
         Gate.model_validate(fields)
 
 
-def test_a_stricter_gate_recomputes_nothing() -> None:
+def test_gate_settings_are_not_part_of_the_fingerprint() -> None:
     assert declared(Gate(baseline="s0", tolerance={"acc1": 0.0}, sets=("imagenet1k",), confidence=0.99)) == {}

@@ -52,7 +52,7 @@ def placed(field: str, url: str) -> Profile:
     "url",
     ["gs://bucket/x", "https://host/x", "file:///data/x", "S3://bucket/x", "s3:/bucket/x", "s3a://bucket/x", "a\nb"],
 )
-def test_an_unknown_scheme_is_refused_at_every_field(field: str, url: str) -> None:
+def test_an_unknown_scheme_is_refused_in_every_field(field: str, url: str) -> None:
     with pytest.raises(ProfileError, match=rf"\n  {field}: "):
         placed(field, url)
 
@@ -85,7 +85,7 @@ def test_a_secret_is_refused_and_not_repeated(field: str, url: str) -> None:
         "http://a\nb/",
     ],
 )
-def test_the_address_of_a_page_has_no_secret(address: str) -> None:
+def test_an_invalid_page_address_is_rejected_without_its_secret(address: str) -> None:
     with pytest.raises(ProfileError, match="not the address of a page") as error:
         parse(yaml.safe_dump({**yaml.safe_load(PROFILE), "tensorboard": address}), origin=Path("/profiles/places.yaml"))
     assert "hunter2" not in str(error.value)
@@ -94,7 +94,7 @@ def test_the_address_of_a_page_has_no_secret(address: str) -> None:
 @pytest.mark.parametrize(
     "url", ["gs:bucket", "s3:", "s3://", "s3:///x", "s3://bucket/../other", "s3://b//x", "", " ", "~/x", "$DATA"]
 )
-def test_other_mistakes(url: str) -> None:
+def test_malformed_urls_are_rejected(url: str) -> None:
     with pytest.raises(ProfileError, match=r"\n  sources\.0\.url: "):
         placed("sources.0.url", url)
 
@@ -110,23 +110,23 @@ def test_other_mistakes(url: str) -> None:
         ("s3://my-bucket", "s3://my-bucket"),
     ],
 )
-def test_good_locations(url: str, path: str) -> None:
+def test_valid_locations_resolve_to_paths(url: str, path: str) -> None:
     profile = placed("sources.0.url", url)
     assert profile.locate(profile.sources[0].url) == path
 
 
 @pytest.mark.parametrize("baseline", ["given", "results.jsonl", "origin/main", "HEAD~2", "main@{yesterday}", "v1.0^{}"])
-def test_good_baselines(baseline: str) -> None:
+def test_valid_baselines_are_accepted(baseline: str) -> None:
     assert placed("gate.baseline", baseline).gate.baseline == baseline
 
 
 @pytest.mark.parametrize("number", [".inf", ".nan", "1e400", "-.inf"])
-def test_a_number_that_is_not_finite(number: str) -> None:
+def test_a_number_that_is_not_finite_is_rejected(number: str) -> None:
     with pytest.raises(ProfileError, match=r"line 11.*not finite"):
         parse(PROFILE + f"rates: {{raw_shards: {number}}}\n", origin=Path("places.yaml"))
 
 
-def test_values_of_the_environment_stay_in_the_profile(tmp_path: Path) -> None:
+def test_environment_values_are_redacted_outside_the_profile(tmp_path: Path) -> None:
     for name in ("weights.pt", "shards/0.tar", "corpus/0.tar", "shapes/0.tar"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

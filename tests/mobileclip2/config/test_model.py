@@ -1,4 +1,4 @@
-"""Weights fit their architecture, or the profile is refused with the choices."""
+"""Weights that do not fit their architecture are rejected, and the error lists the choices."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def with_path(name, **values):
     return Model(open_clip=name, weights={"path": "ours.safetensors"}, **values)
 
 
-def test_the_tables_are_those_of_open_clip_and_do_not_import_torch():
+def test_tables_match_open_clip_and_do_not_import_torch():
     assert published.open_clip_names() == set(open_clip.list_models())
     for name in open_clip.list_models():
         assert published.architecture(name) == get_model_config(name)
@@ -47,7 +47,7 @@ def test_the_tables_are_those_of_open_clip_and_do_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_every_pair_of_open_clip_fits_or_names_the_architecture_that_does():
+def test_every_open_clip_pair_fits_or_suggests_a_matching_architecture():
     assert len(UNFIT) == 28
     for name, tag in PAIRS:
         if (name, tag) not in UNFIT:
@@ -73,7 +73,7 @@ def test_an_unknown_tag_lists_the_known_ones():
     assert "'weights.tag' goes with 'open_clip'" in refusal(config={"embed_dim": 8}, weights={"tag": "openai"})
 
 
-def test_a_file_for_an_architecture_whose_tags_differ_says_its_activation():
+def test_a_weights_file_needs_an_activation_if_tags_differ():
     message = refusal(open_clip="ViT-B-16", weights={"path": "ours.safetensors"})
     assert "'gelu' (laion400m_e31, laion400m_e32" in message and "'quick_gelu' (openai, dfn2b" in message
     for activation in ("gelu", "quick_gelu"):
@@ -84,7 +84,7 @@ def test_a_file_for_an_architecture_whose_tags_differ_says_its_activation():
         assert with_path(name).activation is None
 
 
-def test_an_activation_goes_where_the_weights_do_not_say_it():
+def test_activation_is_accepted_only_if_the_model_lacks_one():
     assert "includes its activation" in refusal(open_clip="hf-hub:some/model", activation="gelu")
     config = {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}}
     assert Model(config=config, activation="quick_gelu").activation == "quick_gelu"
@@ -99,7 +99,7 @@ def test_an_activation_is_declared_only_if_it_is_set():
 LAION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic"}
 
 
-def test_a_file_for_an_architecture_whose_tags_differ_says_its_preprocessing():
+def test_a_weights_file_needs_preprocess_if_tags_differ():
     differ = set()
     for name in open_clip.list_models():
         tags = published.pretrained(name).values()
@@ -118,7 +118,7 @@ def test_a_file_for_an_architecture_whose_tags_differ_says_its_preprocessing():
     assert with_path("ViT-L-14", activation="gelu", preprocess=LAION).preprocess.mean == (0.5, 0.5, 0.5)
 
 
-def test_preprocessing_goes_where_the_weights_do_not_say_it():
+def test_preprocess_is_accepted_only_if_the_weights_lack_one():
     assert "includes its preprocess; remove it" in refusal(open_clip="hf-hub:some/model", preprocess=LAION)
     message = refusal(open_clip="MobileCLIP2-S0", weights={"tag": "dfndr2b"}, preprocess=LAION)
     assert "the weights 'dfndr2b' include their 'preprocess'" in message

@@ -1,4 +1,4 @@
-"""A pod template merges as Kubernetes merges, and what the pipeline sets itself is refused by name."""
+"""Pod templates merge as in Kubernetes. A field that the pipeline sets is rejected, and the error names it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_a_stage_merges_over_the_cluster() -> None:
     ],
 )
 @pytest.mark.parametrize("by_stage", [False, True])
-def test_what_the_pipeline_sets_is_refused_by_name(template: dict[str, Any], message: str, by_stage: bool) -> None:
+def test_invalid_and_reserved_template_fields_are_refused(
+    template: dict[str, Any], message: str, by_stage: bool
+) -> None:
     fields = {"stages": {"student": {"pod_template": template}}} if by_stage else {"pod_template": template}
     with pytest.raises(ValidationError) as caught:
         Kubernetes(image="i", claims={"shards": "/data"}, **fields)

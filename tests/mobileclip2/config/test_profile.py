@@ -41,17 +41,17 @@ def test_two_teachers_with_one_name(tiny):
     assert "teachers: the name 'wide' is used twice" in refused(tiny)
 
 
-def test_a_logit_scale_missing(tiny):
+def test_a_missing_logit_scale_is_rejected(tiny):
     del tiny["teachers"][1]["logit_scale"]
     assert "teachers.narrow.logit_scale is missing" in refused(tiny)
 
 
-def test_more_than_99_groups(tiny):
+def test_more_than_99_groups_are_rejected(tiny):
     tiny["groups"] = 100
     assert "groups: 100 is more than 99" in refused(tiny)
 
 
-def test_a_captioner_that_matches_nothing(tiny):
+def test_an_unknown_captioner_in_a_loss_is_rejected(tiny):
     tiny["students"][0]["loss"] = {"captioners": ["third"]}
     assert "students.pupil.loss.captioners: there is no 'third'" in refused(tiny)
 
@@ -63,7 +63,7 @@ def test_every_problem_is_listed_at_once(tiny):
     assert "groups:" in message and "views.count:" in message
 
 
-def test_not_yaml():
+def test_invalid_yaml_is_rejected():
     with pytest.raises(ProfileError, match="not YAML"):
         parse("a: [", origin=Path("x.yaml"))
 
@@ -90,17 +90,17 @@ def test_paths_are_relative_to_the_profile(tiny):
         ({"groups": True}, "groups: 'yes', 'no', 'on', 'off', 'true' and 'false' are not numbers"),
     ],
 )
-def test_a_value_that_no_stage_can_use(tiny, fields, message):
+def test_invalid_devices_rates_and_groups_are_rejected(tiny, fields, message):
     assert message in refused({**tiny, **fields})
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:12", "mps"])
-def test_devices_and_rates_of_assets(tiny, device):
+def test_valid_devices_and_rates_are_accepted(tiny, device):
     rates = {"student": 1, "teacher_embeddings/wide/image": 2.5, "evaluation/pupil": 3}
     assert reading({**tiny, "device": device, "rates": rates}).rates == rates
 
 
-def test_environment_variables_are_hidden_behind_merges_and_aliases(tiny):
+def test_environment_values_are_redacted_in_merges_and_aliases(tiny):
     text = """
 compute:
   <<: {kubernetes: {image: x, env: {A: hunter2-a}}}
@@ -131,7 +131,7 @@ def between(tiny: dict, **changed) -> dict:
     return tiny
 
 
-def test_a_student_that_is_not_there_or_comes_later(tiny):
+def test_an_unknown_or_later_student_is_rejected(tiny):
     assert "students.middle.between.to: there is no 'nobody'" in refused(between(tiny, to="nobody"))
     tiny["students"][-1]["between"]["to"] = "tuned"
     tiny["students"].insert(0, tiny["students"].pop())
@@ -139,30 +139,30 @@ def test_a_student_that_is_not_there_or_comes_later(tiny):
 
 
 @pytest.mark.parametrize("pick", [{"best": "nowhere", "of": ["shapes"]}, {"best": "shapes", "of": ["nowhere"]}])
-def test_a_rule_with_an_unknown_set(tiny, pick):
+def test_a_pick_rule_with_an_unknown_set_is_rejected(tiny, pick):
     assert "students.middle.between.pick: there is no 'nowhere'; the profile has shapes" in refused(
         between(tiny, pick=pick)
     )
 
 
-def test_a_rule_with_a_set_that_has_no_main_metric(tiny):
+def test_a_pick_rule_needs_sets_with_a_main_metric(tiny):
     tiny["evaluation"].append({"name": "fairness/utkface", "url": "faces"})
     pick = {"best": "shapes", "of": ["fairness/utkface"]}
     assert "'fairness/utkface' has no main metric; name another set" in refused(between(tiny, pick=pick))
 
 
-def test_nothing_lies_before_a_student_from_scratch(tiny):
+def test_wise_ft_of_a_student_from_scratch_is_rejected(tiny):
     assert "students.middle.between.to: 'pupil' was not trained from given weights" in refused(
         between(tiny, to="pupil")
     )
 
 
-def test_nothing_lies_before_given_weights(tiny):
+def test_wise_ft_of_an_untrained_student_is_rejected(tiny):
     tiny["students"].append({"name": "given", "model": tiny["teachers"][0]["model"]})
     assert "'given' was not trained from given weights" in refused(between(tiny, to="given"))
 
 
-def test_a_study_of_what_is_not_trained(tiny):
+def test_a_study_of_an_untrained_student_is_rejected(tiny):
     between(tiny)["studies"] = [{"name": "s", "student": "middle", "evaluate_on": ["shapes"], "rows": [{"name": "a"}]}]
     assert "studies.s.student: 'middle' is not trained; name a student with 'train'" in refused(tiny)
 

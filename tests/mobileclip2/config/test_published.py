@@ -6,7 +6,7 @@ import sys
 from mobileclip2.config.published import activation, architecture, clean_tag, open_clip_names, pretrained
 
 
-def test_the_tables_are_those_of_open_clip() -> None:
+def test_tables_match_open_clip() -> None:
     import open_clip
     from open_clip.factory import get_model_config
 
@@ -27,7 +27,7 @@ def test_an_unknown_architecture_has_no_tags() -> None:
     assert pretrained("ViT-Z-99") == {}
 
 
-def test_tags_are_spelled_in_one_way() -> None:
+def test_tags_are_normalized() -> None:
     assert clean_tag("LAION400M-E32") == "laion400m_e32"
 
 

@@ -1,4 +1,4 @@
-"""Every text that is not plain YAML is refused with its file and its line, before its aliases are followed."""
+"""Text that is not plain YAML is rejected before its aliases are followed. The error names the file and the line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_line_of_a_fault_is_named(attack: str, tmp_path: Path) -> None:
+def test_the_error_names_the_file_and_the_line(attack: str, tmp_path: Path) -> None:
     text, line, message = ATTACKS[attack]
     path = tmp_path / "profile.yaml"
     path.write_text(text)
@@ -63,14 +63,14 @@ def test_the_line_of_a_fault_is_named(attack: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-32", "utf-16-be"])
-def test_another_encoding(encoding: str, tmp_path: Path) -> None:
+def test_other_encodings_than_utf8_are_rejected(encoding: str, tmp_path: Path) -> None:
     path = tmp_path / "profile.yaml"
     path.write_text(START + "# caf\u00e9\n", encoding=encoding)
     with pytest.raises(ProfileError, match=r"profile\.yaml, line \d"):
         load(path)
 
 
-def test_a_byte_order_mark_and_one_anchor_are_fine(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_one_anchor_are_accepted(tmp_path: Path) -> None:
     path = tmp_path / "profile.yaml"
     path.write_text(START + "views: &v {count: 1}\nfilters: {min_side: 1e1}\n", encoding="utf-8-sig")
     assert load(path).filters.min_side == 10
@@ -108,7 +108,7 @@ e: *w
 
 
 @pytest.mark.parametrize("text", ["a:\n  b:\n", "a: {b: }", "a: {b}", "a: {b: '', c: x}"])
-def test_an_empty_value_hides_nothing(text: str) -> None:
+def test_empty_values_are_not_redacted(text: str) -> None:
     assert redact(text, ("a", "b")) == text
 
 
@@ -120,7 +120,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
         load(path)
 
 
-def test_what_is_not_a_file(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_rejected(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(ProfileError, match="not a file"):

@@ -49,19 +49,19 @@ def test_an_old_key_works_with_a_warning_that_names_the_new_one() -> None:
         assert Section.model_validate({"licence": "CC0-1.0"}).license == "CC0-1.0"
 
 
-def test_an_old_key_beside_the_new_one_is_an_error() -> None:
+def test_an_old_key_together_with_the_new_one_is_an_error() -> None:
     with pytest.raises(ValidationError, match="'licence' is the old name of 'license'; give 'license' alone"):
         Section.model_validate({"licence": "CC0-1.0", "license": "MIT"})
 
 
 @pytest.mark.parametrize("value", [True, False])
 @pytest.mark.parametrize("field", ["count", "rate", "betas", "scales"])
-def test_a_truth_value_is_not_a_number(field: str, value: bool) -> None:
+def test_a_boolean_is_not_a_number(field: str, value: bool) -> None:
     given: dict[str, Any] = {"betas": [value, 0.95], "scales": {"a": [1, value]}}
     with pytest.raises(ValidationError, match=rf"{field}\n.*'true' and 'false' are not numbers"):
         Section.model_validate({field: given.get(field, value)})
 
 
-def test_truth_values_and_numbers_as_text_are_read() -> None:
+def test_booleans_and_numeric_strings_are_read() -> None:
     section = Section.model_validate({"count": "3", "rate": "1e-3", "enabled": True, "config": {"bias": [True]}})
     assert (section.count, section.rate, section.enabled, section.config) == (3, 0.001, True, {"bias": [True]})

@@ -19,7 +19,7 @@ def test_the_pattern_decides_which_tars_are_read() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["[z-a].tar", "!", ["*.tar", "a\\"]])
-def test_what_is_not_a_pattern_is_rejected(pattern: str | list[str]) -> None:
+def test_an_invalid_pattern_is_rejected(pattern: str | list[str]) -> None:
     with pytest.raises(ValidationError, match="is not a gitignore pattern"):
         Source.model_validate({"url": "a", "pattern": pattern})
 

@@ -28,12 +28,12 @@ def test_a_curve_without_its_ends_or_out_of_order_is_rejected(weights: list[floa
         wise_ft(weights=weights)
 
 
-def test_a_weight_beyond_the_ends_is_named() -> None:
+def test_a_weight_above_1_is_rejected() -> None:
     with pytest.raises(ValidationError, match=r"weights\.2"):
         wise_ft(weights=[0, 1, 1.5])
 
 
-def test_a_rule_without_bounded_sets_is_rejected() -> None:
+def test_a_pick_rule_without_sets_is_rejected() -> None:
     with pytest.raises(ValidationError, match=r"pick\.of"):
         wise_ft(pick={"best": "own", "of": []})
 

@@ -65,5 +65,5 @@ def test_a_study_that_is_ambiguous_is_rejected(fields: dict[str, Any], message: 
         study(**fields)
 
 
-def test_a_row_is_reinforced_unless_it_says_raw() -> None:
+def test_a_row_uses_reinforced_data_by_default() -> None:
     assert StudyRow(name="a").data == "reinforced"

@@ -31,7 +31,7 @@ def test_a_teacher_is_pretrained_or_locked(fields: dict[str, Any], message: str)
 
 
 @pytest.mark.parametrize("weights", [{"tag": "openai"}, {"path": "s3://bucket/model.safetensors"}])
-def test_a_text_tower_needs_the_files_beside_its_weights(weights: dict[str, str]) -> None:
+def test_text_weights_must_be_local_or_from_a_package(weights: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="'text_weights' must be a local file or a file of a package"):
         Locked.model_validate({**LOCKED, "text_weights": weights})
 

@@ -16,7 +16,7 @@ def settings(**fields: Any) -> TrainSettings:
 
 
 @pytest.mark.parametrize("field", ["checkpoint_every", "log_every", "workers"])
-def test_bookkeeping_is_no_part_of_the_identity(field: str) -> None:
+def test_bookkeeping_settings_do_not_change_the_fingerprint(field: str) -> None:
     assert fingerprint(settings(**{field: 3})) == fingerprint(settings())
 
 
@@ -31,11 +31,11 @@ def test_bookkeeping_is_no_part_of_the_identity(field: str) -> None:
         ("evaluate_every", 10),
     ],
 )
-def test_what_changes_bytes_is_part_of_the_identity(field: str, value: Any) -> None:
+def test_settings_that_change_results_change_the_fingerprint(field: str, value: Any) -> None:
     assert fingerprint(settings(**{field: value})) != fingerprint(settings())
 
 
-def test_length_by_samples() -> None:
+def test_total_steps_follow_from_samples() -> None:
     assert settings(steps=None, samples=1000).total_steps == 125
 
 
@@ -51,7 +51,7 @@ def test_length_by_samples() -> None:
         ({"learning_rte": 1}, "learning_rte"),
     ],
 )
-def test_mistakes_are_named(fields: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_named(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**fields)
 

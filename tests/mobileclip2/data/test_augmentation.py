@@ -64,7 +64,7 @@ def test_replay_of_a_stored_view_gives_the_same_pixels(seed, key, view):
     assert same(render(image, sampled, 64), render(image, View.from_json(sampled.to_json()), 64))
 
 
-def test_views_do_not_depend_on_order_or_on_what_else_was_sampled():
+def test_views_do_not_depend_on_order_or_other_views():
     names = [f"{number:05d}" for number in range(200)]
     in_order = {(name, v): sample_view(Augmentation(), 1, name, v, 640, 480) for name in names for v in range(3)}
     shuffled = list(in_order)
@@ -73,7 +73,7 @@ def test_views_do_not_depend_on_order_or_on_what_else_was_sampled():
         assert sample_view(Augmentation(), 1, name, view, 640, 480) == in_order[name, view]
 
 
-def test_seed_key_and_view_each_make_another_view():
+def test_seed_key_and_view_number_each_change_the_view():
     views = {
         sample_view(Augmentation(), seed, key, view, 1000, 1000)
         for seed in (0, 1, 11)
@@ -83,7 +83,7 @@ def test_seed_key_and_view_each_make_another_view():
     assert len(views) == 3 * 4 * 3
 
 
-def test_views_of_this_version_stay_what_they_are():
+def test_views_of_this_version_do_not_change():
     # Stored datasets depend on these numbers, so a change needs a new code version of the stage.
     first = sample_view(Augmentation(), 0, "00000000", 0, 640, 480)
     assert first.to_list() == [[0, 73, 480, 492], [[7, -0.27], [4, 30.453172205438065]]]
@@ -92,7 +92,7 @@ def test_views_of_this_version_stay_what_they_are():
 
 
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (200, 300), (1000, 90), (60, 700)])
-def test_crops_are_distributed_as_torchvisions(width, height):
+def test_crops_are_distributed_as_in_torchvision(width, height):
     torch.manual_seed(0)
     image = Image.new("RGB", (width, height))
     theirs = np.array(
@@ -117,7 +117,7 @@ def test_operations_signs_and_pairs_are_uniform():
 
 
 @pytest.mark.parametrize(("magnitude", "bins"), [(9, 31), (0, 31), (30, 31), (5, 11)])
-def test_magnitudes_are_torchvisions(magnitude, bins):
+def test_magnitudes_equal_those_of_torchvision(magnitude, bins):
     theirs = TorchRandAugment(magnitude=magnitude, num_magnitude_bins=bins)._augmentation_space(bins, (224, 224))
     assert tuple(theirs) == OPERATIONS
     augmentation = Augmentation(randaugment=RandAugment(magnitude=magnitude, bins=bins))
@@ -134,7 +134,7 @@ def test_magnitudes_are_torchvisions(magnitude, bins):
 @pytest.mark.parametrize("op", range(14))
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("magnitude", [9, 30])
-def test_each_operation_has_torchvisions_pixels(op, sign, magnitude):
+def test_each_operation_gives_the_pixels_of_torchvision(op, sign, magnitude):
     name = OPERATIONS[op]
     magnitudes, signed = TorchRandAugment()._augmentation_space(31, (224, 224))[name]
     value = float(magnitudes[magnitude]) if magnitudes.ndim else 0.0
@@ -156,7 +156,7 @@ def test_translations_scale_with_the_size(name):
         assert (line == 0).sum() == moved and not line[:moved].any()
 
 
-def test_every_model_gets_its_size_from_the_original():
+def test_every_size_is_rendered_from_the_original_image():
     # Fine stripes are visible in a crop of the original, and lost in a crop of a 32-pixel copy.
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -166,7 +166,7 @@ def test_every_model_gets_its_size_from_the_original():
     assert np.asarray(enlarged).std() < 10
 
 
-def test_operations_come_in_their_order():
+def test_operations_are_applied_in_order():
     image = picture()
     posterize, brightness = (OPERATIONS.index("Posterize"), 4.0), (OPERATIONS.index("Brightness"), 0.27)
     crop = (0, 0, 97, 131)

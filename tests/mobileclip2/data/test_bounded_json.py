@@ -1,4 +1,4 @@
-"""JSON is read to a fixed depth, so that what is read can be written."""
+"""``load_json`` reads JSON to a fixed depth, so that its result can be written again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_json_is_read_to_a_fixed_depth(start: str, end: str) -> None:
             load_json(nested(depth, start, end))
 
 
-def test_many_brackets_without_depth_are_read() -> None:
+def test_many_brackets_without_deep_nesting_are_read() -> None:
     assert load_json(b'["' + b"[" * 1000 + b'", ' + b"[]," * 1000 + b"1]")[-1] == 1
 
 

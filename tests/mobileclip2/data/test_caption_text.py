@@ -1,4 +1,4 @@
-"""Captions without content are recognized, and ordinary captions are not."""
+"""Captions without content are detected. Ordinary captions are accepted."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_a_long_text_in_brackets_is_a_literal_without_parsing(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["\u200b\u200d", "\ufeff", "\u2800", " \n"])
-def test_text_that_draws_nothing_is_invisible(text):
+def test_text_without_visible_characters_is_invisible(text):
     assert not is_visible(text)
 
 
 @pytest.mark.parametrize("text", ["a nan bread", "none of the dogs", "[a] red bicycle", "猫", "🚲", "(two dogs)"])
-def test_ordinary_captions_are_none_of_these(text):
+def test_ordinary_captions_are_visible_and_not_placeholders_or_literals(text):
     assert is_visible(text)
     assert not is_placeholder(text)
     assert not is_literal(text)

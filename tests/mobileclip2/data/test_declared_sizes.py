@@ -1,4 +1,7 @@
-"""What a tar declares is compared with the file, so that no header costs time or memory that the file does not have."""
+"""The readers compare declared sizes with the file.
+
+A false header therefore costs no more time or memory than the file itself.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from mobileclip2.errors import ShardError
 
 
 def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """A header with a number in base 256, as GNU tar writes sizes from 8 GiB and negative ones."""
+    """Return a header with its size in base 256, as GNU tar writes negative sizes and sizes from 8 GiB."""
     info = tarfile.TarInfo(name)
     info.type = kind
     data = bytearray(info.tobuf(tarfile.GNU_FORMAT))
@@ -91,7 +94,7 @@ def stream(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("reader", [stream, IndexedTar])
-def test_a_header_that_lies_is_damage(reader: Callable[[Path], object], attack: str, tmp_path: Path) -> None:
+def test_a_false_header_is_damage(reader: Callable[[Path], object], attack: str, tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(GOOD + ATTACKS[attack] + END)
     tracemalloc.start()
@@ -103,7 +106,7 @@ def test_a_header_that_lies_is_damage(reader: Callable[[Path], object], attack: 
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_the_first_member_can_lie_too(attack: str, tmp_path: Path) -> None:
+def test_a_false_header_of_the_first_member_is_damage(attack: str, tmp_path: Path) -> None:
     path = tmp_path / "s.tar"
     path.write_bytes(ATTACKS[attack] + END)
     for reader in (stream, IndexedTar):
@@ -192,7 +195,7 @@ def gzip_bomb() -> bytes:
     ],
     ids=["npz-huge", "npz-overflow", "npz-negative", "npz-bomb", "gz-bomb", "gz-cut"],
 )
-def test_embeddings_that_declare_too_much(name: str, member: Callable[[], bytes]) -> None:
+def test_embeddings_that_declare_too_much_are_refused(name: str, member: Callable[[], bytes]) -> None:
     members = {name: member()}
     with pytest.raises(ValueError, match="cannot be read"):
         unpack(members)
@@ -215,18 +218,18 @@ def pth_gz(fields: object) -> bytes:
     ids=["huge", "small", "sparse", "meta"],
 )
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor")
-def test_a_tensor_has_the_numbers_that_its_shape_declares(rows: torch.Tensor, message: str) -> None:
+def test_a_tensor_that_stores_fewer_numbers_than_its_shape_is_refused(rows: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         unpack({"pth.gz": pth_gz({"image_emb": rows})})
 
 
-def test_many_tensors_of_one_storage_are_counted() -> None:
+def test_every_tensor_of_a_shared_storage_counts_toward_the_limit() -> None:
     rows = torch.zeros(1, 1 << 20)
     with pytest.raises(ValueError, match=r"the embeddings in 'pth\.gz' have 272,629,760 bytes; at most 268,435,456"):
         unpack({"pth.gz": pth_gz({f"syn_text_{number}_emb": rows.view(1, -1) for number in range(65)})})
 
 
-def test_numbers_that_torch_cannot_convert_are_no_embeddings() -> None:
+def test_dtypes_that_torch_cannot_convert_are_not_embeddings() -> None:
     rows = torch.zeros(1, 4, dtype=torch.uint8)
     fields = {"image_emb": rows.view(torch.float4_e2m1fn_x2), "text_emb": rows, "syn_text_emb": rows.half()}
     assert list(unpack({"pth.gz": pth_gz(fields)})) == ["syn_text_emb"]

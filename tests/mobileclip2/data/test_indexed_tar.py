@@ -32,7 +32,7 @@ def tar_of(path, files, flavour=tarfile.PAX_FORMAT):
 
 
 @given(members, flavours)
-def test_the_index_finds_what_a_stream_finds(tmp_path_factory, files, flavour):
+def test_the_index_finds_the_same_samples_as_a_stream(tmp_path_factory, files, flavour):
     path = tar_of(tmp_path_factory.mktemp("tar") / "s.tar", files, flavour)
     with path.open("rb") as file:
         streamed = {sample.key: sample.members for sample in read_samples(file, "s") if not sample.fault}
@@ -217,8 +217,8 @@ def or_damage(read, path):
 @example([plain("a.jpg", b"x"), bytes(1024), plain("b.jpg", b"x")], [], None)
 @example([plain("a.jpg", b"x"), plain("a.t\1", b"x")], [], None)
 @example([plain("a.t\1", b"x"), plain("a.jpg", b"x")], [], None)
-def test_one_reader_decides_what_a_sample_is(tmp_path_factory, parts, flips, cut):
-    """Damaged and unusual tars: both readers give the same bytes, or both refuse."""
+def test_index_and_stream_agree_on_damaged_and_unusual_tars(tmp_path_factory, parts, flips, cut):
+    """For damaged and unusual tars, both readers give the same bytes, or both raise an error."""
     data = bytearray(b"".join(parts) + bytes(1024))
     for position, value in flips:
         data[position % len(data)] = value
@@ -268,14 +268,14 @@ def test_long_names_links_and_folders(tmp_path):
     assert indexed.keys() == [long] and indexed.members(0, "syn.json", "txt") == {"syn.json": b"{}"}
 
 
-def test_of_several_runs_of_a_key_the_first_counts(tmp_path):
+def test_only_the_first_run_of_a_repeated_key_counts(tmp_path):
     files = [("a.txt", b"1"), ("b.txt", b"2"), ("a.txt", b"3"), ("a.jpg", b"4"), ("c.txt", b"5"), ("c.txt", b"6")]
     indexed = IndexedTar(tar_of(tmp_path / "s.tar", files))
     assert [indexed.members(n) for n in range(len(indexed))] == [{"txt": b"1"}, {"txt": b"2"}, {"txt": b"5"}]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_damaged_or_missing_tar_is_named(tmp_path, share):
+def test_a_damaged_or_missing_tar_is_reported(tmp_path, share):
     path = tmp_path / "s.tar"
     with pytest.raises(ShardError, match=str(path)):
         IndexedTar(path)
@@ -291,7 +291,7 @@ def test_a_damaged_or_missing_tar_is_named(tmp_path, share):
         IndexedTar(path)
 
 
-def test_a_tar_that_shrinks_after_it_was_indexed_is_noticed(tmp_path):
+def test_a_tar_that_shrinks_after_indexing_is_detected(tmp_path):
     indexed = IndexedTar(tar_of(tmp_path / "s.tar", [("a.txt", bytes(3000))]))
     indexed.members(0)
     os.truncate(indexed.path, 1000)
@@ -299,14 +299,14 @@ def test_a_tar_that_shrinks_after_it_was_indexed_is_noticed(tmp_path):
         indexed.members(0)
 
 
-def test_a_tar_that_is_replaced_before_its_first_read_is_noticed(tmp_path):
+def test_a_tar_that_is_replaced_before_its_first_read_is_detected(tmp_path):
     indexed = IndexedTar(tar_of(tmp_path / "s.tar", [("a.txt", b"old")]))
     tar_of(tmp_path / "s.tar", [("a.txt", b"new")])
     with pytest.raises(ShardError, match=r"s\.tar: .* replaced or written to after it was indexed"):
         indexed.members(0)
 
 
-def test_a_rewritten_tar_is_not_read_through_an_old_file(tmp_path):
+def test_a_rewritten_tar_is_not_read_through_an_old_file_handle(tmp_path):
     path = tar_of(tmp_path / "s.tar", [("a.txt", b"old")])
     assert IndexedTar(path).members(0) == {"txt": b"old"}
     path.unlink()
@@ -314,7 +314,7 @@ def test_a_rewritten_tar_is_not_read_through_an_old_file(tmp_path):
     assert IndexedTar(path).members(1) == {"txt": b"newer"}
 
 
-def test_samples_can_be_numbered_by_keys_of_another_file(tmp_path):
+def test_samples_can_be_numbered_by_a_given_list_of_keys(tmp_path):
     path = tar_of(tmp_path / "s.tar", [(f"{key}.txt", key.encode()) for key in ("a", "é", "long key")])
     file = RowFile()
     indexed = IndexedTar(path, file, ["long key", "a"])
@@ -326,7 +326,7 @@ def test_samples_can_be_numbered_by_keys_of_another_file(tmp_path):
         IndexedTar(path, file, ["a", "b"])
 
 
-def test_a_full_disk_is_told(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     path = tar_of(tmp_path / "s.tar", [("a.txt", b"1")])
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Path("/dev/full").open("wb", buffering=0))  # noqa: SIM115
     with pytest.raises(
@@ -339,7 +339,7 @@ def _read(indexed, number):
     return indexed.members(number)
 
 
-def test_processes_can_share_it(tmp_path):
+def test_processes_can_share_an_index(tmp_path):
     files = [(f"{number}.txt", str(number).encode()) for number in range(40)]
     indexed = IndexedTar(tar_of(tmp_path / "s.tar", files))
     assert indexed.members(7) == {"txt": b"7"}
@@ -349,7 +349,7 @@ def test_processes_can_share_it(tmp_path):
     assert [members["txt"] for members in found] == [data for _, data in files]
 
 
-def test_members_that_nobody_reads_take_no_room(tmp_path):
+def test_unrequested_extensions_take_no_space_in_the_index(tmp_path):
     files = [(f"{n}.{name}", name.encode()) for n in range(100) for name in ("jpg", "txt", f"meta{n}.json")]
     path = tar_of(tmp_path / "s.tar", files)
     usual, everything = IndexedTar(path, extensions=("png", "jpg", "txt")), IndexedTar(path)

@@ -1,4 +1,4 @@
-"""Samples are joined by key if other rows are missing, reordered or damaged."""
+"""Samples are joined by key, even if other rows are missing, reordered or damaged."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ class Shard:
     empty: set[tuple[str, int, str]] = field(default_factory=set)
     """(captioner, caption, key) of failed captions"""
     images: dict[str, bytes] = field(default_factory=dict)
-    """images of some keys; the others get random pixels"""
+    """images of some keys (other keys get random pixels)"""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -178,8 +178,8 @@ def reasons(skipped: pa.Table) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("storage", ["pth.gz", "npz"])
-def test_every_sample_has_all_of_its_own(tmp_path, monkeypatch, storage):
-    """The shard has several row groups, so that later row groups are tested too."""
+def test_every_sample_is_joined_with_its_own_rows(tmp_path, monkeypatch, storage):
+    """The shard has several row groups, so the test covers later row groups too."""
     monkeypatch.setattr(sidecar, "ROW_GROUP", 3)
     shard = Shard(tmp_path)
     skipped, samples = shard.join(storage=storage)
@@ -197,7 +197,7 @@ def test_every_sample_has_all_of_its_own(tmp_path, monkeypatch, storage):
     }
 
 
-def test_parameters_are_written_and_replay_the_view_that_was_embedded(tmp_path):
+def test_stored_parameters_replay_the_embedded_view(tmp_path):
     shard = Shard(tmp_path)
     shard.join()
     with (tmp_path / "out.tar").open("rb") as file:
@@ -209,7 +209,7 @@ def test_parameters_are_written_and_replay_the_view_that_was_embedded(tmp_path):
             assert render(decode_image(found["png"]), view, 24).tobytes() == before.tobytes()
 
 
-def test_a_teacher_is_swapped_and_added_without_touching_the_others(tmp_path):
+def test_swapping_or_adding_a_teacher_does_not_change_the_others(tmp_path):
     first, swapped, added = (
         Shard(tmp_path / name, teachers=teachers)
         for name, teachers in [
@@ -228,7 +228,7 @@ def test_a_teacher_is_swapped_and_added_without_touching_the_others(tmp_path):
 
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_order_and_gaps_of_side_files_never_shift_a_neighbor(tmp_path_factory, data):
+def test_order_and_gaps_of_sidecars_do_not_shift_other_samples(tmp_path_factory, data):
     shard = Shard(tmp_path_factory.mktemp("shard"))
     gone = set()
     for path in data.draw(st.lists(st.sampled_from(shard.side_files()), unique=True, max_size=6)):
@@ -242,7 +242,7 @@ def test_order_and_gaps_of_side_files_never_shift_a_neighbor(tmp_path_factory, d
         shard.expect(sample)
 
 
-def test_reordered_side_files_give_the_same_bytes(tmp_path):
+def test_reordered_sidecars_give_the_same_bytes(tmp_path):
     one, two = Shard(tmp_path / "one"), Shard(tmp_path / "two")
     for path in two.side_files():
         two.take(path, [6, 2, 0, 1, 5, 3, 4])
@@ -253,7 +253,7 @@ def test_reordered_side_files_give_the_same_bytes(tmp_path):
     assert whole == (tmp_path / "two/out.tar").read_bytes() == (tmp_path / "again.tar").read_bytes()
 
 
-def test_what_is_missing_is_named(tmp_path):
+def test_a_missing_row_is_reported_with_its_sidecar(tmp_path):
     shard = Shard(tmp_path)
     keys = shard.keys
     small = shard.files("small")
@@ -308,7 +308,7 @@ def test_an_unusable_json_of_the_source_is_left_out(tmp_path, content):
 
 
 @pytest.mark.parametrize("view", ["[[0, 0, 31, 10], null]", "[[0, 31, 10, 10], null]", "[0]", "{", "[" * 100_000])
-def test_a_view_that_is_none_of_this_image_is_left_out(tmp_path, view):
+def test_an_invalid_view_is_left_out(tmp_path, view):
     shard = Shard(tmp_path)
     views = [shard.view(0, key).to_json() for key in shard.keys]
     views[4] = view
@@ -319,7 +319,7 @@ def test_a_view_that_is_none_of_this_image_is_left_out(tmp_path, view):
 
 
 @pytest.mark.parametrize("embedded", ["no row", "zero", "something"])
-def test_a_caption_that_failed_goes_with_its_embedding(tmp_path, embedded):
+def test_a_failed_caption_is_dropped_with_its_embedding(tmp_path, embedded):
     failed = [("coca", 0, KEYS[1]), ("coca", 0, KEYS[2]), ("coca", 1, KEYS[2]), ("other", 0, KEYS[3])]
     shard = Shard(tmp_path, empty=set(failed))
     for name, number, key in shard.empty:
@@ -359,11 +359,11 @@ def transparent(key: str) -> bytes:
     return target.getvalue()
 
 
-def test_a_transparent_image_is_stored_as_every_reader_must_see_it(tmp_path):
+def test_a_transparent_image_is_stored_as_an_opaque_copy(tmp_path):
     key = KEYS[2]
     shard = Shard(tmp_path, images={key: transparent(key)})
     _, samples = shard.join()
-    seen = decode_image(shard.images[key])  # what the teachers saw
+    seen = decode_image(shard.images[key])  # the teachers' input
     stored = samples[key].image
     assert stored is not None and samples[key].extension == "png"
     released = Image.open(io.BytesIO(stored)).convert("RGB")
@@ -371,7 +371,7 @@ def test_a_transparent_image_is_stored_as_every_reader_must_see_it(tmp_path):
     assert Image.open(io.BytesIO(shard.images[key])).convert("RGB").tobytes() != seen.tobytes()
     assert samples[key].rest["image_sha256"] == hashlib.sha256(stored).hexdigest()
     assert all(samples[other].image == shard.images[other] for other in KEYS if other != key)
-    # without images, the reader takes the source's image, which decode() blends in the same way
+    # Without images, the reader takes the source's image. decode() blends it in the same way.
     _, samples = shard.join(images=False)
     assert samples[key].image is None
     assert samples[key].rest["image_sha256"] == hashlib.sha256(shard.images[key]).hexdigest()
@@ -386,7 +386,7 @@ def test_both_storages_hold_the_bf16_numbers_of_the_sidecars(tmp_path):
                 assert rows.dtype == dtype and torch.equal(rows.bfloat16().float(), rows.float())
 
 
-def test_a_dataset_of_real_captions_alone(tmp_path):
+def test_a_dataset_with_only_real_captions(tmp_path):
     shard = Shard(tmp_path)
     out = tmp_path / "out.tar"
     teacher = TeacherFiles("large", shard.files("large").image, shard.files("large").text)
@@ -397,7 +397,7 @@ def test_a_dataset_of_real_captions_alone(tmp_path):
     assert count == len(samples) == 7 and all(sample.captions == {} for sample in samples)
 
 
-def test_a_side_file_of_another_shard_is_refused(tmp_path):
+def test_a_sidecar_of_another_shard_is_refused(tmp_path):
     shard = Shard(tmp_path)
     path = shard.files("large").image[0]
     names = [*shard.keys[:-1], "stranger"]
@@ -409,7 +409,7 @@ def test_a_side_file_of_another_shard_is_refused(tmp_path):
     assert not (tmp_path / "out.tar").exists()
 
 
-def test_a_key_that_is_there_twice_is_refused(tmp_path):
+def test_a_key_that_occurs_twice_is_refused(tmp_path):
     for name in ("view-0.parquet", "coca-1.parquet", "small/text.parquet"):
         shard = Shard(tmp_path)
         path = tmp_path / name
@@ -427,7 +427,7 @@ def test_dimensions_of_one_teacher_must_agree(tmp_path):
         shard.join()
 
 
-def test_a_missing_side_file_is_named(tmp_path):
+def test_a_missing_sidecar_is_reported(tmp_path):
     shard = Shard(tmp_path)
     shard.files("large").image[1].unlink()
     with pytest.raises(DamagedOutput, match=str(shard.files("large").image[1])):
@@ -450,7 +450,7 @@ def test_a_source_that_changed_since_it_was_validated_is_refused(tmp_path):
     assert {path.suffix for path in tmp_path.iterdir()} == {"", ".parquet"}
 
 
-def test_teachers_must_be_complete_and_named_apart(tmp_path):
+def test_teachers_must_be_complete_and_have_unique_names(tmp_path):
     shard = Shard(tmp_path)
     large = shard.files("large")
     short = TeacherFiles("short", large.image[:1], large.text, large.captions)

@@ -16,7 +16,7 @@ from mobileclip2.data.preprocess import CLIP_MEAN, CLIP_STD, Preprocess
 
 @pytest.mark.parametrize("shape", [(80, 48), (33, 90), (32, 32)])
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
-def test_a_whole_image_becomes_what_open_clip_makes_of_it(shape, resize):
+def test_whole_images_are_preprocessed_as_in_open_clip(shape, resize):
     image = Image.effect_noise(shape, 90).convert("RGB")
     theirs = image_transform(32, is_train=False, mean=CLIP_MEAN, std=CLIP_STD, resize_mode=resize)
     torch.testing.assert_close(Preprocess(32, resize=resize).whole(image), theirs(image))
@@ -35,7 +35,7 @@ def torchvisions(image: Image.Image, size: int, interpolation: str) -> Image.Ima
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_the_center_of_ordinary_images_is_torchvisions_to_the_bit(interpolation):
+def test_center_crops_of_ordinary_images_equal_torchvision_bit_for_bit(interpolation):
     random = np.random.default_rng(0)
     for seed, (width, height) in enumerate(random.integers(1, 500, (60, 2)).tolist()):
         image, size = photo(width, height, seed), (32, 48, 224)[seed % 3]
@@ -46,7 +46,7 @@ def test_the_center_of_ordinary_images_is_torchvisions_to_the_bit(interpolation)
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("shape", [(3001, 7), (7, 3001), (900, 2), (2, 900), (1200, 80), (80, 1200), (700, 1)])
-def test_the_center_of_a_thin_image_is_torchvisions_up_to_rounding(shape, interpolation, monkeypatch):
+def test_center_crops_of_thin_images_equal_torchvision_up_to_rounding(shape, interpolation, monkeypatch):
     image = photo(*shape)
     expected = np.asarray(torchvisions(image, 48, interpolation)).astype(int)
     monkeypatch.setattr(preprocess, "MAX_RESIZED_PIXELS", 0)

@@ -1,4 +1,4 @@
-"""A row file is shared with child processes."""
+"""Child processes share a row file."""
 
 import os
 
@@ -13,14 +13,14 @@ def expect_same_file(file: RowFile, inode: int) -> None:
     assert file.read(0, 100) == b"rows"
 
 
-def test_a_started_process_opens_the_file_instead_of_a_copy():
+def test_a_child_process_opens_the_file_instead_of_a_copy():
     file = RowFile(b"rows")
     assert run_process(expect_same_file, file, os.fstat(file._file.fileno()).st_ino) == 0
     assert run_process(expect_same_file, file, 0) == 1
     assert file.append(b" and more") == 4 and file.read(0, 100) == b"rows and more"
 
 
-def test_a_file_that_a_process_opened_cannot_be_changed_there():
+def test_a_child_process_cannot_write_to_the_file():
     file = RowFile(b"rows")
     assert run_process(append, file) == 0
     assert file.read(0, 100) == b"rows"

@@ -36,14 +36,14 @@ def test_the_order_of_the_pairs_does_not_matter(scores, percent, random):
     assert [names[row] for row in kept] == [names[order[row]] for row in mixed]
 
 
-def test_a_threshold_includes_its_own_value_in_the_precision_of_the_scores():
+def test_a_threshold_is_inclusive_at_the_precision_of_the_scores():
     values, names = arrays([0.7, 0.28, 0.2799, 0.9])
     assert at_least(by_rank(values, names), values, 0.28).tolist() == [3, 0, 1]
     assert at_least(by_rank(values, names), values, 0.7).tolist() == [3, 0]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.9]))
-def test_blocks_of_near_duplicates_equal_the_plain_loop(seed, count, threshold):
+def test_blockwise_near_duplicates_equal_a_plain_loop(seed, count, threshold):
     features = np.random.default_rng(seed).normal(size=(count, 3)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     kept: list[int] = []

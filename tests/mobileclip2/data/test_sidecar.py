@@ -18,7 +18,7 @@ keys = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), 
 
 
 @given(keys, st.integers(1, 9), st.randoms(use_true_random=False))
-def test_embeddings_survive_bit_for_bit(tmp_path_factory, names, dim, random):
+def test_embeddings_are_read_back_bit_for_bit(tmp_path_factory, names, dim, random):
     bits = np.array([[random.getrandbits(16) for _ in range(dim)] for _ in names], np.uint16).reshape(-1, dim)
     path = tmp_path_factory.mktemp("side") / "e.parquet"
     path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table(names, bits)))
@@ -37,7 +37,7 @@ def test_tensors_are_rounded_to_bf16_and_stored_by_high_and_low_bytes():
     assert torch.equal(sidecar.from_bits(sidecar.to_bits(values)), values.bfloat16())
 
 
-def test_rows_come_from_any_row_group_in_any_order(tmp_path):
+def test_rows_can_be_read_from_any_row_group_in_any_order(tmp_path):
     embeddings = torch.randn(3 * sidecar.ROW_GROUP + 5, 4)
     path = tmp_path / "e.parquet"
     path.write_bytes(sidecar.to_bytes(sidecar.embeddings_table([f"{n}" for n in range(len(embeddings))], embeddings)))
@@ -49,7 +49,7 @@ def test_rows_come_from_any_row_group_in_any_order(tmp_path):
             assert np.array_equal(opened[row][0], everything[row])
 
 
-def test_a_walk_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
+def test_reading_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sidecar, "ROW_GROUP", 4)
     (tmp_path / "e.parquet").write_bytes(
         sidecar.to_bytes(sidecar.embeddings_table([f"{n}" for n in range(10)], torch.ones(10, 2)))
@@ -62,7 +62,7 @@ def test_a_walk_in_order_reads_every_row_group_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("count", [0, 1, sidecar.ROW_GROUP, sidecar.ROW_GROUP + 1, 10 * sidecar.ROW_GROUP])
-def test_the_first_embeddings_are_read_alone(tmp_path, count):
+def test_the_first_embeddings_can_be_read_without_the_rest(tmp_path, count):
     rows = 2 * sidecar.ROW_GROUP + 3
     bits = np.arange(2 * rows, dtype=np.uint16).reshape(rows, 2)
     (tmp_path / "e.parquet").write_bytes(
@@ -92,7 +92,7 @@ def test_the_same_table_gives_the_same_bytes(tmp_path_factory, names):
     assert sidecar.read(path, sidecar.CAPTIONS).equals(table)
 
 
-def test_a_table_without_types_is_an_empty_side_file(tmp_path):
+def test_an_empty_table_without_types_is_an_empty_sidecar(tmp_path):
     (tmp_path / "v.parquet").write_bytes(sidecar.to_bytes(pa.table({"key": [], "view": []})))
     assert sidecar.read(tmp_path / "v.parquet", sidecar.VIEWS).equals(sidecar.VIEWS.empty_table())
 
@@ -105,7 +105,7 @@ def test_a_table_without_types_is_an_empty_side_file(tmp_path):
         (pa.table({"key": ["a"], "caption": pa.array([None], pa.string())}), "column 'caption' lacks 1 values"),
     ],
 )
-def test_a_wrong_schema_names_file_and_column(tmp_path, table, message):
+def test_a_wrong_schema_is_reported_with_file_and_column(tmp_path, table, message):
     path = tmp_path / "captions.parquet"
     path.write_bytes(sidecar.to_bytes(table))
     with pytest.raises(DamagedOutput, match=message) as caught:
@@ -130,7 +130,7 @@ def test_embeddings_of_another_type_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet at all", None, "cut"])
-def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, content):
+def test_a_missing_or_damaged_sidecar_is_reported(tmp_path, content):
     path = tmp_path / "e.parquet"
     whole = sidecar.to_bytes(sidecar.embeddings_table(["a"], torch.ones(1, 4)))
     if content is not None:
@@ -140,7 +140,7 @@ def test_a_file_that_is_gone_or_damaged_is_named(tmp_path, content):
             read(path)
 
 
-def test_importing_side_files_does_not_load_torch():
+def test_importing_sidecar_does_not_load_torch():
     code = "import sys, mobileclip2.data.sidecar; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

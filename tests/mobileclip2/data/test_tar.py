@@ -61,7 +61,7 @@ def linked(name: str, kind: bytes) -> tarfile.TarInfo:
 
 
 @given(st.dictionaries(keys, members, max_size=5))
-def test_what_is_written_is_read_back(samples):
+def test_written_samples_are_read_back(samples):
     target = io.BytesIO()
     with TarWriter(target) as tar:
         for key, content in samples.items():
@@ -73,7 +73,7 @@ def test_what_is_written_is_read_back(samples):
 
 @settings(max_examples=40)
 @given(st.dictionaries(keys, members, min_size=1, max_size=4), st.data())
-def test_a_cut_anywhere_is_noticed_and_costs_only_the_sample_it_hits(samples, data):
+def test_a_cut_anywhere_is_detected_and_earlier_samples_are_read(samples, data):
     target = io.BytesIO()
     ends = []
     with TarWriter(target) as tar:
@@ -89,7 +89,7 @@ def test_a_cut_anywhere_is_noticed_and_costs_only_the_sample_it_hits(samples, da
     assert message.startswith("some.tar: ")
 
 
-def test_a_truncated_tar_names_file_byte_and_last_whole_key():
+def test_a_truncated_tar_is_reported_with_file_byte_and_last_complete_key():
     data = tar_of(*((f"{n:04d}.{e}", bytes(1000)) for n in range(5) for e in ("jpg", "txt")))
     found, message = read_until_damage(data[: 1536 * 7 + 700])
     assert found == ["0000", "0001", "0002"]
@@ -120,13 +120,13 @@ def test_a_hole_of_zeros_and_a_second_tar_do_not_hide_samples():
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"<html>404 Not Found</html>" * 100])
-def test_what_is_no_tar_says_so(data):
+def test_data_that_is_not_a_tar_is_reported(data):
     found, message = read_until_damage(data)
     assert found == [] and message.startswith("some.tar: not a tar (") and "fetch it again" in message
 
 
 @pytest.mark.parametrize(("compress", "command"), [(gzip.compress, "gzip -dc"), (lzma.compress, "xz -dc")])
-def test_a_compressed_tar_is_told_with_the_command_that_unpacks_it(compress, command):
+def test_a_compressed_tar_is_reported_with_the_command_to_unpack_it(compress, command):
     buffer = io.BytesIO()
     with TarWriter(buffer) as writer:
         writer.write("a", {"txt": b"a"})
@@ -136,12 +136,12 @@ def test_a_compressed_tar_is_told_with_the_command_that_unpacks_it(compress, com
         list(read_samples(io.BytesIO(compress(buffer.getvalue())), "x.tar"))
 
 
-def test_an_empty_file_is_told_from_a_tar_without_members():
+def test_an_empty_file_differs_from_a_tar_without_members():
     assert "empty" in read_until_damage(b"")[1]
     assert read(tar_of()) == []
 
 
-def test_an_unreadable_disk_is_no_damage_of_the_tar():
+def test_a_disk_error_is_not_reported_as_damage():
     class Broken(io.BytesIO):
         def read(self, *arguments):
             raise OSError(5, "Input/output error")
@@ -218,12 +218,12 @@ def test_names_that_are_not_text_are_bad_samples_with_a_printable_key():
     samples[1].key.encode()
 
 
-def test_long_and_foreign_names_survive():
+def test_long_and_non_ascii_names_are_read():
     long = "ordner/" + "ä" * 150
     assert read(tar_of((f"{long}.jpg", b"x")))[0].key == long
 
 
-def test_a_sample_too_large_for_memory_is_bad_alone(monkeypatch):
+def test_only_the_sample_too_large_for_memory_is_bad(monkeypatch):
     monkeypatch.setattr("mobileclip2.data.tar.MAX_SAMPLE_BYTES", 5000)
     files = [
         ("a.jpg", bytes(4000)),
@@ -238,7 +238,7 @@ def test_a_sample_too_large_for_memory_is_bad_alone(monkeypatch):
     assert samples[1].members == {}
 
 
-def test_reading_holds_one_sample_and_not_the_shard(tmp_path):
+def test_reading_holds_only_one_sample_in_memory(tmp_path):
     path = tmp_path / "shard.tar"
     with TarWriter(path) as tar:
         for number in range(60):
@@ -251,7 +251,7 @@ def test_reading_holds_one_sample_and_not_the_shard(tmp_path):
     assert peak < 4_000_000
 
 
-def test_reading_and_writing_forget_the_headers_that_are_behind_them():
+def test_reading_and_writing_release_the_headers_of_earlier_members():
     gc.collect()
     gc.freeze()  # objects of other tests, which would be counted and take seconds to walk
     try:
@@ -282,7 +282,7 @@ def test_the_same_samples_give_the_same_bytes_without_times_or_owners(tmp_path):
             assert (info.mtime, info.uid, info.gid, info.uname, info.gname) == (0, 0, 0, "", "")
 
 
-def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
+def test_a_failed_writer_keeps_the_previous_file(tmp_path):
     path = tmp_path / "out.tar"
     with TarWriter(path) as tar:
         tar.write("a", {"txt": b"first"})
@@ -308,12 +308,12 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
         ("a\n", "txt"),
     ],
 )
-def test_the_writer_refuses_names_that_would_not_come_back(key, extension):
+def test_the_writer_refuses_names_that_cannot_be_read_back(key, extension):
     with TarWriter(io.BytesIO()) as tar, pytest.raises(ValueError, match="would not be read back"):
         tar.write(key, {extension: b""})
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path):
+def test_a_full_disk_leaves_no_file(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
@@ -325,7 +325,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_paths_can_be_given_as_paths_or_files(tmp_path):
+def test_the_writer_accepts_paths_and_files(tmp_path):
     target = io.BytesIO()
     for place in (target, tmp_path / "x.tar"):
         with TarWriter(place) as tar:

@@ -74,7 +74,7 @@ def test_a_kept_sample_is_described_in_full():
     ]
 
 
-def test_img2dataset_members_are_understood():
+def test_img2dataset_members_are_read():
     fields = {"caption": "from json", "url": "http://u", "width": 1, "sha256": "other"}
     result = validated(("0", {"json": json.dumps(fields).encode(), "jpg": GOOD, "extra.bin": b"\0"}))
     (row,) = result.table.to_pylist()
@@ -118,7 +118,7 @@ def test_an_unreadable_json_matters_only_if_the_caption_is_in_it():
         ({"jpg": GOOD, "txt": b"x" * 10_000}, "caption-too-long", "10000 characters; at most 8192"),
     ],
 )
-def test_each_bad_sample_has_its_reason_and_shifts_no_neighbor(members, expected, detail):
+def test_each_bad_sample_has_a_reason_and_affects_no_other_sample(members, expected, detail):
     found, text = reason(members)
     assert found == expected and detail in text
 
@@ -128,7 +128,7 @@ def test_a_caption_as_long_as_the_limit_is_kept_whole():
     assert validated(("0", {"jpg": GOOD, "txt": b"x" * 10_000}), max_caption_chars=10_000).table.num_rows == 1
 
 
-def test_filters_of_the_profile():
+def test_filters_of_the_profile_are_applied():
     assert reason({"jpg": encode(9, 12), "txt": b"x"}, min_side=10)[0] == "image-too-small"
     assert reason({"jpg": encode(31, 10), "txt": b"x"}, max_aspect=3)[1] == "31 x 10 pixels; at most 3 to 1"
     assert validated(("0", {"jpg": encode(10, 30), "txt": b"x"}), max_aspect=3).table.num_rows == 1
@@ -136,24 +136,24 @@ def test_filters_of_the_profile():
     assert reason({"jpg": GOOD, "txt": b"abc"}, min_caption_chars=4)[0] == "caption-too-short"
 
 
-def test_the_limits_of_filters_are_kept():
+def test_values_at_the_limits_of_filters_are_kept():
     members = {"jpg": encode(10, 30), "txt": b"abcd"}
     limits = {"min_side": 10, "max_aspect": 3, "max_pixels": 300, "min_caption_chars": 4, "max_caption_chars": 4}
     assert validated(("0", members), **limits).table.num_rows == 1
 
 
-def test_a_byte_order_mark_is_no_part_of_the_caption():
+def test_a_byte_order_mark_is_not_part_of_the_caption():
     assert validated(("0", {"jpg": GOOD, "txt": b"\xef\xbb\xbfwords"})).table["caption"].to_pylist() == ["words"]
 
 
-def test_filters_are_declared_and_impossible_ones_refused():
+def test_filters_are_declared_and_impossible_values_are_refused():
     assert set(declared(Filters())) == set(Filters.model_fields)
     for fields in ({"min_side": 0}, {"max_aspect": 0.5}, {"max_pixels": 10**9}, {"min_sides": 3}):
         with pytest.raises(ValidationError):
             Filters(**fields)
 
 
-def test_an_address_that_cannot_be_read_keeps_the_sample():
+def test_an_unreadable_url_does_not_drop_the_sample():
     for members in (
         {"url.txt": b"\xff"},
         {"json": b"{"},
@@ -216,7 +216,7 @@ def test_reading_again_gives_exactly_the_kept_samples(samples):
         assert members["id"] == str(first).encode()
 
 
-def test_a_kept_sample_that_is_gone_is_named():
+def test_a_kept_sample_that_is_gone_is_reported():
     one, two = ("a", {"jpg": GOOD, "txt": b"x"}), ("b", {"jpg": GOOD, "txt": b"y"})
     with pytest.raises(ShardError, match=r"x\.tar: sample 'b' is gone since the shard was validated.*again"):
         list(iter_valid(io.BytesIO(shard(one)), "x.tar", ["a", "b"]))
@@ -224,7 +224,7 @@ def test_a_kept_sample_that_is_gone_is_named():
         list(iter_valid(io.BytesIO(shard(two, one)), "x.tar", ["b", "a", "a"]))
 
 
-def test_a_kept_sample_that_became_bad_is_named():
+def test_a_kept_sample_that_became_bad_is_reported():
     good = ("b", {"jpg": GOOD, "txt": b"y"})
     target = io.BytesIO(shard(("a", {"jpg": GOOD, "txt": b"x"}), good, ("a", {"jpg": GOOD})))
     with pytest.raises(ShardError, match="'a' is gone"):
@@ -244,7 +244,7 @@ def test_the_same_shard_gives_the_same_tables():
 
 
 @pytest.mark.parametrize("caption", ["nan", "NaN", "None", "null", " NULL ", "'nan'", "N/A", "<NA>"])
-def test_a_printed_missing_value_is_no_caption(caption):
+def test_a_printed_missing_value_is_not_a_caption(caption):
     assert reason({"jpg": GOOD, "txt": caption.encode()})[0] == "placeholder-caption"
     assert reason({"jpg": GOOD, "json": json.dumps({"caption": caption}).encode()})[0] == "placeholder-caption"
 
@@ -252,14 +252,14 @@ def test_a_printed_missing_value_is_no_caption(caption):
 @pytest.mark.parametrize(
     "caption", ["['a cat', 'a dog']", "[]", '["a cat"]', "{'caption': 'a cat'}", "('a', 'b')", "b'a cat'", "[['a']]"]
 )
-def test_a_printed_list_is_no_caption(caption):
+def test_a_printed_list_is_not_a_caption(caption):
     assert reason({"jpg": GOOD, "txt": caption.encode()})[0] == "literal-caption"
 
 
 @pytest.mark.parametrize(
     "caption", ["\u200b\u200d\ufeff", "\u2060 \u00ad", "\u3164", "\u2800\u2800", "\ufe0f", "\x01\x02", "\u034f"]
 )
-def test_an_invisible_text_is_no_caption(caption):
+def test_invisible_text_is_not_a_caption(caption):
     assert reason({"jpg": GOOD, "txt": caption.encode()})[0] == "empty-caption"
 
 
@@ -281,7 +281,7 @@ def test_an_invisible_text_is_no_caption(caption):
         "({[" * 900,
     ],
 )
-def test_unusual_captions_that_stay(caption):
+def test_unusual_captions_are_kept(caption):
     result = validated(("a", {"jpg": GOOD, "txt": caption.encode()}))
     assert result.table["caption"].to_pylist() == [caption]
 

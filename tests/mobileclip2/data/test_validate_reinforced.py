@@ -13,7 +13,7 @@ from tests.mobileclip2.stages.published_shards import CAPTIONS, DIMS, VIEWS, mem
 TEACHERS: dict[str, int | None] = {"openai": DIMS[0], "datacomp": DIMS[1]}
 
 
-def test_a_row_says_where_the_image_is_and_what_the_sample_holds() -> None:
+def test_a_row_contains_the_image_location_and_the_sample_contents() -> None:
     parts = {**picture(0), **members(0)}
     inside, _ = validate_reinforced([RawSample("k", parts)], TEACHERS, Filters(), "s")
     joined, skipped = validate_reinforced(
@@ -26,7 +26,7 @@ def test_a_row_says_where_the_image_is_and_what_the_sample_holds() -> None:
     assert row["sha256"] == other["sha256"] == digest(complete(parts, {}))
 
 
-def test_own_members_come_before_those_of_the_image_shard() -> None:
+def test_own_members_take_precedence_over_those_of_the_image_shard() -> None:
     image = {"png": b"other", "txt": b"other", "json": b'{"caption": "from json"}', "npz": b"x"}
     assert complete({"jpg": b"own", "txt": b"own"}, image) == {"jpg": b"own", "txt": b"own"}
     assert complete({"syn.json": b"{}"}, image) == {"syn.json": b"{}", "png": b"other", "txt": b"other"}
@@ -60,7 +60,7 @@ def test_a_dimension_below_one_is_refused(dims: tuple[object, object]) -> None:
         validate_reinforced([RawSample("k", parts)], dict.fromkeys(TEACHERS), Filters(), "s")
 
 
-def test_samples_of_different_teachers_are_told_apart() -> None:
+def test_samples_of_different_teachers_are_refused() -> None:
     assert teachers_of([[2, 3], [2, 3]], ["a", "b"]) == {"a": 2, "b": 3}
     assert teachers_of([], ["a"]) is None
     with pytest.raises(ValueError, match=r"\[2\] and \[3\]"):

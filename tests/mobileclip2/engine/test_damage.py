@@ -1,4 +1,4 @@
-"""A damaged file of a finished store is named or recomputed by the next stage that reads it. It never changes a result."""
+"""A stage that reads a damaged file names the file, and the next run recomputes it. Damage never changes a result."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ READERS = {
     "reinforced_dataset": "student/pupil",
     "student/pupil": "evaluation/pupil",
 }
-"""stages whose files are damaged, and a stage that reads them"""
+"""stage whose files are damaged -> stage that reads them"""
 
 
 @pytest.fixture
 def finished(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The profile of a copy of a finished store, on a machine with an empty cache."""
+    """Return the profile of a copy of a finished store, on a machine with an empty cache."""
     torch.set_num_threads(1)
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     shutil.copytree(undisturbed.parent, tmp_path / "tiny")
@@ -39,7 +39,7 @@ def finished(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def flip(path: Path, position: int) -> None:
-    """Flip a bit, and leave the size and the times of the file: bit rot."""
+    """Flip one bit, and keep the size and the times of the file, as bit rot does."""
     status = path.stat()
     with path.open("r+b") as file:
         file.seek(position)

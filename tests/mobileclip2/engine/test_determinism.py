@@ -1,4 +1,4 @@
-"""What is equal byte for byte in other surroundings and on other processors: docs/determinism.md."""
+"""Test which outputs are equal byte for byte in another environment and on another processor: docs/determinism.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny import make_tiny
 DATA_STAGES = ("raw_shards", "caption_corpus", "augmentations")
 EMBEDDINGS = ("teacher_embeddings/wide/image", "teacher_embeddings/wide/text")
 SAME_COSINE = 0.9999
-"""lowest cosine of two embeddings of one input on two processors"""
+"""lowest allowed cosine between the embeddings of one input on two processors"""
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = """
 import sys
@@ -51,7 +51,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copied(profile: Path, folder: Path, *, reverse: bool = False) -> Path:
-    """Copy a profile with its inputs, and create the files in the order of their names or in the opposite one."""
+    """Copy a profile with its inputs, and create the files in the order of their names or in reverse order."""
     for file in sorted(profile.parent.rglob("*"), reverse=reverse):
         if file.is_file():
             target = folder / file.relative_to(profile.parent)
@@ -62,7 +62,7 @@ def copied(profile: Path, folder: Path, *, reverse: bool = False) -> Path:
 
 @pytest.mark.slow
 def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Path) -> None:
-    """Another hash seed, time zone, locale, encoding, umask, folder and order of files, with equal arithmetic."""
+    """The runs differ in hash seed, time zone, locale, encoding, umask, folder and file order, not in arithmetic."""
     here = copied(base, tmp_path / "here")
     assert run_process(materialize, str(here), 0o022, MOBILECLIP2_CACHE=str(tmp_path / "cache")) == 0
     there = copied(base, tmp_path / "another folder" / "with spaces", reverse=True)
@@ -76,14 +76,19 @@ def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Pa
 
 
 def on_processor(capability: str, profile: str, stages: tuple[str, ...]) -> None:
-    """Materialize stages with the instructions that the environment allows. torch chooses them at its first operation."""
+    """Materialize stages with the instructions that the environment allows.
+
+    torch chooses its instructions at its first operation.
+    """
     assert torch.backends.cpu.get_cpu_capability() == capability
     materialize(profile, 0o022, stages)
 
 
 def computed(profile: Path, **processor: str) -> tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]]:
-    """Compute the data stages, and the embeddings with given weights. Return the manifests of the data stages by path, and the
-    keys and values of the embeddings by the path of their file in the store.
+    """Compute the data stages, and the embeddings with given weights.
+
+    Return the manifests of the data stages by path, and the keys and values of the embeddings by the path of their file
+    in the store.
     """
     stages = (*DATA_STAGES, "teacher", *EMBEDDINGS)
     capability = processor.get("ATEN_CPU_CAPABILITY", torch.backends.cpu.get_cpu_capability()).upper()
@@ -121,7 +126,7 @@ def test_other_processors_give_equal_data_and_embeddings_of_equal_directions(
     tmp_path: Path,
     processor: dict[str, str],
 ) -> None:
-    """Equal bytes of embeddings are not promised, and neither are equal data versions."""
+    """The bytes of embeddings and their data versions may differ between processors."""
     data, embeddings = computed(copied(base, tmp_path / "tiny"), **processor)
     assert data == expected[0] and {path.split("/")[0] for path in data} == set(DATA_STAGES)
     assert embeddings.keys() == expected[1].keys()

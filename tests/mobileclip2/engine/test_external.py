@@ -1,4 +1,4 @@
-"""External inputs are keys of caches, so that equal ones are looked up once."""
+"""External inputs are keys of caches, so the pipeline looks up equal inputs only once."""
 
 from mobileclip2.engine.external import Folder, GroupShards
 

@@ -1,4 +1,4 @@
-"""What a store may delete, on the assets of the tiny profile that need no model; ``test_lineage`` has the others."""
+"""Test gc on the assets of the tiny profile that need no model. ``test_lineage`` tests the other assets."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_an_output_that_changed_meanwhile_is_kept(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("name", ["00000.parquet.sha256", ".0a331137dd9441c7baffb58ee9c541e5.partial"])
 def test_files_that_a_killed_process_left_are_deleted(pipeline: Pipeline, name: str) -> None:
-    """Beside a manifest they mean nothing. Beside an unfinished output, hashes say which shards are complete."""
+    """A finished output does not need these files. In an unfinished output, hashes record which shards are complete."""
     finished = Path(pipeline.storage.url) / pipeline.read("raw_shards", "g00")[0].prefix
     unfinished = finished.with_name("g09")
     unfinished.mkdir()

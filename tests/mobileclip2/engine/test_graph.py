@@ -270,7 +270,7 @@ def test_exactly_the_declared_fields_change_fingerprints(rich):
         if (after != before) != counts:
             wrong.append(".".join(map(str, path)))
     assert not wrong, "\n".join(wrong)
-    # other sections refer to these fields, or they require a section that is absent
+    # other sections refer to the fields in ALONE, or the fields require a section that is absent
     assert len(compared) > 170
     assert without.difference(compared) == ALONE
 
@@ -344,5 +344,5 @@ def test_the_graph_is_in_topological_order(rich, tiny):
 
 
 def test_inputs_outside_the_store_differ_by_what_they_name():
-    """They are keys of caches, so that equal ones are looked up once."""
+    """External inputs are keys of caches, so the pipeline looks up equal inputs only once."""
     assert len({GroupShards(), GroupShards("published"), Folder("a"), Folder("a", "*.tar"), Folder(("a", "b"))}) == 5

@@ -1,4 +1,4 @@
-"""A listing names every file once and refuses what it cannot list."""
+"""A listing contains every file once and rejects paths that it cannot list."""
 
 import os
 

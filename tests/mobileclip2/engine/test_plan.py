@@ -96,7 +96,7 @@ def test_a_teachers_weights(profile):
     assert first.asset == "teacher/narrow" and first.reasons[0].startswith("weights ")
     expected = {"teacher/narrow", *embeddings("narrow", "image", "text", "first", "second"), *DATASET, *LEARNT}
     assert assets(rerun(pipeline)) == expected | {"evaluation/narrow"}
-    # changing back recomputes nothing
+    # changing back recomputes no part
     path.write_bytes(before)
     assert rerun(Pipeline(load(profile))) == set()
 

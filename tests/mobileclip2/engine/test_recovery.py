@@ -18,8 +18,10 @@ from tests.tiny import make_tiny
 T = TypeVar("T")
 
 RENAMES_PER_PROCESS = (9, 10, 11)
-"""Numbers of finished files at which processes are killed in turn, so that every stage is interrupted. They exceed the nine files
-that the end of a training writes, so that every process makes progress."""
+"""Numbers of finished files at which processes are killed in turn, so that every stage is interrupted.
+
+They exceed the nine files that the end of a training writes, so that every process makes progress.
+"""
 
 
 def materialize_everything(profile: Path) -> None:

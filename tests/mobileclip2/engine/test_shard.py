@@ -1,4 +1,4 @@
-"""The names that a shard gives to its sidecars."""
+"""Test the names of the sidecars of a shard."""
 
 import pytest
 

@@ -20,7 +20,7 @@ def files(profile):
 
 
 def kill_before_manifest(profile):
-    """Leave the files that a run leaves that is killed before it writes the manifest of g00."""
+    """Make the store look as if a run was killed before it wrote the manifest of g00, and return the folder of g00."""
     (manifest,) = profile.parent.glob("store/raw_shards/*/g00/manifest.json")
     manifest.unlink()
     for path in list(manifest.parent.iterdir()):
@@ -60,7 +60,7 @@ def test_an_unfinished_group_keeps_its_intact_shards(tiny, caplog, monkeypatch):
 
 
 def test_files_without_hashes_are_recomputed(tiny, caplog):
-    """A hand that deletes a manifest leaves files that nothing vouches for."""
+    """If a user deletes a manifest, no recorded hash confirms that its files are intact."""
     Pipeline(load(tiny)).materialize("raw_shards", "g00")
     expected = files(tiny)
     (manifest,) = tiny.parent.glob("store/raw_shards/*/g00/manifest.json")

@@ -1,4 +1,4 @@
-"""Inputs outside the store are hashed by one of many pods, and again only after a change."""
+"""One of many pods hashes an input outside the store. The input is hashed again only after a change."""
 
 import shutil
 
@@ -40,7 +40,7 @@ def test_pods_share_the_hashes_of_one_volume(tiny, monkeypatch, hashed):
     assert hashed == ["00000.tar", "00002.tar"] and not (tiny.parent / "store").exists()
     pipeline.materialize("raw_shards", "g00")
     assert {digest(pod(tiny, monkeypatch, number)) for number in (0, 1, 2)} == {first} and len(hashed) == 2
-    # a new mtime with equal bytes is hashed once and shared, although no part is computed
+    # a file with a new mtime and equal bytes is hashed once, and its hash is shared although no part is computed
     (tiny.parent / "shards" / "00002.tar").touch()
     assert pod(tiny, monkeypatch, 3).materialize("raw_shards", "g00").computed == [] and len(hashed) == 4
     assert digest(pod(tiny, monkeypatch, 4)) == first and len(hashed) == 4
@@ -70,7 +70,7 @@ def test_a_failure_to_share_hashes_is_only_a_warning(tiny, monkeypatch, hashed, 
 
 
 def urls(tiny, url, pattern="**/*.tar"):
-    """Return the shards of a source, and the source's folder."""
+    """Return the source inventory of the tiny profile with another URL and pattern."""
     values = yaml.safe_load(tiny.read_text())
     values["sources"][0] |= {"url": url, "pattern": pattern}
     tiny.write_text(yaml.safe_dump(values))

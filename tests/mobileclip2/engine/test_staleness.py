@@ -1,4 +1,7 @@
-"""Why an output is computed, on the assets of the tiny profile that need no model; ``test_plan`` has the others."""
+"""Test why an output is computed, on the assets of the tiny profile that need no model.
+
+``test_plan`` tests the other assets.
+"""
 
 from __future__ import annotations
 
@@ -85,14 +88,14 @@ def test_a_changed_input_is_a_reason_for_its_group_alone(pipeline: Pipeline) -> 
     assert key == ("raw_shards", "whole", "g01") and len(reasons) == 1 and " -> " in reasons[0]
     # the views depend on shards that are not read yet
     assert dict(rest) == {("augmentations", f"view-{n}", "g01"): ("upstream raw_shards",) for n in (0, 1)}
-    # one group that is missing is enough
+    # one missing group is enough
     assert why(pipeline, ["captioner/first"])["captioner/first", "whole", None] == ("new", "upstream raw_shards")
     pipeline.materialize("raw_shards", "g01")
     assert set(why(pipeline).values()) == {("upstream raw_shards has changed",)}
 
 
 def close_empty(pipeline: Pipeline, prefix: str = "") -> None:
-    """Write a manifest over no files for every part of the assets whose keys begin with ``prefix``."""
+    """Write a manifest without files for every part of the assets whose keys begin with ``prefix``."""
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset) if asset.key.startswith(prefix) else []:
             for part in asset.slices_of(group).values():

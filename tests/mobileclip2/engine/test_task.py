@@ -1,4 +1,4 @@
-"""A group that several processes compute in chunks has the manifests of one process."""
+"""A group that several processes compute in chunks has the same manifests as a group that one process computes."""
 
 import shutil
 
@@ -17,7 +17,7 @@ from mobileclip2.store.lease import acquire
 
 
 class InChunks:
-    """Runs chunks one after the other, in reverse order, each with its own storage."""
+    """Run chunks one after the other, in reverse order, each with its own storage."""
 
     def __init__(self, of: int) -> None:
         self.of = of

@@ -17,7 +17,7 @@ def answers(right: np.ndarray, targets: np.ndarray | None = None) -> pa.Table:
     return pa.table({"key": keys, "target": targets, "predicted": targets + ~right, "rank": (~right).astype(int)})
 
 
-def test_intervals_cover_what_they_promise() -> None:
+def test_intervals_have_the_stated_coverage() -> None:
     draw = np.random.default_rng(0)
     covered = 0
     for experiment in range(400):
@@ -27,11 +27,11 @@ def test_intervals_cover_what_they_promise() -> None:
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_intervals_of_paired_differences_cover_what_they_promise() -> None:
+def test_intervals_of_paired_differences_have_the_stated_coverage() -> None:
     draw = np.random.default_rng(1)
     covered = 0
     for experiment in range(400):
-        hard = draw.random(200)  # both find the same images hard
+        hard = draw.random(200)  # the same images are hard for both models
         one, other = answers(hard + 0.2 * draw.random(200) < 0.5), answers(hard + 0.2 * draw.random(200) < 0.6)
         values = draws(ACC1, [one, other], seed=(experiment,), resamples=1000)
         low, high = interval(values[0] - values[1], 0.95)
@@ -39,7 +39,7 @@ def test_intervals_of_paired_differences_cover_what_they_promise() -> None:
     assert 0.91 <= covered / 400 <= 0.98
 
 
-def test_pairing_removes_what_both_models_share() -> None:
+def test_pairing_reduces_the_deviation_of_differences() -> None:
     draw = np.random.default_rng(2)
     right = draw.random(500) < 0.5
     better = right | (draw.random(500) < 0.02)
@@ -49,7 +49,7 @@ def test_pairing_removes_what_both_models_share() -> None:
 
 
 @pytest.mark.parametrize("name", ["acc1", "mean_per_class_recall", "F1-macro_all"])
-def test_draws_are_those_of_resampling_row_by_row(name: str) -> None:
+def test_draws_match_resampling_row_by_row(name: str) -> None:
     draw = np.random.default_rng(3)
     targets = draw.integers(0, 4, 60)
     predicted = np.where(draw.random(60) < 0.6, targets, draw.integers(0, 5, 60))
@@ -62,29 +62,29 @@ def test_draws_are_those_of_resampling_row_by_row(name: str) -> None:
     assert values.std() == pytest.approx(np.std(plain), rel=0.1)
 
 
-def test_captions_of_one_image_are_no_independent_samples() -> None:
+def test_captions_of_one_image_are_resampled_together() -> None:
     draw = np.random.default_rng(4)
     hits = draw.random(300) < 0.5
     ranks = [int(not hit) for hit in hits]
     keys = [f"s{number}" for number in range(300)]
     table = pa.table(
         {"query": ["text"] * 1500 + ["image"] * 300, "key": keys * 6, "rank": ranks * 6}
-    )  # five captions of each image, all found or none
+    )  # five captions per image, which are either all found or all missed
     values = draws(RETRIEVAL["image_retrieval_recall@1"], [table])[0]
     assert values.std() == pytest.approx(np.sqrt(0.25 / 300), rel=0.1)
 
 
-def test_one_seed_gives_one_interval_and_another_nearly_the_same() -> None:
+def test_intervals_repeat_with_equal_seeds_and_are_close_with_others() -> None:
     table = answers(np.random.default_rng(5).random(400) < 0.4)
     first, again, other = (draws(ACC1, [table], seed=(seed,))[0] for seed in (0, 0, 1))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert interval(first, 0.95) == pytest.approx(interval(other, 0.95), abs=0.006)
 
 
-def test_draws_do_not_depend_on_how_many_fit_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     table = answers(np.random.default_rng(6).random(50) < 0.4)
     whole = draws(ACC1, [table], resamples=100)
-    monkeypatch.setattr(bootstrap, "CHUNK", 14)  # seven resamples of two kinds
+    monkeypatch.setattr(bootstrap, "CHUNK", 14)  # seven resamples of two distinct rows in each chunk
     assert np.array_equal(draws(ACC1, [table], resamples=100), whole)
 
 

@@ -1,7 +1,7 @@
-"""Our numbers are those of clip-benchmark on the same model and sets.
+"""Our metrics equal those of clip-benchmark for the same model and sets.
 
-The package is fetched into a folder of its own for the test (why: ``clip_benchmark.txt``) and runs in a process of its own.
-``pytest -m slow -s`` on this file prints the numbers of both.
+The test downloads clip-benchmark into a separate folder and runs it in a separate process. ``clip_benchmark.txt`` gives
+the reason. ``pytest -m slow -s`` on this file prints the metrics of both packages.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     if done.returncode:
         problem = f"clip-benchmark cannot be fetched from the package index: {done.stderr.strip()[-300:]}"
-        # only who says so works without an index; anywhere else a comparison that did not happen is no success
+        # skip only if UV_OFFLINE is set, because a skipped comparison must not look like a success
         (pytest.skip if os.environ.get("UV_OFFLINE") else pytest.fail)(problem)
     return folder
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a model. MOBILECLIP2_TEST_MODEL replaces it by a trained model."""
+    """Return a folder with a small model. MOBILECLIP2_TEST_MODEL can name a folder with a trained model."""
     if named := os.environ.get("MOBILECLIP2_TEST_MODEL"):
         return Path(named)
     torch.manual_seed(0)
@@ -129,7 +129,7 @@ def ours(stored: Path, sets: dict[str, EvaluationSet]) -> dict[str, Metrics]:
 
 
 @pytest.mark.parametrize("name", [*EMOJI, "captions", "fashion-mnist"])
-def test_the_metrics_are_those_of_clip_benchmark(sets, ours, theirs, name: str) -> None:
+def test_metrics_match_clip_benchmark(sets, ours, theirs, name: str) -> None:
     if name not in sets:
         pytest.skip("Fashion-MNIST is Debian's package dataset-fashion-mnist, which apt cannot fetch here")
     wanted = METRICS[sets[name].kind]
@@ -179,7 +179,10 @@ def write(folder: Path, shard: Iterable[tuple[str, Members]], texts: Mapping[str
 
 
 def fashion_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """The first test images ``[2000, 28, 28]`` and labels of Debian's package, installed or fetched. None without apt."""
+    """Return the first test images ``[2000, 28, 28]`` and their labels from Debian's package.
+
+    The package is downloaded if it is not installed. Return None if apt is missing or the download fails.
+    """
     place = Path("/usr/share/datasets/fashion-mnist")
     if not place.exists():
         if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):

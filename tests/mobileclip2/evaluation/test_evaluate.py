@@ -117,7 +117,7 @@ def test_training_mode_and_dropout_do_not_matter(write_set: WriteSet) -> None:
     assert evaluate(model, [each]) == before
 
 
-def test_numbers_for_a_training_curve(model: ImageText, write_set: WriteSet) -> None:
+def test_curve_numbers_leave_out_undefined_metrics(model: ImageText, write_set: WriteSet) -> None:
     few = {"classnames.txt": "dog\ncat\n"}
     (result,) = evaluate(model, [write_set([("a", labeled(0, 0)), ("b", labeled(1, 1))], files=few)])
     assert set(curve_numbers([result])) == {"pets/acc1", "pets/mean_per_class_recall"}

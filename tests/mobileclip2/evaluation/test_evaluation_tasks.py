@@ -19,7 +19,7 @@ from tests.mobileclip2.evaluation.small_sets import RETRIEVAL, WriteSet, caption
 
 
 def impossible(shape: str, kind: str = "<i8") -> bytes:
-    """An array of another shape and type than its 16 bytes."""
+    """Return an npy file of 16 bytes of data with a header of another shape and type."""
     header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(16)
 
@@ -72,7 +72,7 @@ def write_questions(each: EvaluationSet, sizes: tuple[int, ...]) -> None:
     pq.write_table(table, each.path / "test" / "test-00000-of-00001.parquet")
 
 
-def test_the_suite_has_40_tasks_of_which_38_count() -> None:
+def test_38_of_the_40_tasks_count_in_the_average() -> None:
     assert len(TASKS) == 40 and sum(task.counts for task in TASKS.values()) == 38
     assert {key for key, task in TASKS.items() if not task.counts} == {"fairness/fairface", "fairness/utkface"}
     assert sum(task.vtab for task in TASKS.values()) == 13
@@ -160,7 +160,7 @@ def evaluate_images(model: ImageText, images: list[bytes]) -> list:
         ({"npy": npy(1.5, 0)}, "bad-fields: npy .* not 2 integers"),
     ],
 )
-def test_fields_that_are_missing_fail_the_set(
+def test_missing_and_invalid_fields_fail_the_set(
     model: ImageText, write_set: WriteSet, members: Mapping[str, bytes], message: str
 ) -> None:
     each = write_set([("a", {**labeled(0, 0), **members})], name="fairness/geode")
@@ -168,13 +168,13 @@ def test_fields_that_are_missing_fail_the_set(
         evaluate(model, [each])
 
 
-def test_faces_whose_texts_name_no_question(write_set: WriteSet) -> None:
+def test_face_texts_without_a_question_are_rejected(write_set: WriteSet) -> None:
     each = write_set([("a", labeled(0, 0))], name="fairness/utkface")
     with pytest.raises(UserError, match=r"classnames\.txt, line 1: 'dog' does not begin with one of 'race:'"):
         each.check()
 
 
-def test_a_parquet_file_of_something_else(write_set: WriteSet) -> None:
+def test_a_parquet_file_of_another_kind_is_rejected(write_set: WriteSet) -> None:
     each = tiny(TASKS["misc/winogavil"], write_set)
     (file,) = each.shards
     pq.write_table(pa.table({"cue": ["a"]}), file)
@@ -198,7 +198,7 @@ def published(change: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_averages_come_out_by_the_published_rule() -> None:
+def test_averages_follow_the_published_rule() -> None:
     mains = {result.key: result.main for result in loads(published(), "x")}
     assert len(mains) == 42
     numbers = {key: number / 100 for number, key in enumerate(TASKS)}
@@ -208,6 +208,6 @@ def test_averages_come_out_by_the_published_rule() -> None:
     assert averages(mains)["average"] == pytest.approx(sum(range(38)) / 3800)
 
 
-def test_an_average_with_a_set_missing_is_none() -> None:
+def test_an_average_with_a_missing_set_is_left_out() -> None:
     mains = {result.key: result.main for result in loads(published({"objectnet": "NaN"}), "x")}
     assert set(averages(mains)) == {"vtab", "retrieval"}

@@ -22,7 +22,7 @@ from tests.tiny import CLASSES, TEMPLATES, draw, encode
 
 
 def answered(key: str, right: np.ndarray, protocol: str | None = "p") -> Result:
-    """Return a result of a set of ten classes. ``right`` says which images are recognized."""
+    """Return a result of a set of ten classes. ``right`` marks the recognized images."""
     targets = np.arange(len(right)) % 10
     keys = [f"s{number}" for number in range(len(right))]
     predicted = np.where(right, targets, (targets + 1) % 10)
@@ -38,7 +38,7 @@ def fell(comparison: Comparison) -> list[tuple[str, str]]:
     return [(row.set, row.metric) for row in comparison.failed]
 
 
-def test_a_fall_beyond_the_tolerance_fails() -> None:
+def test_a_drop_beyond_the_tolerance_fails() -> None:
     comparison = compare([answered("mine", first(0.55))], [answered("mine", first(0.6))], Gate())
     assert fell(comparison) == [("mine", "acc1")]
     (row,) = comparison.failed
@@ -48,7 +48,7 @@ def test_a_fall_beyond_the_tolerance_fails() -> None:
     ).failed
 
 
-def test_a_fall_that_may_be_noise_passes() -> None:
+def test_a_drop_within_noise_passes() -> None:
     draw = np.random.default_rng(0)
     baseline, student = draw.random(200) < 0.5, draw.random(200) < 0.5
     worse, better = sorted((baseline, student), key=np.sum)
@@ -56,7 +56,7 @@ def test_a_fall_that_may_be_noise_passes() -> None:
     assert not compare([answered("mine", worse)], [answered("mine", better)], Gate()).failed
 
 
-def test_noise_fails_many_sets_no_more_easily_than_one() -> None:
+def test_noise_on_many_sets_rarely_fails_the_gate() -> None:
     """Compare equal models on 40 sets, 25 times. Without the correction four of five comparisons fail."""
     draw = np.random.default_rng(1)
     gate = Gate(tolerance={"main_metric": 0.0})
@@ -67,7 +67,7 @@ def test_noise_fails_many_sets_no_more_easily_than_one() -> None:
     assert failed <= 4
 
 
-def test_metrics_of_the_tolerance_are_judged_and_others_shown() -> None:
+def test_only_metrics_with_a_tolerance_are_judged() -> None:
     student, baseline = answered("vtab/pets", first(0.5)), answered("vtab/pets", first(0.6))
     assert fell(compare([student], [baseline], Gate())) == [("vtab/pets", "mean_per_class_recall")]
     gate = Gate(tolerance={"acc5": 0.0})
@@ -76,14 +76,14 @@ def test_metrics_of_the_tolerance_are_judged_and_others_shown() -> None:
     assert not comparison.failed  # the right class is always among five
 
 
-def test_sets_that_are_not_named_are_not_judged() -> None:
+def test_only_named_sets_are_judged() -> None:
     student = [answered("one", first(0.5)), answered("two", first(0.6))]
     baseline = [answered("one", first(0.6)), answered("two", first(0.6))]
     assert not compare(student, baseline, Gate(sets=("two",))).failed
     assert compare(student, baseline[:1], Gate(sets=("one",))).failed
 
 
-def test_without_a_baseline_nothing_is_judged() -> None:
+def test_sets_are_not_judged_without_a_baseline() -> None:
     comparison = compare([answered("mine", first(0.5))], None, Gate())
     (row,) = comparison.rows
     assert row.interval[0] < 0.5 < row.interval[1] and not comparison.judged
@@ -101,7 +101,7 @@ def published(shift: float = 0.0) -> list[Result]:
     ]
 
 
-def test_averages_are_judged_where_all_their_sets_are_there() -> None:
+def test_averages_are_judged_if_all_their_sets_are_present() -> None:
     assert not compare(published(), published(), Gate()).failed
     assert len(compare(published(-0.01), published(), Gate()).failed) == 38 + 4
     gate = Gate(sets=("average", "vtab"))
@@ -140,7 +140,7 @@ Change = Callable[[Result], Result]
         ),
     ],
 )
-def test_a_baseline_that_does_not_compare_is_named(change: Change, message: str) -> None:
+def test_an_incomparable_baseline_is_reported(change: Change, message: str) -> None:
     student = answered("mine", first(0.6))
     with pytest.raises(UserError, match=message):
         compare([student], [change(answered("mine", first(0.6)))], Gate())
@@ -153,14 +153,14 @@ def test_a_set_that_is_not_judged_may_have_another_protocol() -> None:
     assert [(row.baseline, row.failed) for row in comparison.rows] == [(0.6, False), (None, False)]
 
 
-def test_an_average_is_not_judged_over_sets_that_differ() -> None:
+def test_an_average_over_different_sets_is_an_error() -> None:
     ours, theirs = ([replace(each, protocol=each.key) for each in published()] for _ in "ab")
     theirs[3] = replace(theirs[3], protocol="another")
     with pytest.raises(UserError, match=f"'{theirs[3].key}': the baseline was measured on other images"):
         compare(ours, theirs, Gate(sets=("average",)))
 
 
-def test_an_average_is_not_judged_over_a_set_without_its_metric() -> None:
+def test_an_average_with_a_missing_metric_is_an_error() -> None:
     theirs = published()
     (place,) = [number for number, each in enumerate(theirs) if each.key == "cifar10"] or [3]
     theirs[place] = without(theirs[place], "acc1")
@@ -170,19 +170,19 @@ def test_an_average_is_not_judged_over_a_set_without_its_metric() -> None:
         compare(published(-0.2), theirs, Gate(sets=("average",)))
 
 
-def test_a_metric_that_no_set_has() -> None:
+def test_a_tolerance_for_an_unknown_metric_is_an_error() -> None:
     student = answered("mine", first(0.6))
     with pytest.raises(UserError, match=r"gate\.tolerance: no judged set has the metric 'acc7'"):
         compare([student], [student], Gate(tolerance={"acc7": 0.1}))
 
 
-def test_part_of_a_published_set_does_not_compare_with_its_number() -> None:
+def test_part_of_a_published_set_is_not_comparable() -> None:
     student = [answered("imagenet1k", first(0.7, 1000))]
     with pytest.raises(UserError, match="'imagenet1k': 1,000 samples here, 50,000 in the published set"):
         compare(student, published(), Gate())
 
 
-def test_the_table_says_what_was_found_and_by_which_rule() -> None:
+def test_the_table_has_the_results_the_verdict_and_the_tolerance() -> None:
     from mobileclip2.evaluation.published import MODELS
 
     student, baseline = [answered("imagenet1k", first(0.55))], [answered("imagenet1k", first(0.6))]
@@ -245,7 +245,7 @@ FLICKR = "retrieval/flickr_1k_test_image_text_retrieval"
 
 
 def retrieved(right: np.ndarray, texts: int = 2) -> Result:
-    """A result of a retrieval set whose images have some captions each, all found or none."""
+    """Return a retrieval result with ``texts`` captions per image. Each image has only right or only wrong queries."""
     keys = [f"s{number}" for number in range(len(right))]
     queries = ["text"] * texts * len(right) + ["image"] * len(right)
     ranks = np.tile((~right).astype(int), texts + 1)
@@ -260,7 +260,7 @@ def test_the_size_of_a_retrieval_set_is_its_number_of_images() -> None:
         compare([retrieved(first(0.6, 900))], published(), Gate())
 
 
-def test_retrieval_results_compare_over_the_same_queries() -> None:
+def test_retrieval_results_with_different_queries_are_not_comparable() -> None:
     ours, theirs = retrieved(first(0.6, 20)), retrieved(first(0.6, 20))
     assert theirs.samples is not None
     queries = theirs.samples.column("query").to_pylist()
@@ -280,7 +280,7 @@ def test_sets_are_resampled_independently() -> None:
     assert len({row.interval for row in rows}) > 1
 
 
-def test_notes_say_what_a_baseline_does_not_know() -> None:
+def test_notes_report_a_missing_protocol_and_missing_samples() -> None:
     ours = [answered("mine", first(0.6))]
     assert not compare(ours, ours, Gate()).notes
     (note,) = compare(ours, [replace(ours[0], protocol=None)], Gate()).notes

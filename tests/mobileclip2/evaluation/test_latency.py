@@ -10,7 +10,7 @@ from tests.mobileclip2.evaluation.small_sets import build_model
 CPU = torch.device("cpu")
 
 
-def test_both_towers_are_measured_apart():
+def test_both_towers_are_measured_separately():
     model = build_model()
     found = measure_latency(model, CPU, batch=4, seconds=0.05)
     for tower in (found.image, found.text):
@@ -24,8 +24,8 @@ def test_both_towers_are_measured_apart():
     assert found.machine == machine(CPU) and torch.__version__ in found.machine and "thread" in found.machine
 
 
-def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
-    """Encoders that move a clock, with a slow first call like that of a compiled model."""
+def test_latency_excludes_a_slow_first_call(monkeypatch):
+    """Use encoders that advance a fake clock. Their first call is slow, as in a compiled model."""
     model = build_model()
     calls = {"image": 0, "text": 0}
     now = [0.0]
@@ -49,7 +49,7 @@ def test_a_slow_tower_is_slow_and_its_first_calls_do_not_count(monkeypatch):
     assert found.image.throughput == pytest.approx(250)
 
 
-def test_on_a_gpu_the_time_between_two_events_counts(monkeypatch):
+def test_gpu_latency_is_the_time_between_two_events(monkeypatch):
     """Record the calls to CUDA and their order, without a GPU."""
     said = []
 

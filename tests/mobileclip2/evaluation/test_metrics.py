@@ -20,7 +20,7 @@ def predictions(targets: Sequence[int], predicted: Sequence[int], ranks: Sequenc
     return pa.table({"key": keys, "target": targets, "predicted": predicted, "rank": ranks, **fields})
 
 
-def test_accuracies_against_plain_counting() -> None:
+def test_accuracies_equal_plain_counts() -> None:
     draw = np.random.default_rng(1)
     targets, ranks = draw.integers(0, 9, 300), draw.integers(0, 12, 300)  # three of twelve classes have no image
     metrics = measure("mine", predictions(targets, np.where(ranks == 0, targets, 11), ranks))
@@ -31,12 +31,12 @@ def test_accuracies_against_plain_counting() -> None:
     assert metrics["main_metric"] == metrics["acc1"]
 
 
-def test_classes_of_unequal_size_weigh_the_same_in_their_recall() -> None:
+def test_mean_per_class_recall_weighs_all_classes_equally() -> None:
     metrics = measure("vtab/pets", predictions([0, 0, 0, 1], [0, 0, 0, 0]))
     assert metrics["acc1"] == 0.75 and metrics["mean_per_class_recall"] == 0.5 == metrics["main_metric"]
 
 
-def test_recalls_against_sorting_each_query_in_both_directions() -> None:
+def test_recalls_equal_sorting_each_query_in_both_directions() -> None:
     torch.manual_seed(2)
     captions = [1, 5, 2, 3, 1, 5, 5, 4, 2, 1, 3, 5]
     owners = [image for image, count in enumerate(captions) for _ in range(count)]
@@ -63,16 +63,17 @@ def test_recalls_against_sorting_each_query_in_both_directions() -> None:
     assert 0.3 < (both[0] or 0) < 1 and both[0] != both[1]
 
 
-def test_iwildcam_is_judged_by_the_f1_of_the_classes_it_holds() -> None:
+def test_iwildcam_main_metric_is_the_f1_of_the_present_classes() -> None:
     targets, predicted = [0, 0, 0, 2, 2, 5], [0, 0, 2, 2, 7, 0]
-    # class 0: 2 right, 3 images, 3 named; class 2: 1 right of 2 and 2; class 5: none; 7 is no target
+    # (right predictions, images, predictions): class 0 has (2, 3, 3), class 2 has (1, 2, 2), class 5 has (0, 1, 0)
+    # class 7 has no image, so it does not count
     expected = (2 * 2 / 6 + 2 * 1 / 4 + 0) / 3
     metrics = measure("wilds/iwildcam", predictions(targets, predicted))
     assert metrics["F1-macro_all"] == pytest.approx(expected) == metrics["main_metric"]
     assert metrics["recall-macro_all"] == metrics["mean_per_class_recall"] == pytest.approx((2 / 3 + 1 / 2) / 3)
 
 
-def test_fmow_is_judged_by_its_worst_region_that_has_samples() -> None:
+def test_fmow_main_metric_is_the_worst_region_with_samples() -> None:
     fields = {"region": [0, 0, 3, 3, 3, 5], "year": [14, 15, 14, 15, 14, 15]}
     metrics = measure("wilds/fmow", predictions([1] * 6, [1, 1, 1, 0, 0, 1], **fields))
     assert metrics["acc_worst_region"] == pytest.approx(1 / 3) == metrics["main_metric"]
@@ -81,23 +82,23 @@ def test_fmow_is_judged_by_its_worst_region_that_has_samples() -> None:
     assert not [name for name in metrics if name in {"acc_region:1", "acc_year:0"}]
 
 
-def test_camelyon17_names_its_worst_slide_and_is_judged_by_accuracy() -> None:
+def test_camelyon17_reports_the_worst_slide_and_its_main_metric_is_accuracy() -> None:
     metrics = measure("wilds/camelyon17", predictions([0, 1, 1, 1], [0, 1, 1, 0], slide=[20, 20, 28, 28]))
     assert metrics["acc_wg"] == 0.5 and metrics["main_metric"] == metrics["acc1"] == 0.75
 
 
-def test_dollar_street_counts_the_first_five() -> None:
+def test_dollar_street_main_metric_uses_top_5_accuracy() -> None:
     table = predictions([0] * 4, [1] * 4, [4, 5, 1, 1], income_ds=[0, 0, 1, 1])
     metrics = measure("fairness/dollar_street", table)
     assert metrics["acc_top5_wg"] == 0.5 == metrics["main_metric"] and metrics["acc_top5_income_ds:1"] == 1
 
 
-def test_geode_is_judged_by_its_worst_region() -> None:
+def test_geode_main_metric_is_the_worst_region() -> None:
     metrics = measure("fairness/geode", predictions([0, 1, 2], [0, 1, 0], region=[0, 1, 1]))
     assert metrics["acc_wg"] == 0.5 == metrics["main_metric"]
 
 
-def test_winogavil_is_judged_by_its_long_questions() -> None:
+def test_winogavil_main_metric_uses_the_long_questions() -> None:
     candidates, associations, found = [5, 6, 10, 12], [2, 3, 4, 2], [1, 3, 1, 0]
     keys = list("abcd")
     metrics = measure(
@@ -117,7 +118,7 @@ def test_a_metric_without_samples_is_not_defined() -> None:
     assert metrics["jaccard_score_5"] == pytest.approx(1 / 3)
 
 
-def test_faces_have_no_number_that_stands_for_them() -> None:
+def test_face_sets_have_no_main_metric() -> None:
     table = pa.table(
         {
             "key": list("abcd"),

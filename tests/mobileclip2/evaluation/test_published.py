@@ -15,7 +15,7 @@ def test_every_number_has_a_set_or_an_average() -> None:
     assert all(name in TASKS or name in AVERAGES for name, _ in NUMBERS)
 
 
-def test_shares_are_percentages_by_set_and_metric() -> None:
+def test_shares_are_fractions_by_set_and_metric() -> None:
     shares = MODELS["MobileCLIP2-S0"].shares
     assert list(shares) == list(NUMBERS)
     assert shares["imagenet1k", "acc1"] == pytest.approx(0.715)

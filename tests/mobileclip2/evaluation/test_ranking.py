@@ -12,9 +12,9 @@ def _plain(scores: list[float], right: set[int]) -> tuple[int, int]:
     return min(order.index(index) for index in right), order[0]
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a slow machine must not fail the test
 @given(st.data())
-def test_rank_is_the_place_in_a_stable_sort(data: st.DataObject) -> None:
+def test_rank_is_the_position_in_a_stable_sort(data: st.DataObject) -> None:
     """With one-hot candidates the scores equal the queries, and small integers produce ties."""
     width = data.draw(st.integers(1, 6))
     scores = data.draw(st.lists(st.lists(st.integers(-2, 2), min_size=width, max_size=width), min_size=1, max_size=5))
@@ -25,7 +25,7 @@ def test_rank_is_the_place_in_a_stable_sort(data: st.DataObject) -> None:
         assert (place, top) == _plain(row, {index for index, owner in enumerate(to) if owner == wanted})
 
 
-def test_more_queries_than_are_compared_at_once() -> None:
+def test_ranks_of_more_queries_than_one_chunk() -> None:
     torch.manual_seed(0)
     queries, candidates = torch.randn(ROWS * 2 + 3, 8), torch.randn(30, 8)
     belongs = torch.randint(0, 10, (len(queries),))
@@ -37,13 +37,13 @@ def test_more_queries_than_are_compared_at_once() -> None:
         assert (ranks[index], first[index]) == _plain(scores[index], right)
 
 
-def test_model_that_sees_no_difference_gets_chance() -> None:
+def test_identical_features_score_at_chance_level() -> None:
     same = torch.ones(40, 4) / 2
     ranks, _ = rank(same, same[:10], torch.arange(40) % 10, torch.arange(10))
     assert float((ranks < 1).double().mean()) == 0.1 and float((ranks < 5).double().mean()) == 0.5
 
 
-def test_nearest_candidates_come_in_their_order() -> None:
+def test_nearest_candidates_are_sorted_by_similarity() -> None:
     torch.manual_seed(0)
     queries, candidates = torch.randn(ROWS + 3, 8), torch.randn(30, 8)
     candidates[7] = candidates[3]

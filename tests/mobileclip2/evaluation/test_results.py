@@ -30,7 +30,7 @@ results = st.lists(
 )
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a slow machine must not fail the test
 @given(results)
 def test_round_trip(written: list[Result]) -> None:
     assert loads(dumps(written), "x") == written
@@ -46,7 +46,7 @@ def test_published_files_with_bare_nan() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_json_has_no_form_for_are_not_written(value: float) -> None:
+def test_metrics_that_json_cannot_represent_are_rejected(value: float) -> None:
     with pytest.raises(UserError, match=r"acc1 of 'pets' is (nan|inf|-inf)"):
         dumps([Result("a", "A", {"acc1": 0.6}), Result("pets", "Pets", {"acc1": value})])
 
@@ -69,14 +69,14 @@ def test_numbers_that_json_has_no_form_for_are_not_written(value: float) -> None
         ("[" * 100_000, "not a result"),
     ],
 )
-def test_other_files_name_the_line(tmp_path: Path, line: str, message: str) -> None:
+def test_errors_of_invalid_files_name_the_line(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "other.jsonl"
     path.write_text(PUBLISHED + "\n" + line + "\n")
     with pytest.raises(UserError, match=rf"other\.jsonl, line 5: .*{message}"):
         read_results(path)
 
 
-def test_other_encodings(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted_and_utf16_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(PUBLISHED, encoding="utf-8-sig")
     assert len(read_results(path)) == 3

@@ -87,14 +87,14 @@ def test_tables_of_this_and_earlier_versions_are_read(tmp_path: Path, key: str, 
         ("fairness/geode", CLASSIFICATION, "column 'region' is missing"),
     ],
 )
-def test_other_tables_name_the_file_the_set_and_the_column(
+def test_errors_of_invalid_tables_name_file_set_and_column(
     tmp_path: Path, key: str, columns: Columns, message: str
 ) -> None:
     with pytest.raises(UserError, match=rf"s\.parquet: '{key}': .*{message}"):
         read(tmp_path, key, columns)
 
 
-def test_a_column_that_is_there_twice_or_is_not_utf8(tmp_path: Path) -> None:
+def test_a_duplicate_or_non_utf8_column_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     table = pa.table(CLASSIFICATION)
     path.write_bytes(sidecar.to_bytes(table.append_column("rank", table.column("rank"))))

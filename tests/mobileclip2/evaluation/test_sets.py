@@ -133,7 +133,7 @@ def test_doubled_braces_are_literal(write_set: WriteSet) -> None:
     assert each.templates[0].format(c="dog") == "{a} dog"
 
 
-def test_shard_that_is_not_counted(write_set: WriteSet) -> None:
+def test_a_shard_beyond_nshards_is_rejected(write_set: WriteSet) -> None:
     each = write_set([("a", labeled(0, 0))])
     shutil.copy(each.path / "test/0.tar", each.path / "test/1.tar")
     with pytest.raises(ShardError, match=r"1\.tar: not among the 1 shards"):
@@ -190,7 +190,7 @@ def test_bad_caption(write_set: WriteSet, caption: bytes, reason: str) -> None:
     assert sample.fault is not None and sample.fault.reason == reason
 
 
-def test_digest_follows_content_and_not_the_place(write_set: WriteSet, tmp_path: Path) -> None:
+def test_digest_depends_on_the_content_and_not_on_the_path(write_set: WriteSet, tmp_path: Path) -> None:
     each = write_set([("a", labeled(0, 0))])
     shutil.copytree(each.path, tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("not read")
@@ -202,7 +202,7 @@ def test_digest_follows_content_and_not_the_place(write_set: WriteSet, tmp_path:
         assert changed.digest != each.digest
 
 
-def test_demo_sets_are_whole() -> None:
+def test_demo_sets_are_complete() -> None:
     found = {path.name: EvaluationSet(path.name, path) for path in sorted(DEMO.iterdir())}
     assert {name: each.kind for name, each in found.items()} == {
         "emoji-861": "classification",

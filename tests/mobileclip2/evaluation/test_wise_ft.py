@@ -10,7 +10,7 @@ from mobileclip2.evaluation.wise_ft import Point, pick, read_curve, write_curve
 
 IMAGES = 200
 COUNTS = st.tuples(*[st.integers(0, IMAGES)] * 3)
-"""Correct answers on the own set and on two general sets."""
+"""Numbers of correct answers on the student's own set and on two general sets."""
 
 
 def curve_of(counts: list[tuple[int, ...]]) -> list[Point]:
@@ -22,7 +22,7 @@ def curve_of(counts: list[tuple[int, ...]]) -> list[Point]:
 
 
 @given(st.lists(COUNTS, min_size=2, max_size=11), st.integers(0, IMAGES), st.sampled_from([("one",), ("one", "two")]))
-def test_no_point_that_keeps_to_the_rule_is_better(counts, tolerated, of):
+def test_pick_returns_the_best_point_within_the_tolerance(counts, tolerated, of):
     """Compare numbers of images, which are exact."""
     curve = curve_of(counts)
     picked = pick(curve, Pick(best="own", of=of, within=tolerated / IMAGES))
@@ -34,7 +34,7 @@ def test_no_point_that_keeps_to_the_rule_is_better(counts, tolerated, of):
             assert each[0] < counts[number][0] or (each[0] == counts[number][0] and other >= number)
 
 
-def test_a_loss_of_exactly_what_is_tolerated_is_tolerated():
+def test_a_loss_equal_to_the_tolerance_is_accepted():
     assert 0.5 - 0.49 > 0.01  # in floating point
     curve = [Point(0, {"own": {"main_metric": 0.1}, "one": {"main_metric": 0.5}})]
     curve.append(Point(1, {"own": {"main_metric": 0.2}, "one": {"main_metric": 0.49}}))
@@ -42,18 +42,18 @@ def test_a_loss_of_exactly_what_is_tolerated_is_tolerated():
     assert pick(curve, Pick(best="own", of=("one",), within=0.009)) is curve[0]
 
 
-def test_gains_on_the_general_sets_buy_nothing_on_others():
+def test_a_gain_on_one_general_set_does_not_offset_another():
     curve = curve_of([(10, 100, 100), (50, 150, 90), (40, 100, 98)])
     assert pick(curve, Pick(best="own", of=("one", "two"), within=0.02)) is curve[2]
 
 
-def test_a_main_metric_that_is_not_defined():
+def test_an_undefined_main_metric_is_reported():
     curve = [Point(0, {"own": {"main_metric": None}, "one": {"main_metric": 0.5}})]
     with pytest.raises(UserError, match="'own': its main metric is not defined for weight 0; name another set"):
         pick(curve, Pick(best="own", of=("one",)))
 
 
-def test_a_curve_comes_back_from_its_file(tmp_path):
+def test_a_curve_round_trips_through_its_file(tmp_path):
     path = tmp_path / "curve.jsonl"
     assert read_curve(path) == []
     curve = [Point(0.0, {"a": {"acc1": 1 / 3, "acc5": None}}), Point(1.0, {"a": {"acc1": 0.5, "acc5": None}})]

@@ -1,4 +1,4 @@
-"""coremltools needs seconds per tower, so the conversion is tested with whole exports: ``stages/test_export.py``."""
+"""Test the traced programs. ``stages/test_export.py`` tests the conversion, which takes seconds per tower."""
 
 from __future__ import annotations
 

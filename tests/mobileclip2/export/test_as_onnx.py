@@ -55,7 +55,7 @@ def test_batches_of_any_size_give_the_features_of_torch(towers: tuple[Image, Tex
     torch.testing.assert_close(text(tokens), towers[1](tokens).detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_files_have_the_cards_names_and_no_notes_of_the_exporter(folder: Path) -> None:
+def test_files_use_the_names_of_the_card_without_exporter_metadata(folder: Path) -> None:
     for name, given in ((as_onnx.IMAGE, "pixels"), (as_onnx.TEXT, "tokens")):
         model = onnx.load(folder / name)
         assert [each.name for each in model.graph.input] == [given]

@@ -29,7 +29,7 @@ FASTVIT = {"timm_model_name": "fastvit_nano", "timm_pool": "avg", "timm_proj": "
 
 @pytest.mark.parametrize("family", ["MobileCLIP2", "SigLIP", "CLIPA", "RoBERTa", "mT5"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_plain_open_clip_reads_an_export_without_its_origin(tmp_path, family, fused):
+def test_plain_open_clip_loads_an_export_without_the_original_files(tmp_path, family, fused):
     config = write(family, tmp_path / "origin", str(tmp_path / "origin"))
     image_text = build(Model(config=config))
     shutil.rmtree(tmp_path / "origin")
@@ -50,7 +50,7 @@ def test_plain_open_clip_reads_an_export_without_its_origin(tmp_path, family, fu
         )
 
 
-def test_fused_towers_come_back_from_their_two_files(tmp_path: Path, pixels: torch.Tensor) -> None:
+def test_fused_towers_load_from_their_two_files(tmp_path: Path, pixels: torch.Tensor) -> None:
     image_text = from_config({"model_cfg": {**TINY, "vision_cfg": FASTVIT}})
     fused = reparameterize(image_text.model)
     as_open_clip.write_towers(image_text, fused, tmp_path)
@@ -61,7 +61,7 @@ def test_fused_towers_come_back_from_their_two_files(tmp_path: Path, pixels: tor
     assert (tmp_path / "fastvit.py").read_text() == Path(fastvit.__file__).read_text()
 
 
-def test_only_towers_that_timm_lacks_come_with_their_module(image_text: ImageText) -> None:
+def test_towers_of_timm_are_exported_without_a_module(image_text: ImageText) -> None:
     assert as_open_clip.architecture(image_text) is None
     config = {"model_cfg": {"vision_cfg": {"timm_model_name": "efficientnet_lite0"}}}
     timm = ImageText(image_text.model, image_text.tokenize, image_text.preprocess, 8, config)
@@ -70,7 +70,7 @@ def test_only_towers_that_timm_lacks_come_with_their_module(image_text: ImageTex
 
 PAGE = (Path(__file__).parents[3] / "docs" / "students.md").read_text()
 LOAD, REGISTER = re.findall(r"```python\n(.*?)```", PAGE.partition("## Load a student in open_clip")[2], re.DOTALL)
-"""examples of the page: what loads the folder ``mine``, and what registers the tower before"""
+"""Examples of the page: ``LOAD`` loads the folder ``mine``, and ``REGISTER`` first registers the tower."""
 
 ABSENT = """
 import importlib.abc, sys
@@ -102,10 +102,10 @@ TOWERS = {
     "builtin": TINY["vision_cfg"],
     "fastvit": FASTVIT,
 }
-"""the tower that is registered comes last, because one process loads all"""
+"""``vision_cfg`` of each tower. One process loads all of them, so the tower that it registers comes last."""
 
 
-def test_students_load_where_this_package_does_not_exist(tmp_path):
+def test_students_load_without_this_package(tmp_path):
     code, expected = f"import os\n{ABSENT}", {}
     for name, vision in TOWERS.items():
         image_text = from_config({"model_cfg": {**TINY, "vision_cfg": vision}})
@@ -113,7 +113,7 @@ def test_students_load_where_this_package_does_not_exist(tmp_path):
         if name == "fastvit":
             write_folder(image_text, folder / "mine")
         else:
-            save(image_text, folder / "mine")  # as the stage stores a student, without an export
+            save(image_text, folder / "mine")  # the stage stores a student in this way, without an export
         pixels = torch.rand(2, 3, image_text.preprocess.size, image_text.preprocess.size)
         save_file({"pixels": pixels}, folder / "pixels.safetensors")
         expected[name] = {"image": image_text.embed_images(pixels), "text": image_text.embed_texts(TEXTS)}

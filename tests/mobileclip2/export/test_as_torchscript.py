@@ -8,7 +8,7 @@ from mobileclip2.export import as_torchscript
 from mobileclip2.export.model import ImageTower, TextTower
 
 
-def test_both_towers_come_back_with_their_features(
+def test_both_towers_load_with_the_same_features(
     towers: tuple[ImageTower, TextTower], pixels: torch.Tensor, tokens: torch.Tensor, tmp_path: Path
 ) -> None:
     as_torchscript.write(*towers, pixels[:2], tokens[:2], tmp_path)

@@ -21,7 +21,7 @@ def test_towers_return_normalized_features(
         torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
 
 
-def test_the_exported_preprocessing_gives_the_pixels_and_tokens_of_the_training(image_text: ImageText) -> None:
+def test_exported_preprocessing_gives_the_pixels_and_tokens_of_training(image_text: ImageText) -> None:
     tokenizer = Tokenizer(default_bpe(), image_text.tokenize.context_length)
     plain = trained(image_text)
     numpy = with_numpy(image_text.preprocess, tokenizer, plain.image, plain.text)

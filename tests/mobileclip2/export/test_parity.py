@@ -28,14 +28,14 @@ def test_a_model_equals_itself(image_text: ImageText, found: Inputs) -> None:
     demand(measured)
 
 
-def test_other_tokens_are_counted_and_not_compared(image_text: ImageText, found: Inputs) -> None:
+def test_texts_with_different_tokens_are_counted_but_not_compared(image_text: ImageText, found: Inputs) -> None:
     model = trained(image_text)
     other = replace(model, tokens=lambda texts: model.tokens([texts[0], *("a dog" for _ in texts[1:])]))
     _, text = parity(model, other, found, "fp32", 2)
     assert (text.count, text.same_input) == (3, 1) and text.lowest == pytest.approx(1)
 
 
-def test_features_of_another_direction_are_measured(image_text: ImageText, found: Inputs) -> None:
+def test_opposite_features_have_a_cosine_of_minus_one(image_text: ImageText, found: Inputs) -> None:
     model = trained(image_text)
     image, _ = parity(model, replace(model, image=lambda pixels: -model.image(pixels)), found, "fp32", 2)
     assert image.mean == pytest.approx(-1)
@@ -55,12 +55,12 @@ def test_inputs_are_the_distinct_images_and_texts_of_the_sets(tiny_template: Pat
     assert found.calibration == found.images[-5:]
 
 
-def test_a_comparison_needs_a_set() -> None:
+def test_a_comparison_without_an_evaluation_set_is_an_error() -> None:
     with pytest.raises(UserError, match="add a set to 'evaluation'"):
         inputs([], 5)
 
 
-def test_the_comparison_leaves_no_gradients(image_text: ImageText, found: Inputs) -> None:
+def test_the_comparison_computes_no_gradients(image_text: ImageText, found: Inputs) -> None:
     model = trained(image_text)
     seen: list[bool] = []
     spy = replace(model, image=lambda pixels: seen.append(torch.is_grad_enabled()) or model.image(pixels))

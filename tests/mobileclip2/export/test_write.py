@@ -1,4 +1,4 @@
-"""Small exports. Whole ones, with their cards and in processes of their own, are in ``stages/test_export.py``."""
+"""Test small exports. ``stages/test_export.py`` tests complete exports with their cards, in separate processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_export_for_open_clip_contains_no_tokenizer(image_text: ImageText, fo
 
 
 @pytest.mark.parametrize("kind", NEEDS)
-def test_an_example_is_python_and_imports_what_the_card_says(kind: str) -> None:
+def test_an_example_is_valid_python_and_imports_the_packages_of_the_card(kind: str) -> None:
     tree = ast.parse(example(kind))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert {NEEDS[kind], "numpy"} <= {name.partition(".")[0] for name in imported}

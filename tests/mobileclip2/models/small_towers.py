@@ -1,4 +1,4 @@
-"""Small random models of every tower family and tokenizer class of open_clip, with tokenizers built on the spot."""
+"""Write small random models and tokenizers of every tower family and tokenizer class of open_clip."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRANSFORMER = {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "hea
 
 
 def wordpiece(folder: Path) -> int:
-    """Write a tokenizer of BERT as its vocabulary alone, like bert-base-uncased. Return its size."""
+    """Write a BERT tokenizer as a vocabulary file only, like bert-base-uncased. Return the vocabulary size."""
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
     entries = list(dict.fromkeys(entries))
     (folder / "vocab.txt").write_text("\n".join(entries) + "\n")
@@ -27,7 +27,7 @@ def wordpiece(folder: Path) -> int:
 
 
 def byte_level(folder: Path) -> int:
-    """Write a tokenizer of RoBERTa: ``vocab.json`` and ``merges.txt``, its class named only by ``config.json``."""
+    """Write a RoBERTa tokenizer as ``vocab.json`` and ``merges.txt``. Only ``config.json`` names its class."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("c", "a"), ("ca", "t"), ("d", "o"), ("do", "g")]
     entries = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet, *("".join(pair) for pair in merges)]
@@ -38,7 +38,7 @@ def byte_level(folder: Path) -> int:
 
 
 def unigram(folder: Path, cls: str, special: list[str], after: str, **settings: Any) -> int:
-    """Write a sentencepiece-like tokenizer as ``tokenizer.json``. ``after`` is the template of a text."""
+    """Write a sentencepiece-like tokenizer as ``tokenizer.json``. ``after`` is the template of special tokens."""
     pieces = [(token, 0.0) for token in special] + [(f"\u2581{word}", -2.0) for word in WORDS]
     pieces += [("\u2581", -3.0)] + [(letter, -5.0) for letter in LETTERS if letter != "a"] + [("a", -5.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index("<unk>")))
@@ -62,7 +62,7 @@ def xlm_roberta(folder: Path) -> int:
 
 
 def t5(folder: Path) -> int:
-    """Write a tokenizer of T5, as SigLIP and mT5 have one."""
+    """Write a T5 tokenizer, which SigLIP and mT5 use."""
     return unigram(folder, "T5Tokenizer", ["<pad>", "</s>", "<unk>"], "$A </s>", extra_ids=0)
 
 
@@ -73,7 +73,7 @@ def gemma(folder: Path) -> int:
 
 
 def nllb(folder: Path) -> int:
-    """Write a tokenizer of NLLB: the language comes first."""
+    """Write an NLLB tokenizer, which puts the language token first."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "eng_Latn", "<mask>"]
     return unigram(folder, "PreTrainedTokenizerFast", special, "eng_Latn $A </s>", bos_token="<s>")
 
@@ -108,7 +108,7 @@ def timm(name: str, **more: Any) -> dict[str, Any]:
 
 
 Family = tuple[dict[str, Any], Callable[[Path], int] | None, str | None]
-"""``model_cfg`` without sizes of the vocabulary, writer of the tokenizer, and kind of a text tower of transformers"""
+"""``model_cfg`` without vocabulary sizes, function that writes the tokenizer, kind of a transformers text tower"""
 
 
 def _clip(vision: dict[str, Any] = VIT, text: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

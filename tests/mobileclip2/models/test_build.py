@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-def test_a_stored_model_comes_back_as_it_was(tmp_path):
+def test_a_loaded_model_equals_the_saved_model(tmp_path):
     model = from_config({"model_cfg": TINY})
     save(model, tmp_path)
     again = load(tmp_path / CONFIG, tmp_path / WEIGHTS)
@@ -50,7 +50,7 @@ def test_the_seed_decides_the_initialization():
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_weights_that_do_not_fit_name_the_tensors(tmp_path):
+def test_mismatched_weights_are_rejected_with_tensor_names(tmp_path):
     wider = {**TINY, "embed_dim": 16}
     save(from_config({"model_cfg": wider}), tmp_path)
     with pytest.raises(WeightsError, match=r"does not fit the architecture: \S+ is \[.*\], expected \["):
@@ -68,7 +68,7 @@ def test_a_checkpoint_that_would_need_unpickling_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pt", "empty.safetensors", "empty.pt", "text.pt"])
-def test_a_weight_file_that_is_none_is_named(tmp_path, name):
+def test_an_unreadable_weight_file_is_reported(tmp_path, name):
     whole = tmp_path / name.replace("cut", "whole")
     state = {"a": torch.arange(1000.0)}
     save_file(state, whole) if name.endswith(".safetensors") else torch.save(state, whole)
@@ -78,7 +78,7 @@ def test_a_weight_file_that_is_none_is_named(tmp_path, name):
         build(Model(config=TINY), tmp_path / name)
 
 
-def test_a_model_that_squashes_its_images_is_stored_as_one(tmp_path):
+def test_the_resize_mode_squash_is_stored(tmp_path):
     assert _preprocess_config(Model(open_clip="ViT-B-16-SigLIP"))["resize_mode"] == "squash"
     assert "resize_mode" not in _preprocess_config(Model(open_clip="MobileCLIP2-S0"))
     save(from_config({"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}), tmp_path)
@@ -112,7 +112,7 @@ def test_every_model_name_is_an_architecture_of_the_published_size(name):
 
 
 def feature_of_a_gelu(model):
-    """Tell which activation the towers of a model have: their classes by module name."""
+    """Return the class names of the activations in the MLPs of a model."""
     return {type(module).__name__ for name, module in model.named_modules() if name.endswith("mlp.gelu")}
 
 
@@ -153,7 +153,7 @@ def test_a_tag_has_its_own_preprocessing(pair):
     }
 
 
-def test_released_conventions_hold_for_a_downloaded_checkpoint():
+def test_a_released_architecture_uses_its_published_preprocessing():
     built = build(Model(open_clip="MobileCLIP2-S0"))
     assert built.preprocess.mean == (0.0, 0.0, 0.0) and built.preprocess.std == (1.0, 1.0, 1.0)
     assert built.preprocess.size == 256 and built.preprocess.interpolation == "bilinear"
@@ -171,12 +171,12 @@ def test_released_conventions_hold_for_a_downloaded_checkpoint():
         ),
     ],
 )
-def test_an_impossible_tower_or_image_size_is_named(tower, size, message):
+def test_an_invalid_tower_or_image_size_is_reported(tower, size, message):
     with pytest.raises(UserError, match=message):
         build(Model(config=with_timm(tower, size)))
 
 
-def test_a_tower_of_any_size_takes_the_requested_one():
+def test_a_flexible_tower_takes_the_requested_image_size():
     model = build(Model(config=with_timm("efficientnet_lite0", 96)))
     assert model.preprocess.size == 96 and model.model.encode_image(torch.zeros(1, 3, 96, 96)).shape == (1, 16)
 
@@ -203,7 +203,7 @@ def with_timm(tower, size):
         ({"interpolation": "random"}, "interpolation"),
     ],
 )
-def test_a_stored_preprocessing_that_is_invalid_is_named(preprocess, field, tmp_path):
+def test_an_invalid_stored_preprocessing_is_reported(preprocess, field, tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": preprocess}))
     with pytest.raises(WeightsError, match=f"{CONFIG}: model: '{field}' is invalid: .*; correct {CONFIG}"):
         load(tmp_path / CONFIG, tmp_path / WEIGHTS)
@@ -222,13 +222,13 @@ def test_a_stored_preprocessing_that_is_invalid_is_named(preprocess, field, tmp_
         (b'{"model_cfg": {"embed_dim": 8}}', "model: open_clip cannot build a model"),
     ],
 )
-def test_a_configuration_of_a_stored_model_that_is_invalid_is_named(content, message, tmp_path):
+def test_an_invalid_configuration_of_a_stored_model_is_reported(content, message, tmp_path):
     (tmp_path / CONFIG).write_bytes(content)
     with pytest.raises(UserError, match=f"{CONFIG}: {message}"):
         load(tmp_path / CONFIG, tmp_path / WEIGHTS)
 
 
-def test_a_full_disk_for_temporary_files_is_named(monkeypatch):
+def test_a_full_disk_for_temporary_files_is_reported(monkeypatch):
     def full(*some, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -237,7 +237,7 @@ def test_a_full_disk_for_temporary_files_is_named(monkeypatch):
         from_config({"model_cfg": TINY})
 
 
-def test_a_missing_folder_for_temporary_files_is_named(monkeypatch):
+def test_a_missing_folder_for_temporary_files_is_reported(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/no such folder"])
     with pytest.raises(StoreError, match="temporary files: cannot be written"):

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them are converted, or refused with the cause and the remedy."""
+"""Checkpoints of common training programs are converted, or rejected with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def are_equal(one, other):
         lambda state: {name: tensor.half() for name, tensor in state.items()},
     ],
 )
-def test_weights_of_a_training_program(tmp_path, wrap):
+def test_weights_of_training_programs_are_converted(tmp_path, wrap):
     model, expected = loads(CLIP, wrap(state_of(CLIP)), tmp_path / "a.pt").model.state_dict(), state_of(CLIP)
     for name, tensor in expected.items():
         torch.testing.assert_close(model[name], tensor, rtol=1e-3, atol=1e-3)
@@ -85,19 +85,19 @@ def test_the_positional_embeddings_of_images_and_texts_are_resized(tmp_path, cap
 
 
 @pytest.mark.parametrize(("one", "other"), [(False, True), (True, False)])
-def test_a_scale_of_another_shape(tmp_path, one, other):
+def test_a_logit_scale_of_another_shape_is_converted(tmp_path, one, other):
     given, wanted = ({**CLIP, "nonscalar_logit_scale": each, "init_logit_bias": -3} for each in (one, other))
     built = loads(wanted, state_of(given), tmp_path / "a.pt")
     assert built.model.logit_scale.shape == ((1,) if other else ())
     assert built.model.logit_bias.item() == -3 and built.model.logit_scale.item() == pytest.approx(2.6593, abs=1e-3)
 
 
-def test_weights_of_a_softmax_for_a_sigmoid(tmp_path):
+def test_softmax_weights_in_a_sigmoid_model_have_a_zero_bias(tmp_path):
     assert loads({**CLIP, "init_logit_bias": -10}, state_of(CLIP), tmp_path / "a.pt").model.logit_bias == 0
 
 
 def original_names(state):
-    """Return the names of the MobileCLIP repository, from which open_clip and timm convert."""
+    """Return the state under the names of the MobileCLIP repository, which open_clip and timm convert."""
     found = {"logit_scale": state["logit_scale"]}
     for name, tensor in state.items():
         if name.startswith("visual.trunk."):
@@ -143,7 +143,7 @@ def original_names(state):
     return found
 
 
-def test_the_original_names_of_mobileclip(tmp_path):
+def test_the_original_names_of_mobileclip_are_converted(tmp_path):
     expected = state_of(MOBILECLIP)
     expected["visual.trunk.head.fc.bias"].zero_()
     built = loads(MOBILECLIP, original_names(expected), tmp_path / "a.pt").model.state_dict()
@@ -152,7 +152,7 @@ def test_the_original_names_of_mobileclip(tmp_path):
 
 
 @pytest.mark.parametrize("original", [False, True])
-def test_reparameterized_weights_are_named(tmp_path, original):
+def test_reparameterized_weights_are_rejected(tmp_path, original):
     fused = reparameterize(model_of(MOBILECLIP).model).state_dict()
     with pytest.raises(WeightsError, match=r"a\.pt: does not fit .* These weights are reparameterized: .* before the"):
         loads(MOBILECLIP, original_names(fused) if original else dict(fused), tmp_path / "a.pt")
@@ -192,12 +192,12 @@ def save_file_of(state, path):
         ("base_model.model.visual.lora_A.weight", r"are adapters \(LoRA\): merge them"),
     ],
 )
-def test_weights_of_another_layout_name_the_cause(tmp_path, name, cause):
+def test_weights_in_another_layout_are_rejected_with_the_cause(tmp_path, name, cause):
     with pytest.raises(WeightsError, match=rf"does not fit the architecture: .* missing.*{cause}"):
         loads(CLIP, {name: torch.zeros(2)}, tmp_path / "a.pt")
 
 
-def test_the_content_decides_the_format_not_the_name(tmp_path):
+def test_the_file_format_is_detected_by_content_not_by_name(tmp_path):
     state = state_of(CLIP)
     for path, save in ((tmp_path / "a.pt", save_file_of), (tmp_path / "b.safetensors", torch.save)):
         built = loads(CLIP, state, path, save).model.state_dict()
@@ -213,13 +213,13 @@ def test_values_that_are_not_finite_are_refused(tmp_path, name, value):
         loads(CLIP, state, tmp_path / "a.pt")
 
 
-def test_a_torchscript_archive_is_named(tmp_path):
+def test_a_torchscript_archive_is_rejected(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     with pytest.raises(WeightsError, match=r"ViT-B-32\.pt is a TorchScript archive, which contains code; load it once"):
         read_state(tmp_path / "ViT-B-32.pt")
 
 
-def test_a_pointer_of_git_lfs_is_named(tmp_path):
+def test_a_git_lfs_pointer_is_rejected(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
     with pytest.raises(WeightsError, match="is a pointer of Git LFS, not the file; run 'git lfs pull'"):
@@ -234,13 +234,13 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path):
         ({}, "it has no tensors by name"),
     ],
 )
-def test_a_file_without_weights_is_named(tmp_path, content, message):
+def test_a_file_without_weights_is_rejected(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match=re.escape(message)):
         read_state(tmp_path / "a.pt")
 
 
-def test_weights_of_the_same_model_are_not_touched():
+def test_weights_of_the_same_model_are_not_changed():
     model = model_of(CUSTOM)
     state = state_of(CUSTOM, seed=1)
     assert convert(model.model, state, "a") == state

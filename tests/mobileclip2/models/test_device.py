@@ -6,7 +6,7 @@ from mobileclip2.models.build import from_config
 from mobileclip2.models.device import choose_device, inference
 
 
-def test_a_cpu_computes_in_full_precision_and_bf16_moves_an_embedding_little():
+def test_cpu_inference_is_fp32_and_bf16_changes_embeddings_little():
     torch.manual_seed(0)
     vision = {"image_size": 64, "patch_size": 16, "width": 64, "layers": 6, "head_width": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 6}
@@ -23,6 +23,6 @@ def test_a_cpu_computes_in_full_precision_and_bf16_moves_an_embedding_little():
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x"])
-def test_an_unknown_device_is_a_message(name):
+def test_an_unknown_device_is_reported(name):
     with pytest.raises(UserError, match=f"torch has no device '{name}'; write 'auto'"):
         choose_device(name)

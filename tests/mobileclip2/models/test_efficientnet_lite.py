@@ -20,7 +20,7 @@ def published() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("classes", [1000, 0])
-def test_tensors_are_carried_over_in_their_order(published: dict[str, torch.Tensor], classes: int) -> None:
+def test_tensors_are_converted_in_their_order(published: dict[str, torch.Tensor], classes: int) -> None:
     model = timm.create_model(NAME, num_classes=classes)
     model.load_state_dict(efficientnet_lite_state(published, model))
     ours = model.state_dict()
@@ -34,7 +34,7 @@ def test_weights_of_another_size_are_refused(published: dict[str, torch.Tensor])
         efficientnet_lite_state(published, timm.create_model("tf_efficientnet_lite2"))
 
 
-def test_a_tensor_of_another_shape_is_named(published: dict[str, torch.Tensor]) -> None:
+def test_a_tensor_of_another_shape_is_rejected(published: dict[str, torch.Tensor]) -> None:
     first = next(iter(published))
     with pytest.raises(WeightsError, match=rf"{first} is \[7\], timm's conv_stem.weight is \[32, 3, 3, 3\]"):
         efficientnet_lite_state({**published, first: torch.zeros(7)}, timm.create_model(NAME, num_classes=0))

@@ -1,4 +1,4 @@
-"""Published models against a stand-in of the hub: names, commits, refusals, cuts, and no network."""
+"""Test published models with a local hub server: names, commits, refusals, interrupted downloads and no network."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def profile(tiny):
 
 
 def tiny_files(folder, seed=0, config=None):
-    """Return the files of a small model, as a repository has them."""
+    """Return the files of a small model by their names in a repository."""
     torch.manual_seed(seed)
     save(from_config({"model_cfg": config or TINY, "preprocess_cfg": {"interpolation": "bilinear"}}), folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -125,7 +125,7 @@ def test_the_tokenizer_of_another_repository_is_part_of_the_model(hub, tmp_path)
     assert found.commits == {REPOSITORY: commit, "somebody/tokenizer": tokenizer}
 
 
-def test_a_missing_tokenizer_is_an_error_before_the_run(hub, tmp_path, monkeypatch):
+def test_a_missing_tokenizer_is_reported_before_the_run(hub, tmp_path, monkeypatch):
     model = Model(config=write("SigLIP", tmp_path / "tokenizer", "somebody/tokenizer"))
     with pytest.raises(
         WeightsError, match=r"students\.a\.model: the files of the tokenizer somebody/tokenizer cannot be"
@@ -140,7 +140,7 @@ def test_a_missing_tokenizer_is_an_error_before_the_run(hub, tmp_path, monkeypat
         build(model)
 
 
-def test_a_names_commit_is_recorded_once_and_a_move_is_told(hub, profile, tmp_path, caplog):
+def test_the_commit_is_recorded_once_and_a_moved_name_is_reported(hub, profile, tmp_path, caplog):
     first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     assert check(profile) == {"teachers.wide.model": {REPOSITORY: first}}
     second = hub.push(REPOSITORY, tiny_files(tmp_path / "two", seed=1))
@@ -162,7 +162,7 @@ def test_a_names_commit_is_recorded_once_and_a_move_is_told(hub, profile, tmp_pa
 def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tmp_path, caplog):
     first = hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     pipeline = Pipeline(load_profile(profile))
-    assert pipeline.missing(pipeline.graph["teacher/wide"], None) and not hub.asked  # planning asks no network
+    assert pipeline.missing(pipeline.graph["teacher/wide"], None) and not hub.asked  # planning sends no request
     done = pipeline.materialize("teacher/wide")
     (stored,) = pipeline.read("teacher/wide")
     assert stored.manifest.inputs == {"hub": f"{REPOSITORY}@{first}"}
@@ -174,7 +174,7 @@ def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tm
     found = check_published_weights(again, list(again.graph), stored=True)
     assert found == {"teachers.wide.model": {REPOSITORY: first}} and f"to {second}" in caplog.text
     hub.status = 503
-    assert check_published_weights(again, list(again.graph), stored=True) == found  # the store has all that is needed
+    assert check_published_weights(again, list(again.graph), stored=True) == found  # the store has all the files
     hub.status = 200
     profile.write_text(
         profile.read_text().replace(f"open_clip: {NAME}", f"open_clip: {NAME}\n    revision: '{second}'")
@@ -184,7 +184,7 @@ def test_the_commit_is_part_of_the_identity_and_of_the_manifest(hub, profile, tm
     assert changed.materialize("teacher/wide").data_version != done.data_version
 
 
-def test_a_hub_that_refuses_the_connection(profile, monkeypatch, tmp_path):
+def test_a_refused_hub_connection_is_reported(profile, monkeypatch, tmp_path):
     endpoint = closed_port()
     point_to(monkeypatch, endpoint, tmp_path / "cache")
     message = refusal(profile)
@@ -192,7 +192,7 @@ def test_a_hub_that_refuses_the_connection(profile, monkeypatch, tmp_path):
     assert "HF_HOME" in message and "'weights: {path: ...}'" in message
 
 
-def test_a_hub_that_does_not_answer(profile, monkeypatch, tmp_path):
+def test_a_hub_timeout_is_reported(profile, monkeypatch, tmp_path):
     monkeypatch.setattr(hub_module, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts the connection and never answers
         point_to(monkeypatch, f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "cache")
@@ -208,27 +208,27 @@ def test_a_hub_that_does_not_answer(profile, monkeypatch, tmp_path):
         (503, "answers HTTP 503"),
     ],
 )
-def test_a_hub_that_refuses(profile, hub, status, expected):
+def test_an_http_error_of_the_hub_is_reported(profile, hub, status, expected):
     hub.status = status
     assert expected in refusal(profile) and len(hub.asked) == 1  # no retries that take minutes
 
 
-def test_a_repository_that_is_private_or_misspelt(profile, hub):
+def test_a_private_or_misspelled_repository_is_reported(profile, hub):
     assert "does not show this repository" in refusal(profile)
 
 
-def test_a_commit_that_does_not_exist(hub, tmp_path):
+def test_an_unknown_commit_is_reported(hub, tmp_path):
     hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     with pytest.raises(WeightsError, match=r"does not have this commit\. Correct 'revision', or remove it"):
         hub_module.find(Model(open_clip=NAME, revision="0" * 40), "teachers.a.model", {})
 
 
-def test_a_repository_in_another_layout(profile, hub):
+def test_a_repository_in_another_layout_is_reported(profile, hub):
     hub.push(REPOSITORY, {"model.safetensors": b"", "config.json": b"{}"})
     assert f"lists none of {', '.join(hub_module.WEIGHTS)} in {REPOSITORY}" in refusal(profile)
 
 
-def test_a_download_that_is_cut_continues(hub, tmp_path):
+def test_an_interrupted_download_continues(hub, tmp_path):
     hub.push(REPOSITORY, tiny_files(tmp_path / "one"))
     hub.cuts = 2
     assert build(Model(open_clip=NAME)).embed_dim == 8
@@ -268,7 +268,7 @@ def test_check_and_run_fail_before_the_first_stage(profile, hub, tmp_path):
     assert not list(profile.parent.rglob("manifest.json"))
 
 
-def test_the_stand_in_answers_like_the_hub(hub):
+def test_the_local_test_server_answers_like_the_hub(hub):
     assert isinstance(hub, Hub)
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -317,7 +317,7 @@ def test_an_interrupted_download_of_a_tokenizer_is_not_used(hub, tmp_path, monke
         return real(listed, name)
 
     monkeypatch.setattr(hub_module.Listing, "file", dying)
-    for _ in range(2):  # the second time, the cache has a part of the files
+    for _ in range(2):  # the second time, the cache contains some of the files
         with pytest.raises(
             WeightsError, match=r"tokenizer somebody/tokenizer are not on this machine.*answers HTTP 503"
         ):
@@ -345,7 +345,7 @@ def test_a_tokenizer_of_a_local_folder_is_identified_by_its_content(tiny, tmp_pa
     assert digest() != before
 
 
-def test_a_tokenizer_beside_the_weights_is_of_the_same_commit(hub, tmp_path):
+def test_a_tokenizer_in_the_weight_repository_has_the_same_commit(hub, tmp_path):
     config = write("SigLIP", tmp_path / "tokenizer", REPOSITORY)
     given = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
     torch.manual_seed(0)
@@ -367,12 +367,12 @@ def test_a_tokenizer_beside_the_weights_is_of_the_same_commit(hub, tmp_path):
         (b'{"model_cfg": {"text_cfg": "bert"}}', "must be JSON objects"),
     ],
 )
-def test_a_damaged_configuration_is_named(hub, profile, content, expected):
+def test_a_damaged_configuration_is_reported(hub, profile, content, expected):
     hub.push(REPOSITORY, {CONFIG: content, WEIGHTS: b""})
     assert expected in refusal(profile)
 
 
-def test_a_local_text_tower_without_a_configuration_is_named(tmp_path):
+def test_a_local_text_tower_without_a_configuration_is_reported(tmp_path):
     text = {"hf_model_name": str(tmp_path), "hf_tokenizer_name": str(tmp_path)}
     with pytest.raises(WeightsError, match=r"text tower .* cannot be read: .*config\.json"):
         build(Model(config={"embed_dim": 8, "vision_cfg": {}, "text_cfg": text}))

@@ -16,7 +16,7 @@ def test_warnings_are_silent_and_errors_are_not(caplog: pytest.LogCaptureFixture
     assert raised == [] and caplog.messages == ["an error"]
 
 
-def test_warnings_are_heard_again_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_shown_again_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="broken"), quiet():
         raise ValueError("broken")
     logging.getLogger("exporter").warning("a warning")

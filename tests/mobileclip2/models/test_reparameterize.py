@@ -22,7 +22,7 @@ CONFIGS = {"demo": demo, "MobileCLIP2-S0": lambda: get_model_config("MobileCLIP2
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_fused_model_computes_the_same_with_fewer_parts(name):
+def test_the_fused_model_gives_the_same_features_with_fewer_layers(name):
     torch.manual_seed(0)
     model = from_config({"model_cfg": CONFIGS[name]()})
     _trained_statistics(model.model)
@@ -47,7 +47,7 @@ def test_the_fused_model_computes_the_same_with_fewer_parts(name):
     )
 
 
-def test_a_model_without_branches_stays_as_it_is():
+def test_a_model_without_branches_is_only_copied():
     model = from_config({"model_cfg": TINY}).model
     fused = reparameterize(model.train())
     assert fused is not model and not fused.training and model.training

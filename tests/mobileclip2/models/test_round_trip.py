@@ -1,4 +1,4 @@
-"""Every tokenizer class and tower family of open_clip is built, stored and read back without a cache and a network."""
+"""Every tokenizer class and tower family of open_clip is built, stored and read back without a cache or a network."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_stored_model_is_complete(models, family):
     torch.testing.assert_close(found["plain texts"], expected["texts"])
 
 
-def test_a_text_tower_is_fp32_whatever_its_published_precision(tmp_path):
+def test_a_text_tower_published_in_bf16_is_loaded_in_fp32(tmp_path):
     config = write("mT5", tmp_path, str(tmp_path))
     tower = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**tower, "torch_dtype": "bfloat16"}))

@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "x.safetensors"
 
 
-def test_tensors_and_metadata_come_back(file: Path) -> None:
+def test_tensors_and_metadata_are_read_back(file: Path) -> None:
     tensors, metadata = read_sealed(file)
     torch.testing.assert_close(tensors, TENSORS, rtol=0, atol=0)
     assert metadata["keys"] == '["sha256", "\\"sha256\\":\\"0"]' and read_metadata(file) == metadata
@@ -51,7 +51,7 @@ def test_every_truncation_and_addition_is_found(file: Path) -> None:
             read_sealed(file)
 
 
-def test_other_files_are_damaged(tmp_path: Path) -> None:
+def test_unsealed_unreadable_and_missing_files_count_as_damaged(tmp_path: Path) -> None:
     save_file(TENSORS, tmp_path / "unsealed")
     (tmp_path / "noise").write_bytes(random.Random(0).randbytes(1000))
     (tmp_path / "folder").mkdir()
@@ -60,7 +60,7 @@ def test_other_files_are_damaged(tmp_path: Path) -> None:
             read_sealed(tmp_path / name)
 
 
-def test_a_failed_write_is_named_and_the_old_file_stays(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_is_reported_and_keeps_the_old_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = file.read_bytes()
 
     def full(*_: object) -> None:

@@ -16,14 +16,14 @@ from tests.mobileclip2.stages.small_wise_ft import PUPIL
 States = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
-def test_tensors_that_share_memory_are_written_as_they_are(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_written_unchanged(tmp_path: Path) -> None:
     weight = torch.arange(6.0).view(2, 3)
     write_tensors(tmp_path / "a.safetensors", {"weight": weight, "tied": weight, "view": weight.T})
     found = load_file(tmp_path / "a.safetensors")
     assert torch.equal(found["tied"], weight) and torch.equal(found["view"], weight.T)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"a": torch.ones(1)})
     before = path.read_bytes()
@@ -60,7 +60,7 @@ def states() -> States:
     return start, model.state_dict()
 
 
-def test_the_ends_are_the_models_themselves_bit_for_bit(states: States) -> None:
+def test_weights_zero_and_one_return_the_models_bit_for_bit(states: States) -> None:
     start, end = states
     start = start | {"visual.trunk.head.fc.bias": torch.tensor([-0.0, 1e-45])}
     end = end | {"visual.trunk.head.fc.bias": torch.tensor([1.0, 3e38])}
@@ -71,7 +71,7 @@ def test_the_ends_are_the_models_themselves_bit_for_bit(states: States) -> None:
             assert found[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
-def test_parameters_and_statistics_lie_between_and_counts_do_not(states: States) -> None:
+def test_parameters_and_statistics_are_interpolated_but_counts_are_not(states: States) -> None:
     start, end = states
     middle = interpolated(start, end, 0.25)
     for kind in ("running_mean", "running_var", "weight"):

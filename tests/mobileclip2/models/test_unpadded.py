@@ -38,7 +38,7 @@ def lengths_seen(model, tokens):
 
 
 @pytest.mark.parametrize("kind", [*CAUSAL, *PADDED])
-def test_features_are_those_of_the_whole_context(kind):
+def test_features_equal_those_of_the_full_context(kind):
     torch.manual_seed(1)
     image_text = from_config({"model_cfg": {**CAUSAL, **PADDED}[kind]})
     tokens = image_text.tokenize(TEXTS)
@@ -50,7 +50,7 @@ def test_features_are_those_of_the_whole_context(kind):
     assert seen == [8 if kind in CAUSAL else whole]
 
 
-def test_a_text_that_fills_the_context_is_whole():
+def test_a_text_that_fills_the_context_is_not_shortened():
     image_text = from_config({"model_cfg": CLIP})
     tokens = image_text.tokenize(["word " * 60, "a"])
     found, seen = lengths_seen(image_text.model, tokens)

@@ -20,7 +20,7 @@ CACHING = clip_tokenizer("{}")
 @example("")
 @example("<start_of_text>it's <END_OF_TEXT> &amp;amp; they'LL 2026")
 @example("cafeâ€™s “quoted”\x00 ﬁne  i̇")
-def test_tokens_are_those_of_open_clip(text):
+def test_tokens_equal_those_of_open_clip(text):
     for _ in range(2):
         assert torch.equal(CACHING([text]), PLAIN([text]))
 

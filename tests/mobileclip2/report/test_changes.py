@@ -47,7 +47,7 @@ def test_added_removed_and_missing_outputs(tiny, before):
     assert "| caption_corpus/clean | 12 → not stored | 0 |  |" in changes_as_markdown(data_changes(before, after), "x")
 
 
-def test_other_samples_are_counted(tiny, before):
+def test_a_change_of_the_number_of_samples_is_reported(tiny, before):
     folder = tiny.parent / "fewer"
     folder.mkdir()
     for name in ("00000.tar", "00001.tar"):
@@ -79,7 +79,7 @@ def captions_of(output):
     return [caption for path in paths(output) for caption in sidecar.read(path).column("caption").to_pylist()]
 
 
-def test_a_caption_and_a_key_are_text_and_no_markup():
+def test_captions_and_keys_are_escaped_in_markdown():
     example = ("00`|01", "a | b `c` <img src=x> @everyone #1", "long " * 30)
     table = changes_as_markdown([DataChange(AssetKey("raw_shards"), 2, 2, 1, example)], "origin/main")
     (row,) = (line for line in table.splitlines() if line.startswith("| raw_shards"))

@@ -52,7 +52,7 @@ def result(each: EvaluationSet, metrics=None, **columns) -> Result:
 PETS = {"classnames": "\n".join(CLASSES) + "\n", "zeroshot_classification_templates": "{c}\n"}
 
 
-def test_failures_are_the_worst_and_successes_of_different_classes(write_set):
+def test_failures_are_the_worst_and_successes_have_different_classes(write_set):
     targets = [0, 0, 0, 1, 1, 2, 3, 4]
     ranks = [0, 5, 0, 0, 2, 5, 1, 3]
     predicted = [target if not rank else 5 for target, rank in zip(targets, ranks, strict=True)]
@@ -70,7 +70,7 @@ def test_failures_are_the_worst_and_successes_of_different_classes(write_set):
         assert shown(one.image) == pixels(keys.index(one.key)), "the image of that key"
 
 
-def test_images_are_found_by_their_place_where_keys_repeat(write_set):
+def test_images_with_repeated_keys_are_found_by_position(write_set):
     each = write_set("pets", [("a", labeled(0, 0)), ("b", labeled(1, 1))], **PETS)
     table = result(each, key=["same", "same"], target=[0, 1], predicted=[1, 0], rank=[1, 2])
     failures, _ = examples.classified(each, table, 5, 5)
@@ -95,7 +95,7 @@ def test_confusions_are_counted(write_set):
     assert examples.confusion_shares(write_set("more", [("a", labeled(0, 0))], classnames=many), table) is None
 
 
-def test_what_was_retrieved_with_the_right_ones_marked(write_set):
+def test_retrieved_candidates_are_marked_as_right_or_wrong(write_set):
     samples = [(f"s{n}", captioned(n, f"first {n}", f"second {n}")) for n in range(3)]
     each = write_set("pairs", samples, dataset_type="retrieval")
     nearest = [[0, 1], [1, 0], [1, 2], [2, 1], [0, 1], [0, 1], [0, 1, 2], [4, 5, 0], [0, 1, 2]]
@@ -123,7 +123,7 @@ def test_what_was_retrieved_with_the_right_ones_marked(write_set):
     assert [one.right for one in found[6].candidates] == [True, True, False]
 
 
-def test_associations_of_which_least_was_found(tmp_path: Path):
+def test_worst_associations_come_first(tmp_path: Path):
     (tmp_path / "test").mkdir()
     names = [["a", "b", "c"], ["d", "e", "f"]]
     images = [[{"bytes": picture(3 * row + n), "path": name} for n, name in enumerate(names[row])] for row in range(2)]
@@ -137,7 +137,7 @@ def test_associations_of_which_least_was_found(tmp_path: Path):
     assert [shown(one.content) for one in found[0].candidates] == [pixels(3), pixels(4), pixels(5)]
 
 
-def test_shares_of_each_group_with_their_intervals(write_set):
+def test_each_group_has_a_share_with_an_interval(write_set):
     each = write_set("fairness/geode", [("a", {**labeled(0, 0), "npy": npy(0, 0)})], **PETS)
     ranks = [0, 0, 1, 0, 3, 4]
     metrics = {"acc1": 0.5, "acc_avg": 0.5, "acc_region:0": 2 / 3, "acc_region:2": 1 / 3, "acc_wg": 1 / 3}
@@ -161,7 +161,7 @@ def test_shares_of_each_group_with_their_intervals(write_set):
         assert 0 <= one.interval[0] < one.value < one.interval[1] <= 1
 
 
-def test_groups_of_faces_have_the_names_that_the_set_gives_them(write_set):
+def test_face_groups_use_the_class_names_of_the_set(write_set):
     names = {"race": ["Black", "White"], "gender": ["male", "female"], "age": ["old"], "toxic": ["animal"]}
     each = write_set(
         "fairness/fairface",

@@ -18,7 +18,7 @@ def pipeline(tmp_path):
     return selected(make_filtered(tmp_path, keep=0.5, near_duplicates=0.999))
 
 
-def test_every_score_is_counted_and_the_ends_are_shown_with_their_outcome(pipeline):
+def test_scores_are_counted_and_the_best_and_worst_pairs_have_outcomes(pipeline):
     (found,) = filter_reports(pipeline)
     assert (found.name, found.model, len(found.counts), found.pairs) == ("clean", "teacher/wide", BINS, 23)
     best, worst = ([pair.score for pair in pairs] for pairs in (found.best, found.worst))

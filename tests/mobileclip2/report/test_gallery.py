@@ -46,7 +46,7 @@ def pairs(write_set) -> EvaluationSet:
 
 
 def ranked(set_: EvaluationSet, shift: int) -> Result:
-    """Return a model whose first picture for a text of picture n is picture n + shift."""
+    """Return the result of a model that ranks picture n + shift first for a text of picture n."""
     near = [[(n // 2 + shift + place) % 8 for place in range(5)] for n in range(16)]
     ranks = [next((place for place in range(5) if row[place] == n // 2), 7) for n, row in enumerate(near)]
     table = {"query": ["text"] * 16 + ["image"] * 8, "key": ["k"] * 24}
@@ -55,7 +55,7 @@ def ranked(set_: EvaluationSet, shift: int) -> Result:
     )
 
 
-def test_texts_at_equal_distances_have_the_pictures_of_each_model(pairs):
+def test_evenly_spaced_texts_have_the_pictures_of_each_model(pairs):
     found = queries(pairs, {"teacher": ranked(pairs, 0), "student": ranked(pairs, -1)})
     assert len(found) == QUERIES
     assert [query.text for query in found] == ["second 0", "first 2", "first 3", "second 4", "first 6", "first 7"]
@@ -78,7 +78,7 @@ def predicted(set_: EvaluationSet, *classes: int) -> Result:
     return Result(set_.name, set_.name, {}, samples=pa.table(columns))
 
 
-def test_the_confusions_of_the_student_have_counts_of_all_models_and_pictures(pets):
+def test_student_confusions_have_pictures_and_counts_of_all_models(pets):
     results = {
         "teacher": predicted(pets, 0, 0, 0, 1, 1, 1, 1, 1),
         "student": predicted(pets, 1, 1, 1, 1, 1, 1, 5, 0),
@@ -104,7 +104,7 @@ def page(pairs: EvaluationSet, pets: EvaluationSet) -> str:
     return render_pipeline(Report("t", "p", "d", [EvaluatedModel("student", "student", [])], gallery=gallery))
 
 
-def test_the_page_escapes_names_describes_each_picture_and_is_the_same_twice(pairs, pets):
+def test_the_page_escapes_names_describes_pictures_and_is_reproducible(pairs, pets):
     first = page(pairs, pets)
     assert first == page(pairs, pets)
     assert "big &lt;teacher&gt;" in first and "<teacher>" not in first

@@ -17,7 +17,7 @@ def pipeline(materialized: Callable[..., Pipeline]) -> Pipeline:
     return materialized(*EVALUATED)
 
 
-def test_models_are_in_the_order_of_the_profile_and_say_their_origin(pipeline: Pipeline) -> None:
+def test_models_have_the_order_of_the_profile_and_a_note_of_origin(pipeline: Pipeline) -> None:
     models = {model.name: model for model in evaluated_models(pipeline) if model.name != "narrow"}
     assert [(model.name, model.kind, model.note) for model in models.values()] == [
         ("wide", "teacher", "teacher"),
@@ -42,7 +42,7 @@ def test_a_distilled_student_is_compared_with_the_plain_one(pipeline: Pipeline) 
     assert highlight.value.endswith(" points") and highlight.value[0] in "+-"
 
 
-def test_the_report_is_written_beside_the_outputs(materialized):
+def test_the_report_is_written_to_the_store(materialized):
     pipeline = materialized("evaluation/wide")
     written = Path(store_report(pipeline))
     assert written == Path(pipeline.storage.url) / "reports" / "tiny.html"

@@ -14,22 +14,22 @@ from mobileclip2.report.page import Training, accuracy_plots, bar, data_uri, dur
     ("seconds", "text"),
     [(None, "–"), (3.21, "3.2 s"), (59.6, "1 min 0 s"), (245, "4 min 5 s"), (7625, "2 h 7 min")],
 )
-def test_durations_are_written_for_people(seconds: float | None, text: str) -> None:
+def test_durations_are_human_readable(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_a_bar_is_as_long_as_its_share() -> None:
+def test_the_width_of_a_bar_equals_its_share() -> None:
     assert 'width: 25.0%"' in bar(0.25)
 
 
-def test_images_are_small_and_part_of_the_page() -> None:
+def test_images_are_resized_and_embedded_in_the_page() -> None:
     uri = data_uri(Image.new("RGBA", (400, 200)), 100)
     kind, _, data = uri.partition(",")
     assert kind == "data:image/webp;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (100, 50)
 
 
-def test_a_figure_for_each_training_and_for_each_set() -> None:
+def test_each_training_and_each_set_has_a_figure() -> None:
     records = [{"step": float(step), "loss": 4 / step, "shapes/acc1": step / 4} for step in range(1, 4)]
     trainings = [Training(name, records, 8) for name in ("one", "two")]
     assert [name for name, _ in loss_plots(trainings)] == ["one", "two"]

@@ -66,7 +66,7 @@ def test_fit_keeps_the_shape() -> None:
     assert fit(_noise(1, 1000), 50).size == (1, 50)
 
 
-def test_markdown_carries_the_bytes() -> None:
+def test_markdown_contains_the_image_bytes() -> None:
     text = inline_markdown(b"\x89PNG...", "a](http://x)\n![b")
     assert text.count("](") == 1 and "\n" not in text
     assert base64.b64decode(text.rpartition("base64,")[2].removesuffix(")")) == b"\x89PNG..."
@@ -83,7 +83,7 @@ def noise(size, seed):
 
 
 @pytest.mark.parametrize("images", [[], [noise((400, 300), 0)], [noise((64, 64), seed) for seed in range(9)]])
-def test_a_strip_of_any_images_is_shown_at_once(images):
+def test_a_strip_shows_any_number_of_images(images):
     picture = Image.open(io.BytesIO(decoded(strip(images, "samples"), "webp")))
     assert picture.width == picture.height * max(1, min(len(images), IMAGES))
 
@@ -98,7 +98,7 @@ def test_flat_images_are_drawn_larger_than_noise():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, POINTS, 1000])
-def test_a_curve_has_at_most_as_many_points_as_fit(count):
+def test_a_curve_has_a_maximum_number_of_points(count):
     values = [10.0**5 / (1 + number) for number in range(count)]
     root = ElementTree.fromstring(decoded(sparkline(values, "loss"), "svg+xml"))
     text, line = root

@@ -26,9 +26,9 @@ from mobileclip2.report.plots import (
 RECORDS = [{"step": float(step), "loss": 5 / step} for step in range(1, 60)]
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a slow machine must not fail the test
 @given(st.lists(st.floats(-1e3, 1e3), max_size=9))
-def test_labels_keep_their_order_and_their_distance(places: list[float]) -> None:
+def test_labels_keep_their_order_and_a_minimum_distance(places: list[float]) -> None:
     moved = spread(places, 12)
     order = sorted(range(len(places)), key=lambda index: places[index])
     for lower, upper in pairwise(order):
@@ -37,7 +37,7 @@ def test_labels_keep_their_order_and_their_distance(places: list[float]) -> None
         assert abs(place - other) <= 12 * len(places)
 
 
-def test_labels_with_room_stay() -> None:
+def test_labels_with_enough_room_do_not_move() -> None:
     assert spread([30, 0, 15], 12) == [30, 0, 15]
 
 
@@ -46,7 +46,7 @@ def test_same_numbers_same_bytes() -> None:
     assert svg(loss_figure(RECORDS, "a"), "x") == svg(loss_figure(RECORDS, "a"), "x")
 
 
-def test_svg_takes_the_colors_of_its_page() -> None:
+def test_svg_uses_the_color_variables_of_the_page() -> None:
     text = svg(accuracy_figure({"a": [(10, 0.1), (20, 0.3)]}, title="t", levels={"teacher": 0.5}), "fig")
     ET.fromstring(text.replace("xlink:", ""))
     for color, variable in VARIABLES.items():
@@ -56,14 +56,14 @@ def test_svg_takes_the_colors_of_its_page() -> None:
     assert text.count(' id="') == text.count(' id="fig-')
 
 
-def test_text_in_svg_is_text() -> None:
+def test_text_in_svg_is_escaped() -> None:
     text = svg(
         metric_figure({"<script>alert(1)</script> $x_1$": [Result("a", "a", with_main("a", {"acc1": 0.5}))]}), "f"
     )
     assert "<script" not in text and "&lt;script&gt;" in text and "$x_1$" in text
 
 
-def test_long_trainings_are_thinned() -> None:
+def test_long_trainings_are_downsampled() -> None:
     long = [{"step": float(step), "loss": 1.0 + (step % 2)} for step in range(200_000)]
     assert len(svg(loss_figure(long), "x")) < 100_000
 

@@ -38,6 +38,6 @@ def test_a_stage_with_sidecars_has_columns(materialized):
     assert found == [("key", "string", False), ("caption", "string", False)]
 
 
-def test_a_model_has_none(materialized):
+def test_a_model_has_no_columns(materialized):
     pipeline = materialized("teacher/wide")
     assert columns(pipeline, pipeline.materialize("teacher/wide")) == []

@@ -21,7 +21,7 @@ LATENCY = Latency(
 
 
 def page(word: str = "word") -> StudentReport:
-    """Every part of a page, with ``word`` wherever text of a profile or of a set goes."""
+    """Return a report with every part. ``word`` occurs in every kind of text from a profile or a set."""
     wrong = Classified(word, PICTURE, word, word, 7)
     right = Classified(word, PICTURE, word, word, 0)
     retrieved = [
@@ -95,7 +95,7 @@ class Parsed(HTMLParser):
         return next(row for row in rows if row[: len(starts)] == list(starts))
 
 
-def test_every_text_is_escaped_and_nothing_is_asked_of_the_network() -> None:
+def test_every_text_is_escaped_and_the_page_makes_no_network_requests() -> None:
     text = render_student(page(EVIL))
     parsed = Parsed(text)
     assert not {"script", "link", "iframe"} & {tag for tag, _ in parsed.tags}
@@ -107,7 +107,7 @@ def test_every_text_is_escaped_and_nothing_is_asked_of_the_network() -> None:
     assert parsed.text.count(EVIL) > 20 and "default-src 'none'" in text
 
 
-def test_every_picture_has_words_and_every_link_a_target() -> None:
+def test_every_picture_has_alt_text_and_every_link_a_target() -> None:
     tags = Parsed(render_student(page())).tags
     images = [found for tag, found in tags if tag == "img"]
     assert len(images) == 8 and all(found.get("alt") for found in images)
@@ -120,7 +120,7 @@ def test_every_picture_has_words_and_every_link_a_target() -> None:
     assert targets <= set(ids)
 
 
-def test_the_numbers() -> None:
+def test_the_tables_show_the_numbers_of_the_report() -> None:
     parsed = Parsed(render_student(page("nano")))
     assert parsed.row("nano", "top-1") == ["nano", "top-1", "47.3", "45.1 – 49.8"]
     assert parsed.row("top-5") == ["top-5", "70.0", "68.0 – 72.0"]
@@ -136,7 +136,7 @@ def test_the_numbers() -> None:
     assert "✓ at place 41" in parsed.text and "✓ word · word" in Parsed(render_student(page())).text
 
 
-def test_the_whole_suite_has_its_averages_and_stands_beside_the_published_ones() -> None:
+def test_the_full_suite_has_averages_and_published_results() -> None:
     mains = {key: 0.3 + 0.01 * number for number, (key, task) in enumerate(TASKS.items()) if task.counts}
     rows = [ComparisonRow(key, TASKS[key].main or "", value, (value, value)) for key, value in mains.items()]
     found = averages(mains)
@@ -150,7 +150,7 @@ def test_the_whole_suite_has_its_averages_and_stands_beside_the_published_ones()
     assert parsed.row("Caltech-101" + rows[0].set)[2] == f"{100 * rows[0].value:.1f}"
 
 
-def test_a_student_whose_weights_were_given_and_sets_without_examples() -> None:
+def test_empty_sections_are_left_out_and_many_sets_are_collapsed() -> None:
     bare = replace(page(), training=Training("word", [], 128), sets=[SetExamples("A", 1)], samples_seen=None)
     assert 'id="training"' not in render_student(bare) and "Samples seen" not in render_student(bare)
     many = replace(page(), sets=[SetExamples(f"S{n}", 1) for n in range(40)])
@@ -158,7 +158,7 @@ def test_a_student_whose_weights_were_given_and_sets_without_examples() -> None:
 
 
 def test_the_page_of_the_whole_suite_stays_small() -> None:
-    """480 photographs at the size of the page: noise, which compresses worst."""
+    """Use 480 images of noise at the size of the page, because noise compresses worst."""
     wrong = [Classified("k", PICTURE, "a", "b", 7)] * 12
     sets = [SetExamples(f"S{n}", 9, wrong) for n in range(40)]
     assert len(render_student(replace(page(), sets=sets))) < 6_000_000

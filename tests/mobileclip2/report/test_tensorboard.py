@@ -42,7 +42,7 @@ def test_a_folder_that_cannot_be_written_is_named(materialized, tmp_path):
         write_events(materialized("student/plain"), tmp_path / "file")
 
 
-def test_the_command_says_how_to_show_them_or_what_to_run(materialized, tiny, tmp_path, capsys):
+def test_the_command_prints_what_to_run_next(materialized, tiny, tmp_path, capsys):
     pipeline = materialized("student/plain")
     assert main(["tensorboard", "--profile", pipeline.profile.file, str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out

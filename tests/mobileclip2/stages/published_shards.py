@@ -26,13 +26,13 @@ TEACHERS = [
 
 
 def embeddings(number: int, rows: int) -> torch.Tensor:
-    """Concatenated unit vectors of two teachers, ``[rows, sum(DIMS)]``, bf16."""
+    """Return concatenated unit vectors of two teachers, ``[rows, sum(DIMS)]``, bf16."""
     random = torch.Generator().manual_seed(number)
     return torch.cat([normalize(torch.randn(rows, dim, generator=random), dim=1) for dim in DIMS], dim=1).bfloat16()
 
 
 def members(number: int, *, npz: bool = False) -> dict[str, bytes]:
-    """The reinforcement of a sample: everything except its image and caption."""
+    """Return the reinforcement of a sample, which is everything except its image and caption."""
     views = [[[2 + view, 1, 30, 40 - view], [[5, 12.5], [7, 0.25]]] for view in range(VIEWS)]
     arrays = {"image_emb": embeddings(number, VIEWS), "text_emb": embeddings(1000 + number, 1 + CAPTIONS)}
     stored = io.BytesIO()
@@ -51,13 +51,13 @@ def members(number: int, *, npz: bool = False) -> dict[str, bytes]:
 
 
 def picture(number: int) -> dict[str, bytes]:
-    """The image and the caption of a sample."""
+    """Return the image and the caption of a sample."""
     label = CLASSES[number % len(CLASSES)]
     return {"jpg": encode(draw(label, f"published {number}")), "txt": f"a {label}".encode()}
 
 
 def write_shards(folder: Path, *, shards: int = 2, samples: int = 6, images: bool = True, npz: bool = False) -> None:
-    """Writes shards whose samples have the keys ``uid0000`` and so on."""
+    """Write shards whose samples have the keys ``uid0000`` and so on."""
     for shard in range(shards):
         write_tar(folder / f"{shard:08d}.tar", _members(range(shard * samples, (shard + 1) * samples), images, npz))
 
@@ -69,7 +69,7 @@ def _members(numbers: range, images: bool, npz: bool) -> Iterator[tuple[str, byt
 
 
 def write_images(folder: Path, numbers: range, *, uid: bool = False, per_shard: int = 5) -> None:
-    """Writes the pictures in another order and in other shards than the reinforcements."""
+    """Write the pictures in another order and in other shards than the reinforcements."""
     order = sorted(numbers, reverse=True)
     for start in range(0, len(order), per_shard):
         found: list[tuple[str, bytes]] = []
@@ -81,7 +81,7 @@ def write_images(folder: Path, numbers: range, *, uid: bool = False, per_shard: 
 
 
 def published_profile(tiny: Path, **source: Any) -> dict[str, Any]:
-    """The tiny profile with a published dataset in place of its own; ``source`` are fields of it."""
+    """Return the tiny profile with a published dataset in place of its own. ``source`` sets fields of that dataset."""
     values: dict[str, Any] = yaml.safe_load(tiny.read_text())
     for section in ("sources", "captioners", "teachers", "caption_corpora"):
         values.pop(section, None)

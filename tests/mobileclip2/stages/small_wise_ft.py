@@ -24,7 +24,7 @@ WEIGHTS = [0, 0.3, 0.6, 1]
 
 
 def add_tuning(profile: Path) -> None:
-    """Rewrite the tiny profile: students ``before``, ``after`` and ``between``, the evaluation set ``own``."""
+    """Rewrite the tiny profile with students ``before``, ``after`` and ``between`` and the evaluation set ``own``."""
     write_tar(
         profile.parent / "evaluation" / "own" / "test" / "0.tar",
         [

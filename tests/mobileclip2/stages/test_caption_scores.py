@@ -19,13 +19,16 @@ KEY = "synthetic_captions/first"
 
 @pytest.fixture
 def few_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny profile has 11 samples in a group."""
+    """Lower the required number of pairs, because a group of the tiny profile has only 11 samples."""
     monkeypatch.setattr(caption_scores, "JUDGED", 5)
 
 
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A teacher whose similarity to real captions is 0.9, to "good" 0.5 and to others 0.1; returns the numbers of pairs."""
+    """Replace the teacher's similarities: 0.9 for real captions, 0.5 for "good" and 0.1 for other captions.
+
+    Return the number of scored pairs of each call.
+    """
     seen: list[int] = []
 
     def of(pipeline: Pipeline, teacher: str, pairs: list[tuple[object, str, str]]) -> tuple[torch.Tensor, ...]:
@@ -95,7 +98,7 @@ def test_few_pairs_are_not_judged(tiny: Path, text: str, reason: str, scores: li
 
 @pytest.mark.usefixtures("few_are_enough")
 def test_a_teacher_that_knows_nothing_does_not_judge(tiny: Path) -> None:
-    """The tiny teachers have random weights; each image is embedded once."""
+    """The tiny teachers have random weights. Each image is embedded once."""
     pipeline = with_captions(tiny, "nonsense")
     with pytest.MonkeyPatch.context() as patch:
         seen: list[int] = []

@@ -1,4 +1,4 @@
-"""A source that changes after the plan or while a stage reads it: the stage refuses and writes no manifest."""
+"""A stage rejects a source that changes after the plan or while the stage reads it, and writes no manifest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rename_away(tar: Path, other: Path) -> Callable[[], object]:
 
 
 def rewrite_in_place(tar: Path, other: Path) -> Callable[[], object]:
-    """Keep the inode, and put back the times that can be set."""
+    """Keep the inode, and restore the times that can be set."""
     data, status = tar.read_bytes(), tar.stat()
 
     def write(content: bytes) -> None:
@@ -55,7 +55,7 @@ def rewrite_in_place(tar: Path, other: Path) -> Callable[[], object]:
 
 
 def retarget_link(tar: Path, other: Path) -> Callable[[], object]:
-    """The tar is a link, whose target keeps its inode and its times."""
+    """Point the link at another tar. The first target keeps its inode and its times."""
     target = tar.readlink()
     tar.unlink()
     tar.symlink_to(other)
@@ -86,7 +86,7 @@ def another(tiny: Path) -> Path:
 
 @pytest.fixture
 def tar(tiny: Path, request: pytest.FixtureRequest) -> Path:
-    """Return the first tar, which is a link if the change is one of links."""
+    """Return the first tar. It is a link if the change retargets a link."""
     tar = tiny.parent / "shards" / "00000.tar"
     if request.getfixturevalue("change") is retarget_link:
         shutil.move(tar, tiny.parent / "target.tar")
@@ -180,7 +180,7 @@ def _upstream(profile: Path, key: str) -> set[str]:
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_an_image_is_compared_with_its_hash(tiny: Path, tar: Path, another: Path, change: Change) -> None:
-    """The times and the inode of the plan are not needed."""
+    """The comparison does not need the times and the inode of the plan."""
     pipeline = planned(tiny, "raw_shards")
     shard = pipeline.inventory.group_shards("g00")[0]
     raw = shard_stage.raw_table(pipeline.read("raw_shards", "g00")[0], shard)
@@ -191,7 +191,7 @@ def test_an_image_is_compared_with_its_hash(tiny: Path, tar: Path, another: Path
 
 @pytest.mark.parametrize("change", [rename_away, rewrite_in_place])
 def test_joining_refuses_other_fields(change: Change, monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
-    """The images are the same, and another 'json' is not hashed."""
+    """The images are equal, and the changed 'json' is not hashed."""
     shutil.rmtree(finished.parent / "store" / "reinforced_dataset")
     tar = finished.parent / "shards" / "00000.tar"
     other = finished.parent / "other.tar"
@@ -229,7 +229,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_refused(tiny: Path, monkeypat
 
 
 def of_another_machine(shard: Shard) -> Shard:
-    """Return a shard as a mount with other inodes and change times shows it to the process that plans."""
+    """Return a shard with the version token of a planning process whose mount has other inodes and change times."""
     size, mtime, inode, _ = shard.version_token.split(":")
     return shard._replace(version_token=f"{size}:{mtime}:{int(inode) + 1}:1")
 

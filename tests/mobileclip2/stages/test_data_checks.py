@@ -1,4 +1,4 @@
-"""The checks read what is stored: tests write sidecars of their own behind a small pipeline."""
+"""The checks read stored sidecars. The tests write their own sidecars and pass a stub of a pipeline."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mobileclip2.stages.data_checks import ROWS, captions_vary, embeddings_are_s
 
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
-    """Return a function that judges tables, one for each slice, as the output of an asset."""
+    """Return a function that runs a check on tables, one for each slice, as the output of an asset."""
 
     def judge(check, tables, *, key="synthetic_captions/first", skipped=0, **limits):
         files = []

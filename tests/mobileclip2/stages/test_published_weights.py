@@ -17,7 +17,7 @@ COMMITS = {"somebody/some-model": "1" * 40}
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the fields whose models are looked up. No hub is asked."""
+    """Return the fields whose models are looked up. No request goes to a hub."""
     fields: list[str] = []
 
     def resolve(self: HubCommits, model: Model, name: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ def run_all(pipeline: Pipeline) -> None:
 
 
 def trained_source(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> tuple[Reinforced, ReinforcedSource]:
-    """Train the pupil, and return what it learnt from."""
+    """Train the pupil, and return the objective and the source of its training."""
     from mobileclip2.stages import student
 
     found: list[Any] = []
@@ -86,7 +86,7 @@ def test_a_student_learns_from_shards_in_the_v1_layout(tiny: Path, monkeypatch: 
 
 
 def test_a_sample_pairs_captions_and_views_with_their_embeddings(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The released reader: text_emb holds the real caption first, then the synthetic ones."""
+    """As in the released reader, ``text_emb`` contains the real caption first, then the synthetic captions."""
     write_shards(tiny.parent / "published")
     _, source = trained_source(opened(tiny, published_profile(tiny)), monkeypatch)
     seen = {"view": set(), "caption": set()}

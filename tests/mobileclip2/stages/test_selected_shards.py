@@ -1,4 +1,4 @@
-"""Selected shards are raw shards without the removed pairs, and later stages see only them."""
+"""Selected shards are raw shards without the removed pairs. Later stages read only the selected shards."""
 
 import pytest
 

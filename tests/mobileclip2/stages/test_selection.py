@@ -1,4 +1,4 @@
-"""The selection covers all groups, and a change of the share computes no score again."""
+"""The selection covers all groups, and a change of the share recomputes no score."""
 
 import pytest
 
@@ -56,7 +56,10 @@ def test_near_duplicates_are_removed_with_their_reason(tmp_path):
 
 @pytest.fixture
 def planted(tmp_path):
-    """The tiny profile with a shard of two evaluation pictures: one with the same bytes, and one encoded again."""
+    """Return the tiny profile with a shard of two evaluation pictures.
+
+    One picture has the same bytes, and the other is encoded again.
+    """
     profile = make_filtered(tmp_path, keep=1.0, decontaminate=["shapes"], contaminated_above=0.9999)
     copies = [("same", "webp", "WEBP", 3), ("again", "jpg", "JPEG", 5)]
     members = [
@@ -113,6 +116,6 @@ def test_gc_keeps_the_scores_and_drops_the_selection_of_an_old_share(tmp_path):
     delete(pipeline, unneeded([pipeline], set(), []))
     assert {each.split("/")[0] for each in before - set(stored(pipeline))} == {"selection", "selected_shards"}
     assert all(pipeline.is_current(key) for key in STAGES)
-    # the scores serve the old share too
+    # the old share uses the same scores
     again = Pipeline(load(set_selection(profile, keep=0.5)))
     assert again.is_current("filter_scores/clean") and not again.is_current("selection")

@@ -57,12 +57,12 @@ def test_a_pretrained_student_keeps_its_weights(tiny: Path) -> None:
 def test_a_student_that_does_not_distill_trains_on_weakly_augmented_images(
     materialized: Callable[..., Pipeline],
 ) -> None:
-    """It reads the reinforced dataset for its synthetic captions, without embeddings of views."""
+    """The student reads synthetic captions from the reinforced dataset, without embeddings of views."""
     profile = Path(materialized("student/pupil").profile.file)
     values = yaml.safe_load(profile.read_text())
     (pupil,) = (student for student in values["students"] if student["name"] == "pupil")
     pupil["loss"] = {"distill": 0}
-    profile = profile.with_name("undistilled.yaml")  # the store of the shared profile gets a student more
+    profile = profile.with_name("undistilled.yaml")  # this adds a student to the store of the shared profile
     profile.write_text(yaml.safe_dump(values))
     assert set(opened(profile, "pupil").sample(0, 0)) == {"image", "text", "synthetic_text"}
     pipeline = Pipeline(load(profile))
@@ -125,7 +125,7 @@ def test_samples_are_drawn_with_replacement_if_the_profile_says_so(
     [
         ({}, {"size": 32, "interpolation": "bicubic", "translation": "pixels"}),
         ({"translation": "scaled"}, {"size": 32, "interpolation": "bicubic", "translation": "scaled"}),
-        ({"interpolation": "model", "translation": "scaled"}, None),  # as it was before the setting
+        ({"interpolation": "model", "translation": "scaled"}, None),  # as before the setting existed
     ],
 )
 def test_a_stored_student_says_how_its_views_were_rendered(tiny, tmp_path, render, recorded):

@@ -1,4 +1,4 @@
-"""An interpolated student of a tiny pipeline."""
+"""Test an interpolated student of a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_pretrained_weights_are_a_student_and_a_start(profile, tmp_path):
 
 
 def test_a_killed_run_loses_only_the_current_point(profile, monkeypatch):
-    """The process dies at the third point; the next process evaluates the remaining two."""
+    """The process dies at the third point. The next process evaluates the remaining two."""
     expected = Pipeline(load(profile)).read("student/between")[0].manifest
     shutil.rmtree(profile.parent / "store" / "student" / "between")
     assert run_process(die_while_materializing, profile, 3) == -signal.SIGKILL

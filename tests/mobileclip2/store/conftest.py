@@ -21,7 +21,7 @@ def running_s3():
 
 @pytest.fixture
 def s3(running_s3, monkeypatch, tmp_path):
-    """The server without faults. The environment configures its address, and read timeouts are short."""
+    """Return the server without faults. The environment configures its address, and read timeouts are short."""
     for name, value in {
         **running_s3.env,
         "MOBILECLIP2_CACHE": str(tmp_path / "cache"),

@@ -57,12 +57,12 @@ def test_missing_and_changed_files_are_named(tmp_path: Path, manifest: Callable[
     assert output.verify(closed) == ["a/f/g00/x differs from its manifest", "a/f/g00/y is gone"]
 
 
-def test_names_of_evaluation_sets_make_no_folders() -> None:
+def test_slashes_in_evaluation_set_names_are_replaced() -> None:
     assert artifact_prefix("evaluation/s0", "f", "vtab/pets") == "evaluation/s0/f/vtab-pets"
     assert artifact_prefix("student/s0", "f", None) == "student/s0/f"
 
 
-def test_only_a_manifest_makes_an_artifact(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+def test_a_folder_without_a_manifest_is_not_an_artifact(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
     output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
     output.write("x", b"1")
     assert output.read_manifest() is None and output.names() == {"x"}
@@ -106,7 +106,7 @@ def test_a_fetched_file_is_compared_with_its_manifest(
         artifact.fetch("x")
 
 
-def test_one_rank_of_a_machine_compares(
+def test_only_local_rank_0_verifies_a_fetched_file(
     tmp_path: Path, manifest: Callable[..., Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
@@ -119,7 +119,7 @@ def test_one_rank_of_a_machine_compares(
         artifact.fetch("x")
 
 
-def test_a_file_that_changes_before_the_manifest_is_found(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
+def test_a_file_changed_before_the_commit_is_detected(tmp_path: Path, manifest: Callable[..., Manifest]) -> None:
     output = ArtifactFolder(LocalStorage(tmp_path), "a", F, "g00")
     (tmp_path / "source").write_bytes(b"1")
     output.put("x", tmp_path / "source")

@@ -1,4 +1,4 @@
-"""Stages on a full or read-only disk: a small tmpfs."""
+"""Stages report a full or read-only disk. The disk is a small tmpfs."""
 
 import shutil
 import subprocess
@@ -35,7 +35,7 @@ def leave(store, room):
     subprocess.run(["mount", "-o", f"remount,size={size}", store], check=True)
 
 
-def test_every_stage_says_so_and_goes_on_when_there_is_room(tiny, small_disk):
+def test_every_stage_reports_a_full_disk_and_resumes(tiny, small_disk):
     torch.set_num_threads(1)
     values = yaml.safe_load(tiny.read_text())
     values.update({name: values[name][:1] for name in ("captioners", "teachers", "students")}, groups=1)
@@ -61,7 +61,7 @@ def test_every_stage_says_so_and_goes_on_when_there_is_room(tiny, small_disk):
     assert manifests(small_disk) == manifests(tiny.parent / "undisturbed")
 
 
-def test_a_store_that_may_only_be_read(tiny, small_disk):
+def test_a_read_only_file_system_is_reported(tiny, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(StoreError, match="the file system is read-only; point 'store' in the profile"):
         Pipeline(load(tiny)).materialize("raw_shards", "g00")

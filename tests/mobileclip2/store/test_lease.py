@@ -31,7 +31,7 @@ def payloads(storage):
 
 @pytest.fixture
 def elsewhere(tmp_path):
-    """Another process that holds the lease 'a'."""
+    """Start another process that holds the lease 'a'."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     yield process
@@ -50,7 +50,7 @@ def test_a_second_holder_waits_until_the_first_is_done_or_dead(tmp_path, elsewhe
         assert len(waited) == 1
 
 
-def test_payloads_are_those_of_leases_that_are_held(tmp_path, elsewhere):
+def test_payloads_of_held_leases_are_listed(tmp_path, elsewhere):
     storage = LocalStorage(tmp_path)
     with acquire(storage, ["b"], "from here"):
         assert sorted(payloads(storage)) == ["from afar", "from here"]
@@ -60,7 +60,7 @@ def test_payloads_are_those_of_leases_that_are_held(tmp_path, elsewhere):
     assert payloads(storage) == []
 
 
-def test_a_lease_that_cannot_be_written_is_given_back(tmp_path, monkeypatch):
+def test_a_lease_that_cannot_be_written_is_released(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -99,7 +99,7 @@ def test_a_reader_waits_while_a_holder_writes_its_payload(tmp_path):
         written.join()
 
 
-def test_two_readers_do_not_take_each_other_for_a_holder(tmp_path):
+def test_a_reader_is_not_mistaken_for_a_holder(tmp_path):
     storage = LocalStorage(tmp_path)
     path = tmp_path / lease._key("a")
     storage.write(lease._key("a"), b"")
@@ -204,7 +204,7 @@ with lease.acquire(output.storage, [output.prefix]) as held:
 
 @contextmanager
 def stopped_before_its_manifest(storage, folder, manifest):
-    """A process that renewed its lease, and is stopped before it writes its manifest."""
+    """Start a process that renews its lease and is stopped before it writes its manifest."""
     path = folder / f"{manifest.fingerprint}.json"
     path.write_bytes(manifest.to_bytes())
     command = [sys.executable, "-c", STOPPED_BEFORE_THE_MANIFEST, storage.url, str(path)]
@@ -229,8 +229,8 @@ def check_that_a_stopped_process_replaces_no_manifest(storage, folder, manifest,
     assert output.read_manifest() == manifest(samples=2)
 
 
-def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(tmp_path, manifest):
-    """On a disk it loses its lease only if somebody deletes the file."""
+def test_a_process_that_lost_its_lease_does_not_replace_a_manifest(tmp_path, manifest):
+    """On a local disk the process loses its lease only if the lease file is deleted."""
     storage = LocalStorage(tmp_path / "store")
     check_that_a_stopped_process_replaces_no_manifest(storage, tmp_path, manifest, storage.delete)
 
@@ -245,15 +245,13 @@ def test_the_holder_replaces_the_manifest_of_a_process_without_the_lease(tmp_pat
 
 
 class TestBucket:
-    def test_a_process_that_is_stopped_before_its_manifest_replaces_no_other(
-        self, storage, tmp_path, manifest, monkeypatch
-    ):
+    def test_a_process_that_lost_its_lease_does_not_replace_a_manifest(self, storage, tmp_path, manifest, monkeypatch):
         monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
         check_that_a_stopped_process_replaces_no_manifest(storage, tmp_path, manifest, lambda key: None)
 
     @pytest.mark.parametrize("another", [True, False])
-    def test_a_process_that_was_stopped_for_too_long_writes_nothing(self, storage, monkeypatch, another):
+    def test_a_process_stopped_beyond_its_lease_cannot_write(self, storage, monkeypatch, another):
         monkeypatch.setattr(lease, "VOID_SECONDS", 3.0)
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.1)
         name = f"asset/{'0' * 16}"
@@ -323,7 +321,7 @@ class TestBucket:
     def storage(self, bucket):
         return S3Storage(f"s3://{bucket}")
 
-    def test_only_one_holds_it(self, storage, monkeypatch):
+    def test_a_lease_has_only_one_holder(self, storage, monkeypatch):
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
         with acquire(storage, ["a"], "mine"):
             assert payloads(storage) == ["mine"]
@@ -332,7 +330,7 @@ class TestBucket:
         with acquire(storage, ["a"]):
             pass
 
-    def test_a_lease_that_nobody_renews_is_void(self, storage, monkeypatch):
+    def test_a_lease_without_renewal_expires(self, storage, monkeypatch):
         """Expiry uses the clock of the store, because the clock of a holder can be wrong."""
         body = {"holder": "gone", "renewed": time.time() - 2 * lease.VOID_SECONDS, "payload": "old"}
         storage.write(lease._key("a"), json.dumps(body).encode())

@@ -24,7 +24,7 @@ def test_the_data_version_depends_on_the_content_alone(manifest: Callable[..., M
         assert manifest(**change).data_version != manifest().data_version
 
 
-def test_a_manifest_survives_its_file(manifest: Callable[..., Manifest]) -> None:
+def test_a_manifest_round_trips_through_its_file(manifest: Callable[..., Manifest]) -> None:
     written = manifest(facts={"ü": [1, 2.5, None]}, skipped=2, skip_reasons={"broken-image": 2})
     assert Manifest.from_bytes(written.to_bytes()) == written
     assert json.loads(written.to_bytes())["data_version"] == written.data_version
@@ -51,6 +51,6 @@ def test_a_summary_lists_the_files_of_small_artifacts_only(manifest: Callable[..
     assert large.data_version == manifest(files=files).data_version
 
 
-def test_numbers_that_json_lacks_are_rejected(manifest: Callable[..., Manifest]) -> None:
+def test_facts_that_json_cannot_represent_are_rejected(manifest: Callable[..., Manifest]) -> None:
     with pytest.raises(ValueError, match="nan"):
         manifest(facts={"loss": float("nan")}).to_bytes()

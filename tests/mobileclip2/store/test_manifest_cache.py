@@ -33,7 +33,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def change(output: ArtifactFolder, data: bytes) -> None:
-    """Write to the file in place, as no program of this project does."""
+    """Write to the file in place, which this project never does."""
     path = output.fetch("x")
     path.write_bytes(data)
     os.utime(path, ns=(1, 1))
@@ -78,7 +78,7 @@ def test_every_byte_is_hashed_on_request(output: ArtifactFolder, hashed: list[st
 
 
 @pytest.mark.parametrize("forged", ["", "no json", "[]", '{"asset": "a"}'])
-def test_a_forged_summary_is_not_believed(output: ArtifactFolder, forged: str) -> None:
+def test_a_forged_summary_is_ignored(output: ArtifactFolder, forged: str) -> None:
     first = ManifestCache().of(output)
     token = output.storage.version_token(output.key("manifest.json"))
     assert token is not None and first is not None

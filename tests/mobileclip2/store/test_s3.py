@@ -26,7 +26,7 @@ def storage(bucket: str, prefix: str = "") -> S3Storage:
 
 
 @pytest.mark.parametrize("prefix", ["", "some/prefix"])
-def test_what_is_written_is_read(bucket, tmp_path, prefix):
+def test_written_objects_can_be_read(bucket, tmp_path, prefix):
     store = storage(bucket, prefix)
     store.write("a/b", b"1")
     (tmp_path / "file").write_bytes(b"22")
@@ -39,7 +39,7 @@ def test_what_is_written_is_read(bucket, tmp_path, prefix):
     assert not store.exists("a/b") and store.exists("a/c")
 
 
-def test_a_changed_object_is_fetched_anew(bucket):
+def test_a_changed_object_is_fetched_again(bucket):
     store = storage(bucket)
     store.write("set/x", b"old")
     assert store.fetch("set/x").read_bytes() == b"old"
@@ -64,8 +64,8 @@ def test_a_damaged_file_of_a_cached_folder_is_downloaded_again(bucket, monkeypat
     assert path.read_bytes() == b"content"
 
 
-def test_a_damaged_object_of_an_artifact_is_recomputed_by_the_next_run(bucket, manifest):
-    """Its bytes differ from the hash in its own metadata."""
+def test_a_damaged_object_of_an_artifact_is_no_longer_complete(bucket, manifest):
+    """The bytes of the object differ from the hash in its metadata."""
     store = storage(bucket)
     output = ArtifactFolder(store, "a", manifest().fingerprint, "g00")
     output.write("x", b"1")
@@ -104,7 +104,7 @@ def test_a_damaged_object_is_named(bucket):
         store.fetch("x")
 
 
-def test_folders_that_a_console_made_are_no_files(bucket):
+def test_folder_markers_of_an_s3_console_are_not_listed(bucket):
     store = storage(bucket)
     for key, data in (("set/", b""), ("set/test/", b""), ("set/test/0.tar", b"tar")):
         store.write(key, data)
@@ -112,14 +112,14 @@ def test_folders_that_a_console_made_are_no_files(bucket):
     assert (local_folder(f"{store.url}/set") / "test" / "0.tar").read_bytes() == b"tar"
 
 
-def test_a_missing_key_and_a_missing_bucket(bucket, tmp_path):
+def test_a_missing_key_or_bucket_is_reported(bucket, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{bucket}/nothing"):
         storage(bucket).read("nothing")
     with pytest.raises(StoreError, match="NoSuchBucket; check the bucket"):
         storage("no-such-bucket", tmp_path).write("a", b"1")
 
 
-def test_shards_and_store_in_a_bucket_give_the_manifests_of_a_disk(bucket, tmp_path):
+def test_a_bucket_gives_the_same_data_versions_as_a_disk(bucket, tmp_path):
     local = make_tiny(tmp_path / "tiny")
     bucketed = storage(bucket)
     for path in (local.parent / "shards").glob("*.tar"):
@@ -167,7 +167,7 @@ def test_a_shard_that_was_replaced_after_the_plan_is_refused(bucket, tmp_path, m
 
 @pytest.mark.parametrize("parts", [1, 5])
 def test_an_object_that_is_replaced_between_two_requests_is_not_downloaded(s3, bucket, monkeypatch, parts):
-    """The object is of another program, in parts of its own, so its ETag is no hash that we can compute."""
+    """Another program wrote the object with its own part size, so its ETag is not a hash that we can compute."""
     monkeypatch.setattr("mobileclip2.store.s3.PART_BYTES", 1 << 20)
     monkeypatch.setattr("mobileclip2.store.s3._is_md5", lambda response: False)
     old, new = b"old" * parts * 300_000, b"new" * parts * 300_000
@@ -200,7 +200,7 @@ def test_an_empty_source_is_named(bucket, tmp_path):
         _ = SourceInventory(load(profile)).shards
 
 
-def test_braces_name_objects_of_a_bucket(bucket, tmp_path):
+def test_braces_expand_to_objects_of_a_bucket(bucket, tmp_path):
     profile = make_tiny(tmp_path / "tiny")
     bucketed = storage(bucket)
     for path in (profile.parent / "shards").glob("*.tar"):
@@ -216,7 +216,7 @@ def test_braces_name_objects_of_a_bucket(bucket, tmp_path):
         _ = listings[2].shards
 
 
-def test_downloads_sweep_what_no_process_uses(s3, bucket, monkeypatch, tmp_path):
+def test_a_download_sweeps_unused_cache_files(s3, bucket, monkeypatch, tmp_path):
     import os
 
     from mobileclip2.store import s3 as s3_module

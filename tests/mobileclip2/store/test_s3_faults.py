@@ -62,7 +62,7 @@ def at_first(fault, times, *methods):
         ("altered", s3_module.ALTERED_ATTEMPTS - 1),
     ],
 )
-def test_reads_come_through(s3, storage, tmp_path, parts, fault, times):
+def test_reads_succeed_despite_transient_faults(s3, storage, tmp_path, parts, fault, times):
     content = bytes(range(256)) * (LARGE // 256)
     (tmp_path / "large").write_bytes(content)
     storage.write("small", b"12345678")
@@ -84,7 +84,7 @@ def test_reads_come_through(s3, storage, tmp_path, parts, fault, times):
         ("altered upload", s3_module.ALTERED_ATTEMPTS - 1),
     ],
 )
-def test_writes_come_through(s3, storage, tmp_path, parts, fault, times):
+def test_writes_succeed_despite_transient_faults(s3, storage, tmp_path, parts, fault, times):
     content = bytes(range(256)) * (LARGE // 256)
     (tmp_path / "large").write_bytes(content)
     s3.reset(at_first(fault, times, "PUT"))
@@ -97,7 +97,7 @@ def test_writes_come_through(s3, storage, tmp_path, parts, fault, times):
     assert storage.fetch("large").read_bytes() == content
 
 
-def test_a_store_that_throttles_and_one_that_stays_away_are_told(s3, storage, monkeypatch, caplog):
+def test_throttling_and_unreachable_stores_are_reported(s3, storage, monkeypatch, caplog):
     monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.3)
     for fault, said in (
         ("503", "the object store answered SlowDown"),
@@ -118,7 +118,7 @@ def test_a_store_that_throttles_and_one_that_stays_away_are_told(s3, storage, mo
 
 
 @pytest.mark.parametrize("fault", ["altered", "altered upload"])
-def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, tmp_path, fault):
+def test_bytes_altered_in_transit_are_reported_and_not_cached(s3, storage, tmp_path, fault):
     if fault == "altered":
         storage.write("a", b"12345678")
     s3.reset(lambda request: fault if request.method in {"GET", "PUT"} else None)
@@ -127,7 +127,7 @@ def test_bytes_that_always_change_on_the_way_are_told_and_not_used(s3, storage, 
     assert not [path for path in (tmp_path / "cache" / "s3").rglob("*") if path.is_file()]
 
 
-def test_an_object_that_others_wrote_is_checked_by_its_etag(s3, storage, tmp_path):
+def test_an_object_of_another_program_is_verified_by_its_etag(s3, storage, tmp_path):
     """Objects of older tools have no hash in their metadata and no S3 checksum."""
     from boto3.session import Session
     from botocore.config import Config
@@ -142,7 +142,7 @@ def test_an_object_that_others_wrote_is_checked_by_its_etag(s3, storage, tmp_pat
 
 
 @pytest.mark.parametrize("do", ["read", "exists", "write", "fetch", "put", "list", "delete"])
-def test_expired_credentials_say_what_to_do(s3, storage, tmp_path, do):
+def test_the_error_for_expired_credentials_says_what_to_do(s3, storage, tmp_path, do):
     storage.write("there", b"1")
     (tmp_path / "file").write_bytes(b"1")
     s3.reset(lambda request: "expired")
@@ -158,7 +158,7 @@ def test_expired_credentials_say_what_to_do(s3, storage, tmp_path, do):
     assert [key for key, _ in storage.list("")] == ["there"]
 
 
-def test_credentials_that_somebody_renewed_are_read_anew(s3, storage, tmp_path, monkeypatch):
+def test_renewed_credentials_are_reloaded(s3, storage, tmp_path, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     file = tmp_path / "credentials"
@@ -175,7 +175,7 @@ def test_credentials_that_somebody_renewed_are_read_anew(s3, storage, tmp_path, 
     storage._renew()
 
 
-def test_no_credentials_and_a_wrong_clock_are_told(s3, storage, monkeypatch):
+def test_missing_credentials_and_a_wrong_clock_are_reported(s3, storage, monkeypatch):
     from datetime import timedelta
 
     import botocore.auth
@@ -208,18 +208,18 @@ class TestLease:
         monkeypatch.setattr(lease, "POLL_SECONDS", 0.01)
         monkeypatch.setattr(lease, "RENEW_SECONDS", 0.05)
 
-    def test_one_whose_answer_was_lost_is_held(self, s3, storage):
+    def test_a_lease_is_held_after_a_lost_response(self, s3, storage):
         s3.reset(at_first("lost", 1, "PUT"))
         with acquire(storage, ["a"], "mine", waiting=lambda: pytest.fail("waits for itself")):
             assert payloads(storage) == ["mine"]
 
-    def test_one_that_was_altered_on_its_way_holds_up_nobody(self, s3, storage):
+    def test_a_lease_altered_in_transit_does_not_block(self, s3, storage):
         s3.reset(at_first("altered upload", 2, "PUT"))
         with acquire(storage, ["a"], "mine"):
             assert payloads(storage) == ["mine"]
         assert payloads(storage) == []
 
-    def test_a_store_that_is_away_for_a_while_does_not_end_it(self, s3, storage, monkeypatch):
+    def test_a_short_outage_does_not_end_a_lease(self, s3, storage, monkeypatch):
         monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
         with acquire(storage, ["a"], "mine"):
             before = storage.etag(lease._key("a"))
@@ -233,7 +233,7 @@ class TestLease:
         s3.reset()
         assert payloads(storage) == ["mine"], "it could not be given back, which is no reason to fail"
 
-    def test_one_that_was_lost_is_neither_renewed_nor_given_back(self, s3, storage, caplog):
+    def test_a_lost_lease_is_neither_renewed_nor_released(self, s3, storage, caplog):
         with acquire(storage, ["a"], "mine"):
             storage.write(lease._key("a"), b'{"holder": "other", "renewed": 0, "payload": "theirs"}')
             while "this lease was lost" not in caplog.text:
@@ -242,7 +242,7 @@ class TestLease:
 
 
 @pytest.mark.parametrize("fault", ["stalled", "cut by a reset", "reset", "silent"])
-def test_nothing_is_said_to_be_gone_before_the_store_says_so(s3, storage, fault):
+def test_a_missing_object_is_reported_only_after_a_complete_response(s3, storage, fault):
     """The body of an error response can break off."""
     s3.reset(at_first(fault, 2, "GET"))
     with pytest.raises(FileNotFoundError):
@@ -250,7 +250,7 @@ def test_nothing_is_said_to_be_gone_before_the_store_says_so(s3, storage, fault)
     assert len(s3.requests) > 2
 
 
-def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, parts):
+def test_a_stored_file_is_described_without_a_download(s3, storage, tmp_path, parts):
     (tmp_path / "large").write_bytes(bytes(range(256)) * (LARGE // 256))
     storage.put("large.tar", tmp_path / "large")
     s3.reset()
@@ -264,7 +264,7 @@ def test_a_closed_file_is_described_without_its_bytes(s3, storage, tmp_path, par
         storage.describe("never")
 
 
-def test_what_a_careless_hand_cut_is_not_whole(storage, tmp_path):
+def test_a_truncated_object_is_not_complete(storage, tmp_path):
     side = sidecar.to_bytes(pa.table({"key": ["a", "b"]}))
     storage.write("side.parquet", side)
     assert storage.is_complete("side.parquet")
@@ -276,7 +276,7 @@ def test_what_a_careless_hand_cut_is_not_whole(storage, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["503", "lost"])
-def test_no_line_of_several_writers_is_lost(s3, storage, fault):
+def test_concurrent_appends_keep_every_line(s3, storage, fault):
     s3.reset(at_first(fault, 3, "PUT"))
     lines = [f"{number}\n".encode() for number in range(12)]
     with ThreadPoolExecutor(4) as writers:

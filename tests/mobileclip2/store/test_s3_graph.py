@@ -1,4 +1,4 @@
-"""The complete graph of the test profile in a bucket with repeated faults of each kind."""
+"""The complete graph of the test profile runs in a bucket with repeated faults of each kind."""
 
 from collections import Counter
 
@@ -32,7 +32,7 @@ def content(pipeline):
     }
 
 
-def test_it_ends_as_an_undisturbed_one_on_a_disk(s3, bucket, tmp_path, undisturbed):
+def test_a_graph_with_faults_equals_an_undisturbed_one(s3, bucket, tmp_path, undisturbed):
     torch.set_num_threads(1)
     root = S3Storage(f"s3://{bucket}")
     for path in undisturbed.parent.rglob("*"):

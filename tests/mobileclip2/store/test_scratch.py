@@ -23,7 +23,7 @@ def files(scratch):
     return {path.name: path.read_text() for path in scratch.folder.iterdir() if path.is_file()}
 
 
-def test_what_was_kept_last_is_had_on_every_machine(storage, tmp_path):
+def test_the_last_saved_files_are_restored_on_every_machine(storage, tmp_path):
     first, second = (Scratch(tmp_path / name / "a" / "f", storage, "a/f") for name in ("first", "second"))
     (first.folder / "resume-0.safetensors").write_text("1")
     first.save("resume-0.safetensors")
@@ -39,7 +39,7 @@ def test_what_was_kept_last_is_had_on_every_machine(storage, tmp_path):
     assert not second.folder.exists() and not list(storage.list(""))
 
 
-def test_machines_may_share_a_volume_and_processes_a_machine(storage, tmp_path, monkeypatch):
+def test_machines_can_share_a_volume_and_only_rank_0_restores(storage, tmp_path, monkeypatch):
     scratch = Scratch(tmp_path / "shared", storage, "a/f")
     (scratch.folder / "resume-0.safetensors").write_text("1" * 100_000)
     scratch.save("resume-0.safetensors")
@@ -53,7 +53,7 @@ def test_machines_may_share_a_volume_and_processes_a_machine(storage, tmp_path, 
     assert files(scratch) == {"resume-0.safetensors": "2"}
 
 
-def test_on_a_disk_the_folder_is_in_the_store_and_stays(tmp_path):
+def test_a_local_store_keeps_scratch_files_in_place(tmp_path):
     scratch = Scratch(tmp_path / ".scratch" / "a", LocalStorage(tmp_path), "a")
     (scratch.folder / "resume-0.safetensors").write_text("1")
     scratch.save("resume-0.safetensors")
@@ -64,11 +64,11 @@ def test_on_a_disk_the_folder_is_in_the_store_and_stays(tmp_path):
 
 
 class Lost(Exception):
-    """Simulate a machine."""
+    """Simulate the loss of a machine."""
 
 
 @pytest.mark.parametrize("key", ["student/plain", "captioner/first"])
-def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_path, monkeypatch, key):
+def test_a_training_in_a_bucket_resumes_on_another_machine(storage, tiny, tmp_path, monkeypatch, key):
     torch.set_num_threads(1)
     values = yaml.safe_load(tiny.read_text())
     for each in [*values["students"], *values["captioners"]]:
@@ -101,7 +101,7 @@ def test_a_training_over_a_bucket_goes_on_on_another_machine(storage, tiny, tmp_
     assert not [name for name, _ in storage.list(".scratch/") if not name.startswith(".scratch/times/")]
 
 
-def test_a_store_away_at_a_checkpoint_does_not_end_the_work(s3, storage, tmp_path, monkeypatch, caplog):
+def test_an_outage_at_a_checkpoint_does_not_stop_the_work(s3, storage, tmp_path, monkeypatch, caplog):
     scratch = Scratch(tmp_path / "a", storage, "a/f")
     (scratch.folder / "resume-0.safetensors").write_text("1")
     monkeypatch.setattr(s3_module, "PATIENCE_SECONDS", 0.05)
@@ -113,7 +113,7 @@ def test_a_store_away_at_a_checkpoint_does_not_end_the_work(s3, storage, tmp_pat
     assert [key for key, _ in storage.list("")] == [".scratch/a/f/resume-0.safetensors"]
 
 
-def test_a_damaged_copy_is_not_restored_and_the_others_are(storage, tmp_path, caplog):
+def test_only_undamaged_copies_are_restored(storage, tmp_path, caplog):
     scratch = Scratch(tmp_path / "a", storage, "a/f")
     for name in ("resume-0.safetensors", "resume-1.safetensors"):
         (scratch.folder / name).write_text(name)

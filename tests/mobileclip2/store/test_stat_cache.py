@@ -8,7 +8,7 @@ from mobileclip2.store.stat_cache import StatCache
 from tests.faults import fill
 
 
-def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
+def test_a_cache_that_cannot_be_opened_works_in_memory(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "file" / "cache"))
     cache = StatCache()
@@ -18,7 +18,7 @@ def test_a_cache_that_cannot_be_opened(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("damage", [b"no database" * 100, None])
-def test_a_damaged_cache(tmp_path, monkeypatch, damage):
+def test_a_damaged_cache_is_usable_again(tmp_path, monkeypatch, damage):
     """A network file system or a power failure can damage the database."""
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
     before = StatCache()
@@ -36,7 +36,7 @@ def test_a_damaged_cache(tmp_path, monkeypatch, damage):
 
 @pytest.mark.parametrize("column", ["url", "token", "value", "sha256"])
 @pytest.mark.parametrize("forged", ["other", b"\xff", 7, None])
-def test_an_altered_entry_is_not_believed(tmp_path, monkeypatch, column, forged):
+def test_an_altered_entry_is_ignored(tmp_path, monkeypatch, column, forged):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
     StatCache().put("place", "look", "value")
     StatCache()._database.execute(f"update entries set {column} = ?", (forged,))
@@ -45,7 +45,7 @@ def test_an_altered_entry_is_not_believed(tmp_path, monkeypatch, column, forged)
         assert after.get(url, "look") is None and after.get(url, "other") is None and not after.contains(url)
 
 
-def test_a_full_disk(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_break_the_cache(tmp_path, monkeypatch):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:

@@ -13,7 +13,7 @@ from mobileclip2.store import storage as storage_module
 from mobileclip2.store.storage import has_end
 
 
-def test_a_write_is_whole_or_absent(tmp_path, monkeypatch):
+def test_a_write_is_atomic(tmp_path, monkeypatch):
     store = LocalStorage(tmp_path)
 
     def full(self: Path, data: bytes) -> int:
@@ -29,7 +29,7 @@ def test_a_write_is_whole_or_absent(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_full_disk_for_real():
+def test_a_real_full_disk_is_reported():
     if not os.access("/dev/full", os.W_OK):
         pytest.skip("needs /dev/full")
     with (
@@ -41,7 +41,7 @@ def test_a_full_disk_for_real():
         temporary.write_bytes(b"x")
 
 
-def test_a_read_only_store(tmp_path, monkeypatch):
+def test_a_read_only_store_is_reported(tmp_path, monkeypatch):
     def refuse(self: Path, data: bytes) -> int:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -60,8 +60,8 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path, path):
 
 
 @pytest.mark.parametrize("problem", [0, errno.EPERM, errno.ENOSYS])
-def test_a_created_file_replaces_none(tmp_path, monkeypatch, problem):
-    """Some file systems have no hard links: FAT answers EPERM, and some FUSE mounts ENOSYS."""
+def test_create_does_not_replace_a_file(tmp_path, monkeypatch, problem):
+    """Some file systems have no hard links: FAT returns EPERM, and some FUSE mounts return ENOSYS."""
 
     def without_links(*_: object) -> None:
         raise OSError(problem, os.strerror(problem))
@@ -80,7 +80,7 @@ def test_a_created_file_replaces_none(tmp_path, monkeypatch, problem):
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
 
 
-def test_what_is_appended_comes_last(tmp_path, monkeypatch):
+def test_append_writes_at_the_end(tmp_path, monkeypatch):
     store = LocalStorage(tmp_path)
     for data in (b"1\n", b"2\n"):
         store.append(".scratch/times/x", data)
@@ -90,7 +90,7 @@ def test_what_is_appended_comes_last(tmp_path, monkeypatch):
         store.append("file/x", b"1")
 
 
-def test_a_folder_is_deleted_with_those_that_it_leaves_empty(tmp_path):
+def test_deleting_a_folder_deletes_empty_parents(tmp_path):
     store = LocalStorage(tmp_path)
     for key in ("a/b/c/x", "a/d/y"):
         store.write(key, b"1")
@@ -112,7 +112,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_that_lacks_its_end_is_truncated(path: Path) -> None:
+def test_a_file_without_its_end_is_detected(path: Path) -> None:
     assert has_end(path)
     for size in (path.stat().st_size // 2, 3, 0):
         os.truncate(path, size)

@@ -1,4 +1,4 @@
-"""The cache belongs to one user, is bounded, and is swept without files that a running process has used."""
+"""The cache belongs to one user and has a size limit. A sweep keeps files that a running process may use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_only_its_user_reads_it(folder: Path) -> None:
+def test_only_the_user_can_read_the_cache(folder: Path) -> None:
     assert cache_folder() == folder
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
@@ -45,13 +45,13 @@ def test_a_folder_of_another_user_is_refused(folder: Path, monkeypatch: pytest.M
         cache_folder()
 
 
-def test_a_file_is_refused(folder: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(folder: Path) -> None:
     folder.touch()
     with pytest.raises(StoreError, match="the cache cannot be used: File exists"):
         cache_folder()
 
 
-def test_the_home_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MOBILECLIP2_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
@@ -60,7 +60,7 @@ def test_the_home_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert cache_folder() == tmp_path / "xdg" / "mobileclip2"
 
 
-def test_a_user_without_name_and_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MOBILECLIP2_CACHE", "HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -81,13 +81,13 @@ def cached(folder: Path, name: str, age: float) -> Path:
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "many", "nan", "inf"])
-def test_a_size_that_is_none(folder: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_size_is_rejected(folder: Path, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOBILECLIP2_CACHE_GIB", size)
     with pytest.raises(StoreError, match=r"MOBILECLIP2_CACHE_GIB: .* is not a positive number"):
         sweep()
 
 
-def test_the_least_recently_used_are_deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_files_are_deleted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, middle, new = (cached(folder, f"{age}", age) for age in (3000, 2000, 1000))
     assert sweep() == 0
     monkeypatch.setenv("MOBILECLIP2_CACHE_GIB", str(2 / 1024))
@@ -97,7 +97,7 @@ def test_the_least_recently_used_are_deleted(folder: Path, monkeypatch: pytest.M
     assert not middle.exists() and new.exists()
 
 
-def test_what_a_running_process_may_use_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_a_running_process_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "from mobileclip2.store.user_cache import begin_use; begin_use(); print(flush=True); input()"
     monkeypatch.setenv("MOBILECLIP2_CACHE_GIB", str(1 / (1 << 20)))
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -111,7 +111,7 @@ def test_what_a_running_process_may_use_stays(folder: Path, monkeypatch: pytest.
     assert not since.exists() and not list((folder / "sessions").iterdir())
 
 
-def test_a_file_is_used_again_while_the_process_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_keeps_its_own_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOBILECLIP2_CACHE_GIB", str(1 / (1 << 20)))
     begin_use()
     kept = cached(folder, "kept", -1)

@@ -78,7 +78,7 @@ def test_the_towers_are_checked_before_a_run(tiny, cache):
         check_published_weights(pipeline, ["teacher/locked"])
 
 
-def test_what_is_not_there_is_named(cache):
+def test_missing_weights_and_tags_are_reported(cache):
     (cache / "models--org--encoder" / "snapshots" / REVISION / "model.safetensors").unlink()
     with pytest.raises(
         WeightsError, match=r"locked\.text: the weights org/encoder are not on this machine, and HF_HUB_OFFL"
@@ -108,7 +108,7 @@ def test_what_is_not_there_is_named(cache):
         ({"trunk": "test_vit.other"}, "'trunk' has the tag 'other' and 'trunk_weights' the tag 'r160_in1k'"),
     ],
 )
-def test_fields_that_contradict_each_other(fields, message):
+def test_contradictory_fields_are_rejected(fields, message):
     with pytest.raises(ValidationError, match=message):
         spec(**{**FROM_HUB, **fields})
 

@@ -49,7 +49,7 @@ def locked(spec, inventory):
     return build_locked(spec, *inventory.tower_weights(spec), seed=0)
 
 
-def test_projections_on_cached_features_are_the_whole_model(locked):
+def test_projections_on_cached_features_equal_the_full_model(locked):
     projections = Projections(locked.model)
     images, texts = torch.rand(2, 3, 64, 64), ["monkey face", "a much longer caption of a red apple on a table"]
     with torch.inference_mode():
@@ -76,7 +76,7 @@ def test_the_towers_are_frozen_and_pretrained(locked):
     assert trainable == {"logit_scale", "visual.head.proj.weight", "text.proj.weight"}
 
 
-def test_a_stored_teacher_comes_back(locked, spec, inventory, tmp_path):
+def test_a_stored_teacher_loads_with_the_same_embeddings(locked, spec, inventory, tmp_path):
     save_projections(Projections(locked.model), spec, {}, tmp_path)
     again = load_locked(spec, tmp_path / PROJECTIONS, *inventory.tower_weights(spec))
     assert torch.equal(again.embed_texts(["cat"]), locked.embed_texts(["cat"]))
@@ -99,7 +99,7 @@ def test_a_hidden_layer_is_trained_and_stored(spec, inventory, tmp_path):
     )
 
 
-def test_features_are_dropped_during_training_alone(locked):
+def test_dropout_is_applied_only_during_training(locked):
     projections = Projections(locked.model, dropout=0.5)
     widths = {"encode_image": projections.image[-1].in_features, "encode_text": projections.text.in_features}
     for name, width in widths.items():
@@ -110,7 +110,7 @@ def test_features_are_dropped_during_training_alone(locked):
         projections.train()
 
 
-def test_what_changes_no_byte_of_a_teacher_is_not_stored_with_it(locked, spec, tmp_path):
+def test_settings_without_effect_on_the_teacher_are_not_stored(locked, spec, tmp_path):
     train = spec.train.model_copy(update={"workers": 3, "log_every": 1})
     elsewhere = spec.model_copy(
         update={"train": train, "text_weights": Weights(path="/elsewhere", sha256=spec.text_weights.sha256)}
@@ -121,7 +121,7 @@ def test_what_changes_no_byte_of_a_teacher_is_not_stored_with_it(locked, spec, t
     assert (tmp_path / "0" / SPEC).read_bytes() == (tmp_path / "1" / SPEC).read_bytes()
 
 
-def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path):
+def test_config_and_tokenizer_are_part_of_the_text_tower(tiny, spec, tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "text" / "tokenizer.json").write_text("{}")
@@ -146,7 +146,7 @@ def test_the_text_tower_is_its_config_and_tokenizer_as_well(tiny, spec, tmp_path
         Locked.model_validate({**spec.model_dump(), "text_weights": {"path": "s3://bucket/model.safetensors"}})
 
 
-def test_two_corpora_with_shards_of_one_name(tiny, spec):
+def test_two_corpora_may_have_shards_of_the_same_name(tiny, spec):
     values = yaml.safe_load(tiny.read_text())
     (corpus,) = values["caption_corpora"]
     shutil.copytree(tiny.parent / corpus["url"], tiny.parent / "other")
@@ -178,12 +178,12 @@ def other_captions(tar: Path) -> list[tuple[str, bytes]]:
         ]
 
 
-def test_a_trunk_that_timm_does_not_know(spec, inventory):
+def test_a_trunk_unknown_to_timm_is_rejected(spec, inventory):
     with pytest.raises(WeightsError, match=r"timm has no model 'tf_efficientnet_lite99'.*; set 'locked\.trunk'"):
         build_locked(spec.model_copy(update={"trunk": "tf_efficientnet_lite99"}), *inventory.tower_weights(spec))
 
 
-def test_weights_that_are_not_installed(spec, inventory):
+def test_weights_of_a_missing_package_are_reported(spec, inventory):
     gone = spec.model_copy(update={"trunk_weights": spec.trunk_weights.model_copy(update={"package": "not-here"})})
     with pytest.raises(WeightsError, match="'not-here' is not installed; run 'make setup'"):
         inventory.tower_weights(gone)

@@ -1,4 +1,4 @@
-"""Small parts. Encoders of several families are in ``test_towers.py``."""
+"""Test pooling and trimming. ``test_towers.py`` tests encoders of several families."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_pooling_is_that_of_sentence_transformers(tmp_path: Path, values: ob
         (b"[" * 100_000, "not valid JSON"),
     ],
 )
-def test_another_pooling_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_unsupported_or_invalid_pooling_is_rejected(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / POOLING).parent.mkdir()
     (tmp_path / POOLING).write_bytes(content)
     with pytest.raises(WeightsError, match=rf"1_Pooling/config\.json: .*{message}"):

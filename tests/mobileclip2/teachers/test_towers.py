@@ -58,7 +58,7 @@ def trunk_file(folder: Path, name: str, **options) -> Path:
 
 
 def text_folder(folder: Path, kind: str) -> Path:
-    """Write a small encoder and its tokenizer, and return its weights."""
+    """Write a small encoder and its tokenizer, and return the path of the weights."""
     config_class, tokenizer = ENCODERS[kind]
     tokenizer = small_tokenizer(tokenizer)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -94,7 +94,7 @@ def test_a_trunk_of_any_family_has_the_features_of_timm(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_dinov2.lvd142m", "resnet50.tv_in1k", "test_vit3.r160_in1k"])
-def test_preprocessing_is_the_published_one(name):
+def test_preprocessing_equals_the_published_one(name):
     preprocess = trunk_preprocess(spec(name, 64))
     model = timm.create_model(name, num_classes=0)
     data = {**resolve_model_data_config(model), "input_size": (3, 64, 64), "crop_pct": 1.0}
@@ -133,7 +133,7 @@ def test_the_pooling_is_the_one_that_the_folder_declares(tmp_path):
         build_text_encoder(file, 16, 24, None)
 
 
-def test_the_named_file_is_loaded_whatever_lies_beside_it(tmp_path):
+def test_the_named_file_is_loaded_among_other_weight_files(tmp_path):
     file = text_folder(tmp_path, "bert")
     state = load_file(file)
     torch.save({name: tensor + 1 for name, tensor in state.items()}, tmp_path / "mine.bin")
@@ -141,7 +141,7 @@ def test_the_named_file_is_loaded_whatever_lies_beside_it(tmp_path):
     assert torch.equal(mine["embeddings.word_embeddings.weight"], state["embeddings.word_embeddings.weight"] + 1)
 
 
-def test_weights_of_a_model_with_a_head(tmp_path):
+def test_weights_of_a_model_with_a_head_are_loaded(tmp_path):
     file = text_folder(tmp_path, "bert")
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     torch.manual_seed(1)
@@ -152,7 +152,7 @@ def test_weights_of_a_model_with_a_head(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_both_towers_together(tmp_path):
+def test_build_locked_joins_both_towers(tmp_path):
     trunk = trunk_file(tmp_path, "vit_tiny_patch16_dinov3_qkvb")
     text = text_folder(tmp_path / "text", "mpnet")
     locked = build_locked(spec("vit_tiny_patch16_dinov3_qkvb", 32, context=16), trunk, text)
@@ -174,12 +174,12 @@ def test_both_towers_together(tmp_path):
         ({"trunk": "test_resnet"}, r"does not fit the architecture"),
     ],
 )
-def test_a_wrong_trunk_names_the_field(tmp_path, fields, message):
+def test_an_error_about_the_trunk_names_the_field(tmp_path, fields, message):
     with pytest.raises(WeightsError, match=message):
         build_trunk(spec(**fields), trunk_file(tmp_path, "test_vit"))
 
 
-def test_a_wrong_text_encoder_names_the_field(tmp_path):
+def test_an_error_about_the_text_encoder_names_the_field(tmp_path):
     file = text_folder(tmp_path, "roberta")
     with pytest.raises(
         WeightsError, match=r"the text encoder has 510 positions; set 'locked\.context' to at most that"
@@ -201,7 +201,7 @@ def test_a_wrong_text_encoder_names_the_field(tmp_path):
         build_text_encoder(gpt / "model.safetensors", 16, 24, None)
 
 
-def test_towers_that_are_not_finite(tmp_path):
+def test_towers_with_values_that_are_not_finite_are_rejected(tmp_path):
     trunk, text = trunk_file(tmp_path, "test_vit", num_classes=0), text_folder(tmp_path / "text", "bert")
     for file in (trunk, text):
         state = load_file(file)
@@ -213,7 +213,7 @@ def test_towers_that_are_not_finite(tmp_path):
         build_text_encoder(text, 16, 24, None)
 
 
-def test_fields_that_are_not_set_change_no_fingerprint():
+def test_unset_fields_do_not_change_the_fingerprint():
     from mobileclip2.fingerprint import declared
 
     assert "text_pooling" not in declared(spec())

@@ -1,4 +1,4 @@
-"""Names and shapes. Trunks of several families are in ``test_towers.py``."""
+"""Test trunk names and shapes. ``test_towers.py`` tests trunks of several families."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def spec(**fields: Any) -> Locked:
         ("resnet50", r"weights of resnet50 have different means, deviations or interpolations"),
     ],
 )
-def test_a_name_that_timm_lacks_or_that_is_ambiguous_is_rejected(trunk: str, message: str) -> None:
+def test_an_unknown_or_ambiguous_trunk_name_is_rejected(trunk: str, message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         trunk_config(spec(trunk=trunk))
 

@@ -14,7 +14,7 @@ from tests.mobileclip2.training.tiny_training import TinySource
 
 
 class Numbers:
-    """A source whose samples are their own epoch and index."""
+    """A source whose samples contain their epoch and index."""
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
@@ -38,7 +38,7 @@ def places(
     return [batch["place"].tolist() for batch in batches(Numbers(samples), settings, world, start)]
 
 
-def test_epochs_follow_their_orders_and_drop_the_rest() -> None:
+def test_epochs_follow_their_order_and_drop_the_last_partial_batch() -> None:
     seen = places()
     orders = [np.random.default_rng(epoch).permutation(10) for epoch in range(3)]
     expected = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
@@ -49,7 +49,7 @@ def test_a_later_start_continues_the_same_order() -> None:
     assert places(start=3) == places()[3:]
 
 
-def test_workers_change_nothing() -> None:
+def test_workers_do_not_change_the_batches() -> None:
     assert places(workers=2, start=1) == places()[1:]
 
 
@@ -58,7 +58,7 @@ def test_processes_share_a_batch_in_order() -> None:
     assert [first + second for first, second in shares] == places()
 
 
-def test_loading_leaves_the_random_numbers_of_training_alone() -> None:
+def test_loading_does_not_change_the_random_numbers_of_training() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
@@ -66,12 +66,12 @@ def test_loading_leaves_the_random_numbers_of_training_alone() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_batch_larger_than_the_data_is_named() -> None:
+def test_a_batch_larger_than_the_data_is_rejected() -> None:
     with pytest.raises(UserError, match="batch: 4 exceeds the 3 samples"):
         places(samples=3)
 
 
-def test_a_batch_that_is_not_divisible_is_named() -> None:
+def test_a_batch_that_is_not_divisible_is_rejected() -> None:
     with pytest.raises(UserError, match="batch: 4 is not divisible by 3 processes"):
         places(size=3)
 

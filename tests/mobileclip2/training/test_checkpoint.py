@@ -47,7 +47,7 @@ def newest(folder: Path, *, width: int = 4, fingerprint: str = "a", at_most: flo
     return of(folder, trained(width, seed=1), fingerprint).newest(at_most=at_most, metrics=lambda _: "m")
 
 
-def test_everything_comes_back(tmp_path: Path) -> None:
+def test_a_restored_checkpoint_equals_the_saved_state(tmp_path: Path) -> None:
     model, optimizer = saved(tmp_path)
     other, other_optimizer = trained(seed=1)
     found = newest(tmp_path)
@@ -111,7 +111,7 @@ def damage(path: Path, position: int) -> None:
 
 
 @pytest.mark.parametrize("position", [0, 3, 60, 200, -200, -1])
-def test_a_damaged_checkpoint_leads_to_the_one_before(
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(
     tmp_path: Path, position: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     saved(tmp_path, 2, 3)
@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_leads_to_the_one_before(
     assert f"{SLOTS[1]}: damaged" in caplog.text
 
 
-def test_two_damaged_checkpoints_lead_to_the_beginning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_two_damaged_checkpoints_restart_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     saved(tmp_path, 2, 3)
     for slot in SLOTS:
         (tmp_path / slot).write_bytes(b"")
@@ -145,13 +145,13 @@ def test_other_metrics_count_as_damage(tmp_path: Path, caplog: pytest.LogCapture
     assert f"{SLOTS[1]}: the metrics of its training up to step 3 are damaged" in caplog.text
 
 
-def test_another_run_is_named(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_run_is_rejected(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(WeightsError, match="belongs to the run a, but this run is b"):
         newest(tmp_path, fingerprint="b")
 
 
-def test_another_shape_is_named_by_its_tensors(tmp_path: Path) -> None:
+def test_a_shape_mismatch_is_reported_by_tensor(tmp_path: Path) -> None:
     saved(tmp_path)
     with pytest.raises(WeightsError, match=r"model\.0\.weight is \[4, 3\], expected \[5, 3\].*and \d+ more"):
         newest(tmp_path, width=5)
@@ -218,7 +218,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_full_disk_leaves_both_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_both_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved(tmp_path, 2, 3)
 
     def full(*_: object) -> None:
@@ -262,7 +262,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.001, 0.004])
-def test_a_kill_while_saving_leaves_two_whole_checkpoints(tmp_path: Path, delay: float) -> None:
+def test_a_kill_during_a_save_leaves_two_intact_checkpoints(tmp_path: Path, delay: float) -> None:
     process = start_process(save_forever, tmp_path)
     wait_for((tmp_path / SLOTS[1]).exists)
     wait_for(lambda: list(tmp_path.glob(".*.partial")))

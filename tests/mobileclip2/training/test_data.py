@@ -110,7 +110,7 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
     return list(first) == list(second) and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_sample_is_a_stored_view_and_captions_with_their_own_embeddings(tmp_path):
+def test_a_sample_has_a_stored_view_captions_and_their_embeddings(tmp_path):
     reader = source(shards(tmp_path))
     keys = [f"{number}-{n}" for number, size in enumerate((4, 1, 6)) for n in range(size)]
     counts = Counter()
@@ -212,16 +212,16 @@ def test_an_order_has_every_sample_once_and_few_shards_at_a_time(sizes, seed, ep
 
 
 @given(st.lists(st.integers(0, 7), max_size=40), st.integers(0, 99), st.integers(0, 99))
-def test_with_replacement_an_epoch_has_as_many_samples(sizes, seed, epoch):
+def test_an_epoch_with_replacement_has_the_same_number_of_samples(sizes, seed, epoch):
     rows = Sized(sizes, seed=seed, with_replacement=True)
     order = np.concatenate([np.empty(0, np.int64), *rows.order(epoch)])
     assert len(order) == sum(sizes) and set(order) <= set(range(sum(sizes)))
 
 
-def test_with_replacement_some_shards_are_drawn_twice_and_others_never(tmp_path):
+def test_sampling_with_replacement_repeats_some_shards_and_omits_others(tmp_path):
     rows = Sized([10] * 100, seed=0, with_replacement=True)
     drawn = Counter(int(index) for part in rows.order(0) for index in part)
-    assert max(drawn.values()) > 1 and 500 < len(drawn) < 750  # 1 - 1/e of all
+    assert max(drawn.values()) > 1 and 500 < len(drawn) < 750  # about 1 - 1/e of all samples
     paths = shards(tmp_path)
     orders = [np.concatenate(list(source(paths, with_replacement=each).order(0))) for each in (False, True)]
     assert sorted(orders[0]) == list(range(11)) and sorted(orders[1]) != list(range(11))
@@ -254,7 +254,7 @@ def test_without_teacher_image_an_image_gets_a_new_view_each_epoch(tmp_path):
         source(shards(tmp_path / "again"), augmentation=weak)
 
 
-def test_a_captioner_tag_that_matches_nothing_is_an_error_before_any_work(tmp_path):
+def test_a_captioner_tag_without_a_match_is_an_early_error(tmp_path):
     paths = shards(tmp_path)
     with pytest.raises(UserError, match=r"00000\.tar: sample '0-0': no synthetic caption matches 'dfn'") as caught:
         source(paths, captions="dfn")
@@ -279,7 +279,7 @@ def test_synthetic_captions_are_only_required_if_training_needs_them(tmp_path):
         source(paths, needs=("pictures",))
 
 
-def test_images_that_stayed_in_the_source_are_found_by_key(tmp_path):
+def test_images_in_the_source_shards_are_found_by_key(tmp_path):
     whole = source(shards(tmp_path / "whole"))
     paths = shards(tmp_path / "light", image=None, extension="jpg")
     originals = []
@@ -304,7 +304,7 @@ def test_images_that_stayed_in_the_source_are_found_by_key(tmp_path):
         source(paths, images=originals)
 
 
-def test_faults_name_shard_and_sample(tmp_path):
+def test_errors_name_the_shard_and_the_sample(tmp_path):
     def reading(sample: ReinforcedSample) -> str:
         paths = [*shards(tmp_path, (1,)), write(tmp_path / "bad.tar", [sample])]
         with pytest.raises(ShardError) as caught:
@@ -326,7 +326,7 @@ def test_faults_name_shard_and_sample(tmp_path):
     )
 
 
-def test_the_dimension_is_known_and_no_shard_is_no_error(tmp_path):
+def test_the_dimension_is_reported_and_zero_shards_are_allowed(tmp_path):
     assert source(shards(tmp_path)).dim == DIM
     assert source([]).dim == 0 and len(source([])) == 0 and not seen(source([]), 0)
 
@@ -367,14 +367,14 @@ def test_raw_pairs_get_a_fresh_view_each_epoch(tmp_path):
 
 
 def photo() -> Image.Image:
-    """Return a smooth image, of which every resize agrees to a level or two."""
+    """Return a smooth image on which all resize implementations agree to one or two levels."""
     down, across = np.mgrid[:300, :400]
     waves = [np.sin(down / 31 + color) + np.cos(across / 23 - color) for color in range(3)]
     return Image.fromarray((np.stack(waves, 2) * 60 + 128).astype(np.uint8))
 
 
 def released_view(image: Image.Image, view: View) -> Image.Image:
-    """Replay a view for a 256-pixel student as the released training describes it, written without this project's code."""
+    """Render a view as the released training does for a 256-pixel student, without this project's code."""
     top, left, height, width = view.crop
     image = image.crop((left, top, left + width, top + height)).resize((256, 256), Image.Resampling.BICUBIC)
     for op, magnitude in view.ops or ():
@@ -408,7 +408,7 @@ REPLAYED = [
 def test_a_256_pixel_student_sees_the_views_of_the_released_training(tmp_path, monkeypatch, view, kind):
     image, file = photo(), io.BytesIO()
     image.save(file, "PNG")
-    student = Preprocess(256, interpolation="bilinear")  # as MobileCLIP2-S0 is evaluated
+    student = Preprocess(256, interpolation="bilinear")  # the preprocessing of MobileCLIP2-S0 in evaluation
     if kind == "reinforced":
         sample = reinforced("a-0", image=file.getvalue(), views=[view], image_emb=rows(1, "view"))
         reader = ReinforcedSource([write(tmp_path / "a.tar", [sample])], tokenize, student, seed=0)
@@ -419,7 +419,7 @@ def test_a_256_pixel_student_sees_the_views_of_the_released_training(tmp_path, m
         reader = RawSource(pairs, tokenize, student, seed=0, augmentation=Augmentation())
     released = np.asarray(released_view(image, view)).astype(int)
     found = reader.sample(0, 0)["image"].numpy().astype(int)
-    # a level of rounding crosses the threshold of Solarize here and there
+    # rounding by one level moves a few pixels across the threshold of Solarize
     assert (np.abs(found - released) > 2).mean() < (0.01 if view.ops and view.ops[1][0] == 11 else 1e-9)
     assert np.array_equal(np.asarray(render(image, view, 256, "bicubic", "pixels")), released)
     earlier = render_view(image, view, 256, "bilinear", "scaled").numpy().astype(int)
@@ -447,7 +447,7 @@ def test_without_augmentation_raw_pairs_show_the_whole_image(tmp_path):
         assert torch.equal(reader.prepare(reader.sample(epoch, 1)["image"][None])[0], expected)
 
 
-def test_a_kept_sample_that_is_gone_or_broken_is_named(tmp_path):
+def test_a_missing_or_changed_sample_is_reported(tmp_path):
     path, table = raw_shard(tmp_path, "a", 3)
     with TarWriter(path) as writer:
         writer.write("a-0", {"png": pixels("a-0")})
@@ -462,7 +462,7 @@ def test_a_kept_sample_that_is_gone_or_broken_is_named(tmp_path):
             reader.sample(0, index)
 
 
-def test_a_picture_that_takes_the_place_of_another_is_not_trained_on(tmp_path):
+def test_an_image_replaced_after_validation_is_rejected(tmp_path):
     path, table = raw_shard(tmp_path, "a", 3)
     reader = RawSource([(path, table)], tokenize, PREPROCESS, seed=0)
     reader.sample(0, 0)
@@ -477,7 +477,7 @@ def test_a_picture_that_takes_the_place_of_another_is_not_trained_on(tmp_path):
     reader.sample(1, 1)
 
 
-def test_features_come_in_pairs_and_several_of_a_sample_take_turns():
+def test_features_are_paired_and_one_of_several_texts_is_drawn():
     images = torch.arange(6.0).reshape(3, 2)
     texts = [torch.tensor([[10], [11]]), torch.tensor([[20]]), torch.tensor([[30], [31], [32]])]
     reader = FeatureSource(images, texts, seed=1)

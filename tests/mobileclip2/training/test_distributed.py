@@ -31,7 +31,7 @@ from tests.mobileclip2.training.tiny_training import (
 from tests.processes import start_process
 
 
-def test_a_process_alone_is_a_world_of_one() -> None:
+def test_a_single_process_has_world_size_one() -> None:
     with join("cpu") as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         x = torch.ones(2, requires_grad=True)
@@ -39,7 +39,7 @@ def test_a_process_alone_is_a_world_of_one() -> None:
         world.barrier()
 
 
-def test_the_time_that_processes_wait_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timeout_of_processes_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(dist, "init_process_group", lambda *backend, **options: given.update(options))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
@@ -100,7 +100,7 @@ def train_reinforced(directory: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_train_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_like_one_process(tmp_path: Path) -> None:
     finish(*start_world(2, train_reinforced, tmp_path / "two"))
     finish(start_process(train_reinforced, tmp_path / "one"))
     assert {file.name for file in (tmp_path / "two").iterdir()} == {
@@ -136,7 +136,7 @@ def test_machines_that_fetched_different_checkpoints_do_not_train_together(tmp_p
 
 
 def train_after_damage(folder: Path) -> None:
-    """Train with a folder for each rank, as machines do that download the checkpoints from a bucket."""
+    """Train with a folder for each rank, like machines that download the checkpoints from a bucket."""
     settings = TrainSettings(steps=6, batch=16, learning_rate=1e-3, checkpoint_every=2)
     train(*tiny_training("contrastive"), TinySource(), settings, folder / os.environ["RANK"], fingerprint="a")
 
@@ -152,7 +152,7 @@ def stop_after_4(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_machines_go_back_to_the_checkpoint_that_all_of_them_have(tmp_path: Path) -> None:
+def test_machines_resume_from_the_newest_checkpoint_they_have_in_common(tmp_path: Path) -> None:
     finish(*start_world(2, train_after_damage, tmp_path / "whole"))
     finish(start_process(stop_after_4, tmp_path / "0"))
     shutil.copytree(tmp_path / "0", tmp_path / "1")

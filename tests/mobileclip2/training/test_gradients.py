@@ -40,7 +40,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(name: str, accumulat
 
 @pytest.mark.parametrize("name", TRAININGS)
 @pytest.mark.parametrize(("bf16", "share"), [(False, 1e-5), (True, 0.05)])
-def test_accumulation_up_to_rounding(name: str, bf16: bool, share: float) -> None:
+def test_accumulation_equals_the_whole_batch_up_to_rounding(name: str, bf16: bool, share: float) -> None:
     model, objective = tiny_training(name)
     whole = gradients(model, objective, tiny_batch(8), 1, bf16=bf16)[1]
     accumulated = gradients(model, objective, tiny_batch(8), 4, bf16=bf16)[1]
@@ -50,7 +50,7 @@ def test_accumulation_up_to_rounding(name: str, bf16: bool, share: float) -> Non
 
 
 @pytest.mark.parametrize(("bf16", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
-def test_bf16_is_the_dtype_inside_the_model_alone(bf16: bool, dtype: torch.dtype) -> None:
+def test_bf16_is_used_only_inside_the_model(bf16: bool, dtype: torch.dtype) -> None:
     model = tiny_conv_clip()
     dtypes: set[torch.dtype] = set()
     for layer in (model.visual[0], model.visual[-1]):
@@ -67,7 +67,7 @@ def test_prepared_images_reach_the_model() -> None:
     torch.testing.assert_close(halved, expected, rtol=0, atol=0)
 
 
-def test_leaving_out_padding_changes_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropping_padding_does_not_change_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model, objective = tiny_training("reinforced")
     model, batch = model.double(), in_double(tiny_batch(8))
     lengths: list[int] = []
@@ -81,7 +81,7 @@ def test_leaving_out_padding_changes_no_gradient(monkeypatch: pytest.MonkeyPatch
     torch.testing.assert_close(short, whole, rtol=0, atol=1e-12)
 
 
-def test_frozen_towers_are_left_alone() -> None:
+def test_frozen_towers_get_no_gradients() -> None:
     model, objective = tiny_training("contrastive")
     model.visual.requires_grad_(False)
     whole = gradients(model, objective, tiny_batch(8), 1)[1]

@@ -6,7 +6,7 @@ from mobileclip2.errors import StoreError
 from mobileclip2.training.journal import Journal
 
 
-def test_cut_drops_later_steps_and_half_lines(tmp_path: Path) -> None:
+def test_truncate_drops_later_steps_and_partial_lines(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     journal.append({"step": step, "loss": 1 / step} for step in range(1, 6))
     whole = journal.path.read_text()
@@ -19,7 +19,7 @@ def test_cut_drops_later_steps_and_half_lines(tmp_path: Path) -> None:
     assert journal.path.read_text() == ""
 
 
-def test_last_is_the_latest_value_of_each(tmp_path: Path) -> None:
+def test_last_returns_the_latest_value_of_each_metric(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     journal.append([{"step": 1, "loss": 2.0, "top1": 0.5}, {"step": 2, "loss": 1.0}])
     assert journal.last() == {"step": 2, "loss": 1.0, "top1": 0.5}
@@ -40,7 +40,7 @@ def test_a_changed_line_changes_the_hash_up_to_it(tmp_path: Path, damage: bytes)
     assert changed[:2] == hashes[:2] and changed[2] != hashes[2] and changed[3] != hashes[3]
 
 
-def test_the_hash_goes_on_after_a_truncation(tmp_path: Path) -> None:
+def test_the_hash_is_correct_after_a_truncation(tmp_path: Path) -> None:
     whole, resumed = Journal(tmp_path / "whole.jsonl"), Journal(tmp_path / "resumed.jsonl")
     for journal in (whole, resumed):
         journal.append({"step": step} for step in (1, 2, 3))
@@ -50,7 +50,7 @@ def test_the_hash_goes_on_after_a_truncation(tmp_path: Path) -> None:
     assert resumed.sha256 == whole.sha256
 
 
-def test_a_file_that_changes_during_the_training_is_named(tmp_path: Path) -> None:
+def test_a_journal_changed_during_training_is_reported(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "metrics.jsonl")
     journal.append([{"step": 1, "loss": 0.5}])
     journal.path.write_bytes(b'{"step": 1, "loss": 0.4}\n')

@@ -73,7 +73,7 @@ def slow_clip(image: Tensor, text: Tensor, scale: float) -> float:
 @pytest.mark.parametrize("teachers", TEACHERS)
 @pytest.mark.parametrize("distill", [0.0, 0.75, 1.0])
 @pytest.mark.parametrize("batches", [("real",), ("synthetic",), ("real", "synthetic")])
-def test_reinforced_loss_is_the_formula(teachers: int, distill: float, batches: tuple[str, ...]) -> None:
+def test_reinforced_loss_equals_the_formula(teachers: int, distill: float, batches: tuple[str, ...]) -> None:
     dims, scales = TEACHERS[teachers]
     image, teacher_image = features(16, 1), ensemble(dims, 10)
     texts = {name: features(16, seed) for seed, name in enumerate(batches, 2)}
@@ -87,7 +87,7 @@ def test_reinforced_loss_is_the_formula(teachers: int, distill: float, batches: 
     assert parts["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_parts_are_unweighted_and_those_of_no_weight_are_left_out() -> None:
+def test_parts_are_unweighted_and_parts_with_zero_weight_are_omitted() -> None:
     arguments = (
         features(16, 1),
         {"real": features(16, 2)},
@@ -103,17 +103,17 @@ def test_parts_are_unweighted_and_those_of_no_weight_are_left_out() -> None:
     assert half["loss"].item() == pytest.approx((half["clip/real"] + half["distill/real"]).item() / 2)
 
 
-def test_loss_is_zero_where_the_student_is_the_teacher() -> None:
+def test_distillation_loss_is_zero_if_the_student_equals_the_teacher() -> None:
     image, text = features(12, 1), features(12, 2)
     assert distill_loss(image, text, 60.0, image, text, [12], [60.0]).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_clip_loss_is_that_of_open_clip() -> None:
+def test_clip_loss_equals_that_of_open_clip() -> None:
     image, text, scale = features(16, 1), features(16, 2), torch.tensor(14.3)
     assert clip_loss(image, text, scale).item() == pytest.approx(ClipLoss()(image, text, scale).item(), abs=1e-6)
 
 
-def test_averaging_the_teachers_softmax_has_the_gradient_of_the_mean_of_divergences() -> None:
+def test_averaged_teacher_softmax_gives_the_gradient_of_the_mean_divergence() -> None:
     dims, scales = TEACHERS[3]
     teacher_image, teacher_text = ensemble(dims, 10).double(), ensemble(dims, 20).double()
 
@@ -151,11 +151,11 @@ def test_processes_with_gathered_columns_average_to_the_joined_batch() -> None:
 
     joined = loss(*(Side(side, side) for side in sides))
     shares = [loss(*(Side(side[rows], side) for side in sides)) for rows in (slice(0, 3), slice(3, 6))]
-    # a process alone sees an easier batch, so this fails where rows are compared with their own columns only
+    # the rows of one process are an easier batch, so this fails if they are only compared with their own columns
     assert torch.stack(shares).mean().item() == pytest.approx(joined.item(), abs=1e-6)
 
 
-def test_half_precision_features_and_autocast_cost_no_precision_in_the_logits() -> None:
+def test_logits_are_fp32_with_half_precision_features_and_autocast() -> None:
     image, text, teacher = features(16, 1), features(16, 2), features(8, 3)
     exact = distill_loss(image.bfloat16().float(), text.bfloat16().float(), 100.0, teacher, teacher, [8], [90.0])
     with torch.autocast("cpu", torch.bfloat16):
@@ -172,19 +172,19 @@ def test_extreme_scales_stay_finite() -> None:
     assert loss.isfinite() and gradient.isfinite().all()
 
 
-def test_a_missing_scale_is_named() -> None:
+def test_a_missing_scale_is_rejected() -> None:
     with pytest.raises(ProfileError, match="1 scales for 2 teachers"):
         distill_loss(*[features(4, 1)] * 2, 10.0, *[features(8, 2)] * 2, [4, 4], [50.0])
 
 
 @pytest.mark.parametrize("scale", [-3.0, 0.0, math.inf, math.nan])
-def test_a_scale_that_is_no_scale_is_named(scale: float) -> None:
+def test_an_invalid_scale_is_rejected(scale: float) -> None:
     with pytest.raises(ProfileError, match=f"{scale} of teacher 1"):
         distill_loss(*[features(4, 1)] * 2, 10.0, *[features(8, 2)] * 2, [4, 4], [50.0, scale])
 
 
 @pytest.mark.parametrize("wrong", ["image", "text"])
-def test_dimensions_that_do_not_add_up_are_named(wrong: str) -> None:
+def test_dimensions_that_do_not_add_up_are_rejected(wrong: str) -> None:
     teachers = [features(8 if side == wrong else 9, 2) for side in ("image", "text")]
     with pytest.raises(ShardError, match=r"8 columns.*\[4, 5\] add up to 9"):
         distill_loss(*[features(4, 1)] * 2, 10.0, *teachers, [4, 5], [50.0, 60.0])

@@ -1,4 +1,4 @@
-"""Which tensors of a batch an objective compares, on a CPU and without training."""
+"""Test which tensors of a batch an objective compares, on a CPU and without training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def alone(tensor: Tensor) -> Tensor:
 
 
 def gather_from(*batches: dict[str, Tensor]) -> Callable[[Tensor], Tensor]:
-    """Stand in for other processes: the rows of the first dictionary become those of all."""
+    """Simulate other processes: the returned function appends their rows to those of the first dictionary."""
     first, *others = batches
 
     def gather(tensor: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def test_reinforced_uses_only_the_captions_it_names(
     assert set(found) == {"loss", *parts}
 
 
-def test_without_distillation_no_embedding_of_a_teacher_is_needed() -> None:
+def test_training_without_distillation_needs_no_teacher_embeddings() -> None:
     objective = Reinforced(DIMS, SCALES, distill=0)
     assert objective.needs == ("image", "text", "synthetic_text")
     batch = {key: tensor for key, tensor in tiny_batch(4).items() if key in objective.needs}
@@ -104,7 +104,7 @@ def test_coca_minimizes_the_loss_of_open_clip() -> None:
 
 
 class OpenClip4(nn.Module):
-    """Stand in for the CoCa of open_clip 4: logits of every position, and no labels."""
+    """Stand-in for the CoCa of open_clip 4, which returns logits of every position and no labels."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class OpenClip4(nn.Module):
 
 
 class OpenClip3(OpenClip4):
-    """Stand in for the CoCa of open_clip 3: logits of every position but the last, with their labels."""
+    """Stand-in for the CoCa of open_clip 3, which returns logits of every position but the last, with their labels."""
 
     def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         output = super().forward(image, text)
@@ -157,7 +157,7 @@ def test_the_mean_over_processes_is_the_loss_of_the_joined_batch(objective: Obje
         share = {name: own[name] for name in features}
         rest = {name: own[f"batch {name}"] for name in batch}
         shares.append(objective.loss(share, rest, SCALE, gather_from(own, other)))
-    # a loss does not depend on the order of the gathered rows, so that each process may put its own first
+    # a loss does not depend on the order of the gathered rows, so each process may put its own rows first
     mean = {name: torch.stack([share[name] for share in shares]).mean() for name in joined}
     torch.testing.assert_close(mean, joined)
 

@@ -19,7 +19,7 @@ from tests.mobileclip2.stages.published_shards import DIMS, members, picture, wr
 
 
 def shard(folder: Path) -> PublishedShard:
-    """A shard of 6 samples whose images lie in two other tars, without that of the first sample."""
+    """Return a shard of 6 samples. Two other tars contain the images of all samples but the first."""
     write_shards(folder, shards=1, images=False)
     write_images(folder / "images", range(1, 6), per_shard=3)
     images = {path.name: path for path in (folder / "images").iterdir()}
@@ -34,7 +34,7 @@ def shard(folder: Path) -> PublishedShard:
 
 def test_valid_samples_are_read_with_their_joined_images(tmp_path: Path) -> None:
     opened = OpenPublishedShard(shard(tmp_path), RowFile())
-    for each in (opened, pickle.loads(pickle.dumps(opened))):  # noqa: S301 - as processes of a loader get it
+    for each in (opened, pickle.loads(pickle.dumps(opened))):  # noqa: S301 - loader processes get a copy
         assert [each.key(row) for row in range(len(each))] == [f"uid{number:04d}" for number in range(1, 6)]
         for row in range(len(each)):
             sample = decode(each.members(row), each.key(row), "s")

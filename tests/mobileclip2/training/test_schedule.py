@@ -20,6 +20,6 @@ def test_no_warm_up_starts_at_the_peak() -> None:
     assert 0 < learning_rate(9, settings) < 1e-4
 
 
-def test_warm_up_alone() -> None:
+def test_warm_up_can_take_all_steps() -> None:
     settings = TrainSettings(steps=10, batch=8, learning_rate=1e-3, warmup=10)
     assert learning_rate(9, settings) == pytest.approx(1e-3)

@@ -52,7 +52,7 @@ def test_students_train_with_every_instruction_set(trunk, instructions, used, tm
 @pytest.mark.parametrize("channels", [2, 3, 15])
 @pytest.mark.parametrize("stride", [(2, 2), (3, 3), (1, 2)])
 @pytest.mark.parametrize("side", [12, 13])
-def test_a_replaced_convolution_computes_the_same(channels, stride, side):
+def test_a_replaced_convolution_gives_the_same_output(channels, stride, side):
     plain = nn.Conv2d(channels, 5, 1, stride=stride)
     replaced = nn.Sequential(nn.Conv2d(channels, 5, 1, stride=stride))
     replaced[0].load_state_dict(plain.state_dict())
@@ -78,6 +78,6 @@ def test_a_replaced_convolution_computes_the_same(channels, stride, side):
         nn.Conv2d(3, 5, 1, stride=2, padding=1),
     ],
 )
-def test_other_convolutions_stay_as_they_are(convolution):
+def test_other_convolutions_are_not_replaced(convolution):
     replace_strided_pointwise(model := nn.Sequential(convolution))
     assert type(model[0]) is nn.Conv2d

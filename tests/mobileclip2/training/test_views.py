@@ -12,7 +12,7 @@ from mobileclip2.errors import ShardError
 from mobileclip2.training.views import render_view
 
 CROPS = [(0, 0, 90, 120), (11, 7, 25, 31), (3, 40, 80, 60), (40, 50, 9, 50)]
-"""Top, left, height and width. The last crop is higher than wide."""
+"""Top, left, height and width. The third crop is taller than wide."""
 
 
 def picture() -> Image.Image:
@@ -29,7 +29,7 @@ def tensor(image: Image.Image) -> torch.Tensor:
 
 @pytest.mark.parametrize("crop", CROPS)
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolation):
+def test_a_resized_crop_equals_the_plain_one_up_to_rounding(crop, interpolation):
     view = View(crop, None)
     found = render_view(picture(), view, 64, interpolation)
     difference = (found.int() - tensor(render(picture(), view, 64, interpolation)).int()).abs().float()
@@ -40,7 +40,7 @@ def test_a_resized_crop_differs_from_the_plain_one_by_rounding(crop, interpolati
         assert difference.mean() < 0.3 and (difference > 1).float().mean() < 0.02
 
 
-def test_a_crop_that_pillow_keeps_in_pieces_is_drawn_like_any_other():
+def test_an_image_that_pillow_stores_in_several_blocks_is_rendered_correctly():
     large = picture().resize((2400, 1800))
     with pytest.raises(ValueError, match="contiguous"):
         pa.array(large)
@@ -50,13 +50,13 @@ def test_a_crop_that_pillow_keeps_in_pieces_is_drawn_like_any_other():
 
 
 @pytest.mark.parametrize("op", range(len(OPERATIONS)))
-def test_operations_are_the_plain_ones(op):
+def test_operations_equal_those_of_the_plain_renderer(op):
     view = View(CROPS[1], ((op, 7.0 if OPERATIONS[op] == "Posterize" else 0.3), (6, 0.2)))
     resized = Image.fromarray(render_view(picture(), View(CROPS[1], None), 64).numpy())
     assert torch.equal(render_view(picture(), view, 64), tensor(operate(resized, view)))
 
 
-def test_other_interpolations_go_the_plain_way():
+def test_other_interpolations_use_the_plain_renderer():
     view = View(CROPS[0], ((0, 0.0),))
     assert torch.equal(render_view(picture(), view, 32, "lanczos"), tensor(render(picture(), view, 32, "lanczos")))
 
@@ -67,7 +67,7 @@ def test_a_crop_that_leaves_the_image_is_refused():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 5])
-def test_a_batch_of_pixels_is_normalized_as_each_image_is(samples):
+def test_a_batch_of_pixels_is_normalized_like_each_image(samples):
     preprocess = Preprocess(32)
     images = [picture().crop((number, 0, number + 32, 32)) for number in range(samples)]
     pixels = torch.stack([preprocess.pixels(image) for image in images]) if samples else torch.empty(0, 32, 32, 3)

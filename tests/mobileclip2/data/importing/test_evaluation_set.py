@@ -1,4 +1,4 @@
-"""An imported evaluation set is read by the evaluators as it is."""
+"""The evaluators read an imported evaluation set without conversion."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_folder_with_files_is_refused(tmp_path):
         import_evaluation_set(Table(tmp_path / "t.csv"), tmp_path)
 
 
-def test_a_killed_import_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_a_killed_import_leaves_no_folder(tmp_path, monkeypatch):
     (tmp_path / "0.jpg").write_bytes(jpeg(0))
     (tmp_path / "t.csv").write_text("image,caption\n0.jpg,one\n")
     with monkeypatch.context() as patched:

@@ -13,7 +13,7 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
+def test_hidden_files_and_other_formats_are_not_pictures(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a/c.webp", ".hidden/d.jpg", ".e.jpg", "notes.txt")
     assert [path.relative_to(tmp_path).as_posix() for path in pictures(tmp_path)] == ["a/c.webp", "b.JPG"]
 
@@ -39,7 +39,7 @@ def test_the_first_subfolder_is_the_class(tmp_path: Path) -> None:
         ("2.txt", b"of another picture", (), "missing-caption"),
     ],
 )
-def test_captions_lie_beside_their_picture(
+def test_captions_are_read_from_files_next_to_the_picture(
     tmp_path: Path, name: str, content: bytes, captions: tuple[str, ...], reason: str | None
 ) -> None:
     touch(tmp_path, "1.jpg")

@@ -34,13 +34,13 @@ def classes(tmp_path):
     return tmp_path / "classes"
 
 
-def test_pictures_stay_as_they_are_stored(captioned):
+def test_pictures_keep_their_stored_bytes(captioned):
     rows = list(open_rows(captioned))
     assert [row.captions for row in rows] == [("one", "uno"), ("two",)]
     assert all(isinstance(row.image, bytes) and not row.fault for row in rows)
 
 
-def test_numbers_of_classes_become_names(classes):
+def test_class_numbers_become_names(classes):
     (row,) = saved_dataset(classes, split="train")
     assert (row.image, row.label) == (jpeg(0), "dog")
 
@@ -58,7 +58,7 @@ def test_a_picture_without_class_stays_without_class(tmp_path, captions):
 
 
 @pytest.mark.parametrize("name", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
-def test_a_damaged_data_set_is_named(captioned, name):
+def test_a_damaged_data_set_is_reported(captioned, name):
     (captioned / name).write_bytes((captioned / name).read_bytes()[:20])
     with pytest.raises(UserError, match="captioned: the data set is damaged"):
         list(saved_dataset(captioned))
@@ -71,12 +71,12 @@ def test_a_split_is_chosen_by_name(classes):
         list(saved_dataset(classes, split="val"))
 
 
-def test_a_column_is_named(captioned):
+def test_an_unknown_column_is_reported(captioned):
     with pytest.raises(UserError, match="there is no column 'txt'; did you mean 'text'"):
         list(saved_dataset(captioned, Columns(captions=("txt",))))
 
 
-def test_the_missing_package_is_named(captioned, monkeypatch):
+def test_the_missing_package_is_reported(captioned, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match="'mobileclip2\\[datasets\\]'"):
         list(saved_dataset(captioned))

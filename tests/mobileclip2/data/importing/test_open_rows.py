@@ -1,4 +1,4 @@
-"""What a path holds is found out, and what cannot be imported is refused with the way to go on."""
+"""``open_rows`` detects what a path contains. An error for any other path says how to continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mobileclip2.errors import UserError
 from tests.pictures import jpeg
 
 
-def test_pictures_beside_captions_as_img2dataset_writes_files(tmp_path):
+def test_pictures_and_captions_in_the_files_format_of_img2dataset(tmp_path):
     (tmp_path / "00000").mkdir()
     for number in range(2):
         (tmp_path / "00000" / f"{number:09d}.jpg").write_bytes(jpeg(number))
@@ -43,7 +43,7 @@ def test_tables_in_subfolders_are_refused(tmp_path, table):
         open_rows(tmp_path)
 
 
-def test_texts_in_class_folders_are_no_tables(tmp_path):
+def test_json_files_in_class_folders_are_not_tables(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.jpg").write_bytes(jpeg(0))
@@ -51,7 +51,7 @@ def test_texts_in_class_folders_are_no_tables(tmp_path):
     assert [row.label for row in open_rows(tmp_path)] == ["cat", "dog"]
 
 
-def test_parquet_files_of_a_folder_follow_each_other(tmp_path):
+def test_parquet_files_of_a_folder_are_read_in_order(tmp_path):
     for number in range(2):
         pq.write_table(pa.table({"jpg": [jpeg(number)], "caption": [str(number)]}), tmp_path / f"{number}.parquet")
     assert [row.captions for row in open_rows(tmp_path)] == [("0",), ("1",)]
@@ -91,6 +91,6 @@ def compressed(folder):
         (lambda folder: folder / "gone", "there is no such file or folder"),
     ],
 )
-def test_what_cannot_be_imported_says_how_to_go_on(tmp_path, make, message):
+def test_an_unusable_path_is_refused_with_advice(tmp_path, make, message):
     with pytest.raises(UserError, match=message):
         open_rows(make(tmp_path))

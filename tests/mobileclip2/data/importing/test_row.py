@@ -20,7 +20,7 @@ def encoded(kind: str, image: Image.Image | None = None) -> bytes:
 
 
 @pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
-def test_formats_of_shards_stay_as_they_are(kind: str, extension: str, tmp_path: Path) -> None:
+def test_formats_of_shards_are_not_converted(kind: str, extension: str, tmp_path: Path) -> None:
     data = encoded(kind)
     (tmp_path / "named.wrongly").write_bytes(data)
     assert read_picture(data) == read_picture(tmp_path / "named.wrongly") == (extension, data)
@@ -44,19 +44,19 @@ def test_other_formats_become_png_with_the_same_pixels() -> None:
         (b"text", "not-an-image"),
     ],
 )
-def test_what_is_no_picture_has_a_reason(content: Path | bytes | None, reason: str) -> None:
+def test_an_invalid_picture_has_a_reason(content: Path | bytes | None, reason: str) -> None:
     with pytest.raises(BadSample) as raised:
         read_picture(content)
     assert raised.value.reason == reason
 
 
-def test_a_truncated_header_is_no_picture() -> None:
+def test_a_truncated_header_is_a_bad_sample() -> None:
     with pytest.raises(BadSample):
         read_picture(jpeg(0)[:10])
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG2000"])
-def test_gray_of_16_bits_keeps_its_high_byte(kind: str) -> None:
+def test_16_bit_gray_keeps_its_high_byte(kind: str) -> None:
     pixels = np.arange(32 * 32, dtype=np.uint16).reshape(32, 32) * 60
     _, data = read_picture(encoded(kind, Image.fromarray(pixels)))
     assert np.array_equal(np.asarray(image.decode(data))[..., 0], pixels >> 8)
@@ -76,7 +76,7 @@ def test_pixels_of_32_bits_are_not_clipped(dtype: str, highest: float, usable: b
 
 
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, KeyError])
-def test_whatever_a_decoder_raises_is_a_bad_sample(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_decoder_error_is_a_bad_sample(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     def load(self: Image.Image) -> None:
         raise error("damaged")
 

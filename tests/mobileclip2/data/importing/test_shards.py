@@ -1,4 +1,4 @@
-"""Imports write shards that the pipeline reads, count what is bad, and continue after a kill."""
+"""Imports write shards that the pipeline reads, count bad rows, and continue after a kill."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.pictures import jpeg, picture
 
 @pytest.fixture
 def table(tmp_path):
-    """Twelve rows, two of them bad."""
+    """Return a table of twelve rows. Two rows are bad."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(10):
@@ -76,7 +76,7 @@ def test_a_killed_import_continues_and_gives_the_same_bytes(table, tmp_path, mon
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
 
 
-def test_another_table_is_refused_and_nothing_is_lost(table, tmp_path):
+def test_another_table_is_refused_and_all_files_are_kept(table, tmp_path):
     import_shards(table, tmp_path / "shards")
     before = hashes(tmp_path / "shards")
     with (tmp_path / "captions.csv").open("a") as file:
@@ -123,7 +123,7 @@ def fewer_rows(folder):
         (Table, fewer_rows),
     ],
 )
-def test_a_change_of_what_was_imported_is_noticed(tmp_path, kind, change):
+def test_changed_rows_and_pictures_are_detected(tmp_path, kind, change):
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in range(2):
@@ -148,7 +148,7 @@ def test_another_encoding_is_another_import(tmp_path):
         import_shards(Table(tmp_path / "t.csv", encoding="cp1250"), tmp_path / "shards")
 
 
-def test_rows_added_after_full_shards_are_imported_alone(table, tmp_path):
+def test_only_rows_added_after_full_shards_are_imported(table, tmp_path):
     import_shards(table, tmp_path / "shards", rows_a_shard=6)
     with table.path.open("a") as file:
         file.write("1.jpg,one more\n")
@@ -158,7 +158,7 @@ def test_rows_added_after_full_shards_are_imported_alone(table, tmp_path):
 
 
 @pytest.mark.parametrize("damaged", ['{"rows": 2', "[]", "{}", "\udcff"])
-def test_a_damaged_file_of_counts_is_written_again(table, tmp_path, damaged):
+def test_a_damaged_count_file_is_rewritten(table, tmp_path, damaged):
     import_shards(table, tmp_path / "shards", rows_a_shard=5)
     before = hashes(tmp_path / "shards")
     (tmp_path / "shards" / "00001.json").write_text(damaged, errors="surrogateescape")
@@ -186,7 +186,7 @@ def test_a_bad_picture_whose_name_is_not_utf8_is_listed(tmp_path):
     assert bad["source"].endswith("caf\udce9.jpg")
 
 
-def test_no_file_of_an_import_repeats_the_secret_of_a_url(tmp_path):
+def test_imported_files_do_not_contain_secrets_of_urls(tmp_path):
     name = "https:/joe:hun%40ter2@host/a.jpg?X-Amz-Signature=hunter2"
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).write_bytes(jpeg(0))
@@ -198,14 +198,14 @@ def test_no_file_of_an_import_repeats_the_secret_of_a_url(tmp_path):
     assert b"host/a.jpg" in written and b"ter2" not in written and "ter2" not in imported.reasons()
 
 
-def test_an_import_without_a_usable_row_says_why(tmp_path):
+def test_an_import_without_a_usable_row_reports_the_reason(tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\nhttps://example.org/a.jpg,x\n")
     with pytest.raises(UserError, match="none of the 1 rows can be used") as raised:
         import_shards(Table(tmp_path / "t.csv"), tmp_path / "shards")
     assert "img2dataset" in str(raised.value)
 
 
-def test_classes_become_captions_by_the_templates_in_turn(tmp_path):
+def test_captions_of_classes_use_the_templates_in_turn(tmp_path):
     for number, name in enumerate(["tabby_cat", "tabby_cat", "fox"]):
         (tmp_path / "classes" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "classes" / name / f"{number}.jpg").write_bytes(jpeg(number))
@@ -239,7 +239,7 @@ def test_a_table_without_the_columns_leaves_no_folder(tmp_path):
     assert not (tmp_path / "shards").exists()
 
 
-def test_a_folder_is_free_again_after_an_import_without_a_usable_row(table, tmp_path):
+def test_a_folder_can_be_reused_after_an_import_without_a_usable_row(table, tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\ngone.jpg,x\n")
     (tmp_path / "empty.csv").write_text("image,caption\n")
     for name, message in (("t.csv", "none of the 1 rows"), ("empty.csv", "nothing to import")):

@@ -1,4 +1,4 @@
-"""Tables of every kind that people have give the same rows."""
+"""Tables in every supported format give the same rows."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def test_a_table_without_header_is_recognized_by_its_picture_names(folder):
     assert [row.captions for row in Table(folder / "t.csv")] == [("first",), ("second",)]
 
 
-def test_lists_and_numbered_columns_are_several_captions(folder):
+def test_lists_and_numbered_columns_give_several_captions(folder):
     pq.write_table(pa.table({"image": ["a.jpg"], "captions": [["one", "two"]]}), folder / "t.parquet")
     (folder / "t.csv").write_text("image,caption_1,caption_2\na.jpg,one,two\n")
     for name in ("t.parquet", "t.csv"):
         assert [row.captions for row in Table(folder / name)] == [("one", "two")]
 
 
-def test_bytes_of_parquet_are_pictures(folder):
+def test_byte_columns_of_parquet_are_pictures(folder):
     pq.write_table(pa.table({"jpg": [jpeg(0)], "caption": ["x"]}), folder / "t.parquet")
     assert [row.image for row in Table(folder / "t.parquet")] == [jpeg(0)]
 
 
-def test_a_field_that_begins_late_in_json_lines_is_a_column(folder):
+def test_a_json_field_that_first_occurs_late_is_a_column(folder):
     lines = [{"image": "a.jpg"}] * 150 + [{"image": "a.jpg", "caption": "late"}]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
     for columns in (Columns(), Columns(captions=("caption",))):
@@ -77,7 +77,7 @@ def test_a_field_that_begins_late_in_json_lines_is_a_column(folder):
 
 
 @pytest.mark.parametrize("text", [7, 1.5, True, {"raw": "x"}, ["x", 7], float("nan")])
-def test_a_caption_that_is_no_text_is_named(folder, text):
+def test_a_caption_that_is_not_text_is_reported(folder, text):
     (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "text": text}))
     (row,) = Table(folder / "t.jsonl")
     assert row.fault.reason == "invalid-caption" and "is of type" in str(row.fault)
@@ -88,7 +88,7 @@ def test_missing_captions_of_a_list_are_left_out(folder):
     assert [row.captions for row in Table(folder / "t.jsonl")] == [("x", "y")]
 
 
-def test_two_values_of_one_field_make_a_bad_line(folder):
+def test_a_field_that_occurs_twice_makes_a_bad_line(folder):
     (folder / "t.jsonl").write_text('{"image": "a", "caption": "x"}\n{"image": "a", "caption": "x", "caption": "y"}\n')
     good, bad = Table(folder / "t.jsonl")
     assert good.fault is None and bad.fault.reason == "bad-json"
@@ -120,7 +120,7 @@ def test_a_picture_is_bytes_or_a_name(folder, written, name, reason):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "idna", "undefined", "nonsense"])
-def test_an_encoding_that_cannot_be_used_is_named(folder, encoding):
+def test_an_unusable_encoding_is_reported(folder, encoding):
     (folder / "t.csv").write_text("image,caption\na.jpg,x\n")
     with pytest.raises(UserError, match="--encoding"):
         list(Table(folder / "t.csv", encoding=encoding))
@@ -131,14 +131,14 @@ def test_a_row_without_captions_needs_a_class(folder):
     assert [row.fault and row.fault.reason for row in Table(folder / "t.csv")] == ["no-class", None]
 
 
-def test_urls_are_refused_with_the_tool_that_downloads_them(folder):
+def test_urls_are_refused_with_the_name_of_a_download_tool(folder):
     (folder / "t.csv").write_text("url,caption\nhttps://example.org/a.jpg,x\n")
     (row,) = Table(folder / "t.csv")
     assert row.fault.reason == "image-is-url"
     assert "img2dataset" in row.fault.detail
 
 
-def test_names_without_folder_or_ending_are_found_in_subfolders(folder):
+def test_names_without_folder_or_extension_are_found_in_subfolders(folder):
     (folder / "deep").mkdir()
     (folder / "deep" / "d.jpg").write_bytes(jpeg(4))
     (folder / "t.csv").write_text("image,caption\nd,x\nd.jpg,y\n")
@@ -177,7 +177,7 @@ def test_a_missing_picture_is_never_taken_from_another_folder(folder):
 
 
 @pytest.mark.parametrize("damaged", [b"the caption", b"a text of a row"])
-def test_parquet_that_is_not_utf8_names_the_table(folder, damaged):
+def test_parquet_that_is_not_utf8_is_reported_with_its_path(folder, damaged):
     path = folder / "t.parquet"
     table = pa.table({"image": ["a.jpg"], "the caption": ["a text of a row"]})
     pq.write_table(table, path, compression="none", use_dictionary=False, store_schema=False)
@@ -217,14 +217,14 @@ def test_a_large_parquet_table_is_not_kept_in_memory(folder):
         ("a.jpg,b.jpg,one\n", Columns(), "2 columns have the name 'image'"),
     ],
 )
-def test_columns_that_cannot_be_found_are_named(folder, text, columns, message):
+def test_missing_or_duplicate_columns_are_reported(folder, text, columns, message):
     (folder / "t.csv").write_text(text)
     with pytest.raises(UserError, match=r"t\.csv") as raised:
         list(Table(folder / "t.csv", folder, columns))
     assert message in str(raised.value)
 
 
-def test_a_character_that_cannot_be_decoded_makes_its_row_bad(folder):
+def test_an_undecodable_character_makes_its_row_bad(folder):
     (folder / "t.csv").write_bytes(b"image,caption\na.jpg,caf\xe9\nb.jpg,tea\n")
     rows = list(Table(folder / "t.csv", encoding="utf-8"))
     assert [row.fault and row.fault.reason for row in rows] == ["bad-encoding", None]
@@ -237,7 +237,7 @@ def test_a_caption_in_the_column_of_the_pictures_is_a_bad_row(folder):
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1 no table PAR1", None])
-def test_a_damaged_parquet_table_is_named(folder, damage):
+def test_a_damaged_parquet_table_is_reported(folder, damage):
     path = folder / "t.parquet"
     pq.write_table(pa.table({"image": ["a.jpg"] * 5000, "caption": [str(n) for n in range(5000)]}), path)
     data = path.read_bytes()
@@ -246,7 +246,7 @@ def test_a_damaged_parquet_table_is_named(folder, damage):
         list(Table(path))
 
 
-def test_a_json_document_is_no_table(folder):
+def test_a_json_document_is_not_a_table(folder):
     (folder / "t.json").write_text('{\n"images": [\n1\n]\n}\n')
     with pytest.raises(UserError, match="no line is a JSON object"):
         list(Table(folder / "t.json"))

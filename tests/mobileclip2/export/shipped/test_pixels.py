@@ -18,7 +18,7 @@ from mobileclip2.export.shipped.pixels import preprocess
         *[(364, 161, 64), (381, 34, 32), (141, 34, 16)],  # Pillow resizes their height first
     ],
 )
-def test_pixels_are_torchvisions_to_the_bit(height, width, size, interpolation):
+def test_pixels_equal_torchvision_bit_for_bit(height, width, size, interpolation):
     image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
     convention = Preprocess(size, interpolation=interpolation)
     theirs = convention.whole(Image.fromarray(image)).numpy()

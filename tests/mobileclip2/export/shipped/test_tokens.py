@@ -38,7 +38,7 @@ ALPHABET = [
 
 
 @pytest.mark.parametrize("context", [14, 77])
-def test_tokens_are_open_clips(context):
+def test_tokens_equal_open_clip(context):
     choose = random.Random(0)
     drawn = ["".join(choose.choices(ALPHABET, k=choose.randint(1, 30))) for _ in range(300)]
     theirs = SimpleTokenizer(context_length=context)([*TEXTS, *drawn]).numpy()
@@ -47,6 +47,6 @@ def test_tokens_are_open_clips(context):
     assert [text for text, one, other in zip([*TEXTS, *drawn], ours, theirs, strict=True) if (one != other).any()] == []
 
 
-def test_text_that_was_decoded_wrongly_is_left_alone():
+def test_wrongly_decoded_text_is_not_repaired():
     tokenizer = Tokenizer(default_bpe(), 77)
     assert tokenizer.encode("cafÃ©") != tokenizer.encode("café") == SimpleTokenizer().encode("cafÃ©")
