@@ -9,7 +9,7 @@ from mobileclip2.errors import DamagedOutput, MissingExtra, ShardError, StoreErr
 
 
 @pytest.mark.parametrize("kind", [each for _, each in inspect.getmembers(errors, inspect.isclass)])
-def test_the_command_line_prints_every_error_without_a_traceback(kind: type[Exception]) -> None:
+def test_every_error_is_a_described_user_error(kind: type[Exception]) -> None:
     assert issubclass(kind, UserError) and kind.__doc__
     assert str(kind("what is wrong")) == "what is wrong"
 
@@ -18,7 +18,7 @@ def test_a_missing_extra_is_also_an_import_error() -> None:
     assert issubclass(MissingExtra, ImportError)
 
 
-def test_a_damaged_output_is_a_fault_of_the_store() -> None:
+def test_a_damaged_output_is_a_store_error() -> None:
     assert issubclass(DamagedOutput, StoreError)
 
 

@@ -120,7 +120,7 @@ NEED = {
 """extra -> code that needs it"""
 
 
-def test_what_needs_an_extra_names_it():
+def test_an_error_for_a_missing_extra_names_the_extra():
     assert set(NEED) < set(PROJECT["optional-dependencies"])
     done = run_without_extras(
         f"""
@@ -148,14 +148,14 @@ for extra, code in {NEED}.items():
         (["run", "--profile", "demo"], 1, "mobileclip2: dagster is not installed; this needs the extra 'pipeline'"),
     ],
 )
-def test_the_command_works_without_extras_as_far_as_it_can(arguments, status, said):
+def test_the_command_without_extras_works_or_names_the_missing_package(arguments, status, said):
     # the demo's weights are an extra too, and the check reports that it is missing
     done = run_without_extras(f"sys.argv[1:] = {arguments}; from pipelines.cli import main; sys.exit(main())")
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert said in done.stdout + done.stderr
 
 
-def test_a_fault_of_our_own_is_not_taken_for_a_missing_package():
+def test_a_missing_module_of_the_library_is_not_a_missing_extra():
     with pytest.raises(ModuleNotFoundError, match=r"mobileclip2\.nowhere"), needs("aws"):
         import mobileclip2.nowhere  # type: ignore[import-not-found]  # noqa: F401
     with pytest.raises(MissingExtra, match="nowhere is not installed") as raised, needs("aws"):
@@ -163,11 +163,11 @@ def test_a_fault_of_our_own_is_not_taken_for_a_missing_package():
     assert isinstance(raised.value, UserError) and isinstance(raised.value, ImportError)
 
 
-def test_versions_are_of_what_is_installed():
+def test_versions_contain_only_installed_packages():
     assert versions(["torch", "no-such-package"]) == {"torch": version("torch")}
 
 
-def test_all_is_every_extra_but_the_tools_of_development():
+def test_the_extra_all_contains_every_extra_except_dev():
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
     assert set(Requirement(everything).extras) == set(extras) - {"all", "dev"}

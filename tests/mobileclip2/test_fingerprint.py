@@ -63,7 +63,7 @@ def test_empty_values_are_not_left_out(empty):
     assert fingerprint({"field": empty}) != fingerprint({})
 
 
-def test_paths_count_whole_and_alike_on_every_system():
+def test_paths_are_fingerprinted_in_full_and_equal_on_every_system():
     assert fingerprint({"path": PurePosixPath("one/x")}) != fingerprint({"path": PurePosixPath("other/x")})
     assert declared([PurePosixPath("one/x"), PureWindowsPath("one\\x")]) == ["one/x", "one/x"]
 
@@ -75,6 +75,6 @@ def test_different_values_differ(one, other):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
-def test_what_has_no_canonical_form_is_refused(value):
+def test_values_without_a_canonical_form_are_refused(value):
     with pytest.raises(ValueError, match="cannot be part of a fingerprint"):
         fingerprint(value)

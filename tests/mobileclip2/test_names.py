@@ -24,7 +24,7 @@ def test_a_misspelt_name_gets_suggestions() -> None:
         find("raw_shard", KEYS, "asset")
 
 
-def test_a_name_unlike_any_other_gets_the_list() -> None:
+def test_an_error_without_suggestions_lists_all_names() -> None:
     with pytest.raises(UserError, match="there is no asset 'xyz'; the profile has raw_shards, teacher/wide, "):
         find("xyz", KEYS, "asset")
     with pytest.raises(UserError, match="the profile has none"):

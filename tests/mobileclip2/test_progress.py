@@ -28,7 +28,7 @@ def test_counts_are_announced_for_the_innermost_activity(monkeypatch: pytest.Mon
     assert heard == ["hashing", "hashing 1/9 files", "hashing 3/9 files", ""]
 
 
-def test_an_inner_callback_hears_only_its_own_block() -> None:
+def test_an_inner_callback_receives_only_its_own_block() -> None:
     outer: list[str] = []
     inner: list[str] = []
     with show_activities(outer.append), doing("planning"), show_activities(inner.append), doing("hashing"):

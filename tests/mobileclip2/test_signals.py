@@ -8,14 +8,14 @@ from mobileclip2.signals import DEATHS, death, signal_name
 
 
 @pytest.mark.parametrize("number", list(DEATHS))
-def test_a_death_is_explained_and_says_what_to_do(number: signal.Signals) -> None:
+def test_a_death_message_has_an_explanation_and_a_remedy(number: signal.Signals) -> None:
     message = death(int(number))
     explanation, remedy = DEATHS[number]
     assert message == f"{number.name}: {explanation}; finished shards are kept; {remedy}"
     assert "run again" in remedy
 
 
-def test_lack_of_memory_is_the_likely_reason_of_a_kill() -> None:
+def test_a_kill_is_explained_by_lack_of_memory() -> None:
     assert "lack of memory" in death(signal.SIGKILL) and "lower 'batch'" in death(signal.SIGKILL)
 
 

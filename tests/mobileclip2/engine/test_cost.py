@@ -23,7 +23,7 @@ def test_broken_lines_of_the_time_log_are_skipped(tiny):
 @pytest.mark.parametrize(
     "line", ["{}", "null", "7", "[" * 10**5, '{"group": null, "parts": [], "samples": 1, "seconds": Infinity}']
 )
-def test_a_line_that_is_no_record_of_a_time_is_skipped(line, tiny, caplog):
+def test_a_log_line_that_is_not_a_time_record_is_skipped(line, tiny, caplog):
     pipeline = Pipeline(load(tiny))
     record = {"group": "g00", "parts": ["whole"], "samples": 8, "seconds": 2.0}
     pipeline.storage.append(".scratch/times/raw_shards.jsonl", f"{line}\n{json.dumps(record)}\n".encode())

@@ -54,7 +54,7 @@ def artifacts(profile: Path) -> list[Artifact]:
     return [artifact for key in pipeline.graph for artifact in pipeline.read(key)]
 
 
-def test_each_byte_of_each_kind_of_file_is_compared(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_to_any_kind_of_file_is_detected(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose, kinds = random.Random(0), set()
     for artifact in artifacts(finished):
         for file in artifact.manifest.files:
@@ -77,7 +77,7 @@ def test_each_byte_of_each_kind_of_file_is_compared(finished: Path, monkeypatch:
     assert {".parquet", ".tar", ".safetensors", ".json", ".jsonl"} <= kinds
 
 
-def test_each_bit_of_a_manifest_counts(finished: Path) -> None:
+def test_a_flipped_manifest_bit_is_detected_or_affects_only_displayed_fields(finished: Path) -> None:
     """Reasons of skipped samples and the name of the slice are only shown. All other fields are checked."""
     artifact = next(each for each in artifacts(finished) if each.summary.asset == "raw_shards" and each.summary.skipped)
     expected = artifact.manifest

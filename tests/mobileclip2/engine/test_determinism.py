@@ -61,7 +61,7 @@ def copied(profile: Path, folder: Path, *, reverse: bool = False) -> Path:
 
 
 @pytest.mark.slow
-def test_the_whole_graph_is_equal_in_other_surroundings(base: Path, tmp_path: Path) -> None:
+def test_another_environment_gives_identical_manifests(base: Path, tmp_path: Path) -> None:
     """The runs differ in hash seed, time zone, locale, encoding, umask, folder and file order, not in arithmetic."""
     here = copied(base, tmp_path / "here")
     assert run_process(materialize, str(here), 0o022, MOBILECLIP2_CACHE=str(tmp_path / "cache")) == 0
@@ -120,7 +120,7 @@ def expected(
     ],
     ids=["threads", "avx2", "sse41"],
 )
-def test_other_processors_give_equal_data_and_embeddings_of_equal_directions(
+def test_other_processors_give_identical_data_and_nearly_parallel_embeddings(
     base: Path,
     expected: tuple[dict[str, bytes], dict[str, tuple[list[str], np.ndarray]]],
     tmp_path: Path,

@@ -3,5 +3,5 @@
 from mobileclip2.engine.external import Folder, GroupShards
 
 
-def test_inputs_differ_by_what_they_name():
+def test_external_inputs_that_differ_in_any_field_are_unequal():
     assert len({GroupShards(), GroupShards("published"), Folder("a"), Folder("a", "*.tar"), Folder(("a", "b"))}) == 5

@@ -92,13 +92,13 @@ def test_outputs_are_found_with_their_sizes(pipeline: Pipeline) -> None:
     assert all(found[path].finished for path in rest)
 
 
-def test_a_profile_keeps_its_own_outputs_alone(pipeline: Pipeline) -> None:
+def test_a_profile_keeps_only_its_own_outputs(pipeline: Pipeline) -> None:
     assert unneeded([pipeline], set(), []) == []
     changed = other_seed(pipeline)
     assert paths(unneeded([changed], set(), [])) == views_of(pipeline)
 
 
-def test_any_of_several_profiles_keeps_an_output(pipeline: Pipeline) -> None:
+def test_an_output_that_any_profile_needs_is_kept(pipeline: Pipeline) -> None:
     changed = other_seed(pipeline, name="other.yaml")
     for pipelines in ([changed, pipeline], [pipeline, changed]):
         assert unneeded(pipelines, set(), []) == []
@@ -116,7 +116,7 @@ def test_commits_runs_and_checkpoints_keep_outputs(pipeline: Pipeline, tmp_path:
     assert paths(unneeded([changed], set(), [])) == views
 
 
-def test_outputs_of_a_missing_input_are_kept(pipeline: Pipeline) -> None:
+def test_outputs_downstream_of_a_missing_input_are_kept(pipeline: Pipeline) -> None:
     (raw, _) = pipeline.read("raw_shards")
     views = views_of(pipeline)
     raw.delete("manifest.json")
@@ -137,7 +137,7 @@ def test_scratch_is_kept_until_its_output_is_finished(pipeline: Pipeline) -> Non
     assert paths(unneeded([Pipeline(pipeline.profile)], set(), [])) == {old}
 
 
-def test_outputs_are_deleted_while_their_lease_is_held(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_holds_the_lease_of_an_output_while_deleting_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.storage.write(f".scratch/caption_corpus/clean/{OLD}/resume.pt", b"1")
     changed = other_seed(pipeline)
     outputs = unneeded([changed], set(), [])
@@ -164,7 +164,7 @@ def test_a_folder_to_keep_must_hold_a_checkpoint(tmp_path: Path) -> None:
         lineages_in(tmp_path / "kept")
 
 
-def test_what_a_run_that_began_meanwhile_needs_is_kept(pipeline: Pipeline) -> None:
+def test_outputs_needed_by_a_newly_started_run_are_kept(pipeline: Pipeline) -> None:
     payload, views = pipeline.lock_payload, views_of(pipeline)
     old = f".scratch/augmentations/{OLD}"
     pipeline.storage.write(f"{old}/resume.pt", b"1")
@@ -177,7 +177,7 @@ def test_what_a_run_that_began_meanwhile_needs_is_kept(pipeline: Pipeline) -> No
     assert paths(delete(changed, unneeded([changed], set(), []))) == views
 
 
-def test_an_output_that_changed_meanwhile_is_kept(pipeline: Pipeline) -> None:
+def test_an_output_that_changed_or_was_leased_before_deletion_is_kept(pipeline: Pipeline) -> None:
     views = sorted(views_of(pipeline))
     changed = other_seed(pipeline)
     outputs = unneeded([changed], set(), [])
@@ -248,9 +248,7 @@ def test_a_lease_without_a_payload_keeps_everything(
     assert paths(outputs) <= set(stored(changed))
 
 
-def test_a_gc_that_was_stopped_for_too_long_deletes_nothing(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gc_that_loses_its_lease_deletes_no_output(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = other_seed(pipeline)
     outputs = unneeded([changed], set(), [])
     real = gc._delete
@@ -265,7 +263,7 @@ def test_a_gc_that_was_stopped_for_too_long_deletes_nothing(
     assert paths(outputs) <= set(stored(changed))
 
 
-def test_several_gc_at_once_share_the_work(pipeline: Pipeline) -> None:
+def test_concurrent_gc_processes_share_the_work(pipeline: Pipeline) -> None:
     views = views_of(pipeline)
     changed = other_seed(pipeline)
     for number in range(100):

@@ -9,7 +9,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mobileclip2.config.profile import Profile, load, parse
-from mobileclip2.engine.external import Folder, GroupShards
 from mobileclip2.engine.graph import build_graph
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import UserError
@@ -99,7 +98,7 @@ def test_defaults_made_explicit_do_not_matter(name):
     assert parts[0] == parts[1]
 
 
-def test_all_captioners_of_the_dataset_by_name_are_the_default(rich):
+def test_naming_all_captioners_equals_the_default(rich):
     values = yaml.safe_load(rich.text)
     values["students"][0]["loss"]["captioners"] = ["second", "first"]
     named = Profile.model_validate({**values, "folder": rich.folder})
@@ -122,7 +121,7 @@ def test_paths_of_inputs_do_not_matter(rich, tmp_path):
 @pytest.mark.parametrize(
     ("one", "other"), [("0.001", "1e-3"), ("1000000", "1e6"), ("0.000001", "1E-6"), (".5", "5e-1")]
 )
-def test_number_formats_of_yaml_are_equal(rich, one, other):
+def test_yaml_number_formats_do_not_change_fingerprints(rich, one, other):
     """PyYAML parses 1e-3 as a string, and an open_clip configuration has no types to convert it back."""
 
     def reading(number):
@@ -287,7 +286,7 @@ def test_recipes_of_the_paper_render_views_as_the_released_training_does(name):
 
 
 @pytest.mark.parametrize("name", ["demo", "ablation", "tiny"])
-def test_small_students_keep_the_fingerprints_from_before_the_setting(name):
+def test_small_students_keep_fingerprints_without_a_render_field(name):
     students = [
         asset for asset in build_graph(load(profile_path(name))).values() if asset.stage in ("student", "study")
     ]
@@ -341,8 +340,3 @@ def test_the_graph_is_in_topological_order(rich, tiny):
         for key, asset in build_graph(profile).items():
             assert seen.issuperset(asset.upstream), key
             seen.add(key)
-
-
-def test_inputs_outside_the_store_differ_by_what_they_name():
-    """External inputs are keys of caches, so the pipeline looks up equal inputs only once."""
-    assert len({GroupShards(), GroupShards("published"), Folder("a"), Folder("a", "*.tar"), Folder(("a", "b"))}) == 5

@@ -40,12 +40,12 @@ def edit(profile, before, after):
 
 
 class TestLineage:
-    def test_file_beside_every_checkpoint_matches_the_store(self, profile):
+    def test_lineage_file_of_every_checkpoint_matches_the_store(self, profile):
         pipeline = Pipeline(load(profile))
         for key in ("student/pupil", "captioner/second", "teacher/wide"):
             assert read_lineage(folder_of(pipeline, key) / LINEAGE) == lineage_of(pipeline, key)
 
-    def test_reaches_shards_weights_and_captioner(self, profile):
+    def test_lineage_reaches_shards_weights_and_captioner(self, profile):
         pipeline = Pipeline(load(profile))
         found = read_lineage(folder_of(pipeline, "student/pupil") / LINEAGE)
         assets = {node.asset for node in found.nodes.values()}
@@ -57,7 +57,7 @@ class TestLineage:
         for node in found.nodes.values():
             assert (Path(pipeline.storage.url) / node.path / "manifest.json").is_file()
 
-    def test_from_the_command_line(self, profile, capsys):
+    def test_command_line_prints_equal_lineage_for_key_and_file(self, profile, capsys):
         assert main(["lineage", "student/pupil", "--profile", str(profile)]) == 0
         by_key = capsys.readouterr().out
         assert "raw_shards" in by_key and "teacher/narrow" in by_key
@@ -80,7 +80,7 @@ class TestGarbage:
     def unneeded(self, pipeline, committed=(), lineages=()):
         return {each.path for each in gc.unneeded([pipeline], set(committed), lineages)}
 
-    def test_finished_profile_has_no_garbage(self, profile):
+    def test_finished_profile_has_no_unneeded_outputs(self, profile):
         assert self.unneeded(Pipeline(load(profile))) == set()
 
     def test_outputs_before_a_change_are_unneeded(self, profile):
@@ -126,7 +126,7 @@ class TestGarbage:
         left = self.unneeded(changed, lineages=[kept])
         assert left and not left & nodes
 
-    def test_folders_of_checkpoints_to_keep(self, profile, tmp_path, capsys):
+    def test_keep_option_accepts_only_folders_with_checkpoints(self, profile, tmp_path, capsys):
         pipeline = Pipeline(load(profile))
         for name, key in {"one": "student/pupil", "two": "teacher/wide"}.items():
             (tmp_path / name / "pupil").mkdir(parents=True)
@@ -152,7 +152,7 @@ class TestGarbage:
         run(pipeline)
         assert self.unneeded(Pipeline(load(profile))) == set()
 
-    def test_a_run_keeps_what_its_profile_needs(self, profile):
+    def test_a_run_keeps_outputs_that_its_profile_needs(self, profile):
         old = Pipeline(load(profile))
         payload = old.lock_payload
         pipeline = edit(profile, "count: 2, seed: 1", "count: 2, seed: 2")

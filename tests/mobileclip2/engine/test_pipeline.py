@@ -66,7 +66,7 @@ def test_a_second_materialization_computes_nothing(profile):
     assert again.computed == [] and again.samples > 0
 
 
-def test_more_views_draw_only_the_new_ones(profile):
+def test_a_higher_view_count_computes_only_the_new_views(profile):
     pipeline = Pipeline(load(profile))
     pipeline.materialize("raw_shards", "g00")
     before = pipeline.materialize("augmentations", "g00").summaries
@@ -236,28 +236,28 @@ class TestWholeGraph:
             for read in pipeline.read(asset):
                 assert read.verify(read.manifest) == []
 
-    def test_a_logit_scale_touches_students_only(self, profile):
+    def test_a_changed_logit_scale_affects_only_students(self, profile):
         pipeline = edited(profile, lambda values: values["teachers"][0].update(logit_scale=51))
         assert self.stale(pipeline) == ["evaluation/pupil:shapes", "student/pupil:whole"]
 
-    def test_batch_workers_device_touch_nothing(self, profile):
+    def test_batch_workers_and_device_make_no_part_stale(self, profile):
         def change(values):
             values.update(batch=3, device="cpu")
             values["students"][0]["train"].update(workers=2, log_every=1, checkpoint_every=7)
 
         assert self.stale(edited(profile, change)) == []
 
-    def test_a_captioner_touches_no_image_embedding(self, profile):
+    def test_a_changed_captioner_affects_no_image_embedding(self, profile):
         stale = self.stale(edited(profile, lambda values: values["captioners"][1]["train"].update(seed=3)))
         assert "captioner/second:whole" in stale and "teacher_embeddings/wide/second:caption-0" in stale
         assert not [key for key in stale if "/image" in key or "/text" in key or "first" in key]
 
-    def test_more_captions_write_only_the_new_ones(self, profile):
+    def test_a_higher_caption_count_computes_only_the_new_captions(self, profile):
         pipeline = edited(profile, lambda values: values["captioners"][0].update(captions=3))
         assert self.first(pipeline) == ["synthetic_captions/first:caption-2"]
         assert not [key for key in self.stale(pipeline) if key.endswith(("caption-0", "caption-1", "view-0", "view-1"))]
 
-    def test_the_order_of_teachers_touches_no_embedding(self, profile):
+    def test_the_order_of_teachers_affects_no_embedding(self, profile):
         stale = self.stale(edited(profile, lambda values: values["teachers"].reverse()))
         assert {key.partition(":")[0] for key in stale} == {"reinforced_dataset", "student/pupil", "evaluation/pupil"}
 
@@ -267,7 +267,7 @@ class TestWholeGraph:
         assert facts["teachers"] == ["wide", "narrow"]
         assert facts["teacher_dims"] == {"wide": 24, "narrow": 8}
 
-    def test_an_added_evaluation_set_runs_alone(self, profile):
+    def test_an_added_evaluation_set_makes_only_its_own_evaluations_stale(self, profile):
         pipeline = edited(
             profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
         )

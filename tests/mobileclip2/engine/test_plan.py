@@ -87,7 +87,7 @@ def embeddings(teacher, *kinds):
     return {f"teacher_embeddings/{teacher}/{kind}" for kind in kinds}
 
 
-def test_a_teachers_weights(profile):
+def test_changed_weights_recompute_the_teacher_and_its_downstream(profile):
     path = profile.parent / "weights/narrow.safetensors"
     before = path.read_bytes()
     save_file({name: tensor * 1.1 for name, tensor in load_file(path).items()}, path)
@@ -101,7 +101,7 @@ def test_a_teachers_weights(profile):
     assert rerun(Pipeline(load(profile))) == set()
 
 
-def test_a_third_teacher(profile):
+def test_an_added_teacher_keeps_the_embeddings_of_the_others(profile):
     pipeline = change(
         profile, lambda values: values["teachers"].append({**values["teachers"][0], "name": "third", "logit_scale": 9})
     )
@@ -110,12 +110,12 @@ def test_a_third_teacher(profile):
 
 
 @pytest.mark.parametrize("edit", [lambda teachers: teachers.pop(), lambda teachers: teachers.reverse()])
-def test_a_teacher_removed_or_their_order(profile, edit):
+def test_removed_or_reordered_teachers_keep_all_embeddings(profile, edit):
     pipeline = change(profile, lambda values: edit(values["teachers"]))
     assert assets(rerun(pipeline)) == DATASET | LEARNT
 
 
-def test_a_captioners_fine_tuning_set(profile):
+def test_a_changed_fine_tuning_set_recomputes_its_captioners(profile):
     corpus = profile.parent / "corpus" / "00001.tar"
     write_tar(corpus, [("x.jpg", encode(draw("red circle", "new"))), ("x.txt", b"a red circle, newly drawn")])
     # both captioners of this profile train on that set
@@ -124,7 +124,7 @@ def test_a_captioners_fine_tuning_set(profile):
     assert assets(rerun(Pipeline(load(profile)))) == {"caption_corpus/clean"} | own | texts | DATASET | LEARNT
 
 
-def test_a_captioner_added(profile):
+def test_an_added_captioner_keeps_the_outputs_of_the_others(profile):
     def add(values):
         values["captioners"].append({**values["captioners"][1], "name": "third"})
 
@@ -133,7 +133,7 @@ def test_a_captioner_added(profile):
     assert computed == own | DATASET | LEARNT
 
 
-def test_two_more_views(profile):
+def test_two_added_views_keep_the_existing_views(profile):
     computed = rerun(change(profile, lambda values: values["views"].update(count=4)))
     assert assets(computed) == {
         "augmentations",
@@ -145,7 +145,7 @@ def test_two_more_views(profile):
     assert {part for _, part, _ in computed} == {"view-2", "view-3", "whole", "shapes"}
 
 
-def test_one_more_caption(profile):
+def test_an_added_caption_keeps_the_existing_captions(profile):
     computed = rerun(change(profile, lambda values: values["captioners"][0].update(captions=3)))
     assert assets(computed) == {
         "synthetic_captions/first",
@@ -157,14 +157,14 @@ def test_one_more_caption(profile):
     assert {part for _, part, _ in computed} == {"caption-2", "whole", "shapes"}
 
 
-def test_a_logit_scale(profile):
+def test_a_changed_logit_scale_retrains_only_its_students(profile):
     pipeline = change(profile, lambda values: values["teachers"][0].update(logit_scale=51))
     assert plan(pipeline).items[0].reasons == ("logit_scales [50, 30] -> [51, 30]",)
     assert assets(rerun(pipeline)) == LEARNT
 
 
 @pytest.mark.parametrize("edit", ["added", "replaced", "removed"])
-def test_one_shard(profile, edit):
+def test_a_changed_shard_recomputes_only_its_group_and_the_models(profile, edit):
     shards = profile.parent / "shards"
     if edit == "added":
         renamed = shards / "00005.tar"  # in the second of two groups
@@ -180,7 +180,7 @@ def test_one_shard(profile, edit):
     assert whole < assets(computed)
 
 
-def test_an_evaluation_set(profile):
+def test_an_added_evaluation_set_evaluates_every_model_on_it(profile):
     pipeline = change(
         profile, lambda values: values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
     )
@@ -188,7 +188,7 @@ def test_an_evaluation_set(profile):
     assert rerun(pipeline) == {(f"evaluation/{model}", "again", "again") for model in models}
 
 
-def test_batch_workers_device_log_level_and_comments(profile):
+def test_runtime_settings_and_comments_recompute_no_part(profile):
     def edit(values):
         values.update(batch=3, device="cpu", rates={"student": 5.0}, max_bad_share=0.4)
         values["students"][0]["train"].update(workers=2, log_every=1, checkpoint_every=7)
@@ -198,7 +198,7 @@ def test_batch_workers_device_log_level_and_comments(profile):
     assert rerun(Pipeline(load(profile))) == set()
 
 
-def test_change_and_change_back(profile):
+def test_a_reverted_change_recomputes_no_part(profile):
     text = profile.read_text()
     assert rerun(change(profile, lambda values: values["students"][0]["train"].update(seed=5)))
     profile.write_text(text)
@@ -272,7 +272,7 @@ class TestDamage:
         rerun(pipeline)
         assert path.read_bytes() == before
 
-    def test_every_byte_finds_hidden_changes(self, profile):
+    def test_every_byte_option_finds_changes_with_equal_size_and_times(self, profile):
         pipeline = Pipeline(load(profile))
         assert planned(pipeline) == set()
         path = next(manifest_of(pipeline, "teacher_embeddings/wide/text").parent.glob("*.parquet"))
@@ -285,7 +285,7 @@ class TestDamage:
         rerun(pipeline)
         assert path.read_bytes() == before
 
-    def test_a_deleted_manifest_is_planned(self, profile):
+    def test_an_output_with_a_deleted_manifest_is_planned(self, profile):
         pipeline = Pipeline(load(profile))
         path = manifest_of(pipeline, "augmentations")
         path.unlink()
@@ -315,7 +315,7 @@ def start(profile):
     )
 
 
-def test_two_runs_at_once_share_the_work(profile):
+def test_concurrent_runs_share_the_work(profile):
     change(profile, lambda values: values["views"].update(seed=9))
     before = planned(Pipeline(load(profile)))
     runs = [start(profile) for _ in range(2)]

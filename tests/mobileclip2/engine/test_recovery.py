@@ -20,7 +20,7 @@ T = TypeVar("T")
 RENAMES_PER_PROCESS = (9, 10, 11)
 """Numbers of finished files at which processes are killed in turn, so that every stage is interrupted.
 
-They exceed the nine files that the end of a training writes, so that every process makes progress.
+The end of a training writes nine files. The larger numbers exceed it, so that processes make progress.
 """
 
 

@@ -77,7 +77,7 @@ def urls(tiny, url, pattern="**/*.tar"):
     return Pipeline(load(tiny)).inventory
 
 
-def test_braces_over_the_files_of_a_folder_are_that_folder(tiny):
+def test_braces_that_list_all_files_equal_the_folder(tiny):
     whole = urls(tiny, "shards")
     shards = whole.shards
     digests = [whole.digest(GroupShards(), group) for group in ("g00", "g01")]
@@ -103,7 +103,7 @@ def test_every_location_of_a_list_must_have_a_shard(tiny):
         _ = urls(tiny, "shards/{00000..00009}.tar").shards
 
 
-def test_several_patterns_are_one_or_the_other(tiny):
+def test_a_shard_may_match_any_of_several_patterns(tiny):
     found = urls(tiny, "shards", ["*0.tar", "*3.tar"]).shards
     assert [shard.relative for shard in found] == ["made/00000.tar", "made/00003.tar"]
     with pytest.raises(ShardError, match=r"no shard matches 'a\*\.tar', 'b\*\.tar'"):
@@ -111,12 +111,12 @@ def test_several_patterns_are_one_or_the_other(tiny):
 
 
 @pytest.mark.parametrize("package", ["nope", "nope.sub", "..x", "__main__"])
-def test_weights_of_a_package_that_is_not_there(tiny, package):
+def test_weights_of_an_uninstalled_package_are_reported(tiny, package):
     weights = Weights(package=package, file="a.pth", sha256="0" * 64)
     with pytest.raises(WeightsError, match=f"weights: the package '{package}' is not installed"):
         Pipeline(load(tiny)).inventory.weights_path(weights)
 
 
-def test_weights_that_do_not_exist(tiny):
+def test_a_missing_weights_file_is_reported(tiny):
     with pytest.raises(WeightsError, match=r"weights: .*/nope.safetensors does not exist; check the profile"):
         Pipeline(load(tiny)).inventory.weights_path(Weights(path="weights/nope.safetensors"))

@@ -48,7 +48,7 @@ def why(pipeline: Pipeline, only: list[str] = CHEAP) -> dict[tuple[str, str, str
     return {(item.asset, item.slice, item.group): item.reasons for item in plan(pipeline, only).items}
 
 
-def test_an_empty_store_makes_everything_new(tiny: Path) -> None:
+def test_every_part_is_new_in_an_empty_store(tiny: Path) -> None:
     found = why(Pipeline(load(tiny)))
     groups = ("g00", "g01")
     assert found == {
@@ -58,7 +58,7 @@ def test_an_empty_store_makes_everything_new(tiny: Path) -> None:
     }
 
 
-def test_what_is_there_is_reused_and_counted(pipeline: Pipeline) -> None:
+def test_existing_parts_are_reused_and_counted(pipeline: Pipeline) -> None:
     assert (plan(pipeline, CHEAP).items, plan(pipeline, CHEAP).reused) == ((), 2 + 4 + 1)
     changed = with_views(pipeline, "{count: 3, seed: 1}")
     assert why(changed) == {("augmentations", "view-2", group): ("new",) for group in ("g00", "g01")}
@@ -76,12 +76,12 @@ def test_reasons_compare_with_the_nearest_output(pipeline: Pipeline) -> None:
     assert set(why(changed).values()) == {("seed 1 -> 3",)}
 
 
-def test_new_code_is_a_reason(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_code_version_is_a_reason(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(graph.CODE_VERSIONS, "caption_corpus", "99")
     assert why(pipeline) == {("caption_corpus/clean", "whole", None): ("code version 1 -> 99",)}
 
 
-def test_a_changed_input_is_a_reason_for_its_group_alone(pipeline: Pipeline) -> None:
+def test_a_changed_input_is_a_reason_only_for_its_group(pipeline: Pipeline) -> None:
     shards = Path(pipeline.profile.folder) / "shards"
     shutil.copy(shards / "00001.tar", shards / "00003.tar")
     (key, reasons), *rest = why(pipeline).items()
@@ -105,7 +105,7 @@ def close_empty(pipeline: Pipeline, prefix: str = "") -> None:
     pipeline.forget()
 
 
-def test_inputs_that_come_and_go_are_reasons(tiny: Path) -> None:
+def test_added_and_removed_inputs_are_reasons(tiny: Path) -> None:
     pipeline = Pipeline(load(tiny))
     close_empty(pipeline)
     assert plan(pipeline).items == ()
@@ -157,7 +157,7 @@ def test_a_reason_names_the_upstream_asset_of_its_role(tiny: Path) -> None:
     assert why(changed, [captioner]) == {(captioner, "whole", None): (f"upstream {corpus} has changed",)}
 
 
-def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
+def test_a_damaged_manifest_is_the_only_reason(pipeline: Pipeline) -> None:
     (corpus,) = pipeline.read("caption_corpus/clean")
     path = Path(pipeline.storage.url) / corpus.prefix / "manifest.json"
     path.write_text("{")
@@ -166,7 +166,7 @@ def test_damage_is_the_only_reason(pipeline: Pipeline) -> None:
     assert reason.startswith("damaged: ") and str(path) in reason
 
 
-def test_a_selection_holds_all_that_it_reads_in_order(pipeline: Pipeline) -> None:
+def test_a_selection_contains_its_upstream_assets_in_order(pipeline: Pipeline) -> None:
     assert selected(pipeline, ["teacher_embeddings/wide/first"]) == [
         "raw_shards",
         "teacher/wide",

@@ -67,7 +67,7 @@ def test_chunks_give_the_manifests_of_one_run(raw, of, tmp_path):
     assert manifests(other) == manifests(raw)
 
 
-def test_embeddings_in_chunks(raw, tmp_path):
+def test_chunks_of_embeddings_give_the_manifests_of_one_run(raw, tmp_path):
     Pipeline(load(raw)).materialize("augmentations", "g00")
     Pipeline(load(raw)).materialize("teacher/wide")
     other = shutil.copytree(raw.parent, tmp_path / "other") / raw.name
@@ -133,7 +133,7 @@ def test_a_training_worker_hashes_no_source(raw, tmp_path, monkeypatch):
     assert Lineage.model_validate_json(batch.tasks[0].output.read(LINEAGE)) == expected
 
 
-def test_the_name_depends_on_the_batch_alone(raw):
+def test_the_spec_name_depends_only_on_the_batch(raw):
     first, again = TaskSpec.of(task_batch(raw, "augmentations")), TaskSpec.of(task_batch(raw, "augmentations"))
     assert first == again and first.name == again.name
     assert first.name.startswith("augmentations-") and len(first.name) == len("augmentations-") + 16

@@ -35,7 +35,7 @@ def test_inputs_come_before_the_outputs_made_from_them(materialized: Callable[..
         seen.add(name)
 
 
-def test_the_file_beside_a_checkpoint_is_the_traced_lineage(materialized: Callable[..., Pipeline]) -> None:
+def test_the_lineage_file_of_a_checkpoint_equals_the_traced_lineage(materialized: Callable[..., Pipeline]) -> None:
     pipeline = materialized("teacher/wide")
     (stored,) = pipeline.read("teacher/wide")
     assert read_lineage(stored.fetch(LINEAGE)) == lineage_of(pipeline, "teacher/wide")

@@ -27,7 +27,7 @@ from mobileclip2.errors import ShardError
         ("README", r"check 'pattern'"),
     ],
 )
-def test_a_folder_of_another_kind_names_the_command_that_makes_shards(tiny: Path, name: str, command: str) -> None:
+def test_a_folder_without_shards_gets_advice_that_fits_its_files(tiny: Path, name: str, command: str) -> None:
     values = yaml.safe_load(tiny.read_text())
     wrong = tiny.parent / "wrong"
     (wrong / name).parent.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_a_folder_of_another_kind_names_the_command_that_makes_shards(tiny: Path
     assert "delete" not in str(raised.value) and "remove" not in str(raised.value)
 
 
-def test_a_file_of_another_kind_is_refused(tiny: Path) -> None:
+def test_a_source_file_that_is_not_a_tar_is_refused(tiny: Path) -> None:
     (tiny.parent / "captions.csv").write_text("a,b\n")
     tiny.write_text(tiny.read_text().replace("url: shards", "url: captions.csv"))
     with pytest.raises(
@@ -48,7 +48,7 @@ def test_a_file_of_another_kind_is_refused(tiny: Path) -> None:
         Pipeline(load(tiny)).inventory.group_shards("g00")
 
 
-def test_a_missing_folder_and_an_empty_one_differ(tmp_path: Path) -> None:
+def test_a_missing_and_an_empty_folder_get_different_advice(tmp_path: Path) -> None:
     assert "it is empty" in advice(str(tmp_path), [], "sources")
     assert "it does not exist; check 'sources'" in advice(str(tmp_path / "x"), [], "sources")
 

@@ -20,7 +20,7 @@ def test_each_view_of_each_image_is_drawn_from_its_key(materialized: Callable[..
                 assert row["view"] == expected.to_json()
 
 
-def test_one_more_view_leaves_the_others_as_they_are(tiny) -> None:
+def test_an_added_view_does_not_recompute_the_others(tiny) -> None:
     from mobileclip2.config.profile import load
 
     pipeline = Pipeline(load(tiny))

@@ -67,7 +67,7 @@ def with_captions(profile: Path, caption: str) -> Pipeline:
 
 @pytest.mark.usefixtures("few_are_enough")
 @pytest.mark.parametrize(("caption", "passed", "fit"), [("good", True, 0.5), ("nonsense", False, 0.0)])
-def test_captions_that_fit_like_those_of_other_images_fail(
+def test_captions_that_fit_their_images_no_better_than_others_fail(
     tiny: Path, scores: list[int], caption: str, passed: bool, fit: float
 ) -> None:
     pipeline = with_captions(tiny, caption)
@@ -97,7 +97,7 @@ def test_few_pairs_are_not_judged(tiny: Path, text: str, reason: str, scores: li
 
 
 @pytest.mark.usefixtures("few_are_enough")
-def test_a_teacher_that_knows_nothing_does_not_judge(tiny: Path) -> None:
+def test_captions_are_not_judged_by_an_untrained_teacher(tiny: Path) -> None:
     """The tiny teachers have random weights. Each image is embedded once."""
     pipeline = with_captions(tiny, "nonsense")
     with pytest.MonkeyPatch.context() as patch:

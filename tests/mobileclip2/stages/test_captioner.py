@@ -12,7 +12,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.build import CONFIG, WEIGHTS
 
 
-def test_a_small_captioner_is_trained_and_stored_complete(materialized: Callable[..., Pipeline]) -> None:
+def test_a_small_captioner_is_trained_and_stored_with_all_files(materialized: Callable[..., Pipeline]) -> None:
     (stored,) = materialized("captioner/first").read("captioner/first")
     assert {file.name for file in stored.manifest.files} == {CONFIG, WEIGHTS, "metrics.jsonl"}
     assert read_lineage(stored.fetch(LINEAGE)).asset == "captioner/first"

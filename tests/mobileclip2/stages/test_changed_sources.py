@@ -127,7 +127,7 @@ def test_validation_refuses_a_tar_that_was_replaced_after_the_plan(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_validation_refuses_a_tar_replaced_and_put_back_meanwhile(
+def test_validation_refuses_a_tar_replaced_and_put_back_while_reading(
     tiny: Path, tar: Path, another: Path, change: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = planned(tiny).materialize("raw_shards", "g00").data_version
@@ -190,7 +190,7 @@ def test_an_image_is_compared_with_its_hash(tiny: Path, tar: Path, another: Path
 
 
 @pytest.mark.parametrize("change", [rename_away, rewrite_in_place])
-def test_joining_refuses_other_fields(change: Change, monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
+def test_joining_refuses_changed_fields(change: Change, monkeypatch: pytest.MonkeyPatch, finished: Path) -> None:
     """The images are equal, and the changed 'json' is not hashed."""
     shutil.rmtree(finished.parent / "store" / "reinforced_dataset")
     tar = finished.parent / "shards" / "00000.tar"
@@ -234,7 +234,7 @@ def of_another_machine(shard: Shard) -> Shard:
     return shard._replace(version_token=f"{size}:{mtime}:{int(inode) + 1}:1")
 
 
-def test_another_process_needs_no_equal_inode(tiny: Path) -> None:
+def test_another_process_may_see_another_inode(tiny: Path) -> None:
     pipeline = planned(tiny)
     (shard, *_) = pipeline.inventory.for_other_processes(pipeline.inventory.group_shards("g00"))
     assert shard.sha256 == file_sha256(Path(shard.url))
@@ -340,7 +340,7 @@ def change_set(profile: Path, when: str, module: ModuleType, reader: str, monkey
         monkeypatch.setattr(module, reader, changed)
 
 
-def test_the_version_of_a_file_has_its_change_time(tmp_path: Path) -> None:
+def test_the_version_token_of_a_file_contains_its_change_time(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"1")
     (before,) = list_files(str(tmp_path), "**/*")
     os.utime(tmp_path / "a.tar", ns=(0, (tmp_path / "a.tar").stat().st_mtime_ns))

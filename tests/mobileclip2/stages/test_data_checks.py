@@ -54,7 +54,7 @@ def units(count, dim=8):
 @pytest.mark.parametrize(
     ("skipped", "limit", "passed"), [(5, None, True), (6, None, False), (6, 0.06, True), (1, 0.0, False)]
 )
-def test_the_limit_of_bad_samples_is_half_of_the_stages(judged, skipped, limit, passed):
+def test_the_default_bad_sample_limit_is_half_of_the_stage_limit(judged, skipped, limit, passed):
     table = captions(*["a"] * (100 - skipped))
     verdict = judged(few_samples_are_bad, [table], skipped=skipped, bad_samples=limit)
     assert verdict.passed is passed and verdict.numbers["bad_share"] == pytest.approx(skipped / 100)
@@ -90,7 +90,7 @@ def test_few_captions_are_not_judged(judged, tables):
 @pytest.mark.parametrize(
     ("scale", "passed"), [(1.0, True), (1.01, True), (1.1, False), (0.0, False), (float("nan"), False)]
 )
-def test_embeddings_must_have_the_length_one(judged, scale, passed):
+def test_embeddings_must_have_unit_norm(judged, scale, passed):
     rows = units(30)
     rows[7] *= scale
     verdict = judged(embeddings_are_sound, [embeddings(units(5)), embeddings(rows)], key="teacher_embeddings/t/text")
@@ -98,7 +98,7 @@ def test_embeddings_must_have_the_length_one(judged, scale, passed):
     assert all(np.isfinite(list(verdict.numbers.values())))
 
 
-def test_equal_embeddings_of_images_fail_and_those_of_texts_do_not(judged):
+def test_equal_image_embeddings_fail_and_equal_text_embeddings_pass(judged):
     rows = np.repeat(units(3), 10, axis=0)
     verdict = judged(embeddings_are_sound, [embeddings(rows)], key="teacher_embeddings/t/image")
     assert not verdict.passed and verdict.numbers["repeated_share"] == pytest.approx(0.9)
@@ -113,6 +113,6 @@ def test_a_group_without_embeddings_passes(judged, tables):
     assert judged(embeddings_are_sound, tables, key="teacher_embeddings/t/image").passed
 
 
-def test_at_most_a_number_of_rows_is_read(judged):
+def test_at_most_a_fixed_number_of_rows_per_slice_is_read(judged):
     verdict = judged(embeddings_are_sound, [embeddings(units(ROWS + 5)), embeddings(units(7))])
     assert verdict.numbers["compared"] == ROWS + 7

@@ -11,7 +11,7 @@ from mobileclip2.stages.evaluation_sets import open_set
 from tests.tiny import CLASSES
 
 
-def test_metrics_follow_from_the_stored_prediction_of_each_sample(materialized: Callable[..., Pipeline]) -> None:
+def test_metrics_match_the_stored_predictions(materialized: Callable[..., Pipeline]) -> None:
     pipeline = materialized("evaluation/wide")
     (stored,) = pipeline.read("evaluation/wide", "shapes")
     table = sidecar.read(stored.fetch(SAMPLES))

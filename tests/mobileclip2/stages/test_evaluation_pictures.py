@@ -34,7 +34,7 @@ def test_a_picture_of_an_evaluation_set_is_found_by_its_bytes(tiny: Path):
 
 
 @pytest.mark.parametrize("limit", ["1", "null"])
-def test_the_limit_is_the_profile_s(tiny: Path, limit: str):
+def test_the_profile_sets_the_limit_of_evaluation_pictures(tiny: Path, limit: str):
     put_picture_into_training(tiny)
     tiny.write_text(tiny.read_text().replace("checks: {", f"checks: {{evaluation_pictures: {limit}, "))
     assert judged(tiny).passed

@@ -175,7 +175,7 @@ def test_core_ml_packages_have_the_inputs_and_outputs_of_the_card(exported):
     assert "have not been run" in (exported["coreml"].folder / "README.md").read_text()
 
 
-def test_torchscript_runs_by_its_example(exported, pipeline, tmp_path):
+def test_the_torchscript_example_runs(exported, pipeline, tmp_path):
     folder = Path(shutil.copytree(exported["torchscript"].folder, tmp_path / "out"))
     np.save(folder / "picture.npy", np.asarray(picture()))
     cosines = printed_numbers(sys.executable, snippet(folder), folder)

@@ -17,7 +17,7 @@ def shards(folder: Path, *contents: list[tuple[str, bytes]]) -> list[Shard]:
     return [Shard(f"{number}.tar", str(folder / f"{number}.tar")) for number in range(len(contents))]
 
 
-def test_the_first_shard_with_a_key_counts(tmp_path: Path) -> None:
+def test_the_first_shard_with_a_key_is_used(tmp_path: Path) -> None:
     listed = shards(tmp_path, [("a.jpg", b"0"), ("b.jpg", b"1")], [("b.jpg", b"2"), ("c.png", b"3"), ("c.txt", b"t")])
     index = ImageIndex(listed, uid=False)
     assert index.find("b") == ("0.tar", "b", {"jpg": b"1"})
@@ -32,7 +32,7 @@ def test_samples_are_found_by_their_uid(tmp_path: Path) -> None:
     assert found is not None and found.key == "1" and index.find("1") is None
 
 
-def test_keys_with_the_same_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_with_the_same_hash_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_index, "_hash", lambda key: 7)
     index = ImageIndex(shards(tmp_path, [("a.jpg", b"0")], [("b.jpg", b"1")]), uid=False)
     assert [(found := index.find(key)) and found.shard for key in "abc"] == ["0.tar", "1.tar", None]

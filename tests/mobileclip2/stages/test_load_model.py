@@ -10,7 +10,9 @@ from mobileclip2.stages.load_model import load_image_text
 
 
 @pytest.mark.parametrize(("key", "dim", "size"), [("teacher/narrow", 8, 48), ("student/plain", 16, 32)])
-def test_a_stored_model_knows_its_sizes(materialized: Callable[..., Pipeline], key: str, dim: int, size: int) -> None:
+def test_a_stored_model_has_its_embedding_and_image_sizes(
+    materialized: Callable[..., Pipeline], key: str, dim: int, size: int
+) -> None:
     pipeline = materialized(key)
     (stored,) = pipeline.read(key)
     model = load_image_text(stored, pipeline.inventory)

@@ -122,7 +122,7 @@ def test_images_are_joined_by_key_and_missing_ones_counted(
     assert source.sample(0, 0)["image"].shape == (32, 32, 3)
 
 
-def test_shards_without_images_ask_for_them(tiny: Path) -> None:
+def test_shards_without_images_are_refused(tiny: Path) -> None:
     write_shards(tiny.parent / "published", images=False)
     with pytest.raises(ShardError, match=r"missing-image: 6 \(uid0000"):
         opened(tiny, published_profile(tiny)).materialize(ASSET, "g00")
@@ -182,7 +182,7 @@ def test_the_dataset_of_another_store_needs_no_dimensions(
         swapped.materialize(ASSET, "g00")
 
 
-def test_several_versions_of_a_dataset_are_not_one_dataset(tiny: Path) -> None:
+def test_a_folder_with_several_dataset_versions_is_refused(tiny: Path) -> None:
     for version in ("0123456789abcdef", "fedcba9876543210"):
         write_shards(tiny.parent / "published" / version / "g00")
     with pytest.raises(
@@ -244,7 +244,7 @@ def test_a_pickle_is_not_opened(tiny: Path) -> None:
     assert not marker.exists()
 
 
-def test_an_unknown_captioner_is_named_with_what_the_shards_have(tiny: Path) -> None:
+def test_an_unknown_captioner_error_lists_the_available_captions(tiny: Path) -> None:
     write_shards(tiny.parent / "published")
     values = published_profile(tiny)
     values["students"][0]["loss"] = {"captioners": ["coca"]}
@@ -252,7 +252,7 @@ def test_an_unknown_captioner_is_named_with_what_the_shards_have(tiny: Path) -> 
         run_all(opened(tiny, values))
 
 
-def test_the_fields_of_a_dataset_change_what_depends_on_them(tiny: Path) -> None:
+def test_dataset_fields_change_only_dependent_fingerprints(tiny: Path) -> None:
     write_shards(tiny.parent / "published")
     write_images(tiny.parent / "pictures", range(3))
 
@@ -298,7 +298,7 @@ def test_the_fields_of_a_dataset_change_what_depends_on_them(tiny: Path) -> None
         ({"students": [{"name": "a", "loss": {"logit_scales": {"x": 1}}}]}, "loss.logit_scales: there is no 'x'"),
     ],
 )
-def test_a_profile_of_published_shards_is_checked(tiny: Path, change: dict[str, Any], message: str) -> None:
+def test_invalid_profiles_of_published_shards_are_refused(tiny: Path, change: dict[str, Any], message: str) -> None:
     values = published_profile(tiny)
     fields = {name: values["students"][0][name] for name in ("model", "train")}
     students = [{**fields, **student} for student in change.get("students", values["students"])]

@@ -11,7 +11,7 @@ from tests.filtered import make_filtered, run, selected
 from tests.pipelines.small import edited
 
 
-def test_later_stages_see_only_the_selected_pairs(tmp_path):
+def test_later_stages_read_only_the_selected_pairs(tmp_path):
     pipeline = selected(make_filtered(tmp_path, keep=0.2))
     run(pipeline, "augmentations", "teacher_embeddings/wide/image", "teacher_embeddings/wide/text")
     # the pictures of Dagster's metadata skip the removed pairs too
@@ -33,7 +33,7 @@ def test_later_stages_see_only_the_selected_pairs(tmp_path):
 
 
 @pytest.mark.parametrize("pairs", [11, 2])
-def test_students_train_on_the_selected_pairs_alone(tmp_path, pairs):
+def test_students_train_only_on_the_selected_pairs(tmp_path, pairs):
     """With two pairs left, at least two of the four groups are empty."""
     profile = make_filtered(tmp_path, keep=pairs / 23 + 0.001)
 

@@ -23,7 +23,7 @@ def removed(pipeline):
     ]
 
 
-def test_a_share_is_of_all_groups_and_its_change_keeps_every_score(tmp_path):
+def test_the_share_spans_all_groups_and_its_change_keeps_all_scores(tmp_path):
     profile = make_filtered(tmp_path, keep=0.5)
     pipeline = selected(profile)
     (stored,) = pipeline.read("selection")
@@ -37,7 +37,7 @@ def test_a_share_is_of_all_groups_and_its_change_keeps_every_score(tmp_path):
     assert not {"raw_shards", "teacher/wide", "filter_scores/clean"} & stale
 
 
-def test_a_selection_of_the_same_pairs_recomputes_nothing_after_it(tmp_path):
+def test_an_unchanged_selection_recomputes_no_later_stage(tmp_path):
     profile = make_filtered(tmp_path, keep=0.5)
     pipeline = selected(profile)
     run(pipeline, "augmentations")

@@ -24,7 +24,7 @@ from mobileclip2.training.data import SampleSource
 
 
 @pytest.mark.parametrize("name", ["pupil", "plain"])
-def test_a_trained_student_is_stored_complete(materialized: Callable[..., Pipeline], name: str) -> None:
+def test_a_trained_student_is_stored_with_all_files(materialized: Callable[..., Pipeline], name: str) -> None:
     (stored,) = materialized(f"student/{name}").read(f"student/{name}")
     assert {file.name for file in stored.manifest.files} == {CONFIG, WEIGHTS, "metrics.jsonl"}
     assert read_lineage(stored.fetch(LINEAGE)).asset == f"student/{name}"
@@ -84,7 +84,7 @@ def opened(profile: Path, student: str) -> SampleSource:
     return objective_and_source(batch, task, settings, image_text)[1]
 
 
-def test_a_plain_student_can_also_see_the_pairs_of_a_corpus(tiny: Path) -> None:
+def test_a_plain_student_can_also_train_on_a_corpus(tiny: Path) -> None:
     pipeline = Pipeline(load(tiny))
     for group in pipeline.profile.group_names:
         pipeline.materialize("raw_shards", group)
@@ -105,9 +105,7 @@ def test_a_plain_student_can_also_see_the_pairs_of_a_corpus(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("student", ["plain", "pupil"])
-def test_samples_are_drawn_with_replacement_if_the_profile_says_so(
-    materialized: Callable[..., Pipeline], student: str
-) -> None:
+def test_the_profile_can_enable_sampling_with_replacement(materialized: Callable[..., Pipeline], student: str) -> None:
     profile = Path(materialized("reinforced_dataset").profile.file)
     values = yaml.safe_load(profile.read_text())
     (settings,) = (each for each in values["students"] if each["name"] == student)
@@ -128,7 +126,7 @@ def test_samples_are_drawn_with_replacement_if_the_profile_says_so(
         ({"interpolation": "model", "translation": "scaled"}, None),  # as before the setting existed
     ],
 )
-def test_a_stored_student_says_how_its_views_were_rendered(tiny, tmp_path, render, recorded):
+def test_a_stored_student_records_how_its_views_were_rendered(tiny, tmp_path, render, recorded):
     values = yaml.safe_load(tiny.read_text())
     (plain,) = (student for student in values["students"] if student["name"] == "plain")
     plain["render"] = render

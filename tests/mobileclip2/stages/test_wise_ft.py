@@ -137,7 +137,7 @@ def test_a_plan_states_its_reasons(profile):
     assert item.reasons == ("pick.within 0.1 -> 0.2",)
 
 
-def test_its_lineage_reaches_both_ends(profile):
+def test_the_lineage_of_an_interpolated_student_reaches_both_ends(profile):
     pipeline = Pipeline(load(profile))
     (read,) = pipeline.read("student/between")
     found = read_lineage(read.fetch(LINEAGE))
@@ -147,7 +147,7 @@ def test_its_lineage_reaches_both_ends(profile):
     assert set(node["outside"]) == {"curve/shapes", "curve/own"}
 
 
-def test_pretrained_weights_are_a_student_and_a_start(profile, tmp_path):
+def test_pretrained_weights_serve_as_student_and_as_start(profile, tmp_path):
     """Pretrained weights serve as a student and as the start of a tuned student."""
     pipeline = Pipeline(load(profile))
     (read,) = pipeline.read("student/before")
