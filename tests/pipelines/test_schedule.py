@@ -27,7 +27,7 @@ def test_roots_are_ready_at_once_in_topological_order(tiny: Path) -> None:
     assert roots == ["raw_shards [g00]", "raw_shards [g01]", "caption_corpus/clean", "teacher/wide", "teacher/narrow"]
 
 
-def test_one_at_a_time_is_the_topological_order(tiny: Path) -> None:
+def test_sequential_runs_follow_the_topological_order(tiny: Path) -> None:
     pipeline = Pipeline(load(tiny))
     schedule = schedule_of(tiny)
     everything = list(schedule.pending)
@@ -38,7 +38,18 @@ def test_one_at_a_time_is_the_topological_order(tiny: Path) -> None:
     assert found == everything == [Partition(asset.key, group) for asset, group in pipeline.stale()]
 
 
-def test_a_group_waits_for_its_group_and_a_model_for_all(smallest: Path, tiny: Path) -> None:
+def test_a_model_becomes_ready_after_all_groups(tiny: Path) -> None:
+    schedule = schedule_of(tiny)
+    last = Partition(AssetKey("reinforced_dataset"), "g01")
+    while partition := schedule.next():
+        if partition != last:
+            schedule.finish(partition)
+    assert {partition.asset for partition in schedule.pending} == {"student/pupil", "evaluation/pupil"}
+    schedule.finish(last)
+    assert schedule.next() == Partition(AssetKey("student/pupil"), None)
+
+
+def test_a_group_becomes_ready_after_its_upstream_group(smallest: Path) -> None:
     schedule = schedule_of(smallest)
     first = schedule.next()
     assert first == Partition(AssetKey("raw_shards"), "g00")
@@ -47,7 +58,7 @@ def test_a_group_waits_for_its_group_and_a_model_for_all(smallest: Path, tiny: P
     assert drain(schedule) == ["augmentations [g00]"]
 
 
-def test_what_reads_a_failed_pair_is_never_ready(tiny: Path) -> None:
+def test_pairs_downstream_of_a_failure_are_never_ready(tiny: Path) -> None:
     schedule = schedule_of(tiny)
     while partition := schedule.next():
         if partition.asset != "teacher/narrow":

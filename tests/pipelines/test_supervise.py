@@ -1,9 +1,10 @@
-"""Real processes that real signals end, at every kind of moment."""
+"""End real processes with real signals, in every phase of a command."""
 
 from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ MOMENTS = {
     "hashing": "import mobileclip2.engine.source_inventory\nmobileclip2.engine.source_inventory.file_sha256 = meet",
     "stage": "import mobileclip2.engine.pipeline\nmobileclip2.engine.pipeline.InProcessExecutor.run = meet",
     "report": "import pipelines.run\nimport mobileclip2.report.gather\nmobileclip2.report.gather.gather = meet",
-    # a library that swallows the interrupt, or native code that never comes back to Python
+    # This stands for a library that swallows the interrupt, or for native code that never returns to Python.
     "deaf": """
 import mobileclip2.engine.pipeline
 def deaf(*_):
@@ -59,7 +60,7 @@ START_SECONDS = 300
 
 
 class Command:
-    """``mobileclip2`` as a user starts it, with something in its way."""
+    """``mobileclip2`` as a user starts it, after the code ``before`` that blocks one of its phases."""
 
     def __init__(self, folder: Path, profile: Path, before: str, *arguments: str, **environment: str) -> None:
         self.met = folder / "met"
@@ -82,7 +83,7 @@ class Command:
         )
 
     def meet(self, count: int = 1) -> list[int]:
-        """The numbers of the processes that came to the moment."""
+        """Wait until ``count`` processes have called ``meet``, and return their process ids."""
         until = time.monotonic() + START_SECONDS
         while len(found := list(self.met.iterdir())) < count:
             assert self.process.poll() is None and time.monotonic() < until, self.process.communicate()
@@ -90,7 +91,7 @@ class Command:
         return [int(path.name) for path in found]
 
     def end(self) -> tuple[int, str]:
-        """Exit status and what was written to stderr."""
+        """Wait for the process, and return its exit status and its stderr."""
         _, errors = self.process.communicate(timeout=START_SECONDS)
         return self.process.returncode, errors
 
@@ -114,7 +115,7 @@ def statuses(folder: Path) -> list[dg.DagsterRunStatus]:
     ("moment", "number"),
     [*((moment, signal.SIGINT) for moment in MOMENTS if moment != "deaf"), ("stage", signal.SIGTERM)],
 )
-def test_a_stopped_command_says_so_in_one_line(smallest, tmp_path, moment, number):
+def test_a_stopped_command_prints_one_line(smallest, tmp_path, moment, number):
     command = Command(tmp_path, smallest, MOMENTS[moment], "run")
     (child,) = command.meet()
     command.process.send_signal(number)
@@ -131,7 +132,7 @@ def test_a_stopped_command_says_so_in_one_line(smallest, tmp_path, moment, numbe
 
 
 @pytest.mark.slow
-def test_a_second_ctrl_c_ends_what_does_not_listen(smallest, tmp_path):
+def test_a_second_ctrl_c_ends_an_unresponsive_command(smallest, tmp_path):
     command = Command(tmp_path, smallest, MOMENTS["deaf"], "run")
     (child,) = command.meet()
     command.process.send_signal(signal.SIGINT)
@@ -182,7 +183,7 @@ elif os.environ.get("RANK"):
 
 
 def with_children_that_meet(folder: Path) -> str:
-    """A path for PYTHONPATH: workers of a pool and ranks of torchrun meet as soon as they begin."""
+    """Return a path for PYTHONPATH: workers of a pool and ranks of torchrun call ``meet`` when they start."""
     path = folder / "site"
     path.mkdir()
     (path / "sitecustomize.py").write_text(f"{PROLOGUE}{IN_CHILDREN}")
@@ -190,7 +191,7 @@ def with_children_that_meet(folder: Path) -> str:
 
 
 @pytest.mark.slow
-def test_workers_of_a_pool_end_with_a_stopped_command(smallest, tmp_path):
+def test_stopping_the_command_ends_its_pool_workers(smallest, tmp_path):
     smallest.write_text(f"{smallest.read_text()}\ncompute: {{processes: 2}}\n")
     command = Command(tmp_path, smallest, "", "run", PYTHONPATH=with_children_that_meet(tmp_path))
     workers = command.meet(2)
@@ -215,7 +216,7 @@ def test_a_worker_that_crashes_is_reported_with_its_signal(smallest, tmp_path):
 
 @pytest.fixture
 def ready_to_train(tiny: Path) -> Path:
-    """A profile whose next asset is a student that two processes train."""
+    """Return a profile whose next asset is a student that two processes train."""
     values = yaml.safe_load(tiny.read_text())
     values.update(captioners=[], teachers=[], evaluation=[])
     values["students"] = [{**values["students"][1], "evaluate_on": []}]
@@ -228,7 +229,7 @@ def ready_to_train(tiny: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ranks_of_torchrun_end_with_a_stopped_command(ready_to_train, tmp_path):
+def test_stopping_the_command_ends_its_torchrun_ranks(ready_to_train, tmp_path):
     site = with_children_that_meet(tmp_path)
     command = Command(tmp_path, ready_to_train, "", "run", "student/plain", PYTHONPATH=site)
     ranks = command.meet(2)
@@ -251,15 +252,15 @@ def test_a_rank_that_crashes_is_reported_with_its_signal(ready_to_train, tmp_pat
 
 
 @pytest.mark.slow
-def test_nothing_to_do_is_said_in_words(smallest, tmp_path):
+def test_a_run_of_stored_assets_reports_that_all_are_stored(smallest, tmp_path):
     assert Command(tmp_path, smallest, "", "run", "raw_shards").end()[0] == 0
     status, errors = Command(tmp_path, smallest, "", "run", "raw_shards").end()
     assert status == 0 and errors == "nothing to compute: all 2 asset-group pairs are stored\n"
 
 
 @pytest.mark.slow
-def test_the_clock_of_a_terminal_goes_on_while_python_stands_still(smallest, tmp_path):
-    # the lock of the child's Python is held by native code that never lets go
+def test_the_terminal_clock_runs_while_python_is_blocked(smallest, tmp_path):
+    # Native code in the child holds the GIL and never releases it.
     hold = "import ctypes, mobileclip2.engine.plan\nmobileclip2.engine.plan.selected = lambda *_: ctypes.PyDLL(None).sleep(600)"
     master, slave = pty.openpty()
     script = f"{PROLOGUE}\n{hold}\nfrom pipelines.cli import main\nsys.exit(main())"
@@ -278,14 +279,15 @@ def test_the_clock_of_a_terminal_goes_on_while_python_stands_still(smallest, tmp
         while not all(
             "planning" in shown and f"0:00:0{second}" in shown.rpartition("starting")[2] for second in (1, 2, 3)
         ):
-            assert time.monotonic() < until, shown[-2000:]
+            readable, _, _ = select.select([master], [], [], max(0, until - time.monotonic()))
+            assert readable, shown[-2000:]
             shown += os.read(master, 65536).decode(errors="replace")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         while True:
             try:
                 shown += os.read(master, 65536).decode(errors="replace")
-            except OSError:  # the other end is closed
+            except OSError:  # The child has closed its end.
                 break
     finally:
         process.kill()

@@ -1,4 +1,7 @@
-"""The whole graph from Dagster's own API, as the UI's "Materialize" starts it: run launcher, step executor and Indexed Jobs."""
+"""Materialize the whole graph through Dagster's API, as the UI's "Materialize" does.
+
+The run launcher, the step executor and the Indexed Jobs use the fake cluster.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(binaries() is None, reason="P
 
 ROOT = Path(__file__).parents[3]
 
-# without a rate a group would be four chunks a pod, and a pod of its own for every shard
+# Without a rate, a group has four chunks per pod, so every shard of a small group has a pod of its own.
 COMPUTE = """
 rates: {teacher_embeddings: 0.02, raw_shards: 1000, augmentations: 1000, reinforced_dataset: 1000, synthetic_captions: 1000}
 compute:
@@ -72,8 +75,10 @@ query Log($run: ID!) {
 
 
 def settings(cluster: FakeCluster, home: Path, database: dict[str, Any]) -> dict[str, Any]:
-    """``dagster.yaml`` as Dagster's chart writes it from our values, but for the ways to the cluster and the database, and with
-    short intervals."""
+    """Return ``dagster.yaml`` as Dagster's chart writes it from our values.
+
+    The addresses of the cluster and the database differ, and the intervals are short.
+    """
     values = yaml.safe_load((ROOT / "k8s" / "dagster.yaml").read_text())
     launcher, daemon = values["runLauncher"]["config"]["k8sRunLauncher"], values["dagsterDaemon"]
     given = launcher["runK8sConfig"]
@@ -96,7 +101,7 @@ def settings(cluster: FakeCluster, home: Path, database: dict[str, Any]) -> dict
                 "resources": launcher["resources"],
                 "run_k8s_config": {
                     "pod_spec_config": given["podSpecConfig"],
-                    # the address of the webserver is this machine's
+                    # without 'env', because the webserver has another address here
                     "container_config": {"securityContext": given["containerConfig"]["securityContext"]},
                     "job_spec_config": given["jobSpecConfig"],
                 },
@@ -137,7 +142,7 @@ def profile(request: pytest.FixtureRequest, tiny_template: Path, tmp_path_factor
 
 @pytest.fixture(scope="module")
 def expected(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The manifests of one machine."""
+    """Return the manifests that one machine writes."""
     local = Path(shutil.copytree(profile.parent, tmp_path_factory.mktemp("local") / "tiny")) / profile.name
     pipeline = Pipeline(load(local))
     for asset, group in pipeline.stale():
@@ -147,7 +152,7 @@ def expected(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
 def on_cluster(cluster: FakeCluster, profile: Path, home: Path, stack: ExitStack) -> Dagster:
     """Start Dagster with PostgreSQL and a daemon. Its runs and steps are pods of the cluster."""
-    # what the chart makes of 'includeConfigInLaunchedRuns'
+    # The chart passes the environment to runs in this way because of 'includeConfigInLaunchedRuns'.
     url = f"http://127.0.0.1:{free_port()}"
     environment = {
         "MOBILECLIP2_PROFILE": str(profile),
@@ -169,7 +174,7 @@ def dagster(running: FakeCluster, profile: Path, tmp_path_factory: pytest.TempPa
     home = tmp_path_factory.mktemp("dagster")
     with ExitStack() as stack:
         yield on_cluster(running, profile, home, stack)
-    with running.lock:  # Dagster leaves its finished Jobs to their time to live
+    with running.lock:  # Dagster does not delete its finished Jobs
         for name in list(running.objects["jobs"]):
             running.delete("jobs", name)
 
@@ -180,7 +185,7 @@ def ask(dagster: Dagster, query: str, **variables: object) -> Any:
 
 
 def materialize(dagster: Dagster, keys: list[dict[str, Any]] | None = None) -> str:
-    """Asks for some assets, or all of them, in every partition, as the UI does."""
+    """Start a backfill of some or all assets in every partition, as the UI does. Return its ID."""
     keys = keys or [node["assetKey"] for node in ask(dagster, ASSETS) if node["isMaterializable"]]
     launched = ask(dagster, MATERIALISE, parameters={"assetSelection": keys, "allPartitions": True})
     assert launched["__typename"] == "LaunchBackfillSuccess", launched
@@ -212,7 +217,7 @@ def of_component(cluster: FakeCluster, component: str) -> list[Object]:
 
 
 def forget(profile: Path, asset: str) -> None:
-    """What was computed of an asset, and how fast: by that a group as small as ours would be one chunk."""
+    """Delete the artifacts and the measured rate of an asset. With that rate, such a small group would be one chunk."""
     store = profile.parent / "store"
     shutil.rmtree(store / asset)
     (store / ".scratch" / "times" / f"{asset.replace('/', '.')}.jsonl").unlink()
@@ -225,10 +230,11 @@ def test_the_whole_graph_gives_the_manifests_of_one_machine(running, dagster, pr
     stages = {asset.stage for asset in Pipeline(load(profile)).graph.values()}
     made = {pod["metadata"]["labels"]["app.kubernetes.io/component"] for pod in running.everything}
     assert made == {"run_worker", "step_worker", *stages}
+    check_settings_of_pods(running)
 
 
-def test_what_a_stage_asks_for_reaches_its_pods_and_not_the_steps(running, dagster):
-    """After the test above, which made the pods."""
+def check_settings_of_pods(running: FakeCluster) -> None:
+    """Check that settings of a stage apply to its pods, and not to the pods of steps."""
     for pod in of_component(running, "teacher_embeddings"):
         spec = pod["spec"]
         assert spec["nodeSelector"] == {"gpu": "l4"} and spec["priorityClassName"] == "low"
@@ -244,7 +250,7 @@ def test_what_a_stage_asks_for_reaches_its_pods_and_not_the_steps(running, dagst
         assert running.objects["jobs"][pod["metadata"]["ownerReferences"][0]["name"]]["spec"]["backoffLimit"] == 0
 
 
-def test_a_killed_run_is_resumed_and_takes_its_jobs_over(running, dagster, profile, expected, tmp_path):
+def test_a_killed_run_is_resumed_and_adopts_its_jobs(running, dagster, profile, expected, tmp_path):
     forget(profile, "teacher_embeddings/wide/image")
     gate = Gate(running, tmp_path, at=1)
     before = len(of_component(running, "run_worker")), len(of_component(running, "teacher_embeddings"))
@@ -266,7 +272,7 @@ def test_a_killed_run_is_resumed_and_takes_its_jobs_over(running, dagster, profi
 
 
 def group_at_gate(running: FakeCluster, dagster: Dagster, profile: Path, folder: Path) -> tuple[Gate, str, str]:
-    """Computes a group whose pods all wait, and returns the gate, the backfill and the run."""
+    """Start a group whose pods all wait. Return the gate, the backfill ID and the run ID."""
     forget(profile, "teacher_embeddings/wide/image")
     gate, before = Gate(running, folder, at=1), len(of_component(running, "step_worker"))
     backfill = materialize(dagster, [{"path": ["teacher_embeddings.wide.image"]}])
@@ -279,16 +285,16 @@ def step_pods(cluster: FakeCluster, run: str) -> list[Object]:
     return [pod for pod in of_component(cluster, "step_worker") if pod["metadata"]["labels"]["dagster/run-id"] == run]
 
 
-def test_a_step_on_a_drained_node_finds_its_job_again(running, dagster, profile, expected, tmp_path):
-    """SIGTERM, as an eviction sends it, raises an exception in the step."""
+def test_a_step_evicted_from_a_drained_node_adopts_its_job(running, dagster, profile, expected, tmp_path, monkeypatch):
+    """An eviction sends SIGTERM, which raises an exception in the step."""
     before = len(of_component(running, "teacher_embeddings"))
     gate, backfill, run = group_at_gate(running, dagster, profile, tmp_path)
     names = {name for name in running.objects["jobs"] if name.startswith("teacher-embeddings")}
-    running.grace_seconds, grace = 30.0, running.grace_seconds
     (step,) = step_pods(running, run)
-    running.evict(step)
-    until(lambda: len(step_pods(running, run)) == 2)
-    running.grace_seconds = grace
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "grace_seconds", 30.0)
+        running.evict(step)
+        until(lambda: len(step_pods(running, run)) == 2)
     assert step["status"]["phase"] in {"Failed", "Succeeded"}
     assert running.objects["jobs"].keys() >= names, "the step deleted its Job"
     running.requests.clear()
@@ -302,7 +308,7 @@ def test_a_step_on_a_drained_node_finds_its_job_again(running, dagster, profile,
     assert len(of_component(running, "teacher_embeddings")) == before + 4 and gate.repeated == 0
 
 
-def test_the_end_of_a_run_in_the_ui_deletes_its_job(running, dagster, profile, expected, tmp_path):
+def test_terminating_a_run_in_the_ui_deletes_its_job(running, dagster, profile, expected, tmp_path):
     gate, _, run = group_at_gate(running, dagster, profile, tmp_path)
     names = {name for name in running.objects["jobs"] if name.startswith("teacher-embeddings")}
     assert names
@@ -314,8 +320,8 @@ def test_the_end_of_a_run_in_the_ui_deletes_its_job(running, dagster, profile, e
     assert manifests(profile) == expected
 
 
-def test_an_evaluation_that_is_missing_is_a_backfill_before_the_gate(running, dagster, profile, expected, capsys):
-    """Run monitoring, which looks every second here, would fail a run that has no Job of its own."""
+def test_a_missing_evaluation_is_backfilled_before_the_gate(running, dagster, profile, expected, capsys):
+    """Run monitoring checks every second here. It would fail a run that has no Job of its own."""
     forget(profile, "evaluation/pupil")
     before, known = len(of_component(running, "run_worker")), {run["runId"] for run in runs(dagster)}
     assert evaluate_remotely(Server(dagster.url), "pupil", "wide", None, 5, None) in {0, 3}

@@ -1,4 +1,4 @@
-"""A group in an Indexed Job on the fake cluster, with faults, has the manifests of one machine."""
+"""A group that an Indexed Job computes on the fake cluster, also with faults, has the manifests of one machine."""
 
 import json
 import shutil
@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from assets.keys import dagster_key
 from mobileclip2.asset_key import AssetKey, Partition
-from mobileclip2.config.compute import Kubernetes
 from mobileclip2.config.profile import load
 from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import ComputeError, ShardError, UserError
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 ASSET = "teacher_embeddings/wide/image"
 SHARDS = 8
-"""of the group; two a chunk, two views of each"""
+"""Shards of the group. A chunk has two shards, and a shard has two views."""
 VIEWS = 2
 SETTINGS = """
 rates: {teacher_embeddings: 0.026}
@@ -187,7 +186,7 @@ def test_killed_and_evicted_pods_lose_only_the_current_shard(cluster, pipeline, 
 
 
 def test_repeated_evictions_use_no_retry(cluster, pipeline, expected, tmp_path):
-    """Evictions exceed the retries of a chunk."""
+    """There are more evictions than retries of a chunk."""
     gate = Gate(cluster, tmp_path, at=1)
     run = Running(pipeline)
     for life in range(1, 6):
@@ -235,7 +234,7 @@ def test_a_chunk_that_always_dies_fails_the_run(cluster, pipeline, tmp_path):
     assert job["status"]["failedIndexes"] == "0", "the failed Job stays until its time to live"
 
 
-def test_permanent_errors_are_those_of_one_machine(cluster, pipeline):
+def test_permanent_errors_match_those_of_a_single_machine(cluster, pipeline):
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     profile.write_text(profile.read_text().replace("max_bad_share: 0.3", "max_bad_share: 0.01"))
     shutil.rmtree(pipeline.storage.url)
@@ -248,7 +247,7 @@ def test_permanent_errors_are_those_of_one_machine(cluster, pipeline):
 
 @pytest.mark.parametrize("fault", ["answer", "cut"])
 def test_every_other_response_is_an_error_or_truncated(cluster, pipeline, expected, tmp_path, fault):
-    """Responses to creations and logs are among them."""
+    """These include the responses to create and log requests."""
     counts = Counter()
 
     def every_other(method, path):
@@ -410,7 +409,7 @@ def test_the_run_waits_for_a_suspended_job(cluster, pipeline, expected, tmp_path
     assert stored(pipeline) == expected
 
 
-def test_through_dagster(cluster, pipeline, expected, tmp_path):
+def test_a_group_is_materialized_through_dagster(cluster, pipeline, expected, tmp_path):
     """Materialize the Dagster asset."""
     home = tmp_path / "dagster"
     home.mkdir()
@@ -437,9 +436,9 @@ def bucket(monkeypatch, tmp_path):
     ("lose", "place"), [(FakeCluster.evict, "disk"), (FakeCluster.kill, "disk"), (FakeCluster.kill, "bucket")]
 )
 def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp_path, lose, place, bucket):
-    """One of two nodes dies: the Job is made anew as a whole, goes on, and learns what one process learns.
+    """One of two nodes dies. The whole Job is recreated, resumes the training, and has the losses of one process.
 
-    The pods' own folders go with them, so over a bucket nothing but the store holds the checkpoint.
+    The folders of the pods are deleted with the pods, so with a bucket only the store has the checkpoint.
     """
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     profile.write_text(
@@ -459,7 +458,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
         for group in ("g00", "g01"):
             Pipeline(load(profile)).materialize("raw_shards", group)
 
-    # what is passed on of its progress comes from a log whose stream breaks off now and then
+    # The run reads the progress from the logs of pods. Every third response with a log is cut.
     logs = Counter()
     cluster.faults.cut = lambda method, path: path.endswith("/log") and not logs.update([path]) and logs[path] % 3 == 0
     run = Running(on_cluster(profile), "student/plain", None)
@@ -472,7 +471,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     assert len(cluster.everything) == 4
     logs_of_second = [cluster.folder / f"{pod['metadata']['name']}.log" for pod in cluster.everything[2:]]
     messages = [each for log in logs_of_second for each in parse_output(log.read_text())[0]]
-    # an evicted pod computes until its grace period ends: on a fast machine it may have made the last checkpoint
+    # An evicted pod computes until its grace period ends. On a fast machine it may write the last checkpoint.
     went_on_at = next((message.step.done for message in messages if isinstance(message, StepReport)), 60)
     print(
         f"a node lost at step {reached} of 60 or a little later, went on at {went_on_at}; {logs.total()} looks at logs"
@@ -486,7 +485,7 @@ def test_a_two_node_training_restarts_from_its_checkpoint(cluster, pipeline, tmp
     assert len(curves[0]) == 60 and curves[1] == pytest.approx(curves[0], abs=2e-3)
 
 
-def test_a_student_without_training_gets_the_pods_of_an_evaluation(cluster, pipeline):
+def test_a_student_without_training_uses_evaluation_pod_settings(cluster, pipeline):
     profile = Path(pipeline.profile.folder) / "tiny.yaml"
     given = "students:\n  - name: given\n    model: {config: *wide, weights: {path: weights/wide.safetensors}}\n"
     text = profile.read_text().replace(
@@ -500,11 +499,3 @@ def test_a_student_without_training_gets_the_pods_of_an_evaluation(cluster, pipe
     on_cluster(profile).materialize("student/given")
     (pod,) = cluster.everything
     assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == "3"
-
-
-def test_no_cluster_is_configured(tmp_path, monkeypatch):
-    from mobileclip2.executors.cluster import Cluster
-
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
-    with pytest.raises(ComputeError, match="no cluster is configured here"):
-        Cluster(Kubernetes(image="i").namespace)

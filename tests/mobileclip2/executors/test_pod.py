@@ -1,4 +1,4 @@
-"""The process of a pod, which runs a module here that is a file of the test."""
+"""The process of a pod. Here it runs a module that the test writes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_deadly_signal_is_explained(start: Start, tmp_path: Path) -> None:
     assert log(tmp_path).read_bytes() == output
 
 
-def test_sigterm_reaches_the_module_and_its_last_words_are_kept(start: Start, tmp_path: Path) -> None:
+def test_sigterm_reaches_the_module_and_its_last_output_is_kept(start: Start, tmp_path: Path) -> None:
     work = start(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved'))\n"
@@ -83,7 +83,7 @@ def test_a_module_that_handles_no_signal_ends_at_sigterm(start: Start) -> None:
     assert work.returncode == 128 + signal.SIGTERM and output == b"", "an eviction is no failure of the process"
 
 
-def test_a_permanent_failure_has_its_status_whatever_torchrun_says(start: Start) -> None:
+def test_a_permanent_failure_sets_the_exit_status_despite_torchrun(start: Start) -> None:
     message = format_message(Failure(message="bad input", permanent=True))
     work = start(f"print({message!r}); raise SystemExit(1)")
     work.communicate(timeout=240)
@@ -92,8 +92,9 @@ def test_a_permanent_failure_has_its_status_whatever_torchrun_says(start: Start)
 
 def test_a_peer_lingers_after_a_failure_until_sigterm(start: Start, tmp_path: Path) -> None:
     work = start("raise SystemExit('lost')", "--linger=600")
-    until(log(tmp_path).exists)  # written before it lingers
-    assert work.poll() is None
+    until(log(tmp_path).exists)  # the process writes it before it lingers
+    with pytest.raises(subprocess.TimeoutExpired):
+        work.wait(timeout=1)
     work.send_signal(signal.SIGTERM)
     work.communicate(timeout=240)
     assert work.returncode == 1
@@ -110,7 +111,7 @@ def test_a_long_log_keeps_its_end(
     assert (tmp_path / "store/log").read_text() == "\n17\n18\n19\n" and capfd.readouterr().out.count("\n") == 20
 
 
-def test_a_store_that_cannot_be_written_stops_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_store_does_not_stop_the_pod(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "store").write_text("a file")
     kept = PodLog(str(tmp_path / "store"), "log")
     kept.add(b"text\n")
