@@ -1,13 +1,14 @@
 """A Kubernetes cluster small enough for tests: the API over real HTTP on loopback, a Job controller, a scheduler that counts
 GPUs, and pods that are processes of this machine.
 
-It behaves as a real control plane of 1.36 was seen to (``test_fake_cluster.py`` has a test for each fact). The API server
-checks bodies against the published schemas and against the rules for Jobs. A pod that is deleted or evicted gets SIGTERM, then
-SIGKILL after a grace period, and then it is not listed any more. A Job gets ``FailureTarget`` first, and ``Failed`` when no pod
-terminates any more. The pods of a node that dies stay ``Terminating``. A Job whose pods are refused has events and no pods.
+It behaves as a real control plane of version 1.36 was observed to. ``test_fake_cluster.py`` has a test for each fact.
+The API server checks bodies against the published schemas and against the rules for Jobs. A pod that is deleted or
+evicted gets SIGTERM, then SIGKILL after a grace period, and then it is not listed any more. A Job gets
+``FailureTarget`` first, and ``Failed`` when all its pods have terminated. The pods of a node that dies stay
+``Terminating``. A Job whose pods are refused has events and no pods.
 
-It has no images, no network and no quota. A path under the scratch volume is a folder of the pod, the name of a pod is this
-machine, and ConfigMaps, Secrets and volumes do not exist.
+It has no images, no network and no quota. A path under the scratch volume is a folder of the pod. The name of a pod
+stands for this machine. ConfigMaps, Secrets and volumes do not exist.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ VERSION = "1.33"
 TICK_SECONDS = 0.03
 NAME = "batch.kubernetes.io/job-name"
 OLD_NAME = "job-name"
-"""what Dagster asks by; the controller sets both"""
+"""Label by which Dagster selects pods. The controller sets this one and ``NAME``."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 UID = "batch.kubernetes.io/controller-uid"
 Object = dict[str, Any]
@@ -57,49 +58,49 @@ class Refused(Exception):
 
 @dataclass
 class Counted:
-    """What a Job's controller has counted. The pods themselves may be gone."""
+    """The counts of a Job's controller. The counted pods may be deleted."""
 
     pods: set[str] = field(default_factory=set)
     succeeded: set[int] = field(default_factory=set)
     failures: Counter[int] = field(default_factory=Counter)
-    """by index, without those that the policy ignores"""
+    """Failures by index, without those that the policy ignores."""
     failed: int = 0
     fail_job: str = ""
     """message of the rule that fails the Job"""
     next_attempt: float = 0.0
-    """when pods are created again after a refusal"""
+    """Time at which pods are created again after a refusal."""
 
 
 @dataclass
 class Faults:
-    """What goes wrong, set by a test."""
+    """Faults that a test sets."""
 
     answer: Callable[[str, str], int | None] = lambda method, path: None
-    """status for a request instead of doing it"""
+    """status that replaces the processing of a request"""
     lose: Callable[[str, str], int | None] = lambda method, path: None
-    """status for a request after doing it: the answer is lost"""
+    """status that replaces the response to a processed request, as if that was lost"""
     cut: Callable[[str, str], bool] = lambda method, path: False
     """whether the connection breaks in the middle of an answer"""
     refuse: Callable[[Object], str | None] = lambda pod: None
     """why the API server refuses to create a pod"""
     gate: Callable[[Object], dict[str, Any]] = lambda pod: {}
-    """what :func:`tests.kubelet.hold_at_gate` does in a new pod"""
+    """arguments of :func:`tests.kubelet.hold_at_gate` or :func:`tests.faults.arm` in a new pod"""
 
 
 @dataclass
 class FakeCluster:
-    """Use it as a context; ``kubeconfig`` is a file that leads to it."""
+    """Use it as a context manager. ``kubeconfig`` is the path of a kubeconfig file for it."""
 
     folder: Path
     nodes: dict[str, int]
     """GPUs by node"""
     faults: Faults = field(default_factory=Faults)
     grace_seconds: float = 3.0
-    """from SIGTERM to SIGKILL, for all pods; 30 on a real cluster"""
+    """Seconds from SIGTERM to SIGKILL, for all pods. A real cluster has 30."""
     unreachable_seconds: float = 0.3
-    """until the pods of a dead node are not ready any more; about 50 on a real cluster"""
+    """Seconds until the pods of a dead node are not ready any more. A real cluster has about 50."""
     eviction_seconds: float = 0.6
-    """until they are evicted; 350 on a real cluster"""
+    """Seconds until the pods of a dead node are evicted. A real cluster has 350."""
 
     def __enter__(self) -> FakeCluster:
         self.objects: dict[str, dict[str, Object]] = {
@@ -114,16 +115,16 @@ class FakeCluster:
         self.made: dict[str, set[str]] = {}
         """uids of the Jobs of a JobSet"""
         self.dead: dict[str, float] = {}
-        """nodes that do not answer, and since when"""
+        """Time at which each dead node stopped answering."""
         self.kill_at: dict[str, float] = {}
-        """by name of a terminating pod"""
+        """Time of SIGKILL by name of a terminating pod."""
         self.requests: list[str] = []
         self.everything: list[Object] = []
-        """all pods there ever were, in order"""
+        """All pods ever created, in order."""
         self.lock = threading.RLock()
         self.number = 0
         self.ports: dict[str, int] = {}
-        """where the pods of a Job meet"""
+        """Rendezvous port by name of a Job."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.kubelet = Kubelet(self.ended)
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"cluster": self}))
@@ -154,24 +155,24 @@ class FakeCluster:
         self.server.server_close()
         self.kubelet.close()
 
-    # what tests do to it
+    # actions of tests
 
     def pods(self, *phases: str) -> list[Object]:
         with self.lock:
             return [pod for pod in self.objects["pods"].values() if not phases or pod["status"]["phase"] in phases]
 
     def kill(self, pod: Object) -> None:
-        """SIGKILL, as by the out-of-memory killer."""
+        """Send SIGKILL to a pod, as the out-of-memory killer does."""
         self.kubelet.signal(pod["metadata"]["name"], signal.SIGKILL)
 
     def evict(self, pod: Object) -> None:
-        """As the eviction API does before it drains a node, or a cloud that takes a spot node back."""
+        """Evict a pod, as the eviction API does for a drain of a node, or a cloud that reclaims a spot node."""
         with self.lock:
             self._condition(pod, "DisruptionTarget", "True", reason="EvictionByEvictionAPI", message="evicted")
             self._delete_pod(pod)
 
     def lose_node(self, node: str, *, running: bool = False) -> None:
-        """A node dies without a word. With ``running``, only its kubelet stops, and its processes live on."""
+        """Let a node die without notice. With ``running``, only its kubelet stops, and its processes continue."""
         with self.lock:
             self.dead[node] = time.monotonic()
             lost = [pod for pod in self.pods() if pod["spec"].get("nodeName") == node]
@@ -179,7 +180,7 @@ class FakeCluster:
             self.kubelet.signal(pod["metadata"]["name"], signal.SIGKILL)
 
     def remove_node(self, node: str) -> None:
-        """Delete the Node object, or set the out-of-service taint: its pods count as failed, and are gone."""
+        """Delete the Node object, or set the out-of-service taint. Its pods count as failed and are deleted."""
         with self.lock:
             for pod in [pod for pod in self.pods() if pod["spec"].get("nodeName") == node]:
                 self._condition(pod, "DisruptionTarget", "True", reason="DeletionByPodGC", message="node is gone")
@@ -255,7 +256,7 @@ class FakeCluster:
         self.read("pods", name)
         path = self.folder / f"{name}.log"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        if query.get("timestamps") in {"true", "True", "1"}:  # Go takes all of them; the Python client sends the second
+        if query.get("timestamps") in {"true", "True", "1"}:  # Go accepts all three, and the Python client sends 'True'
             lines = [f"{now()} {line}" for line in lines]
         return "".join(lines[-int(query["tailLines"]) :] if "tailLines" in query else lines)
 
@@ -275,7 +276,7 @@ class FakeCluster:
                         self._schedule(pod)
 
     def _keep(self, jobset: Object) -> None:
-        """As the controller of JobSets does for one Job: create it, and create it again by the failure policy."""
+        """Create the Job of a JobSet, and recreate it by the failure policy, as the controller of JobSets does."""
         (replicated,), status = jobset["spec"]["replicatedJobs"], jobset["status"]
         if status.get("conditions"):
             return
@@ -319,7 +320,7 @@ class FakeCluster:
                     self._delete_pod(pod)
 
     def _collect(self) -> None:
-        """Kill pods after their grace period, and remove what nobody needs any more."""
+        """Kill pods after their grace period. Delete pods that have terminated, and objects whose owner is deleted."""
         for name, deadline in list(self.kill_at.items()):
             if time.monotonic() > deadline:
                 del self.kill_at[name]
@@ -346,7 +347,7 @@ class FakeCluster:
                 del self.objects["pods"][name]
 
     def _delete_pod(self, pod: Object) -> None:
-        """Let a pod terminate. Its object stays until its node says that it has ended."""
+        """Let a pod terminate. Its object stays until its node reports that it has ended."""
         if "deletionTimestamp" in pod["metadata"]:
             return
         name = pod["metadata"]["name"]
@@ -446,7 +447,7 @@ class FakeCluster:
                 status["completionTime"] = now()
 
     def _delete_uncounted(self, counted: Counted, pods: list[Object]) -> None:
-        """Pods that the controller itself takes away are not failures."""
+        """Delete pods without counting them, because pods that the controller itself deletes are not failures."""
         for pod in pods:
             counted.pods.add(pod["metadata"]["name"])
             self._delete_pod(pod)
@@ -484,7 +485,7 @@ class FakeCluster:
         return pod
 
     def _warn(self, job: Object, reason: str, message: str) -> None:
-        """Record an event, or count it if it is known."""
+        """Record an event, or increment its count if it exists."""
         name = f"{job['metadata']['name']}.{reason.lower()}"
         event = self.objects["events"].get(name, {"count": 0})
         self.objects["events"][name] = {
@@ -535,18 +536,18 @@ class FakeCluster:
         # the image has no entry point
         words = [*container.get("command", []), *container.get("args", [])]
         command = [re.sub(host, "127.0.0.1", word) for word in words]
-        # the pods of other trainings on this machine meet elsewhere
+        # pods of other trainings on this machine use another rendezvous port
         job = pod["metadata"]["labels"][NAME]
         meets = f"--master-port={self.ports.setdefault(job, free_port())}"
         command = [meets if word.startswith("--master-port=") else word for word in command]
         self.start_container(pod, command, env, self.folder / f"{name}.log")
 
     def image_environment(self) -> dict[str, str]:
-        """Return the variables of an image: here those that a process of this machine needs."""
+        """Return the environment variables of an image. Here these are those that a process of this machine needs."""
         return {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
 
     def seen_in_container(self, scratch: Path) -> str:
-        """Return where a container sees the folder of its scratch volume."""
+        """Return the path of the scratch volume inside a container."""
         return str(scratch)
 
     def start_container(self, pod: Object, command: list[str], env: dict[str, str], log: Path) -> None:
@@ -577,7 +578,7 @@ class FakeCluster:
 
 ENDED = {"Succeeded", "Failed"}
 DEFAULTS: Object = {"completionMode": "NonIndexed", "completions": 1, "parallelism": 1}
-"""of a Job, which the API server fills in"""
+"""Fields of a Job that the API server fills in."""
 
 
 def index_of(pod: Object) -> int:
@@ -589,7 +590,7 @@ def gpus_of(pod: Object) -> int:
 
 
 def exit_code(pod: Object) -> int | None:
-    """None for a pod whose container never ended, as far as its node said."""
+    """Return the exit code of a pod's container, or None if the node did not report its end."""
     for container in pod["status"].get("containerStatuses", []):
         if ended := container["state"].get("terminated"):
             return int(ended["exitCode"])
@@ -605,7 +606,7 @@ def condition_of(kind: str, reason: str, message: str) -> Object:
 
 
 def action_of(job: Object, pod: Object) -> tuple[str, str]:
-    """What the pod failure policy makes of a failed pod, by the first rule that fits, and the message if it fails the Job."""
+    """Return the action of the first failure rule that matches a pod, and the message if it fails the Job."""
     name, code = f"{job['metadata'].get('namespace', 'default')}/{pod['metadata']['name']}", exit_code(pod)
     for number, rule in enumerate(job["spec"].get("podFailurePolicy", {}).get("rules", [])):
         tail = f"matching {rule['action']} rule at index {number}"
@@ -627,14 +628,14 @@ def _field(each: Object, path: str) -> Any:
 
 
 def _fits(rule: Object, failed: Object) -> bool:
-    """Whether a rule of a JobSet is for this condition of its Job."""
+    """Return whether a rule of a JobSet matches this condition of its Job."""
     patterns, reasons = rule.get("onJobFailureMessagePatterns", []), rule.get("onJobFailureReasons", [])
     known = not patterns or any(re.search(pattern, failed["message"]) for pattern in patterns)
     return known and (not reasons or failed["reason"] in reasons)
 
 
 def check_jobset(jobset: Object) -> None:
-    """The fields of the JobSet API that we use, strictly; its Job by the schema of Jobs."""
+    """Check strictly that a JobSet has only the fields that we use, and check its Job against the schema of Jobs."""
     known = {
         "": {"suspend", "ttlSecondsAfterFinished", "network", "failurePolicy", "replicatedJobs"},
         "network": {"enableDNSHostnames", "subdomain", "publishNotReadyAddresses"},
@@ -659,7 +660,7 @@ def check_jobset(jobset: Object) -> None:
 
 
 def check_job(job: Object) -> None:
-    """Rules of the API server that no schema holds."""
+    """Check the rules of the API server that are not in a schema."""
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     volumes = [volume["name"] for volume in pod.get("volumes", [])]
     names = [job["metadata"]["name"], *volumes]
@@ -689,7 +690,7 @@ def check_job(job: Object) -> None:
 class _Handler(BaseHTTPRequestHandler):
     cluster: FakeCluster
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each body waits 40 ms for its head to be acknowledged
+    disable_nagle_algorithm = True  # otherwise each body waits 40 ms for the acknowledgment of its headers
     PATH = re.compile(
         r"/(?:api/v1|apis/batch/v1|apis/jobset.x-k8s.io/v1alpha2)"
         r"/namespaces/[^/]+/(?P<kind>jobs|jobsets|pods|services|events)"

@@ -1,4 +1,4 @@
-"""``gc --delete`` as a process of its own: ``python -m tests.collect PROFILE``."""
+"""Run ``gc --delete`` in a process of its own: ``python -m tests.collect PROFILE``."""
 
 from __future__ import annotations
 

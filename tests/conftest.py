@@ -26,12 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # a shell starts what runs in the background with SIGINT ignored, and the commands that tests stop would inherit that
+    # A shell starts background processes with SIGINT ignored. The commands that tests stop would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # files with slow tests run first, so that no process ends with one while the other has nothing left
+    # Files with slow tests run first. Otherwise one process could run a slow test at the end while the other is idle.
     slow = {item.path for item in items if any(item.get_closest_marker(mark) for mark in ("slow", "ui"))}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -59,7 +59,7 @@ def tiny_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(tiny_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the tiny profile for one test, with nothing materialized."""
+    """Return a copy of the tiny profile for one test, without materialized assets."""
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     return Path(shutil.copytree(tiny_template, tmp_path / "tiny")) / "tiny.yaml"
 

@@ -1,4 +1,4 @@
-"""What a pod of Dagster's imports, for :mod:`tests.kubelet`; its steps wait for Jobs that take a moment."""
+"""Import the modules of a Dagster pod for :mod:`tests.kubelet`. Its steps poll often, because the Jobs are short."""
 
 import sys
 
@@ -15,6 +15,6 @@ import pipelines.definitions
 assert dagster._cli and dagster_k8s and dagster_postgres and psycopg2.extras
 assert mobileclip2.report.sheets and pipelines.definitions
 with dg.DagsterInstance.local_temp():
-    pass  # an instance imports as it goes
+    pass  # an instance imports further modules when it is used
 mobileclip2.executors.kubernetes.POLL_SECONDS = 0.2
-del sys.modules["pipelines.definitions"]  # it is of one profile, a pod's may be another
+del sys.modules["pipelines.definitions"]  # the module belongs to one profile, and a pod may have another

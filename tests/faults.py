@@ -1,7 +1,7 @@
-"""What befalls a process of the tests from inside of it.
+"""Faults that strike a process of the tests from inside.
 
-Moments are counted, not timed: a process passes one just before each file that it stores gets its name, and one just after. So
-the same strike meets the same work, however fast the machine is.
+Moments are counted, not timed. A process passes one moment just before each file that it stores gets its name, and
+one just after. The same strike therefore hits the same work on machines of any speed.
 """
 
 from __future__ import annotations
@@ -45,39 +45,39 @@ What = Literal[
 KILLS: tuple[What, ...] = ("kill", "flipped checkpoint")
 BALLAST = "ballast"
 SWAPPED = "swapped"
-"""suffix of a source tar while another one lies in its place"""
+"""suffix of a source tar while another one is in its place"""
 ARMED = "TESTS_FAULTS"
 """environment variable with the arguments of :func:`arm`"""
 
 
 @dataclass(frozen=True)
 class Strike:
-    """Something that happens to a process, once."""
+    """A fault that happens to a process once."""
 
     name: str
     who: Literal["run", "worker", "pod"]
     """a worker is a process of a run's pool"""
     what: What
     moment: int
-    """counted from 1, by each process for itself"""
+    """counted from 1 in each process"""
     process: int = 1
     """the n-th worker or pod of a run, in the order of their first files; 0 for any of them"""
     size: int = 0
-    """which file and byte, for damage; seconds, for a clock"""
+    """The file and byte of a damage, or the seconds of a clock."""
     lasts: int = 0
     """moments after which a swapped source is put back"""
 
 
 def gate(strikes: list[Strike], folder: Path, store: str) -> dict[str, Any]:
-    """What :func:`arm` takes, as JSON."""
+    """Return the arguments of :func:`arm` as JSON values."""
     return {"strikes": [asdict(strike) for strike in strikes], "folder": str(folder), "store": store}
 
 
 def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) -> None:
-    """Makes this process and its workers meet its strikes; ``folder`` is where those that struck are noted.
+    """Arm this process and its workers with strikes. Each strike that has happened leaves a note in ``folder``.
 
-    The file system of ``folder`` is the one that fills up, by a file beside it. ``owner`` is the process that runs. The
-    server that forks its workers inherits what is patched here, or imports this module, which arms it.
+    A full disk is a file next to ``folder`` that fills the file system. ``owner`` is the process ID of the run. The
+    server that forks the workers inherits the patches of this function, or imports this module, which arms it.
     """
     from mobileclip2.store import storage
     from mobileclip2.store.s3 import S3Storage
@@ -113,7 +113,7 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
 
     def around(act: Callable[..., T]) -> Callable[..., T]:
         def acting(*some: Any, **more: Any) -> T:
-            if any(f"{LOGS}/" in str(each) for each in some):  # of a process that only looks after a pod's
+            if any(f"{LOGS}/" in str(each) for each in some):  # a log, which the supervising process of a pod stores
                 return act(*some, **more)
             moment()
             done = act(*some, **more)
@@ -141,7 +141,7 @@ def arm(strikes: list[dict[str, Any]], folder: str, store: str, owner: int = 0) 
 
 
 def hasten() -> None:
-    """Shorten what is meant for real networks and clusters. All processes that share a store must agree on a lease."""
+    """Shorten intervals for real networks and clusters. All processes that share a store need equal lease times."""
     import botocore.retries.standard
 
     from mobileclip2.store import lease, s3
@@ -152,7 +152,7 @@ def hasten() -> None:
 
 
 OLD: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish", "clock")
-"""those that strike at their moment; the others wait from then on until there is something that they can strike"""
+"""Faults that strike at their moment. The others wait from their moment on until they have a target."""
 
 
 def meet(strike: Strike, disk: Path, store: str, clock: Clock) -> None:
@@ -168,7 +168,7 @@ def meet(strike: Strike, disk: Path, store: str, clock: Clock) -> None:
 
 
 def fill(path: Path) -> None:
-    """Takes all that is left of a file system."""
+    """Fill the rest of a file system."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
         while True:
@@ -178,7 +178,7 @@ def fill(path: Path) -> None:
 
 
 def strike_when_possible(strike: Strike, disk: Path, store: str, note: Path) -> None:
-    """Strikes and leaves a note, or does neither while there is nothing to strike."""
+    """Strike and leave a note, or do neither as long as there is no target."""
     from mobileclip2.store.user_cache import cache_folder
 
     match strike.what:
@@ -214,7 +214,7 @@ def flipped(data: bytes, which: int) -> bytes:
 
 
 def flip(path: Path, which: int) -> None:
-    """Flips a bit and leaves size and times of the file, as a failing disk does."""
+    """Flip a bit and keep the size and times of the file, as a failing disk does."""
     status = path.stat()
     with path.open("r+b") as file:
         position = which % status.st_size
@@ -233,7 +233,7 @@ def flip_one(files: Iterable[Path], which: int) -> bool:
 
 
 def flip_key(store: str, keys: list[str], which: int) -> bool:
-    """Flips a bit of one of these stored files. An object keeps the hash in its metadata."""
+    """Flip a bit of one of these stored files. An object keeps the hash in its metadata."""
     from mobileclip2.store import LocalStorage, open_storage
 
     storage = open_storage(store)
@@ -251,7 +251,7 @@ def flip_key(store: str, keys: list[str], which: int) -> bool:
 
 
 def flip_artifact(store: str, which: int) -> bool:
-    """Flips a bit in a file of a finished artifact. Of a manifest and a lineage, not every bit has a meaning."""
+    """Flip a bit in a file of a finished artifact, except its manifest and lineage, where not every bit matters."""
     from mobileclip2.store import open_storage
 
     sizes = {key: size for key, size in open_storage(store).list("") if not key.startswith(".")}
@@ -262,7 +262,7 @@ def flip_artifact(store: str, which: int) -> bool:
 
 
 def flip_checkpoint(store: str, which: int) -> bool:
-    """Flips a bit in the newest checkpoint of a training."""
+    """Flip a bit in the newest checkpoint of a training."""
     from mobileclip2.store import LocalStorage, open_storage
 
     storage = open_storage(store)
@@ -275,7 +275,7 @@ def flip_checkpoint(store: str, which: int) -> bool:
 
 
 def swap_source(disk: Path, which: int) -> bool:
-    """Puts another tar of the sources in the place of one of them, until :func:`put_sources_back`."""
+    """Replace one tar of the sources with another one until :func:`put_sources_back`."""
     tars = sorted((disk / "shards").glob("*.tar"))
     tar, other = tars[which % len(tars)], tars[(which + 1) % len(tars)]
     os.rename(tar, tar.with_suffix(f".{SWAPPED}"))  # noqa: PTH104  (Path.replace counts moments)
@@ -293,7 +293,7 @@ def put_sources_back(disk: Path) -> None:
 
 
 def take_lease(store: str, which: int, *, lost: bool) -> bool:
-    """Deletes a lease, or puts that of a process which soon ends in its place."""
+    """Delete a lease, or replace it with the lease of a process that soon ends."""
     from mobileclip2.store import LocalStorage, open_storage
     from mobileclip2.store.lease import FOLDER
 
@@ -317,14 +317,14 @@ def take_lease(store: str, which: int, *, lost: bool) -> bool:
 
 
 def damage(store: str, which: int, *, truncate: bool) -> None:
-    """Cuts a stored file in half, or deletes it, as a careless hand does: not by way of a new file."""
+    """Cut a stored file in half in place, or delete it, as a careless user does."""
     from mobileclip2.store import LocalStorage, open_storage
 
     storage = open_storage(store)
-    # a lineage is no part of an output, and is not missed before somebody asks for it
+    # a lineage is not part of an output, and its loss is only detected when it is read
     there = {key for key, _ in storage.list("") if not key.startswith(".") and not key.endswith("/lineage.json")}
     closed = {key.removesuffix("manifest.json") for key in there if key.endswith("manifest.json")}
-    # that a shard of an unfinished group had skipped samples is known by such a file alone
+    # in an unfinished group, only a '.skipped.' file records that a shard had skipped samples
     keys = [key for key in sorted(there) if ".skipped." not in key or key.rpartition("/")[0] + "/" in closed]
     if not keys:
         return
@@ -339,7 +339,7 @@ def damage(store: str, which: int, *, truncate: bool) -> None:
 
 
 class Clock:
-    """The time of day as this process sees it, and the time of the files that it stores."""
+    """The clock of this process, and the times of the files that it stores."""
 
     def __init__(self) -> None:
         self.seconds = 0
@@ -354,7 +354,7 @@ class Clock:
 
 
 def _next(folder: Path) -> int:
-    """1 for the first process that asks, 2 for the second, ..."""
+    """Return 1 in the first process that calls this function, 2 in the second, and so on."""
     number = 1
     while True:
         try:

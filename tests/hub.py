@@ -1,11 +1,11 @@
-"""A stand-in of the Hugging Face hub on loopback: repositories with commits, and faults that a test switches on.
+"""A stand-in for the Hugging Face hub on loopback: repositories with commits, and faults that a test switches on.
 
 ::
 
     with serving(monkeypatch, cache) as hub:
         commit = hub.push("owner/name", {"open_clip_config.json": b"..."})
 
-``HF_ENDPOINT`` of other processes is :attr:`Hub.url`.
+Other processes need :attr:`Hub.url` as ``HF_ENDPOINT``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILE = re.compile(r"/(?P<repository>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P
 
 @dataclass
 class Hub:
-    """Repositories by name, and what goes wrong."""
+    """Repositories by name, and faults."""
 
     url: str = ""
     commits: dict[str, dict[str, Mapping[str, bytes]]] = field(default_factory=dict)
@@ -36,9 +36,9 @@ class Hub:
     head: dict[str, str] = field(default_factory=dict)
     """newest commit of each repository"""
     status: int = 200
-    """another status answers every request"""
+    """Any other status is the answer to every request."""
     cuts: int = 0
-    """how many downloads end in the middle"""
+    """number of downloads that will end in the middle"""
     asked: list[str] = field(default_factory=list)
     """method and path of each request"""
 
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _model(self, repository: str, revision: str | None) -> None:
         if repository not in self.hub.commits:
-            # as the hub answers for what may be private
+            # the hub answers so for any repository that could be private
             self._answer(401, b"", {"X-Error-Message": "Invalid username or password."})
             return
         commit = self.hub.commit(repository, revision)

@@ -1,9 +1,9 @@
-"""Starts the containers of the fake cluster's pods as processes of this machine.
+"""Start the containers of the fake cluster's pods as processes of this machine.
 
 Importing torch takes ten seconds and Dagster three, so one process that has imported them forks for every container that runs
 a Python module or ``dagster``.
-Run as a program it is that process: a JSON object a line comes in for each container, and one goes out when it started and when
-it ended.
+As a program, this module is that process. It reads a line with a JSON object for each container. It writes one when the
+container has started, and one when it has ended.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ MODULES = (
     "tests.dagster_pod",
     "tests.warm",
 )
-"""what most containers would import"""
+"""Modules that most containers would import."""
 
 
 class Kubelet:
-    """Containers by name. ``ended(name, status)`` is called from another thread; a signal's status is 128 and its number.
+    """Containers by name.
 
-    ``modules`` are those that it imports once for all of them.
+    ``ended(name, status)`` is called from another thread. The status of a signal is 128 plus its number.
+    ``modules`` are imported once for all containers.
     """
 
     def __init__(self, ended: Callable[[str, int], None], modules: tuple[str, ...] = MODULES) -> None:
@@ -53,7 +54,7 @@ class Kubelet:
         self._ended = ended
         self._modules = modules
         self._process: subprocess.Popen[str] | None = None
-        """forks the containers; the first one starts it"""
+        """Process that forks the containers. The first container starts it."""
 
     def _launch(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -77,7 +78,10 @@ class Kubelet:
             self._process.stdin.flush()
 
     def signal(self, name: str, number: int) -> None:
-        """SIGTERM to the first process of a container, as containerd does, and SIGKILL to all, as soon as it has one."""
+        """Send SIGTERM to the first process of a container, as containerd does, or SIGKILL to all of them.
+
+        A signal to a container without a process is sent as soon as it has one.
+        """
         with self._lock:
             if name in self.pids:
                 with suppress(ProcessLookupError):
@@ -155,7 +159,7 @@ def tell(**event: Any) -> None:
 
 
 def become(order: dict[str, Any]) -> None:
-    """Turns this forked process into the container; does not return."""
+    """Turn this forked process into the container. The function does not return."""
     status = 1
     try:
         os.setpgid(0, 0)
@@ -166,7 +170,7 @@ def become(order: dict[str, Any]) -> None:
         os.environ.update(order["env"])
         # the first process of a container ignores signals that it does not handle
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        tempfile.tempdir = None  # what it was for the process that forks
+        tempfile.tempdir = None  # the folder of the process that forks
         if "strikes" in order["gate"]:
             arm(**order["gate"])
         else:
@@ -175,7 +179,7 @@ def become(order: dict[str, Any]) -> None:
         if program == "dagster":
             program, arguments = "python", ["-m", "dagster", *arguments]
         if program != "python":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a shell could not handle what was ignored at its start
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a shell cannot trap a signal that was ignored at its start
             os.execvpe(program, order["command"], os.environ)
         assert arguments[0] == "-m"
         if TORCHRUN in arguments:
@@ -196,9 +200,9 @@ def become(order: dict[str, Any]) -> None:
 
 
 def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.0) -> None:
-    """Notes every stored file in ``writes`` before it gets its name, and waits at the ``at``-th while ``gate`` exists.
+    """Record every stored file in ``writes`` before it gets its name, and wait at the ``at``-th while ``gate`` exists.
 
-    With ``wait``, every file takes so many seconds more.
+    With ``wait``, every file takes that many seconds more.
     """
     import time
 
@@ -211,7 +215,7 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.
     def noting(rename: Callable[[Path, Path], T]) -> Callable[[Path, Path], T]:
         def renaming(temporary: Path, target: Path) -> T:
             nonlocal count
-            if f"/{LOGS}/" in str(target):  # of the process that looks after the pod's
+            if f"/{LOGS}/" in str(target):  # a log, which the supervising process of a pod stores
                 return rename(temporary, target)
             count += 1
             with Path(writes).open("a") as file:
@@ -230,6 +234,6 @@ def hold_at_gate(writes: str = "", gate: str = "", at: int = 0, wait: float = 0.
 if __name__ == "__main__":
     for module in sys.argv[1:]:
         importlib.import_module(module)
-    gc.freeze()  # else the first collection in each fork copies all pages
+    gc.freeze()  # otherwise the first collection in each fork copies all pages
     serve()
-    os._exit(0)  # what was imported takes its time to go
+    os._exit(0)  # a normal exit spends time on the imported modules

@@ -1,6 +1,6 @@
-"""What must hold on a GPU, as plain functions of a device: ``test_gpu.py`` and ``python -m benchmarks gpu`` run them.
+"""Checks of a GPU as plain functions of a device. ``test_gpu.py`` and ``python -m benchmarks gpu`` run them.
 
-Each returns what it found, in words. All of them run on a CPU too, where they test themselves.
+Each function returns its finding as text. All of them also run on a CPU, which tests the checks themselves.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ TEXTS = ["a red square", "a photo of two dogs on a wooden bridge", "blue", "hand
 
 
 def bf16_embeddings(device: torch.device) -> str:
-    """Embeddings in bf16 point where those in fp32 on a CPU do."""
+    """Embeddings in bf16 have the same directions as embeddings in fp32 on a CPU."""
     model = _towers()
     images = torch.randn(16, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     exact = torch.cat([model.embed_images(images), model.embed_texts(TEXTS)])
@@ -91,7 +91,7 @@ def bf16_training(device: torch.device) -> str:
 
 
 def pinned_copies(device: torch.device) -> str:
-    """Copies that wait for nothing arrive whole, though their source is dropped and its memory used again."""
+    """Asynchronous copies are complete, although their source is dropped and its memory is used again."""
     work = torch.randn(512, 512, device=device)
     expected, arrived = [], []
     for number in range(64):
@@ -109,7 +109,7 @@ def pinned_copies(device: torch.device) -> str:
 
 
 def pixels_on_the_device(device: torch.device) -> str:
-    """Pixels become on the device the numbers that they become on a CPU."""
+    """Pixels are normalized to the same numbers on the device as on a CPU."""
     pixels = torch.randint(0, 256, (8, 64, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     here, there = (Preprocess(64).normalized(pixels.to(place)).cpu() for place in ("cpu", device))
     difference = float((here - there).abs().max())
@@ -129,7 +129,7 @@ def texts_without_padding(device: torch.device) -> str:
 
 
 def exact_resume(device: torch.device) -> str:
-    """A training that was stopped ends with the bytes of one that was not; dropout draws from the device's generator."""
+    """A resumed training ends with the bytes of an uninterrupted one. Dropout draws from the device's generator."""
     objective = Reinforced(DIMS, SCALES)
     with _deterministic():
         with _trained(tiny_conv_clip(), objective, device) as (folder, _):
@@ -141,7 +141,7 @@ def exact_resume(device: torch.device) -> str:
                 raise AssertionError("the training was not stopped")
             except _Stop:
                 step = max(int(read_metadata(path)["step"]) for path in folder.glob("resume-*"))
-            torch.rand(7, device=device)  # whatever was drawn in between has no say
+            torch.rand(7, device=device)  # random numbers drawn in between must not have an effect
             _train(tiny_conv_clip(seed=1), objective, device, folder)
             found = (folder / "model.safetensors").read_bytes(), (folder / "metrics.jsonl").read_bytes()
     assert found[1] == expected[1], "the metrics of the resumed training differ"
@@ -150,7 +150,7 @@ def exact_resume(device: torch.device) -> str:
 
 
 def repeatable_training(device: torch.device) -> str:
-    """The same training again, with whatever kernels a training takes: how far its weights are from those of the first."""
+    """A repeated training, with the kernels that a training uses by default, ends with nearly the same weights."""
     ends = []
     for _ in range(2):
         with _trained(tiny_conv_clip(), Reinforced(DIMS, SCALES), device) as (folder, _):
@@ -164,7 +164,7 @@ def repeatable_training(device: torch.device) -> str:
 
 
 def micro_batches(device: torch.device) -> str:
-    """The gradient of a batch in four parts is that of the batch."""
+    """The gradient of a batch in four parts equals the gradient of the whole batch."""
     gradients = []
     for accumulate in (1, 4):
         model = tiny_clip().to(device)
@@ -176,7 +176,7 @@ def micro_batches(device: torch.device) -> str:
 
 
 def ddp_of_one_process(device: torch.device) -> str:
-    """NCCL (gloo on a CPU) starts on loopback, gathers and reduces; DDP gives the gradient that it gives without."""
+    """NCCL (gloo on a CPU) starts on loopback, gathers and reduces. The gradients with and without DDP are equal."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     for name in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
         os.environ.setdefault(name, "lo")
@@ -215,7 +215,7 @@ def captions_of_open_clip(device: torch.device) -> str:
 
 
 def greedy_captions(model: CoCa, tokenizer: Any, images: torch.Tensor) -> tuple[int, int]:
-    """Images whose greedy caption is open_clip's, and images."""
+    """Return the number of images whose greedy caption is that of open_clip, and the number of images."""
     found = generate(
         model, tokenizer, images, list(map(str, range(len(images)))), [0], GenerationSettings(temperature=0)
     )
@@ -296,7 +296,7 @@ def _losses(folder: Path) -> list[float]:
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Kernels that add in one order. cuBLAS asks for its variable before its first use in a process."""
+    """Use kernels that add in a fixed order. cuBLAS needs its variable before its first use in a process."""
     before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)

@@ -18,16 +18,16 @@ USER = "dagster"
 
 
 def binaries() -> Path | None:
-    """The folder of the server's programs, the newest where there are several."""
+    """Return the folder of the programs of the newest installed server, or None."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
 
 
 @contextmanager
 def server() -> Iterator[dict[str, str | int]]:
-    """Starts one with an empty database; yields what Dagster's ``storage.postgres.postgres_db`` takes.
+    """Start a server with an empty database. Yield the value of Dagster's ``storage.postgres.postgres_db``.
 
-    It refuses to run as root, so that root starts it as the user that Debian's package makes.
+    PostgreSQL refuses to run as root, so root starts it as the user that Debian's package creates.
     """
     programs = binaries()
     assert programs, "PostgreSQL is not installed"

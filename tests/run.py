@@ -1,7 +1,7 @@
-"""A run of everything that a profile lacks, as a process of its own: ``python -m tests.run PROFILE [--every-byte]``.
+"""Materialize all stale assets of a profile in a process of its own: ``python -m tests.run PROFILE [--every-byte]``.
 
-What is divided by shards is shared out over the workers that the profile wants, from a server that has imported torch already.
-Training stays in one process: sums over two are rounded otherwise.
+Stages that are divided by shards use as many workers as the profile sets. A server that has already imported torch
+forks them. Training stays in one process, because sums over two processes are rounded differently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Shared(LocalExecutor):
 
 def compute(profile: Profile) -> Executor:
     if profile.compute.kubernetes is None:
-        from tests.warm import start_fork_server  # it replaces open_clip's tokenizer, so that only a run may import it
+        from tests.warm import start_fork_server  # it replaces open_clip's tokenizer, so only a run may import it
 
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(["tests.faults", "tests.warm", "mobileclip2.stages.teacher_embeddings"])

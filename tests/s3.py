@@ -1,6 +1,6 @@
-"""An S3 server over HTTP on loopback, behind a proxy that does what networks and busy stores do.
+"""An S3 server over HTTP on loopback, behind a proxy with the faults of networks and busy stores.
 
-Like the real one it refuses a request whose clock is more than a quarter of an hour off.
+Like the real S3, it refuses a request whose time is more than 15 minutes off.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ Fault = Literal[
     "503",  # SlowDown, as when throttling
     "500",
     "expired",  # ExpiredToken
-    "reset",  # the connection, before anything was done
-    "lost",  # it is done, then the connection is reset: nobody hears of it
+    "reset",  # the connection is reset before the request is processed
+    "lost",  # the request is processed, then the connection is reset without a response
     "silent",  # no answer until the client gives up
     "cut",  # half the body, then the connection is closed
     "cut by a reset",
-    "stalled",  # half the body, then nothing more until the client gives up
-    "slow",  # the body drips, and is whole
+    "stalled",  # half the body, then silence until the client gives up
+    "slow",  # the whole body, but in slow pieces
     "altered",  # one byte of the body that is read
     "altered upload",  # one byte of the body that is stored
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 SILENCE_SECONDS = 1.5
-"""longer than the patience of the tests' clients"""
+"""longer than the read timeout of the tests' clients"""
 DRIP_SECONDS = 0.05
 SKEW_SECONDS = 15 * 60
 CODES: dict[str, tuple[int, str]] = {
@@ -54,14 +54,14 @@ class Request:
     """counted from 1 since the last :meth:`FaultyS3.reset`"""
     method: str
     path: str
-    """``/bucket/key``, with the question"""
+    """``/bucket/key``, with the query string"""
     identity: str
-    """the key that it is signed with"""
+    """access key that signs the request"""
 
 
 @dataclass
 class FaultyS3:
-    """Use it as a context; ``env`` leads boto3 to it."""
+    """Use it as a context manager. ``env`` has the environment variables with which boto3 connects to it."""
 
     fault: Callable[[Request], Fault | None] = lambda request: None
 
@@ -105,7 +105,7 @@ class FaultyS3:
         )
 
     def reset(self, fault: Callable[[Request], Fault | None] = lambda request: None) -> None:
-        """Counts from 1 again, with other faults."""
+        """Count requests from 1 again, with other faults."""
         with self.lock:
             self.requests.clear()
             self.fault = fault
@@ -125,7 +125,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     proxy: FaultyS3
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each body waits 40 ms for its head to be acknowledged
+    disable_nagle_algorithm = True  # otherwise each body waits 40 ms for the acknowledgment of its headers
 
     def _handle(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))

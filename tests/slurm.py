@@ -20,13 +20,13 @@ CORES = 2
 
 
 def installed() -> bool:
-    """Slurm's daemons refuse to run other users' jobs without root, so the tests also need root."""
+    """Return whether Slurm is installed and this user is root. Slurm's daemons need root to run other users' jobs."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     return os.geteuid() == 0 and all(shutil.which(name, path=path) for name in PROGRAMS)
 
 
 class SlurmCluster:
-    """Two nodes of two cores, with a partition ``low`` that a job in ``high`` preempts."""
+    """Two nodes with two cores each. A job in the partition ``high`` preempts jobs in the partition ``low``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -133,7 +133,7 @@ PartitionName=high Nodes={",".join(NODES)} MaxTime=INFINITE State=UP PriorityTie
 
 
 def until(holds: Callable[[], bool], seconds: float) -> None:
-    """Wait until something holds."""
+    """Wait until ``holds`` returns true."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it never came true"
@@ -165,7 +165,7 @@ def _kill(pid: int) -> None:
 
 
 def _descendants_of_node(node: str) -> list[int]:
-    """The processes that a node started: Slurm puts the node's name into their environment."""
+    """Return the processes that a node started. Slurm puts the node's name into their environment."""
     found = []
     for process in Path("/proc").iterdir():
         try:

@@ -1,4 +1,4 @@
-"""A file system that is soon full, where this user may mount one: seen by this process and those that it starts alone."""
+"""A small file system that only this process and its children see. It exists only if this user may mount one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
-    """Makes ``folder``, as a file system of its own where that can be had; says whether it is one.
+    """Create ``folder``, if possible as a file system of its own. Yield whether it is one.
 
-    Call it before there are threads: a process that has some gets no name space.
+    Call it before the process starts threads, because a process with threads cannot create a user namespace.
     """
     folder.mkdir()
     if (
@@ -40,5 +40,5 @@ def _own_mounts() -> bool:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"0 {user} 1")
         Path("/proc/self/gid_map").write_text(f"0 {group} 1")
-    # what is mounted here stays here
+    # mounts must not propagate out of this namespace
     return subprocess.run(["mount", "--make-rprivate", "/"], check=False).returncode == 0

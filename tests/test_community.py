@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 VERSION = mobileclip2.__version__
 
 
-def test_citation_and_changelog_know_the_version():
+def test_citation_and_changelog_have_the_current_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     newest = re.search(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert newest
@@ -26,7 +26,7 @@ def test_security_policy_supports_the_version():
     assert VERSION.rpartition(".")[0] in supported
 
 
-def test_license_is_the_text_that_comes_with_the_demo():
+def test_license_equals_the_apache_license_of_the_demo():
     apache = (ROOT / "demo" / "licenses" / "Apache-2.0.txt").read_text()
     assert (ROOT / "LICENSE").read_text().strip() == apache.strip()
 
@@ -41,7 +41,7 @@ def test_notice_names_every_set_of_drawings_with_its_license():
         assert re.search(rf"^ *{re.escape(name)} +{re.escape(authors)} +{re.escape(license)}$", notice, re.M), name
 
 
-def test_dependabot_looks_where_there_is_something():
+def test_dependabot_directories_contain_dependency_files():
     updates = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text())["updates"]
     places = {update["package-ecosystem"]: ROOT / update["directory"].lstrip("/") for update in updates}
     assert (places["pip"] / "pyproject.toml").is_file()

@@ -96,7 +96,7 @@ def test_links_resolve(page):
             assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
-def test_the_site_lists_every_page_and_room():
+def test_the_site_lists_every_page_and_package():
     navigation = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M))
     pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
     packages = {f"api/{package.parent.name}.md" for package in (ROOT / "mobileclip2").glob("*/__init__.py")}
@@ -104,7 +104,7 @@ def test_the_site_lists_every_page_and_room():
 
 
 def table(section: str) -> dict[str, tuple[str, str]]:
-    """Default and *bytes* cell of each field in a section of docs/profiles.md."""
+    """Return the default and the *bytes* cell of each field in a section of docs/profiles.md."""
     text = (ROOT / "docs" / "profiles.md").read_text()
     body = re.search(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
     assert body, f"docs/profiles.md has no section {section}"
@@ -136,7 +136,7 @@ def test_every_field_is_described(section):
 
 
 def reasons() -> set[str]:
-    """Slugs under which samples, and captions, are left out."""
+    """Return the slugs of all reasons for which samples and captions are left out."""
     found = {
         slug
         for text in SOURCES.values()
@@ -158,13 +158,13 @@ def test_every_reason_is_explained():
     assert reasons() == explained
 
 
-def test_every_kind_of_error_is_named():
+def test_every_error_class_is_documented():
     page = (ROOT / "docs" / "errors.md").read_text()
     names = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert [name for name in names if f"`{name}`" not in page] == []
 
 
-def test_every_line_about_security_names_a_test():
+def test_every_row_of_the_security_page_names_a_test():
     page = (ROOT / "docs" / "security.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| what holds")]
     named = [re.fullmatch(r"\| .+ \| `(tests/[\w/]+\.py)` \|", row) for row in rows]
@@ -173,7 +173,7 @@ def test_every_line_about_security_names_a_test():
 
 
 def test_every_quoted_message_exists():
-    """Messages are quoted with ``…`` where the code fills something in."""
+    """A quoted message has ``…`` where the code inserts a value."""
     joined = "\n".join(re.sub(r'"\s*\n\s*f?"', "", text) for text in SOURCES.values())
     page = (ROOT / "docs" / "errors.md").read_text().partition("## Messages")[2]
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.M)

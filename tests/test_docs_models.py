@@ -94,7 +94,7 @@ def test_the_architecture_is_built_at_full_size(name):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """A machine without a network, with a cache that holds small models."""
+    """Return the folder of a cache with small models, and simulate a machine without a network."""
     folder = tmp_path / "hub"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -152,7 +152,7 @@ def test_the_model_is_loaded_with_its_tokenizer_and_preprocessing(name, cache, t
 
 
 @pytest.mark.parametrize("name", LOCKED)
-def test_the_trunk_of_a_locked_teacher_is_one_of_timm(name):
+def test_the_trunk_of_a_locked_teacher_exists_in_timm(name):
     spec = LOCKED[name]
     preprocess = trunk_preprocess(spec)
     assert preprocess.mean == timm.get_pretrained_cfg(spec.trunk).mean

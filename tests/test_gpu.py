@@ -1,4 +1,4 @@
-"""The checks of ``on_gpu``, where there is a GPU."""
+"""Run the checks of ``on_gpu`` on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that no linter holds: no reader of tensors unpickles, and loading the definitions is cheap."""
+"""Rules that linters do not check: readers of tensors do not unpickle, and loading the definitions is cheap."""
 
 import ast
 import subprocess
@@ -26,6 +26,6 @@ def test_no_call_lets_numpy_or_torch_unpickle():
     assert not found
 
 
-def test_loading_the_definitions_loads_no_torch():
+def test_loading_the_definitions_does_not_import_torch():
     code = "import sys, pipelines.definitions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""``make setup`` takes the newest Python that runs, and says what it found where none does."""
+"""``make setup`` uses the newest supported Python that runs. If there is no such Python, it lists what it found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHIM = "echo 'version manager: command not found' >&2; echo 'Install it first.' 
 
 @pytest.fixture
 def scripts(tmp_path):
-    """A folder that is PATH alone, for commands that are written as lines of a shell."""
+    """Return a function that writes shell scripts as commands, and returns an environment whose PATH has only these."""
 
     def write(**commands: str) -> dict[str, str]:
         for name, line in commands.items():
@@ -47,12 +47,12 @@ def find(environment: dict[str, str], *candidates: str) -> subprocess.CompletedP
         ({"python": "echo 12"}, "python"),
     ],
 )
-def test_the_newest_that_runs_is_taken(scripts, commands, chosen):
+def test_the_newest_working_python_is_chosen(scripts, commands, chosen):
     found = find(scripts(**commands))
     assert (found.returncode, found.stdout) == (0, f"{chosen}\n"), found.stderr
 
 
-def test_what_was_found_is_said(scripts):
+def test_rejected_interpreters_are_listed(scripts):
     found = find(scripts(python3_13=SHIM, python3="echo 3.10.13 >&2; exit 1"))
     assert (found.returncode, found.stdout) == (1, "")
     assert found.stderr.splitlines()[1:-1] == [
@@ -65,11 +65,11 @@ def test_what_was_found_is_said(scripts):
     assert "make setup PYTHON=" in found.stderr
 
 
-def test_a_real_interpreter_is_asked():
+def test_a_real_interpreter_is_accepted():
     assert find({"PATH": "/usr/bin:/bin"}, sys.executable).stdout == f"{sys.executable}\n"
 
 
-def test_the_versions_are_those_of_the_package():
+def test_versions_match_pyproject_and_the_ci_workflow():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     supported = [minor for minor in range(30) if SpecifierSet(project["requires-python"]).contains(f"3.{minor}.5")]
     script = (ROOT / ".ci" / "find-python").read_text()

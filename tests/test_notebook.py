@@ -1,4 +1,4 @@
-"""The notebook goes the whole way from pictures to an exported model."""
+"""The example notebook runs all steps from pictures to an exported model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTEBOOK = ROOT / "examples" / "pictures_to_model.ipynb"
 PICTURES = 80
 
 
-def test_it_is_stored_without_outputs():
+def test_the_notebook_is_stored_without_outputs():
     content = json.loads(NOTEBOOK.read_text())
     assert (content["nbformat"], content["metadata"]["kernelspec"]["name"]) == (4, "python3")
     code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
@@ -29,7 +29,7 @@ def test_it_is_stored_without_outputs():
     assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
 
 
-def test_every_step_of_the_way_is_there():
+def test_the_notebook_contains_every_step():
     code = "\n".join(cells(NOTEBOOK))
     for step in (
         "import photos/",
@@ -60,8 +60,8 @@ def checkout(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # a minute of two free cores, which other tests share
-def test_it_runs(checkout, tmp_path):
+@pytest.mark.timeout(1800)  # it takes a minute on two free cores, but other tests share them
+def test_the_notebook_runs(checkout, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MOBILECLIP2_CACHE": str(tmp_path / "cache")}
     environment |= {"TMPDIR": str(tmp_path), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("MOBILECLIP2_PROFILE", None)

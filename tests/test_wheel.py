@@ -1,4 +1,4 @@
-"""What a user installs: a wheel in an environment of its own, far from the checkout."""
+"""The wheel that a user installs, in an environment of its own outside the checkout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = {"mobileclip2", "assets", "pipelines"}
 
 
 def call(*command: str | Path, cwd: Path) -> str:
-    """Run a command as in a new shell: without this environment, and without the hub."""
+    """Run a command as in a new shell, without the variables of this environment and without the hub."""
     ours = {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"}  # each command would compile all packages
     kept = {name: value for name, value in os.environ.items() if name not in ours}
     environment = {**kept, "HF_HUB_OFFLINE": "1", "DAGSTER_HOME": str(cwd / ".dagster")}
@@ -31,7 +31,7 @@ def call(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this tree, built from a copy: setuptools leaves files where it builds and reuses what it finds there."""
+    """Build the wheel from a copy of this tree, because setuptools leaves files where it builds and reuses them."""
     folder = tmp_path_factory.mktemp("wheel")
     source = shutil.copytree(
         ROOT,
@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_it_holds_the_packages_and_their_files_alone(wheel):
+def test_the_wheel_contains_only_the_packages_and_their_files(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = [message_from_bytes(archive.read(name)) for name in names if name.endswith(".dist-info/METADATA")]
@@ -63,8 +63,8 @@ def test_it_holds_the_packages_and_their_files_alone(wheel):
 
 
 @pytest.mark.long
-def test_it_runs_where_nothing_else_is(wheel, tiny_template, tmp_path, request):
-    """The profile and its data are files of the user; the command, the stages and the templates come from the wheel."""
+def test_the_wheel_runs_without_the_checkout(wheel, tiny_template, tmp_path, request):
+    """The profile and its data are files of the user. The command, the stages and the templates come from the wheel."""
     environment = tmp_path / "environment"
     call(UV, "venv", "--quiet", "--python", request.config.getoption("--python"), environment, cwd=tmp_path)
     install = [UV, "pip", "install", "--quiet", "--python", environment, "--constraint", ROOT / "requirements.lock"]

@@ -1,4 +1,4 @@
-"""The workflows of CI: pinned, with no more rights than they need."""
+"""The workflows of CI are pinned and have minimal permissions."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def test_the_action_is_pinned_too():
 def is_safe(step):
     pinned = re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step.get("uses", ""))
     assert pinned or step.get("uses") == ACTION or "run" in step
-    # what a stranger can name must not become a part of a script
+    # text that an untrusted user can choose must not become a part of a script
     assert "${{" not in step.get("run", "")
 
 
-def test_the_secret_goes_to_one_step_without_code_of_the_pull_request():
+def test_only_one_step_without_pull_request_code_gets_the_secret():
     texts = [file.read_text() for file in WORKFLOWS]
     assert sum(text.count("secrets.") for text in texts) == 1
     remote = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]["remote"]
@@ -50,7 +50,7 @@ def test_the_secret_goes_to_one_step_without_code_of_the_pull_request():
     assert checkout["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
 
 
-def test_what_may_write_runs_no_code_of_the_pull_request():
+def test_the_job_with_write_permission_runs_no_pull_request_code():
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())["jobs"]
     assert jobs["evaluate"]["permissions"] == {"contents": "read"}
     assert jobs["comment"]["permissions"] == {"pull-requests": "write"}

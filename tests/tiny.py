@@ -1,4 +1,4 @@
-"""Tiny data for the tests: everything that ``pipelines/profiles/tiny.yaml`` asks for, drawn and initialized in a moment.
+"""Tiny data for the tests: all files that ``pipelines/profiles/tiny.yaml`` refers to, created in a moment.
 
 The pictures are colored shapes, so that a test can tell from the caption what an image must show. The same call writes the
 same bytes.
@@ -9,7 +9,7 @@ same bytes.
     shards/00000.tar ...    DFN layout: jpg, txt, json; the sample BAD_KEY of the first shard is a truncated JPEG
     corpus/00000.tar        clean captions: every class once, jpg and txt
     evaluation/shapes/      the published layout; every class once
-    weights/*.safetensors   the teachers', random
+    weights/*.safetensors   random weights of the teachers
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ CLASSES = tuple(f"{color} {shape}" for color, shape in product(COLOURS, SHAPES))
 TEMPLATES = ("a {c}", "a drawing of a {c}")
 
 BAD_KEY = "000000001"
-"""its JPEG ends in the middle; the samples around it are good"""
+"""Key of the sample whose JPEG ends in the middle. The samples around it are good."""
 
 
 def make_tiny(folder: Path, *, shards: int = 4, samples: int = 6) -> Path:
-    """Writes the tiny profile and all it names into ``folder``; returns the profile's path.
+    """Write the tiny profile and all files that it refers to into ``folder``. Return the profile's path.
 
     Shard n goes to group n modulo 2. One of the ``shards * samples`` raw samples is bad.
     """
@@ -57,7 +57,7 @@ def make_tiny(folder: Path, *, shards: int = 4, samples: int = 6) -> Path:
 
 
 def draw(label: str, seed: str) -> Image.Image:
-    """A shape of one of :data:`CLASSES`, its size, its place and the gray behind it drawn from ``seed``."""
+    """Draw one of :data:`CLASSES`. ``seed`` determines the size, the position and the gray of the background."""
     color, shape = label.split()
     choose = random.Random(seed)
     radius = choose.randint(SIZE // 5, SIZE // 3)

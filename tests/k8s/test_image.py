@@ -1,8 +1,8 @@
-"""The image that ``k8s/try-image`` has built: its workers compute a group as the workers of one machine do.
+"""Workers in the image that ``k8s/try-image`` builds compute a group as the workers of one machine do.
 
-A container has what its pod asks for: the command, the user, a read-only root file system, no capabilities, no new privileges,
-and a folder for each volume. runc starts it, as containerd does. The seccomp profile of the runtime, limits of memory, and a
-network of its own are missing.
+A container has what its pod requests: the command, the user, a read-only root file system, no capabilities, no new
+privileges, and a folder for each volume. runc starts it, as containerd does. It does not have the seccomp profile of
+the runtime, limits of memory, or a network of its own.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def image() -> str:
 
 @pytest.fixture(scope="module")
 def root(image: str) -> Iterator[Path]:
-    """Return where the file system of the image is mounted."""
+    """Return the path at which the file system of the image is mounted."""
     container = output("buildah", "from", "--pull-never", image)
     try:
         yield Path(output("buildah", "mount", container))
@@ -154,7 +154,7 @@ def test_a_group_in_the_image_has_the_manifests_of_one_machine(
     assert manifests(on_cluster) == manifests(profile)
 
 
-def test_the_image_holds_no_tests_and_nobody_can_write_in_it(root: Path) -> None:
+def test_the_image_has_no_tests_and_no_world_writable_files(root: Path) -> None:
     assert not list(root.glob("opt/venv/lib/python*/site-packages/pytest")) and not (root / "app/tests").exists()
     writable = [path for path in (root / "app").rglob("*") if path.stat().st_mode & 0o002 and not path.is_symlink()]
     assert writable == []

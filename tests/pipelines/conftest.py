@@ -9,13 +9,13 @@ from tests.pipelines.small import edited, without_captioners, without_models
 
 @pytest.fixture
 def small(tiny: Path) -> Path:
-    """Return a profile with each stage except captioners, and nothing materialized."""
+    """Return an unmaterialized profile with every stage except captioners."""
     edited(tiny, without_captioners)
     return tiny
 
 
 @pytest.fixture
 def smallest(tiny: Path) -> Path:
-    """Return a profile without models, and nothing materialized."""
+    """Return an unmaterialized profile without models."""
     edited(tiny, without_models)
     return tiny

@@ -1,4 +1,4 @@
-"""Dagster's own processes, as on a server: a code server, a webserver and a daemon; each can be there without the others."""
+"""Dagster's own processes, as on a server: a code server, a webserver and an optional daemon."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from dagster._daemon.cli import main
 main()
 """,
 )
-"""Dagster's daemon, which looks at backfills every three seconds; half a minute otherwise."""
+"""Dagster's daemon, which checks backfills every 3 seconds instead of every 30 seconds."""
 
 
 class Dagster:
-    """The code server and the webserver of a profile, and a daemon where one is asked for.
+    """The code server and the webserver of a profile, and a daemon after :meth:`with_daemon`.
 
     Args:
         settings: a ``dagster.yaml``.
         code: further arguments of the code server.
         daemon: the daemon's command.
-        url: of the webserver, by default on a free port.
+        url: the webserver's URL, by default on a free port.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Dagster:
         self.workspace.write_text(
             f"load_from: [{{grpc_server: {{host: 127.0.0.1, port: {port}, location_name: {LOCATION}}}}}]"
         )
-        # one after the other: both would make the tables of the same new database
+        # The servers start one after the other, because both create the tables of the same new database.
         serves = ("api", "grpc", "-m", "pipelines.definitions", "-h", "127.0.0.1", "-p", str(port))
         self.start(str(BIN / "dagster"), *serves, *code)
         self.await_log("Started Dagster code server")
@@ -105,7 +105,7 @@ class Dagster:
 
     @staticmethod
     def await_port(port: int) -> None:
-        """The webserver announces itself before it listens."""
+        """Wait until the port accepts connections. The webserver logs its start before it listens."""
         until = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -116,7 +116,7 @@ class Dagster:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """With all that it has started."""
+    """Kill a process and all processes that it has started."""
     assert process.stdin
     process.stdin.close()
     process.wait()

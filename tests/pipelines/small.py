@@ -20,7 +20,7 @@ Change = Callable[[dict[str, Any]], object]
 
 
 def edited(profile: Path, change: Change) -> Pipeline:
-    # anchors give one object several places; a change is meant for one of them
+    # YAML anchors put one object in several places, and a change must affect only one of them.
     values = json.loads(json.dumps(yaml.safe_load(profile.read_text())))
     change(values)
     profile.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -28,25 +28,25 @@ def edited(profile: Path, change: Change) -> Pipeline:
 
 
 def without_captioners(values: dict[str, Any]) -> None:
-    """One teacher, one student, one of every other stage: 15 pairs of asset and group."""
+    """Keep one teacher, one student and one of every other stage: 15 pairs of asset and group."""
     values.update(captioners=[], teachers=values["teachers"][:1], students=values["students"][:1])
     values["students"][0]["loss"] = {"captions": "real"}
 
 
 def one_of_each(values: dict[str, Any]) -> None:
-    """One group, captioner, teacher and student: every stage, in 13 pairs of asset and group."""
+    """Keep one group, captioner, teacher and student: every stage, in 13 pairs of asset and group."""
     values["groups"] = 1
     for name in ("captioners", "teachers", "students"):
         values[name] = values[name][:1]
 
 
 def without_models(values: dict[str, Any]) -> None:
-    """Raw shards, views and a corpus: nothing that takes time."""
+    """Keep only raw shards, views and a corpus, which are fast to compute."""
     values.update(captioners=[], teachers=[], students=[], evaluation=[])
 
 
 class Daemon:
-    """Evaluates the automation conditions and runs at once what they request, as Dagster's daemon does."""
+    """Evaluates the automation conditions and runs the requested pairs at once, as Dagster's daemon does."""
 
     def __init__(self, profile: Path, instance: dg.DagsterInstance, *keys: str) -> None:
         self.profile, self.instance, self.keys = profile, instance, keys
@@ -58,7 +58,7 @@ class Daemon:
         self.definitions = definitions_of(load(self.profile))
 
     def tick(self) -> list[tuple[str, str | None]]:
-        """The requested pairs, in topological order."""
+        """Return the requested pairs, in topological order."""
         graph = Pipeline(load(self.profile)).graph
         keys = [dagster_key(key) for key in graph if not self.keys or key in self.keys]
         result = dg.evaluate_automation_conditions(
@@ -78,7 +78,7 @@ class Daemon:
         )
 
     def until_quiet(self, ticks: int = 20) -> None:
-        """Tick until nothing is requested."""
+        """Tick until the conditions request no pair."""
         for _ in range(ticks):
             pairs = self.tick()
             if not pairs:

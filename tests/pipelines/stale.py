@@ -1,4 +1,4 @@
-"""What GraphQL says of every asset and partition, with the definitions as a reload gives them."""
+"""The stale status that GraphQL reports for every asset and partition, with freshly loaded definitions."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ defs = definitions_of(load({profile!r}))
 
 
 def unsynced(profile: Path, dagster: dg.DagsterInstance) -> set[Pair]:
-    """The assets and partitions whose stale status is not FRESH."""
-    # Dagster loads a file of one name once
+    """Return the assets and partitions whose stale status is not FRESH."""
+    # Dagster loads a file only once for each name.
     file = profile.parent / f"location_{uuid.uuid4().hex}.py"
     file.write_text(LOCATION.format(profile=str(profile)))
     origin = LoadableTargetOrigin(executable_path=sys.executable, python_file=str(file), attribute="defs")
@@ -50,7 +50,7 @@ def unsynced(profile: Path, dagster: dg.DagsterInstance) -> set[Pair]:
 
 
 def unsynced_by(ask: Callable[..., dict[str, Any]]) -> set[Pair]:
-    """The assets and partitions whose stale status is not FRESH, by a function that answers GraphQL queries."""
+    """Return the assets and partitions whose stale status is not FRESH. ``ask`` answers GraphQL queries."""
     found: set[Pair] = set()
     for node in ask(NODES)["assetNodes"]:
         key = library_key(dg.AssetKey(node["assetKey"]["path"]))
@@ -65,5 +65,5 @@ def unsynced_by(ask: Callable[..., dict[str, Any]]) -> set[Pair]:
 
 
 def planned(pipeline: Pipeline) -> set[Pair]:
-    """The assets and partitions of the plan."""
+    """Return the assets and partitions of the plan."""
     return {(pair.asset, pair.group) for pair in plan(pipeline).pairs}

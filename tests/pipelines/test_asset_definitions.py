@@ -26,9 +26,7 @@ def test_steps_run_in_the_process_of_the_run_except_in_a_cluster(tiny: Path) -> 
     assert executor(load(tiny)).name == "k8s"
 
 
-def test_a_run_sees_changes_by_other_processes_and_passes_its_steps_on(
-    tiny: Path, instance: dg.DagsterInstance
-) -> None:
+def test_a_run_sees_other_processes_changes_and_reports_its_steps(tiny: Path, instance: dg.DagsterInstance) -> None:
     steps: list[Step] = []
     definitions = stages(load(tiny), steps.append)
     job = definitions.get_repository_def().get_implicit_global_asset_job_def()

@@ -19,7 +19,7 @@ def pipeline(tiny) -> Pipeline:
     return Pipeline(load(tiny))
 
 
-def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instance):
+def test_a_run_records_its_asset_and_group(pipeline, instance):
     asset = pipeline.graph["raw_shards"]
     repository = definitions_of(pipeline.profile).get_repository_def()
     materialize(pipeline.profile, repository, instance, Partition(asset.key, "g00"))
@@ -31,7 +31,7 @@ def test_a_run_is_recorded_as_the_asset_and_group_that_it_made(pipeline, instanc
     assert event.asset_materialization.tags["dagster/data_version"] == read.manifest.data_version
 
 
-def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
+def test_a_user_error_is_reported_without_a_traceback(pipeline, instance):
     corpus = pipeline.profile.locate("corpus")
     shutil.rmtree(corpus)
     repository = definitions_of(pipeline.profile).get_repository_def()
@@ -41,7 +41,7 @@ def test_what_a_user_can_mend_is_said_without_a_traceback(pipeline, instance):
     assert "Traceback" not in str(raised.value) and "Stack Trace" not in str(raised.value)
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypatch):
+def test_an_internal_error_keeps_its_traceback(pipeline, instance, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("a fault")
 
@@ -51,8 +51,8 @@ def test_a_fault_of_the_program_keeps_its_traceback(pipeline, instance, monkeypa
         materialize(pipeline.profile, repository, instance, Partition(AssetKey("caption_corpus/clean"), None))
 
 
-def test_each_run_has_a_pipeline_of_its_own(pipeline, instance):
-    """A run sees the store as it is at its start, and leaves the pipeline of its caller alone."""
+def test_each_run_has_its_own_pipeline(pipeline, instance):
+    """A run reads the state of the store at its start, and does not change the pipeline of its caller."""
     asset = pipeline.graph["raw_shards"]
     assert pipeline.missing(asset, "g00")
     repository = definitions_of(pipeline.profile).get_repository_def()

@@ -28,7 +28,10 @@ ROOTS = [("raw_shards", "g00"), ("raw_shards", "g01"), ("caption_corpus/clean", 
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
-    """Let the views of one group fail some times. Return the fingerprints of its attempts."""
+    """Return a function that makes the views of group g01 fail a number of times.
+
+    The function returns the list of the fingerprints of all attempts.
+    """
     run = augmentations.run
 
     def arrange(times: int) -> list[str]:
@@ -58,13 +61,13 @@ def test_each_asset_has_one_sensor_and_all_are_off(tiny: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_computes_the_plan_and_then_is_quiet(finished: Path, instance: dg.DagsterInstance) -> None:
+def test_automation_computes_the_plan_and_then_stops(finished: Path, instance: dg.DagsterInstance) -> None:
     shutil.rmtree(finished.parent / "store")
     daemon = Daemon(finished, instance)
     planned = plan(Pipeline(load(finished))).pairs
     daemon.until_quiet()
     assert Counter(daemon.launched) == Counter(planned) and plan(Pipeline(load(finished))).items == ()
-    # and after an edit, with the same definitions loaded
+    # The same holds after an edit, with the same definitions loaded.
     edited(finished, lambda values: values["teachers"][0].update(logit_scale=51))
     daemon.launched.clear()
     daemon.until_quiet()
@@ -100,7 +103,7 @@ def test_embeddings_are_requested_when_their_teacher_has_changed(finished: Path,
     ]
 
 
-def test_only_what_has_its_inputs_is_requested(smallest: Path, instance: dg.DagsterInstance) -> None:
+def test_only_assets_with_available_inputs_are_requested(smallest: Path, instance: dg.DagsterInstance) -> None:
     assert Daemon(smallest, instance).tick() == ROOTS
 
 
@@ -120,7 +123,7 @@ def test_a_failed_run_is_not_repeated_until_an_input_changes(
     assert plan(Pipeline(load(smallest))).items == ()
 
 
-def test_an_edit_that_comes_during_a_run_is_seen_after_it(
+def test_an_edit_during_a_run_takes_effect_after_it(
     smallest: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, edits = raw_shards.run, []
@@ -136,7 +139,7 @@ def test_an_edit_that_comes_during_a_run_is_seen_after_it(
     assert edits and plan(Pipeline(load(smallest))).items == ()
 
 
-def test_bytes_that_are_lost_are_computed_again(smallest: Path, instance: dg.DagsterInstance) -> None:
+def test_deleted_outputs_are_recomputed(smallest: Path, instance: dg.DagsterInstance) -> None:
     daemon = Daemon(smallest, instance)
     for _ in range(2):
         daemon.until_quiet()
@@ -145,7 +148,7 @@ def test_bytes_that_are_lost_are_computed_again(smallest: Path, instance: dg.Dag
     assert daemon.launched.count(("caption_corpus/clean", None)) == 3
 
 
-def test_what_another_run_computes_is_not_requested(smallest: Path, instance: dg.DagsterInstance) -> None:
+def test_pairs_that_another_run_computes_are_not_requested(smallest: Path, instance: dg.DagsterInstance) -> None:
     daemon = Daemon(smallest, instance)
     pipeline = Pipeline(load(smallest))
     asset = pipeline.graph["raw_shards"]

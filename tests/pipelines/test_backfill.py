@@ -1,4 +1,4 @@
-"""The answers of a server about a backfill; ``test_refresh.py`` asks a real one."""
+"""The responses of a stand-in server about a backfill. ``test_refresh.py`` uses a real server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_exactly_the_given_groups_are_submitted() -> None:
     }
 
 
-def test_a_refused_backfill_has_the_servers_words() -> None:
+def test_a_refused_backfill_shows_the_server_message() -> None:
     refusal = {"__typename": "UnauthorizedError", "message": "no\nstack"}
     with (
         answering(lambda body: data(launchPartitionBackfill=refusal)) as (address, _),
@@ -96,7 +96,7 @@ def failure(step: str, message: str) -> dict[str, Any]:
     return {"logsForRun": {"__typename": "EventConnection", "cursor": "1", "hasMore": False, "events": [event]}}
 
 
-def test_every_failure_is_named_except_those_of_runs_that_were_retried() -> None:
+def test_all_failures_except_those_of_retried_runs_are_reported() -> None:
     runs = [run("1", "FAILURE"), run("2", "FAILURE"), run("3", "SUCCESS", parent="2"), run("4", "FAILURE")]
     answers = iter(
         [
@@ -114,7 +114,7 @@ def test_every_failure_is_named_except_those_of_runs_that_were_retried() -> None
     ("status", "message"),
     [("CANCELED", "the backfill was canceled; see http"), ("REQUESTED", "has not ended in time")],
 )
-def test_a_backfill_without_a_result_says_why(status: str, message: str) -> None:
+def test_a_canceled_or_late_backfill_reports_the_reason(status: str, message: str) -> None:
     def forever() -> Iterator[dict[str, Any]]:
         while True:
             yield {"partitionBackfillOrError": state(status, PARTITIONED)}
@@ -123,7 +123,7 @@ def test_a_backfill_without_a_result_says_why(status: str, message: str) -> None
         wait(forever(), seconds=0.1)
 
 
-def test_a_backfill_that_is_gone_is_an_error() -> None:
+def test_an_unknown_backfill_is_an_error() -> None:
     gone = {"partitionBackfillOrError": {"__typename": "BackfillNotFoundError", "message": "no backfill abc"}}
     with pytest.raises(RemoteError, match="no backfill abc"):
         wait(iter([gone]))

@@ -1,4 +1,4 @@
-"""The command prints what it found and what a run needs, and lists all problems."""
+"""The command prints the inputs, the models and the cost of a run, and lists all problems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_it_shows_inputs_models_and_estimates(tiny, capsys):
     assert "Traceback" not in printed and not (tiny.parent / "store").exists()
 
 
-def test_stated_rates_give_a_time(tiny, capsys):
+def test_rates_in_the_profile_give_a_time_estimate(tiny, capsys):
     stages = ("raw_shards", "augmentations", "caption_corpus", "captioner", "synthetic_captions", "teacher")
     stages += ("teacher_embeddings", "reinforced_dataset", "student", "evaluation")
     tiny.write_text(tiny.read_text() + f"rates: {{{', '.join(f'{stage}: 0.01' for stage in stages)}}}\n")
@@ -41,7 +41,7 @@ def test_all_problems_are_numbered_and_the_status_is_1(tiny, capsys):
     assert "mobileclip2: tiny: 2 problems" in capsys.readouterr().err
 
 
-def test_forgotten_tars_are_named_in_one_line(tiny, capsys):
+def test_unread_tar_files_are_named_in_one_line(tiny, capsys):
     for name in ("90.TAR", "91.tar.gz", "92.tar.zst", "93.tgz"):
         (tiny.parent / "shards" / name).touch()
     check_profile(Pipeline(load(tiny)))

@@ -1,4 +1,4 @@
-"""A Dagster project of somebody else, with the component and an asset of its own that depends on a student."""
+"""Another Dagster project, which has the component and its own asset that depends on a student."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def dg_command(project: Path, tmp_path: Path) -> Callable[..., str]:
-    """Return a function that runs ``dg`` in the project, and returns its output."""
+    """Return a function that runs ``dg`` in the project and returns its output."""
     home = tmp_path / "dagster"
     home.mkdir()
 
@@ -131,10 +131,10 @@ def test_an_asset_of_the_project_is_materialized_after_a_student(
     assert pipeline.is_current("student/pupil")
 
 
-def test_profiles_lie_side_by_side(
+def test_two_profiles_coexist_in_one_project(
     project: Path, tiny: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two components with the same names; a run of one takes the profile of that one."""
+    """Two components have the same asset names, and a run of one component uses the profile of that component."""
     add_component(project, "one", profile=str(tiny), key_prefix="one")
     other = tiny.with_name("other.yaml")
     other.write_text(tiny.read_text().replace("store: store", "store: elsewhere"))
@@ -153,7 +153,7 @@ def test_profiles_lie_side_by_side(
     assert instance.fetch_observations(dg.AssetKey(["two", "inputs", "source_shards"]), limit=1).records
 
 
-def test_the_sensor_reports_what_the_store_has(
+def test_the_sensor_reports_stored_assets(
     project: Path, finished: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_component(project, "clip", profile=str(finished), key_prefix="p")

@@ -21,7 +21,7 @@ def pipeline(request) -> Pipeline:
     return Pipeline(load(PROFILES / f"{request.param}.yaml"))
 
 
-def test_dagster_sees_the_graph_of_the_profile(pipeline):
+def test_the_dagster_graph_matches_the_profile(pipeline):
     graph = definitions_of(pipeline.profile).resolve_asset_graph()
     assert {library_key(key) for key in graph.materializable_asset_keys} == set(pipeline.graph)
     for asset in pipeline.graph.values():
@@ -33,13 +33,13 @@ def test_dagster_sees_the_graph_of_the_profile(pipeline):
 
 
 def test_a_selection_string_is_parsed(pipeline):
-    """Dagster's parser is generated for one version of antlr, and an older one that another package asks for breaks it."""
+    """Dagster's parser is generated for one antlr version. An older antlr that another package requires breaks it."""
     graph = definitions_of(pipeline.profile).resolve_asset_graph()
     selected = dg.AssetSelection.from_string('key:"raw_shards" or +key:"augmentations"').resolve(graph)
     assert {key.to_user_string() for key in selected} == {"raw_shards", "augmentations"}
 
 
-def test_in_a_cluster_a_step_has_a_pod_and_may_lose_it(tmp_path):
+def test_cluster_steps_run_in_pods_with_retries(tmp_path):
     profile = tmp_path / "profile.yaml"
     profile.write_text((PROFILES / "tiny.yaml").read_text() + "\ncompute: {kubernetes: {image: i}}\n")
     found = definitions_of(load(profile))
@@ -54,7 +54,7 @@ def test_in_a_cluster_a_step_has_a_pod_and_may_lose_it(tmp_path):
     )
 
 
-def test_an_import_of_the_code_location_reads_no_profile():
+def test_importing_the_code_location_does_not_read_the_profile():
     environment = {**os.environ, "MOBILECLIP2_PROFILE": "nothing.yaml"}
     load_it = "import pipelines.definitions as location; location.defs()"
     imported = subprocess.run([sys.executable, "-c", load_it.partition(";")[0]], env=environment, check=False)
@@ -77,6 +77,6 @@ def test_loading_the_definitions_imports_no_heavy_package():
     assert not done.returncode, done.stderr
 
 
-def test_profiles_are_where_the_readme_says():
+def test_the_documented_profiles_exist():
     assert {"demo", "tiny", "dfndr-12m", "dfndr-2b"} <= set(NAMES)
     assert Path(PROFILES).is_dir()

@@ -1,4 +1,4 @@
-"""The ``dg`` command in the checkout, as Dagster's users know it."""
+"""The ``dg`` command, run in the checkout as Dagster's users run it."""
 
 import json
 import os
@@ -40,14 +40,14 @@ def dg(environment, *arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_definitions_are_checked_without_a_warning(environment):
+def test_the_definitions_pass_the_check_without_a_warning(environment):
     done = dg(environment, "check", "defs")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All definitions loaded successfully" in done.stdout
     assert not done.stderr
 
 
-def test_the_definitions_of_a_cluster_are_checked(environment, tmp_path):
+def test_the_definitions_of_a_cluster_pass_the_check(environment, tmp_path):
     profile = tmp_path / "cluster.yaml"
     compute = "compute: {kubernetes: {image: registry.example/mobileclip2:abc}}\n"
     profile.write_text((PROFILES / "tiny.yaml").read_text() + compute)
@@ -83,8 +83,8 @@ def test_telemetry_is_off(environment, listed):
 
 
 @pytest.mark.parametrize("profile", ["demo", "dfndr-2b"])
-def test_the_definitions_load_in_little_more_than_dagster_itself(profile):
-    """Every run starts with this; seconds of processor time, so that other work on the machine does not count."""
+def test_loading_the_definitions_adds_less_than_a_second_to_dagster(profile):
+    """Every run loads the definitions. The limit is in seconds of CPU time, to exclude other work on the machine."""
     code = (
         "import time, dagster; start = time.process_time(); import pipelines.definitions;"
         "print(time.process_time() - start)"

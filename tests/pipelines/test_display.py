@@ -29,7 +29,7 @@ def log():
 
 @pytest.fixture
 def display(clock, log):
-    """Of a process without a terminal."""
+    """Return the display of a process without a terminal."""
     return Display(Console(file=log, width=200), "export", clock)
 
 
@@ -39,7 +39,7 @@ def pass_time(display, clock, seconds):
         display.tick()
 
 
-def test_a_log_never_waits_half_a_minute(display, clock, log):
+def test_the_log_gets_a_line_within_half_a_minute(display, clock, log):
     assert LINE_SECONDS < 30
     pass_time(display, clock, LINE_SECONDS - 1)
     assert log.getvalue() == ""
@@ -50,20 +50,20 @@ def test_a_log_never_waits_half_a_minute(display, clock, log):
 @pytest.mark.parametrize(
     "activity", ["importing", "hashing 00012.tar", "planning", "loading a model", "writing the report"]
 )
-def test_whatever_takes_long_is_named(display, clock, log, activity):
+def test_a_long_activity_is_logged(display, clock, log, activity):
     display.doing(activity)
     pass_time(display, clock, 2 * LINE_SECONDS)
     assert log.getvalue() == f"{activity}, 20 s\n{activity}, 40 s\n"
 
 
-def test_a_command_that_says_nothing_is_named(display, clock, log):
+def test_a_command_without_an_activity_is_logged_by_name(display, clock, log):
     display.doing("importing")
     display.doing("")
     pass_time(display, clock, LINE_SECONDS)
     assert log.getvalue() == "export, 20 s\n"
 
 
-def test_a_stage_says_how_far_it_is(display, clock, log):
+def test_a_stage_shows_its_progress(display, clock, log):
     display.plan(3)
     display.begin("student/x")
     display.step("student/x", Step(30, 200, "steps", {"loss": 2.125}))
@@ -75,7 +75,7 @@ def test_a_stage_says_how_far_it_is(display, clock, log):
     ]
 
 
-def test_several_pairs_have_a_line_each_and_a_failure_says_so(display, clock, log):
+def test_concurrent_pairs_and_failures_have_a_line_each(display, clock, log):
     display.plan(3)
     display.begin("student/x")
     display.begin("student/y")
@@ -91,7 +91,7 @@ def test_several_pairs_have_a_line_each_and_a_failure_says_so(display, clock, lo
     ]
 
 
-def test_several_pairs_have_a_bar_each(clock):
+def test_concurrent_pairs_have_a_bar_each(clock):
     shown = StringIO()
     display = Display(Console(file=shown, width=100, force_terminal=True), "run", clock)
     display.plan(2)
@@ -107,7 +107,7 @@ def test_several_pairs_have_a_bar_each(clock):
     display.hide()
 
 
-def test_the_clock_of_a_terminal_moves_with_every_tick(clock):
+def test_the_terminal_clock_advances_with_every_tick(clock):
     shown = StringIO()
     display = Display(Console(file=shown, width=100, force_terminal=True), "run", clock)
     for activity in ("importing", "hashing 3/9 files", "planning"):
@@ -121,7 +121,7 @@ def test_the_clock_of_a_terminal_moves_with_every_tick(clock):
     display.hide()
 
 
-def test_blocks_of_activities_nest(monkeypatch):
+def test_activity_blocks_nest(monkeypatch):
     heard = []
     monkeypatch.setattr(progress, "COUNT_SECONDS", 0.0)
     with show_activities(heard.append), doing("planning"), doing("hashing"):

@@ -44,7 +44,7 @@ def test_an_unknown_baseline_fails_the_run_with_its_message(finished: Path, inst
     assert failure is not None and "baseline 'nowhere'" in str(failure.description)
 
 
-def test_a_missing_evaluation_is_submitted_with_what_it_needs(
+def test_a_missing_evaluation_is_submitted_with_its_upstream_assets(
     finished: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(finished.parent / "store" / "student")
@@ -74,6 +74,6 @@ def test_the_launch_page_offers_the_models_and_a_default(baseline: str | None, d
     assert schema["student"].default_value == default and not schema["baseline"].is_required
 
 
-def test_a_profile_that_evaluates_nothing_has_no_job() -> None:
+def test_a_profile_without_evaluation_sets_has_no_evaluate_job() -> None:
     profile = load(PROFILES / "tiny.yaml").model_copy(update={"evaluation": ()})
     assert not definitions_of(profile).get_repository_def().has_job("evaluate")

@@ -1,4 +1,4 @@
-"""The profile to copy for fine-tuning, and what the interface shows of a student between two others."""
+"""The profile to copy for fine-tuning, and the metadata of a student that is interpolated between two others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_names_of_the_profile_resolve():
     assert len(profile.dataset_teachers) == 2
 
 
-def test_a_copy_of_it_says_what_is_missing(tmp_path, capsys):
+def test_check_of_a_copied_profile_names_the_missing_shards(tmp_path, capsys):
     profile = shutil.copy(PROFILES / "fine-tune.yaml", tmp_path)
     assert main(["check", "--profile", str(profile)]) == 1
     assert f"source 'mine': no shard matches '**/*.tar' in {tmp_path / 'shards'}" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What the caller makes of servers that are gone, hang, or are none of Dagster's; and where its token goes."""
+"""The client reports servers that are unreachable, hang, or are not Dagster, and protects its token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Answer = Callable[[dict], tuple[int, dict[str, str], bytes]]
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[tuple[str, list]]:
-    """The address of a server with one answer to everything, and the requests that it got."""
+    """Yield the address of a server that calls ``answer`` for each request, and the list of its requests."""
     asked: list = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -68,19 +68,19 @@ def data(**fields: object) -> tuple[int, dict[str, str], bytes]:
     ],
     ids=lambda value: None if isinstance(value, str) else "-",
 )
-def test_what_is_no_answer_is_told(answer, message):
+def test_an_invalid_response_is_reported(answer, message):
     with answering(lambda body: answer) as (address, _), pytest.raises(RemoteError) as raised:
         find_job(Server(address), "evaluate", None)
     assert message in str(raised.value)
 
 
-def test_an_endless_answer_is_cut_off(monkeypatch):
+def test_a_response_that_is_too_large_is_refused(monkeypatch):
     monkeypatch.setattr(graphql, "LARGEST_ANSWER", 1000)
     with answering(lambda body: (200, {}, b" " * 5000)) as (address, _), pytest.raises(RemoteError, match="is larger"):
         Server(address).ask("")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_away():
+def test_a_silent_server_times_out():
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -101,26 +101,26 @@ def test_a_server_that_accepts_and_says_nothing_is_away():
         ("http://dagster.example.com", "is not sent unencrypted"),
     ],
 )
-def test_addresses_that_are_refused(address, message):
+def test_invalid_addresses_are_refused(address, message):
     with pytest.raises(RemoteError, match=message) as raised:
         Server(address, SECRET)
     assert SECRET not in str(raised.value)
 
 
-def test_addresses_that_are_not():
+def test_valid_addresses_are_accepted():
     assert Server("dagster.example.com/prod/").run_page("1") == "https://dagster.example.com/prod/runs/1"
     assert Server("http://dagster.example.com").address == "http://dagster.example.com"
     assert Server("http://[::1]:3000", SECRET).address == "http://[::1]:3000"
 
 
 @pytest.mark.parametrize("token", [f"{SECRET}\n", f"{SECRET} x", f"{SECRET}é"])
-def test_a_token_that_is_none_is_not_repeated(token):
+def test_an_invalid_token_is_not_printed(token):
     with pytest.raises(RemoteError, match=TOKEN) as raised:
         Server("https://host", token)
     assert SECRET not in str(raised.value)
 
 
-def test_the_token_goes_to_the_server_alone(monkeypatch, capsys):
+def test_the_token_is_sent_only_to_the_server(monkeypatch, capsys):
     with answering(lambda body: data()) as (elsewhere, stolen):
         monkeypatch.setenv("http_proxy", elsewhere)
         with (
@@ -150,7 +150,7 @@ def broken(name: str) -> dict:
         ([location("a", "other")], None, "no code location has the job 'evaluate'; deploy this version there"),
     ],
 )
-def test_code_locations_that_cannot_be_asked(entries, named, message):
+def test_unusable_code_locations_are_reported(entries, named, message):
     with (
         answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _),
         pytest.raises(RemoteError) as raised,
@@ -159,13 +159,13 @@ def test_code_locations_that_cannot_be_asked(entries, named, message):
     assert message in str(raised.value)
 
 
-def test_one_of_several_code_locations():
+def test_one_of_several_code_locations_is_selected_by_name():
     entries = [location("a", "evaluate"), broken("b"), location("c", "other", "evaluate")]
     with answering(lambda body: data(workspaceOrError={"locationEntries": entries})) as (address, _):
         assert find_job(Server(address), "evaluate", "c") == RemoteJob("evaluate", "c", "__repository__")
 
 
-def test_a_refused_launch():
+def test_a_refused_launch_is_reported():
     refusal = {"__typename": "RunConfigValidationInvalid", "errors": [{"message": 'unexpected config entry "student"'}]}
     with (
         answering(lambda body: data(launchRun=refusal)) as (address, _),
@@ -174,7 +174,7 @@ def test_a_refused_launch():
         launch(Server(address), RemoteJob("evaluate", "a", "r"), {"evaluate_student": {}})
 
 
-def test_a_launch_without_an_answer_may_have_been_one():
+def test_a_launch_without_a_response_points_to_the_runs_page():
     with (
         answering(lambda body: (504, {}, b"")) as (address, _),
         pytest.raises(RemoteError, match=r"It may have launched the run: see http://[^ ]+/runs"),
@@ -189,7 +189,7 @@ def run(status: str, *events: dict, more: bool = False) -> dict:
     }
 
 
-def test_a_dead_daemon_shows_in_its_heartbeat_and_withdraws_the_run(monkeypatch):
+def test_a_queued_run_is_withdrawn_if_the_daemon_heartbeat_stops(monkeypatch):
     monkeypatch.setattr(remote, "DAEMON_SECONDS", 0.5)
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.1)
     statuses = [{"daemonType": "QUEUED_RUN_COORDINATOR", "required": True, "lastHeartbeatTime": 5.0}]
@@ -211,7 +211,7 @@ def test_a_dead_daemon_shows_in_its_heartbeat_and_withdraws_the_run(monkeypatch)
     assert [body["variables"] for _, body in asked if "Stop" in body["query"]] == [{"run": "1"}]
 
 
-def test_a_server_that_comes_back_is_asked_again(monkeypatch):
+def test_waiting_continues_after_a_server_outage(monkeypatch):
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.05)
     answers = iter(
         [data(**run("STARTED")), (503, {}, b""), (502, {}, b""), data(**run("SUCCESS")), data(**run("SUCCESS"))]
@@ -220,7 +220,7 @@ def test_a_server_that_comes_back_is_asked_again(monkeypatch):
         assert wait(Server(address), "1", time.monotonic() + 60).status == "SUCCESS"
 
 
-def test_a_server_that_stays_away_is_given_up(monkeypatch):
+def test_waiting_ends_if_the_server_stays_unreachable(monkeypatch):
     monkeypatch.setattr(remote, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(remote, "AWAY_SECONDS", 0.3)
     with (
@@ -230,7 +230,7 @@ def test_a_server_that_stays_away_is_given_up(monkeypatch):
         wait(Server(address), "1", time.monotonic() + 60)
 
 
-def test_a_log_without_an_end_does_not_outlast_the_wait(monkeypatch):
+def test_an_endless_log_does_not_extend_the_wait(monkeypatch):
     monkeypatch.setattr(remote, "REQUEST_SECONDS", 0.5)
     with (
         answering(lambda body: data(**run("STARTED", more=True))) as (address, _),
@@ -239,7 +239,7 @@ def test_a_log_without_an_end_does_not_outlast_the_wait(monkeypatch):
         wait(Server(address), "1", time.monotonic() + 0.5)
 
 
-def test_a_run_of_another_version_has_no_verdict(monkeypatch, capsys):
+def test_a_run_of_another_version_without_a_verdict_is_an_error(monkeypatch, capsys):
     entries = [location("a", "evaluate")]
 
     def answer(body: dict) -> tuple[int, dict[str, str], bytes]:
@@ -256,7 +256,10 @@ def test_a_run_of_another_version_has_no_verdict(monkeypatch, capsys):
 
 @contextmanager
 def dripping(start: bytes, drop: bytes) -> Iterator[str]:
-    """The address of a server that begins an answer and never completes it, but sends a byte whenever a client would give up."""
+    """Yield the address of a server that never completes its response.
+
+    It sends ``start`` and then ``drop`` every 20 ms. With a nonempty ``drop``, the client's socket does not time out.
+    """
     ended = threading.Event()
 
     def serve(client: socket.socket) -> None:
@@ -294,19 +297,19 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("drip", DRIPS)
-def test_a_request_ends_where_a_server_drips(drip):
+def test_a_request_to_a_slow_server_times_out(drip):
     with dripping(*DRIPS[drip]) as address, pytest.raises(Away, match="timed out"):
         Server(address).ask("", seconds=0.5)
 
 
-def test_a_part_of_an_answer_is_none(monkeypatch):
-    """Whoever notices first that the time is over."""
+def test_an_incomplete_response_is_an_error(monkeypatch):
+    """The exchange itself checks the deadline, without the thread that limits it."""
     monkeypatch.setattr(graphql, "_within", lambda seconds, exchange: exchange())
     with dripping(*DRIPS["length"]) as address, pytest.raises(Away, match="timed out: the answer was not complete"):
         Server(address).ask("", seconds=0.1)
 
 
-def test_the_whole_call_ends_at_its_deadline_where_a_server_drips(monkeypatch):
+def test_a_call_to_a_slow_server_ends_at_its_deadline(monkeypatch):
     monkeypatch.setattr(graphql, "LAST_SECONDS", 0.2)
     with dripping(*DRIPS["header"]) as address, pytest.raises(Away, match="timed out"):
         evaluate_remotely(Server(address), "pupil", None, None, 0.01, None)

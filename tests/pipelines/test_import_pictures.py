@@ -49,7 +49,9 @@ def test_an_evaluation_set_is_written_on_request(rows: Rows, tmp_path: Path) -> 
         ("caf\udce9 {c}", "a line break or another character that is not text"),
     ],
 )
-def test_a_template_is_a_line_with_a_placeholder(rows: Rows, tmp_path: Path, template: str, message: str) -> None:
+def test_a_template_without_placeholder_or_with_line_break_is_refused(
+    rows: Rows, tmp_path: Path, template: str, message: str
+) -> None:
     with pytest.raises(UserError, match=message):
         import_pictures(rows, tmp_path / "shards", (template,), as_evaluation=False)
     assert not (tmp_path / "shards").exists()

@@ -44,7 +44,7 @@ def test_the_length_of_training_follows_the_number_of_samples(
     assert lengths and set(lengths) == {steps}
 
 
-def test_what_cannot_be_used_names_the_command_that_helps(home: Path) -> None:
+def test_errors_name_the_command_that_helps(home: Path) -> None:
     (home / "photos").mkdir()
     with pytest.raises(UserError, match="no tar in it; make shards of your pictures with: mobileclip2 import"):
         find_shards(home / "photos")

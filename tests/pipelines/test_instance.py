@@ -28,7 +28,7 @@ SETTINGS = Path(pipelines.__file__ or "").parent / "dagster.yaml"
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of Dagster's history, which does not exist yet."""
+    """Return the path of the folder of Dagster's history. The folder does not exist yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
@@ -40,7 +40,7 @@ def test_a_new_history_has_the_settings_of_the_project(home: Path) -> None:
     assert (home / "dagster.yaml").read_text() == SETTINGS.read_text()
 
 
-def test_settings_of_the_user_stay(home: Path) -> None:
+def test_user_settings_are_kept(home: Path) -> None:
     home.mkdir()
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     with instance():
@@ -53,7 +53,7 @@ def test_without_a_setting_the_history_is_in_the_working_directory(home: Path, m
         assert Path(dagster.root_directory) == home.parent / ".dagster" == Path(os.environ["DAGSTER_HOME"])
 
 
-def test_processes_open_a_fresh_home_together(tmp_path: Path) -> None:
+def test_several_processes_can_create_the_home_at_once(tmp_path: Path) -> None:
     environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", PROGRAM]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -1,4 +1,4 @@
-"""Several assets and groups at once, in real processes that real signals end."""
+"""Compute several assets and groups at once, in real processes that receive real signals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ mobileclip2.engine.pipeline.InProcessExecutor.run = meet
 
 
 def in_jobs(folder: Path) -> str:
-    """A path for PYTHONPATH: stages of processes of the fork server wait, and those of the command do not exist."""
+    """Return a path for PYTHONPATH: stages wait in processes of the fork server, and only there."""
     path = folder / "site"
     path.mkdir()
     body = "\n".join(f"    {line}" for line in STAGE.splitlines())
@@ -39,7 +39,7 @@ def in_jobs(folder: Path) -> str:
     return str(path)
 
 
-def test_jobs_compute_the_plan_in_processes_of_their_own(smallest: Path, tmp_path: Path) -> None:
+def test_jobs_compute_the_plan_in_separate_processes(smallest: Path, tmp_path: Path) -> None:
     status, errors = Command(tmp_path, smallest, "", "run", "--jobs", "3").end()
     assert status == 0, errors
     assert "computed 5 asset-group pairs" in errors.splitlines()
@@ -51,7 +51,7 @@ def test_jobs_compute_the_plan_in_processes_of_their_own(smallest: Path, tmp_pat
     assert len({run.tags["mobileclip2/command"] for run in runs}) == 1
 
 
-def test_what_does_not_depend_on_a_failure_is_computed(smallest: Path, tmp_path: Path) -> None:
+def test_pairs_that_do_not_depend_on_a_failure_are_computed(smallest: Path, tmp_path: Path) -> None:
     shard = smallest.parent / "shards" / "00001.tar"
     shard.write_bytes(shard.read_bytes()[:1000])
     status, errors = Command(tmp_path, smallest, "", "run", "--jobs", "2").end()
@@ -69,7 +69,7 @@ def test_a_failure_is_kept_while_another_job_ends(smallest: Path, instance: dg.D
         jobs._jobs[receiver] = Job(Partition(AssetKey("raw_shards"), group), slot, Mock(exitcode=0), None)
         senders.append(sender)
     senders[1].send_bytes(b'["failed", "the shard is cut off"]')
-    Timer(0.2, senders[0].close).start()  # so that the message comes first
+    Timer(0.2, senders[0].close).start()  # The delay makes the message arrive first.
     partition, failure = jobs.wait()
     assert (partition.group, failure) == ("g00", None)
     senders[1].close()
@@ -77,7 +77,7 @@ def test_a_failure_is_kept_while_another_job_ends(smallest: Path, instance: dg.D
     assert (partition.group, str(failure)) == ("g01", "the shard is cut off")
 
 
-def test_all_jobs_end_with_a_stopped_command(smallest: Path, tmp_path: Path) -> None:
+def test_stopping_the_command_ends_all_jobs(smallest: Path, tmp_path: Path) -> None:
     command = Command(tmp_path, smallest, "", "run", "--jobs", "3", PYTHONPATH=in_jobs(tmp_path))
     jobs = command.meet(3)
     command.process.send_signal(signal.SIGINT)

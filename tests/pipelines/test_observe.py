@@ -1,4 +1,4 @@
-"""Dagster's own staleness against the plan."""
+"""Compare Dagster's own staleness with the plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_the_profile_is_unsynced_where_it_is_planned(
+def test_a_profile_change_makes_the_planned_assets_unsynced(
     finished: Path, instance: dg.DagsterInstance, change: str
 ) -> None:
     assert report(Pipeline(load(finished)), instance)
@@ -47,7 +47,7 @@ def test_a_change_of_the_profile_is_unsynced_where_it_is_planned(
     assert unsynced(finished, instance) == planned(pipeline)
 
 
-def test_a_change_that_is_taken_back_is_in_sync(finished: Path, instance: dg.DagsterInstance) -> None:
+def test_reverting_a_change_restores_sync(finished: Path, instance: dg.DagsterInstance) -> None:
     text = finished.read_text()
     report(Pipeline(load(finished)), instance)
     pipeline = edited(finished, lambda values: values["teachers"][0].update(logit_scale=51))
@@ -74,10 +74,10 @@ def test_new_code_that_writes_the_same_bytes_leaves_the_rest_in_sync(
     assert unsynced(finished, instance) == planned(pipeline) == set()
 
 
-def test_a_changed_shard_is_unsynced_where_it_is_read_and_then_downstream(
+def test_a_changed_shard_makes_its_readers_unsynced_before_downstream_assets(
     finished: Path, instance: dg.DagsterInstance
 ) -> None:
-    """Dagster compares direct parents. What is further downstream follows when its parent has been computed."""
+    """Dagster compares direct parents. Assets further downstream become unsynced after their parent is recomputed."""
     report(Pipeline(load(finished)), instance)
     shards = finished.parent / "shards"
     shutil.copy(shards / "00003.tar", shards / "00001.tar")
@@ -89,8 +89,8 @@ def test_a_changed_shard_is_unsynced_where_it_is_read_and_then_downstream(
     assert ("augmentations", "g01") in unsynced(finished, instance) < planned(pipeline)
 
 
-def test_a_run_alone_leaves_what_it_computed_in_sync(smallest: Path, instance: dg.DagsterInstance) -> None:
-    """It observes the inputs before it records them."""
+def test_a_run_leaves_its_outputs_in_sync(smallest: Path, instance: dg.DagsterInstance) -> None:
+    """A run observes its inputs before it records them."""
     pipeline = Pipeline(load(smallest))
     repository = definitions_of(pipeline.profile).get_repository_def()
     for asset, group in list(pipeline.stale()):
@@ -99,7 +99,7 @@ def test_a_run_alone_leaves_what_it_computed_in_sync(smallest: Path, instance: d
     assert report(Pipeline(load(smallest)), instance) == 0
 
 
-def test_an_input_that_is_gone_is_observed_as_missing(smallest: Path, instance: dg.DagsterInstance) -> None:
+def test_a_deleted_input_is_observed_as_missing(smallest: Path, instance: dg.DagsterInstance) -> None:
     report(Pipeline(load(smallest)), instance)
     shutil.rmtree(smallest.parent / "corpus")
     assert report(Pipeline(load(smallest)), instance) == 1

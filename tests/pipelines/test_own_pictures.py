@@ -1,6 +1,6 @@
-"""A new user goes from a folder of pictures and a table of captions to a search page.
+"""Follow a new user from a folder of pictures and a table of captions to a search page.
 
-No file needs an edit. The test shortens the trainings.
+The user does not edit any file. The test shortens the trainings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PICTURES, CLASSES = 60, 8
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with pictures of the demo, a table of their captions, and a folder for each of eight classes."""
+    """Return a folder with pictures of the demo, a table of their captions, and a folder for each of eight classes."""
     (tmp_path / "photos").mkdir()
     rows = [("file", "caption")]
     for tar in sorted((ROOT / "demo" / "shards").rglob("*.tar")):
@@ -80,7 +80,7 @@ def test_from_pictures_to_a_search_page(home):
     profile = home / "mobileclip2.yaml"
     steps = re.compile(r"steps: \d+")
     assert len(steps.findall(profile.read_text())) == 2
-    profile.write_text(steps.sub("steps: 12", profile.read_text()))  # less than a user waits for
+    profile.write_text(steps.sub("steps: 12", profile.read_text()))  # Full training takes too long for a test.
     mobileclip2(home, "run")
     printed = mobileclip2(home, "search", "student/mine", "a red apple", "photos/", "--top", "5")
     assert printed.count(".webp") == 5

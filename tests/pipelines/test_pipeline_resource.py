@@ -20,7 +20,7 @@ def compute(definitions: dg.Definitions, instance: dg.DagsterInstance, **config:
     )
 
 
-def test_its_configuration_is_the_file_of_the_profile(tiny: Path) -> None:
+def test_the_resource_configuration_is_the_profile_path(tiny: Path) -> None:
     resource = (stages(load(tiny)).resources or {})["pipeline"]
     assert isinstance(resource, PipelineResource) and resource.profile == str(tiny)
     (field,) = resource.get_resource_definition().config_schema.as_field().config_type.fields

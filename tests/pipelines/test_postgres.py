@@ -1,4 +1,4 @@
-"""Dagster's own state in PostgreSQL, as on a cluster."""
+"""Store Dagster's own state in PostgreSQL, as on a cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.postgres import binaries, server
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")]
 
 
-def test_a_refresh_is_recorded_there_and_a_second_one_finds_everything_current(small, tmp_path):
+def test_postgres_records_a_refresh_and_a_second_refresh_finds_all_current(small, tmp_path):
     with (
         server() as database,
         dg.DagsterInstance.local_temp(

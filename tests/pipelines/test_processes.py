@@ -30,7 +30,7 @@ def started(instance, **tags):
     return instance.add_run(run).run_id
 
 
-def test_a_run_whose_process_was_killed_is_ended_and_others_are_not(on_disk, tmp_path):
+def test_only_runs_of_dead_processes_are_ended(on_disk, tmp_path):
     run_id = started(on_disk)
     others = [started(on_disk), started(on_disk, **{PROCESS_TAG: "elsewhere/1/1"})]
     code = """
@@ -49,7 +49,7 @@ with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
         end_dead_runs(on_disk)
         assert on_disk.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
         os.kill(process.pid, signal.SIGKILL)
-        # not waited for yet: a process that nobody has asked about is dead too
+        # The killed process is still a zombie, because its parent has not waited for it. A zombie counts as dead.
         while on_disk.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED:
             assert time.monotonic() < until
             end_dead_runs(on_disk)
@@ -72,8 +72,8 @@ local.LocalExecutor.run = crash  # before it imports a stage, and with it torch
 
 
 @pytest.mark.slow
-def test_a_crash_of_a_launched_run_is_told_on_its_page(finished, tmp_path, monkeypatch):
-    """One pair is missing, so that there are one run and its retries."""
+def test_a_crash_of_a_launched_run_is_shown_on_its_page(finished, tmp_path, monkeypatch):
+    """Only one pair of ``pupil`` is missing, so that the backfill has one run and its retries."""
     shutil.rmtree(finished.parent / "store" / "evaluation")
     site = tmp_path / "site"
     site.mkdir()
@@ -96,7 +96,7 @@ def test_a_crash_of_a_launched_run_is_told_on_its_page(finished, tmp_path, monke
                 return run.status == dg.DagsterRunStatus.FAILURE and told(run)
 
             def crashed():
-                """The runs of the backfill and their retries."""
+                """Return the runs of the backfill and their retries."""
                 return [run for run in instance.get_runs() if run.job_name != EVALUATE]
 
             while not all(map(ended, crashed())):

@@ -42,7 +42,7 @@ def failure_of(result: dg.ExecuteInProcessResult) -> str:
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Pair], dict[str, str]]]:
-    """Return what is submitted: pairs and tags."""
+    """Return a list that collects the pairs and tags of each submitted backfill."""
     found: list[tuple[list[Pair], dict[str, str]]] = []
 
     def submit(server: Server, partitions: list[Pair], title: str, tags: dict[str, str], prefix: str | None) -> str:
@@ -79,26 +79,24 @@ def test_only_some_assets_and_what_they_need(
     assert pairs == [(asset, group) for asset in ("raw_shards", "augmentations") for group in ("g00", "g01")]
 
 
-def test_an_empty_plan_submits_nothing(
+def test_an_empty_plan_is_not_submitted(
     finished: Path, instance: dg.DagsterInstance, submitted: list[tuple[list[Pair], dict[str, str]]]
 ) -> None:
     result = launch(Pipeline(load(finished)), instance)
     assert result.success and not submitted
 
 
-def test_an_asset_that_is_not_there_is_named(smallest: Path, instance: dg.DagsterInstance) -> None:
+def test_an_unknown_asset_is_reported(smallest: Path, instance: dg.DagsterInstance) -> None:
     result = launch(Pipeline(load(smallest)), instance, "student/nobody")
     assert failure_of(result).startswith("there is no asset 'student/nobody'")
 
 
-def test_a_source_that_is_gone_fails_the_job_with_the_stages_words(
-    smallest: Path, instance: dg.DagsterInstance
-) -> None:
+def test_a_missing_source_fails_the_job_with_the_stage_message(smallest: Path, instance: dg.DagsterInstance) -> None:
     shutil.rmtree(smallest.parent / "corpus")
     assert "no such folder, or it is empty" in failure_of(launch(Pipeline(load(smallest)), instance))
 
 
-def test_a_webserver_that_is_away_is_named_with_the_variable(
+def test_an_unreachable_webserver_is_reported_with_its_environment_variable(
     smallest: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = f"http://127.0.0.1:{free_port()}"
@@ -121,7 +119,7 @@ def dagster(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def computed(dagster: Dagster) -> list[Pair]:
-    """Return (asset, group) of all runs of backfills, in order."""
+    """Return the (asset, group) pairs that the runs of backfills computed, in order."""
     with dg.DagsterInstance.from_config(str(dagster.folder)) as instance:
         runs = [record.dagster_run for record in instance.get_run_records(ascending=True)]
         return [
@@ -134,7 +132,7 @@ def computed(dagster: Dagster) -> list[Pair]:
 
 
 @pytest.mark.slow
-def test_the_daemon_computes_the_plan_and_goes_on_after_a_failure(
+def test_the_daemon_computes_the_plan_and_continues_after_a_failure(
     dagster: Dagster, profile: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shard = profile.parent / "shards" / "00001.tar"
@@ -165,7 +163,7 @@ def test_the_daemon_computes_the_plan_and_goes_on_after_a_failure(
 
 
 @pytest.mark.slow
-def test_a_graph_that_is_not_loaded_asks_for_a_reload(dagster: Dagster, profile: Path) -> None:
+def test_a_changed_graph_requires_a_reload(dagster: Dagster, profile: Path) -> None:
     edited(profile, lambda values: values["caption_corpora"].append({"name": "more", "url": "corpus"}))
     with pytest.raises(
         RemoteError, match=r"the run failed: the backfill was not submitted: (.|\n)*reload the definitions"

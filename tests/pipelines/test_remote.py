@@ -1,4 +1,4 @@
-"""The job ``evaluate`` of a real Dagster server with a daemon, asked by the command and by the steps of the workflow."""
+"""The job ``evaluate`` on a real Dagster server with a daemon, launched by the command and by the workflow's steps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def learn(profile: Path) -> None:
-    """The teacher ``wide`` learns the evaluation set by heart; ``noisy`` is the same with noise on its weights."""
+    """Overfit the teacher ``wide`` to the evaluation set, and add noise to a copy of its weights for ``noisy``."""
     import torch
     from safetensors.torch import load_file, save_file
     from torch.nn import functional as F
@@ -90,7 +90,7 @@ def dagster(profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def command(dagster: Dagster, *arguments: str) -> list[str]:
-    """The command in a Python that has nothing installed."""
+    """Return the command, in a Python without installed packages."""
     asking = ["evaluate", "--dagster", dagster.url, *arguments]
     return [sys.executable, "-S", "-m", "pipelines.cli", *asking]
 
@@ -100,7 +100,7 @@ def call(dagster: Dagster, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def status(dagster: Dagster, printed: str) -> str:
-    """Of the run whose page was printed, as the server has it."""
+    """Return the server's status of the run whose page was printed."""
     (run,) = re.findall(r"launched in .*/runs/([0-9a-f-]+)", printed)
     body = f'{{"query": "{{ runOrError(runId: \\"{run}\\") {{ ... on Run {{ status }} }} }}"}}'.encode()
     request = urllib.request.Request(f"{dagster.url}/graphql", body, {"Content-Type": "application/json"})
@@ -108,7 +108,7 @@ def status(dagster: Dagster, printed: str) -> str:
         return str(yaml.safe_load(answer.read())["data"]["runOrError"]["status"])
 
 
-def test_wrong_calls(dagster):
+def test_invalid_arguments_are_refused(dagster):
     for arguments in (["--profile", "demo"], ["--wait", "0"], ["--wait", "soon"]):
         called = call(dagster, "--student", "wide", *arguments)
         assert called.returncode == 2, called.stderr
@@ -127,7 +127,7 @@ def test_without_a_daemon_the_queued_run_is_withdrawn(dagster):
 
 
 def workflow_job(dagster: Dagster, folder: Path, student: str) -> tuple[int, str]:
-    """Runs the action as the workflow's job ``remote`` does: status of the first step that fails, and the output."""
+    """Run the action as the workflow's job ``remote`` does. Return the first failed step's status and the output."""
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "evaluate.yml").read_text())
     known = {
         "env.STUDENT": student,
@@ -148,12 +148,12 @@ def workflow_job(dagster: Dagster, folder: Path, student: str) -> tuple[int, str
 
 
 def filled(text: str, known: dict[str, str]) -> str:
-    """Returns a text with the values of its expressions."""
+    """Replace the expressions of a text with their values."""
     return re.sub(r"\$\{\{ (.*?) \}\}", lambda match: known[match[1]], text)
 
 
 def run_action(action: Path, given: dict[str, str], folder: Path) -> tuple[int, str]:
-    """Runs the shell steps of a composite action as a runner does."""
+    """Run the shell steps of a composite action as a runner does."""
     described = yaml.safe_load((action / "action.yml").read_text())
     inputs = {name: given.get(name, each.get("default")) for name, each in described["inputs"].items()}
     assert None not in inputs.values() and given.keys() <= inputs.keys()
@@ -179,7 +179,7 @@ def run_action(action: Path, given: dict[str, str], folder: Path) -> tuple[int, 
 
 
 def test_the_action_sets_up_its_own_checkout_and_names_its_inputs(tmp_path):
-    """The command is a stand-in, because the action installs everything."""
+    """The command is a stand-in, because the real action installs all packages."""
     code = tmp_path / "code"
     shutil.copytree(ROOT / ".github", code / ".github")
     (code / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin && cp command .venv/bin/mobileclip2\n")
@@ -198,7 +198,7 @@ def test_the_workflow_passes_and_shows_the_table(dagster, tmp_path):
     result, output = workflow_job(dagster.with_daemon(), tmp_path / "checkout", "wide")
     assert result == 0, output
     progress = [line.partition(": ")[2] for line in output.splitlines() if line.startswith("mobileclip2: ")]
-    # it asks now and then, and a run that computes nothing may have ended by then
+    # The command polls, and a run without computation may have ended before the first poll.
     assert progress and set(progress[1:]) <= {"queued", "starting", "started"}, "it was all there"
     summary = (tmp_path / "checkout" / "summary.md").read_text()
     assert summary == (tmp_path / "checkout" / "comparison.md").read_text() and summary in output
@@ -214,7 +214,7 @@ def test_the_workflow_fails_for_a_worsened_checkpoint(dagster, tmp_path):
     assert "2 of 2 asset-group pairs are computed" in output, output
 
 
-def test_a_run_that_fails_gives_its_own_words(dagster):
+def test_a_failed_run_reports_its_own_message(dagster):
     called = call(dagster.with_daemon(), "--student", "gone", "--wait", "3")
     assert called.returncode == 1 and not called.stdout
     assert re.search(r"the run failed: .*gone\.safetensors.* does not exist", called.stderr), called.stderr
@@ -224,7 +224,7 @@ def test_a_run_that_fails_gives_its_own_words(dagster):
 
 @contextmanager
 def hanging(profile: Path) -> Iterator[None]:
-    """As long as somebody else holds the lease of ``teacher/slow`` a run of it waits."""
+    """Hold the lease of ``evaluation/slow``, so that a run of it waits until the block ends."""
     pipeline = Pipeline(load(profile))
     asset = pipeline.graph["evaluation/slow"]
     work = pipeline.task_for(asset, asset.slices["shapes"], "shapes")
@@ -233,7 +233,7 @@ def hanging(profile: Path) -> Iterator[None]:
         yield
 
 
-def test_a_run_that_hangs_one_behind_it_and_a_server_that_goes(dagster, profile):
+def test_waits_end_for_hanging_runs_queued_runs_and_stopped_servers(dagster, profile):
     dagster.with_daemon()
     with hanging(profile):
         started = time.monotonic()

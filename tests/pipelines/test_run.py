@@ -1,4 +1,4 @@
-"""Everything that is missing, in order, with what is independent of a failure."""
+"""Compute all missing assets in order. After a failure, compute the assets that do not depend on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.pipelines.small import edited
 
 
 class Observer:
-    """Keep the calls."""
+    """Record the calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
@@ -41,7 +41,7 @@ class Observer:
 
 
 @pytest.mark.slow
-def test_the_plan_is_computed_in_its_order_and_then_there_is_none(small: Path, instance: dg.DagsterInstance) -> None:
+def test_the_plan_is_computed_in_order_and_is_then_empty(small: Path, instance: dg.DagsterInstance) -> None:
     pipeline = Pipeline(load(small))
     planned = plan(pipeline).pairs
     observer = Observer()

@@ -36,7 +36,7 @@ def test_each_query_has_its_best_pictures_and_bad_ones_are_named(
     assert page.read_text().count("<img") == 4
 
 
-def test_texts_and_names_of_every_kind_are_shown_as_they_are(
+def test_texts_and_file_names_with_special_characters_are_shown(
     paths: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, photos, page = paths

@@ -16,13 +16,13 @@ def tick(definitions: dg.Definitions, instance: dg.DagsterInstance) -> str:
     return str(definitions.resolve_sensor_def("observe_changes").evaluate_tick(context).skip_message)
 
 
-def test_it_is_the_only_sensor_that_is_on(smallest: Path) -> None:
+def test_observe_changes_is_the_only_running_sensor(smallest: Path) -> None:
     sensors = definitions_of(load(smallest)).sensors or ()
     running = [sensor.name for sensor in sensors if sensor.default_status == dg.DefaultSensorStatus.RUNNING]
     assert running == ["observe_changes"]
 
 
-def test_it_reports_inputs_once(smallest: Path, instance: dg.DagsterInstance) -> None:
+def test_the_sensor_reports_inputs_once(smallest: Path, instance: dg.DagsterInstance) -> None:
     definitions = definitions_of(load(smallest))
     assert tick(definitions, instance) == "reported 3 changes"
     assert tick(definitions, instance) == "reported 0 changes"

@@ -14,7 +14,7 @@ def item(group, part="view-0", why=("seed 1 -> 2",), cost=None):
     return Item("augmentations", part, group, why, cost or Cost(10, 2000, 1.5))
 
 
-def test_a_row_gathers_groups_and_parts_of_one_reason():
+def test_a_row_combines_groups_and_parts_with_one_reason():
     plan = Plan((item("g00"), item("g01"), item("g01", "view-1"), item("g02", why=("new",))), reused=7)
     lines = [" ".join(line.split()) for line in plan_as_table(plan, width=100).splitlines()]
     assert lines[0] == "asset samples bytes time"
@@ -41,7 +41,7 @@ def test_the_sets_of_an_evaluation_appear_once():
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_no_word_of_a_plan_is_broken_in_two(width):
+def test_a_plan_table_does_not_break_words(width):
     long = "teacher_embeddings/some_teacher/synthetic_captioner"
     why = ("upstream synthetic_captions/some_captioner", "train.learning_rate 0.001 -> 0.002", "loss.distill 1 -> 0.75")
     plan = Plan((Item(long, "whole", "g00", why, Cost(1_000_000, 12, 4.0)),), reused=7)
@@ -52,7 +52,7 @@ def test_no_word_of_a_plan_is_broken_in_two(width):
         assert max(map(len, table.splitlines())) <= width
 
 
-def test_a_column_without_numbers_is_left_out_and_says_how_to_measure():
+def test_a_column_without_numbers_is_replaced_by_a_hint():
     unknown = frozenset({"bytes", "seconds"})
     plan = Plan((item("g00", cost=Cost(10, 0, 0.0, unknown)), item("g01", cost=Cost(5, 0, 0.0, unknown))), reused=0)
     table = plan_as_table(plan, width=80)
@@ -63,7 +63,7 @@ def test_a_column_without_numbers_is_left_out_and_says_how_to_measure():
     assert "when raw_shards has counted" not in told
 
 
-def test_what_is_not_known_is_marked():
+def test_unknown_costs_are_marked():
     known = Cost(10, 2000, 1.5)
     shown = cells(known + Cost(5, 0, 0.0, frozenset({"bytes", "seconds"})))
     assert shown == {"samples": "15", "bytes": "2.0 kB+", "time": "2 s+"}
@@ -76,7 +76,7 @@ def test_many_reasons_are_cut_and_brackets_are_shown():
     assert "logit_scales [50, 30] -> [51, 30]" in table and "and 6 more" in table
 
 
-def test_nothing_to_do():
+def test_an_empty_plan_prints_a_message():
     assert plan_as_table(Plan((), 12), width=80) == "nothing to compute: all 12 slices are stored\n"
     assert json.loads(plan_as_json(Plan((), 12)))["items"] == []
     assert unneeded_as_table([], width=80, deleted=False) == "nothing to delete: every stored output is needed\n"
@@ -109,7 +109,7 @@ def test_plan_from_the_command_line(tiny, capsys):
     assert not (tiny.parent / "store").exists(), "a plan writes nothing"
 
 
-def test_a_plan_of_what_does_not_exist(tiny, capsys):
+def test_a_plan_of_an_unknown_asset_is_refused(tiny, capsys):
     assert main(["plan", "--profile", str(tiny), "student/nobody"]) == 1
     assert "there is no asset 'student/nobody'; " in capsys.readouterr().err
     assert main(["plan", "--profile", str(tiny), "augmentation"]) == 1

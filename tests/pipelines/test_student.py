@@ -20,7 +20,7 @@ LATENCY = Latency("ACME 9000", 32, Tower(450_000, 1.5, 2.5, 3.5, 99, 640.0), Tow
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the measurement, which takes seconds."""
+    """Replace the latency measurement, which takes seconds."""
     monkeypatch.setattr(student, "latency_of", lambda pipeline, name: LATENCY)
     monkeypatch.setattr(gather_student, "latency_of", lambda pipeline, name: LATENCY)
 

@@ -24,7 +24,7 @@ def test_an_amount_has_at_most_three_digits_before_the_point(value: float | None
     assert amount(value) == text
 
 
-def test_operations_have_units_of_their_own() -> None:
+def test_flops_have_their_own_units() -> None:
     assert amount(1.01e9, FLOPS) == "1.0 GFLOP" and amount(12, FLOPS) == "12 FLOP"
 
 
@@ -42,11 +42,11 @@ def test_operations_have_units_of_their_own() -> None:
         (None, NOT_KNOWN),
     ],
 )
-def test_a_duration_is_in_the_unit_that_people_would_say(seconds: float | None, text: str) -> None:
+def test_a_duration_uses_a_readable_unit(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_tables_and_texts_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_texts_are_printed_verbatim(capsys: pytest.CaptureFixture[str]) -> None:
     table = new_table("name", "count", right=("count",))
     table.add_row("[bold]:smile:", "7")
     show(table)

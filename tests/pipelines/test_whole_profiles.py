@@ -1,6 +1,6 @@
-"""Run the profile ``fine-tune`` and those of the documentation whole, with models from a stand-in of the hub.
+"""Run the complete profile ``fine-tune`` and those of the documentation, with models from a stand-in of the hub.
 
-Profiles are scaled down: a few samples, one group and one training step. Everything that the hub serves has random weights.
+Profiles are scaled down: a few samples, one group and one training step. All models on the hub have random weights.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def whole(values: dict[str, Any], folder: Path, hub: Hub, real: Collection[str] 
         (snapshot,) = (repository / "snapshots").iterdir()
         name = repository.name.removeprefix("models--").replace("--", "/")
         commits, pushed = hub.commits, hub.push_folder(name, snapshot)
-        # a commit that the profile names
+        # The profile names this commit.
         commits[name][snapshot.name] = commits[name][pushed]
     return Pipeline(loaded)
 
@@ -194,7 +194,7 @@ RUN = [
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", RUN)
-def test_a_profile_of_the_documentation(name, tmp_path, hub, instance):
+def test_a_documented_profile_runs(name, tmp_path, hub, instance):
     pipeline = whole(scaled({**SMALLEST, **yaml.safe_load(BLOCKS[name])}), tmp_path, hub)
     refresh(pipeline, instance, None, Observer())
     assert not list(pipeline.stale())

@@ -35,7 +35,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 @pytest.fixture(scope="module")
 def address(browser: Chrome, profile: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of the running interface; it is not started where there is no browser."""
+    """Yield the URL of the running interface. The interface is not started without a browser."""
     with serve(profile, tmp_path_factory.mktemp("server")) as url:
         yield url
 

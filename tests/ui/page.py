@@ -1,4 +1,4 @@
-"""Headless Chromium, as someone who reads and clicks. Every wait ends; a wait in vain leaves a screenshot."""
+"""Headless Chromium, which reads and clicks as a user does. Every wait has a limit. A timeout saves a screenshot."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Page:
         return str(self.driver.execute_script("return document.body.innerText"))
 
     def see(self, *texts: str, but_not: str | None = None) -> None:
-        """Waits until the page shows all texts; fails at once when it shows ``but_not``."""
+        """Wait until the page shows all texts. Fail at once if it shows ``but_not``."""
 
         def shown() -> bool:
             text = self.text
@@ -57,7 +57,7 @@ class Page:
         self.until(shown, f"the page to show {', '.join(map(repr, texts))}")
 
     def click(self, xpath: str) -> None:
-        """Clicks the first visible element, once there is one that takes the click."""
+        """Wait until a visible element accepts a click, and click the first one."""
 
         def clicked() -> bool:
             visible = [element for element in self.all(xpath) if element.is_displayed()]
@@ -68,7 +68,7 @@ class Page:
         self.until(clicked, f"something to click at {xpath}")
 
     def write_code(self, text: str) -> None:
-        """Replaces what stands in the page's code editor."""
+        """Replace the text in the page's code editor."""
         write = (
             "const box = document.querySelector('.CodeMirror'); box?.CodeMirror.setValue(arguments[0]); return !!box"
         )
@@ -78,7 +78,7 @@ class Page:
         return self.driver.find_elements(By.XPATH, xpath)
 
     def until(self, condition: Callable[[], Found], what: str) -> Found:
-        """Waits for a true value. Elements that vanish or cannot be clicked yet are looked at again."""
+        """Wait for a true value. Retry if an element vanishes or cannot be clicked yet."""
         until, last = time.monotonic() + WAIT_SECONDS, ""
         while time.monotonic() < until:
             try:
@@ -90,7 +90,7 @@ class Page:
         return self.give_up(f"waited in vain for {what}{last}")
 
     def picture(self, name: str) -> Path:
-        """Saves what the page shows."""
+        """Save a screenshot of the page."""
         file = self.folder / f"{name}.png"
         self.driver.save_screenshot(str(file))
         return file
@@ -100,7 +100,7 @@ class Page:
         raise AssertionError(f"{why}\n{self.driver.current_url}, screenshot {picture}\n{self.text}")
 
     def hosts(self) -> set[str]:
-        """Every host that pages have asked for anything since the last call."""
+        """Return all hosts that received a request from a page since the last call."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         addresses = [message["params"].get("request", message["params"]).get("url", "") for message in messages]
         asked = [urlsplit(address) for address in addresses]
@@ -109,15 +109,15 @@ class Page:
 
 @contextmanager
 def chrome(folder: Path, *, chromium: str, driver: str) -> Iterator[Chrome]:
-    """A fresh browser with a profile of its own in ``folder``, gone when the block is left."""
+    """Yield a new browser with its own profile in ``folder``, and close the browser when the block ends."""
     options = ChromeOptions()
     options.binary_location = chromium
     for flag in (*FLAGS, f"--user-data-dir={folder / 'chromium'}"):
         options.add_argument(flag)
-    # Debian's start page is a search engine
+    # The default start page on Debian is a search engine.
     options.add_experimental_option("prefs", {"session": {"restore_on_startup": 4, "startup_urls": ["about:blank"]}})
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    # with the path given, selenium looks for no driver to download
+    # With an explicit path, selenium does not download a driver.
     window = Chrome(options=options, service=Service(driver))
     window.set_page_load_timeout(WAIT_SECONDS)
     try:

@@ -1,4 +1,4 @@
-"""The web interface as users start it: ``make ui``, on a port of its own."""
+"""The web interface as users start it, with ``make ui``, on its own port."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ START_SECONDS = 240
 STOP_SECONDS = 20
 
 GUARDED = 'exec 3<&0; (cat <&3; kill -KILL 0) >/dev/null & exec "$@" </dev/null 3<&-'
-"""Runs a command whose whole process group ends with whoever holds the other end of its stdin, be that one killed."""
+"""Runs a command whose process group is killed when the process at the other end of its stdin ends or is killed."""
 
 
 @contextmanager
 def serve(profile: Path, folder: Path) -> Iterator[str]:
-    """The address of a running interface of ``profile``; its history and log lie in ``folder``.
+    """Yield the address of a running interface of ``profile``. Its history and log are in ``folder``.
 
-    Everything that it started has ended when the block is left.
+    All processes that it started have ended when the block ends.
     """
     home, log = folder / "dagster", folder / "server.log"
     home.mkdir()
@@ -40,7 +40,7 @@ def serve(profile: Path, folder: Path) -> Iterator[str]:
         "PORT": str(port),
         "PYTHONPATH": str(Path(__file__).with_name("fast_daemon")),
     }
-    # the environment that runs this test is set up already
+    # The environment that runs this test is already set up.
     command = ["make", "--assume-old=.venv/.ready", "ui"]
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -75,7 +75,7 @@ def await_answer(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C, and after a while the end, for the whole process group."""
+    """Send Ctrl-C to the process group, and kill the group after ``STOP_SECONDS``."""
     assert process.stdin
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Pictures of a report in a browser: on a phone and on a screen no label is cut off."""
+"""Show a report in a browser at the width of a phone and of a desktop screen. All labels are completely visible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users do in the web interface, done in headless Chromium on the interface that ``make ui`` starts."""
+"""Use the web interface that ``make ui`` starts as users do, in headless Chromium."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.ui.page import Page
 pytestmark = pytest.mark.ui
 
 BACKFILL_SECONDS = 600
-"""the daemon looks at a backfill every 30 seconds, and starts one run at a time"""
+"""The daemon checks a backfill every 3 seconds (see ``fast_daemon``), and starts one run at a time."""
 
 GROUPS = {
     "raw_shards": "raw_shards",
@@ -46,7 +46,7 @@ GROUPS = {
     "student": "students",
     "evaluation": "evaluation",
 }
-"""stage -> the group of the graph page that shows it"""
+"""Maps a stage to the group of the graph page that shows it."""
 
 
 def group_of(asset: Asset) -> str:
@@ -58,25 +58,25 @@ def button(text: str) -> str:
 
 
 def runs(page: Page) -> set[str]:
-    """The ids of all runs."""
+    """Return the ids of all runs."""
     answer = Server(page.url).ask("query Runs { runsOrError { ... on Runs { results { runId } } } }")
     return {run["runId"] for run in answer["runsOrError"]["results"]}
 
 
 def backfills(page: Page) -> set[str]:
-    """The ids of all backfills."""
+    """Return the ids of all backfills."""
     query = "query Backfills { partitionBackfillsOrError { ... on PartitionBackfills { results { id } } } }"
     return {each["id"] for each in Server(page.url).ask(query)["partitionBackfillsOrError"]["results"]}
 
 
 def refresh(page: Page, *assets: str) -> str:
-    """Launches the job ``refresh`` from its launchpad and waits until its backfill has succeeded."""
+    """Launch the job ``refresh`` from its launchpad, and wait until its backfill has succeeded."""
     before = backfills(page)
     page.open("/jobs")
     page.see("refresh", "evaluate")
     page.click("//a[normalize-space()='refresh']")
     page.click("//a[normalize-space()='Launchpad']")
-    # the browser keeps what an earlier launch wrote there
+    # The browser keeps the text of an earlier launch in the editor.
     page.write_code(json.dumps({"ops": {REFRESH_OP: {"config": {"assets": assets}}}}))
     page.click("//button[normalize-space()='Launch Run' and not(@disabled)]")
     (backfill,) = page.until(lambda: backfills(page) - before, "a submitted backfill")
@@ -85,7 +85,7 @@ def refresh(page: Page, *assets: str) -> str:
 
 
 def targets(page: Page, backfill: str) -> set[tuple[str, str | None]]:
-    """The assets and groups of the runs of a backfill."""
+    """Return the assets and groups of the runs of a backfill."""
     query = """
       query Runs($filter: RunsFilter!) {
         runsOrError(filter: $filter) { ... on Runs { results { assetSelection { path } tags { key value } } } }
@@ -109,11 +109,11 @@ def stale_status(page: Page, asset: str) -> str:
 
 
 def materialize(page: Page, asset: str, group: str | None = None) -> None:
-    """Clicks through 'Materialize' on an asset's page and waits until the run has succeeded."""
+    """Click 'Materialize' on an asset's page, and wait until the run has succeeded."""
     before = runs(page)
     page.open(f"/assets/{dagster_key(AssetKey(asset)).path[-1]}")
     if group is None:
-        page.see("Latest materialization")  # until the page has loaded the asset, the button does nothing
+        page.see("Latest materialization")  # The button has no effect before the page has loaded the asset.
         page.click(button("Materialize"))
     else:
         page.click(button("Materialize…"))
@@ -121,14 +121,14 @@ def materialize(page: Page, asset: str, group: str | None = None) -> None:
         page.click(f"//*[@role='menuitem']//*[@title='{group}']")
         page.see("1 partition")
         page.click(button("Launch 1 run"))
-    # the notice of a launched run can be gone before a slow page is read
+    # The notice of a launched run can disappear before a slow page is read.
     (run,) = page.until(lambda: runs(page) - before, "a launched run")
     page.open(f"/runs/{run}")
     page.see("Success", but_not="Failure")
 
 
 def see_metadata(page: Page, **expected: str) -> dict[str, str]:
-    """Waits for a metadata table that shows, among others, what is expected."""
+    """Wait for a metadata table that contains the expected entries, and return all its entries."""
 
     def shown() -> dict[str, str]:
         rows = page.driver.execute_script(
@@ -141,7 +141,7 @@ def see_metadata(page: Page, **expected: str) -> dict[str, str]:
 
 
 def sidebar(page: Page) -> list[tuple[str, str]]:
-    """(group, label) of every asset that the graph page lists, all groups opened."""
+    """Open all groups of the graph page, and return the (group, label) of every asset that it lists."""
     collapsed = "//*[@data-index]//*[@aria-label='arrow_drop_down'][contains(@style, '-90deg')]"
     while page.all(collapsed):
         before = len(page.all(collapsed))
@@ -169,7 +169,7 @@ def test_the_graph_page_shows_every_asset_by_stage(page: Page, pipeline: Pipelin
     assert Counter(sidebar(page)) == Counter(expected)
 
 
-def test_an_asset_page_says_what_the_asset_is(page: Page, pipeline: Pipeline) -> None:
+def test_an_asset_page_describes_the_asset(page: Page, pipeline: Pipeline) -> None:
     asset = pipeline.graph["teacher_embeddings/wide/image"]
     key = dagster_key(asset.key)
     node = definitions_of(pipeline.profile).resolve_asset_graph().get(key)
@@ -214,7 +214,7 @@ def test_no_page_of_an_asset_shows_a_wrong_date(page: Page) -> None:
     ):
         page.open(f"/assets/raw_shards?view={view}")
         page.see(shown)
-        # Dagster's page shows it for a moment, until it has loaded a run that has just ended
+        # Dagster's page shows 'Invalid Date' for a moment, until it has loaded a run that has just ended.
         page.until(lambda: "Invalid Date" not in page.text, "every date to be valid")
 
 
@@ -227,7 +227,7 @@ def test_an_asset_without_groups_is_materialized_from_its_page(page: Page, pipel
 
 
 def test_the_job_refresh_is_launched_from_its_launchpad(page: Page, pipeline: Pipeline) -> None:
-    """Only the cheap assets, of which the views are missing whatever ran before."""
+    """Refresh only cheap assets. The test deletes the views, so that at least one asset is missing."""
     pipeline.storage.delete_folder("augmentations")
     refresh(page, "augmentations", "caption_corpus/clean")
     pipeline.forget()
@@ -251,7 +251,7 @@ def test_a_changed_input_makes_its_asset_unsynced_until_it_is_materialized(page:
     assert stale_status(page, "caption_corpus/clean") == "FRESH"
 
 
-def test_pages_ask_no_other_host(page: Page) -> None:
+def test_pages_send_no_requests_to_other_hosts(page: Page) -> None:
     page.open("/")
     page.see("Overview")
     assert page.hosts() == {"127.0.0.1"}
@@ -294,7 +294,7 @@ def test_a_changed_teacher_is_unsynced_and_one_click_computes_the_plan(page: Pag
     page.see("Unsynced")
     page.picture("unsynced")
 
-    # Dagster's own button "Materialize unsynced" lists no partitioned asset
+    # Dagster's own button "Materialize unsynced" does not list partitioned assets.
     backfill = refresh(page)
     assert targets(page, backfill) == expected
     assert plan(Pipeline(load(profile))).items == ()

@@ -31,7 +31,7 @@ def emptied(running: FakeCluster) -> Iterator[FakeCluster]:
     left = {**running.objects["jobs"], **running.objects["jobsets"]}
     for kind in ("jobsets", "jobs"):
         for name in list(running.objects[kind]):
-            with suppress(Refused):  # the garbage controller was faster
+            with suppress(Refused):  # the garbage collector has deleted it already
                 running.delete(kind, name)
     until(lambda: not any(running.objects.values()))
     ends = {

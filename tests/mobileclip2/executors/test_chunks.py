@@ -21,11 +21,11 @@ def test_without_a_rate_every_process_gets_a_few_chunks():
     assert count_chunks(3, None, 8) == 3
 
 
-def test_a_group_without_shards_is_one_chunk_that_does_nothing():
+def test_a_group_without_shards_is_one_chunk():
     assert count_chunks(0, None, 8) == count_chunks(0, 10.0, 8) == 1
 
 
-def test_the_rate_of_the_profile_gives_seconds_a_shard(tiny):
+def test_seconds_per_shard_come_from_the_rate_of_the_profile(tiny):
     tiny.write_text(f"{tiny.read_text()}\nrates: {{augmentations: 5}}\n")
     pipeline = Pipeline(load(tiny))
     done = pipeline.materialize("raw_shards", "g00")
@@ -36,7 +36,7 @@ def test_the_rate_of_the_profile_gives_seconds_a_shard(tiny):
     assert seconds_a_shard(batch) == pytest.approx(2 * done.samples / 5 / 2)
 
 
-def test_uncounted_shards_have_unknown_seconds(tiny):
+def test_seconds_per_shard_are_unknown_without_a_sample_count(tiny):
     pipeline = Pipeline(load(tiny))
     asset = pipeline.graph["raw_shards"]
     batch = TaskBatch(pipeline, asset, "g00", [pipeline.task_for(asset, asset.slices["whole"], "g00")], silent)

@@ -1,4 +1,4 @@
-"""Requests to an API server on loopback that fails in turn. Whole Jobs are in ``test_kubernetes.py``."""
+"""Requests to an API server on loopback that answers with given statuses. ``test_kubernetes.py`` tests whole Jobs."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_credentials_are_read_again_after_a_401(api: Api) -> None:
     assert api.tokens == ["old", "new"]
 
 
-def test_the_reasons_of_refused_pods(cluster: Cluster, api: Api) -> None:
+def test_refusals_are_the_messages_of_events(cluster: Cluster, api: Api) -> None:
     event = {"message": "Error creating: no", "metadata": {"name": "e"}, "involvedObject": {}}
     api.body = json.dumps({"kind": "EventList", "apiVersion": "v1", "items": [event]}).encode()
     assert cluster.refusals("u") == ["Error creating: no"]
@@ -133,7 +133,7 @@ def test_a_refusal_names_the_namespace_and_is_not_retried(cluster: Cluster, api:
     assert len(api.requests) == 1
 
 
-def test_patience_ends(cluster: Cluster, api: Api) -> None:
+def test_an_unreachable_server_is_an_error_after_the_patience(cluster: Cluster, api: Api) -> None:
     api.statuses = [503]
     cluster.patience = 0.4
     with pytest.raises(ComputeError, match=r"API server was unreachable for 0 s: it answered 503"):
@@ -141,14 +141,14 @@ def test_patience_ends(cluster: Cluster, api: Api) -> None:
     assert len(api.requests) > 1
 
 
-def test_the_log_is_not_worth_a_retry(cluster: Cluster, api: Api) -> None:
+def test_a_failed_log_request_is_not_retried(cluster: Cluster, api: Api) -> None:
     api.statuses = [500]
     assert cluster.log_tail("p") == "" and len(api.requests) == 1
     api.statuses, api.body = [200], b"caf\xc3\xa9 \xff\n"
     assert cluster.log_tail("p") == "café �\n"
 
 
-def test_without_a_configured_cluster_the_error_says_how_to_name_one(
+def test_a_missing_cluster_configuration_error_suggests_kubeconfig(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
@@ -157,6 +157,6 @@ def test_without_a_configured_cluster_the_error_says_how_to_name_one(
         Cluster("ours")
 
 
-def test_unknown_fields_are_refused_by_the_api_server(api: Api, cluster: Cluster) -> None:
+def test_create_requests_strict_field_validation(api: Api, cluster: Cluster) -> None:
     cluster.create(JOB)
     assert "fieldValidation=Strict" in api.queries[-1], "the server's default drops them with a warning"

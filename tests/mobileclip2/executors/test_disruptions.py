@@ -1,4 +1,4 @@
-"""What happens to the Job of a training on a cluster. The pods are shells on the fake cluster, so that a test takes seconds."""
+"""Disruptions of a training Job on the fake cluster. The pods run shell scripts, so that a test takes seconds."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NAME = "student-0123"
 
 
 class Interrupt(BaseException):
-    """As Dagster raises in a step whose process gets SIGTERM."""
+    """Stands for the exception that Dagster raises in a step whose process gets SIGTERM."""
 
 
 class Training:
-    """Runs a training in another thread. Its pods end well when ``done`` exists, and fail when ``broken`` does."""
+    """Runs a training in another thread. Its pods succeed when ``done`` exists, and fail when ``broken`` exists."""
 
     def __init__(self, cluster: FakeCluster, folder: Path, pods: int, gpus: int, **settings: Any) -> None:
         self.cluster, self.done, self.broken = cluster, folder / "done", folder / "broken"
@@ -63,14 +63,14 @@ class Training:
         return self
 
     def pods(self, count: int) -> list[Object]:
-        """Wait for so many running pods and return them."""
+        """Wait for ``count`` running pods and return them."""
 
         until(lambda: len(self._up()) == count or self.error)
         assert not self.error, self.error
         return self._up()
 
     def pods_of_the_cluster(self, count: int) -> list[Object]:
-        """As :meth:`pods`, after the end of the run."""
+        """Do the same as :meth:`pods`, after the end of the run."""
         until(lambda: len(self._up()) == count)
         return self._up()
 
@@ -145,7 +145,7 @@ def test_failures_end_a_training_and_its_last_job_stays(train: Train) -> None:
     assert len(names) == RESTARTS + 1
 
 
-def test_a_training_leaves_a_lost_node(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_restarts_without_the_lost_node(train: Train, caplog: pytest.LogCaptureFixture) -> None:
     training = train(gpus=2)
     training.cluster.nodes["three"] = 2
     lost = training.pods(2)[1]
@@ -160,7 +160,7 @@ def test_a_training_leaves_a_lost_node(train: Train, caplog: pytest.LogCaptureFi
     assert f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in caplog.text
 
 
-def test_peers_that_fail_first_do_not_make_a_lost_node_a_failure(train: Train) -> None:
+def test_a_lost_node_uses_no_restart_when_peers_fail_first(train: Train) -> None:
     training = train(gpus=2)
     training.cluster.nodes["three"] = 2
     for life in range(1, RESTARTS + 2):
@@ -175,7 +175,7 @@ def test_peers_that_fail_first_do_not_make_a_lost_node_a_failure(train: Train) -
 
 
 def test_a_pod_that_must_not_run_twice_waits_for_its_node(train: Train, caplog: pytest.LogCaptureFixture) -> None:
-    """The processes of a node that does not answer may write checkpoints still."""
+    """The processes of a node that does not answer may still write checkpoints."""
     training = train(pods=1)
     (pod,) = training.pods(1)
     training.cluster.lose_node(pod["spec"]["nodeName"], running=True)
@@ -187,7 +187,7 @@ def test_a_pod_that_must_not_run_twice_waits_for_its_node(train: Train, caplog: 
     training.end()
 
 
-def test_a_node_that_never_answers_is_an_error_in_the_end(train: Train) -> None:
+def test_an_unresponsive_node_is_an_error_after_start_minutes(train: Train) -> None:
     training = train(pods=1, start_minutes=0.02)
     (pod,) = training.pods(1)
     training.cluster.lose_node(pod["spec"]["nodeName"])
@@ -200,7 +200,7 @@ def test_a_node_that_never_answers_is_an_error_in_the_end(train: Train) -> None:
 
 @pytest.mark.parametrize("disrupted", [True, False])
 def test_a_jobset_restarts_a_training_without_its_run(train: Train, disrupted: bool) -> None:
-    """Its controller keeps the rule of restarts, so that no step has to live."""
+    """The JobSet controller applies the rule of restarts, so that no step process is needed."""
     training = train(jobset=True)
     training.pods(2)
     training.resumes = True
@@ -230,7 +230,7 @@ def test_a_jobset_that_has_used_its_restarts_fails_the_run(train: Train) -> None
     assert 0 < watch(training.batch).retries <= RESTARTS, "a poll can miss a Job that lives as briefly as here"
 
 
-def test_a_jobset_leaves_a_lost_node(train: Train) -> None:
+def test_a_jobset_restarts_without_the_lost_node(train: Train) -> None:
     training = train(jobset=True, gpus=2)
     training.cluster.nodes["three"] = 2
     lost = training.pods(2)[1]
@@ -274,7 +274,7 @@ def test_a_run_that_is_ended_deletes_its_job(train: Train) -> None:
     assert NAME not in training.cluster.objects["jobs"]
 
 
-def test_a_half_placed_training_frees_its_gpus(train: Train) -> None:
+def test_a_partly_scheduled_training_frees_its_gpus(train: Train) -> None:
     training = train(gpus=2, pods=3, start_minutes=0.03)
     training.pods(2)
     with pytest.raises(ComputeError, match=r"only 2 of 3 pods could start in 0\.03 minutes: 0/2 nodes .* Insufficient"):
@@ -297,7 +297,7 @@ def test_refused_pods_fail_the_run_at_once(train: Train, emptied: FakeCluster, w
     assert f"the cluster refuses its pods: Error creating: {why}" in str(raised.value)
 
 
-def test_a_quota_that_is_used_up_is_waited_for(train: Train, emptied: FakeCluster) -> None:
+def test_a_training_waits_for_an_exhausted_quota(train: Train, emptied: FakeCluster) -> None:
     quota = "exceeded quota: q, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=8, "
     emptied.faults.refuse = lambda pod: f'pods "x-" is forbidden: {quota}limited: requests.nvidia.com/gpu=8'
     training = train()
@@ -308,7 +308,7 @@ def test_a_quota_that_is_used_up_is_waited_for(train: Train, emptied: FakeCluste
     training.end()
 
 
-def test_the_service_goes_with_its_job(train: Train) -> None:
+def test_the_service_is_deleted_with_its_job(train: Train) -> None:
     training = train()
     training.pods(2)
     first = training.cluster.objects["services"][NAME]
@@ -324,7 +324,7 @@ def test_the_service_goes_with_its_job(train: Train) -> None:
     until(lambda: not training.cluster.objects["services"])
 
 
-def test_the_next_run_creates_the_service_that_a_killed_one_did_not(
+def test_the_next_run_creates_the_missing_service_of_a_killed_run(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = Cluster.create

@@ -1,4 +1,4 @@
-"""The fake cluster does what a real control plane of 1.36 was seen to do. Its pods are shells here."""
+"""The fake cluster behaves as a real control plane of version 1.36 was observed to. Its pods run shell scripts."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_pod_that_ignores_sigterm_is_killed_after_the_grace_period(cluster: Fa
     assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 137
 
 
-def test_failure_target_comes_first_and_failed_when_no_pod_terminates(cluster: FakeCluster, start: Start) -> None:
+def test_failed_follows_failure_target_when_all_pods_have_terminated(cluster: FakeCluster, start: Start) -> None:
     job = start(STUBBORN, pods=2, backoffLimit=0)
     cluster.grace_seconds = 1.5
     first, second = running_pods(cluster, 2)
@@ -132,7 +132,7 @@ def test_a_deleted_pod_counts_as_a_failure(cluster: FakeCluster, start: Start) -
 
 
 def test_the_pods_of_a_dead_node_stay_terminating(cluster: FakeCluster, start: Start) -> None:
-    """A training's Job has no end, and a chunk has no replacement, until somebody removes the node."""
+    """A training's Job does not end, and a chunk is not replaced, until the node is removed."""
     job = start(pods=2, gpus=2, backoffLimit=0, **FAIL_JOB)
     lost, other = running_pods(cluster, 2)
     node = lost["spec"]["nodeName"]
@@ -159,7 +159,7 @@ def test_a_chunk_on_a_dead_node_is_replaced_after_its_removal(cluster: FakeClust
     assert other is not lost and not conditions(job)
 
 
-def test_a_half_placed_job_stays_as_it_is(cluster: FakeCluster, start: Start) -> None:
+def test_a_partly_scheduled_job_keeps_its_running_pods(cluster: FakeCluster, start: Start) -> None:
     job = start(pods=3, gpus=2, backoffLimit=0)
     running_pods(cluster, 2)
     until(lambda: job["status"]["ready"] == 2)
@@ -179,7 +179,7 @@ def test_a_job_whose_pods_are_refused_has_events_and_no_pods(cluster: FakeCluste
     assert not cluster.select("events", "", "involvedObject.uid=other")["items"]
 
 
-def test_an_object_goes_with_its_owner(cluster: FakeCluster, start: Start) -> None:
+def test_an_object_is_deleted_with_its_owner(cluster: FakeCluster, start: Start) -> None:
     job = start(STUBBORN)
     (pod,) = running_pods(cluster, 1)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "job", "uid": job["metadata"]["uid"]}
@@ -190,7 +190,7 @@ def test_an_object_goes_with_its_owner(cluster: FakeCluster, start: Start) -> No
     until(lambda: not cluster.objects["services"] and not cluster.pods())
 
 
-def test_a_conflict_has_its_reason(cluster: FakeCluster, start: Start) -> None:
+def test_a_conflict_response_has_a_reason(cluster: FakeCluster, start: Start) -> None:
     start()
     with pytest.raises(Refused) as refused:
         start()

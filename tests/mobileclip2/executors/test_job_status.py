@@ -24,20 +24,20 @@ def jobset(*conditions: str, **metadata: str) -> dict[str, Any]:
 
 
 def state(kind: str, **objects: Any) -> Any:
-    """Return the state in a cluster that has what a test gives."""
+    """Return the state in a cluster that contains ``objects``."""
     cluster: Any = SimpleNamespace(
         read=lambda kind, name: objects.get(f"{kind.lower()}_{name}".replace("-", "_")),
     )
     return read_state(cluster, {"kind": kind, "metadata": {"name": "a"}})
 
 
-def test_a_job_ends_when_its_pods_have() -> None:
+def test_failure_target_alone_does_not_end_a_job() -> None:
     target = ("FailureTarget", "BackoffLimitExceeded", "")
     assert end_condition(job()) is None and end_condition(job(target)) is None
     assert end_condition(job(target, ("Failed", "BackoffLimitExceeded", ""))).type == "Failed"
 
 
-def test_a_job_is_over_when_it_says_so() -> None:
+def test_the_state_of_a_job_has_its_end_and_deletion() -> None:
     target, failed = ("FailureTarget", "r", "m"), ("Failed", "r", "m")
     assert state("Job") is None
     running = state("Job", job_a=job(target))
@@ -46,7 +46,7 @@ def test_a_job_is_over_when_it_says_so() -> None:
     assert ended.end.type == "Failed" and ended.is_being_deleted
 
 
-def test_the_end_of_a_jobset_counts_and_not_that_of_its_job() -> None:
+def test_a_jobset_ends_only_with_its_own_condition() -> None:
     assert state("JobSet", job_a_node_0=job()) is None
     between = state("JobSet", jobset_a=jobset())
     assert between.job is None and between.end is None
@@ -58,7 +58,7 @@ def test_the_end_of_a_jobset_counts_and_not_that_of_its_job() -> None:
     assert state("JobSet", jobset_a=jobset("Failed")).end.message == "m"
 
 
-def test_the_reason_of_a_job_tells_a_disruption() -> None:
+def test_the_failure_reason_identifies_a_disruption() -> None:
     evicted = "Pod n/p has condition DisruptionTarget matching FailJob rule at index 0"
     code = "Container work for pod n/p failed with exit code 65 matching FailJob rule at index 1"
     assert is_disruption(end_condition(job(("Failed", "PodFailurePolicy", evicted))))

@@ -27,7 +27,7 @@ def test_the_profile_configures_the_executor(tiny):
     assert executor_of(load(tiny)).processes == 3
 
 
-def test_the_executor_changes_no_fingerprint(tiny):
+def test_executor_settings_do_not_change_fingerprints(tiny):
     before = Pipeline(load(tiny)).materialize("raw_shards", "g00").data_version
     tiny.write_text(f"{tiny.read_text()}\ncompute: {{processes: 3, kubernetes: {{image: i}}}}\n")
     pipeline = Pipeline(load(tiny))
@@ -94,7 +94,7 @@ def test_a_killed_worker_is_reported(tiny, monkeypatch):
 
 @pytest.mark.slow
 def test_the_workers_of_a_killed_run_end_with_it(tiny, tmp_path, monkeypatch):
-    """A worker that waits for work, and one that computes: each would keep its memory, and on a GPU the GPU's, for ever."""
+    """One worker waits for work and one computes. Each would otherwise keep its memory, and its GPU memory, forever."""
     monkeypatch.setenv("PIDS", str(tmp_path))
     run = start_process(compute_for_ever, tiny)
     workers = until(lambda: len(found := pids(tmp_path)) == 2 and found)

@@ -32,11 +32,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_a_pod_that_is_not_ready_although_its_container_runs_is_silent() -> None:
+def test_an_unready_pod_with_a_running_container_is_lost() -> None:
     assert NodeWatch().lost([pod(ready="False")]) == [LostPod("p", "n", overdue=False)]
 
 
-def test_pods_that_start_work_or_have_ended_are_not_lost() -> None:
+def test_pods_that_are_starting_running_or_ended_are_not_lost() -> None:
     alive = [
         pod(),
         pod(ready="False", running=False),
@@ -52,7 +52,7 @@ def test_a_terminating_pod_is_overdue_long_after_its_grace_period(clock: SimpleN
         assert watch.lost([pod(deleted=True)]) == lost
 
 
-def test_a_silent_pod_stays_lost_when_it_is_evicted_until_it_answers(clock: SimpleNamespace) -> None:
+def test_a_lost_pod_stays_lost_after_eviction_until_it_is_ready(clock: SimpleNamespace) -> None:
     watch = NodeWatch()
     assert not watch.lost([pod(ready="False", deleted=True)]), "a pod that ends normally"
     for each, lost in ((pod(ready="False"), 1), (pod(ready="False", deleted=True), 1), (pod(), 0)):

@@ -103,7 +103,7 @@ def test_the_schemas_reject_a_misspelt_field():
         kubernetes_validate.validate(job, VERSIONS[0], strict=True)
 
 
-def test_pods_have_no_more_rights_than_they_need():
+def test_pods_have_minimal_permissions():
     for job in every_job():
         pod = pod_of(job)
         assert pod["automountServiceAccountToken"] is False
@@ -157,7 +157,7 @@ def test_evictions_and_permanent_errors_use_no_retry():
     )
 
 
-def test_a_stage_gets_the_pods_of_the_profile():
+def test_a_stage_uses_the_pod_settings_of_the_profile():
     pod = pod_of(chunks())
     (container,) = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
@@ -190,7 +190,7 @@ def test_kueue_labels_require_a_queue():
     assert not [label for label in chunks(PLAIN)["metadata"]["labels"] if "kueue" in label]
 
 
-def test_kueue_has_its_own_priority_and_a_minimum_of_chunks_alone():
+def test_kueue_priority_is_separate_and_only_chunks_have_a_minimum():
     metadata = chunks()["metadata"]
     assert metadata["labels"]["kueue.x-k8s.io/priority-class"] == "batch"
     assert metadata["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "2"}
@@ -208,12 +208,12 @@ def test_kueue_has_its_own_priority_and_a_minimum_of_chunks_alone():
         ("q", {"pods": 2, "min_pods": 3}, "'min_pods' is 3, but 'pods' is only 2"),
     ],
 )
-def test_settings_of_kueue_are_checked(queue, fields, message):
+def test_kueue_settings_are_validated(queue, fields, message):
     with pytest.raises(ValidationError, match=message):
         Kubernetes(image="i", queue=queue, stages={"student": fields})
 
 
-def test_a_pod_template_merges_under_the_pods_of_a_stage():
+def test_stage_settings_override_the_pod_template():
     plain, job = chunks(), chunks(PLATFORM)
     pod, ours = pod_of(job), pod_of(plain)
     for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
@@ -239,7 +239,7 @@ def test_a_pod_template_merges_under_the_pods_of_a_stage():
     check_job(chunks(PLATFORM))
 
 
-def test_a_grace_period_of_the_template_is_that_of_torchrun():
+def test_torchrun_uses_the_grace_period_of_the_pod_template():
     pod = pod_of(unsharded(PLATFORM))
     assert pod["terminationGracePeriodSeconds"] == 300
     assert "--shutdown-timeout=300" in pod["containers"][0]["command"]
@@ -263,7 +263,7 @@ def test_a_training_has_its_rendezvous_at_the_first_pod():
     assert "job-completion-index" in rank["valueFrom"]["fieldRef"]["fieldPath"]
 
 
-def test_a_jobset_holds_a_training_and_restarts_it_after_disruptions():
+def test_a_jobset_wraps_a_training_job_and_restarts_after_disruptions():
     job = unsharded(SETTINGS.model_copy(update={"jobset": True}))
     jobset = training_jobset(job, 3)
     assert jobset["metadata"] == job["metadata"], "with the queue of Kueue"
@@ -278,7 +278,7 @@ def test_a_jobset_holds_a_training_and_restarts_it_after_disruptions():
     check_jobset(jobset)
 
 
-def test_pods_know_their_name_and_trainings_get_time_for_a_checkpoint():
+def test_pods_have_pod_name_and_trainings_have_a_grace_period():
     for job in every_job():
         env = {entry["name"]: entry for entry in pod_of(job)["containers"][0]["env"]}
         assert env["POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
@@ -291,7 +291,7 @@ def test_pods_know_their_name_and_trainings_get_time_for_a_checkpoint():
     ]
 
 
-def test_a_training_on_one_node_meets_on_loopback():
+def test_a_training_on_one_node_uses_a_loopback_rendezvous():
     pod = pod_of(unsharded(Kubernetes(image="i", stages={"student": {"pods": 1, "gpus": 8}})))
     command = pod["containers"][0]["command"]
     assert set(ON_THIS_MACHINE) <= set(command) and "--nproc-per-node=8" in command

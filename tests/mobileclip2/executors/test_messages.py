@@ -1,4 +1,4 @@
-"""A message survives the trip through a worker's output, and nothing else is taken for a message."""
+"""A message is unchanged after its way through a worker's output, and other text is not parsed as a message."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_an_output_is_split_into_messages_and_text(entries):
     assert printed == [entry for entry in entries if isinstance(entry, str) and entry.strip()]
 
 
-def test_a_loss_that_is_not_a_number_is_reported():
+def test_a_nan_loss_is_preserved():
     message, _ = parse_message(format_message(StepReport(step=Step(1, 2, "steps", {"loss": math.nan}))))
     assert math.isnan(message.step.numbers["loss"])
 
@@ -67,18 +67,18 @@ def test_a_file_name_that_is_not_utf8_is_escaped():
     assert message.message == "shard-\\udcff.tar: too bad"
 
 
-def test_a_false_marker_hides_no_message():
+def test_a_false_marker_does_not_hide_a_message():
     message = Failure(message="the disk is full", permanent=False)
     assert parse_message(f"{MARKER}garbage {format_message(message)}") == (message, f"{MARKER}garbage ")
 
 
-def test_a_permanent_failure_is_the_cause():
+def test_a_permanent_failure_takes_precedence_as_the_cause():
     lost, refused = Failure(message="lost a peer", permanent=False), Failure(message="bad shard", permanent=True)
     assert first_failure([lost, StepReport(step=Step(1, 2, "steps")), refused]) == refused
     assert first_failure([lost]) == lost and first_failure([]) is None
 
 
-def test_a_message_follows_what_was_printed_before(capfd):
+def test_a_message_is_parsed_after_unterminated_output(capfd):
     print("loading", end=" ")
     send(Failure(message="one\ntwo", permanent=True))
     assert parse_output(capfd.readouterr().out) == ([Failure(message="one\ntwo", permanent=True)], ["loading "])

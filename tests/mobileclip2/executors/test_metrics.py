@@ -1,4 +1,4 @@
-"""The metrics of a run, over HTTP. During a run on a cluster: ``test_kubernetes.py``."""
+"""The metrics of a run over HTTP. ``test_kubernetes.py`` reads them during a run on a cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scrape(port: int) -> str:
         return str(answer.read().decode())
 
 
-def test_gpus_and_their_seconds_are_those_of_running_pods() -> None:
+def test_gpus_and_gpu_seconds_count_running_pods() -> None:
     metrics = BatchMetrics("s", "a", "g00", gpus_per_pod=8)
     metrics.running(2, 10.0)
     metrics.running(1, 10.0)
@@ -59,14 +59,14 @@ def test_a_scrape_has_every_metric_of_every_batch() -> None:
     assert set(re.findall(r"^(mobileclip2_\w+)\{", text, re.M)) == NAMES
 
 
-def test_a_port_in_use_costs_the_metrics_and_not_the_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_in_use_disables_metrics_without_failing_the_run(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, caplog.at_level(logging.WARNING):
         port = other.getsockname()[1]
         assert watch(batch(Metrics(port=port))).shards == 0
     assert f"no metrics of this process at 127.0.0.1:{port}" in caplog.text
 
 
-def test_without_settings_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_not_served_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mobileclip2.executors.metrics._serve", lambda settings: pytest.fail("it listens"))
     assert watch(batch(None)) is watch(batch(None))
 
@@ -77,7 +77,7 @@ def test_metrics_need_a_cluster_and_bind_to_loopback() -> None:
         ComputeSettings(metrics=Metrics())
 
 
-def test_dashboard_and_alerts_ask_for_metrics_that_exist() -> None:
+def test_dashboard_and_alerts_query_existing_metrics() -> None:
     dashboard = json.loads((MONITORING / "dashboard.json").read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]

@@ -18,7 +18,7 @@ QUOTA = 'pods "a-" is forbidden: exceeded quota: q, requested: {}, used: {}, lim
         QUOTA.format("requests.memory=512Gi", "requests.memory=0", "requests.memory=8Gi"),
     ],
 )
-def test_what_only_a_change_can_correct_is_final(message: str) -> None:
+def test_refusals_that_require_a_change_are_final(message: str) -> None:
     assert is_final(message, 1)
 
 
@@ -30,10 +30,10 @@ def test_what_only_a_change_can_correct_is_final(message: str) -> None:
         'Operation cannot be fulfilled on resourcequotas "q": the object has been modified; please apply your changes',
     ],
 )
-def test_what_passes_by_itself_is_not(message: str) -> None:
+def test_temporary_refusals_are_not_final(message: str) -> None:
     assert not is_final(message, 1)
 
 
-def test_a_quota_is_final_if_all_pods_never_fit() -> None:
+def test_a_quota_smaller_than_all_pods_is_final() -> None:
     used_up = QUOTA.format("pods=1,requests.cpu=500m", "pods=9,requests.cpu=8", "pods=9,requests.cpu=8")
     assert not is_final(used_up, 1) and not is_final(used_up, 9) and is_final(used_up, 10)

@@ -39,7 +39,7 @@ def test_finished_shards_of_other_processes_are_counted(batch: TaskBatch, steps:
     assert step.numbers["samples/s"] > 0
 
 
-def test_shards_of_an_earlier_run_have_no_rate(batch: TaskBatch, steps: list[Step]) -> None:
+def test_shards_of_an_earlier_run_do_not_count_toward_the_rate(batch: TaskBatch, steps: list[Step]) -> None:
     stage = load_stage("augmentations")
     stage.compute(batch, batch.shards[:1])
     progress = ShardProgress(batch, stage)
@@ -48,7 +48,7 @@ def test_shards_of_an_earlier_run_have_no_rate(batch: TaskBatch, steps: list[Ste
     assert [(step.done, step.numbers) for step in steps] == [(1, {})]
 
 
-def test_missing_shards_are_an_error_although_no_worker_failed(batch: TaskBatch) -> None:
+def test_missing_shards_are_an_error_even_if_no_worker_failed(batch: TaskBatch) -> None:
     stage = load_stage("augmentations")
     progress = ShardProgress(batch, stage)
     stage.compute(batch, batch.shards[:1])

@@ -184,7 +184,7 @@ def test_a_new_run_adopts_the_job_of_a_killed_one(profile: Path, cluster: SlurmC
     )
 
 
-def test_a_lost_node_costs_one_start(profile: Path, cluster: SlurmCluster) -> None:
+def test_a_training_restarts_after_losing_a_node(profile: Path, cluster: SlurmCluster) -> None:
     with_slurm(profile, steps=200)
     raw(profile)
     name = name_of(opened(profile), "student/plain")
@@ -200,14 +200,14 @@ def test_a_lost_node_costs_one_start(profile: Path, cluster: SlurmCluster) -> No
         until(lambda: cluster.command("sinfo", "-h", "-p", "low", "-o", "%T %D").split() == ["idle", "2"], 60)
 
 
-def test_a_controller_that_is_away_for_seconds_is_waited_for(profile: Path, cluster: SlurmCluster) -> None:
+def test_a_run_survives_a_restart_of_the_controller(profile: Path, cluster: SlurmCluster) -> None:
     with_slurm(profile, steps=60)
     raw(profile)
     pipeline = opened(profile)
     name = name_of(pipeline, "student/plain")
     process = start_process(materialize, profile, "student/plain", None)
     wait_for(cluster, name, "RUNNING")
-    # a controller that forgot the job would start it again, and drain the node that has it already
+    # a controller that has not saved the job yet would restart it, and drain the node that still runs it
     since = time.time()
     until(lambda: (cluster.folder / "state" / "job_state").stat().st_mtime > since, 30)
     cluster.kill("slurmctld")
@@ -246,7 +246,7 @@ class Scripted(SlurmClient):
 
 
 @pytest.mark.parametrize("lost", ["NODE_FAIL", "PREEMPTED", "BOOT_FAIL"])
-def test_jobs_that_slurm_lost_do_not_count(tiny: Path, lost: str) -> None:
+def test_jobs_lost_by_slurm_do_not_count_as_failures(tiny: Path, lost: str) -> None:
     with_slurm(tiny)
     raw(tiny)
     pipeline = opened(tiny)
@@ -259,7 +259,7 @@ def test_jobs_that_slurm_lost_do_not_count(tiny: Path, lost: str) -> None:
 
 
 class Held(Scripted):
-    """A client whose job could not be launched ``times`` times, and is cancelled then."""
+    """A client whose job fails to launch ``times`` times and is then cancelled."""
 
     def __init__(self, times: int) -> None:
         super().__init__("CANCELLED")
@@ -277,7 +277,7 @@ class Held(Scripted):
 @pytest.mark.parametrize(
     ("times", "message"), [(3, "the job 1 was cancelled"), (9, "the launch of the job 1 failed 4 times")]
 )
-def test_a_job_whose_launch_failed_is_released_and_given_up(tiny: Path, times: int, message: str) -> None:
+def test_a_job_that_fails_to_launch_is_released_three_times(tiny: Path, times: int, message: str) -> None:
     with_slurm(tiny)
     raw(tiny)
     pipeline = opened(tiny)

@@ -1,4 +1,4 @@
-"""The commands of Slurm, as scripts that answer what the real ones answered."""
+"""The Slurm client with scripts in place of Slurm's commands. They print what the real commands printed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_job_without_an_array_has_the_index_0(commands: Path) -> None:
         (r'printf "7|FAILED\n"', [(0, "FAILED")]),
     ],
 )
-def test_a_forgotten_job_is_looked_up_in_the_accounting(
+def test_an_unknown_job_is_looked_up_in_the_accounting(
     commands: Path, accounting: str, expected: list[tuple[int, str]]
 ) -> None:
     write(commands, "squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
@@ -58,7 +58,7 @@ def test_a_forgotten_job_is_looked_up_in_the_accounting(
     assert [(task.index, task.state) for task in client().tasks(7)] == expected
 
 
-def test_a_controller_that_does_not_answer_is_asked_again(commands: Path, tmp_path: Path) -> None:
+def test_requests_to_an_unreachable_controller_are_retried(commands: Path, tmp_path: Path) -> None:
     write(
         commands,
         "squeue",
@@ -73,21 +73,21 @@ def test_a_controller_that_does_not_answer_is_asked_again(commands: Path, tmp_pa
         client(patience=0.0).active("name")
 
 
-def test_a_submission_whose_answer_was_lost_is_found_by_its_name(commands: Path, tmp_path: Path) -> None:
+def test_a_submission_with_a_lost_response_is_found_by_name(commands: Path, tmp_path: Path) -> None:
     write(commands, "squeue", f"[ -e {tmp_path}/submitted ] && echo 41; true")
     write(commands, "sbatch", f'cat > /dev/null; echo x >> {tmp_path}/submitted; echo "Socket timed out" >&2; exit 1')
     assert client().submit("#!/bin/bash\n", "name") == 41
     assert (tmp_path / "submitted").read_text() == "x\n"
 
 
-def test_a_refusal_is_the_words_of_slurm(commands: Path) -> None:
+def test_a_refusal_has_the_message_of_slurm(commands: Path) -> None:
     write(commands, "squeue", "true")
     write(commands, "sbatch", 'echo "sbatch: error: invalid partition specified: gpu" >&2; exit 1')
     with pytest.raises(ComputeError, match=r"compute\.slurm: sbatch: .*invalid partition specified: gpu"):
         client().submit("#!/bin/bash\n", "name")
 
 
-def test_without_slurm_the_message_says_where_to_run(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_slurm_commands_are_reported_with_a_remedy(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(commands))
     with pytest.raises(
         ComputeError, match="there is no command 'squeue' on this machine; run on a login node, or set 'ssh'"
@@ -95,7 +95,7 @@ def test_without_slurm_the_message_says_where_to_run(commands: Path, monkeypatch
         client().active("name")
 
 
-def test_commands_go_through_ssh_with_their_words(commands: Path, tmp_path: Path) -> None:
+def test_commands_keep_their_arguments_over_ssh(commands: Path, tmp_path: Path) -> None:
     write(commands, "ssh", f'printf "%s\\n" "$@" > {tmp_path}/words; exec bash -c "${{!#}}"')
     write(commands, "squeue", 'printf "5\\n5\\n6\\n"')
     over = SlurmClient("me@login", patience=1, pause=0.01)

@@ -21,7 +21,7 @@ def training(slurm: Slurm) -> str:
     return unsharded_script(slurm, slurm.stage("student"), *FILES, trains=True)
 
 
-def test_an_array_names_its_chunks_and_passes_their_number() -> None:
+def test_an_array_job_lists_its_chunks_and_passes_their_total() -> None:
     slurm = settings(partition="gpu", setup=["module load cuda"], stages={"raw_shards": {"tasks": 3}})
     lines = array_script(slurm, slurm.stage("raw_shards"), *FILES, 9, [0, 1, 2, 5, 7, 8]).splitlines()
     assert lines[0] == "#!/bin/bash"
@@ -33,7 +33,7 @@ def test_an_array_names_its_chunks_and_passes_their_number() -> None:
     ]
 
 
-def test_options_of_a_stage_come_after_those_of_the_cluster() -> None:
+def test_stage_options_are_added_to_cluster_options() -> None:
     slurm = settings(
         account="lab", gres="gpu:a100", stages={"student": {"options": ["--constraint=ib"], "qos": "long"}}
     )
@@ -43,7 +43,7 @@ def test_options_of_a_stage_come_after_those_of_the_cluster() -> None:
     assert "--constraint=ib" in options
 
 
-def test_a_training_on_one_node_has_no_port_in_the_network() -> None:
+def test_a_training_on_one_node_opens_no_network_port() -> None:
     script = training(settings())
     assert "--nproc-per-node=8" in script and "--local-addr=127.0.0.1" in script and "PET_MASTER" not in script
     alone = training(settings(stages={"student": {"gpus": 1}}))
@@ -53,7 +53,7 @@ def test_a_training_on_one_node_has_no_port_in_the_network() -> None:
 
 
 def test_every_node_of_a_training_runs_the_command_with_its_rank(tmp_path: Any) -> None:
-    """Run the script by bash, with stand-ins for Slurm's commands that print what they get."""
+    """Run the script with bash, with stand-ins for Slurm's commands and a Python that prints its arguments."""
     for name, body in {
         "scontrol": 'if [ "$2" = hostnames ]; then printf "n1\\nn2\\n"; else echo "NodeName=$4 NodeAddr=10.0.0.7 X=1"; fi',
         "srun": 'shift; SLURM_NODEID=1 exec "$@"',
@@ -76,6 +76,6 @@ def test_every_node_of_a_training_runs_the_command_with_its_rank(tmp_path: Any) 
 
 
 @pytest.mark.parametrize("option", ["constraint=a", "--x\n#SBATCH --wrap=rm", "-p gpu", ""])
-def test_an_option_that_is_none_of_sbatch_is_refused(option: str) -> None:
+def test_an_invalid_sbatch_option_is_rejected(option: str) -> None:
     with pytest.raises(ValueError, match="is not an option of sbatch; write it as --name=value"):
         settings(stages={"student": {"options": [option]}})

@@ -37,7 +37,7 @@ def test_a_group_finishes_with_half_of_the_requests_throttled(tmp_path, monkeypa
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("mobileclip2.executors.kubernetes.POLL_SECONDS", 0.1)
-    # as `hasten` in the pods, which expect the lease to be renewed so often
+    # the values that `hasten` sets in the pods, which expect the lease to be renewed as often
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(s3, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)

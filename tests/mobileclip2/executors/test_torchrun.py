@@ -1,4 +1,4 @@
-"""Real torchruns: the weights that they train, and the ways in which their ranks end."""
+"""Trainings with the real torchrun: their weights, and the ways in which their ranks end."""
 
 import signal
 import subprocess
@@ -71,7 +71,7 @@ def listening(process: int) -> set[str]:
     return found
 
 
-def test_ranks_on_one_machine_listen_on_loopback_alone(tmp_path):
+def test_ranks_on_one_machine_listen_only_on_loopback(tmp_path):
     script = tmp_path / "meet.py"
     script.write_text(MEET)
     command = torchrun_command(worker_command(sys.executable, "store", "key"), 2, ON_THIS_MACHINE)
@@ -81,7 +81,7 @@ def test_ranks_on_one_machine_listen_on_loopback_alone(tmp_path):
             assert [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
             assert listening(process.pid) == {"0100007F"}
         finally:
-            process.terminate()  # it ends its ranks, which have sessions of their own
+            process.terminate()  # torchrun ends its ranks, which have sessions of their own
 
 
 PROLOGUE = """
@@ -114,7 +114,7 @@ ENDS = {
         ("raises", ComputeError, r"^student/x: torchrun failed\n(.|\n)*ZeroDivisionError: a fault"),
     ],
 )
-def test_the_end_of_a_rank_is_the_cause(end, error, words, tmp_path, monkeypatch, capfd):
+def test_the_failure_of_a_rank_is_reported_as_the_cause(end, error, words, tmp_path, monkeypatch, capfd):
     script = tmp_path / "rank.py"
     script.write_text(f"{PROLOGUE}{ENDS[end]}\n")
     command = [sys.executable, "-m", TORCHRUN, "--standalone", "--nproc-per-node=2", str(script)]
@@ -130,7 +130,7 @@ def test_the_end_of_a_rank_is_the_cause(end, error, words, tmp_path, monkeypatch
     assert '::mobileclip2:: {"kind": "failure", "message": 7}' in shown, "an invalid message is text"
 
 
-def test_sigterm_gives_the_ranks_time_and_ends_without_a_traceback(tmp_path):
+def test_ranks_can_save_on_sigterm_and_torchrun_prints_no_traceback(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
         "import os, signal, sys, time\n"

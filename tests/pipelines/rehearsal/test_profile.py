@@ -58,7 +58,7 @@ def test_the_recipes_evaluate_the_38_sets_of_the_suite(name: str) -> None:
         ({"steps": 300, "batch": 64, "warmup": 30, "accumulate": 8}, {"steps": 4, "batch": 8, "warmup": 0}),
     ],
 )
-def test_a_training_has_a_thousandth_of_the_steps_and_of_the_batch(
+def test_a_rehearsal_trains_with_a_thousandth_of_the_steps_and_batch(
     train: dict[str, int], expected: dict[str, int]
 ) -> None:
     changed = scaled_training({**train, "learning_rate": 1e-3})
@@ -67,13 +67,13 @@ def test_a_training_has_a_thousandth_of_the_steps_and_of_the_batch(
 
 
 @pytest.mark.parametrize("repository", HUB)
-def test_the_architecture_of_a_repository_is_that_of_its_name(repository: str) -> None:
+def test_a_repository_name_determines_its_architecture(repository: str) -> None:
     expected = HUB[repository].removesuffix("-quickgelu")
     assert architecture_of(f"hf-hub:{repository}") == published.architecture(expected)
 
 
 @pytest.mark.parametrize("name", sorted(published.open_clip_names()))
-def test_every_architecture_has_a_small_one_of_its_kind(name: str) -> None:
+def test_every_architecture_has_a_small_version_of_the_same_kind(name: str) -> None:
     import mobileclip2.models.fastvit  # noqa: F401  registers fastvit_nano
 
     config = published.architecture(name)
@@ -82,7 +82,7 @@ def test_every_architecture_has_a_small_one_of_its_kind(name: str) -> None:
     assert parameters < 1e7 and ("multimodal_cfg" in small) == ("multimodal_cfg" in config)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_other_contents_is_refused(tmp_path: Path) -> None:
     profile = load(profile_path("dfndr-12m"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("keep")
@@ -98,7 +98,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_recipe_runs_whole_and_gives_the_average_of_38_sets(tmp_path: Path) -> None:
+def test_a_complete_rehearsal_reports_the_average_of_38_sets(tmp_path: Path) -> None:
     path = rehearse(load(profile_path("dfndr-12m")), tmp_path / "rehearsal")
     values = yaml.safe_load(path.read_text())
     values["views"]["count"] = 2

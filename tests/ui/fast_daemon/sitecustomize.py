@@ -1,4 +1,4 @@
-"""Python imports this first in each process of the interface: the daemon looks at backfills every 3 seconds, not every 30."""
+"""Make the daemon check backfills every 3 seconds, not every 30. Each process of the interface imports this first."""
 
 import sys
 
