@@ -14,11 +14,11 @@ from mobileclip2.engine.pipeline import MaterializeResult, Pipeline
 
 
 def shown(pipeline: Pipeline, result: MaterializeResult) -> dict[str, dg.MetadataValue]:
-    """The metadata as Dagster stores it."""
+    """Return the metadata as Dagster stores it."""
     return dict(dg.AssetMaterialization("a", metadata=result_metadata(pipeline, result)).metadata)
 
 
-def test_a_materialization_has_its_rows_size_and_place(tiny: Path) -> None:
+def test_materialization_metadata_has_rows_size_and_uri(tiny: Path) -> None:
     pipeline = Pipeline(load(tiny))
     first, again = (pipeline.materialize("raw_shards", "g00") for _ in range(2))
     entries = shown(pipeline, first)
@@ -34,7 +34,7 @@ def test_a_materialization_has_its_rows_size_and_place(tiny: Path) -> None:
     assert "samples_per_second" not in shown(pipeline, again) and shown(pipeline, again)["reused"].value is True
 
 
-def test_the_columns_are_those_of_the_sidecar(tiny: Path) -> None:
+def test_the_column_schema_matches_the_sidecar(tiny: Path) -> None:
     pipeline = Pipeline(load(tiny))
     schema = shown(pipeline, pipeline.materialize("raw_shards", "g00"))["dagster/column_schema"].value
     assert isinstance(schema, dg.TableSchema)
@@ -54,7 +54,7 @@ def test_slices_are_a_table_and_their_facts_are_numbers(materialized: Callable[.
     assert "fingerprint" not in entries
 
 
-def test_no_internal_word_is_shown(materialized: Callable[..., Pipeline]) -> None:
+def test_internal_names_are_not_shown(materialized: Callable[..., Pipeline]) -> None:
     """Entries of assets with one slice do not mention the slice's name."""
     pipeline = materialized("student/plain", "evaluation/plain", "synthetic_captions/first")
     for asset in pipeline.graph.values():
@@ -78,12 +78,12 @@ def test_code_references_point_to_the_stage_and_the_asset(demo: Pipeline) -> Non
 
 
 @pytest.mark.parametrize("key", ["caption_corpus/labels", "student/plain", "teacher_embeddings/lite0/text"])
-def test_every_stage_has_a_file_of_its_name(demo: Pipeline, key: str) -> None:
+def test_every_stage_has_a_source_file(demo: Pipeline, key: str) -> None:
     (stage,) = definition_metadata(demo.profile, demo.graph[key])["dagster/code_references"].code_references
-    assert Path(stage.file_path).is_file()
+    assert Path(stage.file_path).is_file() and Path(stage.file_path).stem == key.partition("/")[0]
 
 
-def test_a_path_is_an_address_and_an_address_stays() -> None:
+def test_uri_converts_paths_and_keeps_urls() -> None:
     assert uri("/a b/c") == "file:///a%20b/c" and uri("s3://bucket/x") == "s3://bucket/x"
 
 
