@@ -1,1 +1,1 @@
-"""Measurements behind the claims: ``python -m benchmarks <name> [--json]``."""
+"""Measurements that support the claims of the documentation: ``python -m benchmarks <name> [--json]``."""

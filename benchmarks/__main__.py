@@ -1,4 +1,4 @@
-"""``python -m benchmarks <name> [--json]``: one module a claim, some with arguments of their own."""
+"""``python -m benchmarks <name> [--json]``: one module per claim. Some modules have arguments of their own."""
 
 from __future__ import annotations
 

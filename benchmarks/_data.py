@@ -1,4 +1,4 @@
-"""Shards for measurements: photo-like JPEGs of the sizes that web sets have, with captions of the lengths that they have."""
+"""Shards for measurements: photo-like JPEGs and captions with the sizes and lengths of web datasets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.models.build import from_config
 
 DIFFERENT = 64
-"""photographs, which take turns: each costs more to make than to read"""
+"""Number of photographs. Samples use them in turn, because a photograph costs more to make than to read."""
 
 
 def write_shard(path: Path, samples: int, seed: int = 0) -> None:
@@ -30,7 +30,7 @@ def write_shard(path: Path, samples: int, seed: int = 0) -> None:
 
 
 def captions(count: int, seed: int = 0) -> list[str]:
-    """All different; 5 to 25 words as alt texts have, 14 on average."""
+    """Return captions that are all different. They have 5 to 25 words like alt texts, 14 on average."""
     draw = random.Random(seed)
     return [f"{number} " + " ".join(draw.choices(WORDS, k=draw.randint(4, 23))) for number in range(count)]
 
@@ -44,7 +44,10 @@ def _members(samples: int, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def pipeline(folder: Path, teachers: dict[str, dict[str, Any] | str], *, samples: int, **values: Any) -> Pipeline:
-    """One group of one shard; ``teachers`` are names or configurations of open_clip's, random weights."""
+    """Return a pipeline of one group with one shard. ``teachers`` are open_clip names or configurations.
+
+    The teachers have random weights.
+    """
     write_shard(folder / "shards" / "00000.tar", samples)
     listed = []
     for seed, (name, model) in enumerate(teachers.items()):
@@ -71,7 +74,10 @@ def pipeline(folder: Path, teachers: dict[str, dict[str, Any] | str], *, samples
 
 @contextmanager
 def uninitialized() -> Iterator[None]:
-    """Models built inside get no random start, which takes seconds of a large one, because stored weights follow."""
+    """Skip the random initialization of models that are built in this context.
+
+    Stored weights replace it anyway, and it takes seconds for a large model.
+    """
     with ExitStack() as patches:
         for name in [name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")]:
             patches.enter_context(patch.object(torch.nn.init, name, lambda tensor, *_, **__: tensor))

@@ -1,4 +1,4 @@
-"""Photographs' stand-ins and the reinforced shards that are made of them, for the benchmarks of reading."""
+"""Photo-like pictures and the reinforced shards that are made from them, for the benchmarks of reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mobileclip2.data.reinforced_format import ReinforcedSample, Storage, encode
 from mobileclip2.data.tar import TarWriter
 
 SIZES = ((512, 384), (384, 512), (512, 341), (400, 400))
-"""Width and height; downloads of DataComp's pool have a longer side of at most 512 pixels."""
+"""Width and height. The longer side of images downloaded for DataComp's pool has at most 512 pixels."""
 
 WORDS = [
     "a",
@@ -79,7 +79,7 @@ WORDS = [
 
 @lru_cache(64)
 def photograph(number: int) -> bytes:
-    """A JPEG of noise with the spectrum of photographs and some edges in it, about 34 kB: the average of DFN-2B."""
+    """Return a JPEG of about 34 kB, the average of DFN-2B: noise with the spectrum of photographs, and some edges."""
     random = np.random.default_rng(number)
     width, height = SIZES[number % len(SIZES)]
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -117,7 +117,7 @@ def write_reinforced(
     storage: Storage = "pth.gz",
     start: int = 0,
 ) -> Path:
-    """A DR tar with the counts of the published datasets: DFNDR-2B has 2 views, DFNDR-12M 30."""
+    """Write a DR tar with the counts of the published datasets. DFNDR-2B has 2 views, DFNDR-12M has 30."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with TarWriter(path) as writer:
         for number in range(start, start + samples):

@@ -1,6 +1,7 @@
-"""Read stored models in a process without network and without a cache of the hub.
+"""Read stored models in a process without network and without a Hugging Face cache.
 
-Each line of standard input is a folder. The answer is a line of JSON, and ``embeddings.safetensors`` beside the folder.
+Each line of standard input is a folder. The answer is a line of JSON and a file ``embeddings.safetensors`` next to the
+folder.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _no_network(*_: object) -> None:
 
 
 def main() -> None:
-    """Answer for each folder of standard input."""
+    """Write an answer for each folder of standard input."""
     from mobileclip2.models.build import CONFIG, WEIGHTS, load
     from mobileclip2.models.hub import TOKENIZER_FILES
 

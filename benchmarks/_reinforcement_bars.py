@@ -1,4 +1,4 @@
-"""The picture of the README: what reinforcement gives on the demo's data."""
+"""The picture of the README that shows the gain of reinforcement on the demo's data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ BARS = {
     "reinforced": ("reinforced", "r"),
     "plain_corpus": ("plain CLIP, also on the clean pairs", "p"),
 }
-"""kind -> label and color of a bar"""
+"""Kind -> label and color of a bar."""
 
 LEFT, ROW, POINT = 240, 40, 17
-"""where bars begin, height of a row, and length of a percentage point, in pixels"""
+"""Start of the bars, height of a row, and length of a percentage point, in pixels."""
 
 STYLE = """
     text { fill: #1f2328; } .s { fill: #57606a; font-size: 12px; }

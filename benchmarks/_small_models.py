@@ -1,7 +1,8 @@
 """Small models of every kind in open_clip, and local copies of the repositories that they name.
 
-A small model keeps the classes of the original: tower, pooling, projection, tokenizer and its options. It has fewer layers,
-narrower ones and a smaller picture. Repositories of the hub are folders in a cache, with tokenizers of a few hundred tokens.
+A small model keeps the classes of the original: tower, pooling, projection, tokenizer and its options. It has fewer
+and narrower layers and smaller input images. Repositories of the hub are folders in a cache. Their tokenizers have a
+few hundred tokens.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SMALL_TRUNKS = {
     r"vit_pe_core_": "vit_pe_core_tiny_patch16_384",
     r"vitamin_": "vitamin_small_224",
 }
-"""Small timm models by the names that they stand for"""
+"""Small timm models by the name of the model that they replace."""
 
 REVISION = "0" * 40
 VOCABULARY = 512
@@ -95,7 +96,7 @@ def _mark_absent(cache: Path, repository: str, name: str) -> None:
 
 
 def on_meta(config: dict[str, Any]) -> Any:
-    """Build an architecture at full size on the meta device, which computes shapes and allocates nothing.
+    """Build an architecture at full size on the meta device, which computes shapes and allocates no memory.
 
     A text tower of transformers has the size of its repository in the cache.
     """
@@ -129,7 +130,7 @@ def use_small_config(name: str) -> dict[str, Any]:
 
 
 def publish(cache: Path, name: str, tag: str, weights: Path) -> None:
-    """Let a file be the published weights of a tag, in the cache of the hub or at their address."""
+    """Use a file as the published weights of a tag, in the cache of the hub or at their URL."""
     from mobileclip2.config import published
 
     entry = published.pretrained(name)[tag]

@@ -1,4 +1,4 @@
-"""Contenders timed in turns, so that whatever else the machine does falls on all of them."""
+"""Time contenders in turns, so that other load on the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 Times = dict[str, dict[str, list[float]]]
-"""contender -> ``wall`` and ``cpu`` seconds of each repeat"""
+"""Contender -> ``wall`` and ``cpu`` seconds of each repeat."""
 
 
 def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, until: float = math.inf) -> Times:
-    """Each contender once a round; a first round goes to what is loaded and made once.
+    """Time each contender once per round. The first round is a warm-up and is not recorded.
 
-    ``cpu`` counts all threads of this process: on a machine that others use it says more than ``wall``.
-    A GPU is synchronized before and after each run. A round that would not end before the time ``until`` is left out, except
-    for the first that counts.
+    ``cpu`` counts all threads of this process. On a shared machine it is more reliable than ``wall``.
+    A GPU is synchronized before and after each run. A round that would not end before the time ``until`` is left out,
+    except for the first recorded round.
     """
     times: Times = {name: {"wall": [], "cpu": []} for name in contenders}
     longest = 0.0
@@ -41,7 +41,7 @@ def in_turns(contenders: Mapping[str, Callable[[], object]], repeats: int, until
 
 
 def wait() -> None:
-    """Until the GPU, if there is one, has done all that it was asked for."""
+    """Wait until the GPU, if there is one, has completed all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -51,7 +51,7 @@ def median(times: Times, name: str, clock: str = "wall") -> float:
 
 
 def table(times: Times, base: str, count: int = 1, unit: str = "s") -> list[str]:
-    """A line a contender: median and spread of the seconds, and how many times those of ``base`` they are."""
+    """Return a line per contender: median and spread of the seconds, and the ratio of its median to ``base``."""
     scale = {"s": 1.0, "ms": 1e3}[unit] / count
     lines = []
     for name in times:
@@ -68,7 +68,7 @@ def _cpu(times: Times, name: str, base: str) -> float:
 
 
 def ratio(times: Times, over: str | list[str], under: str) -> dict[str, float]:
-    """Seconds of ``over``, together, to those of ``under``, by either clock."""
+    """Return the ratio of the total seconds of ``over`` to the seconds of ``under``, for both clocks."""
     names = [over] if isinstance(over, str) else over
     return {
         clock: sum(median(times, name, clock) for name in names) / median(times, under, clock)
@@ -77,7 +77,7 @@ def ratio(times: Times, over: str | list[str], under: str) -> dict[str, float]:
 
 
 def ratios(over: list[float], under: list[float]) -> dict[str, float]:
-    """Median and range of the ratios of rounds that stood side by side."""
+    """Return the median and range of the ratios of the same rounds."""
     each = [above / below for above, below in zip(over, under, strict=True)]
     return {"median": statistics.median(each), "lowest": min(each), "highest": max(each)}
 
@@ -87,7 +87,7 @@ def stated(ratio: Mapping[str, float]) -> str:
 
 
 def bars(shares: dict[str, float]) -> list[str]:
-    """A picture of where the time goes."""
+    """Return a text bar chart of the shares of time."""
     total = sum(shares.values())
     return [f"  {name:34} {value / total:5.0%} {'#' * round(50 * value / total)}" for name, value in shares.items()]
 

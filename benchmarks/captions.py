@@ -1,12 +1,13 @@
-"""Five captions an image against open_clip's own ``generate`` once a caption, and against the bare arithmetic.
+"""Compare five captions per image with open_clip's ``generate``, called once per caption, and the bare arithmetic.
 
-coca_ViT-B-32 on a CPU, coca_ViT-L-14 on a GPU, random weights. The decoder's output is scaled so that a nucleus holds as few
-tokens as a trained captioner's; no caption ends before its 30 tokens, so that all contenders write the same number.
+The model is coca_ViT-B-32 on a CPU and coca_ViT-L-14 on a GPU, with random weights. The decoder's output is scaled so
+that a nucleus has as few tokens as that of a trained captioner. Each caption has 30 tokens, so that all contenders
+write the same number.
 
-- ``open_clip``: its ``generate`` as the released generator calls it, once for each caption, with the classes of transformers that
-  its import misses. One of the five calls is timed, the others are the same.
-- ``bare``: one image encoding, and all tokens of the written captions through both text transformers at once, each image's keys
-  and values projected once. Nothing is sampled and nothing is known to be necessary beyond it.
+- ``open_clip``: its ``generate`` as the released generator calls it, once for each caption, with the transformers
+  classes that it fails to import. One of the five calls is timed, because the others are the same.
+- ``bare``: one image encoding, and all tokens of the written captions through both text transformers at once. The keys
+  and values of an image are projected once. Sampling is left out. This is the minimum arithmetic.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from mobileclip2.models.build import from_config, initialize_decoder
 from mobileclip2.models.device import inference
 
 ON_CPU, ON_GPU = ("coca_ViT-B-32", 32, 2), ("coca_ViT-L-14", 256, 5)
-"""model, images, repeats"""
+"""Model, images, repeats."""
 
 CAPTIONS, SHARPNESS = 5, 6.0
 Tokens = list[list[list[int]]]
-"""by image and caption"""
+"""Token lists by image and caption."""
 
 SETTINGS = GenerationSettings(min_tokens=30, max_tokens=30)
 GREEDY = GenerationSettings(temperature=0)
@@ -52,7 +53,7 @@ def measure() -> Numbers:
 
 
 def captioner(config: Numbers, place: torch.device) -> tuple[CoCa, SimpleTokenizer]:
-    """A CoCa of random weights that chooses among as few tokens as a trained one."""
+    """Return a CoCa with random weights whose nucleus has as few tokens as that of a trained one."""
     torch.manual_seed(0)
     model, tokenizer = coca_of(from_config({"model_cfg": config}))
     initialize_decoder(model)
@@ -62,7 +63,7 @@ def captioner(config: Numbers, place: torch.device) -> tuple[CoCa, SimpleTokeniz
 
 
 def writer(model: CoCa, tokenizer: SimpleTokenizer, images: int, place: torch.device) -> Callable[[], Tokens]:
-    """Writes the captions of the same random images at each call."""
+    """Return a function that captions the same random images at each call."""
     pixels, keys = random_images(model, images, place), [f"{number:09d}" for number in range(images)]
 
     def write() -> Tokens:
@@ -80,7 +81,7 @@ def generate(
     captions: Sequence[int],
     settings: GenerationSettings,
 ) -> Tokens:
-    """The tokens of caption ``captions[j]`` of image ``i`` at ``[i][j]``, without start and end.
+    """Return the tokens of caption ``captions[j]`` of image ``i`` at ``[i][j]``, without start and end.
 
     ``images`` is ``[len(keys), 3, H, W]`` or cached trunk features.
     """
@@ -132,7 +133,10 @@ def compared(
 
 
 def supply_missing_classes() -> None:
-    """open_clip imports classes for beam search in the same line, and goes without all of them where one is missing."""
+    """Give open_clip the transformers classes that it needs for sampling.
+
+    It imports them in one statement with classes for beam search. If one class is missing, it uses none of them.
+    """
     module: Any = open_clip.coca_model
     for name in (
         "LogitsProcessorList",
@@ -148,7 +152,7 @@ def supply_missing_classes() -> None:
 
 @torch.inference_mode()
 def decoder_arithmetic(model: CoCa, images: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-    """Logits ``[i, c, L, V]`` after every token of ``written [i, c, L]``, all at once."""
+    """Return the logits ``[i, c, L, V]`` after each token of ``written [i, c, L]``, computed in one pass."""
     i, c, length = written.shape
     text, head = model.text, model.text_decoder
     mask = head.attn_mask[:length, :length]
@@ -156,21 +160,21 @@ def decoder_arithmetic(model: CoCa, images: torch.Tensor, written: torch.Tensor)
     x = text.transformer(x, attn_mask=mask)
     for block, cross in zip(head.resblocks, head.cross_attn, strict=True):
         x = block(x, attn_mask=mask)
-        # no mask: the captions of an image ask as one long text
+        # no mask: all captions of an image query its tokens as one long text
         x = cross(x.view(i, c * length, -1), k_x=images, v_x=images).view(i * c, length, -1)
     logits: torch.Tensor = head.ln_final(x) @ head.text_projection
     return logits.view(i, c, length, -1)
 
 
 def nucleus_size(logits: torch.Tensor) -> float:
-    """Tokens that hold 0.9 of the probability, median."""
+    """Return the median number of tokens that hold 0.9 of the probability."""
     some = logits[:4, :, ::5].float().softmax(-1).flatten(0, 2).sort(descending=True).values
     sizes: list[int] = ((some.cumsum(-1) < SETTINGS.top_p).sum(-1) + 1).tolist()
     return statistics.median(sizes)
 
 
 def where(run: Any) -> dict[str, float]:
-    """Seconds by kind of operation; on a GPU those of its kernels."""
+    """Return the seconds by kind of operation. On a GPU, these are the seconds of its kernels."""
     from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
@@ -186,7 +190,7 @@ def where(run: Any) -> dict[str, float]:
     spent = dict.fromkeys([*kinds, "moving data, and the rest"], 0.0)
     for event in seen.key_averages():
         if event.device_type != DeviceType.CPU:
-            continue  # a kernel's time is that of the operation that launched it
+            continue  # the time of a kernel is counted at the operation that launched it
         kind = next((kind for kind, names in kinds.items() if any(name in event.key for name in names)), None)
         seconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         spent[kind or "moving data, and the rest"] += seconds / 1e6

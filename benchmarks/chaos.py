@@ -1,11 +1,11 @@
-"""Random faults over the whole graph of the test profile: what is stored at the end is what an undisturbed run stores.
+"""Random faults over the whole graph of the test profile. The final store must equal that of an undisturbed run.
 
-A seed decides where the graph is computed and stored, and what happens: processes are killed, the disk fills up, stored files
-are cut or deleted, the bucket and the API server fail in all ways, the clock jumps. Bits flip in artifacts, checkpoints and
-caches, sources are replaced for a while, leases are lost and stolen, and gc deletes at the same time. A run that ends with an
-error is started again, as a user would. The last run meets no fault and hashes every stored file, because no reader has met
-each flipped bit. Faults strike at counted files and requests, so a seed gives the same schedule anywhere. Only the machine
-decides which of several pods comes first.
+A seed decides where the graph is computed and stored, and which faults happen: processes are killed, the disk fills up,
+stored files are cut or deleted, the bucket and the API server fail in all ways, the clock jumps. Bits flip in
+artifacts, checkpoints and caches, sources are replaced for a while, leases are lost and stolen, and gc deletes at the
+same time. A run that ends with an error is started again, as a user would do. The last run has no faults and hashes
+every stored file, because readers may not have read every flipped bit. Faults strike at counted files and requests, so
+a seed gives the same schedule anywhere. Only the order of several pods depends on the machine.
 """
 
 from __future__ import annotations
@@ -43,23 +43,26 @@ Where = Literal["one process", "two workers", "cluster"]
 Store = Literal["disk", "bucket"]
 
 LIVES = 4
-"""runs that meet something, before the one that meets nothing"""
+"""Number of runs with faults. One run without faults follows."""
 MOMENTS = {"one process": 120, "two workers": 50, "cluster": 40}
-"""a strike on a run comes within so many of them, two for each file that it stores; one on a worker or pod within SHARE"""
+"""A strike on a run comes within this many moments: two for each file that the run stores.
+
+A strike on a worker or pod comes within SHARE moments.
+"""
 SHARE = 4
 PROCESSES = 16
-"""a strike on a worker or pod meets one of so many"""
+"""A strike on a worker or pod hits one of this many processes."""
 REQUESTS = {"S3": 300, "API": 200}
-"""a fault of a server comes within so many, and lasts for up to BURST of them"""
+"""A server fault starts within this many requests and lasts for up to BURST requests."""
 BURST = 4
 SILENT_SECONDS = 240
-"""a run that logs nothing for so long hangs"""
+"""A run without log output for this many seconds counts as hung."""
 DISK_MEGABYTES = 256
 ENDS: tuple[What, ...] = ("kill", "full disk", "truncate", "vanish")
 LATER: tuple[What, ...] = get_args(Later)
-"""one of them is in each life, drawn from another sequence, so that seeds keep their other faults"""
+"""Each life has one of these. It is drawn from another random sequence, so that seeds keep their other faults."""
 ORPHAN = "raw_shards/0123456789abcdef/g00/old.parquet"
-"""an output that no profile needs, for gc"""
+"""An output that no profile needs. gc deletes it."""
 S3_FAULTS: tuple[Fault, ...] = tuple(fault for fault in get_args(Fault) if fault != "slow")
 API_FAULTS = ("500", "503", "429", "lost")
 STAGES = (
@@ -86,7 +89,7 @@ MODULES = (
 
 @dataclass(frozen=True)
 class Outage:
-    """Faults of a server from its n-th request on, counted in each life."""
+    """A server fault that starts at the n-th request. Requests are counted in each life."""
 
     server: Literal["S3", "API"]
     what: str
@@ -96,7 +99,7 @@ class Outage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All that happens, as a function of the seed."""
+    """All faults of all lives, as a function of the seed."""
 
     seed: int
     where: Where
@@ -137,7 +140,7 @@ def _strike(draw: random.Random, where: Where, what: What, name: str, who: Who |
 
 def _later_strike(draw: random.Random, where: Where, store: Store, name: str) -> Strike:
     what = draw.choice([what for what in LATER if store == "bucket" or what != "flipped S3 cache"])
-    # only training has checkpoints, only the run's machine has a feature cache, and any one pod trains
+    # on a cluster the pods have the checkpoints and these caches; any pod may be the one that trains
     anywhere = where == "cluster" and what in {"flipped checkpoint", "flipped S3 cache", "flipped feature cache"}
     moment = draw.randint(1, SHARE if anywhere else MOMENTS[where] // 2)
     size, lasts = draw.randrange(1, 1_000_000), draw.randint(1, 6)
@@ -146,7 +149,7 @@ def _later_strike(draw: random.Random, where: Where, store: Store, name: str) ->
 
 def _outage(draw: random.Random, server: Literal["S3", "API"], faults: tuple[str, ...]) -> Outage:
     what = draw.choice(faults)
-    # credentials that have expired stay so until somebody renews them
+    # expired credentials stay expired until a user renews them
     lasts = 10_000 if what == "expired" else draw.randint(1, BURST)
     return Outage(server, what, draw.randint(1, REQUESTS[server]), lasts)
 
@@ -197,10 +200,10 @@ def _line(row: dict[str, Any]) -> str:
 
 
 class World:
-    """A small disk, a bucket, a cluster and a process to fork runs from; what an undisturbed run stores."""
+    """A small disk, a bucket, a cluster, a process that forks runs, and the files of an undisturbed run."""
 
     def __enter__(self) -> World:
-        from tests.tiny import make_tiny  # loads torch, which a schedule can do without
+        from tests.tiny import make_tiny  # loads torch, which a schedule does not need
 
         self.stack = ExitStack()
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
@@ -251,7 +254,7 @@ class World:
         }
 
     def _prepare(self, schedule: Schedule) -> Path:
-        """The profile and its data on the small disk, computed and stored as the schedule says."""
+        """Return the profile on the small disk, with its data, compute settings and store set by the schedule."""
         place = self.folder / "disk" / str(schedule.seed)
         profile = Path(shutil.copytree(self.template, place)) / "tiny.yaml"
         values = yaml.safe_load(profile.read_text())
@@ -281,7 +284,7 @@ class World:
     def _meet(
         self, schedule: Schedule, profile: Path, name: str, life: tuple[Strike | Outage, ...], struck: list[str]
     ) -> list[str]:
-        """One run; adds what struck it, and returns what is wrong with how it ended."""
+        """Run one life. Add its faults to ``struck`` and return the problems of its end."""
         place = profile.parent
         (place / BALLAST).unlink(missing_ok=True)
         shutil.rmtree(place / "notes")
@@ -338,7 +341,7 @@ class World:
         *,
         every_byte: bool = False,
     ) -> tuple[int, Path]:
-        """The status and the log of a run. A gc starts beside it when the note ``collect`` appears."""
+        """Return the exit status and the log of a run. A gc starts next to it when the note ``collect`` appears."""
         place = profile.parent
         env = {
             **self.s3.env,
@@ -347,7 +350,7 @@ class World:
             "TMPDIR": str(place / "tmp"),
             "MOBILECLIP2_CACHE": str(place / "cache"),
             "OMP_NUM_THREADS": "1",
-            # trained weights depend on the instruction set, and pods take the limit over too
+            # trained weights depend on the instruction set; pods inherit this limit
             **{name: value for name, value in os.environ.items() if name == "ONEDNN_MAX_CPU_ISA"},
             "HF_HUB_OFFLINE": "1",
             "KUBECONFIG": str(self.cluster.kubeconfig),
@@ -392,9 +395,9 @@ class World:
         )
 
     def _stored(self, profile: Path) -> dict[str, str]:
-        """MD5 of whatever lies in the folders of outputs, unfinished files too.
+        """Return the MD5 of all files in the folders of outputs, including unfinished files.
 
-        A kill just after a manifest can leave hashes and temporary files beside it, which gc sweeps.
+        A kill just after a manifest can leave hashes and temporary files next to it. gc deletes them first.
         """
         store = _store_url(profile)
         if not store.startswith("s3://"):

@@ -1,7 +1,7 @@
-"""What it would cost to make DFNDR-2B on 64 H100s, as arithmetic: nothing is run but counts of operations.
+"""Estimate the cost of making DFNDR-2B on 64 H100s by counting operations. No model runs.
 
-Operations are those of the real architectures on meta tensors, by torch's counter: multiplications and additions of matrix
-products and convolutions, each for one. What is assumed and not measured is named as such.
+torch's counter counts the operations of the real architectures on meta tensors. Each multiplication and each addition
+of matrix products and convolutions counts as one. Values that are assumed and not measured are marked ASSUMED.
 """
 
 from __future__ import annotations
@@ -17,16 +17,25 @@ from benchmarks._turns import Numbers
 
 SAMPLES, VIEWS, TEACHERS, CAPTIONS, TOKENS = 1.9e9, 2, 2, 5, 28
 TEXT_TOKENS = 20
-"""of a caption with start and end; the columns that are padding in a whole batch are left out"""
+"""Tokens of a caption with start and end. Columns that are padding in a whole batch are left out."""
 
 GPUS, PEAK, UTILISATION = 64, 989e12, 0.40
-"""dense bf16 of an H100; the share that a ViT of this size reaches is ASSUMED: none was here to measure"""
+"""GPUs, dense bf16 operations per second of an H100, and the share that a ViT of this size reaches.
+
+The share is ASSUMED, because no H100 was available.
+"""
 
 KEPT = 0.90
-"""of the bare forward pass that a whole stage keeps; ``image_embeddings`` measures it on a CPU, for a GPU it is ASSUMED"""
+"""Share of the bare forward pass that a whole stage reaches.
+
+``image_embeddings`` measures it on a CPU. For a GPU it is ASSUMED.
+"""
 
 OVER_BARE = 1.39
-"""captions over their bare arithmetic: as ``captions`` measured on a CPU at 160 captions a step, for a GPU it is ASSUMED"""
+"""Time of captions relative to their bare arithmetic.
+
+``captions`` measured it on a CPU at 160 captions per step. For a GPU it is ASSUMED.
+"""
 
 
 def measure() -> Numbers:
@@ -78,7 +87,7 @@ def count(run: Callable[[], object]) -> float:
 
 
 def keys_and_values(head: Any, seen: torch.Tensor) -> None:
-    """What the decoder projects of an image in each of its layers, once for all captions."""
+    """Project the keys and values of an image in each decoder layer, once for all captions."""
     width = seen.shape[-1]
     for cross in head.cross_attn:
         torch.nn.functional.linear(seen, cross.attn.in_proj_weight[width:])

@@ -1,12 +1,13 @@
-"""A model on a classification set, from the set's tar to its metrics, against the bare passes of its image tower.
+"""The evaluation of a model on a classification set, from tar to metrics, compared with the bare passes of its towers.
 
-MobileCLIP2-S0 and, as a tower whose arithmetic rules, ViT-B-32; random weights, photo-like JPEGs, ten classes of one template.
+The models are MobileCLIP2-S0 and ViT-B-32, whose time is mostly arithmetic. They have random weights. The set has
+photo-like JPEGs and ten classes with one template.
 
-- ``evaluate``: :func:`mobileclip2.evaluation.evaluate.evaluate`, model loaded and nothing known of its features.
-- ``image tower``: the same model on the same batches as tensors in its device's memory.
-- ``text tower``: the classes' texts.
-- ``decode and resize``: all that comes before the image tower, in as many threads, with no model.
-- ``again``: the same evaluation with its features kept, as another task on the same images or another run takes it.
+- ``evaluate``: :func:`mobileclip2.evaluation.evaluate.evaluate` with a loaded model and an empty feature cache.
+- ``image tower``: the same model on the same batches, as tensors in the memory of its device.
+- ``text tower``: the texts of the classes.
+- ``decode and resize``: all work before the image tower, with the same number of threads and without a model.
+- ``again``: the same evaluation with cached features, as for another task on the same images or another run.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mobileclip2.models.image_text import ImageText
 
 MODELS = ("MobileCLIP2-S0", "ViT-B-32")
 ON_CPU, ON_GPU = (96, 32, 3), (2048, 256, 5)
-"""images, batch, repeats"""
+"""Images, batch, repeats."""
 
 CLASSES, KEPT = 10, 0.90
 
@@ -51,7 +52,7 @@ def compared(
     models: dict[str, Numbers], images: int, batch: int, repeats: int, place: torch.device, until: float = math.inf
 ) -> Numbers:
     with tempfile.TemporaryDirectory() as folder:
-        # bytes behind a JPEG's end are not read, and make each one another image to the features' cache
+        # decoders ignore bytes after the end of a JPEG, but the feature cache treats each picture as different
         pictures = [photograph(number % DIFFERENT) + str(number).encode() for number in range(images)]
         test_set = write_set(Path(folder) / "set", pictures)
         measured = {}

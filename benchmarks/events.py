@@ -1,7 +1,7 @@
-"""What Dagster's record of a partition's run costs: in memory, in SQLite files as on one machine, in PostgreSQL as on a cluster.
+"""The cost of Dagster's event record per partition: in memory, in SQLite (one machine) and in PostgreSQL (cluster).
 
-Runs of an asset that does nothing, one a partition as ours, so that all of the time is Dagster's own. The baseline is the
-storage in memory; the three take turns.
+Each run materializes one partition of an empty asset, so that all of the time is Dagster's own. The baseline is the
+storage in memory. The three storages are timed in turns.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def measure() -> dict[str, Any]:
                         instance=instance, partition_key=partition, run_config={"loggers": {"console": QUIET}}
                     )
                     assert result.success
-                if repeat:  # the first goes to what is loaded and made once
+                if repeat:  # the first repeat is a warm-up
                     seconds[name].append((time.perf_counter() - started) / PARTITIONS)
                 events = len(instance.all_logs(result.run_id))
     return {"partitions": PARTITIONS, "repeats": REPEATS, "events": events, "cores": os.cpu_count(), "seconds": seconds}

@@ -1,4 +1,4 @@
-"""What a filter removes from the demo's pairs, of which 30 % have a wrong caption: the name of something else.
+"""What a filter removes from the demo's pairs. 30 % of them have a wrong caption: the name of something else.
 
 The filter is the demo's teacher ``lite0``, trained on the clean corpus alone. For each share that ``select.keep`` keeps, the
 first table shows how many of the removed pairs are wrong (precision) and how many of the wrong ones are removed (recall).
@@ -35,16 +35,16 @@ from pipelines.profiles import PROFILES
 
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
 KEPT = 0.7
-"""share of the second table: that of the pairs without the wrong ones"""
+"""Share of the second table. It is the share of the pairs without the wrong ones."""
 PAIRS = {"all": "all", "filtered": "all", "random": "random", "without wrong": "right"}
-"""folder of shards that each row of the second table trains on"""
+"""Folder of shards that each row of the second table trains on."""
 MODELS = ("student", "teacher")
 SEEDS = (0, 1, 2)
 LENGTH = {"steps": 600, "warmup": 60}
 SET = "emoji-861"
 DEMO = Path(__file__).parents[1] / "demo"
 STAGES = ("raw_shards", "caption_corpus", "teacher", "filter_scores", "selection", "selected_shards")
-"""stages up to the pairs that the models train on"""
+"""Stages up to the pairs that the models train on."""
 
 
 def write_shards(folder: Path) -> tuple[set[str], int]:
@@ -83,7 +83,7 @@ def profile_of(folder: Path, shards: str, share: float | None, seed: int | None 
             {**corpus, "url": str(DEMO / "corpus" / corpus["name"])} for corpus in demo["caption_corpora"]
         ],
         "teachers": teachers,
-        "dataset": {"teachers": []},  # nothing is reinforced
+        "dataset": {"teachers": []},  # no reinforcement
     }
     if share:
         values["filtering"] = [{"name": "clean", "model": "teacher/lite0"}]
@@ -153,7 +153,7 @@ def measure() -> dict[str, Any]:
 def accuracies(folder: Path) -> dict[str, dict[str, list[float]]]:
     """Return the top-1 of each model by the pairs that it trains on, one number for each seed."""
     shares = {pairs: KEPT if pairs == "filtered" else None for pairs in PAIRS}
-    for pairs, shards in PAIRS.items():  # before processes that need the same stages begin together
+    for pairs, shards in PAIRS.items():  # before several processes need the same stages
         compute(Pipeline(profile_of(folder, shards, shares[pairs])))
     kinds = [(model, pairs) for model in MODELS for pairs in PAIRS]
     trials = [(folder, PAIRS[pairs], shares[pairs], seed, model) for model, pairs in kinds for seed in SEEDS]

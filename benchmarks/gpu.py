@@ -1,10 +1,11 @@
-"""All that has to be known from a GPU, in the minutes given: tests, students, embeddings, captions, evaluation, the whole step.
+"""Measure all GPU numbers in the given minutes: tests, students, embeddings, captions, evaluation, the whole step.
 
-``python -m benchmarks gpu --minutes 9 --out DIR`` writes ``gpu.json``, ``gpu.md`` and ``log.txt`` into ``DIR``. Sections run one
-after the other, the most important first, each in a process of its own: one that fails, hangs or runs out of memory is recorded
-and the next begins. Each has a share of the minutes; what it does not use is for those behind it. Files are rewritten
-whenever something was found, so that a kill loses nothing. Without a GPU, or with ``--size small``, the same code takes a few
-steps of tiny models: a rehearsal, whose numbers say nothing.
+``python -m benchmarks gpu --minutes 9 --out DIR`` writes ``gpu.json``, ``gpu.md`` and ``log.txt`` into ``DIR``.
+Sections run one after the other, the most important first. Each section runs in its own process. If a section fails,
+hangs or runs out of memory, this is recorded and the next section begins. Each section has a share of the minutes.
+Unused time goes to the later sections. The files are rewritten after each result, so that a kill does not lose results.
+Without a GPU, or with ``--size small``, the same code takes a few steps of tiny models. This is a rehearsal, and its
+numbers have no meaning.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ SECTIONS = {
     "texts": (20, "5. Text embeddings"),
     "evaluation": (25, "5. Evaluation"),
 }
-"""share of the time, title; in this order"""
+"""Weight of the time share, and title. The sections run in this order."""
 
 LAST = 5.0
-"""seconds that are kept to end in"""
+"""Seconds reserved at the end to write the files."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def measure(minutes: float, out: Path, device: str, size: str | None, sections: 
     rows.write_text("")
     (out / "log.txt").write_text("")
     for name in sections:
-        importlib.import_module(f"benchmarks._gpu.{name}")  # once for all children; nothing here touches the GPU
+        importlib.import_module(f"benchmarks._gpu.{name}")  # once for all children; this must not initialize CUDA
     from benchmarks._gpu.card import commit
 
     numbers: Numbers = {
@@ -96,7 +97,7 @@ def measure(minutes: float, out: Path, device: str, size: str | None, sections: 
 def _one(
     name: str, device: str, size: str | None, until: float, out: Path, numbers: Numbers, stopped: list[int]
 ) -> None:
-    """Runs a section and takes in what it finds as it goes."""
+    """Run a section and record its results while it runs."""
     record = numbers["sections"][name]
     began = time.time()
     record |= {"state": "running", "allowed": until - began}
@@ -125,7 +126,7 @@ def _one(
 
 
 def _lines(out: Path) -> list[bytes]:
-    """Rows that are there to their end."""
+    """Return the rows that are completely written."""
     return (out / "rows.jsonl").read_bytes().split(b"\n")[:-1]
 
 
@@ -141,7 +142,7 @@ def _take_in(lines: list[bytes], numbers: Numbers) -> None:
 
 
 def _kill(process: multiprocessing.process.BaseProcess) -> None:
-    """A section with the processes of its loaders, or those that it left."""
+    """Kill a section and its loader processes, including those that it left behind."""
     assert process.pid
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -150,14 +151,14 @@ def _kill(process: multiprocessing.process.BaseProcess) -> None:
 
 
 def child(name: str, device: str, size: str | None, until: float, out: Path) -> None:
-    with suppress(PermissionError):  # this is the leader already, started again
+    with suppress(PermissionError):  # after a restart this process is already the leader
         os.setsid()
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_DFL)
     parent = os.getppid()
 
     def watch() -> None:
-        """Nobody else would end this process if the one that waits for it was killed."""
+        """End this process group if the parent was killed."""
         while os.getppid() == parent:
             time.sleep(1)
         os.killpg(0, signal.SIGKILL)
@@ -169,7 +170,7 @@ def child(name: str, device: str, size: str | None, until: float, out: Path) -> 
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     print(f"== {name}", flush=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    if torch.cuda._is_in_bad_fork():  # something asked for the GPU while it was imported
+    if torch.cuda._is_in_bad_fork():  # an import initialized CUDA before the fork
         os.execv(
             sys.executable, [sys.executable, "-m", "benchmarks._gpu", name, device, size or "", str(until), str(out)]
         )
@@ -189,11 +190,11 @@ def child(name: str, device: str, size: str | None, until: float, out: Path) -> 
         sys.stderr.flush()
         os._exit(1)
     sys.stdout.flush()
-    os._exit(0)  # whatever a library leaves running must not keep the next section waiting
+    os._exit(0)  # threads that a library leaves running must not delay the next section
 
 
 def write(numbers: Numbers, out: Path) -> None:
-    """Both files, each replaced whole."""
+    """Write both files. Each file is replaced atomically."""
     for name, text in (("gpu.json", json.dumps(numbers, indent=1) + "\n"), ("gpu.md", markdown(numbers))):
         unfinished = out / f".{name}.part"
         unfinished.write_text(text)
@@ -258,7 +259,7 @@ def show(numbers: Numbers) -> str:
 
 
 def holds(numbers: Numbers) -> bool:
-    """Whether every section came to its end with nothing that failed."""
+    """Return whether every section is done without an error."""
     return all(
         record["state"] == "done" and not any("error" in row for row in record["rows"])
         for record in numbers["sections"].values()

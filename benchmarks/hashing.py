@@ -1,4 +1,4 @@
-"""What the comparison of images with their stored hashes costs: each reader with SHA-256, and with a hash that costs nothing.
+"""The cost of comparing images with their stored hashes. Each reader runs with SHA-256 and with a free hash.
 
 ``raw_shards`` validates the samples of a tar, which computes the hashes. ``teacher_embeddings`` brings images to the pixels
 of a teacher, without the teacher. ``loader`` brings reinforced shards to the batches of a student. Images are JPEGs of 34 kB
@@ -36,7 +36,7 @@ WANTED = 1.05
 
 
 class _Equal(str):
-    """A hash that equals every other."""
+    """A hash that equals every other hash."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -100,7 +100,7 @@ def pixels(raw: Path, table: Any) -> None:
 
 
 def without_hashes(reader: Callable[[], object]) -> None:
-    """Call a reader with hashes that cost nothing."""
+    """Call a reader with hashes that take no time."""
     hashed = SimpleNamespace(hexdigest=lambda: _Equal("0" * 64))
     free = SimpleNamespace(sha256=lambda _: hashed, blake2b=hashlib.blake2b)
     with patch.object(validate, "hashlib", free), patch.object(data, "hashlib", free):

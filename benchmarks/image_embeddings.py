@@ -1,13 +1,13 @@
-"""Embeddings of two views an image, from the tar to the side file, against the bare forward pass and the released loop's shape.
+"""Embedding two views per image, from tar to sidecar, compared with the forward pass and a loop like the released one.
 
-A tower whose arithmetic rules (ViT-B-32) and one that decoding rules (EfficientNet-Lite0) on a CPU, ViT-L-14 twice on a GPU;
-random weights, photo-like JPEGs.
+On a CPU, the models are a tower limited by arithmetic (ViT-B-32) and one limited by decoding (EfficientNet-Lite0). On a
+GPU, the model is ViT-L-14, twice. The weights are random. The images are photo-like JPEGs.
 
-- ``stage``: what ``teacher_embeddings/<teacher>/image`` does with a shard, model loaded.
-- ``forward``: the same model on tensors that lie in its device's memory, in the same precision.
-- ``decode and augment``: all that the stage does before the model, in as many threads, with no model.
-- ``released loop``: the shape of the released generator: fp32, one image after the other decoded in line for each batch, float
-  tensors stacked and moved, results fetched batch by batch.
+- ``stage``: the work of ``teacher_embeddings/<teacher>/image`` on a shard, with a loaded model.
+- ``forward``: the same model on tensors in the memory of its device, in the same precision.
+- ``decode and augment``: all work of the stage before the model, with the same number of threads and without a model.
+- ``released loop``: a loop like that of the released generator. It runs in fp32, decodes one image after the other for
+  each batch, stacks and moves float tensors, and fetches results batch by batch.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ LITE = {
     "custom_text": True,
 }
 ON_CPU, ON_GPU = (48, 32, 3), (4096, 256, 5)
-"""images, batch, repeats"""
+"""Images, batch, repeats."""
 
 ALONE = 64
-"""images whose steps are timed one by one"""
+"""Number of images whose steps are timed one by one."""
 
 VIEWS, KEPT, FASTER = 2, 0.90, 2.0
 
@@ -90,7 +90,7 @@ def measure() -> Numbers:
 
 @dataclass(frozen=True)
 class Ready:
-    """A teacher on its device, and the one shard of a pipeline with its stored views."""
+    """A teacher on its device, and the only shard of a pipeline with its stored views."""
 
     teacher: ImageText
     shard: Shard
@@ -112,7 +112,7 @@ class Ready:
         return cls(teacher, shard, parts, raw_table(parts[0].only("raw_shards"), shard), views)
 
     def pixels(self, batch: int) -> Iterator[torch.Tensor]:
-        """Views as the stage prepares them: uint8 ``[batch, size, size, 3]``."""
+        """Yield views as the stage prepares them: uint8 ``[batch, size, size, 3]``."""
         preprocess = self.teacher.preprocess
 
         def drawn(number: int, image: Any) -> torch.Tensor:
@@ -183,7 +183,7 @@ def where(
     in_memory: list[torch.Tensor],
     place: torch.device,
 ) -> dict[str, float]:
-    """CPU seconds of each step by itself; the forward pass on a GPU in seconds of the GPU."""
+    """Return the CPU seconds of each step alone. A forward pass on a GPU is in seconds of the GPU."""
     spent = dict.fromkeys(("decode", "crop and resize", "RandAugment", "to a batch", "normalize", "forward"), 0.0)
 
     @contextmanager

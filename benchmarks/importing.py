@@ -1,7 +1,7 @@
-"""Memory and rate of ``mobileclip2 import`` by the number of rows: a Parquet table that holds the pictures, and a CSV with paths.
+"""Memory and rate of ``mobileclip2 import`` by number of rows: a Parquet table with pictures, and a CSV with paths.
 
-Each import runs in a process of its own, forked where everything is imported already. What counts is how far that process grew.
-The pictures are JPEGs of 1 to 2 kB. The shards of a finished import are deleted before the next one.
+Each import runs in its own process, forked from one with all modules imported. The memory growth of that process
+counts. The pictures are JPEGs of 1 to 2 kB. The shards of a finished import are deleted before the next one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mobileclip2.data.importing.shards import import_shards
 from mobileclip2.errors import UserError
 
 DISTINCT = 500
-"""number of different pictures; rows take them in turn, because drawing a million would take longer than importing them"""
+"""Number of different pictures. Rows use them in turn, because drawing a million takes longer than importing them."""
 ROWS = (10_000, 100_000)
 ALLOWED = 24.0
-"""MB by which the peak may rise from the fewest rows to the most; allocators come to their own sizes by some such number"""
+"""MB by which the peak may rise from the fewest rows to the most. Allocators alone vary by about this much."""
 ROW_GROUP = 1000
 
 

@@ -1,6 +1,6 @@
-"""How large the library and each extra are, installed alone into an empty environment in the versions of requirements.lock.
+"""The size of the library and of each extra, installed alone into an empty environment with requirements.lock.
 
-Bytecode is not counted: it is made later, and adds about a tenth to what is not torch.
+Bytecode is not counted. It is made later, and adds about a tenth to the packages other than torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def measure() -> Numbers:
 
 
 def size(*arguments: str) -> dict[str, int]:
-    """Return packages and bytes of an environment into which uv installs what it is given."""
+    """Return the packages and bytes of an environment into which uv installs the given requirements."""
     with tempfile.TemporaryDirectory() as folder:
         environment = Path(folder) / "environment"
         subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, str(environment)], check=True)

@@ -1,8 +1,8 @@
-"""Joining a shard with everything that was stored about it, against a plain copy of the same bytes.
+"""Compare joining a shard and its stored annotations with a plain copy of the same bytes.
 
-The paper's full recipe: two teachers of 768 numbers, two views, the real caption and five synthetic ones; photo-like JPEGs.
-The copy is of the finished tar, and like the join it is on the disk when it counts as done. The join with ``storage: npz`` packs
-nothing, so the difference is the cost of packing.
+The data follow the paper's full recipe: two teachers with 768 dimensions each, two views, the real caption and five
+synthetic ones. The images are photo-like JPEGs. The copy is of the finished tar. Both the copy and the join end when
+the bytes are on disk. The join with ``storage: npz`` does no packing, so the difference is the cost of packing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STEPS = {
     "packing embeddings": ("reinforced_format.py", ("pack",)),
     "writing the tar": ("tar.py", ("write",)),
 }
-"""steps of a join -> file and functions, which do not call each other"""
+"""Steps of a join -> file and functions. The functions do not call each other."""
 
 
 def measure() -> Numbers:
@@ -74,7 +74,7 @@ def measure() -> Numbers:
 
 
 def prepare(source: Path, place: Path) -> Callable[..., object]:
-    """Writes a shard and its side files; returns the join of them."""
+    """Write a shard and its sidecars. Return a function that joins them."""
     write_shard(source, SAMPLES)
     with source.open("rb") as file:
         raw = validate_shard(read_samples(file, source.name), Filters())[0]
@@ -125,7 +125,7 @@ def prepare(source: Path, place: Path) -> Callable[..., object]:
 
 
 def where(join: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each step, from a profile, which costs small functions more than large ones."""
+    """Return the seconds of each step, from a profile. Profiling slows small functions more than large ones."""
     with cProfile.Profile() as seen:
         join()
     stats = pstats.Stats(seen)

@@ -1,13 +1,15 @@
-"""How many samples a second one core brings from DR tars to training batches, against readers of the same tars by webdataset.
+"""Samples per second that one core reads from DR tars into training batches, compared with webdataset readers.
 
-``released`` is the reader of the released training code, rebuilt from what is known of it: every member is decoded as its
-extension says, all embeddings become fp32 tensors, then a view, a caption and their rows are drawn and the view is replayed with
-torchvision's functions. ``lean`` is a webdataset pipeline that decodes just what a sample needs. All three make the same batches:
-image, real and synthetic text, three embeddings. ``ours`` ends with a batch's normalized pixels like the others; ``ours, pixels``
-with what its loader hands to a GPU, which normalizes them there.
+``released`` reconstructs the reader of the released training code from what is known about it. It decodes every member
+by its extension and converts all embeddings to fp32 tensors. It then draws a view, a caption and their rows, and
+replays the view with torchvision's functions. ``lean`` is a webdataset pipeline that decodes only the data that a
+sample needs. All readers make the same batches: image, real and synthetic text, three embeddings. ``ours`` ends with
+the normalized pixels of a batch, like the others. ``ours, pixels`` ends with the pixels that the loader passes to a
+GPU, which normalizes them.
 
-Every sample is new to its reader, as in a pass over a large dataset: nothing is remembered. Images are JPEGs of at most 512
-pixels and 33 kB, embeddings have 1,536 numbers, as in DFNDR; 2 views as in DFNDR-2B and 30 as in DFNDR-12M.
+The caches of samples are switched off, so that every sample is new to its reader, as in a pass over a large dataset.
+Images are JPEGs of at most 512 pixels and 33 kB. Embeddings have 1,536 dimensions, as in DFNDR. There are 2 views as in
+DFNDR-2B, and 30 as in DFNDR-12M.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ Tokenize = Callable[[Sequence[str]], torch.Tensor]
 
 def measure() -> dict[str, Any]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # samples a core
+    torch.set_num_threads(1)  # the result is samples per core
     tokenize, words = (open_clip.get_tokenizer("MobileCLIP2-S0") for _ in range(2))
     words.encode = CachedEncoder(words)
     try:

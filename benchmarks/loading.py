@@ -1,4 +1,4 @@
-"""How long the definitions take to load, against importing dagster alone: whole processes, and whether torch came along."""
+"""Time to load the definitions, compared with importing dagster alone, as whole processes, and if torch is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROFILES = ("demo", "dfndr-2b")
 
 
 def measure() -> dict[str, Any]:
-    """Seconds of processes that end as soon as they have imported."""
+    """Return the seconds of processes that only import."""
     seconds = {}
     for profile in PROFILES:
         environment = {**os.environ, "MOBILECLIP2_PROFILE": profile}

@@ -1,9 +1,9 @@
-"""Peak memory of every stage at three sizes: some shards, four times as many, and shards of four times as many samples.
+"""Peak memory of every stage at three sizes: two shards, four times as many, and shards four times as large.
 
-Each stage runs in a process of its own, forked where everything is imported already; what counts is how far the process grew
-above what it began with. The profile is the tests' with its small models, the images are JPEGs of up to 512 pixels, of which one
-decoded takes 0.6 MB: a stage that holds a shard's decoded images would grow by 115 MB from the first size to the third. What
-training caches of a small dataset is switched off.
+Each stage runs in its own process, forked from one with all modules imported. The growth of the process since its start
+counts. The profile is that of the tests, with its small models. The images are JPEGs of up to 512 pixels. A decoded
+image takes 0.6 MB, so a stage that holds the decoded images of a shard would grow by 115 MB from the first size to the
+third. The training caches for small datasets are switched off.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from tests.tiny import make_tiny
 SIZES = {"2 shards of 64": (2, 64), "8 shards of 64": (8, 64), "2 shards of 256": (2, 256)}
 BATCH = 16
 SOURCES = {"8,000 samples": 4, "128,000 samples": 64}
-"""shards of 2,000 tiny samples: here it is the number of samples that counts"""
+"""Numbers of shards with 2,000 tiny samples each. Here the number of samples counts."""
 SOURCE_ALLOWED = 8.0
-"""half of what places in memory would take"""
+"""MB that a source may grow by: half of the memory that a list of the samples' positions would take."""
 ALLOWED = 24.0
-"""MB that a stage may grow by between two sizes: allocators and libraries come to their own sizes by some such number"""
+"""MB that a stage may grow by between two sizes. Allocators and libraries alone vary by about this much."""
 
 
 def measure() -> dict[str, Any]:
@@ -47,13 +47,13 @@ def measure() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for size, (shards, samples) in SIZES.items():
             profile = make_tiny(Path(folder) / size.replace(" ", "-"), shards=shards, samples=samples)
-            # a batch is in memory by design, and must be smaller than the smallest shard to tell the two apart
+            # a batch is in memory by design; it must be smaller than the smallest shard to distinguish the two
             profile.write_text(f"{profile.read_text()}batch: {BATCH}\n")
             for shard in range(shards):
                 write_tar(profile.parent / "shards" / f"{shard:05d}.tar", members(shard, samples))
             graph = Pipeline(load(profile)).graph
             for asset in graph.values():
-                load_stage(asset.stage)  # imports it here, once
+                load_stage(asset.stage)  # import in this process, before the fork
                 queue = pipelines.SimpleQueue()
                 process = pipelines.Process(target=grown, args=(profile, asset.key, queue))
                 process.start()
@@ -75,7 +75,7 @@ def members(shard: int, samples: int) -> Iterator[tuple[str, bytes]]:
 
 
 def grown(profile: Path, key: str, queue: Any) -> None:
-    """Materializes an asset; puts MB of growth, of the process and on its GPU, after the first group or all there is."""
+    """Materialize an asset. Put the growth in MB of the process and on its GPU after the first group into ``queue``."""
     torch.set_num_threads(1)
     pipeline = Pipeline(load(profile))
     before = status("VmRSS")
@@ -88,7 +88,7 @@ def grown(profile: Path, key: str, queue: Any) -> None:
 
 
 def sources(folder: Path) -> dict[str, float]:
-    """MB of growth by the samples that training reads from: finding all of them, and an epoch's order."""
+    """Return the growth in MB for finding all samples of a training and for the order of an epoch."""
     tar = write_reinforced(folder / "tiny.tar", 2000, views=1, captions=1, dim=8)
     found = {}
     for size, shards in SOURCES.items():
@@ -109,7 +109,7 @@ def source_grown(tar: Path, shards: int, queue: Any) -> None:
 
 
 def status(field: str) -> float:
-    """MB, from what the kernel says of this process."""
+    """Return a field of /proc/self/status in MB."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[field].split()[0]) / 1000
 

@@ -1,9 +1,9 @@
 """Which of open_clip's architectures and published weights build, are stored, come back and preprocess as published.
 
-An architecture is built at full size without memory for its weights, to count them. Then a model is stored, and loaded in
-a process without network and cache. It is the architecture itself up to ``--full-size`` million parameters, and a small model
-of the same classes above. Architectures with equal small models share one. All weights are random. Small local copies stand for
-the repositories of the hub.
+An architecture is built at full size without memory for its weights, to count them. Then a model is stored, and loaded
+in a process without network and cache. Up to ``--full-size`` million parameters, the model is the architecture itself.
+Above this size, it is a small model of the same classes. Architectures with equal small models share one. All weights
+are random. Small local copies stand for the repositories of the hub.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from benchmarks._small_models import on_meta, publish, use_small_config, write_c
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 ORIGINS = ("by_tag", "by_path", "by_path_stated")
-"""Ways to name weights: a tag, a file, and a file with its activation and preprocessing"""
+"""Ways to name weights: a tag, a file, and a file with its activation and preprocessing."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def measure(full_size: float, only: str) -> dict[str, Any]:
     """Return one row an architecture and one row a pair of architecture and tag."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        # before the first import of the hub's library, which reads them once
+        # before the first import of the hub's library, which reads these variables only once
         os.environ.update(HF_HOME=str(folder / "home"), HF_HUB_CACHE=str(folder / "hub"), HF_HUB_OFFLINE="1")
         warnings.simplefilter("ignore")
         from open_clip import list_models
@@ -264,11 +264,11 @@ def _tokenizer(name: str) -> str:
 
 
 def _reasons(title: str, problems: list[tuple[str, str]]) -> list[str]:
-    """List each reason with its names. Names inside a reason are left out, so that equal reasons meet."""
+    """List each reason with its names. Names inside a reason are left out, so that equal reasons are grouped."""
     reasons: dict[str, list[str]] = {}
     for name, reason in problems:
         if not reason.endswith((": yes", ": –")):
-            # what follows a semicolon is the remedy, which differs
+            # the text after a semicolon is the remedy, which differs by model
             short = reason.partition(";")[0]
             for word in sorted(name.split(), key=len, reverse=True):
                 short = short.replace(word, "…")
@@ -278,7 +278,7 @@ def _reasons(title: str, problems: list[tuple[str, str]]) -> list[str]:
 
 
 def holds(numbers: dict[str, Any]) -> bool:
-    """Return whether all architectures pass, each fitting pair is as published, and nothing is wrong in silence."""
+    """Return whether all architectures pass, each fitting pair is as published, and every mismatch is reported."""
     passed = all(row[check] == "yes" for row in numbers["architectures"] for check in CHECKS)
     return passed and all(
         pair["by_tag"].startswith("as published" if pair["fits"] else "refused")

@@ -1,9 +1,9 @@
-"""What orchestration costs, per group and stage: a Dagster run of each against the stage's own work, in the tests' profile.
+"""The cost of orchestration per group and stage: a Dagster run compared with the stage's work, in the tests' profile.
 
-Everything is computed once as ``mobileclip2 run`` does it, one run of Dagster's for each asset and group in this process, into
-SQLite files. The stage's own work is what the store noted of it. What is left goes to Dagster's record of the run, the
-pipeline's look at the store, and the pictures that a materialization shows. Another time everything is there already, so that
-a run has nothing but overhead.
+Everything is computed once as by ``mobileclip2 run``: one Dagster run for each asset and group in this process, with
+SQLite files. The stage's own work is the time of the executor. The rest of the time goes to Dagster's record of the
+run, the pipeline's check of the store, and the pictures of a materialization. In a second round everything is already
+stored, so that a run is only overhead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ QUIET = {"telemetry": {"enabled": False}}
 
 
 class Timed(InProcessExecutor):
-    """Computes in this process and says how long it took."""
+    """Compute in this process and keep the seconds of the last run."""
 
     seconds = 0.0
 
@@ -52,9 +52,9 @@ def measure() -> dict[str, Any]:
         for repeat in range(REPEATS + 1):
             pipeline = Pipeline(load(make_tiny(folder / str(repeat))))
             for asset in pipeline.graph.values():
-                load_stage(asset.stage)  # imports it
+                load_stage(asset.stage)  # import it before the clock starts
             found = computed(pipeline, instance)
-            if repeat:  # the first loads what is loaded once
+            if repeat:  # the first repeat is a warm-up
                 rows += found
     return {"rows": rows, "repeats": REPEATS}
 

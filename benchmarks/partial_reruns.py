@@ -1,11 +1,12 @@
-"""What each kind of change computes, on the demo's data, against the least that is possible.
+"""The work that each kind of change causes on the demo's data, compared with the possible minimum.
 
-Counts of (asset, group) pairs, exact: nothing is timed. The last two columns compare Dagster's stale status, which GraphQL gives
-once the definitions are reloaded and the inputs are observed, with the plan: before and after the change is computed.
+The numbers are exact counts of (asset, group) pairs, not times. The last two columns compare Dagster's stale status
+with the plan, before and after the change is computed. GraphQL returns this status after the definitions are reloaded
+and the inputs are observed.
 
-Trainings are cut to a few steps, which no count depends on. Teachers and the first captioner learn from a copy of the clean set,
-so that a change of shards or of the fine-tuning set touches no model that does not learn from it; in the demo itself they learn
-from the raw shards, and new shards make new teachers.
+Trainings have only a few steps. The counts do not depend on this. Teachers and the first captioner learn from a copy of
+the clean set, so that a change of shards or of the fine-tuning set only affects models that learn from it. In the demo
+itself they learn from the raw shards, and new shards make new teachers.
 """
 
 from __future__ import annotations
@@ -63,16 +64,16 @@ ALL_KINDS = ("image", "text", "coca_labels")
 
 @dataclass(frozen=True)
 class Change:
-    """One row: how the profile or the files beside it change, and the least that this can compute."""
+    """One row: a change of the profile or of its files, and the minimum of pairs that it must compute."""
 
     name: str
     least: set[Pair]
     values: Callable[[Values], object] = lambda values: None
     files: Callable[[Path], object] = lambda folder: None
     code: str | None = None
-    """a stage whose code version is raised"""
+    """A stage whose code version is raised."""
     back: bool = False
-    """computed, and then taken back: what counts is what that computes"""
+    """The change is computed and then undone. The pairs that the undo computes count."""
 
 
 def _one_group(assets: set[str]) -> set[Pair]:
@@ -214,7 +215,7 @@ def measure() -> dict[str, Any]:
 
 
 def write_inputs(folder: Path) -> None:
-    """The demo's shards and clean set, and its profile with short trainings."""
+    """Write the demo's shards and clean set, and its profile with short trainings."""
     shutil.copytree(DEMO / "shards", folder / "shards")
     shutil.copytree(DEMO / "corpus" / "labels", folder / "labels")
     values = yaml.safe_load((PROFILES / "demo.yaml").read_text())
@@ -241,9 +242,9 @@ def write_inputs(folder: Path) -> None:
 
 
 def apply(change: Change, folder: Path, dagster: dg.DagsterInstance) -> tuple[set[Pair], set[Pair], int, list[int]]:
-    """Makes the change; returns the pairs that were planned and that were computed, and how many are stale after that.
+    """Make the change. Return the planned pairs, the computed pairs, and the number of items that are stale afterwards.
 
-    Last are the numbers of pairs, before and after they are computed, of which Dagster says something else than the plan.
+    The last value has the number of pairs whose Dagster status differs from the plan, before and after the computation.
     """
     profile = folder / "profile.yaml"
     before = profile.read_text()
@@ -270,7 +271,7 @@ def apply(change: Change, folder: Path, dagster: dg.DagsterInstance) -> tuple[se
 
 
 class _Plain(yaml.SafeDumper):
-    """Without anchors: one object in two places would be changed in both."""
+    """A dumper without anchors, because a change of a shared object would apply in both places."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -278,7 +279,7 @@ class _Plain(yaml.SafeDumper):
 
 @contextmanager
 def raised(stage: str | None) -> Iterator[None]:
-    """A stage's code version, raised for a while."""
+    """Change the code version of a stage inside this context."""
     if stage is None:
         yield
         return
@@ -291,7 +292,7 @@ def raised(stage: str | None) -> Iterator[None]:
 
 
 def compute(pipeline: Pipeline) -> set[Pair]:
-    """Computes what is missing and returns which pairs that were."""
+    """Compute the stale pairs and return the pairs that were computed."""
     return {(asset.key, group) for asset, group in pipeline.stale() if pipeline.materialize(asset.key, group).computed}
 
 

@@ -1,7 +1,7 @@
-"""How long a plan takes: 64 groups, 300,000 shards, everything there, and again when one teacher has changed.
+"""Time of a plan with 64 groups and 300,000 shards: when everything is stored, and when one teacher has changed.
 
-Shards are empty files and manifests are short; a plan looks at the same places however large they are. The first plan also hashes
-the shards, which for real ones is the time to read them once.
+Shards are empty files and manifests are short. The time of a plan does not depend on their sizes. The first plan also
+hashes the shards. For real shards, this takes the time to read them once.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def measure() -> dict[str, Any]:
 
 
 def write_profile(folder: Path) -> Path:
-    """Two teachers, one captioner and two students over many shards."""
+    """Write a profile with two teachers, one captioner and two students over many shards."""
     config = {
         "embed_dim": 256,
         "vision_cfg": {"image_size": 224, "patch_size": 32, "width": 64, "layers": 1, "head_width": 64},
@@ -86,7 +86,7 @@ def write_profile(folder: Path) -> Path:
 
 
 def pretend(pipeline: Pipeline) -> None:
-    """Manifests for every part, without the work."""
+    """Write manifests for every slice, without computing them."""
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):
             for part in asset.slices_of(group).values():
@@ -113,7 +113,7 @@ def pretend(pipeline: Pipeline) -> None:
 
 
 def timed(profile: Path) -> float:
-    """Seconds of ``mobileclip2 plan`` as a whole process."""
+    """Return the seconds of ``mobileclip2 plan`` as a whole process."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "pipelines.cli", "plan", "--profile", str(profile)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -1,7 +1,8 @@
-"""Wall time of the job ``refresh`` on the fake cluster, against the longest path through the graph.
+"""Wall time of the job ``refresh`` on the fake cluster, compared with the longest path through the graph.
 
-The tests' profile with two teachers, two captioners and four groups, from an empty store. Run launcher, step pods, Jobs and
-PostgreSQL are those of a cluster; pods are processes of this machine. The time of an asset and group is that of its step.
+The profile is that of the tests, with two teachers, two captioners and four groups. The store is empty at first. Run
+launcher, step pods, Jobs and PostgreSQL are those of a cluster. Pods are processes of this machine. The time of an
+asset and group is the time of its step.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tests.tiny import make_tiny
 GROUPS = 4
 MINUTES = 60
 NODES = {"one": 2, "two": 2}
-"""nodes with their GPUs"""
+"""Nodes and their numbers of GPUs."""
 
 RUNS = """
 query Runs {
@@ -67,7 +68,7 @@ def seconds_of_steps(server: Server) -> dict[Partition, float]:
 
 
 def paths(pipeline: Pipeline, seconds: dict[Partition, float]) -> dict[str, Any]:
-    """The longest chain of steps that wait for each other, and the sum of all steps."""
+    """Return the seconds of the longest chain of dependent steps, and the sum over all steps."""
     ends: dict[Partition, float] = {}
     for asset in pipeline.graph.values():
         for group in pipeline.groups(asset):

@@ -1,6 +1,6 @@
-"""What reinforcement gives, on the demo's data: the paper's claim at the demo's size.
+"""The gain of reinforcement on the demo's data: the paper's claim at the demo's size.
 
-Three seeds of each student, with equal steps, zero-shot top-1 on emoji-861:
+Each student is trained with three seeds and equal steps. The metric is zero-shot top-1 on emoji-861:
 
 - ``reinforced``: captions of the fine-tuned captioner,
 - ``pretrained_captions``: the same with captions of the captioner that was only pretrained,
@@ -8,13 +8,13 @@ Three seeds of each student, with equal steps, zero-shot top-1 on emoji-861:
 - ``plain_strong``: the same with the augmentation of the stored views,
 - ``plain_corpus``: ``plain`` on the raw pairs and the clean corpus that teachers and captioner see.
 
-It also counts the captions that contain the name of what is drawn: those of the raw pairs, and of both captioners.
+It also counts the captions that contain the name of the drawn concept: those of the raw pairs and of both captioners.
 
-The students train longer than the demo's, until the plain ones learn no more. The rest comes from the demo's own store, so
-that finished stages of a demo run are reused. Evaluations during training show after how many samples the reinforced
-student reaches the plain student's final accuracy. The difference between two kinds is that of their mean accuracies over
-seeds. Its interval is a bootstrap over the test images, which all students share. As many students train at once as there
-are cores, each on one thread.
+The students train longer than the demo's, until the plain ones stop improving. The rest comes from the demo's own
+store, so that finished stages of a demo run are reused. Evaluations during training show after how many samples the
+reinforced student reaches the plain student's final accuracy. The difference between two kinds is that of their mean
+accuracies over seeds. Its interval is a bootstrap over the test images, which all students share. As many students
+train at once as there are cores, each on one thread.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ from pipelines.profiles import PROFILES
 DEMO = Path(__file__).parents[1] / "demo"
 SEEDS = (0, 1, 2)
 VIEWS = 8
-"""more than the demo's: an image is seen some fifty times, and the plain student gets a new view each time"""
+"""Stored views per image, more than in the demo.
+
+An image is seen about fifty times, and the plain student gets a new view each time.
+"""
 
 LENGTH = {"steps": 1000, "warmup": 100, "evaluate_every": 50}
 SET = "emoji-861"
@@ -87,7 +90,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(read: Path | None, picture: Path | None) -> dict[str, Any]:
-    """Train what is missing. A second call only reads."""
+    """Train the students that are not stored. A second call only reads."""
     numbers = json.loads(read.read_text()) if read else trained()
     if picture:
         picture.write_text(bars(numbers))
@@ -128,7 +131,7 @@ def trained() -> dict[str, Any]:
 
 
 def captions_with_name(pipeline: Pipeline) -> dict[str, float]:
-    """Return the share of the captions that contain the name of what is drawn, by source: ``raw`` or a captioner.
+    """Return the share of the captions that contain the name of the drawn concept, by source: ``raw`` or a captioner.
 
     Whole words are compared, without case and punctuation, because a captioner's tokenizer changes both.
     """

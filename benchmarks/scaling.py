@@ -1,8 +1,9 @@
-"""How a group's work grows with the number of pods, and what that makes of 300,000 shards on 512 GPUs.
+"""How the speed of a group scales with the number of pods, and a projection to 300,000 shards on 512 GPUs.
 
-Measured: a group on the fake cluster, whose pods wait at every shard instead of computing, with 1, 2 and 4 pods in turn; what a
-worker's imports and the loading of a model take; the requests of a Job and of a chunk. Simulated from these and from what
-:class:`Assumed` states: all groups of one asset, their Jobs in Kubernetes' order, at several chunk sizes.
+The benchmark measures a group on the fake cluster with 1, 2 and 4 pods in turn. The pods wait at every shard instead of
+computing. It also measures the time of a worker's imports, the time to load a model, and the requests of a Job and of a
+chunk. From these numbers and :class:`Assumed`, it simulates all groups of one asset at several chunk sizes, with their
+Jobs in the order of Kubernetes.
 """
 
 from __future__ import annotations
@@ -37,39 +38,39 @@ from tests.tiny import make_tiny
 
 PODS, REPEATS = (1, 2, 4), 2
 SHARDS, SAMPLES, CHUNKS, WAIT_SECONDS = 24, 4, 4, 7.5
-"""chunks of 45 seconds, for which a pod's start of a few seconds is still more than for the ten minutes of a real one"""
+"""Chunks take 45 seconds. The start of a pod is a larger share of them than of a real chunk of ten minutes."""
 VIEWS = 2
-"""of each shard: a part and a file each"""
+"""Views of each shard. Each view is a slice with one file per shard."""
 SEEDS = 3
 STAGE = "augmentations"
 
 
 @dataclass(frozen=True)
 class Assumed:
-    """What cannot be measured on a machine without GPUs."""
+    """Values that a machine without GPUs cannot measure."""
 
     gpus: int = 512
     shards: int = 300_000
     groups: int = 64
     runs: int = 32
-    """groups at once, as k8s/dagster.yaml allows"""
+    """Concurrent groups, as allowed by k8s/dagster.yaml."""
     pods: int = 64
-    """of one group's Job at once"""
+    """Concurrent pods of the Job of a group."""
     samples_a_shard: int = 6667
     images_a_second: float = 500.0
-    """of one GPU: two views of each, whose decoding eight cores do"""
+    """Images per second of one GPU, with two views per image. Eight cores decode them."""
     captions_a_second: float = 400.0
-    """of one GPU; five of each image"""
+    """Captions per second of one GPU, with five captions per image."""
     pod_seconds: float = 10.0
-    """from a free GPU to the start of its container, the image being on the node"""
+    """Seconds from a free GPU to the start of its container. The container image is on the node already."""
     fetch_seconds: float = 4.0
-    """1.7 GB of weights"""
+    """Seconds to fetch 1.7 GB of weights."""
     model_scale: float = 2.9
-    """parameters of ViT-L/14 to those of the model that is loaded here, ViT-B/16"""
+    """Ratio of the parameters of ViT-L/14 to those of ViT-B/16, the model that is loaded here."""
     evictions_an_hour: float = 0.05
-    """of one pod: a spot node lives 20 hours"""
+    """Evictions per hour of one pod. A spot node lives 20 hours."""
     spread: float = 0.1
-    """of the time of a shard between chunks, as a standard deviation of its logarithm"""
+    """Spread of the time of a shard between chunks, as the standard deviation of its logarithm."""
 
 
 def measure() -> dict[str, Any]:
@@ -111,7 +112,7 @@ def cache(folder: Path) -> Iterator[None]:
 
 
 def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, float]]:
-    """Seconds of a group by number of pods, and the requests that its run makes of the API server."""
+    """Return the seconds of a group by number of pods, and the requests of its run to the API server."""
     profile = make_tiny(folder / "tiny", shards=SHARDS, samples=SAMPLES)
     edited(profile, one_of_each)
     Pipeline(load(profile)).materialize("raw_shards", "g00")
@@ -120,12 +121,12 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
     asked: Counter[str] = Counter()
     with FakeCluster(folder / "cluster", {"node": max(PODS)}) as cluster:
         os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-        for repeat in range(-1, REPEATS):  # the first lets the cluster load what its pods import
+        for repeat in range(-1, REPEATS):  # the first repeat is a warm-up that loads the imports of the pods
             for pods in PODS if repeat >= 0 else PODS[-1:]:
                 wait = WAIT_SECONDS / VIEWS if repeat >= 0 else 0.0
                 writes = {"writes": str(folder / "writes"), "wait": wait}
                 cluster.faults.gate = _held(writes)
-                # of one stage's rate: the same chunks however many pods share them
+                # a stated rate, so that the number of chunks does not depend on the number of pods
                 rate = SAMPLES * SHARDS * VIEWS / (CHUNKS * CHUNK_SECONDS)
                 settings = {"image": "tests", "stages": {STAGE: {"pods": pods, "gpus": 1}}}
                 profile.write_text(f"{text}\nrates: {{{STAGE}: {rate}}}\ncompute: {{kubernetes: {settings}}}\n")
@@ -152,7 +153,7 @@ def groups_that_wait(folder: Path) -> tuple[dict[int, list[float]], dict[str, fl
 
 
 class Counting(LocalStorage):
-    """A folder that counts what would be a request to an object store."""
+    """A local folder that counts the calls that would be requests to an object store."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -169,14 +170,14 @@ def _held(writes: dict[str, Any]) -> Callable[[Object], dict[str, Any]]:
 
 
 def storage_requests(folder: Path) -> tuple[float, float]:
-    """Of one shard of image embeddings, the shard itself among them, and of a chunk beside its shards."""
+    """Return the requests per shard of image embeddings, including the shard, and per chunk without its shards."""
     profile = make_tiny(folder, shards=8, samples=SAMPLES)
     pipeline = edited(profile, one_of_each)
     for key, group in (("raw_shards", "g00"), ("augmentations", "g00"), ("teacher/wide", None)):
         pipeline.materialize(key, group)
     (asset,) = [asset for asset in pipeline.graph.values() if asset.key == "teacher_embeddings/wide/image"]
     counts = []
-    for of in (8, 4, 2):  # chunks of 1, 2 and 4 shards; the first also loads what is loaded once
+    for of in (8, 4, 2):  # chunks of 1, 2 and 4 shards; the first one is a warm-up
         storage = Counting(Path(pipeline.storage.url))
         works = [pipeline.task_for(asset, part, "g00") for part in asset.slices_of("g00").values()]
         order = ordered(pipeline, [work for work in works if work])
@@ -196,7 +197,7 @@ def ordered(pipeline: Pipeline, parts: list[Any]) -> TaskSpec:
 
 
 def import_seconds() -> float:
-    """Of processor time that a worker spends before it has its order."""
+    """Return the CPU seconds that a worker spends on imports before it reads its task spec."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     imports = "import mobileclip2.executors.worker, mobileclip2.stages.teacher_embeddings"
     subprocess.run([sys.executable, "-c", imports], check=True)
@@ -205,7 +206,7 @@ def import_seconds() -> float:
 
 
 def load_seconds(folder: Path) -> float:
-    """Of processor time for ViT-B/16 and its weights, the second time of two."""
+    """Return the CPU seconds to build ViT-B/16 and load its weights, the second of two times."""
     from safetensors.torch import load_file, save_file
 
     from mobileclip2.models.build import from_config
@@ -224,7 +225,7 @@ def load_seconds(folder: Path) -> float:
 
 
 def projected(assumed: Assumed, shard: float, start: float, a_shard: float, a_chunk: float) -> dict[str, Any]:
-    """Efficiency by chunk size, that of the code first, and the requests a second at it."""
+    """Return the efficiency by chunk size, the size of the code first, and the requests per second at that size."""
     in_group = assumed.shards // assumed.groups
     picked = count_chunks(in_group, shard, assumed.pods)
     efficiency = {}
@@ -232,7 +233,7 @@ def projected(assumed: Assumed, shard: float, start: float, a_shard: float, a_ch
         runs = [simulate(assumed, shard, start, chunks, seed) for seed in range(SEEDS)]
         efficiency[round(in_group * shard / chunks)] = [share for share, _ in runs]
     _, seconds = simulate(assumed, shard, start, picked, 0)
-    listed = math.ceil(in_group / 1000) * 2 / POLL_SECONDS  # pages of 1000 names, of two parts
+    listed = math.ceil(in_group / 1000) * 2 / POLL_SECONDS  # pages of 1000 names, for two slices
     work = (assumed.shards * a_shard + assumed.groups * picked * a_chunk) / seconds
     return {
         "chunks": picked * assumed.groups,
@@ -244,10 +245,10 @@ def projected(assumed: Assumed, shard: float, start: float, a_shard: float, a_ch
 
 
 def simulate(assumed: Assumed, shard: float, start: float, chunks: int, seed: int) -> tuple[float, float]:
-    """Share of the GPUs' time in which shards are computed that are kept, and the seconds of all of it.
+    """Return the share of GPU time that computes shards that are kept, and the total seconds.
 
-    A Job has ``pods`` pods at once; one that ends makes room for the Job's next, behind all that wait already. An evicted pod
-    loses the shard in hand, and its chunk starts again on the GPU of a new node.
+    A Job has ``pods`` pods at once. When a pod ends, the next pod of the Job joins the end of the queue. An evicted pod
+    loses its current shard, and its chunk starts again on the GPU of a new node.
     """
     draw = random.Random(seed)
     in_group = assumed.shards // assumed.groups

@@ -1,11 +1,11 @@
-"""Bytes a sample of stored embeddings, and how fast they are read, in this project's files and in the published ones.
+"""Bytes per sample and read speed of stored embeddings, in the files of this project and in the published formats.
 
-The paper's full recipe: two teachers of 768 numbers, two views, the real caption and five synthetic ones. Embeddings are random
-directions, which no compressor can make more of than of real ones.
+The data follow the paper's full recipe: two teachers with 768 dimensions each, two views, the real caption and five
+synthetic ones. The embeddings are random directions, which do not compress better than real ones.
 
-- ``side files``: one Parquet file of a shard for each teacher, view and caption; what stages hand to each other.
+- ``side files``: one Parquet file of a shard for each teacher, view and caption. Stages exchange these files.
 - ``pth.gz``: the member of a reinforced tar that this project writes.
-- ``fp32 npz`` and ``bf16 gzip pickle``: the published members, the second at gzip's default level.
+- ``fp32 npz`` and ``bf16 gzip pickle``: the published members. The second one uses the default level of gzip.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a student's step on reinforced data costs: against the same step on tensors in memory, and against plain CLIP's.
+"""The cost of a student's step on reinforced data, compared with the step on tensors in memory and with plain CLIP.
 
-All of it is the project's trainer, without the first steps. In memory there is one batch that every step sees:
-no reading, no transfer from a loader. The step of plain CLIP encodes one caption an image, the reinforced one two, with two
-teachers' embeddings; ``real`` is the reinforced step on one caption.
+All times are from the project's trainer, without the first steps. The runs in memory use one batch for every step,
+without reading and without transfer from a loader. The step of plain CLIP encodes one caption per image. The reinforced
+step encodes two captions and uses the embeddings of two teachers. ``real`` is the reinforced step on one caption.
 
-On a GPU the students are MobileCLIP2-S0 and -B in bf16. On a CPU it is a transformer of 224 pixels and 77 tokens that is small
-enough to repeat and large enough that arithmetic, not Python, decides.
+On a GPU, the students are MobileCLIP2-S0 and -B in bf16. On a CPU, the student is a transformer with 224 pixels and 77
+tokens. It is small enough to repeat the run, and large enough that arithmetic dominates the time, not Python.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ Clocks = tuple[float, float]
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a training is timed."""
+    """The numbers of training steps that are timed."""
 
     batch: int
     steps: int
-    """steps that count; a multiple of ``warm``"""
+    """Timed steps, a multiple of ``warm``."""
     warm: int
-    """steps before these"""
+    """Warm-up steps before the timed steps."""
     from_shards: int
-    """steps that count of a run from shards: more than the loader's processes hold ready"""
+    """Timed steps of a run from shards: more than the batches that the loader's processes hold ready."""
 
 
 ON_GPU, ON_CPU = Size(512, 12, 4, 48), Size(32, 3, 1, 3)
@@ -95,7 +95,7 @@ def compared(
         prepared = in_memory(source, size.batch, device)
 
         def run(objective: Objective, steps: int, read: Callable[..., Iterator[Batch]], number: int) -> Clocks:
-            """Seconds of a step, by the clock and of this process's CPU."""
+            """Return the seconds of a step: wall time and CPU time of this process."""
             ended: list[Clocks] = []
             place = Path(scratch) / f"{number}"
             place.mkdir()
@@ -151,7 +151,7 @@ def settings_of(size: Size, steps: int, device: torch.device) -> TrainSettings:
         steps=steps + size.warm,
         batch=size.batch,
         learning_rate=1e-4,
-        log_every=size.warm,  # fetches numbers from the device, for which it waits
+        log_every=size.warm,  # logging waits for numbers from the device
         precision="bf16" if device.type == "cuda" else "fp32",
         workers=max(1, (os.cpu_count() or 1) - 1),
     )
@@ -159,7 +159,7 @@ def settings_of(size: Size, steps: int, device: torch.device) -> TrainSettings:
 
 @contextmanager
 def read_from_tar(model: ImageText, size: Size) -> Iterator[ReinforcedSource]:
-    """A source of a few batches of different samples that remembers nothing of them."""
+    """Yield a source with a few batches of different samples and without a cache."""
     with tempfile.TemporaryDirectory() as folder, patch.object(data, "CACHED_BYTES", 0):
         tar = write_reinforced(Path(folder) / "0.tar", size.batch * min(4, size.steps + size.warm), views=VIEWS)
         yield ReinforcedSource([tar], model.tokenize, model.preprocess, seed=0)
@@ -179,7 +179,7 @@ def profile(
     settings: TrainSettings,
     device: torch.device,
 ) -> dict[str, float]:
-    """Seconds of the parts of one step, each the median of a few; loading is CPU time in one process."""
+    """Return the seconds of each part of a step, as medians. Loading is CPU time in one process."""
     net: Any = model.model.train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.0, fused=True)
     found: dict[str, list[float]] = {}

@@ -1,7 +1,8 @@
-"""Embeddings of captions as the stage makes them, against padded batches in the order of the shard, every text again.
+"""Compare caption embeddings of the stage with padded batches in the order of the shard, which embed every text.
 
-The text tower of ViT-B-32 on a CPU, of ViT-L-14 on a GPU, random weights. Captions of 5 to 25 words. Measured twice: all texts
-different, so that only the padding counts, and with a fifth of them there twice, as when captions are drawn from a captioner.
+The text tower is that of ViT-B-32 on a CPU and of ViT-L-14 on a GPU, with random weights. Captions have 5 to 25 words.
+There are two measurements: one with different texts, so that only the padding counts, and one in which a fifth of the
+texts occur twice, as in the output of a captioner.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Not a measurement: packs what a bare GPU machine lacks as wheels, for ``python -m benchmarks gpu`` without a network.
+"""Download wheels so that ``python -m benchmarks gpu`` runs on a GPU machine without a network. Not a measurement.
 
-``python -m benchmarks wheels --out DIR`` downloads, for Python 3.12 on x86-64 Linux and in the versions of this environment, what
-the sections import and all that it needs in turn, except the packages that the machine has and what those bring along. There::
+``python -m benchmarks wheels --out DIR`` downloads the packages that the sections import, with all their dependencies,
+for Python 3.12 on x86-64 Linux, in the versions of this environment. It leaves out the packages that the machine has,
+and their dependencies. On the GPU machine, run::
 
     python3 -m pip install --no-index --no-deps --target site DIR/*.whl
     PYTHONPATH=site python3 -m benchmarks gpu --minutes 9 --out results
@@ -35,13 +36,13 @@ IMPORTED = (
     "braceexpand",
     "isal",
 )
-"""distributions that the sections of the GPU benchmark import; ``tests/benchmarks/test_wheels.py`` holds this to what they do"""
+"""Distributions that the sections of the GPU benchmark import. ``tests/benchmarks/test_wheels.py`` checks this list."""
 
 PRESENT = ("torch", "torchvision", "numpy", "pyarrow")
-"""pyarrow alone is 52 MiB: with it the rest would not fit"""
+"""Packages that the machine has. pyarrow alone is 52 MiB, and the rest would not fit with it."""
 
 UNUSED = {"hf-xet", "typer"}
-"""needed by huggingface_hub for downloads and for its command line, neither of which a machine without a network has use for"""
+"""Packages that huggingface_hub needs for downloads and its command line. A machine without a network uses neither."""
 
 PYTHON, LIMIT = "3.12", 64 * 2**20
 ENVIRONMENT = {
@@ -76,7 +77,7 @@ def measure(out: Path, present: list[str]) -> Numbers:
 
 
 def needed(names: Collection[str], present: Collection[str]) -> list[str]:
-    """Distributions behind ``names``, without those behind ``present``."""
+    """Return ``names`` with all their dependencies, without ``present`` and its dependencies."""
     there = set(_closure(present, set()))
     return sorted(set(_closure(names, there)))
 
@@ -92,7 +93,7 @@ def _closure(names: Collection[str], without: set[str]) -> Iterator[str]:
         try:
             asked = requires(name) or []
         except PackageNotFoundError:
-            continue  # of another platform than this one
+            continue  # a package for another platform
         yield name
         for text in asked:
             requirement = Requirement(text)

@@ -1,12 +1,14 @@
-"""From a raw shard to a reinforced shard: this project's stages against the released generator's shape.
+"""From a raw shard to a reinforced shard: the stages of this project compared with a generator like the released one.
 
-``ours`` is every stage of a shard with its models loaded: validation, views, captions, image and text embeddings, joining. The
-twin is written from a description of the released generator and has its shape: samples of a whole shard in memory, images decoded
-in line, fp32 without autocast, each caption a call of open_clip's ``generate`` on the same image again, every text padded to the
-context, results fetched batch by batch, gzip of ``torch.save``. What it gets wrong is not imitated: it embeds every sample.
+``ours`` runs every stage of a shard with loaded models: validation, views, captions, image and text embeddings,
+joining. The twin follows a description of the released generator. It holds the samples of a whole shard in memory,
+decodes images in line, and uses fp32 without autocast. It calls open_clip's ``generate`` on the same image again for
+each caption, pads every text to the context, fetches results batch by batch, and compresses ``torch.save`` with gzip.
+It does not imitate the faults of the released generator: it embeds every sample.
 
-Two teachers and a CoCa of random weights, small ones of 32-pixel patches on a CPU; photo-like JPEGs; captions of 30 tokens, so
-that both write as much. Both embed the same views, and the least cosine of their image embeddings is printed.
+The models are two teachers and a CoCa with random weights. On a CPU they are small, with 32-pixel patches. The images
+are photo-like JPEGs. Captions have 30 tokens, so that both write equally many. Both embed the same views. The smallest
+cosine similarity of their image embeddings is printed.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ class Size:
     views: int
     samples: int
     of_twin: int
-    """samples of the shard that the twin does: it takes several times as long for each"""
+    """Samples of the shard that the twin processes. The twin takes several times as long per sample."""
     batch: int
     repeats: int
 
@@ -131,7 +133,7 @@ def compared(size: Size, place: torch.device, until: float = math.inf) -> Number
 
 
 def raw(folder: Path, size: Size, place: torch.device) -> Pipeline:
-    """A pipeline of one shard with two teachers and a captioner."""
+    """Return a pipeline of one shard with two teachers and a captioner."""
     model, _ = random_captioner(size.coca, torch.device("cpu"))
     weights = folder / "coca.safetensors"
     save_file({key: value.contiguous().clone() for key, value in model.state_dict().items()}, weights)
@@ -155,7 +157,10 @@ def raw(folder: Path, size: Size, place: torch.device) -> Pipeline:
 
 @contextmanager
 def loaded_once() -> Iterator[None]:
-    """Stages share their models: what is measured is a sample's work, and a group's models are loaded once for many shards."""
+    """Load each model once and share it between stages.
+
+    The benchmark measures the work of a sample, and a real group loads its models once for many shards.
+    """
     loaded: dict[str, ImageText] = {}
 
     def once(load: Callable[..., ImageText]) -> Callable[..., ImageText]:
@@ -177,11 +182,11 @@ def loaded_once() -> Iterator[None]:
 
 @dataclass
 class Ours:
-    """The stages of one shard, their models loaded."""
+    """The stages of one shard, with loaded models."""
 
     shard: Shard
     stages: list[tuple[str, WriteShard, list[Task]]]
-    """what a stage counts for, what writes a shard of it, and the parts"""
+    """Name of the step that a stage counts for, the function that writes a shard, and the tasks."""
 
     @classmethod
     def of(cls, made: Pipeline) -> Ours:
@@ -217,13 +222,13 @@ def counted_as(key: str) -> str:
 
 @dataclass
 class Twin:
-    """The released generator's shape."""
+    """A generator with the structure of the released one."""
 
     teachers: list[ImageText]
     captioner: ImageText
     shard: Shard
     views: list[list[View]]
-    """of each sample"""
+    """Views of each sample."""
     batch: int
     place: torch.device
     tar: Path
@@ -258,7 +263,7 @@ class Twin:
         return self.spent
 
     def _batch(self, samples: list[dict[str, bytes]], views: list[list[View]]) -> dict[str, list[Any]]:
-        """Embeddings and captions by sample."""
+        """Return the embeddings and captions of each sample."""
         size = self.teachers[0].preprocess.size
         with clocked(self.spent, "reading, validation, views"):
             drawn, images = [], []
@@ -319,7 +324,7 @@ class Twin:
 
 @contextmanager
 def clocked(spent: dict[str, float], part: str) -> Iterator[None]:
-    """Seconds of a part: of the clock on a GPU, of the CPU without one."""
+    """Add the seconds of a part: wall time on a GPU, CPU time without one."""
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     wait()
     started = clock()
@@ -345,13 +350,13 @@ def samples_of(tar: Path) -> Iterator[reinforced_format.ReinforcedSample]:
 
 
 def least_cosine(one: Path, other: Path) -> float:
-    """Of image embeddings, a teacher's at a time, over the samples that both hold."""
+    """Return the smallest cosine similarity of image embeddings, for each teacher, over the samples of both tars."""
     least = 1.0
     for ours, theirs in zip(samples_of(one), samples_of(other), strict=False):
         assert ours.image_emb.shape == theirs.image_emb.shape
         assert ours.captions.keys() == theirs.captions.keys()
         for written, its_texts in zip(ours.captions.values(), theirs.captions.values(), strict=True):
-            # random weights write degenerate captions by chance, and only ours leaves them out
+            # random weights sometimes write degenerate captions, and only ours leaves them out
             assert 0 < len(written) <= len(its_texts)
         for mine, its in zip(ours.image_emb.float().chunk(2, 1), theirs.image_emb.float().chunk(2, 1), strict=True):
             least = min(least, float(F.cosine_similarity(mine, its).min()))

@@ -1,4 +1,4 @@
-"""The icon sets that the drawings come from: how each names a concept, and the SVG of a drawing."""
+"""The icon sets of the drawings: the icon name of a concept, and the SVG of an icon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EMOJIBASE = ("emojibase-data", "17.0.0")
 
 @dataclass(frozen=True)
 class Artist:
-    """An icon set in an Iconify package; its names follow the code points of package ``codes_of``, if any."""
+    """An icon set in an Iconify package. If ``codes_of`` is given, that package has the code points of its icons."""
 
     name: str
     package: str
@@ -26,8 +26,8 @@ class Artist:
     hyphens: bool = True
 
 
-# Fluent ships no code points, but names its icons as its flat sister does; Firefox writes names in one word.
-# The fxemoji package says Apache-2.0; Mozilla's own license file puts the drawings under CC-BY-4.0.
+# Fluent has no code points, but it uses the icon names of Fluent Flat. Firefox writes names as one word.
+# The fxemoji package says Apache-2.0, but the license file of Mozilla states CC-BY-4.0 for the drawings.
 TRAINING = (
     Artist("twemoji", "@iconify-json/twemoji", "1.2.5", "CC-BY-4.0", codes_of="@iconify-json/twemoji"),
     Artist("emojione", "@iconify-json/emojione", "1.2.3", "CC-BY-4.0"),
@@ -49,7 +49,7 @@ FLUENT_FAMILY = ("fluent", "fluent-flat")
 
 
 def package_folder(packages: Path, name: str, version: str) -> Path:
-    """Folder of an npm package, checked to have the pinned version.
+    """Return the folder of an npm package, after checking that it has the pinned version.
 
     Raises:
         UserError: the package is missing or has another version.
@@ -66,7 +66,7 @@ def package_folder(packages: Path, name: str, version: str) -> Path:
 
 @dataclass
 class IconSet:
-    """An artist's icons as their package has them."""
+    """The icons of an artist, as stored in the package."""
 
     artist: Artist
     icons: dict[str, Any]
@@ -84,7 +84,7 @@ class IconSet:
 
     @cached_property
     def _names(self) -> dict[str, str]:
-        """Icon behind every name, aliases included, except those that turn their icon."""
+        """Return the icon of each name and alias. Aliases that rotate or flip their icon are left out."""
         names = {
             alias: entry["parent"] for alias, entry in self.icons.get("aliases", {}).items() if set(entry) == {"parent"}
         }
@@ -92,7 +92,7 @@ class IconSet:
         return {key if self.artist.hyphens else key.replace("-", ""): icon for key, icon in names.items()}
 
     def icon_name(self, concept: Concept) -> str | None:
-        """Name of the concept's icon: by code point where the set has them, else by slug of the label."""
+        """Return the icon name of a concept: by code point if the set has them, else by the slug of its label."""
         if self.codes is not None:
             code = concept.hexcode.lower()
             name = self.codes.get(code) or self.codes.get(code.replace("-fe0f", ""))
@@ -101,7 +101,7 @@ class IconSet:
         return self._names.get(name) if name else None
 
     def svg(self, icon: str) -> str:
-        """The icon as an SVG document that fills its view box."""
+        """Return the icon as an SVG document that fills its view box."""
         entry = self.icons["icons"][icon]
         left, top, width, height = (
             entry.get(side, self.icons.get(side, default))

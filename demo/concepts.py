@@ -1,4 +1,4 @@
-"""What the drawings show: the emoji of five groups, with the words people wrote for them."""
+"""The concepts that the drawings show: the emoji of five groups, with the words that people wrote for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEED = 0
 PICTURED_GROUPS = ("animals-nature", "food-drink", "travel-places", "activities", "objects")
 
 GOOD, POOR = 45, 25
-"""percent of the captions that name what is drawn, and of those that are keywords; the others are wrong"""
+"""Percent of the captions that name the drawn concept, and percent that are keywords. The others are wrong."""
 
 PHRASES = (
     "{}",
@@ -35,7 +35,7 @@ PHRASES = (
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: its code points joined by '-', its English name, and keywords for it."""
+    """One emoji: its code points joined by '-', its English name, and its keywords."""
 
     hexcode: str
     label: str
@@ -44,7 +44,7 @@ class Concept:
 
 
 def read_concepts(emojibase: Path) -> list[Concept]:
-    """The concepts of the five groups that a picture shows, in Unicode's order, from ``emojibase-data``."""
+    """Return the concepts of the five pictured groups from ``emojibase-data``, in the order of Unicode."""
     names = json.loads((emojibase / "meta" / "groups.json").read_text("utf-8"))["groups"]
     emoji = json.loads((emojibase / "en" / "data.json").read_text("utf-8"))
     emoji.sort(key=lambda entry: entry.get("order", 0))
@@ -56,23 +56,23 @@ def read_concepts(emojibase: Path) -> list[Concept]:
 
 
 def slug(label: str) -> str:
-    """Name of a label's icon in icon sets: ``woman’s boot`` -> ``womans-boot``."""
+    """Return the icon name of a label in icon sets: ``woman’s boot`` -> ``womans-boot``."""
     ascii_label = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_label.lower().replace("'", "")).strip("-")
 
 
 def digest(*parts: str) -> str:
-    """Hash that every random choice is derived from, so that none depends on the order of another."""
+    """Return the hash from which each random choice is derived, so that choices do not depend on each other's order."""
     return hashlib.sha256("\0".join((str(SEED), *parts)).encode()).hexdigest()
 
 
 def shuffled(items: Iterable[T], purpose: str, name: Callable[[T], str]) -> list[T]:
-    """The items in an order that depends on the seed, the purpose and their names alone."""
+    """Return the items in an order that depends only on the seed, the purpose and their names."""
     return sorted(items, key=lambda item: digest(purpose, name(item)))
 
 
 def caption_kind(hexcode: str, artist: str) -> Literal["good", "poor", "wrong"]:
-    """Return whether the raw caption of a drawing names what is drawn, is keywords, or names something else."""
+    """Return whether the raw caption of a drawing names its concept, is keywords, or names another concept."""
     chance = int(digest("caption", f"{artist} {hexcode}"), 16) % 100
     if chance < GOOD:
         return "good"
@@ -83,7 +83,7 @@ def web_caption(concept: Concept, artist: str, concepts: Sequence[Concept]) -> s
     """Return the raw caption of a concept that an artist drew. Each artist's drawing has a caption of its own.
 
     A good caption is a phrase with the concept's name. A poor one has one to three of its tags. A wrong one is a phrase with
-    the name of another one of ``concepts``.
+    the name of another concept of ``concepts``.
     """
     purpose = f"{artist} {concept.hexcode}"
     kind = caption_kind(concept.hexcode, artist)

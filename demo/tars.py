@@ -1,4 +1,4 @@
-"""WebDataset tars whose bytes depend on their members alone."""
+"""WebDataset tars whose bytes depend only on their members."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Writes (name, content) members in the given order, times and owners zeroed; visible when complete."""
+    """Write (name, content) members in the given order, with zero times and owners. The tar appears when complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     with unfinished.open("wb") as file:

@@ -1,4 +1,4 @@
-"""One section in a process that was started and not forked."""
+"""Run one section in a new process that is started, not forked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Five captions an image: against open_clip's ``generate``, against the bare arithmetic, and what launches cost."""
+"""Five captions per image, compared with open_clip's ``generate`` and the bare arithmetic, and the cost of launches."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def run(section: Section) -> None:
 
 @torch.inference_mode()
 def launches(section: Section, model: CoCa, images: int) -> None:
-    """The decoder's steps alone, launched one by one and replayed as one graph: what graphs would save."""
+    """Time the decoder's steps, launched one by one and replayed as one CUDA graph, to show the gain of graphs."""
     device, length, rows = section.device, SETTINGS.max_tokens, CAPTIONS * images
-    # one autocast around all of it: it keeps the weights that it casts, and a graph must find them where they were
+    # one autocast for all steps, because it caches the cast weights and a graph needs them at the same address
     with inference(device):
         tokens = image_tokens(model, random_images(model, images, device))
         image_of = [row // CAPTIONS for row in range(rows)]

@@ -1,4 +1,4 @@
-"""The card and what is on its machine: whatever a number needs to be compared with another."""
+"""The card and the software of its machine: the facts that make numbers comparable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "torchvision", "triton", "open_clip_torch", "timm", "transformers", "numpy", "pyarrow", "pillow")
 
 DENSE_BF16 = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "A10": 125e12}
-"""operations a second by the makers' data sheets, without sparsity; the first name that a card's holds counts"""
+"""Operations per second from the vendors' data sheets, without sparsity.
+
+The first key whose words are all in the name of the card applies.
+"""
 
 
 def run(section: Section) -> None:
@@ -60,7 +63,7 @@ def name_of(device: torch.device) -> str:
 
 
 def commit() -> str:
-    """The commit of the working tree, and a hash of the sources: a copy without its repository has that alone."""
+    """Return the commit of the working tree and a hash of the sources. A copy without git has only the hash."""
     sources = hashlib.sha256()
     for folder in ("benchmarks", "mobileclip2"):
         for path in sorted((ROOT / folder).rglob("*.py")):
@@ -75,7 +78,7 @@ def commit() -> str:
 
 
 def peak(device: torch.device) -> tuple[float, str]:
-    """Operations a second that utilisation is a share of, and where the number is from."""
+    """Return the operations per second that count as full utilization, and the source of that number."""
     name = name_of(device)
     for part, rate in DENSE_BF16.items():
         if device.type == "cuda" and all(word in name for word in part.split()):
@@ -92,7 +95,7 @@ def product_rate(device: torch.device, small: bool) -> float:
 
 
 def copy_rates(device: torch.device, small: bool) -> dict[str, float]:
-    """Bytes a second; a copy within the device counts bytes read and bytes written."""
+    """Return bytes per second. A copy within the device counts the bytes read and the bytes written."""
     size = 1 << (22 if small else 30)
     here = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
     there, too = (torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2))
@@ -103,7 +106,7 @@ def copy_rates(device: torch.device, small: bool) -> dict[str, float]:
 
 
 def seconds_of(run: Callable[[], object], times: int, warm: int = 3) -> float:
-    """Seconds of one of ``times`` calls in a row, which the device is left to queue."""
+    """Return the mean seconds per call of ``times`` calls in a row. The device may queue the calls."""
     for _ in range(warm):
         run()
     wait()

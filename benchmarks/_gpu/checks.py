@@ -1,4 +1,4 @@
-"""The GPU tests, without pytest: bf16, pinned copies, random numbers and exact resume, NCCL on one process, captions in fp32."""
+"""The GPU tests without pytest: bf16, pinned copies, random numbers, exact resume, NCCL in one process, captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from benchmarks._gpu.section import Section
 
 
 def run(section: Section) -> None:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first matrix product
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first matrix product
     from tests.on_gpu import CHECKS
 
     passed = 0

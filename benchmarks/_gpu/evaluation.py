@@ -1,4 +1,4 @@
-"""A model on a classification set against its towers and decoding, each alone."""
+"""The evaluation of a model on a classification set, compared with its towers and with decoding, each alone."""
 
 from __future__ import annotations
 

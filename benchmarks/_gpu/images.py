@@ -1,4 +1,4 @@
-"""Embeddings of images by a ViT-L/14 teacher: from the tar, the bare forward pass, the released loop's shape, decoding alone."""
+"""Image embeddings of a ViT-L/14 teacher: the stage, the forward pass, a loop like the released one, and decoding."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def end_to_end(section: Section, ready: Ready, batch: int, repeats: int, until: 
 
 
 def bare(section: Section, ready: Ready, sizes: tuple[int, ...]) -> None:
-    """The forward pass alone: which batch fills the card."""
+    """Time the forward pass alone, to find the batch size that fills the card."""
     teacher, device = ready.teacher, section.device
     rate, origin = peak(device)
     size = teacher.preprocess.size
@@ -91,7 +91,7 @@ def bare(section: Section, ready: Ready, sizes: tuple[int, ...]) -> None:
 
 
 def cores(section: Section, ready: Ready, batch: int) -> None:
-    """Views a second that threads prepare, by their number, with no model beside them."""
+    """Measure the views per second for several numbers of decoding threads, while no model runs."""
     threads = torch.get_num_threads()
     views = VIEWS * len(ready.raw)
     wanted = [count for count in (1, 2, 4, 8, 16, 32) if count <= threads] or [1]

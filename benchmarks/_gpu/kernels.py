@@ -1,4 +1,4 @@
-"""Where a device's time goes: by kernel, and how much of it the device waits for the next one."""
+"""The time of a device by kernel, and the share of time in which the device waits for the next kernel."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SHOWN = 15
 @dataclass(frozen=True)
 class Profile:
     wall: float
-    """seconds of the run without a profiler"""
+    """Seconds of the run without a profiler."""
     busy: float
-    """seconds in which a kernel ran"""
+    """Seconds in which a kernel ran."""
     launches: int
     kernels: list[tuple[str, int, float]]
-    """name, calls and seconds, longest first; on a CPU operations, which hold one another"""
+    """Name, calls and seconds, longest first. On a CPU these are operations; an operation may call others."""
 
     @property
     def idle(self) -> float:
-        """Share of the time in which the device had nothing to do."""
+        """Return the share of time in which the device was idle."""
         return max(0.0, 1 - self.busy / self.wall)
 
     def lines(self, runs: str) -> list[str]:
@@ -44,7 +44,7 @@ class Profile:
 
 
 def profile(run: Callable[[], object], device: torch.device) -> Profile:
-    """Of one call, after two that warm up."""
+    """Profile one call, after two warm-up calls."""
     on_gpu = device.type == "cuda"
     for _ in range(2):
         run()
@@ -53,12 +53,12 @@ def profile(run: Callable[[], object], device: torch.device) -> Profile:
     run()
     wait()
     wall = time.perf_counter() - started
-    # kernels alone: with the operations that launch them a caption would be half a million events
+    # kernels only: with the operations that launch them, one caption would give half a million events
     with torch.profiler.profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         run()
         wait()
     kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
-    # a span that user code named covers kernels, and time between them
+    # leave out user annotations: they span kernels and the time between them
     events: list[Any] = [
         event
         for event in seen.events()
@@ -74,7 +74,7 @@ def profile(run: Callable[[], object], device: torch.device) -> Profile:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of spans."""
+    """Return the length of the union of spans."""
     total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))

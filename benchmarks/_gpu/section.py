@@ -1,4 +1,4 @@
-"""What a section gets: a device, a size, the time by which it is to be ready, and a file that holds what it has found so far."""
+"""The input of a section: a device, a size, a time limit, and a file for the results so far."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from typing import Any
 import torch
 
 Row = dict[str, Any]
-"""``what``, and ``value`` with ``unit``, ``lowest``, ``highest``, ``target``, or ``found`` in words, ``lines``, ``error``"""
+"""Each row has ``what``. It also has ``found`` (text), ``lines``, ``error`` or ``value``.
+
+A ``value`` comes with ``unit`` and optionally ``lowest``, ``highest`` and ``target``.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,11 @@ class Section:
     name: str
     device: torch.device
     small: bool
-    """few steps of tiny models: a rehearsal"""
+    """A rehearsal: a few steps of tiny models."""
     ends: float
-    """time.time() at which the section is stopped"""
+    """The value of time.time() at which the section is stopped."""
     rows: Path
-    """one JSON object a line, appended at once, so that a kill loses nothing"""
+    """A file with one JSON object per line. Each row is appended at once, so that a kill does not lose earlier rows."""
 
     @property
     def on_gpu(self) -> bool:
@@ -39,7 +42,7 @@ class Section:
         return self.ends - time.time()
 
     def by(self, share: float) -> float:
-        """The time at which a share of what is left has passed."""
+        """Return the time at which ``share`` of the remaining time has passed."""
         return time.time() + share * self.left()
 
     def value(
@@ -51,7 +54,10 @@ class Section:
         target: float | None = None,
         at_least: bool = True,
     ) -> None:
-        """A number, or those of all repeats: their median and range. On a CPU a target is that of another machine."""
+        """Record a number, or the median and range of the numbers of all repeats.
+
+        On a CPU, ``reached`` is None, because targets apply to a GPU.
+        """
         each = [value] if isinstance(value, int | float) else list(value)
         middle = statistics.median(each)
         row: Row = {"what": what, "value": middle, "unit": unit, "repeats": len(each)}
@@ -66,17 +72,17 @@ class Section:
         self._append({"what": what, "found": words})
 
     def lines(self, what: str, lines: list[str]) -> None:
-        """Something that is read as it is, a profile for instance."""
+        """Record lines of plain text, for example a profile."""
         self._append({"what": what, "lines": lines})
 
     def require(self, seconds: float) -> None:
-        """Raises ``NoTime`` where less is left."""
+        """Raise ``NoTime`` if less than ``seconds`` is left."""
         if self.left() < seconds:
             raise NoTime(f"{self.left():.0f} s were left, it asks for {seconds:.0f} s")
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Records what goes wrong inside, frees the device's memory and goes on."""
+        """Record an error raised in this context, free the device memory and continue."""
         try:
             yield
         except NoTime as left:

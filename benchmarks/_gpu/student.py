@@ -1,6 +1,7 @@
-"""A student's step: on reinforced data against plain CLIP and against tensors in memory, then by batch and by how it is compiled.
+"""A student's step on reinforced data, compared with plain CLIP and with tensors in memory, by batch and compilation.
 
-The first part is the trainer itself. The second is its step (forward, loss, backward, clipping, optimizer) on tensors in memory.
+The first part runs the trainer. The second part runs its step (forward, loss, backward, clipping, optimizer) on
+tensors in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ STUDENTS = ("MobileCLIP2-S0", "MobileCLIP2-B")
 COMPILED, RECOMPUTING = "torch.compile", "activations recomputed"
 MEMORY_OVER_SHARDS, OVER_CLIP = 0.95, 1.10
 COMPILING = 60.0
-"""seconds that torch.compile may take of a model"""
+"""Seconds that torch.compile may take for a model."""
 
 
 def run(section: Section) -> None:
@@ -55,7 +56,7 @@ def run(section: Section) -> None:
 
 
 def trained(section: Section, name: str, size: Size, repeats: int, until: float) -> None:
-    """The trainer from shards, from memory, on one caption, and on plain CLIP's loss."""
+    """Time the trainer from shards, from memory, on one caption, and with the plain CLIP loss."""
     model = built(name)
     found = compared(model, section.device, size, repeats, until)
     for what, seconds in found["step_seconds"].items():
@@ -87,7 +88,7 @@ def trained(section: Section, name: str, size: Size, repeats: int, until: float)
 
 
 def loader_rate(source: ReinforcedSource, size: Size, device: torch.device) -> float:
-    """Samples a second that the loader's processes bring into this one, after what they hold ready."""
+    """Return the samples per second that the loader's processes deliver, without the batches that they hold ready."""
     settings = settings_of(size, 4 * size.from_shards, device)
     ready = 2 * settings.workers if size.from_shards > 2 * settings.workers else 1
     loaded = batches(source, settings, World(0, 1, device), 0)
@@ -99,7 +100,7 @@ def loader_rate(source: ReinforcedSource, size: Size, device: torch.device) -> f
 
 
 def by_batch(section: Section, name: str, sizes: tuple[int, ...], size: Size, until: float) -> None:
-    """Most important first: the batch in the middle, whole; then the others."""
+    """Time steps by batch size. The middle size comes first, with a profile and variants."""
     middle = sizes[len(sizes) // 2]
     one(section, name, middle, "eager", size, profiled=True)
     for variant in ("channels-last", "plain CLIP"):
@@ -115,12 +116,12 @@ def by_batch(section: Section, name: str, sizes: tuple[int, ...], size: Size, un
 
 
 def one(section: Section, name: str, batch: int, variant: str, size: Size, profiled: bool = False) -> None:
-    """Samples a second, share of the card's arithmetic and peak memory of a step."""
+    """Record the samples per second, the FLOP utilization and the peak memory of a step."""
     device, what = section.device, f"{name}, batch {batch}, {variant}"
     model = built(name)
     some = one_batch(name, size.batch)
     step = step_of(model, {key: rows.to(device) for key, rows in tiled(some, batch).items()}, section, variant)
-    counted = variant not in (COMPILED, RECOMPUTING)  # the counter sees no compiled kernels, and each recomputation
+    counted = variant not in (COMPILED, RECOMPUTING)  # the counter misses compiled kernels and counts recomputation
     started = time.perf_counter()
     with FlopCounterMode(display=False) if counted else nullcontext() as counter:
         step()
@@ -145,13 +146,13 @@ def one(section: Section, name: str, batch: int, variant: str, size: Size, profi
 
 @lru_cache
 def one_batch(name: str, batch: int) -> Batch:
-    """A batch as the loader hands it over, on the CPU."""
+    """Return a batch as the loader returns it, on the CPU."""
     with read_from_tar(built(name), Size(batch, 0, 1, 0)) as source:
         return in_memory(source, batch, torch.device("cpu"))
 
 
 def step_of(model: ImageText, batch: Batch, section: Section, variant: str) -> Callable[[], None]:
-    """A step as the trainer takes it."""
+    """Return a function that takes one training step like the trainer's."""
     device = section.device
     net: Any = model.model.to(device)
     if variant == "channels-last":
@@ -164,7 +165,7 @@ def step_of(model: ImageText, batch: Batch, section: Section, variant: str) -> C
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     forward: Any = Forward(net, objective, bf16=section.on_gpu, prepare=model.preprocess.normalized)
     if variant == COMPILED:
-        # a rehearsal traces and does not wait for a compiler
+        # a rehearsal only traces, because the compiler takes too long
         forward = torch.compile(forward, backend="eager" if section.small else "inductor")
     needed = {key: batch[key] for key in objective.needs}
     world = World(0, 1, device)
@@ -179,7 +180,7 @@ def step_of(model: ImageText, batch: Batch, section: Section, variant: str) -> C
 
 
 def tiled(batch: Batch, size: int) -> Batch:
-    """A batch of another size; arithmetic does not mind that samples come twice."""
+    """Return a batch of another size. Repeated samples do not change the time of the arithmetic."""
     times = -(-size // len(batch["image"]))
     return {key: torch.cat([rows] * times)[:size] for key, rows in batch.items()}
 

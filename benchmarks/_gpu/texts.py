@@ -1,4 +1,4 @@
-"""Embeddings of captions against padded batches, by the text tower of ViT-L/14."""
+"""Caption embeddings with the text tower of ViT-L/14, compared with padded batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a raw shard to a reinforced shard, against the released generator's shape, and what that makes of a card's hours."""
+"""From a raw shard to a reinforced shard, compared with a generator like the released one, and the card-hours."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from pipelines.profiles import PROFILES
 
 @pytest.fixture(scope="session")
 def demo() -> Pipeline:
-    """Return the pipeline of the demo profile, which has each kind of asset. Nothing is materialized."""
+    """Return the pipeline of the demo profile, which has each kind of asset. No asset is materialized."""
     return Pipeline(load(PROFILES / "demo.yaml"))
 
 
 @pytest.fixture(scope="session")
 def png_of() -> Callable[[object], str]:
-    """Return a function that checks that Markdown metadata has a PNG, and returns the text beside it."""
+    """Return a function that checks that Markdown metadata has a PNG, and returns the text before it."""
 
     def check(value: object) -> str:
         assert isinstance(value, dg.MarkdownMetadataValue)
@@ -31,7 +31,10 @@ def png_of() -> Callable[[object], str]:
 
 @pytest.fixture(scope="session")
 def shown_at_once() -> Callable[[object], bool]:
-    """Return a function that tells whether Dagster shows a picture without a click: Markdown of less than 1000 characters."""
+    """Return a function that checks whether Dagster shows a picture without a click.
+
+    Dagster does this for Markdown of less than 1000 characters.
+    """
 
     def check(value: object) -> bool:
         assert isinstance(value, dg.MarkdownMetadataValue)

@@ -4,7 +4,7 @@ from assets.captioner import caption_corpus, captioner
 from mobileclip2.engine.pipeline import Pipeline
 
 
-def test_models_and_data_are_told_apart_by_their_kinds(demo: Pipeline) -> None:
+def test_models_and_corpora_have_different_kinds(demo: Pipeline) -> None:
     (corpus,) = caption_corpus(demo.profile, demo.graph["caption_corpus/labels"]).specs
     (model,) = captioner(demo.profile, demo.graph["captioner/coca_labels"]).specs
     assert (corpus.kinds, model.kinds) == ({"webdataset"}, {"pytorch"})

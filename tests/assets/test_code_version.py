@@ -1,4 +1,4 @@
-"""Dagster's code version changes with what is declared upstream, and with nothing else."""
+"""Dagster's code version changes only with the fields that are declared upstream."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_field_changes_everything_downstream(tiny: Path) -> None:
     ],
     ids=["device", "log interval", "evaluation set"],
 )
-def test_what_changes_no_output_changes_no_version(tiny: Path, change: Change) -> None:
+def test_fields_without_effect_on_outputs_keep_the_version(tiny: Path, change: Change) -> None:
     assert changed(tiny, change) == set()
 
 

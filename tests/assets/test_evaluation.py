@@ -1,4 +1,4 @@
-"""One model on one set is a partition: what is materialized, shown and judged when only some of them are there."""
+"""Each evaluation set is a partition. Tests inspect metadata and checks while only some sets are materialized."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.pipelines.small import edited
 
 KEY = dg.AssetKey("evaluation.pupil")
 SETS = ["shapes", "vtab/flowers", "vtab-flowers"]
-"""two of which would share a folder by their names"""
+"""The last two names must not share a folder."""
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def verdict(instance):
     return record.evaluation
 
 
-def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch):
-    """Features that a machine kept are those of the code that made them."""
+def test_a_new_code_version_discards_cached_features(finished, monkeypatch):
+    """Cached features are only valid for the code version that made them."""
     computed = []
     embed = ImageText.embed_images
     monkeypatch.setattr(
@@ -69,7 +69,7 @@ def test_new_code_of_the_stage_looks_at_every_image_again(finished, monkeypatch)
     assert again() > 0
 
 
-def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
+def test_each_evaluation_set_is_a_separate_partition(pipeline, instance):
     repository = definitions_of(pipeline.profile).get_repository_def()
     assert repository.assets_defs_by_key[KEY].partitions_def.get_partition_keys() == SETS
     assert plan(pipeline).pairs == [(f"evaluation/{model}", name) for model in ("pupil", "wide") for name in SETS[1:]]
@@ -92,7 +92,7 @@ def test_a_set_is_a_partition_that_is_materialized_alone(pipeline, instance):
     assert "of 3 metrics fell" in verdict(instance).description, "judged over all sets, whichever came last"
 
 
-def test_a_changed_set_runs_alone_and_its_old_results_are_not_needed(pipeline):
+def test_a_changed_set_reruns_alone_and_gc_finds_its_old_results(pipeline):
     for asset, name in list(pipeline.stale()):
         pipeline.materialize(asset.key, name)
     assert garbage.unneeded([pipeline], set(), []) == []

@@ -1,4 +1,4 @@
-"""Inputs from outside the store, and the partitions of them that an asset reads."""
+"""Inputs from outside the store, and the partitions of these inputs that an asset reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_profile_has_a_version_for_every_partition_of_every_input() -> Non
         assert set(versions) == expected and MISSING not in versions.values()
 
 
-def test_a_student_reads_the_sets_of_its_curve_only(tiny: Path) -> None:
+def test_a_student_reads_only_the_sets_of_its_curve(tiny: Path) -> None:
     def change(values: dict) -> None:
         values["evaluation"].append({**values["evaluation"][0], "name": "more"})
         values["students"][0]["evaluate_on"] = ["more"]
@@ -45,7 +45,7 @@ def test_a_student_reads_the_sets_of_its_curve_only(tiny: Path) -> None:
     assert of_evaluation.partitions.get_partition_keys() == ["shapes", "more"]
 
 
-def test_a_variant_of_a_study_has_a_version_of_its_own() -> None:
+def test_each_study_variant_has_its_own_version() -> None:
     pipeline = Pipeline(load(PROFILES / "ablation.yaml"))
     key = dg.AssetKey(["inputs", "logit_scales_study_variants"])
     versions = {place[1]: version for place, version in input_versions(pipeline).items() if place[0] == key}
@@ -68,7 +68,7 @@ def test_names_of_inputs_are_distinct() -> None:
         assert len({key.path[-1] for key in keys}) == len(keys) and keys
 
 
-def test_pictures_joined_to_published_shards_are_an_input_of_their_own(tiny: Path) -> None:
+def test_images_joined_to_published_shards_are_a_separate_input(tiny: Path) -> None:
     tiny.write_text(yaml.safe_dump(published_profile(tiny, images={"url": "shards"})))
     keys = {key for key, _ in input_versions(Pipeline(load(tiny)))}
     assert {key.path[-1] for key in keys} == {

@@ -10,10 +10,10 @@ from pipelines.profiles import PROFILES
 
 
 @pytest.mark.parametrize("profile", ["demo", "tiny", "ablation", "dfndr-2b"])
-def test_each_node_of_the_graph_page_has_a_label_of_its_own(profile):
+def test_graph_page_labels_are_unique(profile):
     loaded = load(PROFILES / f"{profile}.yaml")
     keys = definitions_of(loaded).resolve_all_asset_keys()
-    labels = [key.path[-1] for key in keys]  # what the graph page shows
+    labels = [key.path[-1] for key in keys]  # labels that the graph page shows
     assert len(set(labels)) == len(labels)
     for asset in build_graph(loaded).values():
         assert dagster_key(asset.key) in keys and library_key(dagster_key(asset.key)) == asset.key

@@ -63,7 +63,7 @@ def test_a_user_error_fails_the_run_without_retries(tiny: Path, instance: dg.Dag
     assert failure.value.__cause__ is None and not isinstance(failure.value, UserError)
 
 
-def test_progress_is_logged_seldom_and_passed_on_always(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_logged_rarely_but_always_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 1.0, 10.0, 11.0, 21.0])
     monkeypatch.setattr(materialize.time, "monotonic", lambda: next(seconds))
     steps: list[Step] = []
@@ -90,14 +90,14 @@ def test_only_steps_in_a_cluster_are_retried(demo: Pipeline, tmp_path: Path) -> 
 
 
 def context(instance: dg.DagsterInstance, *, launched: bool) -> Any:
-    """The context of a step whose run is in the storage of ``instance``."""
+    """Return the context of a step whose run is in the storage of ``instance``."""
     run = create_run_for_test(instance, "job", status=dg.DagsterRunStatus.STARTED)
     return SimpleNamespace(
         instance=instance, run=SimpleNamespace(run_id=run.run_id, remote_job_origin=launched or None)
     )
 
 
-def test_a_launched_run_continues_until_somebody_ends_it(
+def test_a_launched_run_continues_until_it_is_canceled(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status = LaunchedRun(here := context(instance, launched=True))
@@ -111,6 +111,6 @@ def test_a_launched_run_continues_until_somebody_ends_it(
     assert status.is_ended() and not status.will_resume()
 
 
-def test_a_run_of_this_process_ends_with_it(instance: dg.DagsterInstance) -> None:
+def test_an_in_process_run_does_not_resume(instance: dg.DagsterInstance) -> None:
     status = LaunchedRun(context(instance, launched=False))
     assert not status.will_resume() and not status.is_ended()

@@ -20,7 +20,7 @@ def test_a_published_dataset_is_an_asset_without_upstream(tiny: Path) -> None:
     assert not [dep for spec in asset.specs for dep in spec.deps] and asset.partitions_def is not None
 
 
-def test_a_profile_without_sources_has_only_what_it_needs(tiny: Path) -> None:
+def test_a_profile_without_sources_has_only_the_needed_assets(tiny: Path) -> None:
     tiny.write_text(yaml.safe_dump(published_profile(tiny)))
     keys = {key.to_user_string() for key in stages(load(tiny)).resolve_all_asset_keys()}
     inputs = {"inputs/datacompdr_shards", "inputs/evaluation_sets"}

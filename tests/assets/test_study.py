@@ -40,7 +40,7 @@ def missing(pipeline):
     return [(asset.key, group) for asset, group in pipeline.stale()]
 
 
-def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
+def test_each_row_and_seed_is_a_separate_partition(finished, instance):
     pipeline = edited(finished, with_studies(INGREDIENTS))
     trials = ["base-seed0", "base-seed3", "distillation-seed0", "distillation-seed3", "half-seed0", "half-seed3"]
     assert missing(pipeline) == [("study/ingredients", trial) for trial in trials]
@@ -61,7 +61,7 @@ def test_each_row_and_seed_is_a_partition_of_its_own(finished, instance):
     assert "data:image/png;base64," in event.metadata["plot"].value
 
 
-def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
+def test_a_trial_scores_like_a_student_with_the_same_settings(finished):
     study = {**INGREDIENTS, "seeds": [0], "rows": INGREDIENTS["rows"][1:2]}
     pipeline = edited(finished, with_studies(study))
     assert pipeline.profile.student("pupil").loss == pipeline.profile.study("ingredients").rows[0].loss
@@ -75,7 +75,7 @@ def test_a_trial_scores_what_the_student_of_its_settings_scores(finished):
     assert f'"acc1": {scores["shapes/acc1"][0]}' in evaluation.fetch("results.jsonl").read_text()
 
 
-def test_a_search_distils_from_one_teacher_and_a_new_scale_trains_alone(tiny):
+def test_a_search_uses_one_teacher_and_adds_only_new_scales(tiny):
     search = {
         "name": "scales",
         "student": "pupil",
@@ -96,7 +96,7 @@ def test_a_search_distils_from_one_teacher_and_a_new_scale_trains_alone(tiny):
     assert {name for name, part in added.items() if part != parts.get(name)} == {"wide_90-seed0"}
 
 
-def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
+def test_the_plan_lists_trials_and_is_empty_after_the_run(finished):
     pipeline = edited(finished, with_studies(INGREDIENTS))
     assert [(item.asset, item.slice, item.reasons) for item in plan(pipeline).items][:2] == [
         ("study/ingredients", "base-seed0", ("new",)),
@@ -113,14 +113,14 @@ def test_the_plan_names_trials_and_a_second_one_is_empty(finished):
     }
 
 
-def test_a_job_asks_for_the_studies_alone(finished):
+def test_the_studies_job_requests_only_studies(finished):
     pipeline = edited(finished, with_studies(INGREDIENTS))
     job = definitions_of(pipeline.profile).resolve_job_def("studies")
     assert job.run_config["ops"][submit_plan.name]["config"] == {"assets": ["study/ingredients"]}
     assert not definitions_of(edited(finished, with_studies()).profile).get_repository_def().has_job("studies")
 
 
-def test_the_ablation_takes_from_the_demo_what_it_can():
+def test_the_ablation_shares_assets_with_the_demo():
     demo, ablation = (build_graph(load(profile_path(name))) for name in ("demo", "ablation"))
     shared = {key for key in demo if key in ablation and demo[key].slices == ablation[key].slices}
     assert set(demo) - shared == {"reinforced_dataset", "student/plain", "evaluation/plain", "student/reinforced"}

@@ -15,7 +15,7 @@ def test_the_sheet_shows_captions(
     assert png_of(entries["captions"]) == "![captions](" and shown_at_once(entries["captions_preview"])
 
 
-def test_the_checks_block_what_is_downstream(materialized: Callable[..., Pipeline], demo: Pipeline) -> None:
+def test_the_checks_block_downstream_assets(materialized: Callable[..., Pipeline], demo: Pipeline) -> None:
     asset = synthetic_captions(demo.profile, demo.graph["synthetic_captions/coca_labels"])
     assert {spec.name: spec.blocking for spec in asset.check_specs} == {
         "captions_vary": True,

@@ -1,4 +1,4 @@
-"""A stored model of random weights."""
+"""A stored model with random weights."""
 
 from __future__ import annotations
 

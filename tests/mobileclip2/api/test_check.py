@@ -19,7 +19,7 @@ def checked(profile, change=lambda values: None):
     return check(Pipeline(load(profile)))
 
 
-def test_a_profile_without_problems(tiny):
+def test_a_valid_profile_has_no_problems(tiny):
     found = checked(tiny)
     assert found.problems == []
     assert [source.samples for source in found.sources] == [24] and found.corpora["clean"].samples == 12
@@ -54,7 +54,7 @@ def test_every_problem_is_listed_once(tiny):
     ]
 
 
-def test_a_pinned_file_that_differs_is_found(tiny):
+def test_a_pinned_file_with_another_hash_is_reported(tiny):
     def change(values):
         values["teachers"][0]["model"]["weights"]["sha256"] = "0" * 64
 
@@ -63,7 +63,7 @@ def test_a_pinned_file_that_differs_is_found(tiny):
 
 
 @pytest.mark.parametrize("between", [False, True])
-def test_a_student_that_starts_from_another_has_its_size(tiny, between):
+def test_a_student_based_on_another_has_the_same_size(tiny, between):
     def change(values):
         train = values["students"][0]["train"]
         values["students"].append({"name": "tuned", "base": "pupil", "data": "raw", "train": train})

@@ -1,4 +1,4 @@
-"""An input of the wrong type is named, with the command that makes the right one."""
+"""An input of the wrong type is reported with the command that makes the right type."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ WRONG_SOURCES: list[tuple[Callable[[Path], None], list[str]]] = [
 
 
 @pytest.mark.parametrize(("make", "said"), WRONG_SOURCES)
-def test_a_source_of_another_type_is_named_with_the_command(tmp_path, make, said):
+def test_a_wrong_source_type_is_reported_with_the_import_command(tmp_path, make, said):
     folder = tmp_path / "given"
     folder.mkdir()
     make(folder)
@@ -118,7 +118,7 @@ def test_a_source_of_another_type_is_named_with_the_command(tmp_path, make, said
         assert part.format(folder=folder) in str(raised.value)
 
 
-def test_a_file_that_is_no_tar_is_named(tmp_path):
+def test_a_source_file_that_is_not_a_tar_is_reported(tmp_path):
     (tmp_path / "captions.csv").write_text("url,caption\n")
     with pytest.raises(
         UserError, match=r"captions\.csv is not a tar; it has tables .*run: mobileclip2 import .*captions\.csv"
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_tar_is_named(tmp_path):
         opened(tmp_path / "captions.csv")
 
 
-def test_one_shard_is_opened_and_a_bad_first_sample_is_passed_over(tmp_path, monkeypatch):
+def test_only_one_shard_is_opened_and_bad_samples_are_skipped(tmp_path, monkeypatch):
     members = [("0.jpg", JPEG[:50]), ("0.txt", b"a cat"), ("1.jpg", JPEG), ("1.txt", b"a red square")]
     write_tar(tmp_path / "00000.tar", members)
     for number in range(1, 200):
@@ -201,7 +201,7 @@ FLICKR = "retrieval/flickr_1k_test_image_text_retrieval"
         ("shapes", undecodable, ["sample '1' (not-an-image", "a classification set needs a picture with cls"]),
     ],
 )
-def test_an_evaluation_set_of_another_type_is_named(shapes, name, damage, said):
+def test_an_invalid_evaluation_set_is_reported(shapes, name, damage, said):
     damage(shapes)
     with pytest.raises(UserError) as raised:
         open_evaluation_set(name, str(shapes))
@@ -211,7 +211,7 @@ def test_an_evaluation_set_of_another_type_is_named(shapes, name, damage, said):
     assert str(raised.value).count("evaluation set '") == 1
 
 
-def test_of_a_set_in_a_bucket_texts_and_one_tar_are_fetched(shapes, tmp_path, monkeypatch):
+def test_a_remote_set_fetches_only_texts_and_one_tar(shapes, tmp_path, monkeypatch):
     shutil.copy(shapes / "test" / "0.tar", shapes / "test" / "1.tar")
     (shapes / "test" / "nshards.txt").write_text("2\n")
     url, listed = "s3://bucket/shapes", check_data.list_files(str(shapes), "**/*")
@@ -234,7 +234,7 @@ def test_of_a_set_in_a_bucket_texts_and_one_tar_are_fetched(shapes, tmp_path, mo
 
 
 @pytest.mark.parametrize("extensions", [("jpg", "txt"), ("jpg", "txt", "syn.json", "paug.json", "npz")])
-def test_plain_shards_are_no_reinforced_shards(tmp_path, extensions):
+def test_invalid_reinforced_shards_are_rejected(tmp_path, extensions):
     tar(tmp_path, *extensions)
     with pytest.raises(
         ShardError, match=r"reinforced 'r': .*is not a reinforced sample .*name image-text shards under"

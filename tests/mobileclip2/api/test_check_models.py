@@ -1,4 +1,4 @@
-"""Models are built at full size without memory, and what does not fit is named."""
+"""Models are built at full size without memory for weights, and configurations that do not fit are reported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def config(**changes):
     return {name: value for name, value in {**given, **changes}.items() if value is not None}
 
 
-def test_the_counts_are_those_of_the_built_model():
+def test_counts_match_the_built_model():
     sized = size_model("students.a.model", Model(config=config()), {}, TRAIN)
     built = build(Model(config=config())).model
     assert sized.parameters == sum(each.numel() for each in built.parameters())
@@ -69,12 +69,12 @@ def test_checkpointing_and_bf16_need_less_memory():
         ),
     ],
 )
-def test_what_does_not_fit_is_named(changes, said):
+def test_invalid_model_configurations_are_reported(changes, said):
     with pytest.raises(UserError, match=rf"^teachers\.a\.model: .*{said}"):
         size_model("teachers.a.model", Model(config=config(**changes)), {}, None)
 
 
-def test_a_model_that_writes_no_captions_is_no_captioner():
+def test_a_captioner_must_generate_captions():
     captioner = Captioner(name="a", model=Model(config=config()))
     with pytest.raises(
         UserError, match=r"captioners\.a\.model: CustomTextCLIP .* cannot generate captions; use a CoCa"

@@ -1,4 +1,4 @@
-"""Reinforced shards are a dataset of torch."""
+"""Reinforced shards are a torch dataset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_samples_have_the_tensors_of_the_docstring(data):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_batches_them_and_an_epoch_chooses_other_views(data, workers):
+def test_a_loader_batches_samples_and_epochs_use_different_views(data, workers):
     def images(epoch: int) -> torch.Tensor:
         data.set_epoch(epoch)
         loader = DataLoader(
@@ -50,7 +50,7 @@ def test_a_loader_batches_them_and_an_epoch_chooses_other_views(data, workers):
     assert torch.equal(first, images(0)) and not torch.equal(first, images(1))
 
 
-def test_what_is_no_shard_is_named(folder):
+def test_missing_or_invalid_shards_are_reported(folder):
     model = mobileclip2.load(folder, device="cpu")
     with pytest.raises(mobileclip2.UserError, match="no shards; give the paths"):
         mobileclip2.ReinforcedDataset([], model)

@@ -12,7 +12,7 @@ def estimates(pipeline: Pipeline) -> dict[str, Estimate]:
     return {each.asset: each for each in estimate(pipeline, check(pipeline))}
 
 
-def test_samples_follow_the_slices_and_bytes_the_dimensions(tiny):
+def test_estimates_count_samples_by_slice_and_bytes_by_dimension(tiny):
     found = estimates(Pipeline(load(tiny)))
     assert found["raw_shards"].samples == 24
     assert found["augmentations"].samples == 48
@@ -22,7 +22,7 @@ def test_samples_follow_the_slices_and_bytes_the_dimensions(tiny):
     assert found["student/pupil"].samples == 4 * 8
     assert found["evaluation/pupil"].samples == 12
     assert found["student/pupil"].memory > found["evaluation/pupil"].memory
-    # two captions more than the plain student reads, and no time: nothing was measured or stated
+    # it reads two more captions than the plain student. The time is unknown: it was neither measured nor stated
     assert found["student/pupil"].flops > found["student/plain"].flops
     assert {each.seconds for each in found.values()} == {None}
 
@@ -45,7 +45,7 @@ def test_the_estimate_of_a_reinforced_dataset_is_near_its_size(materialized):
     assert found.disk is not None and 0.3 < found.disk / max(payload, 1) < 3
 
 
-def test_an_input_that_cannot_be_read_is_left_out(tiny):
+def test_assets_with_unreadable_inputs_are_left_out(tiny):
     (tiny.parent / "shards").rename(tiny.parent / "elsewhere")
     assert set(estimates(Pipeline(load(tiny)))) == {
         "caption_corpus/clean",

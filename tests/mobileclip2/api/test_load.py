@@ -34,7 +34,7 @@ def test_a_model_of_a_pipeline_has_a_short_name(materialized: Callable[..., Pipe
         ("empty", r"empty: no stored model; the folder must hold open_clip_config\.json"),
     ],
 )
-def test_what_cannot_be_loaded_says_what_was_tried(
+def test_load_errors_say_what_was_tried(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MOBILECLIP2_PROFILE", raising=False)
@@ -45,6 +45,6 @@ def test_what_cannot_be_loaded_says_what_was_tried(
 
 
 @pytest.mark.parametrize("architecture", [["ViT-B-32"], 5, {"embed_dim": 16}])
-def test_a_configuration_that_is_none_is_an_error_in_words(architecture: Any) -> None:
+def test_an_invalid_configuration_is_a_user_error(architecture: Any) -> None:
     with pytest.raises(UserError, match=r"^model: "):
         create(architecture)

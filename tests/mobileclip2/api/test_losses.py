@@ -1,4 +1,4 @@
-"""The public losses are those of the training."""
+"""The public losses are the losses of the training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mobileclip2
 from mobileclip2.training import losses
 
 
-def test_the_names_are_those_of_the_training():
+def test_public_losses_are_the_training_losses():
     public = mobileclip2.losses
     assert (public.clip, public.distillation, public.reinforced, public.Side) == (
         losses.clip_loss,

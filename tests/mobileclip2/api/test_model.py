@@ -1,4 +1,4 @@
-"""The Python interface embeds, ranks and classifies, and names what it cannot read."""
+"""The Python interface embeds, ranks and classifies, and reports inputs that it cannot read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_paths_bytes_and_pictures_have_the_same_embedding(model, tmp_path):
     torch.testing.assert_close(model.embed_images([picture(1)])[0], features[0], atol=0.2, rtol=0)
 
 
-def test_the_order_is_that_of_the_input_over_batches(model):
+def test_embeddings_keep_the_input_order_over_batches(model):
     pictures = [jpeg(seed) for seed in range(70)]
     features = model.embed_images(pictures)
     torch.testing.assert_close(features[[3, 40, 69]], model.embed_images([pictures[n] for n in (3, 40, 69)]))
@@ -55,7 +55,7 @@ def test_probabilities_of_all_classes_sum_to_one(model):
     assert predictions == sorted(predictions, key=lambda prediction: -prediction.probability)
 
 
-def test_no_input_gives_no_embedding(model):
+def test_empty_input_gives_empty_embeddings(model):
     assert model.embed_images([]).shape == model.embed_texts([]).shape == (0, 16)
 
 
@@ -71,14 +71,14 @@ def test_no_input_gives_no_embedding(model):
         (lambda model: mobileclip2.load("student/x"), "neither a folder nor"),
     ],
 )
-def test_what_cannot_be_used_is_named(model, call, message, tmp_path, monkeypatch):
+def test_invalid_inputs_are_reported(model, call, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOBILECLIP2_PROFILE", raising=False)
     with pytest.raises(UserError, match=message):
         call(model)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"no stored model; the folder must hold open_clip_config\.json"):
         mobileclip2.load(tmp_path)
 
@@ -89,7 +89,7 @@ def test_the_import_is_cheap_and_lists_the_public_names():
     assert printed.split() == ["False", *sorted(mobileclip2.__all__)]
 
 
-def test_a_transparent_picture_is_embedded_as_its_file(model):
+def test_a_transparent_picture_embeds_like_its_file(model):
     picture_with_alpha = picture(2).convert("RGBA")
     picture_with_alpha.putalpha(100)
     with io.BytesIO() as file:

@@ -10,7 +10,7 @@ import mobileclip2
 from mobileclip2.errors import ProfileError, UserError
 
 
-def test_a_program_computes_what_its_plan_names(tiny: Path):
+def test_run_computes_the_planned_pairs(tiny: Path):
     pipeline = mobileclip2.Pipeline.open(tiny)
     assert pipeline.assets[0] == "raw_shards"
     planned = pipeline.plan("augmentations")
@@ -36,11 +36,11 @@ def test_a_program_computes_what_its_plan_names(tiny: Path):
         (lambda pipeline: pipeline.load("student/pupil"), "not materialized yet"),
     ],
 )
-def test_what_does_not_exist_is_named(tiny: Path, call, message):
+def test_unknown_and_missing_assets_are_reported(tiny: Path, call, message):
     with pytest.raises(UserError, match=message):
         call(mobileclip2.Pipeline.open(tiny))
 
 
-def test_a_profile_that_cannot_be_read_is_named(tmp_path: Path):
+def test_an_unreadable_profile_is_reported(tmp_path: Path):
     with pytest.raises(ProfileError, match=r"gone\.yaml: cannot read the profile"):
         mobileclip2.Pipeline.open(tmp_path / "gone.yaml")

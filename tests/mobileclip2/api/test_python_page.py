@@ -1,4 +1,4 @@
-"""The examples of docs/python.md run in order, and its list of stable names equals what is exported."""
+"""The examples of docs/python.md run in order, and its list of stable names equals the exported names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def public(owner: object) -> set[str]:
     return {name for name in vars(owner) if not name.startswith("_")}
 
 
-def test_the_page_lists_what_is_exported():
+def test_the_page_lists_all_exported_names():
     listed = {name.partition(".")[2] for name in STABLE if name.startswith("mobileclip2.")}
     assert listed == set(mobileclip2.__all__) - {"__version__"} == set(dir(mobileclip2)) - {"__version__"}
     for name in ("ImageTextModel", "Pipeline", "ReinforcedDataset"):
@@ -80,6 +80,6 @@ def test_the_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_name_that_does_not_exist():
+def test_an_unknown_attribute_is_an_error():
     with pytest.raises(AttributeError, match="module 'mobileclip2' has no attribute 'lod'"):
         _ = mobileclip2.lod  # type: ignore[attr-defined]

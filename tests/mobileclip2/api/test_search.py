@@ -1,4 +1,4 @@
-"""A folder is searched by text and by picture; unreadable pictures are left out and named."""
+"""A folder is searched by text and by picture; unreadable pictures are left out and reported."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_outputs_of_every_branch_tag_and_stash_are_found(profile: Profile) -> No
     assert {"one", "one/more", "two", "two/more", "three", "stashed", "in the stash"} <= found
 
 
-def test_other_files_of_the_ledger_name_no_outputs(profile: Profile) -> None:
+def test_only_asset_files_of_the_ledger_list_outputs(profile: Profile) -> None:
     folder = Path(profile.folder)
     git(folder, "init")
     write(folder, "raw_shards.json", "a/f/g00")
@@ -58,12 +58,12 @@ def test_other_files_of_the_ledger_name_no_outputs(profile: Profile) -> None:
     assert committed_paths(profile) == {"a/f/g00"}
 
 
-def test_without_a_ledger_or_a_repository_nothing_is_committed(profile: Profile) -> None:
+def test_no_ledger_or_repository_means_no_committed_paths(profile: Profile) -> None:
     assert committed_paths(profile) == set()
     assert committed_paths(profile.model_copy(update={"ledger": None})) == set()
 
 
-def test_a_damaged_repository_is_named(profile: Profile) -> None:
+def test_a_damaged_repository_is_reported(profile: Profile) -> None:
     (Path(profile.folder) / ".git").mkdir()
     with pytest.raises(LedgerError, match=r"git cannot list the outputs of the commits \(.*\); fix that, or remove"):
         committed_paths(profile)

@@ -1,4 +1,4 @@
-"""Calls to a small program in place of DVC. DVC itself runs in ``test_record.py``."""
+"""Calls to a small program in place of DVC. ``test_record.py`` runs DVC itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mobileclip2.ledger.dvc import called_by_dvc, check_repository, command, dvc
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the path of a program that is found as ``dvc``. Tests write it."""
+    """Return the path at which ``dvc`` is found. Tests write a program there."""
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     monkeypatch.setattr(calls.sys, "executable", str(scripts / "python"))
@@ -26,7 +26,7 @@ def write(program: Path, script: str) -> None:
     program.chmod(0o755)
 
 
-def test_the_program_beside_the_interpreter_comes_first(
+def test_dvc_next_to_the_interpreter_comes_first(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -40,7 +40,7 @@ def test_the_program_beside_the_interpreter_comes_first(
     assert Path(command()) == program
 
 
-def test_a_held_repository_is_tried_again(program: Path, tmp_path: Path) -> None:
+def test_a_locked_repository_is_retried(program: Path, tmp_path: Path) -> None:
     script = """
     test -e again && exit 0
     touch again
@@ -52,7 +52,7 @@ def test_a_held_repository_is_tried_again(program: Path, tmp_path: Path) -> None
     assert (tmp_path / "again").exists()
 
 
-def test_a_repository_that_stays_held_is_an_error(
+def test_a_repository_that_stays_locked_is_an_error(
     program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calls, "WAIT_SECONDS", 0.0)
@@ -61,7 +61,7 @@ def test_a_repository_that_stays_held_is_an_error(
         dvc(tmp_path, "commit")
 
 
-def test_another_failure_is_passed_on_without_its_noise(program: Path, tmp_path: Path) -> None:
+def test_a_dvc_failure_is_reported_without_other_output(program: Path, tmp_path: Path) -> None:
     write(program, "echo noise >&2; echo 'ERROR: dvc.lock is damaged' >&2; exit 1")
     with pytest.raises(LedgerError, match=r"'dvc commit' failed: ERROR: dvc.lock is damaged; fix that and run"):
         dvc(tmp_path, "commit", "--force")

@@ -1,4 +1,4 @@
-"""Which fields belong to which stage: every field of a profile is changed in turn and the graph is asked."""
+"""The fields of each stage. The tests change every field of a profile in turn and compare the graphs."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ Leaf = tuple[str | int, ...]
 
 
 def leaves(value: Any, path: Leaf = ()) -> Iterator[Leaf]:
-    """Scalars and lists of scalars."""
+    """Yield the paths of all scalars and lists of scalars."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from leaves(item, (*path, key))
@@ -31,7 +31,7 @@ def leaves(value: Any, path: Leaf = ()) -> Iterator[Leaf]:
 
 
 def others(value: Any, names: list[str]) -> Iterator[Any]:
-    """Values to try in place of one."""
+    """Yield values to try in place of ``value``."""
     match value:
         case bool():
             yield not value
@@ -53,14 +53,14 @@ def others(value: Any, names: list[str]) -> Iterator[Any]:
 
 
 def changed(written: str, folder: str, leaf: Leaf) -> Profile | None:
-    """The profile with another value at a leaf; None where there is no valid one."""
+    """Return the profile with another value at a leaf, or None if no other value is valid."""
     fresh = json.loads(written)
     parent = fresh
     for step in leaf[:-1]:
         parent = parent[step]
     before = parent[leaf[-1]]
     if leaf[-1] in {"url", "path", "store", "ledger"}:
-        candidates: Iterator[Any] = iter([f"./{before}"])  # elsewhere, with the same content
+        candidates: Iterator[Any] = iter([f"./{before}"])  # another path with the same content
     else:
         corpora = [f"caption_corpus/{corpus['name']}" for corpus in fresh["caption_corpora"]]
         sets = [each["name"] for each in fresh["evaluation"]]
@@ -78,7 +78,7 @@ def changed(written: str, folder: str, leaf: Leaf) -> Profile | None:
 
 
 def declarations(profile: Profile) -> dict[str, Any]:
-    """What every asset declares itself, by its parts and groups; of inputs from other assets only which they are."""
+    """Return the declarations of each asset, by slice and group. Inputs from other assets appear only by name."""
     pipeline = Pipeline(profile)
 
     def digest(external: Any, group: str | None) -> str:
@@ -101,13 +101,13 @@ def declarations(profile: Profile) -> dict[str, Any]:
 
 
 def check_every_leaf(path: Path) -> tuple[list[str], int]:
-    """Compares each leaf; returns those without another valid value, and how many were compared."""
+    """Compare each leaf. Return the leaves without another valid value, and the number of compared leaves."""
     profile = load(path)
     graph = Pipeline(profile).graph
     listed = {key: params(profile, asset) for key, asset in graph.items()}
     before = declarations(profile)
     without, compared = [], 0
-    written = json.dumps(yaml.safe_load(profile.text))  # as JSON: anchors give one object several places
+    written = json.dumps(yaml.safe_load(profile.text))  # as JSON, because YAML anchors put one object in several places
     for leaf in leaves(json.loads(written)):
         name = ".".join(map(str, leaf))
         other = changed(written, profile.folder, leaf)
@@ -124,7 +124,7 @@ def check_every_leaf(path: Path) -> tuple[list[str], int]:
     return without, compared
 
 
-def test_every_field_of_the_demo(tmp_path, monkeypatch):
+def test_params_cover_every_field_of_the_demo(tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path))
     without, compared = check_every_leaf(profile_path("demo"))
     # names that other fields refer to
@@ -138,14 +138,14 @@ def test_every_field_of_the_demo(tmp_path, monkeypatch):
     assert compared > 80
 
 
-def test_every_field_of_a_selection(tmp_path, monkeypatch):
+def test_params_cover_every_field_of_a_selection(tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     profile = make_filtered(tmp_path, keep=0.5, near_duplicates=0.9, decontaminate=["shapes"], contaminated_above=0.9)
     without, _ = check_every_leaf(profile)
     assert not [name for name in without if name.startswith("select.keep")]
 
 
-def test_every_field_of_a_profile_that_writes_more_out(tiny):
+def test_params_cover_every_field_of_a_full_profile(tiny):
     values = json.loads(json.dumps(yaml.safe_load(tiny.read_text())))
     values |= {
         "filters": {"min_side": 2, "max_aspect": 9.0},
@@ -171,17 +171,17 @@ def test_every_field_of_a_profile_that_writes_more_out(tiny):
     values["evaluation"].append({"name": "again", "url": "evaluation/shapes"})
     tiny.write_text(yaml.safe_dump(values, sort_keys=False))
     without, compared = check_every_leaf(tiny)
-    # names that other fields refer to, and who has no other value to name; a curve has both its ends
+    # names that other fields refer to, references without another valid name, and curves, which keep both their ends
     assert {name.rpartition(".")[2] for name in without} <= {"name", "captioners", "base", "to", "weights"}
     assert compared > 100
 
 
-def test_weights_count_by_what_they_are(tiny):
+def test_params_leave_out_the_path_of_weights(tiny):
     teacher = Pipeline(load(tiny)).graph["teacher/wide"]
     assert params(load(tiny), teacher) == ["teachers.0.name", "teachers.0.model.config"]
 
 
-def test_two_profiles_compare_by_name():
+def test_declared_fields_are_keyed_by_name():
     profile = load(profile_path("demo"))
     fields = declared_by_name(profile)
     assert fields["teachers"]["lite2"]["logit_scale"] == profile.teacher("lite2").logit_scale

@@ -22,6 +22,6 @@ def test_every_asset_has_a_stage_name_that_dvc_allows(demo: Profile) -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
 
 
-def test_checkpoints_lie_outside_of_the_files_in_git(demo: Profile) -> None:
+def test_checkpoints_are_outside_the_files_in_git(demo: Profile) -> None:
     assert paths.checkpoint_folder("s0") == "checkpoints/s0"
     assert not paths.checkpoint_folder("s0").startswith(paths.root(demo))

@@ -1,4 +1,4 @@
-"""The ledger of a tiny pipeline in a git and DVC repository of its own."""
+"""The ledger of a tiny pipeline in its own git and DVC repository."""
 
 import fcntl
 import hashlib
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 def smaller(values: dict[str, Any]) -> None:
-    """One captioner and one teacher: enough of every kind of asset."""
+    """Keep one captioner and one teacher. Each kind of asset is still present."""
     values.update(ledger=".", captioners=values["captioners"][:1], teachers=values["teachers"][:1])
     for student in values["students"]:
         student["train"]["evaluate_every"] = 2
@@ -50,7 +50,7 @@ def materialize(pipeline: Pipeline) -> None:
 
 
 class Repository:
-    """Commands as a user gives them."""
+    """Run git and DVC commands as a user does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.profile = folder, folder / "tiny.yaml"
@@ -90,7 +90,7 @@ class Repository:
         return found
 
     def content(self) -> dict[str, str]:
-        """Hash of everything outside the store and of git's and DVC's own folders."""
+        """Return the hashes of all files outside the store and the folders of git and DVC."""
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         return {
             name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -101,7 +101,7 @@ class Repository:
 
 @pytest.fixture(scope="module")
 def recorded(tiny_template, tmp_path_factory):
-    """A commit of a pipeline that was run whole; copy it."""
+    """Return the folder of a committed pipeline that was run completely. Tests must copy it."""
     repository = Repository(tmp_path_factory.mktemp("recorded") / "tiny")
     shutil.copytree(tiny_template, repository.folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -116,11 +116,11 @@ def recorded(tiny_template, tmp_path_factory):
 @pytest.fixture
 def repository(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
-    # links and times as they are, else git and DVC hash everything anew
+    # keep links and times, because otherwise git and DVC hash all files again
     return Repository(Path(shutil.copytree(recorded, tmp_path / "tiny", symlinks=True)))
 
 
-def test_a_commit_is_clean_and_an_edit_names_the_stages_it_touches(repository):
+def test_a_commit_is_clean_and_dvc_status_lists_edited_stages(repository):
     assert repository.git("status", "--porcelain") == "" and repository.status() == {}
     for edit, stages in (
         (lambda v: v["teachers"][0].update(logit_scale=51), {"student-pupil"}),
@@ -132,14 +132,14 @@ def test_a_commit_is_clean_and_an_edit_names_the_stages_it_touches(repository):
         repository.git("checkout", "--quiet", "tiny.yaml")
 
 
-def test_recording_again_changes_no_byte(repository):
+def test_recording_again_changes_no_files(repository):
     before = repository.content()
     recorded = record(Pipeline(load(repository.profile)))
     assert repository.content() == before
     assert recorded.missing == [] and len(recorded.current) == 15
 
 
-def test_dvc_runs_a_stage_and_two_commits_compare(repository):
+def test_dvc_reproduces_a_stage_and_compares_two_commits(repository):
     change(repository.profile, lambda v: v["students"][1]["train"].update(learning_rate=0.2))
     first = (repository.folder / "checkpoints/plain/open_clip_model.safetensors").read_bytes()
     assert "mobileclip2 run student/plain --profile tiny.yaml" in repository.dvc("repro", "student-plain")
@@ -177,7 +177,7 @@ def test_dvc_runs_a_stage_and_two_commits_compare(repository):
     assert repository.git("status", "--porcelain") == ""
 
 
-def test_commits_name_what_they_need_of_the_store(repository):
+def test_committed_outputs_are_kept_by_gc(repository):
     pipeline = Pipeline(load(repository.profile))
     committed = committed_paths(pipeline.profile)
     assert committed == garbage.needed(pipeline)
@@ -205,8 +205,8 @@ def test_a_checkpoint_is_pushed_and_pulled(repository, tmp_path):
     assert checkpoint.read_bytes() == before
 
 
-def test_after_recording_an_edit_status_names_what_the_plan_would_compute(repository):
-    """Where a profile gains or loses fields or assets ``dvc.yaml`` must be written first."""
+def test_dvc_status_matches_the_plan_after_recording_an_edit(repository):
+    """If a profile gains or loses fields or assets, ``dvc.yaml`` must be written first."""
 
     def second_teacher(values):
         values["teachers"].append({**values["teachers"][0], "name": "again"})
@@ -224,7 +224,7 @@ def test_after_recording_an_edit_status_names_what_the_plan_would_compute(reposi
     assert repository.git("status", "--porcelain") == "" and repository.status() == {}
 
 
-def test_what_the_profile_no_longer_has_leaves_the_ledger(repository):
+def test_removed_assets_leave_the_ledger(repository):
     pipeline = change(repository.profile, lambda values: values["students"].pop())
     record(pipeline)
     assert (
@@ -234,7 +234,7 @@ def test_what_the_profile_no_longer_has_leaves_the_ledger(repository):
     assert set(lock["stages"]) == {stage_name(key) for key in pipeline.graph}
 
 
-def test_a_run_of_some_assets_records_what_is_there(repository, monkeypatch, capsys):
+def test_a_partial_run_records_the_current_assets(repository, monkeypatch, capsys):
     shutil.rmtree(repository.folder / "store")
     monkeypatch.setenv("DAGSTER_HOME", str(repository.folder / ".dagster"))
     monkeypatch.chdir(repository.folder)
@@ -244,7 +244,7 @@ def test_a_run_of_some_assets_records_what_is_there(repository, monkeypatch, cap
     assert kept == ["params.json", "raw_shards.json"]
 
 
-def test_outside_of_a_repository_a_run_goes_on(tiny, monkeypatch, capsys):
+def test_a_run_continues_outside_a_repository(tiny, monkeypatch, capsys):
     monkeypatch.setenv("DAGSTER_HOME", str(tiny.parent / ".dagster"))
     change(tiny, smaller)
     assert main(["run", "caption_corpus/clean", "--profile", str(tiny)]) == 0
@@ -253,7 +253,7 @@ def test_outside_of_a_repository_a_run_goes_on(tiny, monkeypatch, capsys):
     assert main(["ledger", "--profile", str(tiny)]) == 1
 
 
-def test_a_pipeline_of_another_profile_is_left_alone(repository):
+def test_the_dvc_file_of_another_profile_is_not_overwritten(repository):
     other = Path(shutil.copy(repository.profile, repository.folder / "other.yaml"))
     before = repository.content()
     with pytest.raises(LedgerError, match=r"dvc\.yaml: it belongs to another profile"):
@@ -268,7 +268,7 @@ def hold(repository: Repository) -> TextIO:
     return lock
 
 
-def test_a_held_repository_is_waited_for_a_while(repository, monkeypatch):
+def test_recording_waits_for_a_locked_repository(repository, monkeypatch):
     pipeline = Pipeline(load(repository.profile))
     monkeypatch.setattr(calls, "WAIT_SECONDS", 60.0)
     lock = hold(repository)
@@ -282,13 +282,13 @@ def test_a_held_repository_is_waited_for_a_while(repository, monkeypatch):
         record(pipeline)
 
 
-def test_what_dvc_says_is_passed_on(repository):
+def test_dvc_errors_are_reported(repository):
     (repository.folder / "dvc.lock").write_text("<<<<<<< HEAD\n")
     with pytest.raises(LedgerError, match=r"'dvc commit' failed: .*dvc\.lock.*; fix that and run"):
         record(Pipeline(load(repository.profile)))
 
 
-def test_dvc_on_the_path_will_do_and_none_is_an_error(repository, tmp_path, monkeypatch):
+def test_dvc_is_found_on_the_path_and_required(repository, tmp_path, monkeypatch):
     real, scripts = calls.command(), tmp_path / "scripts"
     scripts.mkdir()
     monkeypatch.setattr(calls.sys, "executable", str(scripts / "python"))

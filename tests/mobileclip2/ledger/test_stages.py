@@ -1,4 +1,4 @@
-"""``dvc.yaml`` cannot drift from the asset graph."""
+"""``dvc.yaml`` must match the asset graph."""
 
 import re
 import subprocess
@@ -40,7 +40,7 @@ def stages(demo, graph):
     return yaml.safe_load(pipeline_text(demo, graph))["stages"]
 
 
-def test_the_file_in_the_repository_is_the_generated_one(demo, graph):
+def test_the_committed_dvc_file_is_up_to_date(demo, graph):
     assert (ROOT / "dvc.yaml").read_text() == pipeline_text(demo, graph), "run 'mobileclip2 ledger' and commit dvc.yaml"
 
 
@@ -64,7 +64,7 @@ def test_a_filter_and_its_selection_are_stages(tmp_path):
     assert any(dep.endswith("evaluation/shapes") for dep in stages["selection"]["deps"])
 
 
-def test_local_data_is_a_dependency_of_who_reads_it(stages):
+def test_local_data_is_a_dependency_of_its_readers(stages):
     assert stages["raw_shards"]["deps"] == ["demo/shards"]
     assert stages["caption_corpus-labels"]["deps"] == ["demo/corpus/labels"]
     assert "demo/evaluation/emoji-861" in stages["student-plain"]["deps"]
@@ -72,7 +72,7 @@ def test_local_data_is_a_dependency_of_who_reads_it(stages):
     assert "demo/evaluation/emoji-retrieval" in stages["evaluation-lite0"]["deps"]
 
 
-def test_what_lies_in_a_bucket_or_elsewhere_is_no_dependency(demo):
+def test_remote_and_external_data_are_not_dependencies(demo):
     source = demo.sources[0]
     for url in ("s3://bucket/shards", "../../../elsewhere"):
         moved = demo.model_copy(update={"sources": (source.model_copy(update={"url": url}),)})
@@ -80,7 +80,7 @@ def test_what_lies_in_a_bucket_or_elsewhere_is_no_dependency(demo):
         assert "deps" not in stages["raw_shards"]
 
 
-def test_no_two_files_of_the_ledger_share_a_path(demo, graph):
+def test_ledger_files_have_unique_paths(demo, graph):
     files = [params_file(demo), *(path for asset in graph.values() for path in files_in_git(demo, asset).values())]
     assert len(set(files)) == len(files) > len(graph) + 1
     assert all(file.startswith("ledger/demo/") for file in files)
