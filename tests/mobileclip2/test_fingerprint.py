@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from mobileclip2.fingerprint import UNDECLARED, canonical, declared, fingerprint
+from mobileclip2.fingerprint import DECLARED_IF_SET, UNDECLARED, canonical, declared, fingerprint
 
 leaves = (
     st.none()
@@ -46,6 +46,13 @@ def test_number_formats_do_not_matter():
 
 def test_defaults_made_explicit_do_not_matter():
     assert fingerprint(Settings()) == fingerprint(Settings(rate=1e-3, views=2, names=("a",)))
+
+
+def test_a_field_that_is_declared_if_set_is_left_out_without_a_value():
+    class Model(BaseModel):
+        hidden: int | None = Field(None, json_schema_extra=DECLARED_IF_SET)
+
+    assert declared(Model()) == {} and declared(Model(hidden=8)) == {"hidden": 8}
 
 
 def test_undeclared_fields_do_not_matter():

@@ -18,6 +18,7 @@ from mobileclip2.engine.pipeline import Pipeline
 from mobileclip2.errors import LeaseLost, StoreError, UserError
 from mobileclip2.store import lease
 from mobileclip2.store.lease import acquire, is_held
+from mobileclip2.store.storage import LocalStorage
 
 OLD = "0123456789abcdef"
 
@@ -200,6 +201,23 @@ def test_files_that_a_killed_process_left_are_deleted(pipeline: Pipeline, name: 
     assert delete(pipeline, []) == []
     assert not (finished / name).exists() and (unfinished / name).exists()
     assert pipeline.is_current("caption_corpus/clean")
+
+
+def test_the_manifest_of_an_output_is_deleted_first(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupted deletion must not leave an output that looks complete."""
+    keys: list[str] = []
+    real = LocalStorage.delete
+
+    def recorded(storage: LocalStorage, key: str) -> None:
+        keys.append(key)
+        real(storage, key)
+
+    monkeypatch.setattr(LocalStorage, "delete", recorded)
+    changed = other_seed(pipeline)
+    (first, *_) = sorted(views_of(pipeline))
+    delete(changed, unneeded([changed], set(), []))
+    of_first = [key for key in keys if key.startswith(f"{first}/")]
+    assert len(of_first) > 1 and of_first[0] == f"{first}/manifest.json"
 
 
 def test_a_run_that_begins_during_a_deletion_waits_for_it(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
