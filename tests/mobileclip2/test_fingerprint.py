@@ -48,7 +48,7 @@ def test_defaults_made_explicit_do_not_matter():
     assert fingerprint(Settings()) == fingerprint(Settings(rate=1e-3, views=2, names=("a",)))
 
 
-def test_a_field_that_is_declared_if_set_is_left_out_without_a_value():
+def test_a_declared_if_set_field_without_a_value_is_left_out():
     class Model(BaseModel):
         hidden: int | None = Field(None, json_schema_extra=DECLARED_IF_SET)
 
