@@ -176,6 +176,15 @@ def test_a_tolerance_for_an_unknown_metric_is_an_error() -> None:
         compare([student], [student], Gate(tolerance={"acc7": 0.1}))
 
 
+def test_a_judged_metric_that_the_student_or_the_set_lacks_is_an_error() -> None:
+    gate = Gate(tolerance={"acc5": 0.01})
+    baseline = answered("mine", first(0.6))
+    with pytest.raises(UserError, match="'mine': acc5 of this model is missing; evaluate it again"):
+        compare([without(baseline, "acc5")], [baseline], gate)
+    rows = compare([baseline, without(answered("own", first(0.6)), "acc5")], [baseline], gate).rows
+    assert [(row.set, row.metric) for row in rows if row.tolerance is not None] == [("mine", "acc5")]
+
+
 def test_part_of_a_published_set_is_not_comparable() -> None:
     student = [answered("imagenet1k", first(0.7, 1000))]
     with pytest.raises(UserError, match="'imagenet1k': 1,000 samples here, 50,000 in the published set"):
