@@ -1,1 +1,1 @@
-"""The sections of ``python -m benchmarks gpu``: one module for each section, with ``run(section)``."""
+"""The sections of ``python -m benchmarks gpu``: one module each, with ``run(section)``, most important first."""

@@ -1,4 +1,4 @@
-"""The GPU tests without pytest: bf16, pinned copies, random numbers, exact resume, NCCL in one process, captions."""
+"""The GPU tests without pytest: bf16, pinned copies, random numbers, exact resume, NCCL in one process, fp32 captions."""
 
 from __future__ import annotations
 
