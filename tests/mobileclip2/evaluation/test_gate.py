@@ -176,7 +176,7 @@ def test_a_tolerance_for_an_unknown_metric_is_an_error() -> None:
         compare([student], [student], Gate(tolerance={"acc7": 0.1}))
 
 
-def test_a_judged_metric_that_the_student_or_the_set_lacks_is_an_error() -> None:
+def test_a_judged_metric_that_student_or_set_lacks_is_an_error() -> None:
     gate = Gate(tolerance={"acc5": 0.01})
     baseline = answered("mine", first(0.6))
     with pytest.raises(UserError, match="'mine': acc5 of this model is missing; evaluate it again"):
