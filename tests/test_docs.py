@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,14 @@ def test_the_site_lists_every_page_and_package():
     pages = {page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md")}
     packages = {f"api/{package.parent.name}.md" for package in (ROOT / "mobileclip2").glob("*/__init__.py")}
     assert {page for page in navigation if page.startswith(("docs/", "api/"))} == pages | packages
+
+
+def test_the_architecture_page_shows_the_layers_that_the_linter_checks():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    *outer, _ = contracts[0]["layers"]
+    checked = [set(re.split(r" [:|] ", layer)) for layer in outer + contracts[1]["layers"]]
+    body = (ROOT / "docs" / "architecture.md").read_text().split("## ")[1]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`[^|]+) \|", body, re.M)] == checked
 
 
 def table(section: str) -> dict[str, tuple[str, str]]:
