@@ -134,9 +134,8 @@ def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
     while True:
         left = until - time.monotonic()
         try:
-            found = _ask(
-                server, STATUS, "partitionBackfillOrError", min(REQUEST_SECONDS, max(1.0, left)), backfill=backfill
-            )
+            seconds = min(REQUEST_SECONDS, max(1.0, left))
+            found = _ask(server, STATUS, "partitionBackfillOrError", seconds, backfill=backfill)
         except Away as error:
             if time.monotonic() >= min(until, answered + AWAY_SECONDS):
                 raise RemoteError(f"{error}. The backfill {backfill} may continue there") from None
@@ -158,9 +157,8 @@ def wait_for_backfill(server: Server, backfill: str, until: float) -> None:
     if status == "CANCELED":
         raise RemoteError(f"the backfill was canceled; see {page}, and call again")
     failures = failures_of(server, backfill) or [first_line((found.get("error") or {}).get("message"))]
-    raise RemoteError(
-        "\n".join([f"the backfill failed ({counts}); see {page}, fix the causes and call again", *failures])
-    )
+    summary = f"the backfill failed ({counts}); see {page}, fix the causes and call again"
+    raise RemoteError("\n".join([summary, *failures]))
 
 
 def counts_of(server: Server, found: dict[str, Any]) -> str:
@@ -207,9 +205,8 @@ def _failures_of_run(server: Server, run: dict[str, Any]) -> list[str]:
         answer = _ask(server, FAILED_STEPS, "logsForRun", run=server.take(run, "runId", str), after=cursor)
         cursor = server.take(answer, "cursor", str)
         for event in server.take(answer, "events", list):
-            message = (event.get("failureMetadata") or {}).get("description") or (event.get("error") or {}).get(
-                "message"
-            )
+            metadata, error = event.get("failureMetadata") or {}, event.get("error") or {}
+            message = metadata.get("description") or error.get("message")
             if event.get("__typename") == "ExecutionStepFailureEvent":
                 step = server.take(event, "stepKey", str)
                 asset = by_step.get(step, step)

@@ -90,15 +90,9 @@ query Poll($run: ID!, $after: String) {
 }
 """
 
-DAEMON = """
-query Daemon {
-  instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } }
-}
-"""
+DAEMON = "query Daemon { instance { daemonHealth { allDaemonStatuses { daemonType required lastHeartbeatTime } } } }"
 
-STOP = """
-mutation Stop($run: String!) { terminateRun(runId: $run) { __typename } }
-"""
+STOP = "mutation Stop($run: String!) { terminateRun(runId: $run) { __typename } }"
 
 
 @dataclass(frozen=True)
