@@ -6,7 +6,7 @@ Dagster's history: after a change that was taken back, after new code that write
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import dagster as dg
 
@@ -24,6 +24,8 @@ CODE_VERSION = "dagster/code_version"
 INPUT_VERSION = "dagster/input_data_version"
 INPUT_EVENT = "dagster/input_event_pointer"
 
+MATERIALIZED, OBSERVED = dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION
+
 
 def report(pipeline: Pipeline, dagster: dg.DagsterInstance) -> int:
     """Observe all inputs, report the outputs of the store that Dagster has no event of, and return the number of events.
@@ -37,23 +39,34 @@ def report(pipeline: Pipeline, dagster: dg.DagsterInstance) -> int:
     if MISSING in versions.values():
         return events  # an output cannot be looked up without its inputs
     outputs = _Outputs(pipeline, dagster, versions)
-    return events + sum(
-        outputs.report(asset, group) for asset in pipeline.graph.values() for group in pipeline.groups(asset)
-    )
+    return events + sum(map(outputs.report, pipeline.graph.values()))
 
 
 def observe(dagster: dg.DagsterInstance, versions: Mapping[AssetPartition, str]) -> int:
     """Report the data versions of inputs that differ from the last observed ones, and return their number."""
     changed = 0
-    for (key, partition), version in versions.items():
-        where = dg.AssetRecordsFilter(key, asset_partitions=[partition] if partition else None)
-        records = dagster.fetch_observations(where, limit=1).records
-        last = records[0].event_log_entry.asset_observation if records else None
-        if last is None or last.tags.get(DATA_VERSION) != version:
-            tags = {DATA_VERSION: version}
-            dagster.report_runless_asset_event(dg.AssetObservation(key, partition=partition, tags=tags))
-            changed += 1
+    for key in dict.fromkeys(key for key, _ in versions):
+        observed = {partition: version for (each, partition), version in versions.items() if each == key}
+        last = _last_records(dagster, OBSERVED, key, observed)
+        for partition, version in observed.items():
+            event = last[partition].event_log_entry.asset_observation if partition in last else None
+            if event is None or event.tags.get(DATA_VERSION) != version:
+                tags = {DATA_VERSION: version}
+                dagster.report_runless_asset_event(dg.AssetObservation(key, partition=partition, tags=tags))
+                changed += 1
     return changed
+
+
+def _last_records(
+    dagster: dg.DagsterInstance, kind: dg.DagsterEventType, key: dg.AssetKey, partitions: Collection[str | None]
+) -> dict[str | None, dg.EventLogRecord]:
+    """Return the last event of each partition, with two queries for all of them. The last of all events has the key None."""
+    fetch = dagster.fetch_observations if kind == OBSERVED else dagster.fetch_materializations
+    if None in partitions:
+        return {partition: record for partition in partitions for record in fetch(key, limit=1).records}
+    last = list(dagster.get_latest_storage_id_by_partition(key, kind).values())
+    records = fetch(dg.AssetRecordsFilter(key, storage_ids=last), limit=len(last)).records if last else []
+    return {record.partition_key: record for record in records}
 
 
 class _Outputs:
@@ -65,54 +78,49 @@ class _Outputs:
         self._reported: set[AssetKey] = set()
         self._stored: dict[tuple[AssetKey, str | None], str] = {}
 
-    def report(self, asset: Asset, group: str | None) -> bool:
-        """Report an output that is stored and not the last one in Dagster's history. Return whether it was reported."""
-        slices = asset.slices_of(group)
-        found = {name: self._pipeline.summary(asset, slice_, group) for name, slice_ in slices.items()}
-        summaries = {name: summary for name, summary in found.items() if summary}
-        if len(summaries) < len(found):
-            return False
-        result = MaterializeResult(asset, group, summaries, [], 0)
-        self._stored[asset.key, group] = result.data_version
-        key = dagster_key(asset.key, self._pipeline.profile)
-        tags = {
-            DATA_VERSION: result.data_version,
-            CODE_VERSION: self._codes[asset.key],
-            OUTPUT_TAG: output_of(summaries),
-        }
-        where = dg.AssetRecordsFilter(key, asset_partitions=[group] if group else None)
-        records = self._dagster.fetch_materializations(where, limit=1).records
-        last = records[0].asset_materialization if records else None
-        is_last = last is not None and last.tags is not None and tags.items() <= last.tags.items()
-        # its event names an older event of an input that was reported just now
-        if is_last and self._reported.isdisjoint(asset.upstream):
-            return False
-        self._dagster.report_runless_asset_event(
-            dg.AssetMaterialization(
-                key,
-                description="Found in the store.",
-                partition=group,
-                metadata={"samples": result.samples},
-                tags={**tags, DATA_VERSION_IS_GIVEN: "true", **self._input_tags(asset)},
+    def report(self, asset: Asset) -> int:
+        """Report outputs that are stored and not the last ones in Dagster's history, and return their number."""
+        changed, input_tags = 0, dict[str, str]()
+        key, groups = dagster_key(asset.key, self._pipeline.profile), self._pipeline.groups(asset)
+        last = _last_records(self._dagster, MATERIALIZED, key, groups)
+        for group in groups:
+            slices = asset.slices_of(group)
+            found = {name: self._pipeline.summary(asset, slice_, group) for name, slice_ in slices.items()}
+            summaries = {name: summary for name, summary in found.items() if summary}
+            if len(summaries) < len(found):
+                continue
+            result = MaterializeResult(asset, group, summaries, [], 0)
+            self._stored[asset.key, group] = result.data_version
+            code, output = self._codes[asset.key], output_of(summaries)
+            tags = {DATA_VERSION: result.data_version, CODE_VERSION: code, OUTPUT_TAG: output}
+            event = last[group].asset_materialization if group in last else None
+            is_last = event is not None and event.tags is not None and tags.items() <= event.tags.items()
+            # its event names an older event of an input that was reported just now
+            if is_last and self._reported.isdisjoint(asset.upstream):
+                continue
+            input_tags = input_tags or self._input_tags(asset)
+            self._dagster.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    key,
+                    description="Found in the store.",
+                    partition=group,
+                    metadata={"samples": result.samples},
+                    tags={**tags, DATA_VERSION_IS_GIVEN: "true", **input_tags},
+                )
             )
-        )
-        self._reported.add(asset.key)
-        return True
+            self._reported.add(asset.key)
+            changed += 1
+        return changed
 
     def _input_tags(self, asset: Asset) -> dict[str, str]:
+        """Return the tags of the inputs. Dagster compares the events of a partitioned input, and the version of another one."""
+        profile = self._pipeline.profile
+        inputs = [(MATERIALIZED, dagster_key(key, profile), self._stored.get((key, None))) for key in asset.upstream]
+        external = [each.key for each in external_inputs(profile, asset)]
+        inputs += [(OBSERVED, key, self._inputs.get((key, None))) for key in external]
         tags: dict[str, str] = {}
-        for upstream in asset.upstream:
-            key = dagster_key(upstream, self._pipeline.profile)
-            records = self._dagster.fetch_materializations(key, limit=1).records
-            tags |= _tags_of_input(key, self._stored.get((upstream, None)), records)
-        for each in external_inputs(self._pipeline.profile, asset):
-            records = self._dagster.fetch_observations(each.key, limit=1).records
-            tags |= _tags_of_input(each.key, self._inputs.get((each.key, None)), records)
+        for kind, key, version in inputs:
+            last = _last_records(self._dagster, kind, key, [None])
+            name, event = key.to_user_string(), str(last[None].storage_id) if last else "NULL"
+            tags |= {f"{INPUT_VERSION}/{name}": version or f"event {event}", f"{INPUT_EVENT}/{name}": event}
         return tags
-
-
-def _tags_of_input(key: dg.AssetKey, version: str | None, records: Sequence[dg.EventLogRecord]) -> dict[str, str]:
-    """Return the tags of an input. Dagster compares the events of a partitioned input, and the version of another one."""
-    name = key.to_user_string()
-    event = str(records[0].storage_id) if records else "NULL"
-    return {f"{INPUT_VERSION}/{name}": version or f"event {event}", f"{INPUT_EVENT}/{name}": event}

@@ -89,6 +89,28 @@ def test_a_changed_shard_makes_its_readers_unsynced_before_downstream_assets(
     assert ("augmentations", "g01") in unsynced(finished, instance) < planned(pipeline)
 
 
+def test_more_groups_need_no_more_queries(
+    smallest: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def queries_of_an_idle_report() -> int:
+        for asset, group in Pipeline(load(smallest)).stale():
+            Pipeline(load(smallest)).materialize(asset.key, group)
+        assert report(Pipeline(load(smallest)), instance)
+        with monkeypatch.context() as patch:
+            queries = []
+            for name in ("fetch_materializations", "fetch_observations", "get_latest_storage_id_by_partition"):
+                ask = getattr(instance, name)
+                patch.setattr(
+                    instance, name, lambda *args, ask=ask, **named: (queries.append(args), ask(*args, **named))[1]
+                )
+            assert report(Pipeline(load(smallest)), instance) == 0
+        return len(queries)
+
+    with_two_groups = queries_of_an_idle_report()
+    edited(smallest, lambda values: values.update(groups=4))
+    assert queries_of_an_idle_report() == with_two_groups > 0
+
+
 def test_a_run_leaves_its_outputs_in_sync(smallest: Path, instance: dg.DagsterInstance) -> None:
     """A run observes its inputs before it records them."""
     pipeline = Pipeline(load(smallest))
