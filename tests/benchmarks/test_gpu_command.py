@@ -112,9 +112,11 @@ def test_results_found_before_a_stop_are_written(tmp_path: Path, environment: di
 def test_sections_that_hang_or_crash_do_not_block_the_next_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seconds = f"61.{os.getpid()}"  # no other process of this machine has this command line
+
     def hangs(section: Section) -> None:
         section.found("first", "before it hangs")
-        subprocess.Popen(["sleep", "61.5"])
+        subprocess.Popen(["sleep", seconds])
         time.sleep(60)
 
     def dies(section: Section) -> None:
@@ -142,7 +144,7 @@ def test_sections_that_hang_or_crash_do_not_block_the_next_section(
         assert [row["what"] for row in numbers["sections"][name]["rows"] if row["what"] != "size"] == ["first"]
     assert "nobody expected this" in (tmp_path / "log.txt").read_text()
     assert not gpu.holds(numbers)
-    left = subprocess.run(["pgrep", "-f", "^sleep 61.5$"], capture_output=True, text=True).stdout
+    left = subprocess.run(["pgrep", "-f", f"^sleep {seconds}$"], capture_output=True, text=True).stdout
     assert not left, "a process that a section started goes on"
 
 

@@ -119,9 +119,9 @@ def test_formats_that_shards_do_not_support_are_refused():
 def test_a_decompression_bomb_is_refused_cheaply_from_its_header():
     data = one_bit_png(20_000, 20_000)
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(data) == ("image-too-large", "400,000,000 pixels; at most 89,478,485 in all")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
 

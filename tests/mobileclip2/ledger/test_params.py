@@ -141,8 +141,9 @@ def test_params_cover_every_field_of_the_demo(tmp_path, monkeypatch):
 def test_params_cover_every_field_of_a_selection(tmp_path, monkeypatch):
     monkeypatch.setenv("MOBILECLIP2_CACHE", str(tmp_path / "cache"))
     profile = make_filtered(tmp_path, keep=0.5, near_duplicates=0.9, decontaminate=["shapes"], contaminated_above=0.9)
-    without, _ = check_every_leaf(profile)
+    without, compared = check_every_leaf(profile)
     assert not [name for name in without if name.startswith("select.keep")]
+    assert compared > 80
 
 
 def test_params_cover_every_field_of_a_full_profile(tiny):
