@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.waiting import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
 NODES = ("n1", "n2")
@@ -130,14 +131,6 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
 PartitionName=low Nodes={",".join(NODES)} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=high Nodes={",".join(NODES)} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
-
-
-def until(holds: Callable[[], bool], seconds: float) -> None:
-    """Wait until ``holds`` returns true."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.2)
 
 
 @contextmanager

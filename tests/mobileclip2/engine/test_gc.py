@@ -19,6 +19,7 @@ from mobileclip2.errors import LeaseLost, StoreError, UserError
 from mobileclip2.store import lease
 from mobileclip2.store.lease import acquire, is_held
 from mobileclip2.store.storage import LocalStorage
+from tests.waiting import until
 
 OLD = "0123456789abcdef"
 
@@ -236,8 +237,7 @@ def test_a_run_that_begins_during_a_deletion_waits_for_it(pipeline: Pipeline, mo
     def slowly(storage, path, leases) -> None:
         runs.append(threading.Thread(target=run))
         runs[-1].start()
-        while not any(held.name.startswith("run/") for held in lease.all_held(storage)):
-            pass
+        until(lambda: any(held.name.startswith("run/") for held in lease.all_held(storage)))
         assert began == [], "it decides while an output disappears"
         real(storage, path, leases)
 

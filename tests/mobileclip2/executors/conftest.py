@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from tests.cluster import FakeCluster, Faults, Refused
-from tests.mobileclip2.executors.gate import until
+from tests.waiting import until
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.cluster import FakeCluster, Object
+from tests.waiting import until
 
 
 def manifests(profile: Path) -> dict[str, bytes]:
@@ -42,10 +41,3 @@ class Gate:
     @property
     def repeated(self) -> int:
         return sum(self.computed().values()) - len(self.computed())
-
-
-def until(condition: Callable[[], object], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)

@@ -22,11 +22,12 @@ from pipelines.backfill import failures_of
 from pipelines.graphql import Server
 from pipelines.remote import evaluate_remotely
 from tests.cluster import FakeCluster, Faults, Object
-from tests.mobileclip2.executors.gate import Gate, manifests, until
+from tests.mobileclip2.executors.gate import Gate, manifests
 from tests.pipelines.server import FAST_DAEMON, Dagster
 from tests.pipelines.small import edited, one_of_each
 from tests.postgres import binaries, server
 from tests.ui.server import free_port
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")]
 

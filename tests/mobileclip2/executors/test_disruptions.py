@@ -17,7 +17,7 @@ from mobileclip2.executors.cluster import Cluster
 from mobileclip2.executors.kubernetes import RESTARTS, KubernetesExecutor
 from mobileclip2.executors.metrics import watch
 from tests.cluster import FakeCluster, Object
-from tests.mobileclip2.executors.gate import until
+from tests.waiting import until
 
 NAME = "student-0123"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import FakeCluster, Faults, Object, Refused, has_condition
-from tests.mobileclip2.executors.gate import until
+from tests.waiting import until
 
 DISRUPTED = [{"type": "DisruptionTarget", "status": "True"}]
 FAIL_JOB = {"podFailurePolicy": {"rules": [{"action": "FailJob", "onPodConditions": DISRUPTED}]}}

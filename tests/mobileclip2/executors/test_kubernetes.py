@@ -22,9 +22,10 @@ from mobileclip2.executors.messages import StepReport, parse_output
 from pipelines.definitions import definitions_of
 from pipelines.run import materialize
 from tests.cluster import FakeCluster, Faults
-from tests.mobileclip2.executors.gate import Gate, manifests, until
+from tests.mobileclip2.executors.gate import Gate, manifests
 from tests.s3 import FaultyS3
 from tests.ui.server import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

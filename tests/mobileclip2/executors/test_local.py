@@ -14,6 +14,7 @@ from mobileclip2.executors import executor_of
 from mobileclip2.executors.local import LocalExecutor, share_devices
 from pipelines.processes import process_id
 from tests.processes import run_process, start_process
+from tests.waiting import until
 
 
 def manifests(profile):
@@ -112,7 +113,6 @@ def compute_for_ever(profile):
 
 def stay(store, key, index, of):
     import os
-    import time
     from pathlib import Path
 
     (Path(os.environ["PIDS"]) / f"{os.getpid()}.pid").touch()
@@ -121,14 +121,6 @@ def stay(store, key, index, of):
 
 def pids(folder):
     return [int(path.stem) for path in folder.glob("*.pid")]
-
-
-def until(ready, seconds=60):
-    ends = time.monotonic() + seconds
-    while not (found := ready()):
-        assert time.monotonic() < ends, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def die(*_):

@@ -14,7 +14,7 @@ import pytest
 from mobileclip2.executors import pod
 from mobileclip2.executors.messages import PERMANENT, Failure, format_message, parse_output
 from mobileclip2.executors.pod import PodLog
-from tests.mobileclip2.executors.gate import until
+from tests.waiting import until
 
 Start = Callable[..., subprocess.Popen[bytes]]
 

@@ -24,7 +24,8 @@ from mobileclip2.executors.slurm import SlurmExecutor
 from mobileclip2.executors.slurm_client import JobTask, SlurmClient, _parse
 from mobileclip2.progress import silent
 from tests.processes import start_process
-from tests.slurm import SlurmCluster, installed, slurm_cluster, until, wait_for
+from tests.slurm import SlurmCluster, installed, slurm_cluster, wait_for
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 

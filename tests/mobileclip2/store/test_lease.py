@@ -14,6 +14,7 @@ import pytest
 from mobileclip2.errors import LeaseLost, StoreError
 from mobileclip2.store import ArtifactFolder, LocalStorage, S3Storage, lease
 from mobileclip2.store.lease import WorkerFence, acquire, all_held, is_held, sweep, wait_for_holder
+from tests.waiting import until
 
 HOLD = """
 import sys, time
@@ -260,8 +261,7 @@ class TestBucket:
             assert process.stdin and process.stdout and process.stdout.readline() == "held\n"
             process.send_signal(signal.SIGSTOP)
             try:
-                while is_held(storage, name):
-                    time.sleep(0.1)
+                until(lambda: not is_held(storage, name))
                 if another:
                     with acquire(storage, [name]):
                         pass
@@ -346,7 +346,4 @@ class TestBucket:
         monkeypatch.setattr(lease, "RENEW_SECONDS", 0.02)
         with acquire(storage, ["a"], "mine"):
             first = json.loads(storage.read(lease._key("a")))["renewed"]
-            deadline = time.monotonic() + 20
-            while json.loads(storage.read(lease._key("a")))["renewed"] == first:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda: json.loads(storage.read(lease._key("a")))["renewed"] != first)

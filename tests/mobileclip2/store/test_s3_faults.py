@@ -14,6 +14,7 @@ from mobileclip2.store import S3Storage, lease
 from mobileclip2.store import s3 as s3_module
 from mobileclip2.store.lease import acquire, all_held
 from mobileclip2.store.storage import file_sha256
+from tests.waiting import until
 
 PART = 5 << 20
 """minimum part size of S3"""
@@ -224,11 +225,9 @@ class TestLease:
         with acquire(storage, ["a"], "mine"):
             before = storage.etag(lease._key("a"))
             s3.reset(lambda request: "503")
-            while len(s3.requests) < 10:
-                pass
+            until(lambda: len(s3.requests) >= 10)
             s3.reset()
-            while storage.etag(lease._key("a")) == before:
-                pass
+            until(lambda: storage.etag(lease._key("a")) != before)
             s3.reset(lambda request: "503")
         s3.reset()
         assert payloads(storage) == ["mine"], "it could not be given back, which is no reason to fail"
@@ -236,8 +235,7 @@ class TestLease:
     def test_a_lost_lease_is_neither_renewed_nor_released(self, s3, storage, caplog):
         with acquire(storage, ["a"], "mine"):
             storage.write(lease._key("a"), b'{"holder": "other", "renewed": 0, "payload": "theirs"}')
-            while "this lease was lost" not in caplog.text:
-                pass
+            until(lambda: "this lease was lost" in caplog.text)
         assert payloads(storage) == ["theirs"]
 
 

@@ -15,6 +15,7 @@ from mobileclip2.models import sealed_tensors
 from mobileclip2.models.sealed_tensors import read_metadata, read_sealed, write_sealed
 from mobileclip2.training.checkpoint import SLOTS, Checkpoint, Checkpoints, delete_partial_files
 from tests.processes import start_process
+from tests.waiting import until
 
 State = tuple[nn.Module, torch.optim.Optimizer]
 
@@ -254,18 +255,12 @@ def save_forever(folder: Path) -> None:
         checkpoints.save(step, metrics="m")
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.001, 0.004])
 def test_a_kill_during_a_save_leaves_two_intact_checkpoints(tmp_path: Path, delay: float) -> None:
     process = start_process(save_forever, tmp_path)
-    wait_for((tmp_path / SLOTS[1]).exists)
-    wait_for(lambda: list(tmp_path.glob(".*.partial")))
+    until((tmp_path / SLOTS[1]).exists)
+    until(lambda: list(tmp_path.glob(".*.partial")))
     time.sleep(delay)
     process.kill()
     process.join()

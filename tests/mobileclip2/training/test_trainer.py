@@ -23,7 +23,6 @@ from mobileclip2.training.objectives import Batch, Contrastive, Gather, Reinforc
 from mobileclip2.training.schedule import learning_rate
 from mobileclip2.training.trainer import Diverged, Numbers, parameter_groups, train, train_mode
 from pipelines.processes import process_id
-from tests.mobileclip2.executors.gate import until
 from tests.mobileclip2.training.tiny_training import (
     TRAININGS,
     TinySource,
@@ -33,6 +32,7 @@ from tests.mobileclip2.training.tiny_training import (
     tiny_training,
 )
 from tests.processes import descendants, start_process
+from tests.waiting import until
 
 
 def settings(**fields: Any) -> TrainSettings:
