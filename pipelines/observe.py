@@ -63,7 +63,8 @@ def _last_records(
     """Return the last event of each partition, with two queries for all of them. The last of all events has the key None."""
     fetch = dagster.fetch_observations if kind == OBSERVED else dagster.fetch_materializations
     if None in partitions:
-        return {partition: record for partition in partitions for record in fetch(key, limit=1).records}
+        records = fetch(key, limit=1).records
+        return {None: records[0]} if records else {}
     last = list(dagster.get_latest_storage_id_by_partition(key, kind).values())
     records = fetch(dg.AssetRecordsFilter(key, storage_ids=last), limit=len(last)).records if last else []
     return {record.partition_key: record for record in records}
